@@ -1,0 +1,74 @@
+# Set-up is pinned in envs/ and goes to .venv, once: each step leaves a stamp
+# there, and is done again only when the pins it comes from change.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# -qq: errors only; the lines below tell what goes on.
+PIP := $(BIN)/python -m pip --no-input --disable-pip-version-check -qq install --progress-bar off --no-compile
+# Every pin and its hash is listed, so pip need resolve nothing, and what has to
+# be built is built with the pinned setuptools.
+HASHED := --no-deps --require-hashes --no-build-isolation
+# torch alone has no hash, and a CUDA build brings packages of its own.
+PIPFLAGS_torch := --prefer-binary
+
+BASE := $(addprefix $(VENV)/.stamp-,run torch pipeline)
+
+.PHONY: help reproduce test lint paper lab clean lock
+.NOTPARALLEL:
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+
+reproduce: $(VENV)/.ready-reproduce ## everything: experiments, analysis, figures, paper
+	snakemake $(ARGS)
+
+paper: $(VENV)/.ready-reproduce ## analysis, figures and paper from the published results
+	snakemake --config source=published $(ARGS)
+
+test: $(VENV)/.ready-test ## the test suite; ARGS='-k name' goes to pytest
+	pytest $(ARGS)
+
+lint: $(VENV)/.ready-test ## style of the Python code and of the workflow
+	ruff check
+	ruff format --check
+	snakefmt --check Snakefile
+	snakemake --lint
+
+lab: $(VENV)/.ready-lab ## the notebooks, in JupyterLab
+	jupyter lab $(ARGS) analysis/notebooks
+
+clean: ## remove build/ and .snakemake/; results/ and .venv stay
+	rm -rf build .snakemake
+
+lock: $(VENV)/.stamp-python ## envs/*.in -> pins; ARGS=--upgrade takes newer versions
+	sh envs/lock.sh $(ARGS)
+
+# --- set-up -----------------------------------------------------------------
+
+$(VENV)/.ready-reproduce: $(BASE)
+$(VENV)/.ready-test: $(BASE) $(VENV)/.stamp-dev
+$(VENV)/.ready-lab: $(BASE) $(VENV)/.stamp-lab
+
+# Byte code on all cores at once: quicker than pip's own, and many jobs start.
+# (|| true: some packages ship files for newer Pythons only.)
+$(VENV)/.ready-%:
+	@echo "setting up $(VENV): byte code"
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
+	@touch $@
+
+$(VENV)/.stamp-%: envs/%.txt $(VENV)/.stamp-python
+	@echo "setting up $(VENV): $*$(if $(filter torch,$*), (some GB where it is a CUDA build))"
+	@$(PIP) $(or $(PIPFLAGS_$*),$(HASHED)) -r $<
+	@touch $@
+
+$(VENV)/.stamp-torch: $(VENV)/.stamp-run
+
+$(VENV)/.stamp-python:
+	@command -v $(PYTHON) >/dev/null || { echo "no '$(PYTHON)' here; say which: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and "this is Python %s, and 3.11 or newer is needed; say which: make PYTHON=/path/to/python3.11" % v)'
+	@echo "setting up $(VENV): $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@

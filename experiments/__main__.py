@@ -1,0 +1,150 @@
+"""`python -m experiments`: list, plan, run, publish, compare and validate experiments."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from experiments import grid as grids
+from experiments import machine, runner
+from experiments.machine import DeviceError
+from experiments.record import RecordError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status (2 for bad input, told in one line)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except (grids.GridError, RecordError, DeviceError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: what was measured is kept, the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _list(options) -> int:
+    for name in grids.names():
+        grid = grids.load(name)
+        counts = ", ".join(f"{t.name} {len(t.cases)}" for t in grid.tiers.values())
+        print(f"{name:16} {grid.title} (cases: {counts})")
+    return 0
+
+
+def _plan(options) -> int:
+    for grid, tier, cases in _selected(options):
+        device = machine.choose_device(options.device)
+        machine_id = machine.describe(device).id
+        print(f"{grid.name} ({tier.name}) on {machine_id}")
+        for case in cases:
+            path = runner.path_of(options.out, machine_id, grid, case)
+            state = "done   " if runner.is_done(path, case) else "measure"
+            print(f"  {state} {runner.label(case)}  {grid.file_name(case)}")
+    return 0
+
+
+def _run(options) -> int:
+    device = machine.choose_device(options.device)
+    budget = options.budget
+    start = time.monotonic()
+    selected = _selected(options)
+    for number, (grid, tier, cases) in enumerate(selected):
+        # What is left of the budget goes to the remaining experiments in equal parts.
+        left = budget and max(0.0, budget + start - time.monotonic()) / (len(selected) - number)
+        runner.run(grid, tier, cases, device=device, out=options.out, budget_s=left)
+    return 0
+
+
+def _publish(options) -> int:
+    from experiments.publish import publish
+
+    for path in publish(options.path):
+        print(path)
+    return 0
+
+
+def _compare(options) -> int:
+    from analysis.compare import compare
+
+    print(compare(options.a, options.b))
+    return 0
+
+
+def _validate(options) -> int:
+    from experiments.publish import validate
+
+    valid, problems = validate(options.path)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    print(f"{valid} records valid, {len(problems)} not")
+    return 1 if problems else 0
+
+
+def _selected(options):
+    """(grid, tier, cases) for each experiment asked for; errors come before any work."""
+    if bool(options.name) == options.all:
+        raise ValueError("give the name of one experiment, or --all")
+    selected = []
+    for name in grids.names() if options.all else [options.name]:
+        grid = grids.load(name)
+        default = "laptop" if options.device == "cpu" else machine.default_tier()
+        tier = grid.check_tier(options.tier or default)
+        cases = runner.select(grid, tier, runner.parse_only(options.only, grid))
+        if options.case:
+            cases = [case for case in cases if grid.file_name(case) == options.case]
+        if not cases:
+            raise ValueError(f"{name} ({tier.name}): no case matches the filters")
+        selected.append((grid, tier, cases))
+    return selected
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name, function, help):
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(command=function)
+        return sub
+
+    command("list", _list, "the experiments, and how many cases each tier has")
+    for name, function, help in (
+        ("plan", _plan, "the cases of an experiment, and which are still to measure"),
+        ("run", _run, "measure the cases of an experiment and write a record each"),
+    ):
+        sub = command(name, function, help)
+        sub.add_argument("name", nargs="?", metavar="NAME", help="an experiment")
+        sub.add_argument("--all", action="store_true", help="every experiment")
+        sub.add_argument("--tier", choices=grids.TIERS, help="default: gpu with a GPU, else laptop")
+        sub.add_argument("--only", action="append", default=[], metavar="K=V", help="filter cases")
+        sub.add_argument("--case", help="one case, by its file name")
+        sub.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:INDEX")
+        sub.add_argument(
+            "--out", type=Path, default=runner.LOCAL, help="folder of records (results/local)"
+        )
+        if name == "run":
+            sub.add_argument(
+                "--budget", type=_seconds, metavar="S", help="seconds; most valuable cases first"
+            )
+    sub = command("publish", _publish, "validate local records and copy them to results/published")
+    sub.add_argument("path", nargs="?", type=Path, default=runner.LOCAL, metavar="PATH")
+    sub = command("compare", _compare, "ratios with intervals between two sets of records")
+    sub.add_argument("a", type=Path, metavar="A", help="a folder of records")
+    sub.add_argument("b", type=Path, metavar="B", help="another")
+    sub = command("validate", _validate, "check records against the schema")
+    sub.add_argument("path", type=Path, metavar="PATH", help="a record or a folder of records")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text}: expected a positive number of seconds")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

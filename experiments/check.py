@@ -1,0 +1,112 @@
+"""Correct first: the output and gradients of a case against the float64 oracle.
+
+Sampled query rows of the very tensors that are timed, at O(rows x N). The yard
+stick is dense attention in the same dtype on the same tensors: a case may be at
+most twice as far from float64 (gradients three times), or it is not timed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from experiments.workload import Workload
+
+OUTPUT_ALLOWANCE = 2.0
+GRADIENT_ALLOWANCE = 3.0
+REFERENCE = "float64 oracle, softmax(S + log C) V"
+
+
+class CheckFailed(Exception):
+    """The output or a gradient is further from the oracle than allowed."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Root-mean-square errors relative to the reference's own; `baseline` is dense attention's."""
+
+    max_abs: float
+    relative_rms: float
+    baseline_relative_rms: float
+
+    def ratio(self) -> float:
+        """How many times dense attention's own error this is."""
+        return self.relative_rms / max(self.baseline_relative_rms, 1e-30)
+
+
+def sample_rows(seq_len: int, seed: int) -> torch.Tensor:
+    """Sorted query positions to check: the first, the last and random ones between, (R,) int64."""
+    count = min(seq_len, max(16, min(64, 2**20 // seq_len)))
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(seq_len, generator=generator)[:count]
+    rows[0], rows[-1] = 0, seq_len - 1
+    return rows.unique()
+
+
+def write_reference(work: Workload, path: Path) -> None:
+    """Compute what `compare` needs, once for all replicates of a case, into `path`."""
+    rows = sample_rows(work.case.seq_len, work.case.seed).to(work.inputs[0].device)
+    out, grads = work.recompute(rows, torch.float64, dense=False)
+    exact, exact_grads = work.recompute(rows, torch.float64, dense=True)
+    dense, dense_grads = work.recompute(rows, work.inputs[0].dtype, dense=True)
+    torch.save(
+        {
+            "rows": rows,
+            "out": out,
+            "grads": grads,
+            "baseline": _relative_rms(dense, exact),
+            "grad_baselines": [
+                _relative_rms(*pair) for pair in zip(dense_grads, exact_grads, strict=True)
+            ],
+        },
+        path,
+    )
+
+
+def compare(work: Workload, out: torch.Tensor, path: Path) -> dict:
+    """The record's `error` object for output `out`; CheckFailed beyond the allowance."""
+    reference = torch.load(path, map_location=out.device)
+    rows = reference["rows"]
+    output = _agree(out[:, rows], reference["out"], reference["baseline"])
+    _require("output", output, OUTPUT_ALLOWANCE, out.dtype)
+    gradient = None
+    if work.case.pass_ == "forward_backward":
+        agreements = [
+            _agree(*triple)
+            for triple in zip(
+                work.gradients(rows), reference["grads"], reference["grad_baselines"], strict=True
+            )
+        ]
+        gradient = max(agreements, key=Agreement.ratio)
+        for agreement in agreements:
+            _require("gradient", agreement, GRADIENT_ALLOWANCE, out.dtype)
+    return {
+        "reference": REFERENCE,
+        "rows_checked": len(rows),
+        "output": asdict(output),
+        "gradient": gradient and asdict(gradient),
+    }
+
+
+def _agree(got: torch.Tensor, reference: torch.Tensor, baseline: float) -> Agreement:
+    max_abs = (got.double() - reference).abs().max().item()
+    return Agreement(max_abs, _relative_rms(got, reference), baseline)
+
+
+def _relative_rms(got: torch.Tensor, reference: torch.Tensor) -> float:
+    scale = reference.double().square().mean().sqrt()
+    error = (got.double() - reference).square().mean().sqrt()
+    return (error / scale).item() if scale > 0 else error.item()
+
+
+def _require(what: str, agreement: Agreement, allowance: float, dtype: torch.dtype) -> None:
+    # On a handful of rows dense attention can be exact by chance; one unit in the last
+    # place is no error.
+    limit = max(allowance * agreement.baseline_relative_rms, torch.finfo(dtype).eps)
+    if not agreement.relative_rms <= limit:
+        raise CheckFailed(
+            f"{what}: relative error {agreement.relative_rms:.2e} against the {REFERENCE}; "
+            f"{allowance:g}x dense attention's own allows {limit:.2e}"
+        )

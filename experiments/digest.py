@@ -1,0 +1,66 @@
+"""Which code a variant's numbers depend on, as one digest of file contents.
+
+Starting from the variant's module and from the measuring code, imports within
+the repository are followed, so that an edit to one variant's file changes that
+variant's digest and no other.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from models.registry import VARIANTS
+
+ROOT = Path(__file__).parent.parent
+# The registry names every variant; of it, only the variant's own entry counts.
+_NOT_FOLLOWED = {"models.registry"}
+
+
+def code_digest(variant: str) -> str:
+    """16 hex digits over the sources behind `variant`, its registry entry and torch's version."""
+    entry = VARIANTS[variant]
+    sha = hashlib.sha256(repr((entry.entry, sorted(entry.options.items()))).encode())
+    sha.update(repr((entry.pattern, entry.multihead, _version("torch"))).encode())
+    for path in sources(variant):
+        sha.update(path.relative_to(ROOT).as_posix().encode())
+        sha.update(path.read_bytes())
+    return sha.hexdigest()[:16]
+
+
+def sources(variant: str) -> list[Path]:
+    """The repository's files behind a variant's numbers, sorted."""
+    seen: set[str] = set()
+    queue = [VARIANTS[variant].module, "experiments.measure"]
+    while queue:
+        module = queue.pop()
+        if module not in seen and module not in _NOT_FOLLOWED and _path(module).is_file():
+            seen.add(module)
+            queue.extend(_imports(_path(module)))
+    return sorted(_path(module) for module in seen)
+
+
+def _path(module: str) -> Path:
+    return ROOT / (module.replace(".", "/") + ".py")
+
+
+@cache
+def _imports(path: Path) -> tuple[str, ...]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            # `from package import module` or `from package.module import name`.
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+    return tuple(name for name in found if name.partition(".")[0] in ("models", "experiments"))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package).partition("+")[0]
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,163 @@
+"""Grid files: `experiments/<name>.yaml` -> the cases of a tier, most valuable first."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+from experiments.case import Case, CaseError, columns
+from experiments.plain_yaml import PlainYamlError, loads
+from models.registry import VARIANTS
+
+GRIDS = Path(__file__).parent
+TIERS = ("smoke", "laptop", "gpu")
+# These are lists in themselves: in a block they are one value, not an axis.
+_LISTS = ("segment_lengths", "dilation_rates")
+
+
+class GridError(ValueError):
+    """A grid that cannot be used: names the file, the tier and the key."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long and how often a case of a tier is measured.
+
+    replicates: fresh processes. min_samples, max_samples: timed repeats in each.
+    sample_seconds: go on sampling until then. timeout_s: wall time of the whole
+    case. memory_gib: address space beyond the start, None for what the machine has.
+    """
+
+    replicates: int = 3
+    min_samples: int = 3
+    max_samples: int = 50
+    sample_seconds: float = 0.3
+    timeout_s: float = 120.0
+    memory_gib: float | None = None
+
+
+@dataclass(frozen=True)
+class Tier:
+    name: str
+    limits: Limits
+    cases: tuple[Case, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One experiment: a question and the tiers that answer it at three sizes."""
+
+    name: str
+    title: str
+    question: str
+    tiers: dict[str, Tier]
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The case fields in file names: those that some case of any tier uses."""
+        return columns(case for tier in self.tiers.values() for case in tier.cases)
+
+    def params(self, case: Case) -> dict[str, str]:
+        """The case as text by column: a row of Snakemake's Paramspace."""
+        values = case.params()
+        return {column: values[column] for column in self.columns}
+
+    def file_name(self, case: Case) -> str:
+        """`variant-dense_batch-1_seq_len-2048_...`, as Paramspace writes it."""
+        return "_".join(f"{key}-{value}" for key, value in self.params(case).items())
+
+    def check_tier(self, tier: str) -> Tier:
+        """The tier of that name; GridError if there is none."""
+        if tier not in self.tiers:
+            raise GridError(f"tier {tier!r}: expected one of {', '.join(self.tiers)}")
+        return self.tiers[tier]
+
+
+def names() -> list[str]:
+    """Every experiment, by the name of its grid file."""
+    return sorted(path.stem for path in GRIDS.glob("*.yaml"))
+
+
+def load(name: str, folder: Path = GRIDS) -> Grid:
+    """The grid of experiment `name`; GridError names the file and what is wrong in it."""
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise GridError(f"experiment {name!r}: no {path.name}; there are {known}")
+    where = f"{folder.name}/{path.name}"
+    try:
+        data = loads(path.read_text())
+    except PlainYamlError as error:
+        raise GridError(f"{where}: {error}") from error
+    _check_keys(where, data, required=("title", "question", "tiers"))
+    _check_keys(f"{where}: tiers", data["tiers"], required=TIERS)
+    tiers = {tier: _tier(f"{where}: {tier}", tier, data["tiers"][tier]) for tier in TIERS}
+    return Grid(name, data["title"], data["question"], tiers)
+
+
+def _tier(where: str, name: str, data) -> Tier:
+    _check_keys(where, data, required=("cases",), optional=("limits",))
+    limits = data.get("limits") or {}
+    _check_keys(f"{where}: limits", limits, optional=tuple(f.name for f in fields(Limits)))
+    for key, value in limits.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+            raise GridError(f"{where}: limits: {key}={value!r}: expected a positive number")
+    if not isinstance(data["cases"], list):
+        raise GridError(f"{where}: cases: expected a list of blocks")
+    cases: dict[Case, None] = {}
+    for number, block in enumerate(data["cases"], start=1):
+        cases.update(dict.fromkeys(_expand(f"{where}: cases, block {number}", block)))
+    return Tier(name, Limits(**limits), tuple(cases))
+
+
+def _expand(where: str, block) -> list[Case]:
+    """All combinations of a block's lists; `shapes` lists mappings whose keys go together."""
+    if not isinstance(block, dict) or not isinstance(block.get("shapes"), list):
+        raise GridError(f"{where}: expected a mapping with a list of `shapes`")
+    block = dict(block)
+    shapes = block.pop("shapes")
+    variants = _as_list(block.pop("variant", None))
+    axes = {k: [v] if k in _LISTS else _as_list(v) for k, v in block.items()}
+    cases = []
+    for shape, *values in itertools.product(shapes, *axes.values()):
+        if not isinstance(shape, dict):
+            raise GridError(f"{where}: shapes: expected mappings, got {shape!r}")
+        twice = set(shape) & set(axes)
+        if twice:
+            raise GridError(f"{where}: {min(twice)!r} stands in the block and in its shapes")
+        point = dict(zip(axes, values, strict=True)) | shape
+        for variant in variants:
+            cases.append(_case(where, variant, point))
+    return cases
+
+
+def _case(where: str, variant, point: dict) -> Case:
+    if variant not in VARIANTS:
+        raise GridError(f"{where}: variant {variant!r}: expected one of {', '.join(VARIANTS)}")
+    if VARIANTS[variant].branches and point.get("segment_lengths") is None:
+        raise GridError(f"{where}: {variant} needs segment_lengths and dilation_rates")
+    if not VARIANTS[variant].branches:
+        point = {k: v for k, v in point.items() if k not in ("segment_lengths", "dilation_rates")}
+    try:
+        return Case.from_mapping({"variant": variant, **point})
+    except CaseError as error:
+        raise GridError(f"{where}: {error}") from error
+
+
+def _as_list(value) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def _check_keys(where: str, data, required=(), optional=()) -> None:
+    if not isinstance(data, dict):
+        raise GridError(f"{where}: expected a mapping, got {data!r}")
+    for key in data:
+        if key not in (*required, *optional):
+            raise GridError(
+                f"{where}: unknown key {key!r}: expected one of {', '.join((*required, *optional))}"
+            )
+    for key in required:
+        if key not in data:
+            raise GridError(f"{where}: missing key {key!r}")

@@ -1,0 +1,71 @@
+"""One timing job a device: an exclusive lease by flock, freed by the kernel however the job dies.
+
+The lock sits on an open file that children inherit, so a device is free only
+when the last process that may still use it is gone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from experiments.machine import gpus
+
+
+def lease_folder() -> Path:
+    """A folder local to this machine and user (flock is not reliable on network disks)."""
+    folder = Path(tempfile.gettempdir()) / f"attention-leases-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def hold(device: str) -> Iterator[str]:
+    """Wait for and hold `device` ("cpu", "cuda:INDEX", or "cuda" for any free one).
+
+    Yields the device held and, for a GPU, sets CUDA_VISIBLE_DEVICES to it alone.
+    Under SLURM the scheduler has already given this job its device.
+    """
+    if device == "cpu":
+        candidates = ["cpu"]
+    else:
+        candidates = [name for gpu in gpus() if device in ("cuda", name := f"cuda:{gpu.index}")]
+    if "SLURM_JOB_ID" in os.environ:
+        yield candidates[0]
+        return
+    descriptor, held = _wait(candidates)
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if held != "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = held.partition(":")[2]
+    try:
+        yield held
+    finally:
+        os.close(descriptor)
+        if held != "cpu":
+            if before is None:
+                del os.environ["CUDA_VISIBLE_DEVICES"]
+            else:
+                os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+def _wait(candidates: list[str]) -> tuple[int, str]:
+    told = False
+    while True:
+        for device in candidates:
+            path = lease_folder() / f"{device.replace(':', '')}.lock"
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return descriptor, device
+            except BlockingIOError:
+                os.close(descriptor)
+        if not told:
+            print(f"waiting for {' or '.join(candidates)}: another job measures", file=sys.stderr)
+            told = True
+        time.sleep(0.1)

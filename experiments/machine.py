@@ -1,0 +1,138 @@
+"""What machine this is: found without torch, so that planning stays fast."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import subprocess
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import metadata
+
+
+class DeviceError(ValueError):
+    """A device was asked for that is not here."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    index: str
+    name: str
+    driver: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The device that is measured and what surrounds it; sizes in bytes."""
+
+    device: str
+    device_kind: str
+    driver: str | None
+    cpu: str
+    cores: int
+    memory_bytes: int
+    device_memory_bytes: int
+    system: str
+
+    @property
+    def id(self) -> str:
+        """Stable, readable, free of host names: `nvidia-h200-3f9a1c`."""
+        key = (self.device, self.cpu, self.cores, round(self.memory_bytes / 2**30))
+        digest = hashlib.sha256(repr(key).encode()).hexdigest()[:6]
+        name = re.sub(r"\((r|tm)\)", "", self.device.lower())
+        slug = re.sub(r"[^a-z0-9]+", "-", name).strip("-")
+        cores = f"-{self.cores}core" if self.device_kind == "cpu" else ""
+        return f"{slug}{cores}-{digest}"
+
+    def to_json(self) -> dict:
+        return {"id": self.id, **asdict(self)}
+
+
+@cache
+def gpus() -> tuple[Gpu, ...]:
+    """The CUDA devices that this process may use with the installed PyTorch."""
+    try:
+        if metadata.version("torch").endswith("+cpu"):
+            return ()
+        listing = subprocess.run(
+            [
+                "nvidia-smi",
+                "--query-gpu=index,uuid,name,driver_version,memory.total",
+                "--format=csv,noheader,nounits",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        ).stdout
+    except (FileNotFoundError, subprocess.SubprocessError, metadata.PackageNotFoundError):
+        return ()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    allowed = None if visible is None else [part.strip() for part in visible.split(",")]
+    found = []
+    for line in listing.splitlines():
+        index, uuid, name, driver, mib = (part.strip() for part in line.split(","))
+        if allowed is None or index in allowed or uuid in allowed:
+            found.append(Gpu(index, name, driver, int(mib) * 2**20))
+    return tuple(found)
+
+
+def choose_device(asked: str | None) -> str:
+    """ "cpu" or "cuda:INDEX" for "cpu", "cuda", "cuda:INDEX" or None (a GPU if there is one).
+
+    "cuda" leaves the index open: the lease takes whichever is free.
+    """
+    if asked is None:
+        return "cuda" if gpus() else "cpu"
+    if asked == "cpu":
+        return asked
+    if asked == "cuda" and gpus():
+        return asked
+    if asked in {f"cuda:{gpu.index}" for gpu in gpus()}:
+        return asked
+    here = ["cpu", *(f"cuda:{gpu.index}" for gpu in gpus())]
+    raise DeviceError(f"--device {asked}: not here; there is {', '.join(here)}")
+
+
+def describe(device: str) -> Machine:
+    """The machine as seen from `device` ("cpu", "cuda" or "cuda:INDEX")."""
+    memory = _memory_bytes()
+    cpu, cores = _cpu_name(), len(os.sched_getaffinity(0))
+    system = f"{platform.system()} {platform.release().split('-')[0]} {platform.machine()}"
+    if device == "cpu":
+        return Machine(cpu, "cpu", None, cpu, cores, memory, memory, system)
+    gpu = next(g for g in gpus() if device in ("cuda", f"cuda:{g.index}"))
+    return Machine(gpu.name, "cuda", gpu.driver, cpu, cores, memory, gpu.memory_bytes, system)
+
+
+def default_tier() -> str:
+    """ "gpu" on a machine with a CUDA device, else "laptop"."""
+    return "gpu" if gpus() else "laptop"
+
+
+def memory_available() -> int:
+    """Bytes that can be taken without swapping."""
+    return _meminfo("MemAvailable")
+
+
+def _memory_bytes() -> int:
+    return _meminfo("MemTotal")
+
+
+def _meminfo(key: str) -> int:
+    with open("/proc/meminfo") as lines:
+        for line in lines:
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/meminfo has no {key}")
+
+
+def _cpu_name() -> str:
+    with open("/proc/cpuinfo") as lines:
+        for line in lines:
+            if line.startswith(("model name", "Model\t")):
+                return line.split(":", 1)[1].strip()
+    return platform.machine()

@@ -1,0 +1,107 @@
+"""What a case's own process does: build, run once untimed for memory and the check, then time."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from experiments import check
+from experiments.case import Case
+from experiments.workload import Workload, build
+
+_L2_FLUSH_BYTES = 256 * 2**20
+
+
+def make_reference(case: Case, device: str, reference: Path) -> dict:
+    """Write the oracle's rows for `case` to `reference`; returns which backend the case runs."""
+    prepare(device)
+    work = build(case, device)
+    check.write_reference(work, reference)
+    return {"backend": work.backend}
+
+
+def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:
+    """One replicate: {"samples_ms", "peak_memory_bytes", "error"}; CheckFailed if wrong.
+
+    limits: min_samples, max_samples, sample_seconds of `grid.Limits`.
+    """
+    prepare(device)
+    work = build(case, device)
+    out, peak = _peak_memory(work, device)
+    error = check.compare(work, out, reference)
+    del out
+    samples = _time_cuda(work, limits) if device != "cpu" else _time_cpu(work, limits)
+    return {"samples_ms": samples, "peak_memory_bytes": peak, "error": error}
+
+
+def prepare(device: str) -> None:
+    """Pin the thread count and touch what is set up once a process, so that no case pays for it."""
+    # MKL's vector log, first called from two threads at once, now and then gives one of
+    # them its low-accuracy form (4e-5 relative; seen in 4 of 300 forks, torch 2.13): the
+    # first call is made alone.
+    torch.set_num_threads(1)
+    for dtype in (torch.float32, torch.float64):
+        torch.full((64,), 2.0, dtype=dtype).log().exp()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    small = torch.randn(1, 64, 1, 16, device=device)
+    (small.flatten(1) @ small.flatten(1).T).sum().item()
+    q = small.transpose(1, 2).requires_grad_()
+    torch.nn.functional.scaled_dot_product_attention(q, q, q).sum().backward()
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def _peak_memory(work: Workload, device: str) -> tuple[torch.Tensor, int | None]:
+    """The output of an untimed pass, and its peak memory less the inputs, in bytes."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        out = work.step()
+        torch.cuda.synchronize()
+        return out, torch.cuda.max_memory_allocated() - before
+    # Writing 5 resets the peak resident set size (proc(5), /proc/pid/clear_refs).
+    with open("/proc/self/clear_refs", "w") as clear:
+        clear.write("5")
+    before = _status_bytes("VmRSS")
+    out = work.step()
+    return out, max(0, _status_bytes("VmHWM") - before)
+
+
+def _status_bytes(key: str) -> int:
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
+
+
+def _time_cpu(work: Workload, limits: dict) -> list[float]:
+    samples: list[float] = []
+    while _wants_more(samples, limits):
+        start = time.perf_counter()
+        work.step()
+        samples.append((time.perf_counter() - start) * 1e3)
+    return samples
+
+
+def _time_cuda(work: Workload, limits: dict) -> list[float]:
+    flush = torch.empty(_L2_FLUSH_BYTES, dtype=torch.int8, device="cuda")
+    for _ in range(3):
+        work.step()
+    samples: list[float] = []
+    while _wants_more(samples, limits):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        flush.zero_()
+        start.record()
+        work.step()
+        stop.record()
+        stop.synchronize()
+        samples.append(start.elapsed_time(stop))
+    return samples
+
+
+def _wants_more(samples: list[float], limits: dict) -> bool:
+    if len(samples) < limits["min_samples"]:
+        return True
+    return len(samples) < limits["max_samples"] and sum(samples) < 1e3 * limits["sample_seconds"]

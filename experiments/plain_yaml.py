@@ -1,0 +1,136 @@
+"""Reads the plain part of YAML that grid files use, with the standard library only.
+
+`python -m experiments run` must work where only torch and numpy are installed.
+Read: block mappings and sequences, one-line flow collections, numbers, true,
+false, null, plain and quoted text, comments. Anything else is an error with its
+line. The tests hold it to PyYAML on every grid.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+_KEY = re.compile(r"([A-Za-z_][\w.-]*):(?:\s+(.*))?$")
+_TOKEN = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'[^']*'|[\[\]{},:]|[^\[\]{},:"'\s][^\[\]{},:]*)""")
+_COMMENT = re.compile(r"""((?:"(?:[^"\\]|\\.)*"|'[^']*'|[^"'#]|(?<=\S)#)*)""")
+_WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
+
+
+class PlainYamlError(ValueError):
+    """Text outside the subset; the message names the line."""
+
+
+@dataclass
+class _Line:
+    number: int
+    indent: int
+    text: str
+
+
+def loads(text: str):
+    """The value that `text` stands for; PlainYamlError names the offending line."""
+    lines = []
+    for number, raw in enumerate(text.splitlines(), start=1):
+        if "\t" in raw:
+            raise PlainYamlError(f"line {number}: tab character")
+        content = _COMMENT.match(raw).group(1).rstrip()
+        if content:
+            lines.append(_Line(number, len(content) - len(content.lstrip()), content.lstrip()))
+    if not lines:
+        return None
+    value = _block(lines, lines[0].indent)
+    if lines:
+        raise PlainYamlError(f"line {lines[0].number}: unexpected indentation")
+    return value
+
+
+def _block(lines: list[_Line], indent: int):
+    if lines[0].text.startswith("- "):
+        items = []
+        while lines and lines[0].indent == indent and lines[0].text.startswith("- "):
+            line = lines[0]
+            rest = line.text[2:].lstrip()
+            if _KEY.match(rest):
+                line.indent += len(line.text) - len(rest)
+                line.text = rest
+                items.append(_block(lines, line.indent))
+            else:
+                lines.pop(0)
+                items.append(_flow(rest, line.number))
+        return items
+    result = {}
+    while lines and lines[0].indent == indent:
+        line = lines.pop(0)
+        match = _KEY.match(line.text)
+        if not match:
+            raise PlainYamlError(f"line {line.number}: expected `key: value`, got {line.text!r}")
+        key, rest = match.groups()
+        if key in result:
+            raise PlainYamlError(f"line {line.number}: key {key!r} stands twice")
+        if rest:
+            result[key] = _flow(rest, line.number)
+        elif lines and (
+            lines[0].indent > indent
+            or (lines[0].indent == indent and lines[0].text.startswith("- "))
+        ):
+            result[key] = _block(lines, lines[0].indent)
+        else:
+            result[key] = None
+    return result
+
+
+def _flow(text: str, number: int):
+    if text[0] not in "[{\"'":
+        return _scalar(text)
+    tokens = _TOKEN.findall(text)
+    if "".join(tokens).replace(" ", "") != text.replace(" ", ""):
+        raise PlainYamlError(f"line {number}: cannot read {text!r}")
+    value = _flow_value(tokens, number)
+    if tokens:
+        raise PlainYamlError(f"line {number}: unexpected {tokens[0]!r}")
+    return value
+
+
+def _flow_value(tokens: list[str], number: int):
+    token = _next(tokens, number)
+    if token not in "[{":
+        return _scalar(token)
+    close = {"[": "]", "{": "}"}[token]
+    items: list = []
+    while tokens and tokens[0] != close:
+        item = _flow_value(tokens, number)
+        if token == "{":
+            if _next(tokens, number) != ":":
+                raise PlainYamlError(f"line {number}: expected ':' after {item!r}")
+            item = (item, _flow_value(tokens, number))
+        items.append(item)
+        if tokens and tokens[0] == ",":
+            tokens.pop(0)
+        elif not tokens or tokens[0] != close:
+            raise PlainYamlError(f"line {number}: expected ',' or {close!r}")
+    _next(tokens, number)
+    return dict(items) if token == "{" else items
+
+
+def _next(tokens: list[str], number: int) -> str:
+    if not tokens:
+        raise PlainYamlError(f"line {number}: bracket not closed on its line")
+    return tokens.pop(0)
+
+
+def _scalar(text: str):
+    text = text.strip()
+    if text[:1] == '"':
+        return json.loads(text)
+    if text[:1] == "'":
+        return text[1:-1]
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

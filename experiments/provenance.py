@@ -1,0 +1,62 @@
+"""Where a record's numbers came from: versions, commit, command."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+import sys
+from functools import cache
+from importlib import metadata
+
+from experiments.digest import ROOT, code_digest
+
+# What a record's numbers hang on; a change elsewhere (the paper, say) leaves them clean.
+_MEASURED = ("models", "experiments")
+
+
+def software(variant: str) -> dict:
+    """The record's `software` object. Imports torch."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "numpy": _version("numpy"),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "triton": _version("triton"),
+        "flash_attn": _version("flash-attn-4") or _version("flash-attn"),
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": _dirty(),
+        "code_digest": code_digest(variant),
+    }
+
+
+def command() -> str:
+    """The command line that made the record, without this machine's paths."""
+    return "python -m experiments " + shlex.join(sys.argv[1:])
+
+
+def _dirty() -> bool | None:
+    status = _git("status", "--porcelain", "--", *_MEASURED)
+    return None if status is None else bool(status)
+
+
+@cache
+def _git(*arguments: str) -> str | None:
+    """Output of a git command in the repository; None where there is no git or no repository."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+@cache
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,70 @@
+"""From `results/local` to `results/published`: validated, complete, by committed code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments import grid as grids
+from experiments import record
+from experiments.digest import ROOT
+from experiments.runner import path_of
+from experiments.schema import Record, load
+
+PUBLISHED = ROOT / "results" / "published"
+
+
+def record_paths(root: Path) -> list[Path]:
+    """All records at or under `root`, sorted; RecordError if there is none."""
+    if not root.exists():
+        raise record.RecordError(f"{root}: no such file or folder")
+    paths = [root] if root.is_file() else sorted(root.rglob("*.json"))
+    if not paths:
+        raise record.RecordError(f"{root}: no records (*.json) there")
+    return paths
+
+
+def validate(root: Path) -> tuple[int, list[str]]:
+    """How many records at or under `root` are valid, and what is wrong with the others."""
+    valid, problems = 0, []
+    for path in record_paths(root):
+        try:
+            _check_name(path, load(path))
+            valid += 1
+        except (record.RecordError, grids.GridError) as error:
+            problems.append(str(error))
+    return valid, problems
+
+
+def publish(root: Path, published: Path = PUBLISHED) -> list[Path]:
+    """Copy every record under `root` to `published`; RecordError, before any copy, if one may not.
+
+    A record may be published when it is valid, is no smoke test, and was made by
+    committed code.
+    """
+    records = {path: load(path) for path in record_paths(root)}
+    for path, found in records.items():
+        _check_name(path, found)
+        if found.tier == "smoke":
+            raise record.RecordError(f"{path}: tier: is smoke, which is not for publishing")
+        if found.software.git_commit is None or found.software.git_dirty:
+            raise record.RecordError(
+                f"{path}: software.git_dirty: measured with uncommitted changes in models/ or "
+                "experiments/; commit and measure again"
+            )
+        if found.status == "failed":
+            raise record.RecordError(f"{path}: status: is failed ({found.reason})")
+    targets = []
+    for path, found in records.items():
+        grid = grids.load(found.experiment)
+        target = path_of(published, found.machine.id, grid, found.to_case())
+        record.write(target, record.read(path))
+        targets.append(target)
+    return targets
+
+
+def _check_name(path: Path, found: Record) -> None:
+    """A record's place says what it is: machine, experiment and case."""
+    grid = grids.load(found.experiment)
+    expected = path_of(Path(), found.machine.id, grid, found.to_case())
+    if path.resolve().parts[-3:] != expected.parts:
+        raise record.RecordError(f"{path}: case: belongs at {expected}")

@@ -1,0 +1,142 @@
+"""Runs the cases of an experiment one after another: resumable, with progress and a budget."""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from experiments import record
+from experiments.case import Case
+from experiments.digest import ROOT, code_digest
+from experiments.grid import Grid, Tier
+from experiments.lease import hold
+from experiments.machine import describe
+
+LOCAL = ROOT / "results" / "local"
+# Statuses that stand until the code changes; a failed case is tried again.
+_FINAL = ("ok", "oom", "timeout", "unsupported")
+
+
+def parse_only(texts: list[str], grid: Grid) -> dict[str, str]:
+    """`k=v` filters by column of the grid; ValueError names one that is none."""
+    only = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator or key not in grid.columns:
+            raise ValueError(f"--only {text}: expected k=v with k one of {', '.join(grid.columns)}")
+        only[key] = value.replace(",", "+")
+    return only
+
+
+def select(grid: Grid, tier: Tier, only: dict[str, str]) -> list[Case]:
+    """The tier's cases that match every filter, most valuable first."""
+    return [
+        case
+        for case in tier.cases
+        if all(grid.params(case)[key] == value for key, value in only.items())
+    ]
+
+
+def path_of(out: Path, machine_id: str, grid: Grid, case: Case) -> Path:
+    """Where the record of `case` lies."""
+    return out / machine_id / grid.name / f"{grid.file_name(case)}.json"
+
+
+def is_done(path: Path, case: Case) -> bool:
+    """Whether a record by today's code is there already."""
+    found = record.read(path)
+    return (
+        found is not None
+        and found.get("status") in _FINAL
+        and found.get("software", {}).get("code_digest") == code_digest(case.variant)
+    )
+
+
+def check_writable(out: Path) -> None:
+    """RecordError, before any work, unless records can be written under `out`."""
+    nearest = out
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise record.RecordError(f"{out}: cannot write there")
+
+
+def run(
+    grid: Grid,
+    tier: Tier,
+    cases: list[Case],
+    *,
+    device: str,
+    out: Path = LOCAL,
+    budget_s: float | None = None,
+) -> list[Path]:
+    """Measure `cases` and write a record each; returns their paths.
+
+    Records by the same code are kept. With a budget (seconds) the most valuable
+    cases come first and none starts that would likely overrun; without one the
+    order is random, so that a drift of the machine does not line up with a
+    variant or a length.
+    """
+    check_writable(out)
+    machine_id = describe(device).id
+    paths = {case: path_of(out, machine_id, grid, case) for case in cases}
+    waiting = [case for case in cases if not is_done(paths[case], case)]
+    if budget_s is None:
+        random.Random(0).shuffle(waiting)
+    kept = len(cases) - len(waiting)
+    _say(f"{grid.name} ({tier.name}) on {machine_id}: {len(waiting)} cases to measure, {kept} kept")
+    start, walls = time.monotonic(), []
+    for number, case in enumerate(waiting, start=1):
+        elapsed = time.monotonic() - start
+        left = len(waiting) - number + 1
+        typical = statistics.mean(walls) if walls else 0.0
+        if budget_s is not None and elapsed + typical > budget_s:
+            _say(f"budget of {budget_s:g} s: {left} cases left for another run")
+            break
+        eta = f", about {_duration(typical * left)} left" if walls else ""
+        _say(f"[{number}/{len(waiting)}{eta}] {label(case)}")
+        before = time.monotonic()
+        with hold(device) as held:
+            from experiments.supervise import supervise
+
+            result = supervise(grid.name, tier.name, case, tier.limits, describe(held))
+        record.write(paths[case], result)
+        walls.append(time.monotonic() - before)
+        _say(f"    {outcome(result)}")
+    return list(paths.values())
+
+
+def label(case: Case) -> str:
+    """A case in a few words."""
+    causal = " causal" if case.is_causal else ""
+    passes = "" if case.pass_ == "forward" else " forward+backward"
+    shape = f"batch {case.batch}, {case.seq_len} tokens, {case.heads}x{case.head_dim}"
+    return f"{case.variant}: {shape}, {case.dtype}{causal}{passes}"
+
+
+def outcome(result: dict) -> str:
+    """A record in a line."""
+    if result["status"] != "ok":
+        return f"{result['status']}: {result['reason']}"
+    samples = [ms for r in result["replicates"] for ms in r["samples_ms"]]
+    median = statistics.median(samples)
+    rate = result["useful_flops"] / median / 1e6
+    output = result["error"]["output"]
+    return (
+        f"{median:.3g} ms (median of {len(samples)} in {len(result['replicates'])} processes), "
+        f"{rate:.3g} useful GFLOP/s, error {output['relative_rms']:.1e} "
+        f"(dense {output['baseline_relative_rms']:.1e}), {result['wall_s']:.1f} s"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,148 @@
+"""The record of one case, as a pydantic model; `record.schema.json` is generated from it.
+
+The runner writes plain dictionaries, so that it needs no pydantic; whatever
+reads records (analysis, publish, validate) goes through `load`.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from experiments.case import Case, CaseError
+from experiments.record import SCHEMA_VERSION, RecordError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class CaseFields(_Strict):
+    batch: int = Field(ge=1)
+    seq_len: int = Field(ge=1, description="tokens")
+    heads: int = Field(ge=1)
+    kv_heads: int = Field(ge=1)
+    head_dim: int = Field(ge=1)
+    dtype: Literal["float64", "float32", "float16", "bfloat16"]
+    is_causal: bool
+    pass_: Literal["forward", "forward_backward"] = Field(alias="pass")
+    segment_lengths: list[int] | None
+    dilation_rates: list[int] | None
+    seed: int
+
+
+class Replicate(_Strict):
+    """One fresh process."""
+
+    samples_ms: list[float] = Field(description="wall time of each timed repeat, ms")
+    peak_memory_bytes: int | None = Field(
+        description="true peak of an untimed pass less the inputs"
+    )
+    energy_j: float | None = None
+
+
+class Agreement(_Strict):
+    """Distance from the float64 oracle, beside that of dense attention in the same dtype."""
+
+    max_abs: float
+    relative_rms: float
+    baseline_relative_rms: float
+
+
+class Error(_Strict):
+    reference: str
+    rows_checked: int = Field(ge=1, description="query rows a batch element")
+    output: Agreement
+    gradient: Agreement | None = Field(description="null on the forward pass")
+
+
+class Machine(_Strict):
+    id: str
+    device: str
+    device_kind: Literal["cpu", "cuda"]
+    driver: str | None
+    cpu: str
+    cores: int = Field(ge=1)
+    memory_bytes: int
+    device_memory_bytes: int
+    system: str
+
+
+class Software(_Strict):
+    python: str
+    numpy: str
+    torch: str
+    cuda: str | None
+    triton: str | None
+    flash_attn: str | None
+    git_commit: str | None
+    git_dirty: bool | None
+    code_digest: str
+
+
+class Record(_Strict):
+    schema_version: Literal[1]
+    experiment: str
+    tier: str
+    variant: str
+    case: CaseFields
+    status: Literal["ok", "oom", "timeout", "unsupported", "failed"]
+    reason: str | None = Field(description="null exactly when status is ok")
+    backend: str | None = Field(description="what ran; null when nothing did")
+    realised_density: float | None = Field(
+        description="query-key pairs computed / pairs that dense attention computes"
+    )
+    useful_flops: int | None = Field(description="FLOPs a pass of the pairs the pattern needs")
+    replicates: list[Replicate]
+    error: Error | None
+    machine: Machine
+    software: Software
+    started_at: datetime
+    wall_s: float
+    command: str
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Record:
+        if (self.status == "ok") != (self.reason is None):
+            raise ValueError("reason: expected null exactly when status is ok")
+        if self.status == "ok":
+            if not self.replicates or not all(r.samples_ms for r in self.replicates):
+                raise ValueError("replicates: expected timed samples when status is ok")
+            if self.error is None:
+                raise ValueError("error: expected a correctness check when status is ok")
+        try:
+            self.to_case()
+        except CaseError as error:
+            raise ValueError(f"case: {error}") from error
+        return self
+
+    def to_case(self) -> Case:
+        return Case.from_mapping({"variant": self.variant, **self.case.model_dump(by_alias=True)})
+
+
+def load(path: Path) -> Record:
+    """Read and validate one record; RecordError names the file and the field."""
+    try:
+        data = json.loads(Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{path}: not JSON (truncated?): {error}") from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION:
+        raise RecordError(
+            f"{path}: schema_version: is {version!r}, this code reads {SCHEMA_VERSION}"
+        )
+    try:
+        return Record.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "record"
+        raise RecordError(f"{path}: {field}: {first['msg']}") from error
+
+
+def json_schema() -> str:
+    """The text of `experiments/record.schema.json`."""
+    return json.dumps(Record.model_json_schema(), indent=2, sort_keys=True) + "\n"

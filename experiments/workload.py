@@ -1,0 +1,180 @@
+"""A case turned into tensors and a function: what is timed, and how its rows are recomputed.
+
+Every variant is `finish(attend(project(inputs)))`; for the functional ones
+`project` and `finish` do nothing. The check recomputes sampled rows by putting
+the oracle's attention in place of the variant's.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from experiments.case import Case
+from models import patterns
+from models.oracle import attend_rows
+from models.registry import VARIANTS, Variant
+
+# FLOPs of a backward pass over those of its forward: 5 products against 2 in attention
+# with recomputed scores (FlashAttention's convention), 2 against 1 in a projection.
+BACKWARD_OVER_FORWARD = {"attention": 2.5, "projection": 2.0}
+
+
+@dataclass
+class Workload:
+    """Tensors on the device and the function over them.
+
+    run(*inputs) gives the output, (B, N, H, D) or (B, N, E) for a module.
+    `cotangent` is the output's, for the backward pass.
+    """
+
+    case: Case
+    variant: Variant
+    inputs: list[torch.Tensor]
+    run: Callable[..., torch.Tensor]
+    cotangent: torch.Tensor | None
+    module: torch.nn.Module | None
+    backend: str
+
+    @property
+    def leaves(self) -> list[torch.Tensor]:
+        """What gradients are taken of: the inputs and a module's parameters."""
+        return self.inputs + (list(self.module.parameters()) if self.module else [])
+
+    def step(self) -> torch.Tensor:
+        """One pass as timed; returns the output."""
+        if self.case.pass_ == "forward":
+            with torch.no_grad():
+                return self.run(*self.inputs)
+        out = self.run(*self.inputs)
+        torch.autograd.grad(out, self.leaves, self.cotangent)
+        return out.detach()
+
+    def gradients(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        """The variant's gradients for a cotangent that is zero outside `rows`."""
+        cotangent = torch.zeros_like(self.cotangent)
+        cotangent[:, rows] = self.cotangent[:, rows]
+        return list(torch.autograd.grad(self.run(*self.inputs), self.leaves, cotangent))
+
+    def recompute(self, rows: torch.Tensor, dtype: torch.dtype, *, dense: bool):
+        """Output rows and gradients by plain attention in `dtype`, on the pattern or dense.
+
+        Returns out (B, R, ...) and the list of gradients of `leaves` (empty on the
+        forward pass) for the cotangent that is zero outside `rows`.
+        """
+        backward = self.case.pass_ == "forward_backward"
+        inputs = [x.detach().to(dtype).requires_grad_(backward) for x in self.inputs]
+        module = None if self.module is None else copy.deepcopy(self.module).to(dtype)
+        q, k, v = inputs if module is None else module.project(*inputs)
+        pattern = None if dense else branch_pattern(self.case)
+        with torch.set_grad_enabled(backward):
+            out, _ = attend_rows(
+                q[:, rows], k, v, rows, pattern=pattern, is_causal=self.case.is_causal
+            )
+            out = out if module is None else module.finish(out)
+        if not backward:
+            return out.detach(), []
+        leaves = inputs + (list(module.parameters()) if module else [])
+        return out.detach(), list(
+            torch.autograd.grad(out, leaves, self.cotangent[:, rows].to(dtype))
+        )
+
+
+def build(case: Case, device: str) -> Workload:
+    """Seeded normal tensors of the case's shape on `device`, and the variant over them."""
+    variant = VARIANTS[case.variant]
+    dtype = getattr(torch, case.dtype)
+    generator = torch.Generator(device).manual_seed(case.seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, device=device, dtype=dtype)
+
+    entry = getattr(importlib.import_module(variant.module), variant.entry.partition(":")[2])
+    tokens = (case.batch, case.seq_len)
+    if variant.multihead:
+        inputs = [normal(*tokens, case.heads * case.head_dim)]
+        torch.manual_seed(case.seed)
+        module = entry(
+            case.heads * case.head_dim,
+            case.heads,
+            case.segment_lengths,
+            case.dilation_rates,
+            num_kv_heads=case.kv_heads,
+            device=device,
+            dtype=dtype,
+            **variant.options,
+        )
+
+        def run(x):
+            return module(x, x, x, is_causal=case.is_causal)[0]
+    else:
+        module = None
+        inputs = [normal(*tokens, h, case.head_dim) for h in (case.heads, *2 * [case.kv_heads])]
+        branches = (case.segment_lengths, case.dilation_rates) if variant.branches else ()
+
+        def run(q, k, v):
+            return entry(q, k, v, *branches, is_causal=case.is_causal, **variant.options)
+
+    backward = case.pass_ == "forward_backward"
+    for x in inputs:
+        x.requires_grad_(backward)
+    cotangent = None
+    if backward:
+        cotangent = normal(*inputs[0].shape)
+    return Workload(case, variant, inputs, run, cotangent, module, _backend(case, variant, inputs))
+
+
+def branch_pattern(case: Case):
+    """The pattern that the variant's numbers are held to; None for dense."""
+    variant = VARIANTS[case.variant]
+    if variant.pattern is None:
+        return None
+    return getattr(patterns, variant.pattern)(case.segment_lengths, case.dilation_rates)
+
+
+def useful_flops(case: Case) -> int:
+    """FLOPs of one pass over the pairs that the pattern needs, projections included.
+
+    4 D a query-key pair (two products), each multiply-add counting two; a pair
+    held by two branches counts twice. See BACKWARD_OVER_FORWARD for the backward pass.
+    """
+    backward = case.pass_ == "forward_backward"
+    factor = {k: 1 + backward * b for k, b in BACKWARD_OVER_FORWARD.items()}
+    total = factor["attention"] * 4 * case.head_dim * case.batch * _pairs(case)
+    if VARIANTS[case.variant].multihead:
+        embed_dim, kv_dim = case.heads * case.head_dim, case.kv_heads * case.head_dim
+        weights = embed_dim * (2 * embed_dim + 2 * kv_dim)
+        total += factor["projection"] * 2 * case.batch * case.seq_len * weights
+    return round(total)
+
+
+def density(case: Case) -> float:
+    """Query-key pairs that the pattern needs over those that dense attention needs."""
+    return _pairs(case) / _dense_pairs(case)
+
+
+def _pairs(case: Case) -> int:
+    pattern = branch_pattern(case)
+    if pattern is None:
+        return _dense_pairs(case)
+    return pattern.pairs(case.seq_len, case.heads, case.is_causal)
+
+
+def _dense_pairs(case: Case) -> int:
+    n = case.seq_len
+    return case.heads * (n * (n + 1) // 2 if case.is_causal else n * n)
+
+
+def _backend(case: Case, variant: Variant, inputs: list[torch.Tensor]) -> str:
+    """Which backend the variant runs on these tensors, asked of its own resolver."""
+    # By name, so that the code digest of one variant does not take in the other's file.
+    if variant.branches:
+        q = inputs[0].unflatten(-1, (case.heads, -1)) if variant.multihead else inputs[0]
+        resolve = importlib.import_module("models.dilated").resolve_backend
+        return resolve(q, variant.options["backend"])
+    resolve = importlib.import_module(variant.module).resolve_backend
+    return resolve(*inputs[:2], "auto", is_causal=case.is_causal)

@@ -1,0 +1,193 @@
+"""Dilated attention (LongNet, arXiv 2307.02486): all heads in all branches, mixed exactly.
+
+Backends: "gather", the plain reading of the paper; "sdpa", strided views into
+PyTorch's fused attention, no copy of q, k, v.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from models.errors import (
+    UnsupportedBackend,
+    check_choice,
+    check_qkv,
+    check_same_length,
+    resolve_scale,
+)
+from models.fused_ops import fused_op, head_dim_multiple
+from models.merge import merge
+from models.patterns import DilatedBranches, HeadPartition
+from models.strided import StridedAttention
+
+BACKENDS = ("auto", "gather", "sdpa")
+
+
+def dilated_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    segment_lengths,
+    dilation_rates,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+    head_offset: str = "modulo",
+    backend: str = "auto",
+    return_lse: bool = False,
+    key_padding_mask: torch.Tensor | None = None,
+):
+    """Dilated self-attention, exactly `softmax(S + log C) V` over the multiset of kept keys.
+
+    q: (B, N, H, D). k, v: (B, N, Hkv, D) with H a multiple of Hkv. Float dtypes,
+    accumulated in float32 at least; any N, also w > N and r not dividing w.
+    segment_lengths, dilation_rates: one integer >= 1 a branch. scale: factor on
+    q.k, None for 1/sqrt(D). head_offset: "modulo" (the paper) or "block"
+    (torchscale). key_padding_mask: (B, N) bool, True where a key is not attended to.
+
+    Returns out (B, N, H, D) in q's dtype, and with `return_lse` also LSE
+    (B, H, N), natural log, float32 (float64 for float64). A query without keys
+    gives 0 and -inf. Gradients are exact, through the mixing weights and the LSE.
+
+    Raises ValueError on bad arguments, UnsupportedBackend where `backend` cannot
+    do the request. "auto" is "sdpa" wherever PyTorch has a fused op, else "gather".
+    """
+    pattern = DilatedBranches(segment_lengths, dilation_rates, head_offset)
+    return _attend(q, k, v, pattern, is_causal, scale, backend, return_lse, key_padding_mask)
+
+
+def head_partitioned_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    segment_lengths,
+    dilation_rates,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+    backend: str = "auto",
+    return_lse: bool = False,
+):
+    """The head-partitioned form: each head sees one branch only (`patterns.HeadPartition`).
+
+    This is what the `dilated-attention-pytorch` code base computed under the name
+    DilatedAttention, without its division by the number of branches (which only
+    scales the output). It is not LongNet; it is kept to measure what was measured.
+    Arguments and results as for `dilated_attention`; rows not kept are 0, LSE -inf.
+    """
+    pattern = HeadPartition(segment_lengths, dilation_rates)
+    return _attend(q, k, v, pattern, is_causal, scale, backend, return_lse, None)
+
+
+def resolve_backend(q: torch.Tensor, backend: str) -> str:
+    """The backend that a call with `q` runs, with the op beneath it: "sdpa (cpu-flash)"."""
+    check_choice("backend", backend, BACKENDS)
+    if backend == "gather":
+        return "gather"
+    try:
+        return f"sdpa ({fused_op(q).name})"
+    except UnsupportedBackend:
+        if backend == "sdpa":
+            raise
+        return "gather"
+
+
+def _attend(q, k, v, pattern, is_causal, scale, backend, return_lse, key_padding_mask):
+    check_qkv(q, k, v)
+    check_same_length(q, k)
+    head_dim, dtype = q.shape[3], q.dtype
+    scale = resolve_scale(scale, head_dim)
+    run = _gather if resolve_backend(q, backend) == "gather" else _sdpa
+    if key_padding_mask is not None:
+        q, k, v = _mask_keys(q, k, v, key_padding_mask, scale)
+    out, lse = run(q, k, v, pattern, is_causal, scale)
+    if key_padding_mask is not None:
+        empty = lse < _MASKED / 2
+        lse = lse.masked_fill(empty, -torch.inf)
+        out = out[..., :head_dim].masked_fill(empty.transpose(1, 2)[..., None], 0.0)
+    out = out.to(dtype)
+    return (out, lse) if return_lse else out
+
+
+_MASKED = -30000.0
+
+
+def _mask_keys(q, k, v, key_padding_mask, scale):
+    """Fold the mask into one more column: q gets 1, a padded key gets a score of -30000.
+
+    exp(-30000) is 0 beside any real score in every dtype, every backend can do it,
+    and its gradient needs nothing of its own.
+    """
+    if key_padding_mask.dtype != torch.bool or key_padding_mask.shape != q.shape[:2]:
+        raise ValueError(
+            f"key_padding_mask={key_padding_mask.dtype} {tuple(key_padding_mask.shape)}: "
+            f"expected bool (batch, tokens) = {tuple(q.shape[:2])}"
+        )
+    extra = -q.shape[3] % head_dim_multiple(q) or head_dim_multiple(q)
+    q, k, v = (F.pad(x, (0, extra)) for x in (q, k, v))
+    column = torch.where(key_padding_mask, _MASKED, 0.0).to(k.dtype)
+    k = torch.cat([k[..., :-1], column[:, :, None, None].expand(*k.shape[:3], 1)], dim=-1)
+    q = torch.cat([q[..., :-1], torch.full_like(q[..., :1], 1 / scale)], dim=-1)
+    return q, k, v
+
+
+def _sdpa(q, k, v, pattern, is_causal, scale):
+    head_dim = q.shape[3]
+    extra = -head_dim % head_dim_multiple(q)
+    if extra:
+        q, k, v = (F.pad(x, (0, extra)) for x in (q, k, v))
+    q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
+    groups = tuple(pattern.head_groups(q.shape[2], k.shape[2]))
+    out, lse = StridedAttention.apply(q, k, v, fused_op(q), groups, is_causal, scale)
+    return (out[..., :head_dim] if extra else out), lse
+
+
+def _gather(q, k, v, pattern, is_causal, scale):
+    """Per branch: gather the kept tokens, plain softmax attention, scatter back; then mix."""
+    batch, n, heads, _ = q.shape
+    accumulator = torch.promote_types(q.dtype, torch.float32)
+    k, v = (x.repeat_interleave(heads // x.shape[2], dim=2) for x in (k, v))
+    outs, lses = [], []
+    for branch, (w, r) in enumerate(pattern.branches()):
+        index, held = _kept_positions(pattern, branch, w, r, n, heads, q.device)
+        segments, kept = index.shape[1:]
+        head = torch.arange(heads, device=q.device)[:, None, None]
+        # (B, H, segments, kept tokens, D)
+        q_kept, k_kept, v_kept = (x.transpose(1, 2)[:, head, index] for x in (q, k, v))
+        scores = scale * q_kept @ k_kept.transpose(-1, -2)
+        allowed = held[:, :, None, :]
+        if is_causal:
+            allowed = allowed & torch.ones(kept, kept, device=q.device).tril().bool()
+        scores = scores.to(accumulator).masked_fill(~allowed, torch.finfo(accumulator).min)
+        lse = scores.logsumexp(dim=-1)
+        out = (scores - lse[..., None]).exp().to(v.dtype) @ v_kept
+        # Unheld places of a short segment point at token n, which is cut off again.
+        rows = torch.where(held, index, n).flatten(1)
+        full_out = out.new_zeros(batch, heads, n + 1, out.shape[-1], dtype=accumulator)
+        full_lse = lse.new_full((batch, heads, n + 1), -torch.inf)
+        head = head[:, :, 0]
+        full_out = full_out.index_put(
+            (torch.arange(batch, device=q.device)[:, None, None], head, rows),
+            out.flatten(2, 3).to(accumulator),
+        )
+        full_lse = full_lse.index_put(
+            (torch.arange(batch, device=q.device)[:, None, None], head, rows), lse.flatten(2, 3)
+        )
+        outs.append(full_out[:, :, :n].transpose(1, 2))
+        lses.append(full_lse[:, :, :n])
+    out, lse = merge(outs, lses)
+    return out.to(q.dtype), lse
+
+
+def _kept_positions(pattern, branch, w, r, n, heads, device):
+    """Kept positions (H, segments, kept) of every head, and which of these places are held."""
+    w = min(w, n)
+    starts = torch.arange(0, n, w, device=device)[:, None]
+    steps = torch.arange(0, w, r, device=device)[None, :]
+    offsets = [pattern.offset(branch, h, heads) for h in range(heads)]
+    missing = torch.tensor([o is None for o in offsets], device=device)[:, None, None]
+    offset = torch.tensor([o or 0 for o in offsets], device=device)[:, None, None]
+    index = starts + steps + offset
+    held = (steps + offset < w) & (index < n) & ~missing
+    return torch.where(held, index, 0), held

@@ -1,0 +1,61 @@
+"""The errors that public functions raise, and the checks of their arguments."""
+
+from __future__ import annotations
+
+import torch
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+class UnsupportedBackend(RuntimeError):
+    """A backend was named that cannot do this request; the message says why."""
+
+
+def check_qkv(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    """ValueError unless q is (B, N, H, D) and k, v are (B, M, Hkv, D) alike, Hkv dividing H."""
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, torch.Tensor) or x.dim() != 4:
+            got = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
+            raise ValueError(f"{name}={got}: expected a tensor (batch, tokens, heads, head_dim)")
+        if x.dtype not in DTYPES:
+            raise ValueError(f"{name}.dtype={x.dtype}: expected float64, 32, 16 or bfloat16")
+        if 0 in x.shape:
+            raise ValueError(f"{name}.shape={tuple(x.shape)}: expected no empty dimension")
+        if (x.dtype, x.device) != (q.dtype, q.device):
+            raise ValueError(
+                f"{name} is {x.dtype} on {x.device}: expected {q.dtype} on {q.device}, as q is"
+            )
+    if k.shape != v.shape:
+        raise ValueError(f"v.shape={tuple(v.shape)}: expected k's shape {tuple(k.shape)}")
+    if k.shape[0] != q.shape[0] or k.shape[3] != q.shape[3]:
+        raise ValueError(
+            f"k.shape={tuple(k.shape)}: expected batch {q.shape[0]} and head_dim "
+            f"{q.shape[3]}, as in q"
+        )
+    if q.shape[2] % k.shape[2]:
+        raise ValueError(
+            f"k.shape={tuple(k.shape)}: expected a number of heads that divides q's {q.shape[2]}"
+        )
+
+
+def check_same_length(q: torch.Tensor, k: torch.Tensor) -> None:
+    """ValueError unless queries and keys are the same tokens."""
+    if q.shape[1] != k.shape[1]:
+        raise ValueError(
+            f"k.shape={tuple(k.shape)}: expected {q.shape[1]} tokens, as in q (self-attention)"
+        )
+
+
+def resolve_scale(scale: float | None, head_dim: int) -> float:
+    """The factor on q.k: 1/sqrt(head_dim) unless given; ValueError if not a positive number."""
+    if scale is None:
+        return head_dim**-0.5
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < 1e30:
+        raise ValueError(f"scale={scale!r}: expected a positive number or None")
+    return float(scale)
+
+
+def check_choice(name: str, value, choices) -> None:
+    """ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}: expected one of {', '.join(choices)}")

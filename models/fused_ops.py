@@ -1,0 +1,108 @@
+"""PyTorch's fused attention ops with their LSE, and their backward on a given output and LSE.
+
+`F.scaled_dot_product_attention` hides the LSE; these ops show it. Layout here
+is the ops' own, (B, H, N, D), any strides with a contiguous last dimension.
+Sources: aten/src/ATen/native/native_functions.yaml and sdp_utils, torch 2.11-2.13.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from models.errors import UnsupportedBackend
+
+_aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class CpuFlash:
+    """FlashAttention on the CPU: float64, float32, bfloat16, float16; any head size."""
+
+    name = "cpu-flash"
+
+    def forward(self, q, k, v, is_causal: bool, scale: float) -> tuple[Any, Any, tuple]:
+        """Returns out, LSE (B, H, N) and whatever `backward` needs besides."""
+        out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, is_causal, scale=scale
+        )
+        return out, lse, ()
+
+    def backward(self, grad_out, q, k, v, out, lse, saved, is_causal: bool, scale: float):
+        """dq, dk, dv of the keys at hand, with P = exp(S - lse) and D = rowsum(grad_out * out)."""
+        return _aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad_out, q, k, v, out, lse, 0.0, is_causal, scale=scale
+        )
+
+
+@dataclass(frozen=True)
+class CudaFlash:
+    """FlashAttention-2 as built into PyTorch: float16 and bfloat16, sm_80 and later."""
+
+    name = "cuda-flash"
+
+    def forward(self, q, k, v, is_causal, scale):
+        out, lse, cum_q, cum_k, max_q, max_k, seed, offset, _ = (
+            _aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal, scale=scale)
+        )
+        return out, lse, (cum_q, cum_k, max_q, max_k, seed, offset)
+
+    def backward(self, grad_out, q, k, v, out, lse, saved, is_causal, scale):
+        cum_q, cum_k, max_q, max_k, seed, offset = saved
+        return _aten._scaled_dot_product_flash_attention_backward(
+            grad_out, q, k, v, out, lse.contiguous(), cum_q, cum_k, max_q, max_k,
+            0.0, is_causal, seed, offset, scale=scale,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CudaEfficient:
+    """Memory-efficient attention as built into PyTorch: float32 too, every CUDA card."""
+
+    name = "cuda-efficient"
+
+    def forward(self, q, k, v, is_causal, scale):
+        out, lse, seed, offset = _aten._scaled_dot_product_efficient_attention(
+            q, k, v, None, True, 0.0, is_causal, scale=scale
+        )
+        # The op pads the LSE to a multiple of 32 rows.
+        return out, lse[..., : q.shape[2]], (seed, offset)
+
+    def backward(self, grad_out, q, k, v, out, lse, saved, is_causal, scale):
+        seed, offset = saved
+        padded = F.pad(lse, (0, -lse.shape[-1] % 32), value=torch.inf)
+        return _aten._scaled_dot_product_efficient_attention_backward(
+            grad_out, q, k, v, None, out, padded, seed, offset,
+            0.0, [True, True, True, False], is_causal, scale=scale,
+        )[:3]  # fmt: skip
+
+
+def head_dim_multiple(q: torch.Tensor) -> int:
+    """The head dimension must be a multiple of this for the op that `fused_op` picks."""
+    if q.device.type == "cpu":
+        return 1
+    return 4 if q.dtype == torch.float32 else 8
+
+
+def fused_op(q: torch.Tensor) -> CpuFlash | CudaFlash | CudaEfficient:
+    """The fused op with an LSE for the device, dtype and head size of q (B, N, H, D).
+
+    UnsupportedBackend where PyTorch has none.
+    """
+    if q.device.type == "cpu":
+        return CpuFlash()
+    if q.device.type != "cuda":
+        raise UnsupportedBackend(f"sdpa: no fused attention op with LSE on {q.device.type}")
+    if q.dtype == torch.float64:
+        raise UnsupportedBackend("sdpa: no fused CUDA attention op takes float64")
+    capability = torch.cuda.get_device_capability(q.device)
+    if q.dtype != torch.float32 and capability >= (8, 0) and q.shape[-1] <= 256:
+        return CudaFlash()
+    if q.dtype == torch.bfloat16 and capability < (8, 0):
+        raise UnsupportedBackend(
+            f"sdpa: bfloat16 needs compute capability 8.0, this card has {capability}"
+        )
+    return CudaEfficient()

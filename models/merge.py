@@ -1,0 +1,40 @@
+"""Joining partial results by their log-sum-exp.
+
+Parts over disjoint (or repeated) sets of keys, each with its output O_i and
+LSE_i, join to `O = sum_i exp(LSE_i - LSE) O_i`, `LSE = log sum_i exp(LSE_i)`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def merge(outs: list[torch.Tensor], lses: list[torch.Tensor]):
+    """Join parts, differentiable in every argument.
+
+    outs: tensors (B, N, H, D); lses: as many (B, H, N), -inf where a part holds
+    no key. Returns out (B, N, H, D) and LSE (B, H, N); rows without any key
+    give 0 and -inf.
+    """
+    lses = torch.stack(lses)
+    empty = lses.isneginf().all(dim=0)
+    # The shift only guards against overflow, so its gradient is left out.
+    shift = lses.detach().amax(dim=0).masked_fill(empty, 0.0)
+    weights = (lses - shift).exp()
+    total = weights.sum(dim=0).masked_fill(empty, 1.0)
+    weights = (weights / total).transpose(2, 3)[..., None]
+    out = (weights * torch.stack(outs)).sum(dim=0)
+    return out, (shift + total.log()).masked_fill(empty, -torch.inf)
+
+
+def merge_into(out, lse, part_out, part_lse) -> None:
+    """Join one part into (out, lse) in place; no gradient.
+
+    out, part_out: (..., D) alike; lse, part_lse: their shape without the last
+    dimension. `out` and `lse` may be strided views. Each row of the part must
+    hold at least one key; rows of `out` need not (lse = -inf).
+    """
+    # The two weights exp(LSE_i - LSE) sum to one: that of the part is a sigmoid.
+    weight = torch.sigmoid(part_lse - lse)
+    out.lerp_(part_out.to(out.dtype), weight[..., None])
+    lse.copy_(torch.logaddexp(lse, part_lse))

@@ -1,0 +1,78 @@
+"""The float64 reference: `softmax(S + log C) V`, written to be read.
+
+C[h, i, j] counts the branches that hold the pair (all ones for dense
+attention), so mixing branches by their softmax denominators is one softmax
+over the multiset of their keys (LongNet, arXiv 2307.02486, section 2.2).
+Only the asked query rows are computed: O(rows x N), at any length.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from models.errors import check_qkv, resolve_scale
+
+
+def attend_rows(
+    q_rows, k, v, rows, *, pattern=None, is_causal=False, scale=None, key_padding_mask=None
+):
+    """Attention of some query rows to all keys, in the dtype of the inputs, differentiable.
+
+    q_rows: (B, R, H, D), the queries at positions `rows` (R,) int64.
+    k, v: (B, N, Hkv, D). pattern: None (dense) or an object with
+    `counts(head, heads, rows, n_keys)`. key_padding_mask: (B, N) bool, True
+    where a key is never attended to.
+    Returns out (B, R, H, D) and LSE (B, H, R), natural log; a row without keys
+    gives 0 and -inf.
+    """
+    check_qkv(q_rows, k, v)
+    heads, n_keys = q_rows.shape[2], k.shape[1]
+    scale = resolve_scale(scale, q_rows.shape[3])
+    group_size = heads // k.shape[2]
+    future = torch.arange(n_keys, device=k.device)[None, :] > rows[:, None]
+    outs, lses = [], []
+    for head in range(heads):
+        scores = scale * q_rows[:, :, head] @ k[:, :, head // group_size].transpose(1, 2)
+        held = torch.ones_like(scores, dtype=torch.bool)
+        if pattern is not None:
+            counts = pattern.counts(head, heads, rows, n_keys)
+            scores = scores + counts.clamp(min=1).to(scores.dtype).log()
+            held &= counts > 0
+        if is_causal:
+            held &= ~future
+        if key_padding_mask is not None:
+            held &= ~key_padding_mask[:, None, :]
+        # A finite filler keeps the gradients of rows without keys free of NaN.
+        scores = scores.masked_fill(~held, torch.finfo(scores.dtype).min / 4)
+        lse = scores.logsumexp(dim=-1)
+        weights = (scores - lse[..., None]).exp() * held
+        outs.append(weights @ v[:, :, head // group_size])
+        lses.append(lse.masked_fill(~held.any(dim=-1), -torch.inf))
+    return torch.stack(outs, dim=2), torch.stack(lses, dim=1)
+
+
+def reference(q, k, v, *, rows=None, **options):
+    """Float64 attention of all query rows, or of those at positions `rows` (R,) int64.
+
+    q: (B, N, H, D), k, v: (B, N, Hkv, D), any float dtype; options as for
+    `attend_rows`. Returns out (B, R, H, D) and LSE (B, H, R), float64.
+    """
+    if rows is None:
+        rows = torch.arange(q.shape[1], device=q.device)
+    return attend_rows(q[:, rows].double(), k.double(), v.double(), rows, **options)
+
+
+def reference_gradients(q, k, v, grad_out, *, rows=None, grad_lse=None, **options):
+    """Float64 gradients of `sum(out * grad_out) + sum(lse * grad_lse)` over the asked rows.
+
+    grad_out: (B, R, H, D), grad_lse: (B, H, R) or None. Rows not asked for
+    count as having a zero cotangent, so all of dk and dv are exact. Returns
+    dq (zero outside `rows`), dk, dv in the shapes of q, k, v, float64.
+    """
+    inputs = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    out, lse = reference(*inputs, rows=rows, **options)
+    outputs, cotangents = [out], [grad_out.double()]
+    if grad_lse is not None:
+        outputs.append(lse)
+        cotangents.append(grad_lse.double())
+    return torch.autograd.grad(outputs, inputs, cotangents)

@@ -1,0 +1,164 @@
+"""Who attends to whom: dilated branches, written as arithmetic on positions.
+
+A pattern says, for every head and branch, the offset that the head keeps. All
+else follows: position p is kept when `(p mod w) mod r == offset`, and a kept
+query attends to the kept keys of its segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from models.errors import check_choice
+
+HEAD_OFFSETS = ("modulo", "block")
+
+
+@dataclass(frozen=True)
+class HeadGroup:
+    """Heads of one branch that share an offset, as slices of the two head dimensions."""
+
+    segment_length: int
+    dilation_rate: int
+    offset: int
+    q_heads: slice
+    kv_heads: slice
+
+
+class _Branches:
+    """What both kinds of branched pattern share; subclasses give `offset`."""
+
+    segment_lengths: tuple[int, ...]
+    dilation_rates: tuple[int, ...]
+
+    def offset(self, branch: int, head: int, heads: int) -> int | None:
+        """The offset of `head` in `branch`, or None where the head is not in it."""
+        raise NotImplementedError
+
+    def _check(self) -> None:
+        for name in ("segment_lengths", "dilation_rates"):
+            values = getattr(self, name)
+            if isinstance(values, (str, int)) or not isinstance(values, Sequence) or not values:
+                raise ValueError(f"{name}={values!r}: expected a non-empty sequence of integers")
+            for value in values:
+                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                    raise ValueError(f"{name}={values!r}: expected integers >= 1")
+            object.__setattr__(self, name, tuple(values))
+        if len(self.segment_lengths) != len(self.dilation_rates):
+            raise ValueError(
+                f"dilation_rates={self.dilation_rates!r}: expected {len(self.segment_lengths)} "
+                f"rates, one for each of segment_lengths={self.segment_lengths!r}"
+            )
+
+    def branches(self) -> Iterator[tuple[int, int]]:
+        """The (segment length, dilation rate) of each branch."""
+        return zip(self.segment_lengths, self.dilation_rates, strict=True)
+
+    def counts(self, head: int, heads: int, rows: torch.Tensor, n_keys: int) -> torch.Tensor:
+        """C[i, j], the number of branches in which query row i of `head` attends to key j.
+
+        rows: (R,) int64 positions of the queries. Returns (R, n_keys) int64;
+        causality is not applied here.
+        """
+        keys = torch.arange(n_keys, device=rows.device)
+        total = torch.zeros(len(rows), n_keys, dtype=torch.int64, device=rows.device)
+        for branch, (w, r) in enumerate(self.branches()):
+            offset = self.offset(branch, head, heads)
+            if offset is None:
+                continue
+            kept_rows = (rows % w) % r == offset
+            kept_keys = (keys % w) % r == offset
+            same_segment = (rows // w)[:, None] == (keys // w)[None, :]
+            total += same_segment & kept_rows[:, None] & kept_keys[None, :]
+        return total
+
+    def pairs(self, seq_len: int, heads: int, is_causal: bool) -> int:
+        """Query-key pairs over all heads, a pair held by two branches counting twice."""
+        total = 0
+        for branch, (w, r) in enumerate(self.branches()):
+            full, rest = divmod(seq_len, w)
+            for head in range(heads):
+                offset = self.offset(branch, head, heads)
+                if offset is None:
+                    continue
+                for segments, length in ((full, w), (1, rest)):
+                    kept = max(0, -(-(length - offset) // r))
+                    total += segments * (kept * (kept + 1) // 2 if is_causal else kept * kept)
+        return total
+
+    def head_groups(self, heads: int, kv_heads: int) -> Iterator[HeadGroup]:
+        """Cut every branch into groups of heads that are slices of q and of k, v at once.
+
+        With grouped queries, head `h` reads key head `h // (heads // kv_heads)`;
+        heads at the same place of their group form slices on both sides.
+        """
+        group_size = heads // kv_heads
+        for branch, (w, r) in enumerate(self.branches()):
+            for place in range(group_size):
+                by_offset: dict[int, list[int]] = {}
+                for kv_head in range(kv_heads):
+                    offset = self.offset(branch, kv_head * group_size + place, heads)
+                    if offset is not None:
+                        by_offset.setdefault(offset, []).append(kv_head)
+                for offset, members in by_offset.items():
+                    kv = _as_slice(members)
+                    q = slice(
+                        kv.start * group_size + place,
+                        (kv.stop - 1) * group_size + place + 1,
+                        kv.step * group_size,
+                    )
+                    yield HeadGroup(w, r, offset, q, kv)
+
+
+@dataclass(frozen=True)
+class DilatedBranches(_Branches):
+    """LongNet: every head takes part in every branch (arXiv 2307.02486, sections 2.2-2.3).
+
+    segment_lengths, dilation_rates: one integer >= 1 a branch, in tokens.
+    head_offset: "modulo", offset `h mod r` (the paper, eq. 10), or "block",
+    offset `h // ceil(H / r)` (torchscale).
+    """
+
+    segment_lengths: tuple[int, ...]
+    dilation_rates: tuple[int, ...]
+    head_offset: str = "modulo"
+
+    def __post_init__(self):
+        self._check()
+        check_choice("head_offset", self.head_offset, HEAD_OFFSETS)
+
+    def offset(self, branch: int, head: int, heads: int) -> int:
+        r = self.dilation_rates[branch]
+        return head % r if self.head_offset == "modulo" else head // -(-heads // r)
+
+
+@dataclass(frozen=True)
+class HeadPartition(_Branches):
+    """Each head sees one branch: what `dilated-attention-pytorch` computes instead of LongNet.
+
+    The heads are cut into as many contiguous groups as there are branches, the
+    first groups one head larger where it does not divide; group i runs branch i
+    with offset `i mod r_i`. Rows that a head does not keep are zero.
+    """
+
+    segment_lengths: tuple[int, ...]
+    dilation_rates: tuple[int, ...]
+
+    def __post_init__(self):
+        self._check()
+
+    def offset(self, branch: int, head: int, heads: int) -> int | None:
+        base, extra = divmod(heads, len(self.segment_lengths))
+        start = branch * base + min(branch, extra)
+        stop = start + base + (branch < extra)
+        return branch % self.dilation_rates[branch] if start <= head < stop else None
+
+
+def _as_slice(members: list[int]) -> slice:
+    step = members[1] - members[0] if len(members) > 1 else 1
+    if members != list(range(members[0], members[-1] + 1, step)):
+        raise AssertionError(f"heads {members} of one offset are not evenly spaced")
+    return slice(members[0], members[-1] + 1, step)

@@ -1,0 +1,146 @@
+"""Attention over strided views, joined by LSE, with the exact gradient of the joined result.
+
+Nothing of q, k, v is copied: a dilated segment of some heads is a view of
+(B, N, H, D) memory with a longer token stride. In the backward pass each view
+gets the *merged* output and LSE. Then P = exp(S - LSE) is its part of the
+whole softmax, so the parts' gradients add up to the exact gradient through the
+mixing weights too (torchscale detaches these).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from models.fused_ops import head_dim_multiple
+from models.merge import merge_into
+from models.patterns import HeadGroup
+
+
+@dataclass(frozen=True)
+class View:
+    """Kept tokens of `segments` equal segments from token `start` on, for one head group."""
+
+    batch: slice
+    start: int
+    segments: int
+    length: int
+    group: HeadGroup
+
+    def of(self, x: torch.Tensor, heads: slice) -> torch.Tensor:
+        """The view of x (B, N, H, ...) as (B * segments, H', kept tokens, ...)."""
+        tokens = slice(self.start, self.start + self.segments * self.length)
+        x = x[self.batch, tokens, heads].unflatten(1, (self.segments, self.length))
+        x = x[:, :, self.group.offset :: self.group.dilation_rate]
+        if self.segments == 1:
+            return x[:, 0].transpose(1, 2)
+        batch, segments, *rest = x.shape
+        strides = (x.stride(1), *x.stride()[2:])
+        return x.as_strided((batch * segments, *rest), strides).transpose(1, 2)
+
+
+def views(head_groups, shape: torch.Size, foldable: bool) -> Iterator[View]:
+    """All views of tensors (B, N, H, D), branch by branch; each covers disjoint rows of its branch.
+
+    foldable: whether batch and segment can be one dimension of a view, which
+    takes strides of N tokens from one batch element to the next.
+    """
+    batch, n = shape[:2]
+    for group in head_groups:
+        w = min(group.segment_length, n)
+        full, rest = divmod(n, w)
+        if group.offset < w:
+            whole = full == 1 or batch == 1 or (foldable and rest == 0)
+            for b in [slice(0, batch)] if whole else [slice(b, b + 1) for b in range(batch)]:
+                yield View(b, 0, full, w, group)
+        if group.offset < rest:
+            yield View(slice(0, batch), full * w, 1, rest, group)
+
+
+class StridedAttention(torch.autograd.Function):
+    """(q, k, v) -> (out, lse) for head groups, by one of `fused_ops`; both outputs differentiable.
+
+    q: (B, N, H, D), k, v: (B, N, Hkv, D), last dimension contiguous. Returns out
+    (B, N, H, D) in q's dtype and LSE (B, H, N) in float32 (float64 for float64).
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, op, head_groups, is_causal, scale):
+        foldable = all(x.stride(0) == x.shape[1] * x.stride(1) for x in (q, k, v))
+        plan = list(views(head_groups, q.shape, foldable))
+        accumulator = torch.promote_types(q.dtype, torch.float32)
+        out = lse = None
+        saved = []
+        for view in plan:
+            group = view.group
+            part_out, part_lse, state = op.forward(
+                view.of(q, group.q_heads),
+                view.of(k, group.kv_heads),
+                view.of(v, group.kv_heads),
+                is_causal,
+                scale,
+            )
+            saved.append(state)
+            if out is None and part_lse.numel() == q.shape[0] * q.shape[1] * q.shape[2]:
+                # The first view is all there is so far: adopt it, copy nothing.
+                out = part_out.transpose(1, 2).reshape(q.shape).to(accumulator)
+                lse = part_lse.transpose(1, 2).reshape(q.shape[:3]).contiguous()
+                continue
+            if out is None:
+                out = q.new_zeros(q.shape, dtype=accumulator)
+                lse = q.new_full(q.shape[:3], -torch.inf, dtype=accumulator)
+            merge_into(view.of(out, group.q_heads), view.of(lse, group.q_heads), part_out, part_lse)
+        out = out.to(q.dtype)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.set_materialize_grads(False)
+        ctx.options = (op, plan, saved, is_causal, scale)
+        return out, lse.transpose(1, 2)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_out, grad_lse):
+        q, k, v, out, lse = ctx.saved_tensors
+        op, plan, saved, is_causal, scale = ctx.options
+        if grad_out is None and grad_lse is None:
+            return (None,) * 7
+        if grad_out is None:
+            grad_out = torch.zeros_like(out)
+        head_dim = q.shape[-1]
+        if grad_lse is not None:
+            q, k, v, out, grad_out = _carry_grad_lse(q, k, v, out, grad_out, grad_lse)
+        accumulator = torch.promote_types(q.dtype, torch.float32)
+        grads = [x.new_zeros(x.shape, dtype=accumulator) for x in (q, k, v)]
+        for view, state in zip(plan, saved, strict=True):
+            q_heads, kv_heads = view.group.q_heads, view.group.kv_heads
+            parts = op.backward(
+                view.of(grad_out, q_heads),
+                view.of(q, q_heads),
+                view.of(k, kv_heads),
+                view.of(v, kv_heads),
+                view.of(out, q_heads),
+                view.of(lse, q_heads),
+                state,
+                is_causal,
+                scale,
+            )
+            for grad, part, heads in zip(grads, parts, (q_heads, kv_heads, kv_heads), strict=True):
+                view.of(grad, heads).add_(part)
+        dq, dk, dv = (grad[..., :head_dim].to(q.dtype) for grad in grads)
+        return dq, dk, dv, None, None, None, None
+
+
+def _carry_grad_lse(q, k, v, out, grad_out, grad_lse):
+    """Feed dLSE to ops that know only dO, by one more column of the head dimension.
+
+    The ops compute dS = P (dO V' - rowsum(dO * O)). A column that is 0 in q, k, v,
+    -1 in `out` and dLSE in `grad_out` leaves S and dO V' alone and makes it
+    dS = P (dO V' - rowsum(dO * O) + dLSE), which is the gradient through the LSE.
+    """
+    extra = head_dim_multiple(q)
+    q, k, v, out, grad_out = (F.pad(x, (0, extra)) for x in (q, k, v, out, grad_out))
+    out[..., -1] = -1
+    grad_out[..., -1] = grad_lse.transpose(1, 2)
+    return q, k, v, out, grad_out
