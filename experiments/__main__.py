@@ -83,6 +83,13 @@ def _validate(options) -> int:
     return 1 if problems else 0
 
 
+def _schema(options) -> int:
+    from experiments.schema import json_schema
+
+    print(json_schema(), end="")
+    return 0
+
+
 def _selected(options):
     """(grid, tier, cases) for each experiment asked for; errors come before any work."""
     if bool(options.name) == options.all:
@@ -92,7 +99,7 @@ def _selected(options):
         grid = grids.load(name)
         default = "laptop" if options.device == "cpu" else machine.default_tier()
         tier = grid.check_tier(options.tier or default)
-        cases = runner.select(grid, tier, runner.parse_only(options.only, grid))
+        cases = runner.select(tier, runner.parse_only(options.only, grid))
         if options.case:
             cases = [case for case in cases if grid.file_name(case) == options.case]
         if not cases:
@@ -136,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("b", type=Path, metavar="B", help="another")
     sub = command("validate", _validate, "check records against the schema")
     sub.add_argument("path", type=Path, metavar="PATH", help="a record or a folder of records")
+    command("schema", _schema, "the JSON schema of records, as kept in record.schema.json")
     return parser
 
 

@@ -40,9 +40,8 @@ def sample_rows(seq_len: int, seed: int) -> torch.Tensor:
     """Sorted query positions to check: the first, the last and random ones between, (R,) int64."""
     count = min(seq_len, max(16, min(64, 2**20 // seq_len)))
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randperm(seq_len, generator=generator)[:count]
-    rows[0], rows[-1] = 0, seq_len - 1
-    return rows.unique()
+    between = 1 + torch.randperm(max(0, seq_len - 2), generator=generator)[: max(0, count - 2)]
+    return torch.cat([torch.tensor([0, seq_len - 1]), between]).unique()
 
 
 def write_reference(work: Workload, path: Path) -> None:

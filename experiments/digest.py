@@ -64,3 +64,11 @@ def _version(package: str) -> str | None:
         return metadata.version(package).partition("+")[0]
     except metadata.PackageNotFoundError:
         return None
+
+
+def files_digest(*patterns: str) -> str:
+    """16 hex digits over the contents of the repository's files that match `patterns`."""
+    sha = hashlib.sha256()
+    for path in sorted({path for pattern in patterns for path in ROOT.glob(pattern)}):
+        sha.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return sha.hexdigest()[:16]

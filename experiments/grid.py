@@ -13,6 +13,8 @@ from models.registry import VARIANTS
 
 GRIDS = Path(__file__).parent
 TIERS = ("smoke", "laptop", "gpu")
+# In file names: Paramspace reads rows as named tuples, and `pass` is a Python keyword.
+_COLUMN_NAMES = {"pass": "passes"}
 # These are lists in themselves: in a block they are one value, not an axis.
 _LISTS = ("segment_lengths", "dilation_rates")
 
@@ -62,7 +64,7 @@ class Grid:
     def params(self, case: Case) -> dict[str, str]:
         """The case as text by column: a row of Snakemake's Paramspace."""
         values = case.params()
-        return {column: values[column] for column in self.columns}
+        return {_COLUMN_NAMES.get(key, key): values[key] for key in self.columns}
 
     def file_name(self, case: Case) -> str:
         """`variant-dense_batch-1_seq_len-2048_...`, as Paramspace writes it."""

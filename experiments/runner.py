@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -28,16 +28,16 @@ def parse_only(texts: list[str], grid: Grid) -> dict[str, str]:
         key, separator, value = text.partition("=")
         if not separator or key not in grid.columns:
             raise ValueError(f"--only {text}: expected k=v with k one of {', '.join(grid.columns)}")
-        only[key] = value.replace(",", "+")
+        only[key] = value.strip("[]").replace(" ", "").replace(",", "+")
     return only
 
 
-def select(grid: Grid, tier: Tier, only: dict[str, str]) -> list[Case]:
+def select(tier: Tier, only: dict[str, str]) -> list[Case]:
     """The tier's cases that match every filter, most valuable first."""
     return [
         case
         for case in tier.cases
-        if all(grid.params(case)[key] == value for key, value in only.items())
+        if all(case.params()[key] == value for key, value in only.items())
     ]
 
 
@@ -58,11 +58,11 @@ def is_done(path: Path, case: Case) -> bool:
 
 def check_writable(out: Path) -> None:
     """RecordError, before any work, unless records can be written under `out`."""
-    nearest = out
-    while not nearest.exists():
-        nearest = nearest.parent
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise record.RecordError(f"{out}: cannot write there")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise record.RecordError(f"{out}: cannot write there: {error.strerror}") from error
 
 
 def run(

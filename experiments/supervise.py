@@ -37,7 +37,11 @@ class _Stop(Exception):
 
 
 def supervise(experiment: str, tier: str, case: Case, limits: Limits, machine: Machine) -> dict:
-    """Measure `case` in child processes on the device held: always comes to a record."""
+    """Measure `case` in child processes on the device held: always comes to a record.
+
+    To be called where torch has not yet run an op on several threads: a fork would
+    inherit a thread pool without its threads, and hang.
+    """
     started, start = datetime.now(UTC), time.monotonic()
     device = "cpu" if machine.device_kind == "cpu" else "cuda"
     backend, replicates, error = None, [], None

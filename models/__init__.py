@@ -1,14 +1,25 @@
-"""Long-context attention systems: exact, by explicit backend. Shapes are (B, N, H, D)."""
+"""Long-context attention systems: exact, by explicit backend. Shapes are (B, N, H, D).
 
-from models.dense import dense_attention
-from models.dilated import dilated_attention, head_partitioned_attention
-from models.errors import UnsupportedBackend
-from models.modules import MultiheadDilatedAttention
+Names load on first use, so that `models.registry` can be read without torch.
+"""
 
-__all__ = [
-    "MultiheadDilatedAttention",
-    "UnsupportedBackend",
-    "dense_attention",
-    "dilated_attention",
-    "head_partitioned_attention",
-]
+from importlib import import_module
+
+_HOME = {
+    "MultiheadDilatedAttention": "models.modules",
+    "UnsupportedBackend": "models.errors",
+    "dense_attention": "models.dense",
+    "dilated_attention": "models.dilated",
+    "head_partitioned_attention": "models.dilated",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'models' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

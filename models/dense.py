@@ -15,7 +15,7 @@ from models.errors import (
     check_same_length,
     resolve_scale,
 )
-from models.fused_ops import CpuFlash, CudaEfficient, CudaFlash, head_dim_multiple
+from models.fused_ops import CpuFlash, CudaEfficient, CudaFlash, as_operand, head_dim_multiple
 from models.oracle import attend_rows
 from models.patterns import DilatedBranches
 from models.strided import StridedAttention
@@ -58,6 +58,7 @@ def dense_attention(
     check_qkv(q, k, v)
     check_same_length(q, k)
     scale = resolve_scale(scale, q.shape[3])
+    q, k, v = (as_operand(x) for x in (q, k, v))
     backend = resolve_backend(q, k, backend, is_causal=is_causal, return_lse=return_lse)
     if backend == "eager":
         out, lse = _eager(q, k, v, is_causal, scale)
@@ -124,9 +125,10 @@ def _why_not(backend, q, k, is_causal, return_lse) -> str | None:
 
 
 def _why_not_package(backend, q, return_lse) -> str | None:
-    module, floor = {"flash-attn-2": ("flash_attn", 8), "flash-attn-4": ("flash_attn.cute", 9)}[
-        backend
-    ]
+    module, floor = {
+        "flash-attn-2": ("flash_attn.flash_attn_interface", 8),
+        "flash-attn-4": ("flash_attn.cute", 9),
+    }[backend]
     if importlib.util.find_spec("flash_attn") is None or not importlib.util.find_spec(module):
         return f"the package {backend} is not installed (envs/cuda.txt)"
     if q.dtype not in (torch.float16, torch.bfloat16):
@@ -155,7 +157,6 @@ def _whole_view(q, k, v, backend, is_causal, scale):
     extra = -head_dim % head_dim_multiple(q)
     if extra:
         q, k, v = (F.pad(x, (0, extra)) for x in (q, k, v))
-    q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
     groups = tuple(DilatedBranches((q.shape[1],), (1,)).head_groups(q.shape[2], k.shape[2]))
     out, lse = StridedAttention.apply(q, k, v, op, groups, is_causal, scale)
     return out[..., :head_dim], lse
@@ -163,8 +164,7 @@ def _whole_view(q, k, v, backend, is_causal, scale):
 
 def _eager(q, k, v, is_causal, scale):
     rows = torch.arange(q.shape[1], device=q.device)
-    out, lse = attend_rows(q, k, v, rows, is_causal=is_causal, scale=scale)
-    return out, lse.to(torch.promote_types(q.dtype, torch.float32))
+    return attend_rows(q, k, v, rows, is_causal=is_causal, scale=scale)
 
 
 def _flash_attn_2(q, k, v, is_causal, scale, return_lse):

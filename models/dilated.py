@@ -16,7 +16,7 @@ from models.errors import (
     check_same_length,
     resolve_scale,
 )
-from models.fused_ops import fused_op, head_dim_multiple
+from models.fused_ops import as_operand, fused_op, head_dim_multiple
 from models.merge import merge
 from models.patterns import DilatedBranches, HeadPartition
 from models.strided import StridedAttention
@@ -137,7 +137,7 @@ def _sdpa(q, k, v, pattern, is_causal, scale):
     extra = -head_dim % head_dim_multiple(q)
     if extra:
         q, k, v = (F.pad(x, (0, extra)) for x in (q, k, v))
-    q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
+    q, k, v = (as_operand(x) for x in (q, k, v))
     groups = tuple(pattern.head_groups(q.shape[2], k.shape[2]))
     out, lse = StridedAttention.apply(q, k, v, fused_op(q), groups, is_causal, scale)
     return (out[..., :head_dim] if extra else out), lse

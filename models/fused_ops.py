@@ -43,6 +43,7 @@ class CudaFlash:
     """FlashAttention-2 as built into PyTorch: float16 and bfloat16, sm_80 and later."""
 
     name = "cuda-flash"
+    max_head_dim = 256
 
     def forward(self, q, k, v, is_causal, scale):
         out, lse, cum_q, cum_k, max_q, max_k, seed, offset, _ = (
@@ -72,8 +73,10 @@ class CudaEfficient:
         return out, lse[..., : q.shape[2]], (seed, offset)
 
     def backward(self, grad_out, q, k, v, out, lse, saved, is_causal, scale):
-        seed, offset = saved
-        padded = F.pad(lse, (0, -lse.shape[-1] % 32), value=torch.inf)
+        seed, offset = saved[-2:]
+        # The kernel is told no row stride of these two: it takes them to be packed.
+        out = out.transpose(1, 2).contiguous().transpose(1, 2)
+        padded = F.pad(lse, (0, -lse.shape[-1] % 32), value=torch.inf).contiguous()
         return _aten._scaled_dot_product_efficient_attention_backward(
             grad_out, q, k, v, None, out, padded, seed, offset,
             0.0, [True, True, True, False], is_causal, scale=scale,
@@ -85,6 +88,19 @@ def head_dim_multiple(q: torch.Tensor) -> int:
     if q.device.type == "cpu":
         return 1
     return 4 if q.dtype == torch.float32 else 8
+
+
+def as_operand(x: torch.Tensor) -> torch.Tensor:
+    """x (B, N, H, D), copied only where the ops cannot read it as it lies.
+
+    They ask for a contiguous last dimension; the CUDA kernels also load 16 bytes at a time.
+    """
+    ready = x.stride(3) == 1
+    step = 16 // x.element_size()
+    if ready and x.device.type == "cuda" and x.shape[3] % step == 0:
+        strides = (x.stride(dim) for dim in range(3) if x.shape[dim] > 1)
+        ready = x.data_ptr() % 16 == 0 and all(stride % step == 0 for stride in strides)
+    return x if ready else x.clone(memory_format=torch.contiguous_format)
 
 
 def fused_op(q: torch.Tensor) -> CpuFlash | CudaFlash | CudaEfficient:
@@ -99,7 +115,7 @@ def fused_op(q: torch.Tensor) -> CpuFlash | CudaFlash | CudaEfficient:
     if q.dtype == torch.float64:
         raise UnsupportedBackend("sdpa: no fused CUDA attention op takes float64")
     capability = torch.cuda.get_device_capability(q.device)
-    if q.dtype != torch.float32 and capability >= (8, 0) and q.shape[-1] <= 256:
+    if q.dtype != torch.float32 and capability >= (8, 0) and q.shape[-1] <= CudaFlash.max_head_dim:
         return CudaFlash()
     if q.dtype == torch.bfloat16 and capability < (8, 0):
         raise UnsupportedBackend(

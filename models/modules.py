@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.dilated import dilated_attention
+from models.dilated import BACKENDS, dilated_attention
+from models.errors import check_choice
 from models.patterns import DilatedBranches
 
 
@@ -50,6 +51,7 @@ class MultiheadDilatedAttention(nn.Module):
             raise ValueError(
                 f"num_kv_heads={num_kv_heads}: expected a divisor of num_heads={num_heads}"
             )
+        check_choice("backend", backend, BACKENDS)
         self.pattern = DilatedBranches(segment_lengths, dilation_rates, head_offset)
         self.embed_dim, self.num_heads, self.num_kv_heads = embed_dim, num_heads, num_kv_heads
         self.head_dim = embed_dim // num_heads
@@ -119,7 +121,10 @@ class MultiheadDilatedAttention(nn.Module):
         if need_weights:
             raise ValueError("need_weights=True: the attention weights are never formed")
         if attn_mask is not None and not (is_causal and _is_causal_mask(attn_mask, query.shape[1])):
-            raise ValueError("attn_mask: expected None, or the causal mask with is_causal=True")
+            raise ValueError(
+                f"attn_mask={attn_mask.dtype} {tuple(attn_mask.shape)}: expected None, or the "
+                "causal mask with is_causal=True"
+            )
         if key_padding_mask is not None and key_padding_mask.is_floating_point():
             key_padding_mask = _as_bool_mask(key_padding_mask)
         q, k, v = self.project(query, key, value)

@@ -16,14 +16,14 @@ from models.errors import check_qkv, resolve_scale
 def attend_rows(
     q_rows, k, v, rows, *, pattern=None, is_causal=False, scale=None, key_padding_mask=None
 ):
-    """Attention of some query rows to all keys, in the dtype of the inputs, differentiable.
+    """Attention of some query rows to all keys, in the inputs' dtype, differentiable.
 
     q_rows: (B, R, H, D), the queries at positions `rows` (R,) int64.
     k, v: (B, N, Hkv, D). pattern: None (dense) or an object with
     `counts(head, heads, rows, n_keys)`. key_padding_mask: (B, N) bool, True
     where a key is never attended to.
-    Returns out (B, R, H, D) and LSE (B, H, R), natural log; a row without keys
-    gives 0 and -inf.
+    Returns out (B, R, H, D) and LSE (B, H, R), natural log, float32 at least, as
+    the softmax is; a row without keys gives 0 and -inf.
     """
     check_qkv(q_rows, k, v)
     heads, n_keys = q_rows.shape[2], k.shape[1]
@@ -33,6 +33,7 @@ def attend_rows(
     outs, lses = [], []
     for head in range(heads):
         scores = scale * q_rows[:, :, head] @ k[:, :, head // group_size].transpose(1, 2)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         held = torch.ones_like(scores, dtype=torch.bool)
         if pattern is not None:
             counts = pattern.counts(head, heads, rows, n_keys)
@@ -46,7 +47,7 @@ def attend_rows(
         scores = scores.masked_fill(~held, torch.finfo(scores.dtype).min / 4)
         lse = scores.logsumexp(dim=-1)
         weights = (scores - lse[..., None]).exp() * held
-        outs.append(weights @ v[:, :, head // group_size])
+        outs.append(weights.to(v.dtype) @ v[:, :, head // group_size])
         lses.append(lse.masked_fill(~held.any(dim=-1), -torch.inf))
     return torch.stack(outs, dim=2), torch.stack(lses, dim=1)
 

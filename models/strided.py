@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from models.fused_ops import head_dim_multiple
+from models.fused_ops import CudaEfficient, CudaFlash, head_dim_multiple
 from models.merge import merge_into
 from models.patterns import HeadGroup
 
@@ -108,9 +108,13 @@ class StridedAttention(torch.autograd.Function):
             return (None,) * 7
         if grad_out is None:
             grad_out = torch.zeros_like(out)
+        # The plan was made for the strides of q, k, v; autograd hands over any.
+        grad_out = grad_out.contiguous()
         head_dim = q.shape[-1]
         if grad_lse is not None:
             q, k, v, out, grad_out = _carry_grad_lse(q, k, v, out, grad_out, grad_lse)
+            if isinstance(op, CudaFlash) and q.shape[-1] > CudaFlash.max_head_dim:
+                op = CudaEfficient()
         accumulator = torch.promote_types(q.dtype, torch.float32)
         grads = [x.new_zeros(x.shape, dtype=accumulator) for x in (q, k, v)]
         for view, state in zip(plan, saved, strict=True):

@@ -1,0 +1,48 @@
+"""Verdicts on published claims: `paper/claims.yaml` judged over the frame of records.
+
+A predicate kind is a class of `comparisons` or `figures`: its fields are the arguments in YAML,
+its docstring the rule.
+Grounds, and a verdict names the one it rests on (`basis`):
+
+arithmetic    the published figures contradict each other, or follow from each other;
+physics       a time below the card's FLOP or bandwidth floor, a memory below the tensors;
+construction  a system that is faster than the one it contains;
+records       what was measured, on one machine: the published card itself, else a CUDA machine,
+              else a CPU. Other machines that disagree are named in the reason;
+none          nothing above applies: not testable here, and the reason says what is missing.
+
+An absolute time is never carried from one card to another. Ratios, orderings and growth are.
+"""
+
+from analysis.claims.book import load
+from analysis.claims.ledger import Book, Claim, Ledger
+from analysis.claims.verdicts import counts, evaluate, to_csv, to_json
+from analysis.claims.vocabulary import (
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    REFUTED,
+    REPRODUCED,
+    VERDICTS,
+    ClaimsError,
+    Judgement,
+    Verdict,
+)
+
+__all__ = [
+    "NOT_REPRODUCED",
+    "NOT_TESTABLE",
+    "REFUTED",
+    "REPRODUCED",
+    "VERDICTS",
+    "Book",
+    "Claim",
+    "ClaimsError",
+    "Judgement",
+    "Ledger",
+    "Verdict",
+    "counts",
+    "evaluate",
+    "load",
+    "to_csv",
+    "to_json",
+]

@@ -1,0 +1,51 @@
+"""Command line: `python -m analysis.claims`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from analysis import records
+from analysis.claims.book import load
+from analysis.claims.verdicts import counts, evaluate, to_csv, to_json
+from analysis.claims.vocabulary import ClaimsError
+
+
+def _write(path: Path, text: str) -> None:
+    """`path` is either the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=".", suffix=".partial", delete=False
+    ) as handle:
+        handle.write(text)
+    os.chmod(handle.name, 0o644)
+    os.replace(handle.name, path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status, 1 with one line on stderr for unusable input."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.claims", description=main.__doc__)
+    parser.add_argument("--claims", type=Path, default=Path("paper/claims.yaml"))
+    parser.add_argument("--out", type=Path, default=Path("build/claims.json"))
+    parser.add_argument("roots", nargs="*", metavar="RECORD_ROOT", help="folders or files")
+    options = parser.parse_args(arguments)
+    try:
+        verdicts = evaluate(load(options.claims), records.load(*options.roots))
+        _write(options.out, to_json(verdicts))
+        _write(options.out.with_suffix(".csv"), to_csv(verdicts))
+    except (ClaimsError, records.RecordsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {options.out}: cannot write: {error.strerror}", file=sys.stderr)
+        return 1
+    for writeup, tally in counts(verdicts).items():
+        print(f"{writeup}: " + ", ".join(f"{n} {verdict}" for verdict, n in tally.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Reading, expanding and checking `paper/claims.yaml`."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import yaml
+from analysis.claims.comparisons import Growth, Ordering
+from analysis.claims.figures import Arithmetic, Restates
+from analysis.claims.kinds import KINDS
+from analysis.claims.ledger import Book, Claim
+from analysis.claims.predicate import joined
+from analysis.claims.vocabulary import Card, ClaimsError, Strict, System, Writeup
+from models.registry import VARIANTS
+from pydantic import ValidationError
+
+_TABLE = ("for", "columns", "rows", "cells")
+_ENTRY = ("id", "section", "claim", "published", "predicate", "note")
+_PLACE = re.compile(r"\{([\w.-]+)\}")
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    def construct_mapping(self, node, deep=False):
+        keys = Counter(str(key.value) for key, _ in node.value)
+        for key in (k for k, count in keys.items() if count > 1):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} given twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def load(path: Path | str) -> Book:
+    """Read, expand and validate the claims file.
+
+    Raises ClaimsError on anything not understood: YAML, keys, ids given twice or not there,
+    predicate kinds and their arguments, systems, cards, variants, expressions.
+    """
+    path = Path(path)
+    try:
+        data = yaml.load(path.read_text(), Loader=_UniqueKeys)
+    except OSError as error:
+        raise ClaimsError(f"{path}: cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ClaimsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    sections = ("cards", "systems", "writeups")
+    if not isinstance(data, dict) or sorted(data) != sorted(sections):
+        got = sorted(data) if isinstance(data, dict) else data
+        raise ClaimsError(f"{path}: top level: is {got!r}, expected {joined(sections)}")
+    context = {name: data[name] for name in sections} | {"variants": VARIANTS}
+    cards, systems = (
+        {k: _parse(path, f"{name}.{k}", model, v, context) for k, v in data[name].items()}
+        for name, model in (("cards", Card), ("systems", System))
+    )
+    writeups: dict[str, Writeup] = {}
+    claims: dict[str, Claim] = {}
+    for name, value in data["writeups"].items():
+        entries = value.pop("claims", None) if isinstance(value, dict) else None
+        writeups[name] = _parse(path, f"writeups.{name}", Writeup, value, context)
+        if not isinstance(entries, list):
+            raise ClaimsError(f"{path}: writeups.{name}: claims: expected a list of entries")
+        for entry in entries:
+            for fields in _expand(path, name, entry, {}, {}):
+                claim = _claim(path, name, fields, context)
+                if claim.id in claims:
+                    raise ClaimsError(f"{path}: {claim.id}: id: given twice")
+                claims[claim.id] = claim
+    book = Book(str(path), cards, systems, writeups, claims)
+    for claim in claims.values():
+        _check(book, claim)
+    return book
+
+
+def _parse(path, place: str, model: type[Strict], value, context: Mapping, field: str = ""):
+    try:
+        return model.model_validate(value, context=context)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, (*filter(None, [field]), *first["loc"]))) or "entry"
+        raise ClaimsError(f"{path}: {place}: {where}: {first['msg']}") from None
+
+
+def _expand(path, place: str, entry, variables: dict, inherited: dict) -> Iterator[dict]:
+    """The claims of an entry: one for each row of its table and combination of its loops."""
+    if not isinstance(entry, dict):
+        raise ClaimsError(f"{path}: {place}: entry: is {entry!r}, expected a mapping")
+    place = f"{place}.{entry['id']}" if "id" in entry else place
+    for key in entry:
+        if key not in _TABLE + _ENTRY:
+            raise ClaimsError(f"{path}: {place}: {key}: unknown key")
+    columns, loops = entry.get("columns", []), entry.get("for", {})
+    for row in entry.get("rows", [[]]):
+        if len(row) != len(columns):
+            raise ClaimsError(f"{path}: {place}: rows: {row!r} has not {len(columns)} columns")
+        for values in itertools.product(*loops.values()):
+            known = {**variables, **_pair(columns, row), **_pair(loops, values)}
+            given = inherited | {k: v for k, v in entry.items() if k in _ENTRY}
+            for cell in entry.get("cells", ()):
+                yield from _expand(path, place, cell, known, given)
+            if "cells" not in entry:
+                fields = {k: _fill(path, place, k, v, known) for k, v in given.items()}
+                if fields.get("published", ...) is not None:
+                    yield fields
+
+
+def _pair(names, values) -> dict:
+    return dict(zip(names, values, strict=True))
+
+
+def _fill(path, place: str, field: str, value, variables: Mapping):
+    """`value` with every {name} replaced, innermost first; a lone {name} keeps its type."""
+    if isinstance(value, dict):
+        return {k: _fill(path, place, f"{field}.{k}", v, variables) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_fill(path, place, field, v, variables) for v in value]
+    while isinstance(value, str) and (found := _PLACE.search(value)):
+        if found[1] not in variables:
+            raise ClaimsError(f"{path}: {place}: {field}: no column or loop is called {found[1]!r}")
+        new = variables[found[1]]
+        value = new if found[0] == value else value.replace(found[0], str(new))
+    return value
+
+
+def _claim(path, writeup: str, fields: dict, context: Mapping) -> Claim:
+    place = f"{writeup}.{fields.get('id', '(no id)')}"
+    for key in ("id", "section", "claim", "predicate"):
+        if key not in fields:
+            raise ClaimsError(f"{path}: {place}: {key}: missing")
+    arguments = dict(fields["predicate"]) if isinstance(fields["predicate"], dict) else {}
+    kind = arguments.pop("kind", None)
+    if kind not in KINDS:
+        raise ClaimsError(
+            f"{path}: {place}: predicate.kind: is {kind!r}, expected one of {joined(KINDS)}"
+        )
+    predicate = _parse(path, place, KINDS[kind], arguments, context, "predicate")
+    published = fields.get("published")
+    if predicate.needs_figure and not _is_number(published):
+        raise ClaimsError(f"{path}: {place}: published: is {published!r}, expected a number")
+    section, text, note = fields["section"], fields["claim"], fields.get("note")
+    return Claim(place, writeup, section, text, published, kind, predicate, note)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check(book: Book, claim: Claim) -> None:
+    """References between claims, which need the whole file."""
+    predicate = claim.predicate
+
+    def fail(field: str, message: str):
+        raise ClaimsError(f"{book.path}: {claim.id}: predicate.{field}: {message}")
+
+    for field, other in predicate.references().items():
+        if other not in book.claims:
+            fail(str(field), f"no claim has the id {other!r}")
+        if not _is_number(book.claims[other].published):
+            fail(str(field), f"{other} has no published number")
+    match predicate:
+        case Restates(of=other) if isinstance(book.claims[other].predicate, Restates):
+            fail("of", f"{other} restates a figure itself")
+        case Growth(figures=None, below=None, at_most=None):
+            fail("figures", "missing: expected figures, below or at_most")
+        case Ordering(order=[_], among=[]):
+            fail("order", "expected two systems or more, or some among others")
+        case Arithmetic():
+            try:
+                predicate.sides(claim, book)
+            except (ValueError, SyntaxError, TypeError) as error:
+                fail("left, right", f"{error}")

@@ -1,0 +1,250 @@
+"""Predicates that compare records with each other: speed-up, ordering, growth."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Literal
+
+import numpy as np
+from analysis import scaling, stats
+from analysis.claims.predicate import (
+    Predicate,
+    in_text,
+    joined,
+    measured_as,
+    ratio_of,
+    shape_words,
+    starred,
+)
+from analysis.claims.vocabulary import (
+    DIRECTION,
+    EXPONENT,
+    EXPONENT_SLACK,
+    FACTOR,
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    REFUTED,
+    REPRODUCED,
+    CardName,
+    Judgement,
+    Number,
+    Shape,
+    SystemName,
+)
+from pydantic import Field
+
+
+class Speedup(Predicate):
+    """Time of `against` / time of `system` is the published ratio, or above 1 without one.
+
+    Refuted when the published times (`figures`, * a system) give another ratio, when the system
+    contains the slower one, or when the opposite direction is significant. Reproduced within
+    FACTOR or our interval; without a figure when significant. `card`: only records from there.
+    """
+
+    system: SystemName
+    against: SystemName
+    at: Shape
+    against_at: Shape = Shape()
+    card: CardName | None = None
+    figures: str | None = None
+
+    def references(self):
+        return starred(self.figures, (self.system, self.against))
+
+    def words(self, claim):
+        than = claim.published if claim.published is not None else "more than 1"
+        other = shape_words(self.against_at.given())
+        other = f" at {other}" if other else ""
+        return (
+            f"time of {self.against}{other} / time of {self.system} is {than} "
+            f"at {shape_words(self.at.given())}"
+        )
+
+    def judge(self, claim, ledger):
+        book, figure = ledger.book, claim.published
+        needs = {
+            "system": (self.system, self.at.given()),
+            "against": (self.against, self.at.given() | self.against_at.given()),
+        }
+        found = ledger.on_records(claim, needs, self._decide(figure), card=self.card)
+        refs = self.references()
+        if refs and figure is not None:
+            system, against = (book.figure(refs[s]) for s in (self.system, self.against))
+            low, high = against[0] / system[1], against[1] / system[0]
+            if figure + self.resolution / 2 < low or figure - self.resolution / 2 > high:
+                text = f"the published times give {low:.4g} to {high:.4g}, not {figure}"
+                return found.overruled(REFUTED, "arithmetic", text)
+        faster = figure is None or figure > DIRECTION
+        wraps = book.contains(self.system, self.against) and not self.against_at.given()
+        if faster and wraps and found.verdict != REPRODUCED:
+            return found.overruled(
+                REFUTED,
+                "construction",
+                f"{self.system} runs all of {self.against} and more, so it cannot be faster",
+            )
+        return found
+
+    @staticmethod
+    def _decide(figure):
+        def decide(rows, missing):
+            ratio = ratio_of(rows["against"], rows["system"])
+            text = f"{in_text(ratio)} times as fast"
+            up, down = ratio.low > 1, ratio.high < 1
+            if figure is None:
+                verdict = REPRODUCED if up else REFUTED if down else NOT_REPRODUCED
+            elif (figure > DIRECTION and down) or (figure < 1 / DIRECTION and up):
+                verdict, text = REFUTED, f"{text}, the opposite direction"
+            elif figure in ratio or 1 / FACTOR <= ratio.value / figure <= FACTOR:
+                verdict = REPRODUCED
+            else:
+                verdict = NOT_REPRODUCED
+            return Judgement(verdict, "records", text, measured_as(ratio, "x"))
+
+        return decide
+
+
+class Ordering(Predicate):
+    """Systems from least to most time (or memory): all of `order`, or `order[0]` before `among`.
+
+    Refuted when the published `figures` (* a system) are ordered otherwise, when a system leads
+    one that it contains, or when one measured pair is significantly the other way round.
+    Reproduced when every pair is significant; not testable while a system has no record.
+    """
+
+    order: list[SystemName] = Field(min_length=1)
+    at: Shape
+    among: list[SystemName] = []
+    quantity: Literal["time", "memory"] = "time"
+    figures: str | None = None
+
+    def _pairs(self):
+        if self.among:
+            return [(self.order[0], other) for other in self.among]
+        return list(itertools.combinations(self.order, 2))
+
+    def references(self):
+        return starred(self.figures, dict.fromkeys(itertools.chain(*self._pairs())))
+
+    def derived(self, book):
+        return list(self.order)
+
+    def words(self, claim):
+        shape = shape_words(self.at.given())
+        if self.among:
+            return f"{self.order[0]} has less {self.quantity} than {joined(self.among)} at {shape}"
+        return f"{self.quantity} rises in the order {joined(self.order)} at {shape}"
+
+    def judge(self, claim, ledger):
+        pairs, book = self._pairs(), ledger.book
+        systems = dict.fromkeys(itertools.chain(*pairs))
+        needs = {system: (system, self.at.given()) for system in systems}
+        found = ledger.on_records(claim, needs, self._decide, at_least=2, quantity=self.quantity)
+        refs = self.references()
+        for first, second in pairs if refs else ():
+            if book.figure(refs[first])[0] > book.figure(refs[second])[1]:
+                figures = [book.claims[refs[s]].published for s in (first, second)]
+                text = f"its own figures: {first} {figures[0]}, {second} {figures[1]}"
+                return found.overruled(REFUTED, "arithmetic", text)
+        for first, second in pairs:
+            wraps = self.quantity == "time" and book.contains(first, second)
+            if wraps and found.verdict != REPRODUCED:
+                text = f"{first} runs all of {second} and more, so it cannot be faster"
+                return found.overruled(REFUTED, "construction", text)
+        return found
+
+    def _decide(self, rows, missing):
+        verdict, worst, where = REPRODUCED, None, None
+        for first, second in self._pairs():
+            if first not in rows or second not in rows:
+                continue
+            if self.quantity == "time":
+                ratio = ratio_of(rows[second], rows[first])
+                for_it, against_it = ratio.low > 1, ratio.high < 1
+            else:
+                value = rows[second]["peak_memory_bytes"] / rows[first]["peak_memory_bytes"]
+                ratio = stats.Interval(value, math.nan, math.nan, 0.0)
+                for_it, against_it = value >= DIRECTION, value <= 1 / DIRECTION
+            if not for_it:
+                verdict = REFUTED if against_it or verdict == REFUTED else NOT_REPRODUCED
+            if worst is None or ratio.value < worst.value:
+                worst, where = ratio, (first, second)
+        if worst is None:
+            return Judgement(NOT_TESTABLE, "none", f"missing: {'; '.join(missing)}")
+        text = f"{self.quantity} of {where[1]} / {self.quantity} of {where[0]} is {in_text(worst)}"
+        if verdict != REFUTED and missing:
+            text = f"missing: {'; '.join(missing)}; of those recorded, {text}"
+            return Judgement(NOT_TESTABLE, "none", text, measured_as(worst, "x"))
+        return Judgement(verdict, "records", text, measured_as(worst, "x"))
+
+
+class Growth(Predicate):
+    """Exponent of time or memory against length, over `lengths` (three or more recorded).
+
+    Without a bound: that of the published `figures` (* a length), reproduced within EXPONENT or
+    our interval, else not reproduced, since small sizes are overhead on fast devices. With
+    `below` or `at_most`: refuted when the whole interval is above. Memory below n^1 is
+    refuted anyway: the output alone is linear.
+    """
+
+    system: SystemName
+    quantity: Literal["time", "memory"]
+    at: Shape
+    lengths: list[int] = Field(min_length=3)
+    figures: str | None = None
+    below: Number | None = None
+    at_most: Number | None = None
+
+    def references(self):
+        return starred(self.figures, self.lengths)
+
+    def derived(self, book):
+        refs = self.references()
+        if not refs:
+            return None
+        values = [book.claims[refs[n]].published for n in self.lengths]
+        if min(values) <= 0:
+            return None
+        return round(float(np.polyfit(np.log(self.lengths), np.log(values), 1)[0]), 3)
+
+    def words(self, claim):
+        bound = (
+            f"below {self.below}"
+            if self.below is not None
+            else f"at most {self.at_most}"
+            if self.at_most is not None
+            else "that of the published figures"
+        )
+        lengths = f"{self.lengths[0]} to {self.lengths[-1]} tokens"
+        return f"exponent of {self.quantity} of {self.system} over {lengths} is {bound}"
+
+    def judge(self, claim, ledger):
+        figure = self.derived(ledger.book)
+        needs = {n: (self.system, self.at.given() | {"seq_len": n}) for n in self.lengths}
+        found = ledger.on_records(
+            claim, needs, self._decide(figure), at_least=3, quantity=self.quantity
+        )
+        if self.quantity == "memory" and self.below is not None and self.below <= 1:
+            text = "the output alone grows linearly with the length"
+            return found.overruled(REFUTED, "physics", text)
+        return found
+
+    def _decide(self, figure):
+        def decide(rows, missing):
+            lengths = sorted(rows)
+            key = {"time": "samples", "memory": "peak_memory_bytes"}[self.quantity]
+            k = scaling.fit(lengths, [rows[n][key] for n in lengths]).exponent
+            text = f"grows as n^{k:.2f} over {joined(lengths)} tokens"
+            slack = -EXPONENT_SLACK if self.below is not None else EXPONENT_SLACK
+            bound = self.below if self.below is not None else self.at_most
+            if bound is not None:
+                low, high = k.low > bound + slack, k.high <= bound + slack
+                verdict = REFUTED if low else REPRODUCED if high else NOT_REPRODUCED
+            else:
+                close = figure in k or abs(k.value - figure) <= EXPONENT
+                verdict = REPRODUCED if close else NOT_REPRODUCED
+                text = f"{text}, published n^{figure}"
+            return Judgement(verdict, "records", text, measured_as(k, "exponent"))
+
+        return decide

@@ -1,0 +1,240 @@
+"""Predicates on single figures: absolute amounts, arithmetic, support, restatements."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from analysis import stats
+from analysis.claims.expressions import value_range
+from analysis.claims.predicate import Predicate, in_text, is_close, joined, measured_as, shape_words
+from analysis.claims.vocabulary import (
+    AVERAGING,
+    MIB,
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    REFUTED,
+    REPRODUCED,
+    CardName,
+    Judgement,
+    Number,
+    Shape,
+    SystemName,
+)
+
+if TYPE_CHECKING:
+    from analysis.claims.ledger import Book, Claim
+
+
+class AbsoluteTime(Predicate):
+    """A time in ms on a `card` (null: a device that the write-up does not name).
+
+    Refuted below the card's floor for the exact useful work of the system. Only records from
+    that very card reproduce it, within FACTOR.
+    """
+
+    needs_figure: ClassVar[bool] = True
+    system: SystemName
+    at: Shape
+    card: CardName | None
+    statistic: Literal["mean", "std"] = "mean"
+
+    def words(self, claim):
+        where = f"on {self.card}" if self.card else "on a device that is not named"
+        shape = shape_words(self.at.given())
+        return f"{self.statistic} time of {self.system} at {shape} {where} is {claim.published} ms"
+
+    def judge(self, claim, ledger):
+        if self.card is None:
+            return Judgement(NOT_TESTABLE, "none", "the device is not named")
+        floor = ledger.floor_ms(claim, self.system, self.at.given(), self.card)
+        remark = ""
+        if self.statistic == "mean":
+            remark = f"; {claim.published / floor:.3g} times the card's floor of {floor:.3g} ms"
+            if claim.published + self.resolution / 2 < floor:
+                text = f"below the card's floor of {floor:.3g} ms"
+                return Judgement(REFUTED, "physics", text)
+
+        def decide(rows, missing):
+            row = rows["system"]
+            value = stats.Interval(row["median_ms"], row["low_ms"], row["high_ms"], 0.95)
+            if self.statistic == "std":
+                spread = float(np.std([s for one in row["samples"] for s in one]))
+                value = stats.Interval(spread, math.nan, math.nan, 0.0)
+            verdict = REPRODUCED if is_close(claim.published, value) else NOT_REPRODUCED
+            return Judgement(
+                verdict, "records", f"{in_text(value)} ms{remark}", measured_as(value, "ms")
+            )
+
+        needs = {"system": (self.system, self.at.given())}
+        found = ledger.on_records(claim, needs, decide, card=self.card)
+        if found.verdict == NOT_TESTABLE:
+            device = ledger.book.cards[self.card].device
+            return replace(found, reason=f"no record on a {device}: {found.reason}{remark}")
+        return found
+
+
+class MemoryBytes(Predicate):
+    """An amount of memory in MiB: its peak beyond the inputs, or in `total` with them.
+
+    Refuted below the output tensor (total: and the inputs). Else CUDA records within FACTOR.
+    """
+
+    needs_figure: ClassVar[bool] = True
+    system: SystemName
+    at: Shape
+    counts: Literal["peak", "total"] = "peak"
+
+    def words(self, claim):
+        what = {"peak": "peak memory beyond the inputs", "total": "peak memory with the inputs"}
+        shape = shape_words(self.at.given())
+        return f"{what[self.counts]} of {self.system} at {shape} is {claim.published} MiB"
+
+    def judge(self, claim, ledger):
+        output = ledger.tensor_bytes(claim, self.at.given()) / MIB
+        wrapped = ledger.book.systems[self.system].projections > 0
+        inputs = output * (1 if wrapped else 3) * (self.counts == "total")
+        if claim.published + self.resolution / 2 < output + inputs:
+            what = "the inputs and the output" if inputs else "the output alone"
+            text = f"below {what}, {output + inputs:.4g} MiB"
+            return Judgement(REFUTED, "physics", text)
+
+        def decide(rows, missing):
+            value = rows["system"]["peak_memory_bytes"] / MIB + inputs
+            value = stats.Interval(value, math.nan, math.nan, 0.0)
+            verdict = REPRODUCED if is_close(claim.published, value) else NOT_REPRODUCED
+            text = f"{in_text(value)} MiB"
+            return Judgement(verdict, "records", text, measured_as(value, "MiB"))
+
+        needs = {"system": (self.system, self.at.given())}
+        found = ledger.on_records(claim, needs, decide, device_kind="cuda", quantity="memory")
+        if found.verdict == NOT_TESTABLE:
+            reason = f"{found.reason}, on a CUDA device; physically possible"
+            return replace(found, reason=reason)
+        return found
+
+
+class Arithmetic(Predicate):
+    """`left` (default: the published figure) stands in `relation` to `right`, within rounding.
+
+    Expressions of + - * / ** min max over `names`: numbers, or ids of claims for their figures.
+    """
+
+    right: str
+    left: str = "published"
+    relation: Literal["equal", "at_least", "at_most"] = "equal"
+    names: dict[str, Number | str] = {}
+
+    def references(self):
+        return {name: value for name, value in self.names.items() if isinstance(value, str)}
+
+    def words(self, claim):
+        left = claim.published if self.left == "published" else self.left
+        relation = {"equal": "equals", "at_least": "is at least", "at_most": "is at most"}
+        given = [f"{n} = {v}" for n, v in self.names.items()]
+        where = f" with {joined(given)}" if given else ""
+        return f"{left} {relation[self.relation]} {self.right}{where}"
+
+    def sides(self, claim: Claim, book: Book) -> list[tuple[float, float]]:
+        """Lowest and highest value of left and right, as printed figures are rounded."""
+        ranges = {
+            n: book.figure(v) if isinstance(v, str) else (v, v) for n, v in self.names.items()
+        }
+        if claim.published is not None:
+            half = self.resolution / 2
+            ranges["published"] = (claim.published - half, claim.published + half)
+        return [value_range(side, ranges) for side in (self.left, self.right)]
+
+    def judge(self, claim, ledger):
+        (left_low, left_high), (low, high) = self.sides(claim, ledger.book)
+        above, below = left_low - high, low - left_high  # > 0: by how much left is off
+        off = {"equal": max(above, below), "at_least": below, "at_most": above}[self.relation]
+        span = f"{low:.10g}" if low == high else f"{low:.7g} to {high:.7g}"
+        left = "" if self.left == "published" else f"left gives {left_low:.10g}, "
+        verdict, text = REPRODUCED, f"{left}right gives {span}"
+        if off > 0:
+            near = self.relation == "equal" and off <= AVERAGING * abs(high)
+            verdict = NOT_REPRODUCED if near else REFUTED
+            if self.relation == "equal":
+                text += f", off by {off:.3g}" + (", beyond rounding" if near else "")
+        return Judgement(verdict, "arithmetic", text)
+
+
+class Support(Predicate):
+    """The system `runs`, or `fails`, wherever it was recorded at the conditions.
+
+    runs: reproduced when none failed, refuted when none ran. fails: refuted when any ran, also in
+    a published figure (`contradicted_by`: times of the system in that dtype). Running out of
+    memory or time is not failing.
+    """
+
+    system: SystemName
+    expect: Literal["runs", "fails"]
+    at: Shape = Shape()
+    contradicted_by: list[str] = []
+
+    def references(self):
+        return {f"contradicted_by[{i}]": other for i, other in enumerate(self.contradicted_by)}
+
+    def words(self, claim):
+        return f"{self.system} {self.expect} at {shape_words(self.at.given()) or 'all shapes'}"
+
+    def judge(self, claim, ledger):
+        found = ledger.on_machines(claim, self.system, self.at.given(), self._decide)
+        for other in self.contradicted_by:
+            figure = ledger.book.claims[other]
+            ran = getattr(figure.predicate, "system", None) == self.system
+            shapes = [ledger.shape(c, c.predicate.at.given()) for c in (claim, figure)]
+            if ran and shapes[0]["dtype"] == shapes[1]["dtype"] and self.expect == "fails":
+                text = f"a time of it is published: {other}, {figure.published} ms"
+                return found.overruled(REFUTED, "arithmetic", text)
+        return found
+
+    def _decide(self, rows):
+        count = Counter(row["status"] for row in rows)
+        ran, failed = count["ok"], count["failed"] + count["unsupported"]
+        text = ", ".join(f"{n} {status}" for status, n in sorted(count.items()))
+        if not ran and not failed:
+            return Judgement(NOT_TESTABLE, "none", f"neither ran nor failed: {text}")
+        if self.expect == "fails":
+            verdict = REFUTED if ran else REPRODUCED
+        else:
+            verdict = REFUTED if not ran else NOT_REPRODUCED if failed else REPRODUCED
+        return Judgement(verdict, "records", text)
+
+
+class Restates(Predicate):
+    """The figure of claim `of` again: its verdict, or refuted where the two figures differ."""
+
+    needs_figure: ClassVar[bool] = True
+    of: str
+
+    def references(self):
+        return {"of": self.of}
+
+    def words(self, claim):
+        return f"{claim.published} is the figure of {self.of}, and that holds"
+
+    def judge(self, claim, ledger):
+        other = ledger.book.claims[self.of]
+        low, high = ledger.book.figure(self.of)
+        half = self.resolution / 2
+        if claim.published + half < low or claim.published - half > high:
+            return Judgement(REFUTED, "arithmetic", f"{self.of} has {other.published}")
+        found = ledger.judge(other)
+        return replace(found, reason=f"as {self.of}: {found.reason}")
+
+
+class NotMeasurable(Predicate):
+    """A statement without measurable content; says why."""
+
+    reason: str
+
+    def words(self, claim):
+        return "none"
+
+    def judge(self, claim, ledger):
+        return Judgement(NOT_TESTABLE, "none", self.reason)

@@ -1,0 +1,65 @@
+"""What all kinds of predicate share, and the words they use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from analysis import stats
+from analysis.claims.vocabulary import FACTOR, Judgement, Number, Strict
+
+if TYPE_CHECKING:
+    from analysis.claims.ledger import Book, Claim, Ledger
+
+
+class Predicate(Strict):
+    """Base of all kinds. `resolution`: one unit of the last printed digit of the figure."""
+
+    needs_figure: ClassVar[bool] = False
+    resolution: Number = 0
+
+    def references(self) -> dict[str, str]:
+        """Field -> id of each claim whose published number this predicate uses."""
+        return {}
+
+    def derived(self, book: Book) -> object:
+        """The published statement, where it is not a figure of its own."""
+        return None
+
+    def words(self, claim: Claim) -> str:
+        raise NotImplementedError
+
+    def judge(self, claim: Claim, ledger: Ledger) -> Judgement:
+        raise NotImplementedError
+
+
+def ratio_of(base: Mapping, other: Mapping) -> stats.Interval:
+    return stats.speedup(base["samples"], other["samples"])
+
+
+def is_close(figure: float, value: stats.Interval) -> bool:
+    return figure in value or 1 / FACTOR <= value.value / figure <= FACTOR if figure else False
+
+
+def measured_as(value: stats.Interval, unit: str) -> dict:
+    numbers = {"value": value.value, "low": value.low, "high": value.high}
+    return {k: None if math.isnan(v) else float(v) for k, v in numbers.items()} | {"unit": unit}
+
+
+def in_text(value: stats.Interval) -> str:
+    return f"{value.value:.4g}" if math.isnan(value.low) else f"{value:.4g}"
+
+
+def starred(pattern: str | None, fillings) -> dict:
+    return {f: pattern.replace("*", str(f)) for f in fillings} if pattern else {}
+
+
+def joined(values) -> str:
+    return ", ".join(map(str, values))
+
+
+def shape_words(shape: Mapping) -> str:
+    units = {"batch": "batch {}", "seq_len": "{} tokens", "min_seq_len": "{} tokens or more"}
+    units |= {"heads": "{} heads", "dtype": "{}", "pass": "{} pass", "dilation_rates": "rates {}"}
+    return ", ".join(units[k].format(v) for k, v in shape.items() if k in units)

@@ -1,0 +1,117 @@
+"""Tables that every experiment has: growth, training, cases without a time, machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from analysis import published, records, views
+from analysis.table import Cell, Table, memory_cell, quantity, ratio_cell, time_cell
+from analysis.text import DASH
+
+
+def scaling(experiment: str) -> Callable[[pd.DataFrame, str], Table]:
+    """Fitted growth of time and memory over the length series of every machine."""
+
+    def make(frame: pd.DataFrame, machine: str) -> Table:
+        rows: list[tuple[Cell, ...]] = []
+        for view in views.all_views(frame, experiment, machine):
+            for series in view.series():
+                for variant in series.variants:
+                    time, memory = (series.growth(variant, q) for q in ("time", "memory"))
+                    if time is None and memory is None:
+                        continue
+                    rows.append(
+                        (
+                            f"{view.device}, {series.dtype}",
+                            f"{series.lengths[0]}–{series.lengths[-1]}",
+                            published.name(variant),
+                            *(_exponent(fit) for fit in (time, memory)),
+                            time.model if time else DASH,
+                        )
+                    )
+        columns = ("Machine", "Lengths", "System", "Time: k", "Memory: k", "Time: model")
+        note = (
+            "k of a power of the length, with a constant beside it where at least four "
+            "lengths allow one; 95 % interval. Points out of memory or time are left out."
+        )
+        return Table(f"{experiment.capitalize()}, growth with length", columns, rows, note)
+
+    return make
+
+
+def training(experiment: str) -> Callable[[pd.DataFrame, str], Table]:
+    """Forward and backward passes together, against dense attention where it was measured."""
+
+    def make(frame: pd.DataFrame, machine: str) -> Table:
+        view = views.view(frame, experiment, machine)
+        rows = view.rows[view.rows["pass"] == "forward_backward"]
+        rows = rows.sort_values(["dtype", "is_causal", "seq_len", "batch", "path"], kind="stable")
+        body: list[tuple[Cell, ...]] = []
+        for _, row in rows.iterrows():
+            dense = views.dense_twin(rows, row)
+            body.append(
+                (
+                    published.name(row["variant"]),
+                    str(row["seq_len"]),
+                    str(row["batch"]),
+                    f"{row['dtype']}{', causal' if row['is_causal'] else ''}",
+                    time_cell(row),
+                    memory_cell(row),
+                    None if row["variant"] == published.DENSE else ratio_cell(dense, row),
+                )
+            )
+        columns = ("System", "Length", "Batch", "Case", "Time (ms)", "Memory (MiB)", "Over dense")
+        note = f"Measured: {view.device}. Nothing was published."
+        return Table(f"{experiment.capitalize()}, forward and backward", columns, body, note)
+
+    return make
+
+
+def censored(experiment: str) -> Callable[[pd.DataFrame, str], Table]:
+    """Every case of every machine that has no time, with the reason."""
+
+    def make(frame: pd.DataFrame, machine: str) -> Table:
+        rows = records.of_experiment(frame, experiment)
+        lost = rows[rows["status"] != "ok"]
+        body: list[tuple[Cell, ...]] = [
+            (row["machine"], published.name(row["variant"]), str(row["seq_len"]),
+             str(row["batch"]), row["dtype"], row["status"], str(row["reason"]))
+            for _, row in lost.iterrows()
+        ]  # fmt: skip
+        columns = ("Machine", "System", "Length", "Batch", "Type", "Status", "Reason")
+        note = "" if body else "Every case was timed."
+        return Table(f"{experiment.capitalize()}, cases without a time", columns, body, note)
+
+    return make
+
+
+def machines(experiment: str) -> Callable[[pd.DataFrame, str], Table]:
+    """The machines whose records are shown."""
+
+    def make(frame: pd.DataFrame, machine: str) -> Table:
+        rows = records.of_experiment(frame, experiment)
+        first = records.speaker(rows, machine)
+        body: list[tuple[Cell, ...]] = []
+        for name in records.machines(rows, first):
+            own = rows[rows["machine"] == name]
+            row = own.iloc[0]
+            commits = sorted({str(c)[:10] for c in own["git_commit"] if isinstance(c, str)})
+            body.append(
+                (name, row["device"], row["cpu"], str(row["cores"]), str(row["torch"]),
+                 ", ".join(sorted(set(own["tier"]))), f"{sum(own['status'] == 'ok')}/{len(own)}",
+                 ", ".join(commits) or DASH)
+            )  # fmt: skip
+        columns = ("Machine", "Device", "CPU", "Cores", "torch", "Tier", "Timed", "Commit")
+        note = "Timed: cases with a time, of all. The prose speaks of the first machine."
+        return Table(f"{experiment.capitalize()}, machines", columns, body, note)
+
+    return make
+
+
+def _exponent(fit) -> Cell:
+    if fit is None:
+        return None
+    k = fit.exponent
+    return quantity(k.value, k.low, k.high, "{:.2f}")

@@ -1,0 +1,176 @@
+"""What all figures share: one colour and marker a variant, labels beside lines, stable SVG."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+STYLE = Path(__file__).with_name("style.mplstyle")
+COLUMN, PAGE = 3.4, 7.0  # inches: a column, and two with the gutter
+GREY = "#666666"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a system is drawn in every figure. `hatch` tells bars apart without colour."""
+
+    label: str
+    color: str
+    marker: str
+    hatch: str = ""
+
+    @property
+    def ink(self) -> tuple[float, float, float]:
+        """The colour for text: dark enough to read."""
+        return tuple(0.72 * part for part in to_rgb(self.color))
+
+
+# Colours of Okabe & Ito (2008), told apart by all common kinds of colour vision.
+LOOKS = {
+    "dense": Look("Dense", "#000000", "o"),
+    "dilated-gather": Look("DilatedAttention", "#E69F00", "s", "//////"),
+    "dilated-sdpa": Look("ImprovedDilated", "#0072B2", "^"),
+    "head-partitioned": Look("Head-partitioned", "#009E73", "D", "......"),
+    "multihead-dilated-gather": Look("Multihead", "#D55E00", "P", "\\\\\\\\\\\\"),
+    "multihead-dilated-sdpa": Look("ImprovedMultihead", "#CC79A7", "v", "xxxxxx"),
+    "ring": Look("RingDilated", GREY, "d"),
+    "ring-multihead": Look("RingMultihead", GREY, "d"),
+}
+
+
+def look(variant: str) -> Look:
+    """The look of a variant; one that has none yet is grey, under its own name."""
+    return LOOKS.get(variant, Look(variant, GREY, "h"))
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The one style, whatever a notebook or a user's matplotlibrc says."""
+    with matplotlib.style.context(["default", str(STYLE)]):
+        yield
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write `figure` as SVG at `path`, whole or not at all; equal figures give equal bytes."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".svg")
+    os.close(handle)
+    try:
+        with style():
+            figure.savefig(partial, format="svg", metadata={"Date": None, "Creator": None})
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
+    return path
+
+
+def tokens(n: float) -> str:
+    """A length for an axis: 512, 2K, 128K with K = 1024."""
+    return f"{n / 1024:g}K" if n >= 1024 else f"{n:g}"
+
+
+def length_axis(ax: Axes, lengths: Sequence[int]) -> None:
+    """A logarithmic x axis with a tick at each measured length."""
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_locator(FixedLocator(list(lengths)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: tokens(n)))
+    ax.set_xlim(min(lengths) / 1.25, max(lengths) * 1.25)
+    ax.set_xlabel("sequence length n (tokens, K = 1024)")
+
+
+def ratio_axis(ax: Axes, values: Sequence[float]) -> None:
+    """A logarithmic x axis of ratios around 1, wide enough for `values` and their labels."""
+    known = [v for v in values if v and math.isfinite(v)]
+    low, high = min([*known, 0.8]) / 1.25, max([*known, 1.25]) * 1.25
+    ax.set_xscale("log")
+    ax.set_xlim(low, high)
+    steps = [10.0**e * m for e in range(-3, 5) for m in (1, 2, 5)]
+    if high / low > 300:
+        steps = [s for s in steps if f"{s:e}"[0] == "1"]
+    ax.xaxis.set_major_locator(FixedLocator([s for s in steps if low <= s <= high]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
+    ax.axvline(1, color="black", linewidth=0.7, zorder=3)
+    ax.grid(False, axis="y")
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions near `wanted`, in the same order, at least `gap` apart, inside [low, high].
+
+    Positions that would touch share their mean; if all cannot fit they are spaced evenly.
+    """
+    if gap * (len(wanted) - 1) >= high - low:
+        gap = (high - low) / max(len(wanted) - 1, 1)
+    order = sorted(range(len(wanted)), key=lambda i: (wanted[i], i))
+    # Blocks of touching labels: [first wanted positions less their rank, ...].
+    blocks: list[list[float]] = []
+    for rank, i in enumerate(order):
+        blocks.append([wanted[i] - rank * gap])
+        while len(blocks) > 1 and _mean(blocks[-2]) >= _mean(blocks[-1]):
+            last = blocks.pop()
+            blocks[-1] += last
+    levels = [_mean(block) for block in blocks for _ in block]
+    top = high - gap * (len(wanted) - 1)
+    placed = [min(max(level, low), top) + rank * gap for rank, level in enumerate(levels)]
+    result = [0.0] * len(wanted)
+    for rank, i in enumerate(order):
+        result[i] = placed[rank]
+    return result
+
+
+def label_lines(
+    ax: Axes, ends: Sequence[tuple[float, float, str, object]], size: float = 7
+) -> None:
+    """Write (x, y, text, colour) labels right of `ax` at the height of their lines' ends.
+
+    Call it when the limits of the axes are final.
+    """
+    if not ends:
+        return
+    ax.autoscale_view()
+    height = ax.get_position().height * ax.figure.get_figheight() * 72
+    to_axes = ax.transData + ax.transAxes.inverted()
+    heights = [to_axes.transform((x, y))[1] for x, y, _, _ in ends]
+    for (x, y, text, color), at in zip(
+        ends, spread(heights, 1.25 * size / height, 0.0, 1.0), strict=True
+    ):
+        ax.annotate(
+            text,
+            xy=(x, y),
+            xytext=(1.05, at),
+            textcoords="axes fraction",
+            color=color,
+            fontsize=size,
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": color,
+                "linewidth": 0.4,
+                "shrinkA": 1,
+                "shrinkB": 3,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,130 @@
+"""What the notebooks share: parameters checked, records read, results shown and written.
+
+    python -m analysis.notebook EXPERIMENT [--out FILE] [--build DIR] [--machine ID] [RECORDS ...]
+
+executes one by papermill, with a message of one line where papermill shows its stack.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from IPython.display import SVG, Markdown
+
+from analysis import drawing, figures, numbers, published, table, tables
+from analysis import records as sources
+from analysis.records import RecordsError
+
+
+class Page:
+    """One experiment, ready to be shown: `figure`, `table` and `numbers` show and write.
+
+    records: "auto" (all published and local ones), or folders and files: text with spaces
+    between them, or a list; relative ones start at the repository root, as `build` does.
+    machine: "auto" or the id of the machine that the numbers are from.
+    Raises RecordsError naming the parameter, folder or file that cannot be used.
+    """
+
+    def __init__(self, experiment: str, *, records, build: str, machine: str):
+        root = sources.repository()
+        self.experiment = _one_of("experiment", experiment, published.EXPERIMENTS)
+        self.build = root / _text("build", build)
+        self.frame = sources.load(*_paths(root, records))
+        rows = sources.of_experiment(self.frame, experiment)
+        self.machine = sources.speaker(rows, _text("machine", machine))
+
+    def figure(self, name: str) -> SVG:
+        """Draw figure `name`, write it to `figures/` of the build folder, and show it."""
+        draw = figures.FIGURES[_one_of("figure", name, figures.FIGURES)]
+        path = self.build / "figures" / f"{self.experiment}-{name}.svg"
+        with _writing(path):
+            drawing.save(draw(self.frame, self.experiment, self.machine), path)
+        return SVG(path)
+
+    def table(self, name: str) -> Markdown:
+        """Make table `name`, write it to `tables/` of the build folder, and show it."""
+        known = tables.TABLES[self.experiment]
+        made = known[_one_of("table", name, known)](self.frame, self.machine)
+        stem = self.build / "tables" / f"{self.experiment}-{name}"
+        with _writing(stem):
+            return Markdown(table.save(made, stem))
+
+    def numbers(self) -> Markdown:
+        """Write every number of the experiment to `numbers/` of the build folder."""
+        found = numbers.of_experiment(self.frame, self.experiment, self.machine)
+        path = self.build / "numbers" / f"{self.experiment}.json"
+        with _writing(path):
+            numbers.save(found, path)
+        return Markdown(f"{len(found)} numbers in `{path.name}`")
+
+
+def _paths(root: Path, value) -> list[Path]:
+    if value == "auto":
+        return []
+    parts = value.split() if isinstance(value, str) else list(value or [])
+    if not parts:
+        raise RecordsError(
+            f"notebook parameter 'records': is {value!r}, expected 'auto', or folders or files"
+        )
+    return [root / part for part in parts]
+
+
+def _text(name: str, value) -> str:
+    if not isinstance(value, str) or not value:
+        raise RecordsError(f"notebook parameter {name!r}: is {value!r}, expected a text")
+    return value
+
+
+def _one_of(what: str, name: str, known: Iterable[str]) -> str:
+    if name not in known:
+        raise RecordsError(f"{what} {name!r}: expected one of {', '.join(known)}")
+    return name
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RecordsError(f"{path.parent}: cannot write there: {error.strerror}") from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Execute a notebook by papermill; returns the exit status, 1 with one line on stderr."""
+    # Imported here: a notebook that imports this module is run by papermill already.
+    from papermill.exceptions import PapermillException, PapermillExecutionError
+    from papermill.execute import execute_notebook
+
+    parser = argparse.ArgumentParser(description="Execute an experiment's notebook.")
+    parser.add_argument("experiment", choices=published.EXPERIMENTS)
+    parser.add_argument("--out", type=Path, help="default: BUILD/notebooks/EXPERIMENT.ipynb")
+    parser.add_argument("--build", default="build")
+    parser.add_argument("--machine", default="auto")
+    parser.add_argument("records", nargs="*", help="folders or files; default: all there are")
+    options = parser.parse_intermixed_args(arguments)
+    name = f"{options.experiment}.ipynb"
+    out = options.out or Path(options.build) / "notebooks" / name
+    parameters = {
+        "records": options.records or "auto",
+        "build": options.build,
+        "machine": options.machine,
+    }
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        source = Path(__file__).parent / "notebooks" / name
+        execute_notebook(source, out, parameters, progress_bar=False)
+    except PapermillExecutionError as error:
+        print(f"{source.name}: {error.ename}: {error.evalue}", file=sys.stderr)
+    except (PapermillException, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+    else:
+        return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

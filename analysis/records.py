@@ -1,0 +1,207 @@
+"""Records to one tidy frame, all machines: the only door from `results/` to the analysis."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.stats import median_interval
+from experiments.record import RecordError
+from experiments.schema import Record
+from experiments.schema import load as load_record
+from models.registry import VARIANTS
+
+DEFAULT_ROOTS = ("results/published", "results/local")
+CASE_COLUMNS = (
+    *("variant", "batch", "seq_len", "heads", "kv_heads", "head_dim", "dtype", "is_causal"),
+    *("pass", "segment_lengths", "dilation_rates", "seed"),
+)
+
+
+class RecordsError(ValueError):
+    """Records or a notebook parameter that cannot be used: names it and what was expected."""
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython shows this in place of a stack: the reader needs the message alone.
+        return [f"{type(self).__name__}: {self}"]
+
+
+def repository(start: Path | None = None) -> Path:
+    """The repository root: the nearest folder upward of `start` (default: here) with `Snakefile`.
+
+    Raises RecordsError if there is none.
+    """
+    start = Path.cwd() if start is None else Path(start).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "Snakefile").is_file():
+            return folder
+    raise RecordsError(f"{start}: not inside the repository (no Snakefile here or above)")
+
+
+def load(*roots) -> pd.DataFrame:
+    """One row a record of every record file in `roots` (folders, searched down, or files).
+
+    Without `roots`: those of `DEFAULT_ROOTS` that exist in this repository. Where one
+    machine has a case both published and local, the local record speaks. Times are ms,
+    memory bytes, lengths tokens; numbers of a record that is not ok are NaN. Columns:
+    the case's fields, `median_ms`/`low_ms`/`high_ms` (95 % order-statistic interval over
+    all samples), errors, machine and software, `path` from the repository root, `origin`.
+
+    Raises RecordsError naming the folder (missing, without records) or the bad file and field.
+    """
+    paths = _record_files(roots)
+    rows = []
+    for path in paths:
+        try:
+            rows.append(_row(load_record(path), path))
+        except RecordError as error:
+            raise RecordsError(str(error)) from None
+    frame = pd.DataFrame(rows)
+    frame = frame.sort_values(["origin", "path"], kind="stable")
+    frame = frame.drop_duplicates(["machine", "experiment", *CASE_COLUMNS], keep="first")
+    order = ["experiment", "machine", "dtype", "pass", "batch", "seq_len", "variant", "path"]
+    return frame.sort_values(order, kind="stable").reset_index(drop=True)
+
+
+def of_experiment(frame: pd.DataFrame, experiment: str) -> pd.DataFrame:
+    """The rows of one experiment. Raises RecordsError if it has no record."""
+    rows = frame[frame["experiment"] == experiment]
+    if rows.empty:
+        raise RecordsError(
+            f"no record of experiment {experiment!r} among {len(frame)} records "
+            f"(has: {', '.join(sorted(frame['experiment'].unique()))})"
+        )
+    return rows
+
+
+def speaker(frame: pd.DataFrame, machine: str = "auto") -> str:
+    """The id of the machine that the prose speaks of.
+
+    "auto": the local machine if it has records, else a published CUDA machine, else a
+    published CPU one; among several the one with most timed records, then the first by id.
+    Raises RecordsError for an id without records.
+    """
+    ids = sorted(frame["machine"].unique())
+    if machine != "auto":
+        if machine not in ids:
+            raise RecordsError(
+                f"machine {machine!r}: has no record, expected 'auto' or one of {', '.join(ids)}"
+            )
+        return machine
+    for mask in (
+        frame["origin"] == "local",
+        frame["device_kind"] == "cuda",
+        frame["device_kind"] == "cpu",
+    ):
+        if mask.any():
+            timed = frame[mask].groupby("machine")["median_ms"].count()
+            return timed.sort_values(ascending=False, kind="stable").index[0]
+    raise RecordsError("no record of any machine")
+
+
+def machines(frame: pd.DataFrame, first: str) -> list[str]:
+    """All machine ids of `frame`, `first` leading, then CUDA ones, then by id."""
+    kinds = frame.groupby("machine")["device_kind"].first()
+    return sorted(kinds.index, key=lambda m: (m != first, kinds[m] != "cuda", m))
+
+
+def _record_files(roots) -> list[Path]:
+    if not roots:
+        base = repository()
+        roots = [base / root for root in DEFAULT_ROOTS if (base / root).is_dir()]
+        if not roots:
+            raise RecordsError(f"{base}: has none of {', '.join(DEFAULT_ROOTS)}")
+    files: list[Path] = []
+    for root in map(Path, roots):
+        if root.is_dir():
+            # A name that starts with a dot is another process's half-written file.
+            found = sorted(p for p in root.rglob("*.json") if not p.name.startswith("."))
+        elif root.is_file():
+            found = [root]
+        else:
+            raise RecordsError(f"{root}: no such records folder or file")
+        files += found
+    if not files:
+        named = ", ".join(str(root) for root in roots)
+        raise RecordsError(f"{named}: no record (*.json) in there; run the experiments first")
+    return list(dict.fromkeys(files))
+
+
+def _row(record: Record, path: Path) -> dict:
+    case = record.case
+    ok = record.status == "ok"
+    samples = [list(r.samples_ms) for r in record.replicates] if ok else []
+    time = median_interval([s for one in samples for s in one]) if ok else None
+    memory = [r.peak_memory_bytes for r in record.replicates if r.peak_memory_bytes is not None]
+    output = record.error.output if ok else None
+    gradient = record.error.gradient if ok else None
+    nan = math.nan
+    return {
+        "experiment": record.experiment,
+        "tier": record.tier,
+        "variant": record.variant,
+        "published_name": _published_name(record.variant),
+        "batch": case.batch,
+        "seq_len": case.seq_len,
+        "heads": case.heads,
+        "kv_heads": case.kv_heads,
+        "head_dim": case.head_dim,
+        "dtype": case.dtype,
+        "is_causal": case.is_causal,
+        "pass": case.pass_,
+        "segment_lengths": _tuple(case.segment_lengths),
+        "dilation_rates": _tuple(case.dilation_rates),
+        "seed": case.seed,
+        "status": record.status,
+        "reason": record.reason,
+        "backend": record.backend,
+        "realised_density": record.realised_density if ok else nan,
+        "useful_flops": record.useful_flops if ok else nan,
+        "samples": samples,
+        "median_ms": time.value if ok else nan,
+        "low_ms": time.low if ok else nan,
+        "high_ms": time.high if ok else nan,
+        "peak_memory_bytes": float(max(memory)) if ok and memory else nan,
+        "relative_rms": output.relative_rms if output else nan,
+        "baseline_relative_rms": output.baseline_relative_rms if output else nan,
+        "gradient_relative_rms": gradient.relative_rms if gradient else nan,
+        "gradient_baseline_relative_rms": gradient.baseline_relative_rms if gradient else nan,
+        "machine": record.machine.id,
+        "device": record.machine.device,
+        "device_kind": record.machine.device_kind,
+        "cpu": record.machine.cpu,
+        "cores": record.machine.cores,
+        "torch": record.software.torch,
+        "python": record.software.python,
+        "git_commit": record.software.git_commit,
+        "code_digest": record.software.code_digest,
+        "path": _from_root(path),
+        "command": record.command,
+        "origin": _origin(path),
+    }
+
+
+def _published_name(variant: str) -> str:
+    known = VARIANTS.get(variant)
+    # A record of a variant that has left the registry is still a record.
+    return known.published_name if known else variant
+
+
+def _tuple(values) -> tuple[int, ...] | None:
+    return None if values is None else tuple(values)
+
+
+def _from_root(path: Path) -> str:
+    resolved = path.resolve()
+    for folder in resolved.parents:
+        if (folder / "Snakefile").is_file():
+            return resolved.relative_to(folder).as_posix()
+    return path.as_posix()
+
+
+def _origin(path: Path) -> str:
+    """ "published" for `.../published/<machine>/<experiment>/<case>.json`, else "local"."""
+    parts = path.resolve().parts
+    return "published" if len(parts) > 3 and parts[-4] == "published" else "local"

@@ -1,0 +1,163 @@
+"""A table in three forms (CSV, Markdown, Typst), and the cells that are made of records."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import views
+from analysis.text import DASH, interval, number, write
+
+MIB = 2**20
+WORDS = {"oom": "out of memory", "timeout": "out of time"}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A measured cell: `text` for readers; the CSV has value, low and high in three columns."""
+
+    value: float
+    low: float
+    high: float
+    text: str
+
+
+Cell = str | float | int | None | Quantity
+
+
+@dataclass(frozen=True)
+class Table:
+    """`rows` of cells under `columns`; `note` says what the measured side is."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: list[tuple[Cell, ...]]
+    note: str = ""
+
+    def to_csv(self) -> str:
+        """Numbers at full precision; a measured column is followed by its low and high."""
+        wide = [
+            any(isinstance(row[i], Quantity) for row in self.rows) for i in range(len(self.columns))
+        ]
+        out = io.StringIO()
+        lines = csv.writer(out, lineterminator="\n")
+        head: list[str] = []
+        for name, measured in zip(self.columns, wide, strict=True):
+            head += [name, f"{name} low", f"{name} high"] if measured else [name]
+        lines.writerow(head)
+        for row in self.rows:
+            line: list = []
+            for cell, measured in zip(row, wide, strict=True):
+                line += _plain(cell) if measured else _plain(cell)[:1]
+            lines.writerow(line)
+        return out.getvalue()
+
+    def to_markdown(self) -> str:
+        """A pipe table with the caption above and the note below."""
+        align = ["---" if left else "---:" for left in self._left()]
+        lines = [f"**{self.caption}**", "", _pipes(self.columns), _pipes(align)]
+        lines += [_pipes([shown(cell) for cell in row]) for row in self.rows]
+        if self.note:
+            lines += ["", self.note]
+        return "\n".join(lines) + "\n"
+
+    def to_typst(self) -> str:
+        """A `figure(table(...))`; strings only, so no cell is read as markup."""
+        align = ", ".join("left" if left else "right" for left in self._left())
+        head = ", ".join(_quoted(name) for name in self.columns)
+        body = [f"  {', '.join(_quoted(shown(cell)) for cell in row)}," for row in self.rows]
+        caption = f"{self.caption}. {self.note}".strip() if self.note else f"{self.caption}."
+        return "\n".join(
+            [
+                f"#figure(kind: table, caption: {_quoted(caption)}, table(",
+                f"  columns: {len(self.columns)}, align: ({align},),",
+                f"  table.header({head}),",
+                *body,
+                "))",
+                "",
+            ]
+        )
+
+    def _left(self) -> list[bool]:
+        """Columns that hold words only stand left."""
+        return [
+            i == 0 or all(isinstance(row[i], str) and not _is_figure(row[i]) for row in self.rows)
+            for i in range(len(self.columns))
+        ]
+
+
+def save(table: Table, stem: Path) -> str:
+    """Write `stem`.csv, .md and .typ; returns the Markdown, for a notebook to show."""
+    for suffix, text in (
+        (".csv", table.to_csv()),
+        (".md", table.to_markdown()),
+        (".typ", table.to_typst()),
+    ):
+        write(stem.parent / (stem.name + suffix), text)
+    return table.to_markdown()
+
+
+def shown(cell: Cell) -> str:
+    """The text of a cell; what is not known is an en dash."""
+    if cell is None:
+        return DASH
+    if isinstance(cell, Quantity):
+        return cell.text
+    return cell if isinstance(cell, str) else number(cell)
+
+
+def time_cell(row: pd.Series | None) -> Cell:
+    """Median time with its interval (ms), or the status of a case that was not timed."""
+    if row is None:
+        return None
+    if row["status"] != "ok":
+        return WORDS.get(row["status"], row["status"])
+    return quantity(row["median_ms"], row["low_ms"], row["high_ms"])
+
+
+def memory_cell(row: pd.Series | None) -> Cell:
+    """Peak memory beyond the inputs, MiB."""
+    if row is None or row["status"] != "ok" or math.isnan(row["peak_memory_bytes"]):
+        return None
+    return float(row["peak_memory_bytes"]) / MIB
+
+
+def rate_cell(row: pd.Series | None, items: int) -> Cell:
+    """`items` a second at the median time, with the interval of the time."""
+    if row is None or row["status"] != "ok":
+        return None
+    return quantity(*(1000 * items / row[c] for c in ("median_ms", "high_ms", "low_ms")))
+
+
+def ratio_cell(base: pd.Series | None, other: pd.Series | None) -> Cell:
+    """How many times faster `other` is than `base`, with its interval."""
+    gain = views.ratio(base, other)
+    return None if gain is None else quantity(gain.value, gain.low, gain.high)
+
+
+def quantity(value: float, low: float, high: float, form: str | None = None) -> Quantity:
+    """A measured cell; `form` as in `text.interval`."""
+    return Quantity(float(value), float(low), float(high), interval(value, low, high, form))
+
+
+def _is_figure(text: str) -> bool:
+    return text == DASH or text[:1].isdigit()
+
+
+def _plain(cell: Cell) -> list:
+    if isinstance(cell, Quantity):
+        return [cell.value, cell.low, cell.high]
+    return ["" if cell in (None, DASH) else cell, "", ""]
+
+
+def _pipes(cells) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ") + '"'

@@ -1,0 +1,57 @@
+"""How numbers read, in tables, write-ups and the paper, and how text files are written."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from pathlib import Path
+
+DASH = "–"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, thousands with commas; what is not known is an en dash.
+
+    Whole numbers below a million stay whole.
+    """
+    if value is None or math.isnan(value):
+        return DASH
+    if value == int(value) and abs(value) < 1e6:
+        return f"{int(value):,}"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    if abs(value) < 1e-3:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+def interval(value: float, low: float, high: float, form: str | None = None) -> str:
+    """`1.87 [1.80, 1.95]`; the bounds are left out where there are none.
+
+    All three have the decimals of the value's three significant digits, unless `form` is given.
+    """
+    if math.isnan(value):
+        return DASH
+    if form is None:
+        decimals = 2 - math.floor(math.log10(abs(value))) if value else 2
+        form = f"{{:,.{min(max(decimals, 0), 9)}f}}"
+    if math.isnan(low) or math.isnan(high):
+        return form.format(value)
+    return f"{form.format(value)} [{form.format(low)}, {form.format(high)}]"
+
+
+def write(path: Path, text: str) -> None:
+    """Write `text` at `path` so that it is either the old file or the whole new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise

@@ -1,0 +1,162 @@
+"""The write-ups, in the published layout, out of numbers, tables, figures and verdicts.
+
+    python -m analysis.writeups NAME --out build/writeups/NAME.md [--build build]
+
+renders `paper/writeups/NAME.md.j2`. A template has `n(key)`, the text of a number; `table(name)`,
+`figure(name, alt)`; `verdict(id)`, one verdict inline; `verdicts(section)`, the table of a
+section of the write-up; `sections()`. An unknown name of any of these fails the build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import jinja2
+
+from analysis import published
+from analysis.numbers import NumbersError, lookup
+from analysis.text import DASH, interval, number, write
+
+TEMPLATES = Path(__file__).resolve().parent.parent / "paper" / "writeups"
+
+
+class WriteupError(ValueError):
+    """A write-up that cannot be rendered: names the template and what it asked for."""
+
+
+def render(name: str, build: Path, out: Path, templates: Path = TEMPLATES) -> str:
+    """The Markdown of write-up `name` from the files in `build`; links are relative to `out`.
+
+    Raises WriteupError on unknown keys, tables, figures, claims and sections, on undefined
+    variables, on template errors and on a missing or broken file.
+    """
+    page = _Page(name, build, out)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    public = ("n", "table", "figure", "verdict", "verdicts", "sections")
+    environment.globals |= {word: getattr(page, word) for word in public}
+    try:
+        return environment.get_template(f"{name}.md.j2").render()
+    except jinja2.TemplateNotFound as error:
+        raise WriteupError(f"{templates / error.name}: no such template") from None
+    except jinja2.TemplateSyntaxError as error:
+        raise WriteupError(f"{error.name}:{error.lineno}: {error.message}") from None
+    except jinja2.UndefinedError as error:
+        raise WriteupError(f"{page.where}: {error.message}") from None
+    except NumbersError as error:
+        raise WriteupError(str(error)) from None
+
+
+class _Page:
+    """What a template can ask for."""
+
+    def __init__(self, name: str, build: Path, out: Path):
+        self.name, self.build, self.out = name, build, out
+        self.where = f"{name}.md.j2"
+        self._numbers = _json(build / "numbers.json")
+        claims = [c for c in _json(build / "claims.json")["claims"] if c["writeup"] == name]
+        self._claims = {claim["id"]: claim for claim in claims}
+
+    def n(self, key: str) -> str:
+        return lookup(self._numbers, key, self.where)
+
+    def table(self, name: str) -> str:
+        path = self.build / "tables" / f"{self.name}-{name}.md"
+        if not path.is_file():
+            raise WriteupError(f"{self.where}: table {name!r}: no file {path}")
+        return path.read_text().rstrip()
+
+    def figure(self, name: str, alt: str) -> str:
+        """A link to the figure of this experiment, or else to the one of that whole name."""
+        for stem in (f"{self.name}-{name}", name):
+            path = self.build / "figures" / f"{stem}.svg"
+            if path.is_file():
+                return f"![{alt}]({Path(os.path.relpath(path, self.out.parent)).as_posix()})"
+        raise WriteupError(f"{self.where}: figure {name!r}: no file {path}")
+
+    def verdict(self, claim: str) -> str:
+        """`**refuted** (construction): reason` of the claim `<write-up>.<claim>`."""
+        found = self._claims.get(f"{self.name}.{claim}")
+        if found is None:
+            raise WriteupError(f"{self.where}: unknown claim {self.name}.{claim}")
+        return f"**{found['verdict']}** ({found['basis']}): {found['reason']}"
+
+    def verdicts(self, section: str) -> str:
+        found = [c for c in self._claims.values() if self._section(c) == section]
+        if not found:
+            raise WriteupError(f"{self.where}: no claim of section {section!r}")
+        lines = ["| Claim | Published | Verdict | Measured | Basis | Reason |"]
+        lines.append("| --- | --- | --- | --- | --- | --- |")
+        for claim in found:
+            cells = (
+                claim["claim"],
+                published_text(claim),
+                f"**{claim['verdict']}**",
+                measured_text(claim["measured"]),
+                claim["basis"],
+                claim["reason"],
+            )
+            lines.append("| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |")
+        return "\n".join(lines)
+
+    def sections(self) -> list[str]:
+        return list(dict.fromkeys(self._section(c) for c in self._claims.values()))
+
+    def _section(self, claim: dict) -> str:
+        return claim["source"].removeprefix(f"{self.name}, ")
+
+
+def measured_text(measured: dict | None) -> str:
+    """The measured side of a verdict: value, interval and unit."""
+    if measured is None or measured["value"] is None:
+        return DASH
+    bounds = [measured[b] for b in ("low", "high")]
+    value = measured["value"]
+    text = number(value) if None in bounds else interval(value, *bounds)
+    unit = {"x": "×", "exponent": ""}.get(measured["unit"], f" {measured['unit']}")
+    return text + unit
+
+
+def published_text(claim: dict) -> str:
+    """The published side of a verdict as a reader would write it."""
+    value = claim["published"]
+    if value is None:
+        return DASH
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _json(path: Path):
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise WriteupError(f"{path}: cannot be read: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise WriteupError(f"{path}: not JSON (truncated?): {error}") from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Render one; returns the exit status, 1 with one line on stderr for unusable input."""
+    parser = argparse.ArgumentParser(description="Render a write-up.")
+    parser.add_argument("name", choices=published.EXPERIMENTS)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--build", type=Path, default=Path("build"))
+    options = parser.parse_args(arguments)
+    try:
+        write(options.out, render(options.name, options.build, options.out))
+    except (WriteupError, OSError) as error:
+        print(f"writeups: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Schema-valid records with known medians: what the analysis is tested and developed against.
+
+Times follow `scale * offset_power(n)` with seeded noise; they say nothing about any real system.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from experiments import grid
+from experiments.case import Case
+from experiments.runner import path_of
+
+# Milliseconds at 1024 tokens and growth of each variant on the synthetic CPU.
+SPEED = {
+    "dense": (12.0, 2.0),
+    "dilated-gather": (30.0, 1.6),
+    "dilated-sdpa": (9.0, 1.55),
+    "head-partitioned": (4.0, 1.5),
+    "multihead-dilated-gather": (36.0, 1.55),
+    "multihead-dilated-sdpa": (15.0, 1.5),
+}
+CPU, GPU = "two-core-cpu", "big-gpu"
+REPLICATES, SAMPLES = 3, 7
+
+
+def median_ms(case: Case, machine: str) -> float:
+    """The median that the samples of `case` are made to have."""
+    scale, power = SPEED[case.variant]
+    time = 0.3 + scale * (case.seq_len / 1024) ** power * case.batch * case.heads / 8
+    if case.pass_ == "forward_backward":
+        time *= 3.1
+    return time / 40 if machine == GPU else time
+
+
+def cases(experiment: str, tier: str) -> tuple[Case, ...]:
+    """The cases of a tier of the real grid."""
+    return grid.load(experiment).tiers[tier].cases
+
+
+def record(case: Case, experiment: str, tier: str, machine: str, status: str = "ok") -> dict:
+    """The record of `case`; a status other than ok has no samples."""
+    rng = np.random.default_rng([case.seq_len, case.batch, len(case.variant), machine == GPU])
+    kind = "cuda" if machine == GPU else "cpu"
+    ok = status == "ok"
+    tokens = case.batch * case.seq_len
+    eps = {"float32": 1.2e-7, "float16": 4.9e-4, "bfloat16": 3.9e-3}[case.dtype]
+    own = eps * (0.9 + 0.2 * rng.random())
+    agreement = {"max_abs": 9 * own, "relative_rms": own * 1.15, "baseline_relative_rms": own}
+    training = case.pass_ == "forward_backward"
+    memory = tokens * case.heads * case.head_dim * 4 * (8 if "gather" in case.variant else 2)
+    return {
+        "schema_version": 1,
+        "experiment": experiment,
+        "tier": tier,
+        "variant": case.variant,
+        "case": case.to_json(),
+        "status": status,
+        "reason": None if ok else f"{status} on purpose",
+        "backend": case.variant.split("-")[-1] if ok else None,
+        "realised_density": 0.3,
+        "useful_flops": 4 * case.batch * case.heads * case.seq_len**2 * case.head_dim // 3,
+        "replicates": _replicates(median_ms(case, machine), memory, rng) if ok else [],
+        "error": {
+            "reference": "float64 oracle",
+            "rows_checked": 64,
+            "output": agreement,
+            "gradient": {k: 1.3 * v for k, v in agreement.items()} if training else None,
+        }
+        if ok
+        else None,
+        "machine": {
+            "id": machine,
+            "device": "A Big GPU" if machine == GPU else "cpu",
+            "device_kind": kind,
+            "driver": "570.1" if machine == GPU else None,
+            "cpu": "A CPU @ 2.0GHz",
+            "cores": 16 if machine == GPU else 2,
+            "memory_bytes": 16 * 2**30,
+            "device_memory_bytes": (139 if machine == GPU else 16) * 2**30,
+            "system": "Linux-x86_64",
+        },
+        "software": {
+            "python": "3.11.9",
+            "numpy": "2.4.6",
+            "torch": "2.13.0",
+            "cuda": "13.0" if machine == GPU else None,
+            "triton": None,
+            "flash_attn": None,
+            "git_commit": "0123456789abcdef0123456789abcdef01234567",
+            "git_dirty": False,
+            "code_digest": "feedface" * 8,
+        },
+        "started_at": "2026-01-02T03:04:05Z",
+        "wall_s": 3.0,
+        "command": f"python -m experiments run {experiment} --only seq_len={case.seq_len}",
+    }
+
+
+def write(root: Path, experiment: str, tier: str = "laptop", failed=None) -> Path:
+    """Write a tier's records under `root/<machine>/<experiment>`, on the machine for that tier.
+
+    `failed` maps (variant, seq_len) to a status. Returns `root`.
+    """
+    machine = GPU if tier == "gpu" else CPU
+    for case in cases(experiment, tier):
+        status = (failed or {}).get((case.variant, case.seq_len), "ok")
+        path = path_of(root, machine, grid.load(experiment), case)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record(case, experiment, tier, machine, status), indent=1))
+    return root
+
+
+def write_all(root: Path) -> Path:
+    """A CPU and a GPU machine, both experiments, with points out of memory and out of time."""
+    write(root, "comprehensive", failed={("dilated-gather", 8192): "timeout"})
+    write(root, "dilated")
+    write(root, "comprehensive", "gpu", {("dilated-gather", 131072): "oom"})
+    failed = {("dense", 131072): "timeout", ("dilated-gather", 131072): "oom"}
+    write(root, "dilated", "gpu", failed)
+    return root
+
+
+def _replicates(median: float, memory: int, rng: np.random.Generator) -> list[dict]:
+    # Symmetric offsets around the median, the same in each process: the pooled median is exact.
+    half = np.sort(rng.gamma(2.0, 0.01, SAMPLES // 2)) * median
+    samples = np.concatenate([median - half, [median], median + 2 * half])
+    return [
+        {
+            "samples_ms": [float(s) for s in rng.permutation(samples)],
+            "peak_memory_bytes": int(memory * (1 + 0.002 * index)),
+            "energy_j": None,
+        }
+        for index in range(REPLICATES)
+    ]

@@ -1,0 +1,298 @@
+"""Scaling fits: known exponents, choice of model, few points, censoring and crossovers."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import least_squares
+
+from analysis import scaling
+from analysis.scaling import MODELS, crossover, fit
+
+LENGTHS = 2 ** np.arange(9, 16)  # 512..32768
+TRUTHS = {  # ms: a launch overhead that is half or more of the time at 512
+    "linear": (1.0, lambda n: 0.5 + 2.5e-4 * n),
+    "quadratic": (2.0, lambda n: 0.5 + 1e-7 * n**2.0),
+}
+FAMILIES = {"linear": {"c + b n"}, "quadratic": {"c + b n^2", "c + b n + d n^2"}}
+
+
+def noisy(truth, rng, lengths=LENGTHS, sigma=0.03):
+    return (truth(lengths) * np.exp(sigma * rng.standard_normal(len(lengths)))).tolist()
+
+
+def replicated(truth, rng, between=0.03, count=3):
+    effect = np.exp(between * rng.standard_normal((len(LENGTHS), count, 1)))
+    noise = np.exp(0.01 * rng.standard_normal((len(LENGTHS), count, 20)))
+    return (truth(LENGTHS)[:, None, None] * effect * noise).tolist()
+
+
+def test_linear_kernel_with_overhead_where_log_log_fails():
+    exponent, truth = TRUTHS["linear"]
+    straight = np.polyfit(np.log(LENGTHS), np.log(truth(LENGTHS)), 1)[0]
+    assert straight < 0.85
+    values = [
+        fit(LENGTHS, noisy(truth, np.random.default_rng(seed)), draws=2).exponent.value
+        for seed in range(20)
+    ]
+    assert np.mean(values) == pytest.approx(exponent, abs=0.02)
+    found = fit(LENGTHS, replicated(truth, np.random.default_rng(1)))
+    assert found.exponent.value == pytest.approx(exponent, abs=0.05)
+    assert exponent in found.exponent
+    assert found.exponent.high - found.exponent.low < 0.25
+
+
+def test_quadratic_kernel_with_overhead():
+    exponent, truth = TRUTHS["quadratic"]
+    for seed in range(20):
+        found = fit(LENGTHS, noisy(truth, np.random.default_rng(seed)), draws=2)
+        assert found.exponent.value == pytest.approx(exponent, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", TRUTHS)
+@pytest.mark.parametrize("points", [4, 5, 7])
+def test_exponent_interval_covers(kind, points):
+    exponent, truth = TRUTHS[kind]
+    rng = np.random.default_rng(points)
+    lengths = LENGTHS[:points]
+    hits = [
+        exponent in fit(lengths, noisy(truth, rng, lengths), seed=seed, draws=100).exponent
+        for seed in range(30)
+    ]
+    assert np.mean(hits) >= 0.85  # nominal 0.95, of 30
+
+
+@pytest.mark.parametrize("kind", TRUTHS)
+def test_replicates_of_differing_processes_are_covered(kind):
+    exponent, truth = TRUTHS[kind]
+    rng = np.random.default_rng(8)
+    found = [fit(LENGTHS, replicated(truth, rng), seed=seed, draws=100) for seed in range(30)]
+    assert np.mean([exponent in one.exponent for one in found]) >= 0.85
+    assert {one.resampled for one in found} == {"replicates", "residuals"}
+
+
+@pytest.mark.parametrize("kind", TRUTHS)
+def test_aicc_picks_the_family(kind):
+    truth = TRUTHS[kind][1]
+    chosen = [
+        fit(LENGTHS, noisy(truth, np.random.default_rng(seed)), draws=2).model for seed in range(40)
+    ]
+    assert np.mean([model in FAMILIES[kind] for model in chosen]) >= 0.9
+
+
+def test_weights_sum_to_one_and_parameters_are_recovered():
+    found = fit(LENGTHS, (0.2 + 3e-4 * LENGTHS + 2e-8 * LENGTHS**2.0).tolist())
+    assert found.model == "c + b n + d n^2" and found.selection == "AICc"
+    assert found.parameters == pytest.approx({"c": 0.2, "b": 3e-4, "d": 2e-8}, rel=1e-5)
+    assert sum(found.aicc_weights.values()) == pytest.approx(1.0)
+    assert found.not_compared == {}
+    assert found.holdout_relative_error == pytest.approx(0.0, abs=1e-6)
+
+
+def test_exact_linear_memory():
+    found = fit(LENGTHS, [1024 * int(n) for n in LENGTHS])
+    assert found.model in {"c + b n", "a n^k"}
+    assert found.exponent.low == pytest.approx(1.0, abs=1e-4)
+    assert found.exponent.high == pytest.approx(1.0, abs=1e-4)
+    assert found.predict(4096) == pytest.approx(4096 * 1024, rel=1e-6)
+    assert found.predict(4096).shape == ()
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("kind", TRUTHS)
+def test_solver_reaches_the_minimum_that_scipy_finds(model, kind):
+    log_n = np.log(LENGTHS / LENGTHS[-1])
+    log_y = np.log(noisy(TRUTHS[kind][1], np.random.default_rng(2)))
+    powers = [power for _, power in MODELS[model]]
+    extra = [2.0] if powers[-1] is None else []
+
+    def residuals(p):
+        terms = [
+            a * np.exp((p[-1] if power is None else power) * log_n)
+            for a, power in zip(p, powers, strict=False)
+        ]
+        return np.log(np.sum(terms, axis=0) + 1e-300) - log_y
+
+    start = [np.exp(log_y[-1 if power != 0 else 0]) / 2 for power in powers] + extra
+    scipy_fit = least_squares(
+        residuals, start, bounds=(0, np.inf), x_scale=start, xtol=1e-12, ftol=1e-12, gtol=1e-12
+    )
+    ours = np.array(scaling._solve(model, np.log(LENGTHS), log_y))
+    curve = scaling._curves(model, ours[None], np.log(LENGTHS))[0][0]
+    assert ((curve - log_y) ** 2).sum() <= 2 * scipy_fit.cost * (1 + 1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.floats(0.0, 2.0), st.floats(1e-3, 1e3), st.floats(0.5, 3.0), st.sampled_from([1e-3, 1, 1e6])
+)
+def test_noiseless_power_is_recovered_in_any_unit(overhead, scale, k, unit):
+    y = unit * scale * (overhead + (LENGTHS / 4096) ** k)
+    found = fit(LENGTHS, y.tolist(), draws=2)
+    assert found.exponent.value == pytest.approx(k, abs=2e-3)
+    assert np.all([value >= 0 for value in found.parameters.values()])
+
+
+def test_holdout_error_is_signed_and_large_for_a_kink():
+    y = 1e-3 * LENGTHS.astype(float)
+    y[-1] *= 2  # runs out of cache at the last length
+    found = fit(LENGTHS, y.tolist(), models=["c + b n"])
+    assert found.holdout_relative_error == pytest.approx(-0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("points", "compared"),
+    [
+        (5, {"c + b n", "c + b n^2", "a n^k"}),
+        (6, set(MODELS)),
+    ],
+)
+def test_aicc_only_offers_models_with_points_to_spare(points, compared):
+    lengths = LENGTHS[:points]
+    found = fit(lengths, noisy(TRUTHS["linear"][1], np.random.default_rng(0), lengths))
+    assert set(found.aicc_weights) == compared
+    assert set(found.not_compared) == set(MODELS) - compared
+    assert found.selection == "AICc" and found.exponent_model == "c + a n^k"
+    assert all("AICc needs 6" in why for why in found.not_compared.values())
+
+
+@pytest.mark.parametrize(("points", "model"), [(3, "a n^k"), (4, "c + a n^k")])
+def test_too_few_points_for_aicc_are_said_to_be(points, model):
+    found = fit(LENGTHS[:points], TRUTHS["linear"][1](LENGTHS[:points]).tolist())
+    assert found.aicc_weights == {} and set(found.not_compared) == set(MODELS)
+    assert found.model == found.exponent_model == model
+    assert found.selection == f"not chosen: {points} points, AICc needs 5"
+    assert found.selection in found.describe()
+
+
+def test_four_noisy_points_have_a_wide_interval():
+    lengths, rng = LENGTHS[:4], np.random.default_rng(0)
+    found = fit(lengths, noisy(TRUTHS["linear"][1], rng, lengths))
+    assert found.exponent.high - found.exponent.low > 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([512, 1024], [1.0, 2.0]), "at least 3 distinct"),
+        (([512, 512, 1024], [1.0, 1.0, 2.0]), "at least 3 distinct"),
+        (([0, 512, 1024], [1.0, 1.0, 2.0]), "lengths > 0"),
+        (([1, 2, 3], [1.0, 2.0]), "values: expected 3"),
+        (([1, 2, 3], [1.0, 2.0, 0.0]), "finite numbers > 0"),
+        (([1, 2, 3], [1.0, 2.0, float("nan")]), "finite numbers > 0"),
+        (([1, 2, 3], [[1.0], [2.0], [3.0]]), "non-empty list"),
+    ],
+)
+def test_bad_points_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        fit(*arguments)
+
+
+def test_bad_models_are_refused():
+    with pytest.raises(ValueError, match="models: expected some of"):
+        fit(LENGTHS, LENGTHS.tolist(), models=["n log n"])
+    with pytest.raises(ValueError, match="to choose among"):
+        fit([1, 2, 3], [1.0, 2.0, 3.0], models=["c + b n", "c + b n^2"])
+    with pytest.raises(ValueError, match=r"expected > 3 for 'c \+ a n\^k', got 3"):
+        fit([1, 2, 3], [1.0, 2.0, 3.0], models=["c + a n^k"])
+
+
+def test_censored_points_are_listed_and_change_nothing():
+    values = replicated(TRUTHS["quadratic"][1], np.random.default_rng(0))
+    plain = fit(LENGTHS, values)
+    with_oom = fit(LENGTHS, values, censored=[(65536, "oom"), (131072, "timeout")])
+    assert with_oom.censored == ((65536, "oom"), (131072, "timeout")) and plain.censored == ()
+    assert with_oom.exponent == plain.exponent and with_oom.aicc_weights == plain.aicc_weights
+    assert with_oom.n_range == plain.n_range == (512, 32768)
+    assert np.array_equal(with_oom.draws, plain.draws)
+    assert "censored: 65536 (oom), 131072 (timeout)" in with_oom.describe()
+
+
+def test_describe_names_power_law_and_choice():
+    found = fit(LENGTHS, noisy(TRUTHS["quadratic"][1], np.random.default_rng(0)))
+    k = found.exponent
+    weight = found.aicc_weights["c + b n^2"]
+    assert found.describe() == (
+        f"c + a n^{k.value:.2f} [{k.low:.2f}, {k.high:.2f}]; "
+        f"AICc takes c + b n^2 (weight {weight:.2f})"
+    )
+
+
+def test_fit_is_seeded_and_free_of_the_order_of_points():
+    values = replicated(TRUTHS["linear"][1], np.random.default_rng(0))
+    assert fit(LENGTHS, values, seed=3) == fit(LENGTHS, values, seed=3)
+    back = fit(LENGTHS[::-1], values[::-1], seed=3)
+    assert back.parameters == pytest.approx(fit(LENGTHS, values, seed=3).parameters)
+
+
+def test_prediction_and_curves_take_arrays():
+    found = fit(LENGTHS, TRUTHS["linear"][1](LENGTHS).tolist(), draws=10)
+    grid = LENGTHS.reshape(7, 1) * np.ones((1, 2))
+    assert found.predict(grid) == pytest.approx(TRUTHS["linear"][1](grid), rel=1e-4)
+    assert found.sample_curves(grid).shape == (10, 7, 2)
+    with pytest.raises(ValueError, match="lengths > 0"):
+        found.predict([0, 1])
+
+
+def exact(truth, lengths=LENGTHS):
+    return fit(lengths, truth(lengths.astype(float)).tolist(), draws=50)
+
+
+def test_crossover_recovers_a_known_root():
+    dense, sparse = exact(lambda n: 1e-7 * n**2), exact(lambda n: 1e-3 * n)
+    found = crossover(dense, sparse)  # 1e-7 n^2 = 1e-3 n at n = 10000
+    assert found.status == "found" and found.smaller_at_end == "b"
+    assert found.n.value == pytest.approx(10_000, rel=1e-4)
+    assert found.roots == (found.n.value,) and found.share_in_range == 1.0
+    assert found.n.low == pytest.approx(found.n.high, rel=1e-3)
+    assert crossover(sparse, dense).n.value == pytest.approx(10_000, rel=1e-4)
+
+
+def test_crossover_beyond_the_measured_range_is_not_in_range():
+    dense, sparse = exact(lambda n: 1e-7 * n**2), exact(lambda n: 1e-3 * n)
+    short = exact(lambda n: 1e-3 * n, LENGTHS[:4])  # up to 4096, the root is at 10000
+    for found in (crossover(dense, short), crossover(dense, sparse, n_range=(512, 8192))):
+        assert found.status == "not in range" and found.n is None and found.roots == ()
+        assert found.share_in_range == 0.0 and found.smaller_at_end == "a"
+    assert crossover(dense, short, n_range=(1, 1e9)).n_range == (512, 4096)
+    with pytest.raises(ValueError, match="n_range: expected ranges that overlap"):
+        crossover(dense, short, n_range=(8192, 32768))
+
+
+def test_crossover_is_the_last_of_several():
+    curve = exact(lambda n: 1.6 + 1e-7 * n**2)
+    line = exact(lambda n: 1e-3 * n)  # meet at 2000 and at 8000
+    found = crossover(curve, line)
+    assert found.roots == pytest.approx((2000, 8000), rel=1e-3)
+    assert found.n.value == found.roots[-1]
+
+
+def test_crossover_of_a_curve_with_itself_is_nowhere():
+    same = exact(lambda n: 1e-3 * n)
+    assert crossover(same, same).smaller_at_end == "neither"
+    assert crossover(same, same).status == "not in range"
+
+
+def test_crossover_interval_covers_although_both_fits_share_a_seed():
+    (_, linear), rng = TRUTHS["linear"], np.random.default_rng(0)
+    grid = np.geomspace(512, 32768, 200_001)
+    truth = grid[np.flatnonzero(np.diff(linear(grid) > 0.05 + 1e-7 * grid**2))[-1]]
+    found = [
+        crossover(
+            fit(LENGTHS, noisy(linear, rng), draws=100),
+            fit(LENGTHS, noisy(lambda n: 0.05 + 1e-7 * n**2.0, rng), draws=100),
+        ).n
+        for _ in range(25)
+    ]
+    assert np.mean([truth in n for n in found]) >= 0.85
+    assert np.median([(n.high - n.low) / truth for n in found]) < 0.12
+
+
+def test_crossover_near_the_end_reaches_the_end_of_the_range():
+    rng = np.random.default_rng(1)
+    dense = fit(LENGTHS, noisy(lambda n: 1e-7 * n**2.0, rng, sigma=0.1))
+    sparse = fit(LENGTHS, noisy(lambda n: 3.0e-3 * n, rng, sigma=0.1))  # meet at 30000 of 32768
+    found = crossover(dense, sparse)
+    assert 0 < found.share_in_range < 1
+    if found.n is not None:
+        assert found.n.high == pytest.approx(32768)

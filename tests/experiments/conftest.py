@@ -1,0 +1,43 @@
+import pytest
+
+from experiments.case import Case
+from experiments.grid import Limits
+from experiments.machine import describe
+from experiments.supervise import supervise
+
+QUICK = Limits(replicates=1, min_samples=2, max_samples=3, sample_seconds=0.01, timeout_s=60)
+
+
+@pytest.fixture
+def case():
+    """Build a small case; keyword arguments replace fields."""
+
+    def build(**changes):
+        fields = {
+            "variant": "dilated-sdpa",
+            "batch": 2,
+            "seq_len": 40,
+            "heads": 4,
+            "kv_heads": 2,
+            "head_dim": 8,
+            "dtype": "float32",
+            "is_causal": True,
+            "pass_": "forward",
+            "segment_lengths": (16, 32),
+            "dilation_rates": (1, 3),
+        }
+        if changes.get("variant") == "dense":
+            fields.update(segment_lengths=None, dilation_rates=None)
+        return Case(**{**fields, **changes})
+
+    return build
+
+
+@pytest.fixture
+def measure(case):
+    """Measure a small case under quick limits; returns its record."""
+
+    def run(limits=QUICK, **changes):
+        return supervise("dilated", "smoke", case(**changes), limits, describe("cpu"))
+
+    return run

@@ -1,0 +1,94 @@
+"""The command line: bad input in one line before any work, and no more packages than promised."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def cli(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("run", "dilate"), "error: experiment 'dilate': no dilate.yaml; there are"),
+        (("run",), "error: give the name of one experiment, or --all"),
+        (("run", "dilated", "--all"), "error: give the name of one experiment, or --all"),
+        (("run", "dilated", "--only", "n=3"), "error: --only n=3: expected k=v"),
+        (("run", "dilated", "--only", "seq_len=3"), "no case matches the filters"),
+        (("run", "dilated", "--device", "tpu"), "error: --device tpu: not here; there is cpu"),
+        (("run", "dilated", "--tier", "huge"), "invalid choice: 'huge'"),
+        (("run", "dilated", "--budget", "-1"), "expected a positive number of seconds"),
+        (("run", "dilated", "--tier", "smoke", "--out", "Makefile/x"), "cannot write there"),
+        (("validate", "nowhere"), "error: nowhere: no such file or folder"),
+        (("publish", "models"), "error: models: no records"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(arguments, told):
+    done = cli(*arguments)
+    assert done.returncode == 2
+    assert told in done.stderr and "Traceback" not in done.stderr
+
+
+def test_list_and_plan_tell_the_cases():
+    listed = cli("list").stdout
+    assert "comprehensive" in listed and "smoke 12, laptop 18, gpu 150" in listed
+    planned = cli("plan", "comprehensive", "--tier", "gpu", "--device", "cpu").stdout
+    assert planned.count("\n  measure ") + planned.count("\n  done ") == 150
+
+
+BARE = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Block())
+from experiments.__main__ import main
+sys.exit(main(["run", "dilated", "--tier", "smoke", "--only", "seq_len=128",
+               "--only", "variant=dilated-sdpa", "--out", sys.argv[1]]))
+"""
+
+
+def test_run_needs_torch_and_numpy_only(tmp_path):
+    blocked = {"pydantic", "snakemake", "pandas", "yaml", "scipy", "matplotlib", "pytest"}
+    done = subprocess.run(
+        [sys.executable, "-c", BARE.format(blocked=blocked), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.rglob("*.json"))) == 2
+    assert cli("validate", tmp_path).stdout == "2 records valid, 0 not\n"
+
+
+def test_a_killed_run_leaves_whole_records_no_children_and_resumes(tmp_path):
+    command = [sys.executable, "-m", "experiments", "run", "dilated", "--tier", "smoke"]
+    command += ["--only", "pass=forward", "--out", str(tmp_path)]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    while not list(tmp_path.rglob("*.json")):
+        assert run.poll() is None
+        time.sleep(0.02)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    done = len(list(tmp_path.rglob("*.json")))
+    assert cli("validate", tmp_path).stdout == f"{done} records valid, 0 not\n"
+    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert again.returncode == 0
+    assert f"{6 - done} cases to measure, {done} kept" in again.stderr
+    assert len(list(tmp_path.rglob("*.json"))) == 6

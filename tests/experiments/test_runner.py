@@ -1,0 +1,96 @@
+"""Runs resume, filter, keep a budget, and depend on the code behind their variant only."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from experiments import digest, runner
+from experiments import grid as grids
+from models.registry import VARIANTS
+
+
+@pytest.fixture
+def grid():
+    return grids.load("dilated")
+
+
+@pytest.fixture
+def run(grid, tmp_path):
+    def go(only=("seq_len=128", "pass=forward"), **options):
+        tier = grid.tiers["smoke"]
+        cases = runner.select(tier, runner.parse_only(list(only), grid))
+        return runner.run(grid, tier, cases, device="cpu", out=tmp_path / "out", **options)
+
+    return go
+
+
+def test_a_second_run_keeps_what_is_there_and_goes_on_where_it_stopped(run, capsys):
+    paths = run()
+    assert len(paths) == 3 and all(p.is_file() for p in paths)
+    assert "3 cases to measure, 0 kept" in capsys.readouterr().err
+    times = [p.stat().st_mtime_ns for p in paths]
+    paths[1].unlink()
+    paths[2].write_text(paths[2].read_text()[:100])
+    assert run() == paths
+    assert "2 cases to measure, 1 kept" in capsys.readouterr().err
+    assert paths[0].stat().st_mtime_ns == times[0]
+    assert json.loads(paths[2].read_text())["status"] == "ok"
+
+
+def test_failed_cases_are_tried_again_and_other_code_too(run, capsys):
+    paths = run()
+    for path, field, value in (
+        (paths[0], "status", "failed"),
+        (paths[1], "status", "timeout"),
+        (paths[2], "software", {"code_digest": "of other code"}),
+    ):
+        path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    capsys.readouterr()
+    run()
+    assert "2 cases to measure, 1 kept" in capsys.readouterr().err
+
+
+def test_a_budget_takes_the_most_valuable_cases_first(run, capsys):
+    paths = run(budget_s=1e-9)
+    assert not any(p.exists() for p in paths)
+    assert "3 cases left" in capsys.readouterr().err
+    paths = run(budget_s=1e9)
+    told = capsys.readouterr().err
+    order = [told.index(f"] {v}:") for v in ("dense", "dilated-gather", "dilated-sdpa")]
+    assert order == sorted(order)
+
+
+def test_filters_name_what_they_do_not_know(grid):
+    with pytest.raises(
+        ValueError, match="--only size=3: expected k=v with k one of variant, batch"
+    ):
+        runner.parse_only(["size=3"], grid)
+    only = runner.parse_only(["segment_lengths=[64, 128]", "is_causal=true"], grid)
+    assert only == {"segment_lengths": "64+128", "is_causal": "true"}
+
+
+def test_a_digest_covers_the_variant_and_the_measuring_but_no_other_variant():
+    names = {v: {p.name for p in digest.sources(v)} for v in VARIANTS}
+    for variant in VARIANTS:
+        assert {"measure.py", "check.py", "oracle.py"} <= names[variant]
+        assert "registry.py" not in names[variant] and "__main__.py" not in names[variant]
+    assert "dilated.py" not in names["dense"] and "dense.py" in names["dense"]
+    assert "dilated.py" in names["dilated-sdpa"] and "dense.py" not in names["dilated-sdpa"]
+    assert "modules.py" not in names["dilated-sdpa"]
+    assert {"modules.py", "dilated.py"} <= names["multihead-dilated-sdpa"]
+
+
+def test_a_digest_follows_content_not_time(tmp_path, monkeypatch):
+    for folder in ("models", "experiments"):
+        shutil.copytree(digest.ROOT / folder, tmp_path / folder)
+    monkeypatch.setattr(digest, "ROOT", Path(tmp_path))
+    before = {v: digest.code_digest(v) for v in VARIANTS}
+    assert len(set(before.values())) == len(before)
+    (tmp_path / "models/dilated.py").touch()
+    assert {v: digest.code_digest(v) for v in VARIANTS} == before
+    with open(tmp_path / "models/dilated.py", "a") as file:
+        file.write("\n")
+    after = {v: digest.code_digest(v) for v in VARIANTS}
+    assert {v for v in VARIANTS if after[v] != before[v]} == set(VARIANTS) - {"dense"}

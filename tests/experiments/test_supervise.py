@@ -1,0 +1,132 @@
+"""Whatever befalls a case's process becomes a record."""
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+import experiments.measure
+from experiments.grid import Limits
+from experiments.schema import Record
+from models import UnsupportedBackend, dilated
+
+QUICK = {"replicates": 1, "min_samples": 2, "max_samples": 3, "sample_seconds": 0.01}
+VARIANTS = ["dense", "dilated-gather", "dilated-sdpa", "head-partitioned", "multihead-dilated-sdpa"]
+
+
+@pytest.mark.parametrize("passes", ["forward", "forward_backward"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_good_case_gives_a_valid_record(measure, variant, passes):
+    result = measure(variant=variant, pass_=passes)
+    checked = Record.model_validate(result)
+    assert checked.status == "ok"
+    assert 2 <= len(checked.replicates[0].samples_ms) <= 3
+    assert checked.error.output.relative_rms <= 2 * checked.error.output.baseline_relative_rms
+    assert (checked.error.gradient is None) == (passes == "forward")
+    assert checked.error.rows_checked == 40
+    assert checked.backend.startswith("gather" if "gather" in variant else "sdpa")
+
+
+def test_replicates_are_fresh_processes(measure, monkeypatch):
+    real = experiments.measure.replicate
+
+    def pids(*arguments):
+        return {**real(*arguments), "samples_ms": [float(os.getpid())]}
+
+    monkeypatch.setattr(experiments.measure, "replicate", pids)
+    result = measure(Limits(**{**QUICK, "replicates": 3}))
+    pids = {replicate["samples_ms"][0] for replicate in result["replicates"]}
+    assert len(pids) == 3 and os.getpid() not in pids
+
+
+def test_a_wrong_output_is_failed_and_not_timed(measure, monkeypatch):
+    real = dilated._sdpa
+
+    def slightly_wrong(*arguments):
+        out, lse = real(*arguments)
+        return out * (1 + 1e-5), lse
+
+    monkeypatch.setattr(dilated, "_sdpa", slightly_wrong)
+    result = measure()
+    assert (result["status"], result["replicates"]) == ("failed", [])
+    assert result["reason"].startswith("output: relative error 1.0")
+    Record.model_validate(result)
+
+
+def test_a_wrong_gradient_is_failed(measure, monkeypatch):
+    real = dilated._sdpa
+
+    def wrong_gradient(q, k, v, *rest):
+        return real(q, k + 1e-4 * (k - k.detach()), v, *rest)
+
+    monkeypatch.setattr(dilated, "_sdpa", wrong_gradient)
+    assert measure()["status"] == "ok"
+    result = measure(pass_="forward_backward")
+    assert result["status"] == "failed" and result["reason"].startswith("gradient: ")
+
+
+def test_out_of_memory_is_a_result(measure):
+    limits = Limits(**QUICK, memory_gib=0.1)
+    big = {"seq_len": 8192, "heads": 8, "kv_heads": 8, "segment_lengths": (8192,)}
+    result = measure(limits, variant="dilated-gather", dilation_rates=(1,), **big)
+    assert result["status"] == "oom" and "memory" in result["reason"]
+    Record.model_validate(result)
+
+
+def test_a_case_over_its_limit_is_a_result(measure, monkeypatch):
+    monkeypatch.setattr(experiments.measure, "replicate", lambda *_: time.sleep(60))
+    start = time.monotonic()
+    result = measure(Limits(**QUICK, timeout_s=1.5))
+    assert time.monotonic() - start < 10
+    assert (result["status"], result["reason"]) == ("timeout", "over its limit of 1.5 s")
+    Record.model_validate(result)
+
+
+def test_time_running_out_keeps_the_replicates_there_are(measure, monkeypatch):
+    real, calls = experiments.measure.replicate, []
+
+    def slower_and_slower(*arguments):
+        result = real(*arguments)
+        if os.path.exists(calls[0]):
+            time.sleep(60)
+        open(calls[0], "w").close()
+        return result
+
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        calls.append(os.path.join(folder, "once"))
+        monkeypatch.setattr(experiments.measure, "replicate", slower_and_slower)
+        result = measure(Limits(**{**QUICK, "replicates": 3}, timeout_s=4))
+    assert result["status"] == "ok" and len(result["replicates"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(signal.SIGKILL, "killed by SIGKILL"), (signal.SIGSEGV, "killed by SIGSEGV")],
+)
+def test_a_killed_process_is_a_result(measure, monkeypatch, number, told):
+    monkeypatch.setattr(experiments.measure, "replicate", lambda *_: os.kill(os.getpid(), number))
+    result = measure()
+    assert result["status"] == "failed" and told in result["reason"]
+    Record.model_validate(result)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (UnsupportedBackend("sdpa: not on this card"), "unsupported", "sdpa: not on this card"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "oom", "CUDA out of memory"),
+        (RuntimeError("odd\nmore"), "failed", "RuntimeError: odd"),
+    ],
+)
+def test_errors_become_statuses(measure, monkeypatch, error, status, reason):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(experiments.measure, "replicate", fail)
+    result = measure()
+    assert (result["status"], result["reason"]) == (status, reason)
+    Record.model_validate(result)

@@ -1,0 +1,100 @@
+"""Problems, tensors in awkward memory layouts, and the error measure that the tests share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+
+from models.patterns import DilatedBranches
+
+DILATED_BACKENDS = ("gather", "sdpa")
+LAYOUTS = ("packed", "fused", "heads_first", "tokens_first", "every_second")
+
+
+def relative_rms(got, want) -> float:
+    """Root-mean-square error over root-mean-square reference; lists count as one long vector.
+
+    Gradients are taken together: where a query sees one key only, its own
+    gradient is exactly zero and has no scale of its own.
+    """
+    got, want = ([x] if isinstance(x, torch.Tensor) else x for x in (got, want))
+    error = sum((a.double() - b.double()).square().sum() for a, b in zip(got, want, strict=True))
+    return (error / sum(b.double().square().sum() for b in want)).sqrt().item()
+
+
+def random_tensor(shape, dtype, generator, layout="packed"):
+    """Standard normal (B, N, H, D), requiring gradients, laid out in memory as asked."""
+
+    def normal(*size):
+        return torch.randn(size, generator=generator, dtype=torch.float64).to(dtype)
+
+    batch, n, heads, dim = shape
+    x = {
+        "packed": lambda: normal(batch, n, heads, dim),
+        "fused": lambda: normal(batch, n, heads + 3, dim)[:, :, 2 : 2 + heads],
+        "heads_first": lambda: normal(batch, heads, n, dim).transpose(1, 2),
+        "tokens_first": lambda: normal(n, batch, heads, dim).transpose(0, 1),
+        "every_second": lambda: normal(batch, n, heads, 2 * dim)[..., ::2],
+    }[layout]()
+    return x.detach().requires_grad_()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One drawn case of self-attention; `tensors` makes its q, k, v and both cotangents."""
+
+    batch: int = 1
+    n: int = 16
+    heads: int = 4
+    kv_heads: int = 4
+    dim: int = 8
+    branches: tuple[tuple[int, int], ...] = ((8, 1), (16, 2))
+    head_offset: str = "modulo"
+    is_causal: bool = False
+    layout: str = "packed"
+    grad_layout: str = "packed"
+    seed: int = 0
+
+    @property
+    def lists(self):
+        """Segment lengths and dilation rates."""
+        return [w for w, _ in self.branches], [r for _, r in self.branches]
+
+    @property
+    def pattern(self):
+        return DilatedBranches(*self.lists, self.head_offset)
+
+    def tensors(self, dtype):
+        generator = torch.Generator().manual_seed(self.seed)
+        q_shape = (self.batch, self.n, self.heads, self.dim)
+        kv_shape = (self.batch, self.n, self.kv_heads, self.dim)
+        q, k, v = (
+            random_tensor(shape, dtype, generator, self.layout)
+            for shape in (q_shape, kv_shape, kv_shape)
+        )
+        grad_out = random_tensor(q_shape, dtype, generator, self.grad_layout).detach()
+        grad_lse = torch.randn(self.batch, self.heads, self.n, generator=generator)
+        accumulator = torch.promote_types(dtype, torch.float32)
+        return q, k, v, grad_out, grad_lse.to(accumulator)
+
+
+@st.composite
+def problems(draw):
+    """Ragged problems: w beyond N, r not dividing w nor H, grouped queries, any layout."""
+    kv_heads = draw(st.integers(1, 4))
+    branch = st.tuples(st.integers(1, 100), st.integers(1, 6))
+    return Problem(
+        batch=draw(st.integers(1, 3)),
+        n=draw(st.integers(1, 90)),
+        heads=kv_heads * draw(st.integers(1, 3)),
+        kv_heads=kv_heads,
+        dim=draw(st.sampled_from((1, 5, 8, 16))),
+        branches=tuple(draw(st.lists(branch, min_size=1, max_size=3))),
+        head_offset=draw(st.sampled_from(("modulo", "block"))),
+        is_causal=draw(st.booleans()),
+        layout=draw(st.sampled_from(LAYOUTS)),
+        grad_layout=draw(st.sampled_from(LAYOUTS)),
+        seed=draw(st.integers(0, 2**16)),
+    )
