@@ -1,10 +1,13 @@
-# Grids -> one job a case -> records -> notebooks -> figures, tables, numbers,
-# verdicts -> paper and write-ups. Rules are thin: what they call runs without
-# Snakemake too. `snakemake` measures on this machine and does all of it;
+# Grids -> one job a case -> records -> notebooks -> figures, tables, numbers and
+# verdicts -> write-ups and paper. Rules are thin: all that they call runs without
+# Snakemake too. A bare `snakemake` measures on this machine and does all of it;
 # `snakemake --config source=published` starts from the records in the repository.
+from pathlib import Path
+
 import pandas as pd
 from snakemake.utils import Paramspace, min_version
 
+from analysis.outputs import written
 from experiments import grid as grids
 from experiments import machine as machines
 from experiments.digest import code_digest, files_digest
@@ -17,59 +20,234 @@ for key in set(config) - set(OPTIONS):
 SOURCE, TIER, DEVICE = ({**OPTIONS, **config}[key] for key in OPTIONS)
 if SOURCE not in ("local", "published"):
     raise WorkflowError(f"--config source={SOURCE}: expected local or published")
-DEVICE = machines.choose_device(DEVICE)
+try:
+    DEVICE = machines.choose_device(DEVICE)
+    EXPERIMENTS = {name: grids.load(name) for name in grids.names()}
+    CASES = {name: grid.check_tier(TIER).cases for name, grid in EXPERIMENTS.items()}
+except (grids.GridError, machines.DeviceError) as error:
+    raise WorkflowError(str(error)) from None
 MACHINE = machines.describe(DEVICE).id
-EXPERIMENTS = {name: grids.load(name) for name in grids.names()}
-CASES = {name: grid.check_tier(TIER).cases for name, grid in EXPERIMENTS.items()}
 LOCAL = f"results/local/{MACHINE}"
 PUBLISHED = glob_wildcards("results/published/{record,.+}.json").record
+# The folders that analysis reads, and whose numbers the prose gives.
+ROOTS = ["results/published"] + ([LOCAL] if SOURCE == "local" else [])
+SPEAKER = MACHINE if SOURCE == "local" else "auto"
 
 
 def cases(name):
-    """The cases of an experiment as a Paramspace: file names and wildcards."""
-    grid = EXPERIMENTS[name]
-    frame = pd.DataFrame([grid.params(case) for case in CASES[name]])
-    return Paramspace(frame, filename_params="*", param_sep="-", filename_sep="_")
+    """The cases of an experiment: their file names and wildcards."""
+    rows = [EXPERIMENTS[name].params(case) for case in CASES[name]]
+    return Paramspace(
+        pd.DataFrame(rows), filename_params="*", param_sep="-", filename_sep="_"
+    )
+
+
+def local_records(name):
+    """The records that this machine measures for an experiment."""
+    if SOURCE == "published" or not CASES[name]:
+        return []
+    return [f"{LOCAL}/{name}/{case}.json" for case in cases(name).instance_patterns]
 
 
 def records(name):
     """The records that an experiment's notebook reads: published by any machine, and local."""
-    published = [f"results/published/{r}.json" for r in PUBLISHED if r.split("/")[1] == name]
-    if SOURCE == "published":
-        return published
-    return published + [f"{LOCAL}/{name}/{case}.json" for case in cases(name).instance_patterns]
-
-
-localrules:
-    all,
+    published = [
+        f"results/published/{r}.json" for r in PUBLISHED if r.split("/")[-2] == name
+    ]
+    return published + local_records(name)
 
 
 rule all:
     input:
-        [records(name) for name in EXPERIMENTS],
+        [local_records(name) for name in EXPERIMENTS],
+        "build/paper.pdf",
+        expand("build/writeups/{name}.md", name=EXPERIMENTS),
+        expand("build/notebooks/{name}.html", name=EXPERIMENTS),
+        "build/figures/overview.svg",
+
+
+rule experiments:
+    input:
+        [local_records(name) for name in EXPERIMENTS],
 
 
 for name in EXPERIMENTS:
+    if local_records(name):
+
+        rule:
+            name:
+                f"measure_{name}"
+            output:
+                f"{LOCAL}/{name}/{cases(name).wildcard_pattern}.json",
+            log:
+                f"build/logs/{name}/{cases(name).wildcard_pattern}.log",
+            conda:
+                "envs/reproduce.yaml"
+            # On a CPU the cores are the device: nothing else runs beside a measurement.
+            threads: max(1, workflow.cores // max(1, len(machines.gpus())))
+            resources:
+                gpu=int(DEVICE != "cpu"),
+            params:
+                experiment=name,
+                tier=TIER,
+                device=DEVICE,
+                case=lambda wildcards, output: Path(output[0]).stem,
+                code=lambda wildcards: code_digest(wildcards.variant),
+            message:
+                "measuring {wildcards.variant} at {wildcards.seq_len} tokens"
+            shell:
+                "python -m experiments run {params.experiment} --tier {params.tier}"
+                " --device {params.device} --case {params.case} > {log} 2>&1"
 
     rule:
         name:
-            f"measure_{name}"
-        message:
-            "measuring {wildcards.variant} at {wildcards.seq_len} tokens"
+            f"notebook_{name}"
+        input:
+            records=records(name),
+            notebook=f"analysis/notebooks/{name}.ipynb",
+            published="paper/claims.yaml",
         output:
-            f"{LOCAL}/{name}/{cases(name).wildcard_pattern}.json",
+            f"build/notebooks/{name}.ipynb",
+            expand("build/{path}", path=written(name)),
         log:
-            f"build/logs/{name}/{cases(name).wildcard_pattern}.log",
-        params:
-            experiment=name,
-            case=lambda wildcards, output: Path(output[0]).stem,
-            code=lambda wildcards: code_digest(wildcards.variant),
+            f"build/logs/notebook_{name}.log",
         conda:
             "envs/reproduce.yaml"
-        # On a CPU the cores are the device: nothing else runs beside a measurement.
-        threads: max(1, workflow.cores // max(1, len(machines.gpus())))
-        resources:
-            gpu=int(DEVICE != "cpu"),
+        params:
+            experiment=name,
+            roots=[root for root in ROOTS if Path(root).exists() or root == LOCAL],
+            speaker=SPEAKER,
+            code=files_digest(
+                "analysis/*.py", "analysis/*.mplstyle", "experiments/schema.py"
+            ),
+        message:
+            "executing the notebook: its figures, tables and numbers"
         shell:
-            "python -m experiments run {params.experiment} --tier {TIER} --device {DEVICE} --case {params.case}"
-            " > {log} 2>&1"
+            "python -m analysis.notebook {params.experiment} --machine {params.speaker}"
+            " {params.roots} > {log} 2>&1"
+
+
+rule notebook_page:
+    input:
+        "build/notebooks/{name}.ipynb",
+    output:
+        report(
+            "build/notebooks/{name}.html",
+            category="Notebooks",
+            labels={"of": "{name}"},
+        ),
+    log:
+        "build/logs/notebook_page_{name}.log",
+    conda:
+        "envs/reproduce.yaml"
+    message:
+        "the notebook {wildcards.name} as a page"
+    shell:
+        "jupyter nbconvert --to html --log-level WARN {input} > {log} 2>&1"
+
+
+rule claims:
+    input:
+        records=[records(name) for name in EXPERIMENTS],
+        claims="paper/claims.yaml",
+    output:
+        json="build/claims.json",
+        csv="build/claims.csv",
+    log:
+        "build/logs/claims.log",
+    conda:
+        "envs/reproduce.yaml"
+    params:
+        roots=[root for root in ROOTS if Path(root).exists() or root == LOCAL],
+        code=files_digest(
+            "analysis/claims/*.py", "analysis/*.py", "experiments/schema.py"
+        ),
+    message:
+        "judging every published claim"
+    shell:
+        "python -m analysis.claims --claims {input.claims} --out {output.json}"
+        " {params.roots} > {log} 2>&1"
+
+
+rule numbers:
+    input:
+        expand("build/numbers/{name}.json", name=EXPERIMENTS),
+        "build/claims.json",
+    output:
+        "build/numbers.json",
+    log:
+        "build/logs/numbers.log",
+    conda:
+        "envs/reproduce.yaml"
+    params:
+        code=files_digest("analysis/numbers.py"),
+    message:
+        "joining every number that the prose may use"
+    shell:
+        "python -m analysis.numbers --out {output} {input} > {log} 2>&1"
+
+
+rule overview:
+    input:
+        records=[records(name) for name in EXPERIMENTS],
+        claims="paper/claims.yaml",
+    output:
+        report("build/figures/overview.svg", category="Figures"),
+    log:
+        "build/logs/overview.log",
+    conda:
+        "envs/reproduce.yaml"
+    params:
+        roots=[root for root in ROOTS if Path(root).exists() or root == LOCAL],
+        speaker=SPEAKER,
+        code=files_digest("analysis/*.py", "analysis/*.mplstyle"),
+    message:
+        "the figure of the README"
+    shell:
+        "python -m analysis.overview --out {output} --machine {params.speaker}"
+        " {params.roots} > {log} 2>&1"
+
+
+rule writeup:
+    input:
+        expand("build/{path}", path=[p for name in EXPERIMENTS for p in written(name)]),
+        "build/numbers.json",
+        "build/claims.json",
+        template="paper/writeups/{name}.md.j2",
+    output:
+        report(
+            "build/writeups/{name}.md", category="Write-ups", labels={"of": "{name}"}
+        ),
+    log:
+        "build/logs/writeup_{name}.log",
+    conda:
+        "envs/reproduce.yaml"
+    params:
+        code=files_digest(
+            "analysis/writeups.py", "analysis/text.py", "analysis/published.py"
+        ),
+    message:
+        "the write-up {wildcards.name}, published beside measured"
+    shell:
+        "python -m analysis.writeups {wildcards.name} --out {output} > {log} 2>&1"
+
+
+rule paper:
+    input:
+        expand("build/{path}", path=[p for name in EXPERIMENTS for p in written(name)]),
+        "build/figures/overview.svg",
+        "build/numbers.json",
+        "build/claims.json",
+        source="paper/paper.typ",
+    output:
+        report("build/paper.pdf", category="Paper"),
+    log:
+        "build/logs/paper.log",
+    conda:
+        "envs/reproduce.yaml"
+    params:
+        code=files_digest("paper/*.typ", "paper/*.yml", "analysis/paper.py"),
+    message:
+        "typesetting the paper"
+    shell:
+        "python -m analysis.paper --out {output} > {log} 2>&1"

@@ -46,7 +46,7 @@ def _over_length(frame, experiment, machine, quantity, ylabel) -> Figure:
         for index, series in enumerate(panels):
             row, column = divmod(index, 2)
             # Inches: room for labels right of each panel, for ticks left of it.
-            left, panel = column * PAGE / 2 + 0.42, 1.78
+            left, panel = column * PAGE / 2 + 0.52, 1.68
             bottom = (rows - 1 - row) * PANEL + 0.4
             ax = figure.add_axes((left / width, bottom / height, panel / width, 1.68 / height))
             _draw_series(ax, series, quantity)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from IPython.display import SVG, Markdown
 
-from analysis import drawing, figures, numbers, published, table, tables
+from analysis import drawing, figures, findings, numbers, published, table, tables
 from analysis import records as sources
 from analysis.records import RecordsError
 
@@ -55,7 +55,7 @@ class Page:
 
     def numbers(self) -> Markdown:
         """Write every number of the experiment to `numbers/` of the build folder."""
-        found = numbers.of_experiment(self.frame, self.experiment, self.machine)
+        found = findings.of_experiment(self.frame, self.experiment, self.machine)
         path = self.build / "numbers" / f"{self.experiment}.json"
         with _writing(path):
             numbers.save(found, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from analysis import views
 from analysis.text import DASH, interval, number, write
 
 MIB = 2**20
+# Where a long name may be broken: before a capital.
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 WORDS = {"oom": "out of memory", "timeout": "out of time"}
 
 
@@ -69,15 +72,18 @@ class Table:
     def to_typst(self) -> str:
         """A `figure(table(...))`; strings only, so no cell is read as markup."""
         align = ", ".join("left" if left else "right" for left in self._left())
-        head = ", ".join(_quoted(name) for name in self.columns)
+        head = ", ".join(_quoted(_broken(name)) for name in self.columns)
         body = [f"  {', '.join(_quoted(shown(cell)) for cell in row)}," for row in self.rows]
-        caption = f"{self.caption}. {self.note}".strip() if self.note else f"{self.caption}."
+        caption = f"{self.caption}. {self.note}" if self.note else f"{self.caption}."
         return "\n".join(
             [
                 f"#figure(kind: table, caption: {_quoted(caption)}, table(",
                 f"  columns: {len(self.columns)}, align: ({align},),",
+                "  table.hline(),",
                 f"  table.header({head}),",
+                "  table.hline(stroke: 0.4pt),",
                 *body,
+                "  table.hline(),",
                 "))",
                 "",
             ]
@@ -137,7 +143,7 @@ def rate_cell(row: pd.Series | None, items: int) -> Cell:
 def ratio_cell(base: pd.Series | None, other: pd.Series | None) -> Cell:
     """How many times faster `other` is than `base`, with its interval."""
     gain = views.ratio(base, other)
-    return None if gain is None else quantity(gain.value, gain.low, gain.high)
+    return None if gain is None else quantity(gain.value, gain.low, gain.high, "{:.2f}")
 
 
 def quantity(value: float, low: float, high: float, form: str | None = None) -> Quantity:
@@ -155,9 +161,15 @@ def _plain(cell: Cell) -> list:
     return ["" if cell in (None, DASH) else cell, "", ""]
 
 
+def _broken(name: str) -> str:
+    """A heading in lines: units and what is published or measured under what it is."""
+    lines = re.sub(r" (?=\()|(?<=\w) (?=published|measured)", "\n", name)
+    return _CAMEL.sub("\u200b", lines)
+
+
 def _pipes(cells) -> str:
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
 def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ") + '"'
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

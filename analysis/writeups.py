@@ -17,7 +17,6 @@ from pathlib import Path
 
 import jinja2
 
-from analysis import published
 from analysis.numbers import NumbersError, lookup
 from analysis.text import DASH, interval, number, write
 
@@ -54,6 +53,11 @@ def render(name: str, build: Path, out: Path, templates: Path = TEMPLATES) -> st
         raise WriteupError(f"{page.where}: {error.message}") from None
     except NumbersError as error:
         raise WriteupError(str(error)) from None
+
+
+def names(templates: Path = TEMPLATES) -> list[str]:
+    """The write-ups that have a template."""
+    return sorted(path.name.removesuffix(".md.j2") for path in templates.glob("*.md.j2"))
 
 
 class _Page:
@@ -146,7 +150,7 @@ def _json(path: Path):
 def main(arguments: list[str] | None = None) -> int:
     """Render one; returns the exit status, 1 with one line on stderr for unusable input."""
     parser = argparse.ArgumentParser(description="Render a write-up.")
-    parser.add_argument("name", choices=published.EXPERIMENTS)
+    parser.add_argument("name", choices=names())
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--build", type=Path, default=Path("build"))
     options = parser.parse_args(arguments)

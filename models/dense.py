@@ -66,7 +66,7 @@ def dense_attention(
         out, lse = _flash_attn_2(q, k, v, is_causal, scale, return_lse)
     elif backend == "flash-attn-4":
         out, lse = _flash_attn_4(q, k, v, is_causal, scale)
-    elif return_lse or (backend == "sdpa-flash" and _is_grouped_on_cpu(q, k)):
+    elif return_lse or _needs_views(backend, q, k):
         out, lse = _whole_view(q, k, v, backend, is_causal, scale)
     else:
         with sdpa_kernel(_SDPA[backend]):
@@ -113,8 +113,12 @@ def _why_not(backend, q, k, is_causal, return_lse) -> str | None:
         return f"does not run on {q.device.type}"
     if backend.startswith("flash-attn"):
         return _why_not_package(backend, q, return_lse)
+    grouped = q.shape[2] != k.shape[2]
+    if _needs_views(backend, q, k):
+        # Views of as many query as key heads are what PyTorch will see.
+        q, grouped = q[:, :, : k.shape[2]], False
     params = torch.backends.cuda.SDPAParams(
-        *(x.transpose(1, 2) for x in (q, k, k)), None, 0.0, is_causal, q.shape[2] != k.shape[2]
+        *(x.transpose(1, 2) for x in (q, k, k)), None, 0.0, is_causal, grouped
     )
     can_use = {
         "sdpa-flash": torch.backends.cuda.can_use_flash_attention,
@@ -142,9 +146,10 @@ def _why_not_package(backend, q, return_lse) -> str | None:
     return None
 
 
-def _is_grouped_on_cpu(q, k) -> bool:
-    """PyTorch's flash attention takes grouped queries on CUDA only."""
-    return q.device.type == "cpu" and q.shape[2] != k.shape[2]
+def _needs_views(backend, q, k) -> bool:
+    """Of PyTorch's fused ops only flash attention on CUDA takes grouped queries itself."""
+    fused = backend == "sdpa-efficient" or (backend == "sdpa-flash" and q.device.type == "cpu")
+    return fused and q.shape[2] != k.shape[2]
 
 
 def _whole_view(q, k, v, backend, is_causal, scale):

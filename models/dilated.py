@@ -155,11 +155,12 @@ def _gather(q, k, v, pattern, is_causal, scale):
         head = torch.arange(heads, device=q.device)[:, None, None]
         # (B, H, segments, kept tokens, D)
         q_kept, k_kept, v_kept = (x.transpose(1, 2)[:, head, index] for x in (q, k, v))
-        scores = scale * q_kept @ k_kept.transpose(-1, -2)
+        # In float32 at least: scores rounded to half would cost twice flash's error.
+        scores = scale * q_kept.to(accumulator) @ k_kept.to(accumulator).transpose(-1, -2)
         allowed = held[:, :, None, :]
         if is_causal:
             allowed = allowed & torch.ones(kept, kept, device=q.device).tril().bool()
-        scores = scores.to(accumulator).masked_fill(~allowed, torch.finfo(accumulator).min)
+        scores = scores.masked_fill(~allowed, torch.finfo(accumulator).min)
         lse = scores.logsumexp(dim=-1)
         out = (scores - lse[..., None]).exp().to(v.dtype) @ v_kept
         # Unheld places of a short segment point at token n, which is cut off again.

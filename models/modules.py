@@ -21,6 +21,9 @@ class MultiheadDilatedAttention(nn.Module):
     branches, in tokens. num_kv_heads: heads of k and v (grouped queries), a divisor
     of num_heads, None for as many. sub_layer_norm: False leaves the LayerNorm out.
     head_offset, backend: as in `dilated_attention`. ValueError on bad arguments.
+
+    Put it into the layers before `nn.TransformerEncoder` is built around them: an
+    encoder built first looks for nn.MultiheadAttention's own weights at inference.
     """
 
     # nn.TransformerEncoderLayer reads these: the second keeps it off its fused path,

@@ -5,6 +5,7 @@ import torch
 
 from models import (
     UnsupportedBackend,
+    dense,
     dense_attention,
     dilated_attention,
     head_partitioned_attention,
@@ -154,3 +155,10 @@ def test_a_bad_key_padding_mask_is_named(mask):
     shape = str(tuple(mask.shape)).replace("(", r"\(").replace(")", r"\)")
     with pytest.raises(ValueError, match=rf"key_padding_mask={mask.dtype} {shape}: expected bool"):
         dilated(Q, Q, Q, key_padding_mask=mask)
+
+
+@pytest.mark.parametrize("backend", ("flash-attn-2", "flash-attn-4"))
+def test_a_missing_package_is_named(backend, monkeypatch):
+    monkeypatch.setattr(dense.importlib.util, "find_spec", lambda name: None)
+    reason = dense._why_not_package(backend, Q.half(), return_lse=False)
+    assert reason == f"the package {backend} is not installed (envs/cuda.txt)"

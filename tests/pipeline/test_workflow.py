@@ -1,0 +1,167 @@
+"""What Snakemake plans: on a fresh copy of the repository, after edits, touches and losses."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.pipeline
+
+GRID = """
+title: t
+question: q
+tiers:
+  smoke:
+    limits: {{replicates: 1, min_samples: 1, max_samples: 1, timeout_s: 60}}
+    cases:
+      - variant: [{variants}]
+        heads: 2
+        head_dim: 8
+        dtype: float32
+        is_causal: false
+        pass: forward
+        shapes:
+          - {{batch: 1, seq_len: 32, segment_lengths: [16], dilation_rates: [1]}}
+  laptop: {{cases: []}}
+  gpu: {{cases: []}}
+"""
+
+
+def fresh_copy(folder: Path) -> Path:
+    """The repository's own files as a clone would have them, without anything that was built."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in listed.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    return folder
+
+
+def snakemake(folder: Path, *arguments: str):
+    """Run the copy's workflow with this environment's Snakemake."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = [sys.executable, "-m", "snakemake", *arguments]
+    env = {**os.environ, "PATH": path, "PYTHONPATH": ""}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=env, timeout=300)
+
+
+def planned(folder: Path, *arguments: str) -> dict[str, int]:
+    """How many jobs of each rule a dry run lists."""
+    done = snakemake(folder, "-n", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = re.search(r"job +count\n[- ]+\n(.*?)\n\n", done.stdout + done.stderr, re.S)
+    if table is None:
+        assert "Nothing to be done" in done.stdout + done.stderr
+        return {}
+    counts = {line.split()[0]: int(line.split()[1]) for line in table.group(1).splitlines()}
+    return {rule: n for rule, n in counts.items() if rule not in ("all", "experiments", "total")}
+
+
+SMOKE = ("experiments", "--config", "tier=smoke", "device=cpu")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A copy with two tiny grids, measured."""
+    folder = fresh_copy(tmp_path_factory.mktemp("copy"))
+    for path in (folder / "experiments").glob("*.yaml"):
+        path.unlink()
+    (folder / "experiments/dilated.yaml").write_text(GRID.format(variants="dense, dilated-sdpa"))
+    (folder / "experiments/comprehensive.yaml").write_text(GRID.format(variants="dilated-gather"))
+    done = snakemake(folder, *SMOKE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list((folder / "results/local").rglob("*.json"))) == 3
+    return folder
+
+
+def test_a_fresh_copy_measures_nothing_for_published_results(tmp_path):
+    plan = planned(fresh_copy(tmp_path), "--config", "source=published")
+    assert plan and not any(rule.startswith("measure") for rule in plan)
+
+
+def test_a_second_run_has_nothing_to_do(measured):
+    assert planned(measured, *SMOKE) == {}
+
+
+def test_touching_files_plans_nothing(measured):
+    for path in measured.rglob("*"):
+        if path.is_file() and ".snakemake" not in path.parts:
+            path.touch()
+    assert planned(measured, *SMOKE) == {}
+
+
+def edited(path: Path, old: str, new: str):
+    """Replace text in a file; a context that puts it back."""
+
+    class Edit:
+        def __enter__(self):
+            self.before = path.read_text()
+            assert old in self.before
+            path.write_text(self.before.replace(old, new))
+
+        def __exit__(self, *_):
+            path.write_text(self.before)
+
+    return Edit()
+
+
+def test_a_new_length_plans_only_its_cases(measured):
+    grid = measured / "experiments/dilated.yaml"
+    line = "          - {batch: 1, seq_len: 32, segment_lengths: [16], dilation_rates: [1]}\n"
+    with edited(grid, line, line + line.replace("32", "48")):
+        assert planned(measured, *SMOKE) == {"measure_dilated": 2}
+    assert planned(measured, *SMOKE) == {}
+
+
+def test_an_edit_to_a_model_plans_the_variants_that_use_it(measured):
+    with edited(measured / "models/dilated.py", "import torch\n", "import torch  # edited\n"):
+        plan = planned(measured, *SMOKE)
+    assert plan == {"measure_dilated": 1, "measure_comprehensive": 1}
+    with edited(measured / "models/dense.py", "import torch\n", "import torch  # edited\n"):
+        assert planned(measured, *SMOKE) == {"measure_dilated": 1}
+    with edited(measured / "analysis/stats.py", "import", "import "):
+        assert planned(measured, *SMOKE) == {}
+
+
+def test_a_lost_record_is_measured_again_and_only_it(measured):
+    path = next((measured / "results/local").rglob("variant-dense*.json"))
+    text = path.read_text()
+    path.unlink()
+    assert planned(measured, *SMOKE) == {"measure_dilated": 1}
+    path.write_text(text)
+
+
+def test_only_measuring_asks_for_a_gpu():
+    text = (ROOT / "Snakefile").read_text()
+    rules = re.split(r"\n(?=\s*rule\b)", text)
+    asking = [rule for rule in rules if "gpu=" in rule]
+    assert len(asking) == 1 and "measure_" in asking[0]
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("sorce=published", "--config sorce: expected one of source, tier, device"),
+        ("source=remote", "--config source=remote: expected local or published"),
+        ("tier=huge", "tier 'huge': expected one of smoke, laptop, gpu"),
+        ("device=tpu", "--device tpu: not here; there is cpu"),
+    ],
+)
+def test_a_wrong_option_is_told(measured, option, told):
+    done = snakemake(measured, "-n", "--config", option)
+    assert done.returncode == 1
+    assert told in done.stdout + done.stderr and "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_wrong_grid_is_told(measured):
+    with edited(measured / "experiments/dilated.yaml", "heads: 2", "heds: 2"):
+        done = snakemake(measured, "-n", *SMOKE)
+    told = done.stdout + done.stderr
+    assert done.returncode == 1 and "Traceback" not in told
+    assert "dilated.yaml: smoke: cases, block 1: unknown key 'heds'" in told
