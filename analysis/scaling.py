@@ -6,30 +6,16 @@ of non-negative terms, most with an offset, fitted on log residuals (timing nois
 The choice between them is by AICc; the exponent always comes from a power law.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from numbers import Real
 
 import numpy as np
 from scipy import stats
 
+from analysis import curves
+from analysis.curves import EXACT, MODELS, OFFSET_POWER, POWER
 from analysis.stats import Interval, Replicates, bootstrap_medians, check_confidence
-
-POWER, OFFSET_POWER = "a n^k", "c + a n^k"
-# Model -> its terms, (coefficient, exponent); None is the exponent k that is fitted, always last.
-MODELS: Mapping[str, tuple[tuple[str, int | None], ...]] = {
-    "c + b n": (("c", 0), ("b", 1)),
-    "c + b n^2": (("c", 0), ("b", 2)),
-    "c + b n + d n^2": (("c", 0), ("b", 1), ("d", 2)),
-    POWER: (("a", None),),
-    OFFSET_POWER: (("c", 0), ("a", None)),
-}
-MAX_EXPONENT = 6.0
-# Terms below this share of the smallest value are zero: no clock or allocator resolves them.
-NEGLIGIBLE = 1e-7
-# Relative misfit below which models are equally exact; keeps AICc finite on noiseless memory.
-EXACT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -59,7 +45,7 @@ class ScalingFit:
     resampled: str
     n_range: tuple[float, float]
     censored: tuple[tuple[int, str], ...]
-    theta: np.ndarray = field(repr=False, compare=False)  # (parameters,) as in `_curves`
+    theta: np.ndarray = field(repr=False, compare=False)  # (parameters,) as in `curves.log_curves`
     draws: np.ndarray = field(repr=False, compare=False)  # (draws, parameters)
 
     def predict(self, n: np.ndarray | float) -> np.ndarray:
@@ -85,8 +71,8 @@ class ScalingFit:
         lengths = np.asarray(n, dtype=float)
         if not (lengths > 0).all():
             raise ValueError(f"n: expected lengths > 0, got {n!r}")
-        curves = _curves(self.model, theta, np.log(lengths).ravel())[0]
-        return np.exp(curves).reshape(len(theta), *lengths.shape)
+        found = curves.log_curves(self.model, theta, np.log(lengths).ravel())[0]
+        return np.exp(found).reshape(len(theta), *lengths.shape)
 
 
 def fit(
@@ -134,22 +120,22 @@ def fit(
         model, selection = exponent_model, f"not chosen: {x.size} points, AICc needs 5"
     else:
         raise ValueError(f"lengths: expected >= 5 to choose among {models!r}, got {x.size}")
-    if x.size <= _size(model):
-        raise ValueError(f"lengths: expected > {_size(model)} for {model!r}, got {x.size}")
+    if x.size <= curves.size(model):
+        raise ValueError(f"lengths: expected > {curves.size(model)} for {model!r}, got {x.size}")
 
     fitted = {}
     for name in dict.fromkeys((model, exponent_model)):
-        theta = _solve(name, x, log_y)
+        theta = curves.solve(name, x, log_y)
         resampled, noisy = _resample(name, theta, x, log_y, noise, confidence, rng)
-        fitted[name] = theta, _descend(name, x, noisy, np.tile(theta, (draws, 1))), resampled
+        fitted[name] = theta, curves.descend(name, x, noisy, np.tile(theta, (draws, 1))), resampled
     theta, theta_draws, resampled = fitted[model]
     k, k_draws = (array[..., -1] for array in fitted[exponent_model][:2])
     low, high = np.quantile(k_draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    shorter = _solve(model, x[:-1], log_y[:-1])
-    holdout = float(np.expm1(_curves(model, shorter[None], x[-1:])[0][0, 0] - log_y[-1]))
+    shorter = curves.solve(model, x[:-1], log_y[:-1])
+    holdout = float(np.expm1(curves.log_curves(model, shorter[None], x[-1:])[0][0, 0] - log_y[-1]))
     return ScalingFit(
         model=model,
-        parameters=_parameters(model, theta, x, log_y),
+        parameters=curves.named_parameters(model, theta, x, log_y),
         selection=selection,
         exponent=Interval(float(k), float(min(low, k)), float(max(high, k)), confidence),
         exponent_model=exponent_model,
@@ -272,106 +258,19 @@ def _points(
     return np.log(n[order]), np.log(y[order]), noise[:, order]
 
 
-def _size(model: str) -> int:
-    return len(MODELS[model]) + (MODELS[model][-1][1] is None)
-
-
-def _powers(model: str, theta: np.ndarray) -> np.ndarray:
-    """Exponents (B, terms)."""
-    columns = [theta[:, -1] if power is None else power for _, power in MODELS[model]]
-    return np.stack([np.broadcast_to(column, len(theta)) for column in columns], axis=1)
-
-
-def _curves(model: str, theta: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log curves (B, n) at log lengths `x` (n,), and their Jacobian (B, n, parameters).
-
-    `theta` (B, parameters) holds the logs of the coefficients, so that none is negative, then k.
-    """
-    logs = theta[:, : len(MODELS[model]), None] + _powers(model, theta)[:, :, None] * x
-    curves = np.logaddexp.reduce(logs, axis=1)
-    rows = [np.exp(logs - curves[:, None])]
-    if MODELS[model][-1][1] is None:
-        rows.append(rows[0][:, -1:] * x)
-    return curves, np.concatenate(rows, axis=1).transpose(0, 2, 1)
-
-
-def _descend(model: str, x: np.ndarray, log_y: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Least squares on `log_y` (B, n) or (n,) from `start` (B, parameters), B fits at a time.
-
-    Levenberg-Marquardt on the whole batch: scipy.optimize.least_squares, which the tests compare
-    it with, takes seconds for 500 draws.
-    """
-    terms, theta = len(MODELS[model]), start.copy()
-    low = np.full(theta.shape[1], log_y.min() + np.log(NEGLIGIBLE))
-    high = np.full(theta.shape[1], np.inf)
-    low[terms:], high[terms:] = 0.0, MAX_EXPONENT
-    # Coefficients count at the largest length in here: well conditioned, and one floor fits all.
-    last, x = x[-1], x - x[-1]
-    theta[:, :terms] += _powers(model, theta) * last
-    damping = np.full(len(theta), 1e-2)
-    curves, jacobian = _curves(model, theta, x)
-    cost = ((log_y - curves) ** 2).sum(axis=1)
-    for _ in range(100):
-        slope = (jacobian * (log_y - curves)[:, :, None]).sum(axis=1)
-        # Held: at a bound and pushed outwards. Free, it would spoil the step of the others.
-        held = ((theta <= low) & (slope < 0)) | ((theta >= high) & (slope > 0))
-        columns = np.where(held[:, None], 0.0, jacobian)
-        normal = columns.transpose(0, 2, 1) @ columns
-        scale = np.einsum("bii->bi", normal) * damping[:, None] + np.where(held, 1.0, 1e-18)
-        normal += scale[:, :, None] * np.eye(len(low))
-        step = np.linalg.solve(normal, np.where(held, 0.0, slope)[:, :, None])[:, :, 0]
-        trial = np.clip(theta + np.clip(step, -2, 2), low, high)
-        trial_curves, trial_jacobian = _curves(model, trial, x)
-        trial_cost = ((log_y - trial_curves) ** 2).sum(axis=1)
-        better = trial_cost < cost
-        done = ~better | (cost - trial_cost <= 1e-12 * cost)
-        theta[better], cost[better] = trial[better], trial_cost[better]
-        curves[better], jacobian[better] = trial_curves[better], trial_jacobian[better]
-        damping = np.where(better, damping * 0.2, damping * 5).clip(1e-9, 1e9)
-        if (done & ((damping >= 1e3) | better)).all():
-            break
-    theta[:, :terms] -= _powers(model, theta) * last
-    return theta
-
-
-def _solve(model: str, x: np.ndarray, log_y: np.ndarray) -> np.ndarray:
-    """Best fit (parameters,) from several starts: what share each term has at its end of `x`."""
-    terms = MODELS[model]
-    starts = []
-    for shares in product((0.9, 0.3, 0.03), repeat=len(terms)):
-        for k in (0.5, 1.0, 2.0, 3.0) if terms[-1][1] is None else (None,):
-            powers = [k if power is None else power for _, power in terms]
-            coefficients = [
-                np.log(share) + (log_y[-1] - power * x[-1] if power else log_y[0])
-                for share, power in zip(shares, powers, strict=True)
-            ]
-            starts.append(coefficients + ([] if k is None else [k]))
-    found = _descend(model, x, log_y, np.array(starts))
-    return found[((_curves(model, found, x)[0] - log_y) ** 2).sum(axis=1).argmin()]
-
-
-def _parameters(
-    model: str, theta: np.ndarray, x: np.ndarray, log_y: np.ndarray
-) -> dict[str, float]:
-    """Coefficients by name, then k; a term that is negligible at the largest length is 0."""
-    last = theta[: len(MODELS[model])] + _powers(model, theta[None])[0] * x[-1]
-    absent = last <= log_y.min() + np.log(NEGLIGIBLE) + 1.0
-    values = np.where(absent, 0.0, np.exp(theta[: len(absent)])).tolist()
-    named = {name: value for (name, _), value in zip(MODELS[model], values, strict=True)}
-    return named | ({"k": float(theta[-1])} if _size(model) > len(values) else {})
-
-
 def _akaike(
     models: Sequence[str], x: np.ndarray, log_y: np.ndarray
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Akaike weights of the models with P >= parameters + 3, and why the others have none."""
     scores, not_compared, points = {}, {}, x.size
     for model in models:
-        free = _size(model) + 1  # and the noise
+        free = curves.size(model) + 1  # and the noise
         if points < free + 2:
             not_compared[model] = f"{points} points, AICc needs {free + 2}"
             continue
-        misfit = ((_curves(model, _solve(model, x, log_y)[None], x)[0] - log_y) ** 2).mean()
+        misfit = (
+            (curves.log_curves(model, curves.solve(model, x, log_y)[None], x)[0] - log_y) ** 2
+        ).mean()
         scores[model] = points * np.log(max(misfit, EXACT**2))
         scores[model] += 2 * free + 2 * free * (free + 1) / (points - free - 1)
     best = min(scores.values(), default=0.0)
@@ -390,8 +289,8 @@ def _resample(
     rng: np.random.Generator,
 ) -> tuple[str, np.ndarray]:
     """What is resampled, and log values (draws, P): the curve plus resampled deviations."""
-    curve, jacobian = _curves(model, theta[None], x)
-    residuals, freedom = log_y - curve[0], x.size - _size(model)
+    curve, jacobian = curves.log_curves(model, theta[None], x)
+    residuals, freedom = log_y - curve[0], x.size - curves.size(model)
     spread = np.sqrt((residuals**2).sum() / freedom)
     if np.sqrt(noise.var(axis=0).mean()) > spread:
         return "replicates", curve + noise

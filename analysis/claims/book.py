@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
+from pydantic import ValidationError
+
 from analysis.claims.comparisons import Growth, Ordering
 from analysis.claims.figures import Arithmetic, Restates
 from analysis.claims.kinds import KINDS
@@ -16,7 +18,6 @@ from analysis.claims.ledger import Book, Claim
 from analysis.claims.predicate import joined
 from analysis.claims.vocabulary import Card, ClaimsError, Strict, System, Writeup
 from models.registry import VARIANTS
-from pydantic import ValidationError
 
 _TABLE = ("for", "columns", "rows", "cells")
 _ENTRY = ("id", "section", "claim", "published", "predicate", "note")

@@ -7,6 +7,8 @@ import math
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
+
 from analysis import scaling, stats
 from analysis.claims.predicate import (
     Predicate,
@@ -32,7 +34,6 @@ from analysis.claims.vocabulary import (
     Shape,
     SystemName,
 )
-from pydantic import Field
 
 
 class Speedup(Predicate):

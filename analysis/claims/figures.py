@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
+
 from analysis import stats
 from analysis.claims.expressions import value_range
 from analysis.claims.predicate import Predicate, in_text, is_close, joined, measured_as, shape_words

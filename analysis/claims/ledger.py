@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import pandas as pd
+
 from analysis.claims.predicate import Predicate, joined, shape_words
 from analysis.claims.vocabulary import (
     HEADROOM,

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import asdict
 
 import pandas as pd
+
 from analysis.claims.ledger import Book, Claim, Ledger
 from analysis.claims.vocabulary import VERDICTS, Verdict
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from experiments.case import DTYPES
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+
+from experiments.case import DTYPES
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 REFUTED, NOT_TESTABLE = "refuted", "not testable here"

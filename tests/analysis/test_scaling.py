@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import least_squares
 
-from analysis import scaling
+from analysis import curves
 from analysis.scaling import MODELS, crossover, fit
 
 LENGTHS = 2 ** np.arange(9, 16)  # 512..32768
@@ -117,8 +117,8 @@ def test_solver_reaches_the_minimum_that_scipy_finds(model, kind):
     scipy_fit = least_squares(
         residuals, start, bounds=(0, np.inf), x_scale=start, xtol=1e-12, ftol=1e-12, gtol=1e-12
     )
-    ours = np.array(scaling._solve(model, np.log(LENGTHS), log_y))
-    curve = scaling._curves(model, ours[None], np.log(LENGTHS))[0][0]
+    ours = np.array(curves.solve(model, np.log(LENGTHS), log_y))
+    curve = curves.log_curves(model, ours[None], np.log(LENGTHS))[0][0]
     assert ((curve - log_y) ** 2).sum() <= 2 * scipy_fit.cost * (1 + 1e-5)
 
 
