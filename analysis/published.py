@@ -57,6 +57,21 @@ class Setting:
     head_dim: int
     patterns: Mapping[int, Pattern]
 
+    def pattern(self, seq_len: int) -> Pattern | None:
+        """The pattern at a length, published or not.
+
+        Where every published pattern is that of the longest length with segments of at most half
+        the sequence, so is that of another length. Otherwise None: there is no rule to follow.
+        """
+        if seq_len in self.patterns:
+            return self.patterns[seq_len]
+        halves = all(self._at_most_half(n) == found for n, found in self.patterns.items())
+        return self._at_most_half(seq_len) if halves else None
+
+    def _at_most_half(self, seq_len: int) -> Pattern:
+        lengths, rates = self.patterns[max(self.patterns)]
+        return tuple(min(w, seq_len // 2) for w in lengths), rates
+
 
 @cache
 def setting(experiment: str) -> Setting:

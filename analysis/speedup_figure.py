@@ -77,7 +77,7 @@ def _units(groups) -> float:
 
 
 def _draw_bars(ax: Axes, groups, units: float) -> None:
-    y, ticks, labels, values = 0.0, [], [], []
+    y, ticks, labels, values, bounds = 0.0, [], [], [], []
     across = ax.get_yaxis_transform()
     known = any(old for _, bars in groups for _, _, old in bars)
     for title, bars in groups:
@@ -91,8 +91,13 @@ def _draw_bars(ax: Axes, groups, units: float) -> None:
                 ax.text(THEIRS, y, text, transform=across, ha="right", va="center", color=GREY)
             ticks.append(y)
             labels.append(look(variant).label)
-            values += [gain.value, gain.low, gain.high, old]
+            values += [gain.value, old or gain.value]
+            bounds += [gain.low, gain.high]
             y += 1
+    # An interval of two processes can span decades: it runs off the axis rather than ruling it.
+    if values:
+        low, high = min(values) / 3, max(values) * 3
+        values += [min(max(bound, low), high) for bound in bounds if math.isfinite(bound)]
     ratio_axis(ax, values)
     ax.set_yticks(ticks, labels)
     ax.set_ylim(max(units, 5) - 0.4, -0.5)

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 DASH = "–"
+WIDE = 20  # a bound this many times off shares no decimals with its value
 
 
 def number(value: float | None) -> str:
@@ -19,6 +20,9 @@ def number(value: float | None) -> str:
         return DASH
     if value == int(value) and abs(value) < 1e6:
         return f"{int(value):,}"
+    if abs(value) >= 1e6:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
     if abs(value) >= 100:
         return f"{value:,.0f}"
     if abs(value) < 1e-3:
@@ -30,7 +34,8 @@ def number(value: float | None) -> str:
 def interval(value: float, low: float, high: float, form: str | None = None) -> str:
     """`1.87 [1.80, 1.95]`; the bounds are left out where there are none.
 
-    All three have the decimals of the value's three significant digits, unless `form` is given.
+    All three have the decimals of the value's three significant digits, unless `form` is given;
+    bounds that are decades away have digits of their own.
     """
     if math.isnan(value):
         return DASH
@@ -39,6 +44,8 @@ def interval(value: float, low: float, high: float, form: str | None = None) -> 
         form = f"{{:,.{min(max(decimals, 0), 9)}f}}"
     if math.isnan(low) or math.isnan(high):
         return form.format(value)
+    if low < value / WIDE or high > value * WIDE:
+        return f"{form.format(value)} [{number(low)}, {number(high)}]"
     return f"{form.format(value)} [{form.format(low)}, {form.format(high)}]"
 
 

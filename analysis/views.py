@@ -186,11 +186,9 @@ class View:
         )
 
     def _as_published(self, rows: pd.DataFrame, dense: bool = False) -> np.ndarray:
-        patterns = self.setting.patterns
+        pattern = self.setting.pattern
         columns = (rows["seq_len"], rows["segment_lengths"], rows["dilation_rates"])
-        same = [
-            dense if not w else patterns.get(n) == (w, r) for n, w, r in zip(*columns, strict=True)
-        ]
+        same = [dense if not w else pattern(n) == (w, r) for n, w, r in zip(*columns, strict=True)]
         return np.array(same, dtype=bool)
 
 

@@ -1,0 +1,125 @@
+"""Numbers: keys that do not depend on what was measured, words by sign, joins without doubles."""
+
+import json
+
+import pytest
+
+from analysis import findings, numbers
+from tests.analysis import synthetic
+
+
+def test_keys_are_the_same_whatever_was_measured(laptop, smoke, both):
+    for experiment in ("dilated", "comprehensive"):
+        keys = [set(findings.of_experiment(f, experiment)) for f in (laptop, smoke, both)]
+        assert keys[0] == keys[1] == keys[2]
+
+
+def test_a_number_comes_with_interval_text_and_records(laptop):
+    found = findings.of_experiment(laptop, "comprehensive")
+    gain = found["comprehensive.speedup.dilated-sdpa.b1.n8192"]
+    expected = [
+        synthetic.median_ms(c, synthetic.CPU)
+        for v in ("dilated-gather", "dilated-sdpa")
+        for c in synthetic.cases("comprehensive", "laptop")
+        if c.variant == v and c.seq_len == 8192
+    ]
+    assert gain["value"] == pytest.approx(expected[0] / expected[1])
+    assert gain["low"] < gain["value"] < gain["high"]
+    assert gain["text"].startswith("3.69 [")
+    assert len(gain["records"]) == 2
+    assert found["comprehensive.published.speedup.ring.b1.n8192"]["text"] == "17.22"
+
+
+def test_words_follow_the_measured_sign(laptop):
+    found = findings.of_experiment(laptop, "comprehensive")
+    word = "comprehensive.vs_dense.{}.b1.n2048.word"
+    assert found[word.format("dilated-sdpa")]["text"] == "faster than"
+    assert found[word.format("dilated-gather")]["text"] == "slower than"
+    assert found[word.format("dense")]["text"] == "not compared with"
+
+
+def test_what_was_not_measured_is_a_dash(smoke):
+    found = findings.of_experiment(smoke, "comprehensive")
+    missing = found["comprehensive.time.dense.b1.n8192"]
+    assert (missing["value"], missing["text"], missing["records"]) == (None, "–", [])
+    json.dumps(found, allow_nan=False)
+
+
+def test_the_crossover_lies_where_the_curves_cross(both):
+    found = findings.of_experiment(both, "dilated", synthetic.GPU)
+    crossing = found["dilated.crossover.dilated-gather"]
+    (a, p), (b, q) = synthetic.SPEED["dense"], synthetic.SPEED["dilated-gather"]
+    assert crossing["value"] == pytest.approx(1024 * (b / a) ** (1 / (p - q)), rel=0.05)
+
+
+def test_the_last_length_that_both_were_timed_at_speaks(both):
+    found = findings.of_experiment(both, "dilated", synthetic.GPU)
+    assert found["dilated.series.longest"]["value"] == 131072
+    assert found["dilated.series.vs_dense.dilated-sdpa.longest.tokens"]["value"] == 65536
+
+
+def _write(path, data):
+    path.write_text(json.dumps(data))
+    return path
+
+
+def test_join_merges_numbers_and_counts_verdicts(tmp_path):
+    claims = [
+        {"writeup": "dilated", "verdict": "refuted", "basis": "physics"},
+        {"writeup": "dilated", "verdict": "not testable here", "basis": "none"},
+        {"writeup": "comprehensive", "verdict": "reproduced", "basis": "records"},
+    ]
+    files = [
+        _write(tmp_path / "a.json", {"a.x": numbers.entry(1.5)}),
+        _write(tmp_path / "claims.json", {"counts": {}, "claims": claims}),
+    ]
+    out = tmp_path / "numbers.json"
+    assert numbers.main(["--out", str(out), *map(str, files)]) == 0
+    joined = json.loads(out.read_text())
+    assert joined["a.x"]["text"] == "1.50"
+    assert joined["claims.dilated.refuted"]["value"] == 1
+    assert joined["claims.dilated.reproduced"]["value"] == 0
+    assert joined["claims.all.total"]["value"] == 3
+    assert joined["claims.all.judged"]["value"] == 2
+    assert joined["claims.all.by-record"]["value"] == 1
+
+
+def test_a_key_twice_names_both_files_and_the_key(tmp_path, capsys):
+    files = [_write(tmp_path / f"{name}.json", {"k.x": numbers.entry(1)}) for name in "ab"]
+    out = tmp_path / "numbers.json"
+    assert numbers.main(["--out", str(out), *map(str, files)]) == 1
+    message = capsys.readouterr().err
+    assert "b.json: key 'k.x': is in" in message and "a.json" in message
+    assert not out.exists()
+
+
+def test_a_truncated_file_is_named(tmp_path, capsys):
+    bad = tmp_path / "bad.json"
+    bad.write_text('{"a": ')
+    assert numbers.main(["--out", str(tmp_path / "n.json"), str(bad)]) == 1
+    assert "bad.json: not JSON (truncated?)" in capsys.readouterr().err
+
+
+def test_an_unknown_key_is_named_with_its_place():
+    with pytest.raises(numbers.NumbersError, match=r"page.md.j2: unknown number 'no.such'"):
+        numbers.lookup({}, "no.such", "page.md.j2")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (float("nan"), "–"), (12, "12"), (8192, "8,192"), (1234.5, "1,234"),
+     (1.8765, "1.88"), (0.0512, "0.0512"), (3.2e-7, "3.2e-7"), (0, "0")],
+)  # fmt: skip
+def test_numbers_read_with_three_digits(value, text):
+    from analysis.text import number
+
+    assert number(value) == text
+
+
+def test_intervals_share_decimals_until_they_span_decades():
+    from analysis.text import interval
+
+    assert interval(1.8765, 1.8, 1.954) == "1.88 [1.80, 1.95]"
+    assert interval(836.2, 808.4, 891.0) == "836 [808, 891]"
+    assert interval(1.5, float("nan"), 2.0) == "1.50"
+    assert interval(0.0348, 1.2e-12, 6.7e8) == "0.0348 [1.2e-12, 6.7e8]"
