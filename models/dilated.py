@@ -147,6 +147,8 @@ def _gather(q, k, v, pattern, is_causal, scale):
     """Per branch: gather the kept tokens, plain softmax attention, scatter back; then mix."""
     batch, n, heads, _ = q.shape
     accumulator = torch.promote_types(q.dtype, torch.float32)
+    # In float32 at least: scores rounded to half would cost twice flash's error.
+    q, k, v = (x.to(accumulator) for x in (q, k, v))
     k, v = (x.repeat_interleave(heads // x.shape[2], dim=2) for x in (k, v))
     outs, lses = [], []
     for branch, (w, r) in enumerate(pattern.branches()):
@@ -155,30 +157,29 @@ def _gather(q, k, v, pattern, is_causal, scale):
         head = torch.arange(heads, device=q.device)[:, None, None]
         # (B, H, segments, kept tokens, D)
         q_kept, k_kept, v_kept = (x.transpose(1, 2)[:, head, index] for x in (q, k, v))
-        # In float32 at least: scores rounded to half would cost twice flash's error.
-        scores = scale * q_kept.to(accumulator) @ k_kept.to(accumulator).transpose(-1, -2)
+        scores = scale * q_kept @ k_kept.transpose(-1, -2)
         allowed = held[:, :, None, :]
         if is_causal:
             allowed = allowed & torch.ones(kept, kept, device=q.device).tril().bool()
-        scores = scores.masked_fill(~allowed, torch.finfo(accumulator).min)
-        lse = scores.logsumexp(dim=-1)
-        out = (scores - lse[..., None]).exp().to(v.dtype) @ v_kept
+        # In place: the scores are the one large array here. The shift cancels in the
+        # result, so no gradient goes through it.
+        scores = scores.masked_fill_(~allowed, torch.finfo(accumulator).min)
+        shift = scores.detach().amax(dim=-1, keepdim=True)
+        weights = scores.sub_(shift).exp_()
+        total = weights.sum(dim=-1, keepdim=True)
+        out = weights @ v_kept / total
+        lse = (shift + total.log()).squeeze(-1)
         # Unheld places of a short segment point at token n, which is cut off again.
         rows = torch.where(held, index, n).flatten(1)
-        full_out = out.new_zeros(batch, heads, n + 1, out.shape[-1], dtype=accumulator)
+        full_out = out.new_zeros(batch, heads, n + 1, out.shape[-1])
         full_lse = lse.new_full((batch, heads, n + 1), -torch.inf)
         head = head[:, :, 0]
-        full_out = full_out.index_put(
-            (torch.arange(batch, device=q.device)[:, None, None], head, rows),
-            out.flatten(2, 3).to(accumulator),
-        )
-        full_lse = full_lse.index_put(
-            (torch.arange(batch, device=q.device)[:, None, None], head, rows), lse.flatten(2, 3)
-        )
+        places = (torch.arange(batch, device=q.device)[:, None, None], head, rows)
+        full_out = full_out.index_put(places, out.flatten(2, 3))
+        full_lse = full_lse.index_put(places, lse.flatten(2, 3))
         outs.append(full_out[:, :, :n].transpose(1, 2))
         lses.append(full_lse[:, :, :n])
-    out, lse = merge(outs, lses)
-    return out.to(q.dtype), lse
+    return merge(outs, lses)
 
 
 def _kept_positions(pattern, branch, w, r, n, heads, device):
