@@ -140,7 +140,7 @@ def _legend(figure: Figure, view: views.View, tall: float) -> None:
         Line2D([], [], marker="D", linestyle="none", color="black", markerfacecolor="white"),
         Line2D([], [], marker="o", linestyle="none", color=GREY),
     ]
-    names = [f"published, {published.CARD}", f"measured, {view.device}: exact attention"]
+    names = [f"published, {published.CARD}", f"measured, {view.device}: checked against the oracle"]
     figure.legend(
         marks,
         names,
