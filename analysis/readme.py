@@ -13,7 +13,6 @@ import argparse
 import json
 import re
 import sys
-from pathlib import Path
 
 import jinja2
 
