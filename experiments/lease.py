@@ -42,7 +42,10 @@ def hold(device: str) -> Iterator[str]:
     descriptor, held = _wait(candidates)
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     if held != "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = held.partition(":")[2]
+        # By UUID: CUDA and nvidia-smi need not count the cards in the same order.
+        os.environ["CUDA_VISIBLE_DEVICES"] = next(
+            gpu.uuid for gpu in gpus() if held == f"cuda:{gpu.index}"
+        )
     try:
         yield held
     finally:

@@ -19,6 +19,7 @@ class DeviceError(ValueError):
 @dataclass(frozen=True)
 class Gpu:
     index: str
+    uuid: str
     name: str
     driver: str
     memory_bytes: int
@@ -76,12 +77,14 @@ def gpus() -> tuple[Gpu, ...]:
     for line in listing.splitlines():
         index, uuid, name, driver, mib = (part.strip() for part in line.split(","))
         if allowed is None or index in allowed or uuid in allowed:
-            found.append(Gpu(index, name, driver, int(mib) * 2**20))
+            found.append(Gpu(index, uuid, name, driver, int(mib) * 2**20))
     return tuple(found)
 
 
 def choose_device(asked: str | None) -> str:
-    """ "cpu" or "cuda:INDEX" for "cpu", "cuda", "cuda:INDEX" or None (a GPU if there is one).
+    """The device to measure on: what was asked for, or, for None, a GPU if there is one.
+
+    asked: "cpu", "cuda", "cuda:INDEX" or None; DeviceError where it is not here.
 
     "cuda" leaves the index open: the lease takes whichever is free.
     """
@@ -109,7 +112,7 @@ def describe(device: str) -> Machine:
 
 
 def default_tier() -> str:
-    """ "gpu" on a machine with a CUDA device, else "laptop"."""
+    """The tier "gpu" on a machine with a CUDA device, else "laptop"."""
     return "gpu" if gpus() else "laptop"
 
 

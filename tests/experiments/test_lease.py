@@ -57,13 +57,13 @@ def test_a_killed_holder_frees_its_device(own_folder):
 
 def test_any_free_gpu_is_taken_and_shown_alone(own_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(lease.tempfile, "gettempdir", lambda: str(tmp_path))
-    cards = tuple(Gpu(str(i), "NVIDIA H100", "580", 80 * 2**30) for i in range(2))
+    cards = tuple(Gpu(str(i), f"GPU-{i}a", "NVIDIA H100", "580", 80 * 2**30) for i in range(2))
     monkeypatch.setattr(lease, "gpus", lambda: cards)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with lease.hold("cuda") as first:
-        assert (first, os.environ["CUDA_VISIBLE_DEVICES"]) == ("cuda:0", "0")
+        assert (first, os.environ["CUDA_VISIBLE_DEVICES"]) == ("cuda:0", "GPU-0a")
         with lease.hold("cuda") as second:
-            assert (second, os.environ["CUDA_VISIBLE_DEVICES"]) == ("cuda:1", "1")
+            assert (second, os.environ["CUDA_VISIBLE_DEVICES"]) == ("cuda:1", "GPU-1a")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
@@ -72,7 +72,7 @@ def test_machine_and_device_choice(monkeypatch):
     assert machine.choose_device(None) == "cpu" and machine.default_tier() == "laptop"
     with pytest.raises(DeviceError, match="--device cuda:3: not here; there is cpu"):
         machine.choose_device("cuda:3")
-    cards = (Gpu("1", "NVIDIA H200", "580.1", 141 * 2**30),)
+    cards = (Gpu("1", "GPU-b", "NVIDIA H200", "580.1", 141 * 2**30),)
     monkeypatch.setattr(machine, "gpus", lambda: cards)
     assert machine.choose_device(None) == "cuda" and machine.default_tier() == "gpu"
     here = machine.describe("cuda:1")
