@@ -11,10 +11,11 @@ from analysis.outputs import written
 from experiments import grid as grids
 from experiments import machine as machines
 from experiments.digest import code_digest, files_digest
+from experiments.runner import set_aside_outdated
 
 min_version("9.19")
 
-OPTIONS = {"source": "local", "tier": machines.default_tier(), "device": None}
+OPTIONS = {"source": "local", "tier": None, "device": None}
 for key in set(config) - set(OPTIONS):
     raise WorkflowError(f"--config {key}: expected one of {', '.join(OPTIONS)}")
 SOURCE, TIER, DEVICE = ({**OPTIONS, **config}[key] for key in OPTIONS)
@@ -22,6 +23,7 @@ if SOURCE not in ("local", "published"):
     raise WorkflowError(f"--config source={SOURCE}: expected local or published")
 try:
     DEVICE = machines.choose_device(DEVICE)
+    TIER = TIER or ("laptop" if DEVICE == "cpu" else "gpu")
     EXPERIMENTS = {name: grids.load(name) for name in grids.names()}
     CASES = {name: grid.check_tier(TIER).cases for name, grid in EXPERIMENTS.items()}
 except (grids.GridError, machines.DeviceError) as error:
@@ -31,6 +33,9 @@ LOCAL = f"results/local/{MACHINE}"
 PUBLISHED = glob_wildcards("results/published/{record,.+}.json").record
 # The folders that analysis reads, and whose numbers the prose gives.
 ROOTS = ["results/published"] + ([LOCAL] if SOURCE == "local" else [])
+# What the analysis of records is made of, besides the records.
+ANALYSIS = [f"analysis/{files}" for files in ("*.py", "claims/*.py", "*.mplstyle")]
+ANALYSIS += ["experiments/schema.py", "models/patterns.py", "models/registry.py"]
 SPEAKER = MACHINE if SOURCE == "local" else "auto"
 
 
@@ -46,7 +51,10 @@ def local_records(name):
     """The records that this machine measures for an experiment."""
     if SOURCE == "published" or not CASES[name]:
         return []
-    return [f"{LOCAL}/{name}/{case}.json" for case in cases(name).instance_patterns]
+    return [
+        f"{LOCAL}/{name}/{EXPERIMENTS[name].file_name(case)}.json"
+        for case in CASES[name]
+    ]
 
 
 def records(name):
@@ -55,6 +63,15 @@ def records(name):
         f"results/published/{r}.json" for r in PUBLISHED if r.split("/")[-2] == name
     ]
     return published + local_records(name)
+
+
+for name in EXPERIMENTS:
+    if not Path(f"analysis/notebooks/{name}.ipynb").exists():
+        raise WorkflowError(
+            f"experiments/{name}.yaml: needs analysis/notebooks/{name}.ipynb"
+        )
+    for path, case in zip(local_records(name), CASES[name]):
+        set_aside_outdated(Path(path), case)
 
 
 rule all:
@@ -84,7 +101,7 @@ for name in EXPERIMENTS:
             conda:
                 "envs/reproduce.yaml"
             # On a CPU the cores are the device: nothing else runs beside a measurement.
-            threads: max(1, workflow.cores // max(1, len(machines.gpus())))
+            threads: max(1, workflow.cores // (len(machines.gpus()) if DEVICE != "cpu" else 1))
             resources:
                 gpu=int(DEVICE != "cpu"),
             params:
@@ -92,6 +109,7 @@ for name in EXPERIMENTS:
                 tier=TIER,
                 device=DEVICE,
                 case=lambda wildcards, output: Path(output[0]).stem,
+                limits=str(EXPERIMENTS[name].tiers[TIER].limits),
                 code=lambda wildcards: code_digest(wildcards.variant),
             message:
                 "measuring {wildcards.variant} at {wildcards.seq_len} tokens"
@@ -117,9 +135,7 @@ for name in EXPERIMENTS:
             experiment=name,
             roots=[root for root in ROOTS if Path(root).exists() or root == LOCAL],
             speaker=SPEAKER,
-            code=files_digest(
-                "analysis/*.py", "analysis/*.mplstyle", "experiments/schema.py"
-            ),
+            code=files_digest(*ANALYSIS),
         message:
             "executing the notebook: its figures, tables and numbers"
         shell:
@@ -159,9 +175,7 @@ rule claims:
         "envs/reproduce.yaml"
     params:
         roots=[root for root in ROOTS if Path(root).exists() or root == LOCAL],
-        code=files_digest(
-            "analysis/claims/*.py", "analysis/*.py", "experiments/schema.py"
-        ),
+        code=files_digest(*ANALYSIS),
     message:
         "judging every published claim"
     shell:
@@ -200,7 +214,7 @@ rule overview:
     params:
         roots=[root for root in ROOTS if Path(root).exists() or root == LOCAL],
         speaker=SPEAKER,
-        code=files_digest("analysis/*.py", "analysis/*.mplstyle"),
+        code=files_digest(*ANALYSIS),
     message:
         "the figure of the README"
     shell:

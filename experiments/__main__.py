@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
-    except (grids.GridError, RecordError, DeviceError, ValueError) as error:
+    except (grids.GridError, RecordError, DeviceError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -102,7 +102,7 @@ def _selected(options):
         cases = runner.select(tier, runner.parse_only(options.only, grid))
         if options.case:
             cases = [case for case in cases if grid.file_name(case) == options.case]
-        if not cases:
+        if not cases and tier.cases:
             raise ValueError(f"{name} ({tier.name}): no case matches the filters")
         selected.append((grid, tier, cases))
     return selected

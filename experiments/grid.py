@@ -13,6 +13,7 @@ from models.registry import VARIANTS
 
 GRIDS = Path(__file__).parent
 TIERS = ("smoke", "laptop", "gpu")
+_COUNTS = ("replicates", "min_samples", "max_samples")
 # In file names: Paramspace reads rows as named tuples, and `pass` is a Python keyword.
 _COLUMN_NAMES = {"pass": "passes"}
 # These are lists in themselves: in a block they are one value, not an axis.
@@ -104,8 +105,10 @@ def _tier(where: str, name: str, data) -> Tier:
     limits = data.get("limits") or {}
     _check_keys(f"{where}: limits", limits, optional=tuple(f.name for f in fields(Limits)))
     for key, value in limits.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-            raise GridError(f"{where}: limits: {key}={value!r}: expected a positive number")
+        kinds = (int,) if key in _COUNTS else (int, float)
+        if type(value) not in kinds or not 0 < value < float("inf"):
+            what = "an integer >= 1" if key in _COUNTS else "a positive number"
+            raise GridError(f"{where}: limits: {key}={value!r}: expected {what}")
     if not isinstance(data["cases"], list):
         raise GridError(f"{where}: cases: expected a list of blocks")
     cases: dict[Case, None] = {}
@@ -122,6 +125,9 @@ def _expand(where: str, block) -> list[Case]:
     shapes = block.pop("shapes")
     variants = _as_list(block.pop("variant", None))
     axes = {k: [v] if k in _LISTS else _as_list(v) for k, v in block.items()}
+    for key, values in {"variant": variants, "shapes": shapes, **axes}.items():
+        if not values:
+            raise GridError(f"{where}: {key}: an empty list leaves no case")
     cases = []
     for shape, *values in itertools.product(shapes, *axes.values()):
         if not isinstance(shape, dict):
@@ -136,7 +142,7 @@ def _expand(where: str, block) -> list[Case]:
 
 
 def _case(where: str, variant, point: dict) -> Case:
-    if variant not in VARIANTS:
+    if not isinstance(variant, str) or variant not in VARIANTS:
         raise GridError(f"{where}: variant {variant!r}: expected one of {', '.join(VARIANTS)}")
     if VARIANTS[variant].branches and point.get("segment_lengths") is None:
         raise GridError(f"{where}: {variant} needs segment_lengths and dilation_rates")

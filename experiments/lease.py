@@ -35,7 +35,9 @@ def hold(device: str) -> Iterator[str]:
     if device == "cpu":
         candidates = ["cpu"]
     else:
-        candidates = [name for gpu in gpus() if device in ("cuda", name := f"cuda:{gpu.index}")]
+        # Cards of one kind only: a machine's records must be of one device.
+        cards = [gpu for gpu in gpus() if gpu.name == gpus()[0].name or device != "cuda"]
+        candidates = [name for gpu in cards if device in ("cuda", name := f"cuda:{gpu.index}")]
     if "SLURM_JOB_ID" in os.environ:
         yield candidates[0]
         return

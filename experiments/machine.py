@@ -76,8 +76,13 @@ def gpus() -> tuple[Gpu, ...]:
     found = []
     for line in listing.splitlines():
         index, uuid, name, driver, mib = (part.strip() for part in line.split(","))
-        if allowed is None or index in allowed or uuid in allowed:
-            found.append(Gpu(index, uuid, name, driver, int(mib) * 2**20))
+        named = allowed is None or any(part and uuid.startswith(part) for part in allowed)
+        if named or index in allowed:
+            # Cards that share the host's memory report none of their own.
+            memory = int(mib) * 2**20 if mib.isdigit() else 0
+            found.append(Gpu(index, uuid, name, driver, memory))
+    if visible and visible != "-1" and listing.strip() and not found:
+        raise DeviceError(f"CUDA_VISIBLE_DEVICES={visible}: is none of the cards nvidia-smi lists")
     return tuple(found)
 
 

@@ -105,6 +105,8 @@ def _flow_value(tokens: list[str], number: int):
             if _next(tokens, number) != ":":
                 raise PlainYamlError(f"line {number}: expected ':' after {item!r}")
             item = (item, _flow_value(tokens, number))
+            if item[0] in dict(items):
+                raise PlainYamlError(f"line {number}: key {item[0]!r} stands twice")
         items.append(item)
         if tokens and tokens[0] == ",":
             tokens.pop(0)
@@ -123,7 +125,10 @@ def _next(tokens: list[str], number: int) -> str:
 def _scalar(text: str):
     text = text.strip()
     if text[:1] == '"':
-        return json.loads(text)
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            raise PlainYamlError(f"cannot read {text}") from None
     if text[:1] == "'":
         return text[1:-1]
     if text.lower() in _WORDS:

@@ -9,14 +9,14 @@ import sys
 from functools import cache
 from importlib import metadata
 
-from experiments.digest import ROOT, code_digest
+from experiments.digest import ROOT
 
 # What a record's numbers hang on; a change elsewhere (the paper, say) leaves them clean.
 _MEASURED = ("models", "experiments")
 
 
-def software(variant: str) -> dict:
-    """The record's `software` object. Imports torch."""
+def software(digest: str) -> dict:
+    """The record's `software` object, for code of that digest. Imports torch."""
     import torch
 
     return {
@@ -28,7 +28,7 @@ def software(variant: str) -> dict:
         "flash_attn": _version("flash-attn-4") or _version("flash-attn"),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": _dirty(),
-        "code_digest": code_digest(variant),
+        "code_digest": digest,
     }
 
 
@@ -49,7 +49,7 @@ def _git(*arguments: str) -> str | None:
         done = subprocess.run(
             ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 

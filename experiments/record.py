@@ -35,6 +35,6 @@ def read(path: Path) -> dict | None:
     """The record at `path` unvalidated, or None if there is none that can be parsed."""
     try:
         data = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
         return None
     return data if isinstance(data, dict) else None

@@ -26,6 +26,8 @@ def parse_only(texts: list[str], grid: Grid) -> dict[str, str]:
     only = {}
     for text in texts:
         key, separator, value = text.partition("=")
+        if key in only:
+            raise ValueError(f"--only {text}: {key} is given twice")
         if not separator or key not in grid.columns:
             raise ValueError(f"--only {text}: expected k=v with k one of {', '.join(grid.columns)}")
         only[key] = value.strip("[]").replace(" ", "").replace(",", "+")
@@ -46,14 +48,33 @@ def path_of(out: Path, machine_id: str, grid: Grid, case: Case) -> Path:
     return out / machine_id / grid.name / f"{grid.file_name(case)}.json"
 
 
-def is_done(path: Path, case: Case) -> bool:
-    """Whether a record by today's code is there already."""
-    found = record.read(path)
+def is_current(path: Path, case: Case) -> bool:
+    """Whether a readable record of today's schema, made by today's code, is there."""
+    found = record.read(path) or {}
+    software = found.get("software")
     return (
-        found is not None
-        and found.get("status") in _FINAL
-        and found.get("software", {}).get("code_digest") == code_digest(case.variant)
+        found.get("schema_version") == record.SCHEMA_VERSION
+        and isinstance(software, dict)
+        and software.get("code_digest") == code_digest(case.variant)
     )
+
+
+def is_done(path: Path, case: Case) -> bool:
+    """Whether the record there stands: current, and not of a case that failed."""
+    return is_current(path, case) and (record.read(path) or {}).get("status") in _FINAL
+
+
+def set_aside_outdated(path: Path, case: Case) -> None:
+    """Move a record that is not current to `*.json.outdated`, and back when its code is.
+
+    Snakemake knows only of records that it made itself; for it, a record of other
+    code, or one cut short, must not be there. Nothing is lost.
+    """
+    aside = path.with_name(f"{path.name}.outdated")
+    if path.exists() and not is_current(path, case):
+        path.replace(aside)
+    elif aside.exists() and not path.exists() and is_current(aside, case):
+        aside.replace(path)
 
 
 def check_writable(out: Path) -> None:
@@ -81,12 +102,15 @@ def run(
     order is random, so that a drift of the machine does not line up with a
     variant or a length.
     """
-    check_writable(out)
     machine_id = describe(device).id
+    check_writable(out / machine_id / grid.name)
     paths = {case: path_of(out, machine_id, grid, case) for case in cases}
     waiting = [case for case in cases if not is_done(paths[case], case)]
     if budget_s is None:
         random.Random(0).shuffle(waiting)
+    # Taken before the code is imported: an edit during a long run must not stamp its
+    # digest on numbers of the old code.
+    digests = {case.variant: code_digest(case.variant) for case in waiting}
     kept = len(cases) - len(waiting)
     _say(f"{grid.name} ({tier.name}) on {machine_id}: {len(waiting)} cases to measure, {kept} kept")
     start, walls = time.monotonic(), []
@@ -103,7 +127,8 @@ def run(
         with hold(device) as held:
             from experiments.supervise import supervise
 
-            result = supervise(grid.name, tier.name, case, tier.limits, describe(held))
+            digest = digests[case.variant]
+            result = supervise(grid.name, tier.name, case, tier.limits, describe(held), digest)
         record.write(paths[case], result)
         walls.append(time.monotonic() - before)
         _say(f"    {outcome(result)}")

@@ -128,7 +128,7 @@ def load(path: Path) -> Record:
     """Read and validate one record; RecordError names the file and the field."""
     try:
         data = json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RecordError(f"{path}: not JSON (truncated?): {error}") from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:

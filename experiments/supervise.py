@@ -36,7 +36,9 @@ class _Stop(Exception):
         self.status, self.reason = status, reason
 
 
-def supervise(experiment: str, tier: str, case: Case, limits: Limits, machine: Machine) -> dict:
+def supervise(
+    experiment: str, tier: str, case: Case, limits: Limits, machine: Machine, digest: str
+) -> dict:
     """Measure `case` in child processes on the device held: always comes to a record.
 
     To be called where torch has not yet run an op on several threads: a fork would
@@ -50,8 +52,7 @@ def supervise(experiment: str, tier: str, case: Case, limits: Limits, machine: M
         reference = Path(folder) / "reference.pt"
         try:
             deadline = start + limits.timeout_s
-            made = _in_child("make_reference", (case, device, reference), limits, deadline)
-            backend = made["backend"]
+            backend = _reference(case, device, reference, limits, deadline)
             for _ in range(limits.replicates):
                 arguments = (case, device, reference, asdict(limits))
                 result = _in_child("replicate", arguments, limits, deadline)
@@ -74,11 +75,22 @@ def supervise(experiment: str, tier: str, case: Case, limits: Limits, machine: M
         "replicates": replicates if status == "ok" else [],
         "error": error if status == "ok" else None,
         "machine": machine.to_json(),
-        "software": provenance.software(case.variant),
+        "software": provenance.software(digest),
         "started_at": started.isoformat(timespec="seconds"),
         "wall_s": round(time.monotonic() - start, 3),
         "command": provenance.command(),
     }
+
+
+def _reference(case: Case, device: str, path: Path, limits: Limits, deadline: float) -> str:
+    """Have the oracle's rows written to `path`; returns the backend that the case runs."""
+    try:
+        return _in_child("make_reference", (case, device, path), limits, deadline)["backend"]
+    except _Stop as stop:
+        # What the oracle cannot do is no result of the variant's.
+        if stop.status in ("oom", "timeout"):
+            raise _Stop("failed", f"no reference to check against: {stop.reason}") from None
+        raise
 
 
 def _work(case: Case) -> dict:
@@ -94,8 +106,10 @@ def _in_child(function: str, arguments: tuple, limits: Limits, deadline: float) 
 
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
+    # The oracle may take what the machine has: the limit is the variant's.
+    memory_gib = limits.memory_gib if function == "replicate" else None
     child = context.Process(
-        target=_child, args=(sender, function, arguments, limits.memory_gib, os.getpid())
+        target=_child, args=(sender, function, arguments, memory_gib, os.getpid())
     )
     kills = _oom_kills()
     child.start()

@@ -170,11 +170,10 @@ def _dense_pairs(case: Case) -> int:
 
 
 def _backend(case: Case, variant: Variant, inputs: list[torch.Tensor]) -> str:
-    """Which backend the variant runs on these tensors, asked of its own resolver."""
-    # By name, so that the code digest of one variant does not take in the other's file.
+    """Which backend the variant runs on these tensors, asked of its own module."""
+    resolve = importlib.import_module(variant.module).resolve_backend
+    backend = variant.options.get("backend", "auto")
     if variant.branches:
         q = inputs[0].unflatten(-1, (case.heads, -1)) if variant.multihead else inputs[0]
-        resolve = importlib.import_module("models.dilated").resolve_backend
-        return resolve(q, variant.options["backend"])
-    resolve = importlib.import_module(variant.module).resolve_backend
-    return resolve(*inputs[:2], "auto", is_causal=case.is_causal)
+        return resolve(q, backend)
+    return resolve(*inputs[:2], backend, is_causal=case.is_causal)

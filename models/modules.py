@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.dilated import BACKENDS, dilated_attention
+from models.dilated import resolve_backend as resolve_backend
 from models.errors import check_choice
 from models.patterns import DilatedBranches
 

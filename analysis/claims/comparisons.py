@@ -97,6 +97,8 @@ class Speedup(Predicate):
                 verdict = REPRODUCED if up else REFUTED if down else NOT_REPRODUCED
             elif (figure > DIRECTION and down) or (figure < 1 / DIRECTION and up):
                 verdict, text = REFUTED, f"{text}, the opposite direction"
+            elif ratio.high / ratio.low > FACTOR**2:
+                verdict, text = NOT_TESTABLE, f"{text}, too uncertain to judge by"
             elif figure in ratio or 1 / FACTOR <= ratio.value / figure <= FACTOR:
                 verdict = REPRODUCED
             else:
@@ -237,11 +239,19 @@ class Growth(Predicate):
             key = {"time": "samples", "memory": "peak_memory_bytes"}[self.quantity]
             k = scaling.fit(lengths, [rows[n][key] for n in lengths]).exponent
             text = f"grows as n^{k:.2f} over {joined(lengths)} tokens"
+            vague = k.high - k.low > 2 * EXPONENT
             slack = -EXPONENT_SLACK if self.below is not None else EXPONENT_SLACK
             bound = self.below if self.below is not None else self.at_most
-            if bound is not None:
-                low, high = k.low > bound + slack, k.high <= bound + slack
-                verdict = REFUTED if low else REPRODUCED if high else NOT_REPRODUCED
+            if bound is not None and k.low > bound + slack and k.high >= bound:
+                verdict = REFUTED
+            elif max(self.lengths) not in rows:
+                verdict, text = NOT_TESTABLE, f"{text}, short of the lengths claimed"
+            elif bound is not None and k.high <= bound + slack:
+                verdict = REPRODUCED
+            elif vague:
+                verdict, text = NOT_TESTABLE, f"{text}, too uncertain to judge by"
+            elif bound is not None:
+                verdict = NOT_REPRODUCED
             else:
                 close = figure in k or abs(k.value - figure) <= EXPONENT
                 verdict = REPRODUCED if close else NOT_REPRODUCED

@@ -15,11 +15,13 @@ REFUTED, NOT_TESTABLE = "refuted", "not testable here"
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, REFUTED, NOT_TESTABLE)
 
 # A figure is reproduced when ours lies within this factor of it, or it lies in our interval.
+# An interval wider than the factor both ways decides nothing but a significant direction.
 FACTOR = 1.25
 # A published ratio claims a direction only beyond this factor; an opposite, significant measured
 # direction then refutes it. Memory has no interval: there the factor itself is significance.
 DIRECTION = 1.05
-# Published and measured exponents of growth this close are equal.
+# Published and measured exponents of growth this close are equal; an interval wider than that
+# both ways decides only a bound that it lies beyond.
 EXPONENT = 0.25
 # A fitted exponent this close to a claimed bound is the bound.
 EXPONENT_SLACK = 0.05

@@ -133,6 +133,14 @@ def test_a_block_is_a_full_grid_and_dense_has_no_branches(tmp_path):
         ("heads: [2, 4]", "heads: [2, 4", "mine.yaml: line 8"),
         ("heads: [2, 4]\n        ", "", "missing key 'heads'"),
         ("pass: forward", "pass: backward", "pass='backward'"),
+        ("heads: [2, 4]", "heads: []", "heads: an empty list leaves no case"),
+        ("dense, dilated-sdpa", "[dense]", "variant ['dense']"),
+        ("batch: 1", "batch: 1, batch: 2", "key 'batch' stands twice"),
+        (
+            "laptop: {cases: []}",
+            "laptop: {cases: [], limits: {replicates: 1.5}}",
+            "replicates=1.5: expected an integer >= 1",
+        ),
     ],
 )
 def test_a_wrong_grid_is_told_file_place_and_key(tmp_path, old, new, told):

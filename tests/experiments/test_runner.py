@@ -52,6 +52,26 @@ def test_failed_cases_are_tried_again_and_other_code_too(run, capsys):
     assert "2 cases to measure, 1 kept" in capsys.readouterr().err
 
 
+def test_outdated_records_stand_aside_and_come_back(run, grid):
+    path = run(only=["seq_len=128", "pass=forward", "variant=dense"])[0]
+    (case,) = runner.select(
+        grid.tiers["smoke"], {"variant": "dense", "seq_len": "128", "pass": "forward"}
+    )
+    text, aside = path.read_text(), path.with_name(f"{path.name}.outdated")
+    runner.set_aside_outdated(path, case)
+    assert path.read_text() == text
+    for damaged in (text.replace('"code_digest": "', '"code_digest": "0'), text[:100], "{}"):
+        path.write_text(damaged)
+        runner.set_aside_outdated(path, case)
+        assert not path.exists() and aside.read_text() == damaged
+    path.write_text(text.replace('"schema_version": 1', '"schema_version": 0'))
+    runner.set_aside_outdated(path, case)
+    assert not path.exists()
+    aside.write_text(text)
+    runner.set_aside_outdated(path, case)
+    assert path.read_text() == text and not aside.exists()
+
+
 def test_a_budget_takes_the_most_valuable_cases_first(run, capsys):
     paths = run(budget_s=1e-9)
     assert not any(p.exists() for p in paths)

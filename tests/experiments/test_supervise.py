@@ -75,6 +75,16 @@ def test_out_of_memory_is_a_result(measure):
     Record.model_validate(result)
 
 
+def test_what_the_oracle_cannot_do_is_no_result_of_the_variant(measure, monkeypatch):
+    def fail(*_):
+        raise MemoryError("can't allocate memory")
+
+    monkeypatch.setattr(experiments.measure, "make_reference", fail)
+    result = measure()
+    assert result["status"] == "failed"
+    assert result["reason"] == "no reference to check against: can't allocate memory"
+
+
 def test_a_case_over_its_limit_is_a_result(measure, monkeypatch):
     monkeypatch.setattr(experiments.measure, "replicate", lambda *_: time.sleep(60))
     start = time.monotonic()

@@ -129,6 +129,19 @@ def test_an_edit_to_a_model_plans_the_variants_that_use_it(measured):
         assert planned(measured, *SMOKE) == {}
 
 
+def test_records_that_snakemake_did_not_make_follow_the_code_too(measured):
+    kept = measured / "kept-metadata"
+    (measured / ".snakemake").rename(kept)
+    try:
+        assert planned(measured, *SMOKE) == {}
+        with edited(measured / "models/dense.py", "import torch\n", "import torch  # edited\n"):
+            assert planned(measured, *SMOKE) == {"measure_dilated": 1}
+        assert planned(measured, *SMOKE) == {}
+    finally:
+        shutil.rmtree(measured / ".snakemake")
+        kept.rename(measured / ".snakemake")
+
+
 def test_a_lost_record_is_measured_again_and_only_it(measured):
     path = next((measured / "results/local").rglob("variant-dense*.json"))
     text = path.read_text()
