@@ -101,8 +101,12 @@ def _work(case: Case) -> dict:
 
 def _in_child(function: str, arguments: tuple, limits: Limits, deadline: float) -> dict:
     """The value of `measure.<function>(*arguments)` in a forked child; _Stop if there is none."""
-    # Imported before the fork, so that children need not.
+    # Imported before the fork, so that children need not: the second is what
+    # torch.autograd.grad imports when it is given cotangents, 0.4 s a process.
     import experiments.measure  # noqa: F401
+
+    if arguments[0].pass_ == "forward_backward":
+        import torch.fx.experimental.symbolic_shapes  # noqa: F401
 
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
