@@ -23,7 +23,7 @@ if SOURCE not in ("local", "published"):
     raise WorkflowError(f"--config source={SOURCE}: expected local or published")
 try:
     DEVICE = machines.choose_device(DEVICE)
-    TIER = TIER or ("laptop" if DEVICE == "cpu" else "gpu")
+    TIER = TIER or machines.default_tier(DEVICE)
     EXPERIMENTS = {name: grids.load(name) for name in grids.names()}
     CASES = {name: grid.check_tier(TIER).cases for name, grid in EXPERIMENTS.items()}
 except (grids.GridError, machines.DeviceError) as error:
@@ -32,7 +32,8 @@ MACHINE = machines.describe(DEVICE).id
 LOCAL = f"results/local/{MACHINE}"
 PUBLISHED = glob_wildcards("results/published/{record,.+}.json").record
 # The folders that analysis reads, and whose numbers the prose gives.
-ROOTS = ["results/published"] + ([LOCAL] if SOURCE == "local" else [])
+ROOTS = ["results/published"] if PUBLISHED else []
+ROOTS += [LOCAL] if SOURCE == "local" else []
 # What the analysis of records is made of, besides the records.
 ANALYSIS = [f"analysis/{files}" for files in ("*.py", "claims/*.py", "*.mplstyle")]
 ANALYSIS += ["experiments/schema.py", "models/patterns.py", "models/registry.py"]
@@ -133,7 +134,7 @@ for name in EXPERIMENTS:
             "envs/reproduce.yaml"
         params:
             experiment=name,
-            roots=[root for root in ROOTS if Path(root).exists() or root == LOCAL],
+            roots=ROOTS,
             speaker=SPEAKER,
             code=files_digest(*ANALYSIS),
         message:
@@ -174,7 +175,7 @@ rule claims:
     conda:
         "envs/reproduce.yaml"
     params:
-        roots=[root for root in ROOTS if Path(root).exists() or root == LOCAL],
+        roots=ROOTS,
         code=files_digest(*ANALYSIS),
     message:
         "judging every published claim"
@@ -212,7 +213,7 @@ rule overview:
     conda:
         "envs/reproduce.yaml"
     params:
-        roots=[root for root in ROOTS if Path(root).exists() or root == LOCAL],
+        roots=ROOTS,
         speaker=SPEAKER,
         code=files_digest(*ANALYSIS),
     message:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from experiments.files import replacing
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 COLUMN, PAGE = 3.4, 7.0  # inches: a column, and two with the gutter
@@ -64,19 +64,9 @@ def style() -> Iterator[None]:
 
 def save(figure: Figure, path: Path) -> Path:
     """Write `figure` as SVG at `path`, whole or not at all; equal figures give equal bytes."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".svg")
-    os.close(handle)
-    try:
-        with style():
-            figure.savefig(partial, format="svg", metadata={"Date": None, "Creator": None})
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
-    return path
+    with replacing(path) as partial, style():
+        figure.savefig(partial, format="svg", metadata={"Date": None, "Creator": None})
+    return Path(path)
 
 
 def tokens(n: float) -> str:

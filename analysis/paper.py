@@ -12,10 +12,11 @@ import argparse
 import os
 import re
 import sys
-import tempfile
 from pathlib import Path
 
 import typst
+
+from experiments.files import replacing
 
 SOURCE = Path(__file__).resolve().parent.parent / "paper" / "paper.typ"
 
@@ -56,12 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         pdf = compile_paper(options.build)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=options.out.parent, prefix=".", suffix=".pdf")
-        with os.fdopen(handle, "wb") as file:
-            file.write(pdf)
-        os.chmod(partial, 0o644)
-        os.replace(partial, options.out)
+        with replacing(options.out) as partial:
+            partial.write_bytes(pdf)
     except (PaperError, OSError) as error:
         print(f"paper: {error}", file=sys.stderr)
         return 1

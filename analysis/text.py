@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from pathlib import Path
+
+from experiments.files import replacing
 
 DASH = "–"
 WIDE = 20  # a bound this many times off shares no decimals with its value
@@ -51,14 +51,5 @@ def interval(value: float, low: float, high: float, form: str | None = None) -> 
 
 def write(path: Path, text: str) -> None:
     """Write `text` at `path` so that it is either the old file or the whole new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    with replacing(path) as partial:
+        partial.write_text(text)

@@ -35,9 +35,9 @@ def _list(options) -> int:
 
 
 def _plan(options) -> int:
-    for grid, tier, cases in _selected(options):
-        device = machine.choose_device(options.device)
-        machine_id = machine.describe(device).id
+    device = machine.choose_device(options.device)
+    machine_id = machine.describe(device).id
+    for grid, tier, cases in _selected(options, device):
         print(f"{grid.name} ({tier.name}) on {machine_id}")
         for case in cases:
             path = runner.path_of(options.out, machine_id, grid, case)
@@ -50,7 +50,7 @@ def _run(options) -> int:
     device = machine.choose_device(options.device)
     budget = options.budget
     start = time.monotonic()
-    selected = _selected(options)
+    selected = _selected(options, device)
     for number, (grid, tier, cases) in enumerate(selected):
         # What is left of the budget goes to the remaining experiments in equal parts.
         left = budget and max(0.0, budget + start - time.monotonic()) / (len(selected) - number)
@@ -90,15 +90,14 @@ def _schema(options) -> int:
     return 0
 
 
-def _selected(options):
+def _selected(options, device: str):
     """(grid, tier, cases) for each experiment asked for; errors come before any work."""
     if bool(options.name) == options.all:
         raise ValueError("give the name of one experiment, or --all")
     selected = []
     for name in grids.names() if options.all else [options.name]:
         grid = grids.load(name)
-        default = "laptop" if options.device == "cpu" else machine.default_tier()
-        tier = grid.check_tier(options.tier or default)
+        tier = grid.check_tier(options.tier or machine.default_tier(device))
         cases = runner.select(tier, runner.parse_only(options.only, grid))
         if options.case:
             cases = [case for case in cases if grid.file_name(case) == options.case]

@@ -116,9 +116,9 @@ def describe(device: str) -> Machine:
     return Machine(gpu.name, "cuda", gpu.driver, cpu, cores, memory, gpu.memory_bytes, system)
 
 
-def default_tier() -> str:
-    """The tier "gpu" on a machine with a CUDA device, else "laptop"."""
-    return "gpu" if gpus() else "laptop"
+def default_tier(device: str) -> str:
+    """The tier that a device is measured at unless another is asked for."""
+    return "laptop" if device == "cpu" else "gpu"
 
 
 def memory_available() -> int:

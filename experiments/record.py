@@ -6,6 +6,8 @@ import json
 import os
 from pathlib import Path
 
+from experiments.files import replacing
+
 SCHEMA_VERSION = 1
 
 
@@ -16,19 +18,13 @@ class RecordError(ValueError):
 def write(path: Path, record: dict) -> None:
     """Write `record` as JSON so that `path` is either the old file or the whole new one."""
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    partial = path.with_name(f".{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "w") as file:
+        with replacing(path) as partial, open(partial, "w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
     except OSError as error:
         raise RecordError(f"{path.parent}: cannot write there: {error.strerror}") from error
-    finally:
-        if partial.exists():
-            partial.unlink()
 
 
 def read(path: Path) -> dict | None:

@@ -48,20 +48,18 @@ def path_of(out: Path, machine_id: str, grid: Grid, case: Case) -> Path:
     return out / machine_id / grid.name / f"{grid.file_name(case)}.json"
 
 
-def is_current(path: Path, case: Case) -> bool:
-    """Whether a readable record of today's schema, made by today's code, is there."""
+def current(path: Path, case: Case) -> dict | None:
+    """The record at `path` if it is readable, of today's schema and made by today's code."""
     found = record.read(path) or {}
     software = found.get("software")
-    return (
-        found.get("schema_version") == record.SCHEMA_VERSION
-        and isinstance(software, dict)
-        and software.get("code_digest") == code_digest(case.variant)
-    )
+    made_by = software.get("code_digest") if isinstance(software, dict) else None
+    of_today = found.get("schema_version") == record.SCHEMA_VERSION
+    return found if of_today and made_by == code_digest(case.variant) else None
 
 
 def is_done(path: Path, case: Case) -> bool:
     """Whether the record there stands: current, and not of a case that failed."""
-    return is_current(path, case) and (record.read(path) or {}).get("status") in _FINAL
+    return (current(path, case) or {}).get("status") in _FINAL
 
 
 def set_aside_outdated(path: Path, case: Case) -> None:
@@ -71,9 +69,9 @@ def set_aside_outdated(path: Path, case: Case) -> None:
     code, or one cut short, must not be there. Nothing is lost.
     """
     aside = path.with_name(f"{path.name}.outdated")
-    if path.exists() and not is_current(path, case):
+    if path.exists() and current(path, case) is None:
         path.replace(aside)
-    elif aside.exists() and not path.exists() and is_current(aside, case):
+    elif aside.exists() and not path.exists() and current(aside, case):
         aside.replace(path)
 
 

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from pathlib import Path
 
 from analysis import records
 from analysis.claims.book import load
 from analysis.claims.verdicts import counts, evaluate, to_csv, to_json
 from analysis.claims.vocabulary import ClaimsError
-
-
-def _write(path: Path, text: str) -> None:
-    """`path` is either the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=".", suffix=".partial", delete=False
-    ) as handle:
-        handle.write(text)
-    os.chmod(handle.name, 0o644)
-    os.replace(handle.name, path)
+from analysis.text import write
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,8 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         verdicts = evaluate(load(options.claims), records.load(*options.roots))
-        _write(options.out, to_json(verdicts))
-        _write(options.out.with_suffix(".csv"), to_csv(verdicts))
+        write(options.out, to_json(verdicts))
+        write(options.out.with_suffix(".csv"), to_csv(verdicts))
     except (ClaimsError, records.RecordsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
