@@ -49,7 +49,7 @@ lock: $(VENV)/.stamp-python ## envs/*.in -> pins; ARGS=--upgrade takes newer ver
 # --- set-up -----------------------------------------------------------------
 
 $(VENV)/.ready-reproduce: $(BASE)
-$(VENV)/.ready-test: $(BASE) $(VENV)/.stamp-dev
+$(VENV)/.ready-test: $(BASE) $(VENV)/.stamp-triton $(VENV)/.stamp-dev
 $(VENV)/.ready-lab: $(BASE) $(VENV)/.stamp-lab
 
 # Byte code on all cores at once: quicker than pip's own, and many jobs start.
@@ -65,6 +65,11 @@ $(VENV)/.stamp-%: envs/%.txt $(VENV)/.stamp-python
 	@touch $@
 
 $(VENV)/.stamp-torch: $(VENV)/.stamp-run
+
+# A CUDA build of torch brings the Triton that it needs.
+$(VENV)/.stamp-triton: envs/triton.txt $(VENV)/.stamp-torch
+	@$(BIN)/python -c 'import triton' 2>/dev/null || { echo "setting up $(VENV): triton"; $(PIP) --no-deps -r $<; }
+	@touch $@
 
 $(VENV)/.stamp-python:
 	@command -v $(PYTHON) >/dev/null || { echo "no '$(PYTHON)' here; say which: make PYTHON=/path/to/python3" >&2; exit 1; }

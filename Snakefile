@@ -36,7 +36,7 @@ ROOTS = ["results/published"] if PUBLISHED else []
 ROOTS += [LOCAL] if SOURCE == "local" else []
 # What the analysis of records is made of, besides the records.
 ANALYSIS = [f"analysis/{files}" for files in ("*.py", "claims/*.py", "*.mplstyle")]
-ANALYSIS += ["experiments/schema.py", "models/patterns.py", "models/registry.py"]
+ANALYSIS += ["experiments/schema.py", "models/patterns/*.py", "models/registry.py"]
 SPEAKER = MACHINE if SOURCE == "local" else "auto"
 
 

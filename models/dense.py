@@ -17,7 +17,7 @@ from models.errors import (
 )
 from models.fused_ops import CpuFlash, CudaEfficient, CudaFlash, as_operand, head_dim_multiple
 from models.oracle import attend_rows
-from models.patterns import DilatedBranches
+from models.patterns.branches import DilatedBranches
 from models.strided import StridedAttention
 
 _SDPA = {

@@ -18,7 +18,7 @@ from models.errors import (
 )
 from models.fused_ops import as_operand, fused_op, head_dim_multiple
 from models.merge import merge
-from models.patterns import DilatedBranches, HeadPartition
+from models.patterns.branches import DilatedBranches, HeadPartition
 from models.strided import StridedAttention
 
 BACKENDS = ("auto", "gather", "sdpa")

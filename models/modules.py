@@ -9,7 +9,7 @@ from torch import nn
 from models.dilated import BACKENDS, dilated_attention
 from models.dilated import resolve_backend as resolve_backend
 from models.errors import check_choice
-from models.patterns import DilatedBranches
+from models.patterns.branches import DilatedBranches
 
 
 class MultiheadDilatedAttention(nn.Module):

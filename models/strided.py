@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from models.fused_ops import CudaEfficient, CudaFlash, head_dim_multiple
 from models.merge import merge_into
-from models.patterns import HeadGroup
+from models.patterns.branches import HeadGroup
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from analysis.claims.vocabulary import (
     System,
     Writeup,
 )
-from models.patterns import DilatedBranches
+from models.patterns.branches import DilatedBranches
 from models.registry import VARIANTS
 
 
