@@ -35,8 +35,11 @@ PUBLISHED = glob_wildcards("results/published/{record,.+}.json").record
 ROOTS = ["results/published"] if PUBLISHED else []
 ROOTS += [LOCAL] if SOURCE == "local" else []
 # What the analysis of records is made of, besides the records.
-ANALYSIS = [f"analysis/{files}" for files in ("*.py", "claims/*.py", "*.mplstyle")]
-ANALYSIS += ["experiments/schema.py", "models/patterns/*.py", "models/registry.py"]
+ANALYSIS = ["analysis/**/*.py", "analysis/*.mplstyle"]
+ANALYSIS += [
+    f"experiments/{files}" for files in ("schema.py", "case.py", "grid.py", "*.yaml")
+]
+ANALYSIS += ["models/patterns/*.py", "models/registry.py"]
 SPEAKER = MACHINE if SOURCE == "local" else "auto"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import records
+from analysis import records, views
 from analysis.stats import geometric_mean_speedup, speedup
 from analysis.text import interval
 
@@ -30,8 +30,11 @@ def compare(a: Path, b: Path) -> str:
     ]
     pairs = []
     for row in joined.to_dict("records"):
-        label = f"{row['experiment']} {row['variant']} batch {row['batch']} {row['seq_len']} tokens"
+        label = (
+            f"{row['experiment']} {row['system_a']} batch {row['batch']} {row['seq_len']} tokens"
+        )
         label += f" {row['heads']}x{row['head_dim']} {row['dtype']} {row['pass']}"
+        label += "" if math.isnan(row["sparsity"]) else f" {views.blocks_in_words(row)}"
         label += " causal" if row["is_causal"] else ""
         statuses = (row["status_a"], row["status_b"])
         if statuses != ("ok", "ok"):

@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from analysis.text import tokens
 from experiments.files import replacing
 
 STYLE = Path(__file__).with_name("style.mplstyle")
@@ -37,16 +38,37 @@ class Look:
         return tuple(0.72 * part for part in to_rgb(self.color))
 
 
-# Colours of Okabe & Ito (2008), told apart by all common kinds of colour vision.
+def _shades(variant: str, label: str, colors: str, markers: str) -> dict[str, Look]:
+    """One hue from light to dark as the sparsity rises, a marker each."""
+    return {
+        f"{variant}@{percent}": Look(f"{label} {percent} %", color, marker)
+        for percent, color, marker in zip((90, 95, 98), colors.split(), markers, strict=True)
+    }
+
+
+# Colours of Okabe & Ito (2008), told apart by all common kinds of colour vision; block-sparse
+# systems have a hue each. Systems of one experiment differ in colour and in marker.
 LOOKS = {
     "dense": Look("Dense", "#000000", "o"),
     "dilated-gather": Look("DilatedAttention", "#E69F00", "s", "//////"),
     "dilated-sdpa": Look("ImprovedDilated", "#0072B2", "^"),
+    "dilated-triton": Look("FusedDilated", "#882255", "X"),
     "head-partitioned": Look("Head-partitioned", "#009E73", "D", "......"),
     "multihead-dilated-gather": Look("Multihead", "#D55E00", "P", "\\\\\\\\\\\\"),
     "multihead-dilated-sdpa": Look("ImprovedMultihead", "#CC79A7", "v", "xxxxxx"),
     "ring": Look("RingDilated", GREY, "d"),
     "ring-multihead": Look("RingMultihead", GREY, "d"),
+    **_shades("block-sparse", "Block-sparse", "#5AAAE0 #1F6FB8 #0B2F66", "^sD"),
+    **_shades("block-sparse-sdpa", "Gathered", "#F0A860 #C8691B #7A3505", "v<>"),
+    **_shades("block-sparse-flex", "Flex", "#7CC68D #2E8B57 #0E4D2B", "PXd"),
+    "dense-flash": Look("SDPA flash", "#0072B2", "^"),
+    "dense-efficient": Look("SDPA efficient", "#E69F00", "s"),
+    "dense-cudnn": Look("SDPA cuDNN", "#009E73", "D"),
+    "dense-math": Look("SDPA math", "#D55E00", "P"),
+    "dense-eager": Look("Eager", "#777777", "X"),
+    "dense-flex": Look("FlexAttention", "#CC79A7", "v"),
+    "dense-flash-attn-2": Look("FlashAttention-2", "#56B4E9", "<"),
+    "dense-flash-attn-4": Look("FlashAttention-4", "#5B3A9E", ">"),
 }
 
 
@@ -67,11 +89,6 @@ def save(figure: Figure, path: Path) -> Path:
     with replacing(path) as partial, style():
         figure.savefig(partial, format="svg", metadata={"Date": None, "Creator": None})
     return Path(path)
-
-
-def tokens(n: float) -> str:
-    """A length for an axis: 512, 2K, 128K with K = 1024."""
-    return f"{n / 1024:g}K" if n >= 1024 else f"{n:g}"
 
 
 def length_axis(ax: Axes, lengths: Sequence[int]) -> None:

@@ -6,12 +6,13 @@ import math
 
 import pandas as pd
 
-from analysis import published, records, scaling, views
+from analysis import published, rates, records, scaling, systems, views
 from analysis.numbers import entry
-from analysis.text import DASH, interval
+from analysis.text import interval
 
 MIB = 2**20
 _NO_ENDS = (("shortest", None), ("longest", None))
+_PASSES = {"series": "forward", "training": "forward_backward"}
 
 
 def of_experiment(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> dict[str, dict]:
@@ -25,9 +26,10 @@ def of_experiment(frame: pd.DataFrame, experiment: str, machine: str = "auto") -
     found = {
         **_machine(frame, view),
         **_cells(view),
-        **_series(view),
+        **_series(view, "series"),
+        **_series(view, "training"),
         **_errors(records.of_experiment(frame, experiment)),
-        **_rate(view),
+        **_rates(view),
     }
     return {f"{experiment}.{key}": value for key, value in found.items()}
 
@@ -62,60 +64,79 @@ def _machine(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
 def _cells(view: views.View) -> dict[str, dict]:
     """Times, memory and speed-ups at the published shapes, and the published figures."""
     found: dict[str, dict] = {}
-    systems = [*published.VARIANTS, *published.without_variant(view.experiment)]
-    for wanted, n in published.SHAPES[view.experiment]:
+    own = systems.of_experiment(view.experiment)
+    below = published.base(view.experiment)
+    for wanted, n in published.shapes(view.experiment):
         # The write-up with one batch a length is measured at the nearest batch there is.
-        exact = view.experiment == "comprehensive"
-        batch = wanted if exact else view.batch_for(wanted, n)
+        batch = view.batch_for(wanted, n)
         at = f"b{wanted}.n{n}"
         found[f"batch.{at}"] = entry(batch, unit="sequences")
-        base, dense = (view.cell(v, batch, n) for v in (published.BASE, published.DENSE))
-        for system in systems:
+        base, dense = (view.cell(s, batch, n) for s in (below, published.DENSE))
+        for system in [*own, *published.without_variant(view.experiment)]:
             for quantity, unit in (("time", "ms"), ("memory", "MiB"), ("speedup", "")):
-                old = published.figure(view.experiment, system, wanted, n, quantity)
-                text = DASH if old is None else f"{old:.2f}"
-                found[f"published.{quantity}.{system}.{at}"] = entry(old, unit=unit, text=text)
-        for variant in published.VARIANTS:
-            row = view.cell(variant, batch, n)
-            found[f"time.{variant}.{at}"] = _time(row)
-            found[f"memory.{variant}.{at}"] = _memory(row)
-            found |= _gain(f"speedup.{variant}.{at}", base, row)
-            found |= _gain(f"vs_dense.{variant}.{at}", dense, row)
+                shape = (view.experiment, system, wanted, n, quantity)
+                old = entry(published.figure(*shape), unit=unit, text=published.printed(*shape))
+                found[f"published.{quantity}.{system}.{at}"] = old
+        for system in own:
+            row = view.cell(system, batch, n)
+            found[f"time.{system}.{at}"] = _time(row)
+            found[f"memory.{system}.{at}"] = _memory(row)
+            found |= _gain(f"speedup.{system}.{at}", base, row)
+            if below != published.DENSE:
+                found |= _gain(f"vs_dense.{system}.{at}", dense, row)
     return found
 
 
-def _series(view: views.View) -> dict[str, dict]:
-    """Growth with length, and what that means against dense attention."""
-    one = next(iter(view.series()), None)
+def _series(view: views.View, name: str) -> dict[str, dict]:
+    """Growth with length, and what that means against dense attention.
+
+    Where "dense" is no system of the experiment, against the base of its speed-ups.
+    """
+    one = next(iter(view.series(_PASSES[name])), None)
     lengths = one.lengths if one else []
     found = {
-        "series.shortest": entry(lengths[0] if one else None, unit="tokens"),
-        "series.longest": entry(lengths[-1] if one else None, unit="tokens"),
-        "series.points": entry(len(lengths)),
-        "series.batch": entry(one.batch if one else None),
-        "series.heads": entry(one.heads if one else None),
-        "series.dtype": entry(one.dtype if one else None),
-        "series.pattern": entry(one.pattern if one else None),
+        f"{name}.shortest": _tokens(lengths[0] if one else None),
+        f"{name}.longest": _tokens(lengths[-1] if one else None),
+        f"{name}.points": entry(len(lengths)),
+        f"{name}.batch": entry(one.batch if one else None),
+        f"{name}.heads": entry(one.heads if one else None),
+        f"{name}.head_dim": entry(one.head_dim if one else None),
+        f"{name}.dtype": entry(one.dtype if one else None),
+        f"{name}.pattern": entry(one.pattern if one else None),
     }
+    own = systems.of_experiment(view.experiment)
+    against, word = _against(view.experiment)
+    prefix = "" if name == "series" else f"{name}."
     fits = {}
-    for variant in published.VARIANTS:
+    for system in systems.ordered({*own, against}):
         for quantity in ("time", "memory"):
-            fit = one.growth(variant, quantity) if one else None
-            fits[variant, quantity] = fit
+            fit = one.growth(system, quantity) if one else None
+            fits[system, quantity] = fit
             k = fit.exponent if fit else None
             text = interval(k.value, k.low, k.high, "{:.2f}") if k else None
-            rows = [] if one is None else [one.row(variant, n) for n in lengths]
-            found[f"growth.{quantity}.{variant}"] = (
+            rows = [] if one is None else [one.row(system, n) for n in lengths]
+            found[f"{prefix}growth.{quantity}.{system}"] = (
                 entry(k.value, k.low, k.high, text=text, rows=rows) if k else entry(None)
             )
-        both = [n for n in lengths if views.ratio(one.row(published.DENSE, n), one.row(variant, n))]
+    for system in own:
+        both = [n for n in lengths if views.ratio(one.row(against, n), one.row(system, n))]
         for end, n in (("shortest", both[0]), ("longest", both[-1])) if both else _NO_ENDS:
-            pair = [one.row(v, n) if both else None for v in (published.DENSE, variant)]
-            found |= _gain(f"series.vs_dense.{variant}.{end}", *pair)
-            found[f"series.vs_dense.{variant}.{end}.tokens"] = entry(n, unit="tokens")
-        dense, own = fits[published.DENSE, "time"], fits[variant, "time"]
-        found[f"crossover.{variant}"] = _crossover(dense, own)
+            pair = [one.row(s, n) if both else None for s in (against, system)]
+            found |= _gain(f"{name}.{word}.{system}.{end}", *pair)
+            found[f"{name}.{word}.{system}.{end}.tokens"] = _tokens(n)
+            density = None if pair[1] is None else float(pair[1]["realised_density"])
+            found[f"{name}.density.{system}.{end}"] = entry(density, rows=pair[1:])
+        found[f"{prefix}crossover.{system}"] = _crossover(
+            fits[against, "time"], fits[system, "time"]
+        )
     return found
+
+
+def _against(experiment: str) -> tuple[str, str]:
+    """What a system of the experiment is set against, and the word for it in keys."""
+    if published.DENSE in systems.of_experiment(experiment):
+        return published.DENSE, "vs_dense"
+    return published.base(experiment), "vs_base"
 
 
 def _crossover(dense, own) -> dict:
@@ -142,37 +163,56 @@ def _errors(rows: pd.DataFrame) -> dict[str, dict]:
             found[f"error.{name}.worst"] = entry(
                 float(ratio[worst]), text=f"{ratio[worst]:.2f}", rows=[row]
             )
-            found[f"error.{name}.worst.system"] = entry(row["published_name"])
+            found[f"error.{name}.worst.system"] = entry(published.name(row["system"]))
         else:
             found[f"error.{name}.worst"] = found[f"error.{name}.worst.system"] = entry(None)
     return found
 
 
-def _rate(view: views.View) -> dict[str, dict]:
-    """Useful GFLOP/s of strided views and of dense attention, at the longest case of both.
+def _rates(view: views.View) -> dict[str, dict]:
+    """Useful FLOP/s of each system and of dense attention, at the longest case of both.
 
     Where causality differs the non-causal case speaks: there both do full tiles of work.
+    `share`: of the lower of the two measured ceilings.
     """
+    against, _ = _against(view.experiment)
     rows = view.rows[(view.rows["pass"] == "forward") & (view.rows["status"] == "ok")]
+    rows = rows[~view.stray_blocks(rows)]
     rows = rows.sort_values(["is_causal", "seq_len", "path"], ascending=[True, False, True])
-    found = {f"rate.{v}": entry(None) for v in (published.DENSE, "dilated-sdpa")}
-    found |= {"rate.ratio": entry(None), "rate.tokens": entry(None)}
-    for _, row in rows[rows["variant"] == "dilated-sdpa"].iterrows():
-        dense = views.dense_twin(rows, row)
-        if dense is None:
+    found = {}
+    for system in systems.of_experiment(view.experiment):
+        pairs = ((row, views.twin(rows, row, against)) for _, row in _of(rows, system).iterrows())
+        row, dense = next(((r, d) for r, d in pairs if d is not None), (None, None))
+        found[f"rate.{system}"], found[f"rate.{system}.against"] = _rate(row), _rate(dense)
+        if row is None:
+            found |= {f"rate.{system}.{word}": entry(None) for word in ("ratio", "tokens", "share")}
             continue
-        rates = {}
-        for variant, one in ((published.DENSE, dense), ("dilated-sdpa", row)):
-            bounds = [
-                one["useful_flops"] / one[c] / 1e6 for c in ("median_ms", "high_ms", "low_ms")
-            ]
-            rates[variant] = bounds[0]
-            found[f"rate.{variant}"] = entry(*bounds, unit="GFLOP/s", rows=[one])
-        ratio = rates["dilated-sdpa"] / rates[published.DENSE]
-        found["rate.ratio"] = entry(ratio, text=f"{ratio:.2f}", rows=[dense, row])
-        found["rate.tokens"] = entry(int(row["seq_len"]), unit="tokens", rows=[row])
-        break
+        ratio = rates.useful(row).value / rates.useful(dense).value
+        found[f"rate.{system}.ratio"] = entry(ratio, text=f"{ratio:.2f}", rows=[dense, row])
+        found[f"rate.{system}.tokens"] = _tokens(int(row["seq_len"]), rows=[row])
+        share = rates.useful(row).value / rates.bound(row)
+        known = math.isfinite(share)
+        text = f"{100 * share:.0f} %" if known else None
+        found[f"rate.{system}.share"] = entry(share if known else None, text=text, rows=[row])
     return found
+
+
+def _of(rows: pd.DataFrame, system: str) -> pd.DataFrame:
+    return rows[rows["system"] == system]
+
+
+def _rate(row: pd.Series | None) -> dict:
+    rate = rates.useful(row)
+    if rate is None:
+        return entry(None)
+    size, unit = rates.unit(rate.value)
+    bounds = [bound / size for bound in (rate.value, rate.low, rate.high)]
+    text = f"{interval(*bounds)} {unit}"
+    return entry(*bounds, unit=unit, text=text, rows=[row])
+
+
+def _tokens(n: int | None, rows=()) -> dict:
+    return entry(n, unit="tokens", text=None if n is None else f"{n:,}", rows=rows)
 
 
 def _time(row: pd.Series | None) -> dict:

@@ -39,7 +39,8 @@ class Page:
 
     def figure(self, name: str) -> SVG:
         """Draw figure `name`, write it to `figures/` of the build folder, and show it."""
-        draw = figures.FIGURES[_one_of("figure", name, figures.FIGURES)]
+        known = figures.FIGURES[self.experiment]
+        draw = known[_one_of("figure", name, known)]
         path = self.build / "figures" / f"{self.experiment}-{name}.svg"
         with _writing(path):
             drawing.save(draw(self.frame, self.experiment, self.machine), path)

@@ -1,4 +1,4 @@
-"""The finding in one figure: published speed-ups beside measured ones, both write-ups.
+"""The finding in one figure: published speed-ups beside measured ones, every write-up.
 
 python -m analysis.overview --out build/figures/overview.svg [--machine ID] [ROOT ...]
 """
@@ -17,13 +17,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import published, records, views
-from analysis.drawing import GREY, PAGE, look, ratio_axis, save, style, tokens
+from analysis.drawing import GREY, PAGE, look, ratio_axis, save, style
 from analysis.stats import Interval
+from analysis.text import tokens
 
 LINE = 0.118  # inches, of one comparison
+GAP = 0.66  # inches, between panels below each other
+PANELS = ("comprehensive", "dilated", "block_sparse")
 ORDER = (
-    *("dilated-sdpa", "ring", "multihead-dilated-gather", "multihead-dilated-sdpa"),
-    *("ring-multihead", "head-partitioned", "dense"),
+    *("dilated-sdpa", "dilated-triton", "ring", "multihead-dilated-gather"),
+    *("multihead-dilated-sdpa", "ring-multihead", "head-partitioned", "dense"),
+    *("block-sparse@90", "block-sparse@95", "block-sparse@98"),
 )
 
 
@@ -31,7 +35,7 @@ ORDER = (
 class Line:
     """One comparison: a system at one shape, published and measured over DilatedAttention."""
 
-    variant: str
+    system: str
     seq_len: int
     batch: int
     published: float | None
@@ -41,39 +45,41 @@ class Line:
 def lines(view: views.View) -> list[Line]:
     """All comparisons of a write-up, system by system; those with neither side are left out.
 
-    Of `comprehensive`, the shapes of batch 1: those that its summary prints.
+    Of a length that was published at several batches, the first: the one its summary prints.
     """
-    shapes = published.SHAPES[view.experiment]
-    if view.experiment == "comprehensive":
-        shapes = [shape for shape in shapes if shape[0] == 1]
-    found = []
-    for variant in ORDER:
-        for wanted, n in shapes:
+    base, found = published.base(view.experiment), []
+    for system in ORDER:
+        for wanted, n in published.one_batch(view.experiment):
             batch = view.batch_for(wanted, n)
-            old = published.figure(view.experiment, variant, wanted, n, "speedup")
-            gain = views.ratio(view.cell(published.BASE, batch, n), view.cell(variant, batch, n))
-            if old or gain:
-                found.append(Line(variant, n, batch or wanted, old, gain))
+            old = published.figure(view.experiment, system, wanted, n, "speedup")
+            gain = views.ratio(view.cell(base, batch, n), view.cell(system, batch, n))
+            if system != base and (old or gain):
+                found.append(Line(system, n, batch or wanted, old, gain))
     return found
 
 
 def overview(frame: pd.DataFrame, machine: str = "auto") -> Figure:
-    """Published and measured speed-ups over DilatedAttention, a panel a write-up."""
+    """Published and measured speed-ups, a panel a write-up: the longest on the left."""
     present = set(frame["experiment"])
-    panels = [views.view(frame, e, machine) for e in ("comprehensive", "dilated") if e in present]
+    panels = [views.view(frame, e, machine) for e in PANELS if e in present]
     rows = [lines(view) for view in panels]
+    heights = [LINE * _units(found) for found in rows]
+    # The legend stands below the left panel.
+    tall = max(heights[0] + 1.42, sum(heights[1:]) + GAP * len(heights[1:]))
     with style():
-        tall = LINE * max(*map(_units, rows), 18) + 0.66
         figure = Figure(figsize=(PAGE, tall))
-        for index, (view, found) in enumerate(zip(panels, rows, strict=True)):
-            left, width = ((1.3, 2.45), (5.1, 1.8))[index]
-            height = LINE * _units(found)
-            box = (left / PAGE, (tall - 0.28 - height) / tall, width / PAGE, height / tall)
+        top = tall - 0.28
+        for index, (view, found, height) in enumerate(zip(panels, rows, heights, strict=True)):
+            left, width = (1.3, 2.45) if index == 0 else (5.1, 1.8)
+            if index > 1:
+                top -= heights[index - 1] + GAP
+            box = (left / PAGE, (top - height) / tall, width / PAGE, height / tall)
             ax = figure.add_axes(box)
             _draw(ax, found, -1.22 / width)
-            ax.set_title(f"write-up “{view.experiment}”", x=-1.22 / width, fontweight="bold", pad=4)
-            ax.set_xlabel("speed-up over DilatedAttention")
-        _legend(figure, panels[0], tall)
+            title = f"write-up “{view.experiment}”"
+            ax.set_title(title, x=-1.22 / width, fontweight="bold", pad=4)
+            ax.set_xlabel(f"speed-up over {published.name(published.base(view.experiment))}")
+        _legend(figure, panels, tall)
     return figure
 
 
@@ -81,14 +87,14 @@ def _draw(ax: Axes, found: list[Line], margin: float) -> None:
     y, previous = 0.0, None
     labels = []
     for line in found:
-        one = look(line.variant)
-        if line.variant != previous:
+        one = look(line.system)
+        if line.system != previous:
             y += 0.5 if previous else 0.0
             ax.text(
                 margin, y, one.label, transform=ax.get_yaxis_transform(), va="center",
                 color=one.ink,
             )  # fmt: skip
-            previous = line.variant
+            previous = line.system
         labels.append((y, f"{tokens(line.seq_len)}, b{line.batch}"))
         _draw_line(ax, y, line)
         y += 1
@@ -103,7 +109,7 @@ def _draw(ax: Axes, found: list[Line], margin: float) -> None:
 
 
 def _draw_line(ax: Axes, y: float, line: Line) -> None:
-    one = look(line.variant)
+    one = look(line.system)
     if line.published and line.measured:
         ax.annotate(
             "",
@@ -135,17 +141,18 @@ def _draw_line(ax: Axes, y: float, line: Line) -> None:
         )
 
 
-def _legend(figure: Figure, view: views.View, tall: float) -> None:
+def _legend(figure: Figure, panels: list[views.View], tall: float) -> None:
     marks = [
         Line2D([], [], marker="D", linestyle="none", color="black", markerfacecolor="white"),
         Line2D([], [], marker="o", linestyle="none", color=GREY),
     ]
-    names = [f"published, {published.CARD}", f"measured, {view.device}: checked against the oracle"]
+    devices = " and ".join(dict.fromkeys(view.device for view in panels))
+    names = [f"published, {published.CARD}", f"measured, {devices}: checked against the oracle"]
     figure.legend(
         marks,
         names,
         loc="lower left",
-        bbox_to_anchor=(3.9 / PAGE, 0.3 / tall),
+        bbox_to_anchor=(0.08 / PAGE, 0.06 / tall),
         handletextpad=0.4,
         borderaxespad=0,
         title="each line: a system at n tokens, batch b;\na lone marker: the other has no figure",
@@ -156,7 +163,7 @@ def _legend(figure: Figure, view: views.View, tall: float) -> None:
 
 def _units(found: list[Line]) -> float:
     """Height in lines: half a line between systems."""
-    return max(len(found) + 0.5 * (len({line.variant for line in found}) - 1), 3)
+    return max(len(found) + 0.5 * (len({line.system for line in found}) - 1), 3)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,70 +1,121 @@
-"""What the write-ups say in figures and held fixed: `paper/claims.yaml`, seen by variant."""
+"""What the write-ups say in figures and held fixed: `paper/claims.yaml`, seen by system."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from analysis import claims
+from analysis import claims, systems
+from experiments import grid
 from models.registry import VARIANTS
 
 CLAIMS = Path(__file__).resolve().parent.parent / "paper" / "claims.yaml"
-BASE = "dilated-gather"  # the variant published as DilatedAttention, base of every speed-up
 DENSE = "dense"
 CARD = "GTX 1080"
 Pattern = tuple[tuple[int, ...], tuple[int, ...]]
 
-# Quantity -> id of the claim that holds the published figure, without the write-up's name.
-_LOG = "time.{system}.b{batch}.n{seq_len}"
-_IDS = {
-    "comprehensive": {
-        "time": _LOG,
-        "std": "summary.std.{system}.b{batch}.n{seq_len}",
-        "throughput": "summary.throughput.{system}.b{batch}.n{seq_len}",
-        "memory": "summary.memory.{system}.b{batch}.n{seq_len}",
-        "speedup": "speedup.{system}.b{batch}.n{seq_len}",
-    },
-    "dilated": {
-        "time": _LOG,
-        "std": "std.{system}.b{batch}.n{seq_len}",
-        "throughput": "throughput.{system}.b{batch}.n{seq_len}",
-        "memory": "memory.{system}.b{batch}.n{seq_len}",
-        "speedup": "speedup.{system}.b{batch}.n{seq_len}",
-        "vram": "vram.{system}.n{seq_len}",
-        "gpu_time": "gpu.time",
-        "cpu_time": "cpu.time",
-        "gpu_over_cpu": "cpu.speedup",
-        "gpu_throughput": "gpu.throughput",
-        "cpu_throughput": "cpu.throughput",
-    },
+
+@dataclass(frozen=True)
+class Layout:
+    """How an experiment is set beside its write-up; one without a write-up has no shapes.
+
+    base: the system that speed-ups are over. shapes: (batch, seq_len) in the write-up's order.
+    ids: quantity -> id of the claim that holds its figure, without the write-up's name.
+    """
+
+    base: str
+    shapes: tuple[tuple[int, int], ...] = ()
+    ids: Mapping[str, str] = field(default_factory=dict)
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    "comprehensive": Layout(
+        "dilated-gather",  # published as DilatedAttention
+        tuple((batch, n) for batch in (1, 2, 4) for n in (2048, 4096, 8192)),
+        {
+            "time": "time.{system}.b{batch}.n{seq_len}",
+            "std": "summary.std.{system}.b{batch}.n{seq_len}",
+            "throughput": "summary.throughput.{system}.b{batch}.n{seq_len}",
+            "memory": "summary.memory.{system}.b{batch}.n{seq_len}",
+            "speedup": "speedup.{system}.b{batch}.n{seq_len}",
+        },
+    ),
+    "dilated": Layout(
+        "dilated-gather",
+        ((1, 2048), (2, 4096), (4, 8192)),
+        {
+            "time": "time.{system}.b{batch}.n{seq_len}",
+            "std": "std.{system}.b{batch}.n{seq_len}",
+            "throughput": "throughput.{system}.b{batch}.n{seq_len}",
+            "memory": "memory.{system}.b{batch}.n{seq_len}",
+            "speedup": "speedup.{system}.b{batch}.n{seq_len}",
+            "vram": "vram.{system}.n{seq_len}",
+            "gpu_time": "gpu.time",
+            "cpu_time": "cpu.time",
+            "gpu_over_cpu": "cpu.speedup",
+            "gpu_throughput": "gpu.throughput",
+            "cpu_throughput": "cpu.throughput",
+        },
+    ),
+    "block_sparse": Layout(
+        DENSE,
+        ((4, 2048), (2, 4096), (1, 8192), (1, 16384)),
+        {
+            "time": "time.{system}.n{seq_len}",
+            "memory": "memory.{system}.n{seq_len}",
+            "speedup": "speedup.{system}.n{seq_len}",
+            "runs": "runs.{system}.n{seq_len}",
+            "crossover": "finding.crossover.{system}",
+        },
+    ),
+    # What Flash integration is worth: every backend over a softmax that is written out.
+    "backends": Layout("dense-eager"),
 }
-SHAPES = {  # (batch, seq_len) in the order of the write-up
-    "comprehensive": tuple((batch, n) for batch in (1, 2, 4) for n in (2048, 4096, 8192)),
-    "dilated": ((1, 2048), (2, 4096), (4, 8192)),
-}
-EXPERIMENTS = tuple(SHAPES)
+EXPERIMENTS = tuple(LAYOUTS)
+
+
+def base(experiment: str) -> str:
+    """The system that the experiment's speed-ups are over."""
+    return LAYOUTS[experiment].base
+
+
+def shapes(experiment: str) -> tuple[tuple[int, int], ...]:
+    """(batch, seq_len) of the published results, in the order of the write-up."""
+    return LAYOUTS[experiment].shapes
+
+
+def one_batch(experiment: str) -> list[tuple[int, int]]:
+    """The published shapes, of a length with several batches only the first."""
+    first = {seq_len: batch for batch, seq_len in reversed(shapes(experiment))}
+    return [shape for shape in shapes(experiment) if first[shape[1]] == shape[0]]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a write-up held fixed. `patterns`: seq_len -> (segment lengths, dilation rates)."""
+    """What a write-up held fixed.
+
+    patterns: seq_len -> (segment lengths, dilation rates). blocks: (builder, block size) of its
+    block masks, or None.
+    """
 
     dtype: str
     is_causal: bool
     heads: int
     head_dim: int
     patterns: Mapping[int, Pattern]
+    blocks: tuple[str, int] | None = None
 
     def pattern(self, seq_len: int) -> Pattern | None:
-        """The pattern at a length, published or not.
+        """The branches at a length, published or not.
 
         Where every published pattern is that of the longest length with segments of at most half
         the sequence, so is that of another length. Otherwise None: there is no rule to follow.
         """
-        if seq_len in self.patterns:
-            return self.patterns[seq_len]
+        if seq_len in self.patterns or not self.patterns:
+            return self.patterns.get(seq_len)
         halves = all(self._at_most_half(n) == found for n, found in self.patterns.items())
         return self._at_most_half(seq_len) if halves else None
 
@@ -75,43 +126,60 @@ class Setting:
 
 @cache
 def setting(experiment: str) -> Setting:
-    """The conditions of the write-up `experiment`."""
-    writeup = _book().writeups[experiment]
+    """The conditions of the write-up `experiment`; without one, the grid's most valuable case."""
+    writeup = _book().writeups.get(experiment)
+    if writeup is None:
+        case = grid.load(experiment).tiers["gpu"].cases[0]
+        return Setting(case.dtype, case.is_causal, case.heads, case.head_dim, {})
     fixed = writeup.conditions
     patterns = {
         int(seq_len): (tuple(w for w, _ in pairs), tuple(r for _, r in pairs))
         for seq_len, pairs in writeup.branches.items()
     }
-    return Setting(fixed.dtype, fixed.is_causal, fixed.heads, fixed.head_dim, patterns)
+    blocks = None if fixed.pattern is None else (fixed.pattern, fixed.block_size)
+    return Setting(fixed.dtype, fixed.is_causal, fixed.heads, fixed.head_dim, patterns, blocks)
 
 
-def figure(experiment: str, variant: str, batch: int, seq_len: int, quantity: str) -> float | None:
-    """The figure published for `variant`, or for a system without one; None if there is none.
+def printed(experiment: str, system: str, batch: int, seq_len: int, quantity: str) -> str | None:
+    """What stands in the write-up, with its decimals; None if nothing does.
 
-    Units: ms, MiB, tokens or sequences a second. Where no `speedup` over DilatedAttention was
-    printed, the ratio of the published times stands in.
+    Units: ms, MiB, tokens or sequences a second. Where no `speedup` was printed, the ratio of
+    the published times stands in.
     """
-    keys = _systems()
-    if variant not in keys:
-        return None
-    known = _book().claims
-    name = _IDS[experiment][quantity].format(system=keys[variant], batch=batch, seq_len=seq_len)
-    claim = known.get(f"{experiment}.{name}")
+    claim = _claim(experiment, system, batch, seq_len, quantity)
+    if claim is None:
+        value = figure(experiment, system, batch, seq_len, quantity)
+        return None if value is None else f"{value:.2f}"
+    if isinstance(claim.published, str):
+        return claim.published
+    decimals = -math.floor(math.log10(claim.predicate.resolution or 1))
+    return f"{claim.published:,.{max(decimals, 0)}f}"
+
+
+def figure(experiment: str, system: str, batch: int, seq_len: int, quantity: str) -> float | None:
+    """The number published for a system of ours, or for one without records; None without one."""
+    claim = _claim(experiment, system, batch, seq_len, quantity)
     if claim is not None:
-        return float(claim.published)
-    if quantity == "speedup" and variant != BASE:
-        base = figure(experiment, BASE, batch, seq_len, "time")
-        own = figure(experiment, variant, batch, seq_len, "time")
-        return base / own if base and own else None
+        return None if isinstance(claim.published, str) else float(claim.published)
+    if quantity == "speedup" and system != base(experiment):
+        times = [
+            figure(experiment, one, batch, seq_len, "time") for one in (base(experiment), system)
+        ]
+        return times[0] / times[1] if all(times) else None
     return None
 
 
-def name(variant: str) -> str:
-    """The published name of a variant, or of a system that has none."""
-    if variant in VARIANTS:
-        return VARIANTS[variant].published_name
-    system = _book().systems.get(variant)
-    return system.name if system else variant
+def name(system: str) -> str:
+    """The published name of a system of ours, or of one that has no records."""
+    known = _book().systems.get(_systems().get(system, system))
+    variant, sparsity = systems.parts(system)
+    if variant not in VARIANTS:
+        return known.name if known else system
+    own = VARIANTS[variant].published_name
+    if sparsity is None:
+        return own
+    percent = f"{100 * sparsity:.6g} %)"
+    return f"{own[:-1]}, {percent}" if own.endswith(")") else f"{own} ({percent}"
 
 
 def without_variant(experiment: str) -> list[str]:
@@ -120,8 +188,16 @@ def without_variant(experiment: str) -> list[str]:
         key
         for key, system in _book().systems.items()
         if system.variant is None
-        and figure(experiment, key, *SHAPES[experiment][0], "time") is not None
+        and any(figure(experiment, key, *shape, "time") is not None for shape in shapes(experiment))
     ]
+
+
+def _claim(experiment: str, system: str, batch: int, seq_len: int, quantity: str):
+    known, ids = _systems().get(system), LAYOUTS[experiment].ids
+    if known is None or quantity not in ids:
+        return None
+    claim_id = ids[quantity].format(system=known, batch=batch, seq_len=seq_len)
+    return _book().claims.get(f"{experiment}.{claim_id}")
 
 
 @cache
@@ -131,6 +207,8 @@ def _book() -> claims.Book:
 
 @cache
 def _systems() -> dict[str, str]:
-    """Variant, or key of a system without one -> key of the system."""
-    systems = _book().systems
-    return {system.variant or key: key for key, system in systems.items()}
+    """Our system, or the key of one without records -> its key in the claims file."""
+    return {
+        systems.key(system.variant, system.sparsity) if system.variant else key: key
+        for key, system in _book().systems.items()
+    }

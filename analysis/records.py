@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis import systems
 from analysis.stats import median_interval
 from experiments.record import RecordError
 from experiments.schema import Record
 from experiments.schema import load as load_record
-from models.registry import VARIANTS
 
 DEFAULT_ROOTS = ("results/published", "results/local")
 CASE_COLUMNS = (
     *("variant", "batch", "seq_len", "heads", "kv_heads", "head_dim", "dtype", "is_causal"),
-    *("pass", "segment_lengths", "dilation_rates", "seed"),
+    *("pass", "segment_lengths", "dilation_rates", "pattern", "sparsity", "block_size", "seed"),
 )
 
 
@@ -46,8 +46,10 @@ def load(*roots) -> pd.DataFrame:
     Without `roots`: those of `DEFAULT_ROOTS` that exist in this repository. Where one
     machine has a case both published and local, the local record speaks. Times are ms,
     memory bytes, lengths tokens; numbers of a record that is not ok are NaN. Columns:
-    the case's fields, `median_ms`/`low_ms`/`high_ms` (95 % order-statistic interval over
-    all samples), errors, machine and software, `path` from the repository root, `origin`.
+    the case's fields, `system` (see `analysis.systems`), `median_ms`/`low_ms`/`high_ms` (95 %
+    order-statistic interval over all samples), errors, the measured ceilings (FLOP/s and bytes
+    read and written a second; NaN in old records), machine and software, `path` from the
+    repository root, `origin`. A case without block mask has NaN as sparsity and block size.
 
     Raises RecordsError naming the folder (missing, without records) or the bad file and field.
     """
@@ -61,7 +63,7 @@ def load(*roots) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     frame = frame.sort_values(["origin", "path"], kind="stable")
     frame = frame.drop_duplicates(["machine", "experiment", *CASE_COLUMNS], keep="first")
-    order = ["experiment", "machine", "dtype", "pass", "batch", "seq_len", "variant", "path"]
+    order = ["experiment", "machine", "dtype", "pass", "batch", "seq_len", "system", "path"]
     return frame.sort_values(order, kind="stable").reset_index(drop=True)
 
 
@@ -137,12 +139,12 @@ def _row(record: Record, path: Path) -> dict:
     memory = [r.peak_memory_bytes for r in record.replicates if r.peak_memory_bytes is not None]
     output = record.error.output if ok else None
     gradient = record.error.gradient if ok else None
-    nan = math.nan
+    ceilings, nan = record.ceilings, math.nan
     return {
         "experiment": record.experiment,
         "tier": record.tier,
         "variant": record.variant,
-        "published_name": _published_name(record.variant),
+        "system": systems.key(record.variant, case.sparsity),
         "batch": case.batch,
         "seq_len": case.seq_len,
         "heads": case.heads,
@@ -153,12 +155,17 @@ def _row(record: Record, path: Path) -> dict:
         "pass": case.pass_,
         "segment_lengths": _tuple(case.segment_lengths),
         "dilation_rates": _tuple(case.dilation_rates),
+        "pattern": case.pattern,
+        "sparsity": nan if case.sparsity is None else case.sparsity,
+        "block_size": float(case.block_size or nan),
         "seed": case.seed,
         "status": record.status,
         "reason": record.reason,
         "backend": record.backend,
         "realised_density": record.realised_density if ok else nan,
         "useful_flops": record.useful_flops if ok else nan,
+        "matmul_flops_per_s": ceilings.matmul_flops_per_s if ceilings else nan,
+        "copy_bytes_per_s": ceilings.copy_bytes_per_s if ceilings else nan,
         "samples": samples,
         "median_ms": time.value if ok else nan,
         "low_ms": time.low if ok else nan,
@@ -173,6 +180,7 @@ def _row(record: Record, path: Path) -> dict:
         "device_kind": record.machine.device_kind,
         "cpu": record.machine.cpu,
         "cores": record.machine.cores,
+        "device_memory_bytes": record.machine.device_memory_bytes,
         "torch": record.software.torch,
         "python": record.software.python,
         "git_commit": record.software.git_commit,
@@ -181,12 +189,6 @@ def _row(record: Record, path: Path) -> dict:
         "command": record.command,
         "origin": _origin(path),
     }
-
-
-def _published_name(variant: str) -> str:
-    known = VARIANTS.get(variant)
-    # A record of a variant that has left the registry is still a record.
-    return known.published_name if known else variant
 
 
 def _tuple(values) -> tuple[int, ...] | None:

@@ -151,6 +151,13 @@ def quantity(value: float, low: float, high: float, form: str | None = None) -> 
     return Quantity(float(value), float(low), float(high), interval(value, low, high, form))
 
 
+def brief(cell: Cell) -> Cell:
+    """A measured cell whose interval only the CSV has, for tables with many columns."""
+    if not isinstance(cell, Quantity):
+        return cell
+    return Quantity(cell.value, cell.low, cell.high, number(cell.value))
+
+
 def _is_figure(text: str) -> bool:
     return text == DASH or text[:1].isdigit()
 

@@ -49,6 +49,25 @@ def interval(value: float, low: float, high: float, form: str | None = None) -> 
     return f"{form.format(value)} [{form.format(low)}, {form.format(high)}]"
 
 
+def title(experiment: str) -> str:
+    """The name of an experiment at the head of a sentence."""
+    return experiment.replace("_", "-").capitalize()
+
+
+def tokens(n: float) -> str:
+    """A length in short: 512, 2K, 1M with K = 1024."""
+    for unit, size in (("M", 2**20), ("K", 2**10)):
+        if n >= size:
+            return f"{n / size:g}{unit}"
+    return f"{n:g}"
+
+
+def span(lengths) -> str:
+    """The shortest and longest of some lengths, in short."""
+    low, high = min(lengths), max(lengths)
+    return tokens(low) if low == high else f"{tokens(low)}–{tokens(high)}"
+
+
 def write(path: Path, text: str) -> None:
     """Write `text` at `path` so that it is either the old file or the whole new one."""
     with replacing(path) as partial:

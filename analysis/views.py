@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 
-from analysis import published, records, scaling
+from analysis import published, records, scaling, systems
 from analysis.stats import Interval, speedup
 
 CENSORED = ("oom", "timeout")
 TWIN = ("machine", "dtype", "is_causal", "pass", "batch", "seq_len", "heads", "head_dim")
-GROUP = ["dtype", "is_causal", "heads", "batch", "family"]
+GROUP = ["dtype", "is_causal", "heads", "head_dim", "batch", "family"]
 
 
 @dataclass(frozen=True)
 class Series:
-    """Forward records of several variants that differ in length alone, on one machine.
+    """Records of one pass of several systems that differ in length alone, on one machine.
 
-    `pattern` says in words what segments and rates they share. `rows` has one row a variant
-    and length, ascending, with any status.
+    `pattern` says in words what segments and rates, or what blocks, they share; "" where all is
+    dense. `rows` has one row a system and length, ascending, with any status.
     """
 
     machine: str
@@ -28,8 +30,10 @@ class Series:
     dtype: str
     is_causal: bool
     heads: int
+    head_dim: int
     batch: int
     pattern: str
+    training: bool
     rows: pd.DataFrame
 
     @property
@@ -38,32 +42,37 @@ class Series:
         return sorted(int(n) for n in set(self.rows["seq_len"]))
 
     @property
-    def variants(self) -> list[str]:
-        """Variants in registry order."""
-        present = set(self.rows["variant"])
-        return [name for name in published.VARIANTS if name in present]
+    def systems(self) -> list[str]:
+        """Systems in registry order."""
+        return systems.ordered(self.rows["system"])
 
-    def row(self, variant: str, seq_len: int) -> pd.Series | None:
+    def row(self, system: str, seq_len: int) -> pd.Series | None:
         """The record at one point, any status; None if there is none."""
-        return _only(
-            self.rows[(self.rows["variant"] == variant) & (self.rows["seq_len"] == seq_len)]
-        )
+        return _only(self.rows[(self.rows["system"] == system) & (self.rows["seq_len"] == seq_len)])
 
-    def growth(self, variant: str, quantity: str) -> scaling.ScalingFit | None:
+    def timed(self, system: str) -> pd.DataFrame:
+        """The rows of a system that have a time, by length."""
+        return self.rows[(self.rows["system"] == system) & (self.rows["status"] == "ok")]
+
+    def growth(self, system: str, quantity: str) -> scaling.ScalingFit | None:
         """The fit of "time" (ms) or "memory" (bytes) over length; None below three points."""
-        rows = self.rows[self.rows["variant"] == variant]
-        fine = rows[rows["status"] == "ok"]
+        fine = self.timed(system)
         if quantity == "memory":
             fine = fine[fine["peak_memory_bytes"] > 0]
         if len(fine) < 3:
             return None
-        lost = rows[rows["status"].isin(CENSORED)]
-        column = "samples" if quantity == "time" else "peak_memory_bytes"
-        return scaling.fit(
-            list(fine["seq_len"]),
-            list(fine[column]),
-            censored=list(zip(lost["seq_len"], lost["status"], strict=True)),
-        )
+        lost = self.rows[(self.rows["system"] == system) & self.rows["status"].isin(CENSORED)]
+        values = fine["peak_memory_bytes"]
+        if quantity == "time":
+            values = (tuple(map(tuple, samples)) for samples in fine["samples"])
+        censored = zip(lost["seq_len"], lost["status"], strict=True)
+        return _fit(tuple(fine["seq_len"]), tuple(values), tuple(censored))
+
+
+@lru_cache(maxsize=512)
+def _fit(lengths: tuple, values: tuple, censored: tuple) -> scaling.ScalingFit:
+    # Figures, tables and numbers of a notebook ask for the same fits.
+    return scaling.fit(lengths, values, censored=censored)
 
 
 @dataclass(frozen=True)
@@ -100,38 +109,51 @@ class View:
         return rows[rows["dtype"] == "float32"] if same.empty else same
 
     def batch_for(self, batch: int, seq_len: int) -> int | None:
-        """The batch measured nearest to the published one at `seq_len`; ties go to the smaller."""
+        """The batch measured nearest to the published one at `seq_len`; ties go to the smaller.
+
+        Where the write-up has several batches at that length, `batch` itself and no other.
+        """
+        if sum(n == seq_len for _, n in published.shapes(self.experiment)) > 1:
+            return batch
         rows = self.nearest()
         rows = rows[(rows["seq_len"] == seq_len) & self._as_published(rows)]
         measured = sorted(set(rows["batch"]))
         return min(measured, key=lambda b: abs(b - batch)) if measured else None
 
-    def cell(self, variant: str, batch: int | None, seq_len: int) -> pd.Series | None:
+    def cell(self, system: str, batch: int | None, seq_len: int) -> pd.Series | None:
         """The record of a table's cell, at the published pattern, any status; or None."""
         rows = self.nearest()
         rows = rows[
-            (rows["variant"] == variant) & (rows["batch"] == batch) & (rows["seq_len"] == seq_len)
+            (rows["system"] == system) & (rows["batch"] == batch) & (rows["seq_len"] == seq_len)
         ]
         return _only(rows[self._as_published(rows, dense=True)])
 
-    def series(self) -> list[Series]:
+    def series(self, pass_: str = "forward") -> list[Series]:
         """The length series nearest to the published setting, then a longer one if there is one.
 
-        Nearest: causality, then dtype, then a pattern that stays (the published ones count as
-        that) before equal rates alone, then most lengths, then the smallest batch.
+        Nearest: causality, then dtype, then a head size, then a pattern that stays (the published
+        ones count as that) before equal rates alone or other blocks, then most lengths, then the
+        smallest batch. Where nothing but dense attention was measured: every series of several
+        lengths, in that order.
         """
-        rows = self.rows[self.rows["pass"] == "forward"]
-        sparse = self._families(rows[rows["segment_lengths"].notna()])
-        if sparse.empty:
+        rows = self.rows[self.rows["pass"] == pass_]
+        patterned = rows[_patterned(rows)]
+        families = self._families(patterned)
+        if patterned.empty:
+            families = rows.assign(family="", stray=False)
+        groups = families.groupby(GROUP, sort=True)
+        groups = groups.agg(
+            count=("seq_len", "nunique"), longest=("seq_len", "max"), stray=("stray", "first")
+        ).reset_index()
+        if groups.empty:
             return []
-        groups = sparse.groupby(GROUP, sort=True)["seq_len"].agg(count="nunique", longest="max")
-        groups = groups.reset_index()
         fixed = self.setting
         groups["rank"] = [
             (
                 g.is_causal != fixed.is_causal,
                 g.dtype != fixed.dtype,
-                g.family.startswith("rates"),
+                g.head_dim != fixed.head_dim,
+                g.stray,
                 -g.count,
                 g.batch,
             )
@@ -143,53 +165,87 @@ class View:
         groups = groups.sort_values("rank", kind="stable")
         first = groups.iloc[0]
         longer = groups[
-            (groups["longest"] > first["longest"])
-            & (groups["count"] > 2)
-            & ~groups["family"].str.startswith("rates")
+            (groups["longest"] > first["longest"]) & (groups["count"] > 2) & ~groups["stray"]
         ]
         longer = longer.sort_values("longest", kind="stable", ascending=False).head(1)
+        if patterned.empty:
+            longer = groups.iloc[1:]
         chosen = [first, *(row for _, row in longer.iterrows())]
-        return [self._series(rows, sparse, group) for group in chosen]
+        return [self._series(rows, families, group) for group in chosen]
 
-    def _series(self, rows: pd.DataFrame, sparse: pd.DataFrame, group: pd.Series) -> Series:
-        own, dense = sparse, rows[rows["segment_lengths"].isna()]
+    def _series(self, rows: pd.DataFrame, families: pd.DataFrame, group: pd.Series) -> Series:
+        own, dense = families, rows[~_patterned(rows)]
         for column in GROUP[:-1]:
             own, dense = own[own[column] == group[column]], dense[dense[column] == group[column]]
         own = own[own["family"] == group["family"]]
         both = pd.concat([dense[dense["seq_len"].isin(own["seq_len"])], own])
-        both = both.sort_values(["variant", "seq_len"], kind="stable")
+        both = both.sort_values(["variant", "sparsity", "seq_len"], kind="stable")
         return Series(
             self.machine,
             self.device,
             group["dtype"],
             bool(group["is_causal"]),
             int(group["heads"]),
+            int(group["head_dim"]),
             int(group["batch"]),
             group["family"],
-            both.drop_duplicates(["variant", "seq_len"]),
+            rows.iloc[0]["pass"] == "forward_backward",
+            both.drop_duplicates(["system", "seq_len"]),
         )
 
     def _families(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """`rows`, each once for every family of patterns that it belongs to, in `family`."""
+        """`rows`, each once for every family of patterns that it belongs to, in `family`.
 
-        def joined(column: str) -> list[str]:
-            return ["/".join(map(str, values)) for values in rows[column]]
+        `stray`: that family is not one that the write-up keeps over its lengths.
+        """
 
-        rates = pd.Series(joined("dilation_rates"), rows.index, dtype=object)
-        lengths = pd.Series(joined("segment_lengths"), rows.index, dtype=object)
+        def joined(rows: pd.DataFrame, column: str) -> pd.Series:
+            values = ["/".join(map(str, values)) for values in rows[column]]
+            return pd.Series(values, rows.index, dtype=object)
+
+        blocks = rows[rows["sparsity"].notna()]
+        rows = rows[rows["sparsity"].isna()]
+        rates, lengths = joined(rows, "dilation_rates"), joined(rows, "segment_lengths")
+        named = [blocks_in_words(row) for _, row in blocks.iterrows()]
         return pd.concat(
             [
-                rows[self._as_published(rows)].assign(family="the published segments"),
-                rows.assign(family="segments " + lengths + ", rates " + rates),
-                rows.assign(family="rates " + rates),
+                rows[self._as_published(rows)].assign(family="the published segments", stray=False),
+                rows.assign(family="segments " + lengths + ", rates " + rates, stray=False),
+                rows.assign(family="rates " + rates, stray=True),
+                blocks.assign(
+                    family=pd.Series(named, blocks.index, dtype=object),
+                    stray=self.stray_blocks(blocks),
+                ),
             ]
         )
 
+    def stray_blocks(self, rows: pd.DataFrame) -> pd.Series:
+        """Whether a row's block mask is of another builder or block size than the write-up's."""
+        pattern, block_size = self.setting.blocks or (None, None)
+        same = (rows["pattern"] == pattern) & (rows["block_size"] == block_size)
+        return rows["sparsity"].notna() & ~same
+
     def _as_published(self, rows: pd.DataFrame, dense: bool = False) -> np.ndarray:
-        pattern = self.setting.pattern
-        columns = (rows["seq_len"], rows["segment_lengths"], rows["dilation_rates"])
-        same = [dense if not w else pattern(n) == (w, r) for n, w, r in zip(*columns, strict=True)]
+        fixed = self.setting
+        same = []
+        for row in rows.to_dict("records"):
+            if row["segment_lengths"]:
+                own = row["segment_lengths"], row["dilation_rates"]
+                same.append(fixed.pattern(row["seq_len"]) == own)
+            elif not math.isnan(row["sparsity"]):
+                same.append(fixed.blocks == (row["pattern"], row["block_size"]))
+            else:
+                same.append(dense)
         return np.array(same, dtype=bool)
+
+
+def _patterned(rows: pd.DataFrame) -> pd.Series:
+    return rows["segment_lengths"].notna() | rows["sparsity"].notna()
+
+
+def blocks_in_words(row: pd.Series) -> str:
+    """The blocks of a record's mask, as words."""
+    return f"{row['pattern'].replace('_', ' ')} blocks of {row['block_size']:.0f}"
 
 
 def view(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> View:
@@ -225,9 +281,9 @@ def ratio(base: pd.Series | None, other: pd.Series | None, quantity: str = "time
     return Interval(value, float("nan"), float("nan"), 0.0) if value > 0 else None
 
 
-def dense_twin(rows: pd.DataFrame, row: pd.Series) -> pd.Series | None:
-    """The dense record among `rows` with the shape, type and pass of `row`; None without one."""
-    same = rows[rows["variant"] == published.DENSE]
+def twin(rows: pd.DataFrame, row: pd.Series, system: str = published.DENSE) -> pd.Series | None:
+    """The record of a dense `system` among `rows` with the shape, type and pass of `row`."""
+    same = rows[rows["system"] == system]
     for column in TWIN:
         same = same[same[column] == row[column]]
     return _only(same)

@@ -1,4 +1,4 @@
-"""`python -m experiments`: list, plan, run, publish, compare and validate experiments."""
+"""`python -m experiments`: list, plan, run, publish, compare and validate experiments; tune."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from experiments import grid as grids
 from experiments import machine, runner
+from experiments.lease import hold
 from experiments.machine import DeviceError
 from experiments.record import RecordError
 
@@ -90,6 +91,23 @@ def _schema(options) -> int:
     return 0
 
 
+def _tune(options) -> int:
+    device = machine.choose_device(options.device)
+    if device == "cpu":
+        raise DeviceError("tune: needs a CUDA GPU; there is only the CPU")
+    # The lease shows one card alone, so that it is "cuda" to torch, which must not have
+    # looked before.
+    with hold(device):
+        from experiments.tune import tune
+        from models.errors import check_choice
+        from models.kernels.compile import KERNELS
+
+        for kernel in options.kernel:
+            check_choice("KERNEL", kernel, KERNELS)
+        tune(options.kernel or KERNELS, "cuda")
+    return 0
+
+
 def _selected(options, device: str):
     """(grid, tier, cases) for each experiment asked for; errors come before any work."""
     if bool(options.name) == options.all:
@@ -142,6 +160,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("b", type=Path, metavar="B", help="another")
     sub = command("validate", _validate, "check records against the schema")
     sub.add_argument("path", type=Path, metavar="PATH", help="a record or a folder of records")
+    sub = command("tune", _tune, "pick the tiles of our kernels on this GPU and write their tables")
+    sub.add_argument("kernel", nargs="*", metavar="KERNEL", help="a kernel; default: every one")
+    sub.add_argument("--device", metavar="DEVICE", help="cuda or cuda:INDEX")
     command("schema", _schema, "the JSON schema of records, as kept in record.schema.json")
     return parser
 

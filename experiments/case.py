@@ -7,6 +7,13 @@ from dataclasses import dataclass, fields
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 PASSES = ("forward", "forward_backward")
+# The builders of block masks in `models.patterns`.
+PATTERNS = ("local_window", "dilated", "global_local", "strided", "random", "top_k")
+# What a case says of who attends to whom, by what its variant takes.
+PATTERN_FIELDS = {
+    "branches": ("segment_lengths", "dilation_rates"),
+    "blocks": ("pattern", "sparsity", "block_size"),
+}
 
 
 class CaseError(ValueError):
@@ -18,7 +25,9 @@ class Case:
     """Shapes and options of one measurement; lengths in tokens.
 
     Fields that do not apply to a variant are None (a dense variant has no
-    segment lengths). `pass_` is written "pass" in grids, records and names.
+    segment lengths). pattern, sparsity, block_size: the builder of the block mask,
+    one of PATTERNS, the share of allowed blocks that it leaves out, and the side of
+    a block in tokens. `pass_` is written "pass" in grids, records and names.
     """
 
     variant: str
@@ -32,6 +41,9 @@ class Case:
     pass_: str
     segment_lengths: tuple[int, ...] | None = None
     dilation_rates: tuple[int, ...] | None = None
+    pattern: str | None = None
+    sparsity: float | None = None
+    block_size: int | None = None
     seed: int = 0
 
     def __post_init__(self):
@@ -48,6 +60,7 @@ class Case:
         if type(self.is_causal) is not bool:
             raise CaseError(f"is_causal={self.is_causal!r}: expected true or false")
         _check_branches(self.segment_lengths, self.dilation_rates)
+        _check_blocks(self.pattern, self.sparsity, self.block_size)
 
     def params(self) -> dict[str, str]:
         """Every field as text, in order; None is "none"."""
@@ -124,3 +137,17 @@ def _check_branches(segment_lengths, dilation_rates) -> None:
         _check_positive("segment_lengths", value)
     for value in dilation_rates:
         _check_positive("dilation_rates", value)
+
+
+def _check_blocks(pattern, sparsity, block_size) -> None:
+    given = {"pattern": pattern, "sparsity": sparsity, "block_size": block_size}
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        return
+    if missing:
+        raise CaseError(f"missing key {missing[0]!r}: a block mask needs {', '.join(given)}")
+    if pattern not in PATTERNS:
+        raise CaseError(f"pattern={pattern!r}: expected one of {', '.join(PATTERNS)}")
+    if type(sparsity) is not float or not 0 <= sparsity < 1:
+        raise CaseError(f"sparsity={sparsity!r}: expected a number from 0.0 to below 1.0")
+    _check_positive("block_size", block_size)

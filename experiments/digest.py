@@ -1,8 +1,8 @@
 """Which code a variant's numbers depend on, as one digest of file contents.
 
-Starting from the variant's module and from the measuring code, imports within
-the repository are followed, so that an edit to one variant's file changes that
-variant's digest and no other.
+Starting from the variant's modules and from the measuring code, imports within
+the repository are followed, those inside functions too, so that an edit to one
+variant's file changes that variant's digest and no other.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from models.registry import VARIANTS
 
 ROOT = Path(__file__).parent.parent
 # The registry names every variant; of it, only the variant's own entry counts.
-_NOT_FOLLOWED = {"models.registry"}
+_REGISTRY = "models.registry"
+# Backends that may run a Triton kernel. Another, named, never falls back to one: new
+# tiles leave its numbers as they are.
+_KERNELS, _BY_KERNEL = "models.kernels", ("auto", "triton", "triton-tf32")
 
 
 def code_digest(variant: str) -> str:
     """16 hex digits over the sources behind `variant`, its registry entry and torch's version."""
     entry = VARIANTS[variant]
     sha = hashlib.sha256(repr((entry.entry, sorted(entry.options.items()))).encode())
-    sha.update(repr((entry.pattern, entry.multihead, _version("torch"))).encode())
+    sha.update(repr((entry.pattern_class, entry.multihead, _version("torch"))).encode())
     for path in sources(variant):
         sha.update(path.relative_to(ROOT).as_posix().encode())
         sha.update(path.read_bytes())
@@ -33,14 +36,20 @@ def code_digest(variant: str) -> str:
 
 def sources(variant: str) -> list[Path]:
     """The repository's files behind a variant's numbers, sorted."""
+    entry = VARIANTS[variant]
+    by_kernel = entry.options.get("backend", "auto") in _BY_KERNEL
     seen: set[str] = set()
-    queue = [VARIANTS[variant].module, "experiments.measure"]
+    queue = [*entry.modules, "experiments.measure"]
     while queue:
         module = queue.pop()
-        if module not in seen and module not in _NOT_FOLLOWED and _path(module).is_file():
+        passed_over = module == _REGISTRY or (module.startswith(_KERNELS) and not by_kernel)
+        if module not in seen and not passed_over and _path(module).is_file():
             seen.add(module)
             queue.extend(_imports(_path(module)))
-    return sorted(_path(module) for module in seen)
+    found = [_path(module) for module in seen]
+    # A module's data lies beside it under its name: the tile table of a kernel.
+    data = [path.with_suffix(".json") for path in found]
+    return sorted([*found, *(path for path in data if path.is_file())])
 
 
 def _path(module: str) -> Path:

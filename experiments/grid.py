@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
-from experiments.case import Case, CaseError, columns
+from experiments.case import PATTERN_FIELDS, Case, CaseError, columns
 from experiments.plain_yaml import PlainYamlError, loads
 from models.registry import VARIANTS
 
@@ -144,10 +144,13 @@ def _expand(where: str, block) -> list[Case]:
 def _case(where: str, variant, point: dict) -> Case:
     if not isinstance(variant, str) or variant not in VARIANTS:
         raise GridError(f"{where}: variant {variant!r}: expected one of {', '.join(VARIANTS)}")
-    if VARIANTS[variant].branches and point.get("segment_lengths") is None:
-        raise GridError(f"{where}: {variant} needs segment_lengths and dilation_rates")
-    if not VARIANTS[variant].branches:
-        point = {k: v for k, v in point.items() if k not in ("segment_lengths", "dilation_rates")}
+    takes = VARIANTS[variant].takes
+    for kind, keys in PATTERN_FIELDS.items():
+        if kind != takes:
+            # A block of several systems: dense attention is then one case a shape.
+            point = {k: v for k, v in point.items() if k not in keys}
+        elif any(point.get(key) is None for key in keys):
+            raise GridError(f"{where}: {variant} needs {', '.join(keys[:-1])} and {keys[-1]}")
     try:
         return Case.from_mapping({"variant": variant, **point})
     except CaseError as error:

@@ -8,19 +8,29 @@ from pathlib import Path
 
 import torch
 
-from experiments import check
+from experiments import ceilings, check
 from experiments.case import Case
 from experiments.workload import Workload, build
+from models.errors import UnsupportedBackend
 
 _L2_FLUSH_BYTES = 256 * 2**20
 
 
 def make_reference(case: Case, device: str, reference: Path) -> dict:
-    """Write the oracle's rows for `case` to `reference`; returns which backend the case runs."""
+    """Write the oracle's rows for `case` to `reference`; what is known of it before it is timed.
+
+    Fields of the record: realised_density, useful_flops, and backend and ceilings, or
+    `unsupported`, the reason why no backend can, before any work.
+    """
     prepare(device)
     work = build(case, device)
+    known = {"realised_density": work.density(), "useful_flops": work.useful_flops()}
+    try:
+        known["backend"] = work.backend()
+    except UnsupportedBackend as error:
+        return {**known, "unsupported": str(error)}
     check.write_reference(work, reference)
-    return {"backend": work.backend}
+    return {**known, "ceilings": ceilings.measure(work.inputs[0].dtype, device)}
 
 
 def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:

@@ -138,7 +138,8 @@ def label(case: Case) -> str:
     causal = " causal" if case.is_causal else ""
     passes = "" if case.pass_ == "forward" else " forward+backward"
     shape = f"batch {case.batch}, {case.seq_len} tokens, {case.heads}x{case.head_dim}"
-    return f"{case.variant}: {shape}, {case.dtype}{causal}{passes}"
+    mask = f", {case.pattern} at {100 * case.sparsity:g} % sparsity" if case.pattern else ""
+    return f"{case.variant}: {shape}{mask}, {case.dtype}{causal}{passes}"
 
 
 def outcome(result: dict) -> str:

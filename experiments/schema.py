@@ -32,6 +32,9 @@ class CaseFields(_Strict):
     pass_: Literal["forward", "forward_backward"] = Field(alias="pass")
     segment_lengths: list[int] | None
     dilation_rates: list[int] | None
+    pattern: str | None = Field(default=None, description="builder of the block mask")
+    sparsity: float | None = Field(default=None, description="share of allowed blocks left out")
+    block_size: int | None = Field(default=None, description="tokens")
     seed: int
 
 
@@ -58,6 +61,13 @@ class Error(_Strict):
     rows_checked: int = Field(ge=1, description="query rows a batch element")
     output: Agreement
     gradient: Agreement | None = Field(description="null on the forward pass")
+
+
+class Ceilings(_Strict):
+    """What the device does at best in the case's dtype, measured beside the case."""
+
+    matmul_flops_per_s: float = Field(gt=0, description="square matrix product, FLOP/s")
+    copy_bytes_per_s: float = Field(gt=0, description="bytes read and written a second")
 
 
 class Machine(_Strict):
@@ -97,6 +107,9 @@ class Record(_Strict):
         description="query-key pairs computed / pairs that dense attention computes"
     )
     useful_flops: int | None = Field(description="FLOPs a pass of the pairs the pattern needs")
+    ceilings: Ceilings | None = Field(
+        default=None, description="null where nothing ran, and in records older than the field"
+    )
     replicates: list[Replicate]
     error: Error | None
     machine: Machine

@@ -46,13 +46,16 @@ def supervise(
     """
     started, start = datetime.now(UTC), time.monotonic()
     device = "cpu" if machine.device_kind == "cpu" else "cuda"
-    backend, replicates, error = None, [], None
-    status, reason = "ok", None
+    known = dict.fromkeys(("backend", "realised_density", "useful_flops", "ceilings"))
+    replicates, error, status, reason = [], None, "ok", None
     with tempfile.TemporaryDirectory(prefix="attention-case-") as folder:
         reference = Path(folder) / "reference.pt"
         try:
             deadline = start + limits.timeout_s
-            backend = _reference(case, device, reference, limits, deadline)
+            known |= _reference(case, device, reference, limits, deadline)
+            unsupported = known.pop("unsupported", None)
+            if unsupported is not None:
+                raise _Stop("unsupported", unsupported)
             for _ in range(limits.replicates):
                 arguments = (case, device, reference, asdict(limits))
                 result = _in_child("replicate", arguments, limits, deadline)
@@ -70,8 +73,7 @@ def supervise(
         "case": case.to_json(),
         "status": status,
         "reason": reason,
-        "backend": backend,
-        **_work(case),
+        **known,
         "replicates": replicates if status == "ok" else [],
         "error": error if status == "ok" else None,
         "machine": machine.to_json(),
@@ -82,21 +84,15 @@ def supervise(
     }
 
 
-def _reference(case: Case, device: str, path: Path, limits: Limits, deadline: float) -> str:
-    """Have the oracle's rows written to `path`; returns the backend that the case runs."""
+def _reference(case: Case, device: str, path: Path, limits: Limits, deadline: float) -> dict:
+    """Have the oracle's rows written to `path`; returns what `measure.make_reference` does."""
     try:
-        return _in_child("make_reference", (case, device, path), limits, deadline)["backend"]
+        return _in_child("make_reference", (case, device, path), limits, deadline)
     except _Stop as stop:
         # What the oracle cannot do is no result of the variant's.
         if stop.status in ("oom", "timeout"):
             raise _Stop("failed", f"no reference to check against: {stop.reason}") from None
         raise
-
-
-def _work(case: Case) -> dict:
-    from experiments.workload import density, useful_flops
-
-    return {"realised_density": density(case), "useful_flops": useful_flops(case)}
 
 
 def _in_child(function: str, arguments: tuple, limits: Limits, deadline: float) -> dict:

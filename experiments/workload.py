@@ -28,7 +28,8 @@ BACKWARD_OVER_FORWARD = {"attention": 2.5, "projection": 2.0}
 class Workload:
     """Tensors on the device and the function over them.
 
-    run(*inputs) gives the output, (B, N, H, D) or (B, N, E) for a module.
+    run(*inputs) gives the output, (B, N, H, D) or (B, N, E) for a module. `pattern`
+    says who attends to whom, to the variant and to the oracle: None for dense.
     `cotangent` is the output's, for the backward pass.
     """
 
@@ -36,9 +37,9 @@ class Workload:
     variant: Variant
     inputs: list[torch.Tensor]
     run: Callable[..., torch.Tensor]
+    pattern: object | None
     cotangent: torch.Tensor | None
     module: torch.nn.Module | None
-    backend: str
 
     @property
     def leaves(self) -> list[torch.Tensor]:
@@ -70,7 +71,7 @@ class Workload:
         inputs = [x.detach().to(dtype).requires_grad_(backward) for x in self.inputs]
         module = None if self.module is None else copy.deepcopy(self.module).to(dtype)
         q, k, v = inputs if module is None else module.project(*inputs)
-        pattern = None if dense else branch_pattern(self.case)
+        pattern = None if dense else self.pattern
         with torch.set_grad_enabled(backward):
             out, _ = attend_rows(
                 q[:, rows], k, v, rows, pattern=pattern, is_causal=self.case.is_causal
@@ -82,6 +83,50 @@ class Workload:
         return out.detach(), list(
             torch.autograd.grad(out, leaves, self.cotangent[:, rows].to(dtype))
         )
+
+    def backend(self) -> str:
+        """The backend that the variant runs on these tensors, asked of its own module.
+
+        UnsupportedBackend with the reason where it runs none.
+        """
+        case, variant = self.case, self.variant
+        resolve = importlib.import_module(variant.module).resolve_backend
+        asked = variant.options.get("backend", "auto")
+        if variant.takes == "blocks":
+            return resolve(self.inputs[0], self.pattern, asked)
+        if variant.takes == "branches":
+            (q, *_) = self.inputs
+            return resolve(q.unflatten(-1, (case.heads, -1)) if variant.multihead else q, asked)
+        return resolve(*self.inputs[:2], asked, is_causal=case.is_causal)
+
+    def useful_flops(self) -> int:
+        """FLOPs of one pass over the pairs that the pattern needs, projections included.
+
+        4 D a query-key pair (two products), each multiply-add counting two; a pair
+        held by two branches counts twice. See BACKWARD_OVER_FORWARD for the backward pass.
+        """
+        case = self.case
+        backward = case.pass_ == "forward_backward"
+        factor = {k: 1 + backward * b for k, b in BACKWARD_OVER_FORWARD.items()}
+        total = factor["attention"] * 4 * case.head_dim * case.batch * self._pairs()
+        if self.variant.multihead:
+            embed_dim, kv_dim = case.heads * case.head_dim, case.kv_heads * case.head_dim
+            weights = embed_dim * (2 * embed_dim + 2 * kv_dim)
+            total += factor["projection"] * 2 * case.batch * case.seq_len * weights
+        return round(total)
+
+    def density(self) -> float:
+        """Query-key pairs that the pattern needs over those that dense attention needs."""
+        return self._pairs() / self._dense_pairs()
+
+    def _pairs(self) -> int:
+        if self.pattern is None:
+            return self._dense_pairs()
+        return self.pattern.pairs(self.case.seq_len, self.case.heads, self.case.is_causal)
+
+    def _dense_pairs(self) -> int:
+        n = self.case.seq_len
+        return self.case.heads * (n * (n + 1) // 2 if self.case.is_causal else n * n)
 
 
 def build(case: Case, device: str) -> Workload:
@@ -97,6 +142,12 @@ def build(case: Case, device: str) -> Workload:
     tokens = (case.batch, case.seq_len)
     if variant.multihead:
         inputs = [normal(*tokens, case.heads * case.head_dim)]
+    else:
+        inputs = [normal(*tokens, h, case.head_dim) for h in (case.heads, *2 * [case.kv_heads])]
+    # Before any gradient is asked for: a mask that is read off q and k has none.
+    pattern = _pattern(case, variant, inputs)
+    module = None
+    if variant.multihead:
         torch.manual_seed(case.seed)
         module = entry(
             case.heads * case.head_dim,
@@ -112,12 +163,14 @@ def build(case: Case, device: str) -> Workload:
         def run(x):
             return module(x, x, x, is_causal=case.is_causal)[0]
     else:
-        module = None
-        inputs = [normal(*tokens, h, case.head_dim) for h in (case.heads, *2 * [case.kv_heads])]
-        branches = (case.segment_lengths, case.dilation_rates) if variant.branches else ()
+        arguments = {
+            "branches": (case.segment_lengths, case.dilation_rates),
+            "blocks": (pattern,),
+            None: (),
+        }[variant.takes]
 
         def run(q, k, v):
-            return entry(q, k, v, *branches, is_causal=case.is_causal, **variant.options)
+            return entry(q, k, v, *arguments, is_causal=case.is_causal, **variant.options)
 
     backward = case.pass_ == "forward_backward"
     for x in inputs:
@@ -125,55 +178,28 @@ def build(case: Case, device: str) -> Workload:
     cotangent = None
     if backward:
         cotangent = normal(*inputs[0].shape)
-    return Workload(case, variant, inputs, run, cotangent, module, _backend(case, variant, inputs))
+    return Workload(case, variant, inputs, run, pattern, cotangent, module)
 
 
-def branch_pattern(case: Case):
-    """The pattern that the variant's numbers are held to; None for dense."""
-    variant = VARIANTS[case.variant]
-    if variant.pattern is None:
-        return None
-    return getattr(patterns, variant.pattern)(case.segment_lengths, case.dilation_rates)
+def _pattern(case: Case, variant: Variant, inputs: list[torch.Tensor]):
+    """Who attends to whom, on the inputs' device; None for dense."""
+    if variant.takes == "blocks":
+        return _block_mask(case, *inputs[:2])
+    if variant.takes == "branches":
+        pattern_class = getattr(patterns, variant.pattern_class)
+        return pattern_class(case.segment_lengths, case.dilation_rates)
+    return None
 
 
-def useful_flops(case: Case) -> int:
-    """FLOPs of one pass over the pairs that the pattern needs, projections included.
-
-    4 D a query-key pair (two products), each multiply-add counting two; a pair
-    held by two branches counts twice. See BACKWARD_OVER_FORWARD for the backward pass.
-    """
-    backward = case.pass_ == "forward_backward"
-    factor = {k: 1 + backward * b for k, b in BACKWARD_OVER_FORWARD.items()}
-    total = factor["attention"] * 4 * case.head_dim * case.batch * _pairs(case)
-    if VARIANTS[case.variant].multihead:
-        embed_dim, kv_dim = case.heads * case.head_dim, case.kv_heads * case.head_dim
-        weights = embed_dim * (2 * embed_dim + 2 * kv_dim)
-        total += factor["projection"] * 2 * case.batch * case.seq_len * weights
-    return round(total)
-
-
-def density(case: Case) -> float:
-    """Query-key pairs that the pattern needs over those that dense attention needs."""
-    return _pairs(case) / _dense_pairs(case)
-
-
-def _pairs(case: Case) -> int:
-    pattern = branch_pattern(case)
-    if pattern is None:
-        return _dense_pairs(case)
-    return pattern.pairs(case.seq_len, case.heads, case.is_causal)
-
-
-def _dense_pairs(case: Case) -> int:
-    n = case.seq_len
-    return case.heads * (n * (n + 1) // 2 if case.is_causal else n * n)
-
-
-def _backend(case: Case, variant: Variant, inputs: list[torch.Tensor]) -> str:
-    """Which backend the variant runs on these tensors, asked of its own module."""
-    resolve = importlib.import_module(variant.module).resolve_backend
-    backend = variant.options.get("backend", "auto")
-    if variant.branches:
-        q = inputs[0].unflatten(-1, (case.heads, -1)) if variant.multihead else inputs[0]
-        return resolve(q, backend)
-    return resolve(*inputs[:2], backend, is_causal=case.is_causal)
+def _block_mask(case: Case, q: torch.Tensor, k: torch.Tensor):
+    builder = getattr(patterns, case.pattern)
+    options = {
+        "sparsity": case.sparsity,
+        "block_size": case.block_size,
+        "is_causal": case.is_causal,
+    }
+    if case.pattern == "top_k":
+        return builder(q, k, **options)
+    if case.pattern == "random":
+        options["seed"] = case.seed
+    return builder(case.seq_len, device=q.device, **options)

@@ -8,6 +8,7 @@ from importlib import import_module
 _HOME = {
     "MultiheadDilatedAttention": "models.modules",
     "UnsupportedBackend": "models.errors",
+    "block_sparse_attention": "models.block_sparse",
     "dense_attention": "models.dense",
     "dilated_attention": "models.dilated",
     "head_partitioned_attention": "models.dilated",

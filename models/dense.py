@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from models import flash_attn_4, flex
 from models.errors import (
     UnsupportedBackend,
     check_choice,
@@ -28,8 +29,10 @@ _SDPA = {
 }
 # "auto" takes the first that can: fastest first as published for Hopper and Ampere
 # (FlashAttention repository, benchmarks of 2026-08); "eager" never needs to be chosen for speed.
+# "flex" is published beside "flash-attn-2" (391 to 376 TFLOP/s forward, 289 to 335 backward on an
+# H100: MagiAttention repository, 2026-05), but compiles for seconds at every new shape.
 _BY_SPEED = ("flash-attn-4", "sdpa-cudnn", "flash-attn-2", "sdpa-flash", "sdpa-efficient")
-BACKENDS = ("auto", *_BY_SPEED, "sdpa-math", "eager")
+BACKENDS = ("auto", *_BY_SPEED, "flex", "sdpa-math", "eager")
 
 
 def dense_attention(
@@ -46,8 +49,9 @@ def dense_attention(
 
     q: (B, N, H, D). k, v: (B, N, Hkv, D) with H a multiple of Hkv. scale: None
     for 1/sqrt(D). backend: PyTorch's "sdpa-flash", "sdpa-efficient", "sdpa-cudnn",
-    "sdpa-math"; the packages "flash-attn-2", "flash-attn-4"; "eager", the
-    explicit softmax that holds the N x N scores; or "auto", the fastest that can.
+    "sdpa-math" and its compiled FlexAttention, "flex"; the packages "flash-attn-2",
+    "flash-attn-4"; "eager", the explicit softmax that holds the N x N scores; or
+    "auto", the fastest that can.
 
     Returns out (B, N, H, D) in q's dtype, and with `return_lse` also LSE
     (B, H, N), natural log, float32 (float64 for float64).
@@ -65,7 +69,9 @@ def dense_attention(
     elif backend == "flash-attn-2":
         out, lse = _flash_attn_2(q, k, v, is_causal, scale, return_lse)
     elif backend == "flash-attn-4":
-        out, lse = _flash_attn_4(q, k, v, is_causal, scale)
+        out, lse = flash_attn_4.dense(q, k, v, is_causal, scale, return_lse)
+    elif backend == "flex":
+        out, lse = flex.dense(q, k, v, is_causal, scale, return_lse)
     elif return_lse or _needs_views(backend, q, k):
         out, lse = _whole_view(q, k, v, backend, is_causal, scale)
     else:
@@ -107,12 +113,16 @@ def _why_not(backend, q, k, is_causal, return_lse) -> str | None:
         return "gives no LSE"
     if backend in ("eager", "sdpa-math"):
         return None
+    if backend == "flex":
+        return flex.why_not(q, return_lse=return_lse)
     if q.device.type == "cpu":
         return None if backend == "sdpa-flash" else "needs a CUDA device"
     if q.device.type != "cuda":
         return f"does not run on {q.device.type}"
-    if backend.startswith("flash-attn"):
-        return _why_not_package(backend, q, return_lse)
+    if backend == "flash-attn-4":
+        return flash_attn_4.why_not(q)
+    if backend == "flash-attn-2":
+        return _why_not_flash_attn_2(q, return_lse)
     grouped = q.shape[2] != k.shape[2]
     if _needs_views(backend, q, k):
         # Views of as many query as key heads are what PyTorch will see.
@@ -128,22 +138,17 @@ def _why_not(backend, q, k, is_causal, return_lse) -> str | None:
     return None if can_use(params, False) else f"PyTorch declines {q.dtype}, head_dim {q.shape[3]}"
 
 
-def _why_not_package(backend, q, return_lse) -> str | None:
-    module, floor = {
-        "flash-attn-2": ("flash_attn.flash_attn_interface", 8),
-        "flash-attn-4": ("flash_attn.cute", 9),
-    }[backend]
-    if importlib.util.find_spec("flash_attn") is None or not importlib.util.find_spec(module):
-        return f"the package {backend} is not installed (envs/cuda.txt)"
+def _why_not_flash_attn_2(q, return_lse) -> str | None:
+    found = importlib.util.find_spec
+    if found("flash_attn") is None or found("flash_attn.flash_attn_interface") is None:
+        return "the package flash-attn is not installed (envs/cuda.txt)"
     if q.dtype not in (torch.float16, torch.bfloat16):
         return f"takes float16 and bfloat16, not {q.dtype}"
-    if torch.cuda.get_device_capability(q.device)[0] < floor:
-        return f"needs compute capability {floor}.0 or later"
+    if torch.cuda.get_device_capability(q.device)[0] < 8:
+        return "needs compute capability 8.0 or later"
     if q.shape[3] > 256:
         return f"head_dim={q.shape[3]}: takes up to 256"
-    if return_lse and backend == "flash-attn-2" and q.requires_grad:
-        return "its LSE has no gradient"
-    return None
+    return "its LSE has no gradient" if return_lse and q.requires_grad else None
 
 
 def _needs_views(backend, q, k) -> bool:
@@ -179,9 +184,3 @@ def _flash_attn_2(q, k, v, is_causal, scale, return_lse):
         q, k, v, softmax_scale=scale, causal=is_causal, return_attn_probs=return_lse
     )
     return result[:2] if return_lse else (result, None)
-
-
-def _flash_attn_4(q, k, v, is_causal, scale):
-    from flash_attn.cute import flash_attn_func
-
-    return flash_attn_func(q, k, v, softmax_scale=scale, causal=is_causal, return_lse=True)

@@ -1,14 +1,18 @@
 """Dilated attention (LongNet, arXiv 2307.02486): all heads in all branches, mixed exactly.
 
 Backends: "gather", the plain reading of the paper; "sdpa", strided views into
-PyTorch's fused attention, no copy of q, k, v.
+PyTorch's fused attention, no copy of q, k, v; "triton", our fused kernels, which join
+the branches too; "triton-tf32", the same with float32 products rounded to TF32.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
+from models import kernels
 from models.errors import (
     UnsupportedBackend,
     check_choice,
@@ -21,7 +25,7 @@ from models.merge import merge
 from models.patterns.branches import DilatedBranches, HeadPartition
 from models.strided import StridedAttention
 
-BACKENDS = ("auto", "gather", "sdpa")
+BACKENDS = ("auto", "gather", "sdpa", "triton", "triton-tf32")
 
 
 def dilated_attention(
@@ -51,7 +55,8 @@ def dilated_attention(
     gives 0 and -inf. Gradients are exact, through the mixing weights and the LSE.
 
     Raises ValueError on bad arguments, UnsupportedBackend where `backend` cannot
-    do the request. "auto" is "sdpa" wherever PyTorch has a fused op, else "gather".
+    do the request. "auto" is "triton" for float16 and bfloat16 on CUDA, elsewhere
+    "sdpa" where PyTorch has a fused op, else "gather".
     """
     pattern = DilatedBranches(segment_lengths, dilation_rates, head_offset)
     return _attend(q, k, v, pattern, is_causal, scale, backend, return_lse, key_padding_mask)
@@ -85,6 +90,13 @@ def resolve_backend(q: torch.Tensor, backend: str) -> str:
     check_choice("backend", backend, BACKENDS)
     if backend == "gather":
         return "gather"
+    if backend.startswith("triton"):
+        reason = _why_not_triton(q, backend)
+        if reason:
+            raise UnsupportedBackend(f"{backend}: {reason}")
+        return backend
+    if backend == "auto" and q.is_cuda and q.element_size() == 2 and not _why_not_triton(q):
+        return "triton"
     try:
         return f"sdpa ({fused_op(q).name})"
     except UnsupportedBackend:
@@ -93,14 +105,25 @@ def resolve_backend(q: torch.Tensor, backend: str) -> str:
         return "gather"
 
 
+def _why_not_triton(q: torch.Tensor, backend: str = "triton") -> str | None:
+    """Why the Triton kernels cannot take q (B, N, H, D), or None if they can."""
+    if not kernels.HAS_TRITON:
+        return kernels.MISSING
+    from models.kernels import tiles
+
+    if backend == "triton-tf32" and q.dtype != torch.float32:
+        return f"rounds float32 products, and q is {q.dtype}"
+    return tiles.why_not(q)
+
+
 def _attend(q, k, v, pattern, is_causal, scale, backend, return_lse, key_padding_mask):
     check_qkv(q, k, v)
     check_same_length(q, k)
     head_dim, dtype = q.shape[3], q.dtype
     scale = resolve_scale(scale, head_dim)
-    run = _gather if resolve_backend(q, backend) == "gather" else _sdpa
     if key_padding_mask is not None:
         q, k, v = _mask_keys(q, k, v, key_padding_mask, scale)
+    run = _RUN[resolve_backend(q, backend).partition(" ")[0]]
     out, lse = run(q, k, v, pattern, is_causal, scale)
     if key_padding_mask is not None:
         empty = lse < _MASKED / 2
@@ -141,6 +164,12 @@ def _sdpa(q, k, v, pattern, is_causal, scale):
     groups = tuple(pattern.head_groups(q.shape[2], k.shape[2]))
     out, lse = StridedAttention.apply(q, k, v, fused_op(q), groups, is_causal, scale)
     return (out[..., :head_dim] if extra else out), lse
+
+
+def _triton(q, k, v, pattern, is_causal, scale, *, tf32=False):
+    from models.kernels import dilated
+
+    return dilated.attend(q, k, v, pattern, is_causal, scale, tf32=tf32)
 
 
 def _gather(q, k, v, pattern, is_causal, scale):
@@ -193,3 +222,11 @@ def _kept_positions(pattern, branch, w, r, n, heads, device):
     index = starts + steps + offset
     held = (steps + offset < w) & (index < n) & ~missing
     return torch.where(held, index, 0), held
+
+
+_RUN = {
+    "gather": _gather,
+    "sdpa": _sdpa,
+    "triton": _triton,
+    "triton-tf32": partial(_triton, tf32=True),
+}

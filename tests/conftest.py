@@ -1,6 +1,14 @@
 """What every test session does first."""
 
+import os
+
 import torch
+
+# Before Triton is imported, whose own functions are made for one or the other: without
+# a GPU the kernels run in its interpreter.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from hypothesis import settings
 
 settings.register_profile("repository", deadline=None, derandomize=True, print_blob=True)

@@ -1,10 +1,11 @@
 """Verdicts on published claims: `paper/claims.yaml` judged over the frame of records.
 
-A predicate kind is a class of `comparisons` or `figures`: its fields are the arguments in YAML,
-its docstring the rule.
+A predicate kind is a class listed in `kinds`: its fields are the arguments in YAML, its docstring
+the rule.
 Grounds, and a verdict names the one it rests on (`basis`):
 
-arithmetic    the published figures contradict each other, or follow from each other;
+arithmetic    the published figures contradict each other, or follow from each other; or the work
+              of the stated pattern, counted;
 physics       a time below the card's FLOP or bandwidth floor, a memory below the tensors;
 construction  a system that is faster than the one it contains;
 records       what was measured, on one machine: the published card itself, else a CUDA machine,

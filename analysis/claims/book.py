@@ -11,10 +11,11 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from analysis.claims.comparisons import Growth, Ordering
+from analysis.claims.comparisons import FastestVaries, Ordering
 from analysis.claims.figures import Arithmetic, Restates
 from analysis.claims.kinds import KINDS
 from analysis.claims.ledger import Book, Claim
+from analysis.claims.over_length import Growth, Rising
 from analysis.claims.predicate import joined
 from analysis.claims.vocabulary import Card, ClaimsError, Strict, System, Writeup
 from models.registry import VARIANTS
@@ -163,8 +164,12 @@ def _check(book: Book, claim: Claim) -> None:
     match predicate:
         case Restates(of=other) if isinstance(book.claims[other].predicate, Restates):
             fail("of", f"{other} restates a figure itself")
-        case Growth(figures=None, below=None, at_most=None):
-            fail("figures", "missing: expected figures, below or at_most")
+        case Growth(figures=None, below=None, at_most=None, at_least=None):
+            fail("figures", "missing: expected figures, below, at_most or at_least")
+        case FastestVaries(shapes=shapes) | Rising(shapes=shapes) if any(
+            at.seq_len is None for at in shapes
+        ):
+            fail("shapes", "expected a seq_len in each")
         case Ordering(order=[_], among=[]):
             fail("order", "expected two systems or more, or some among others")
         case Arithmetic():

@@ -1,4 +1,4 @@
-"""Predicates that compare records with each other: speed-up, ordering, growth."""
+"""Predicates that compare records at a shape: speed-up, ordering, which is fastest where."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import itertools
 import math
 from typing import Literal
 
-import numpy as np
 from pydantic import Field
 
-from analysis import scaling, stats
+from analysis import stats
 from analysis.claims.predicate import (
     Predicate,
     in_text,
@@ -21,8 +20,6 @@ from analysis.claims.predicate import (
 )
 from analysis.claims.vocabulary import (
     DIRECTION,
-    EXPONENT,
-    EXPONENT_SLACK,
     FACTOR,
     NOT_REPRODUCED,
     NOT_TESTABLE,
@@ -30,7 +27,6 @@ from analysis.claims.vocabulary import (
     REPRODUCED,
     CardName,
     Judgement,
-    Number,
     Shape,
     SystemName,
 )
@@ -182,80 +178,54 @@ class Ordering(Predicate):
         return Judgement(verdict, "records", text, measured_as(worst, "x"))
 
 
-class Growth(Predicate):
-    """Exponent of time or memory against length, over `lengths` (three or more recorded).
+class FastestVaries(Predicate):
+    """Which of `among` is fastest is not the same at all `shapes`.
 
-    Without a bound: that of the published `figures` (* a length), reproduced within EXPONENT or
-    our interval, else not reproduced, since small sizes are overhead on fast devices. With
-    `below` or `at_most`: refuted when the whole interval is above. Memory below n^1 is
-    refuted anyway: the output alone is linear.
+    Refuted when the published `figures` (* a system, then a length) have one winner, or when one
+    system is significantly the fastest everywhere; reproduced when two win significantly.
     """
 
-    system: SystemName
-    quantity: Literal["time", "memory"]
-    at: Shape
-    lengths: list[int] = Field(min_length=3)
+    among: list[SystemName] = Field(min_length=2)
+    shapes: list[Shape] = Field(min_length=2)
     figures: str | None = None
-    below: Number | None = None
-    at_most: Number | None = None
+
+    def _keys(self):
+        return [(system, at.seq_len) for system in self.among for at in self.shapes]
 
     def references(self):
-        return starred(self.figures, self.lengths)
-
-    def derived(self, book):
-        refs = self.references()
-        if not refs:
-            return None
-        values = [book.claims[refs[n]].published for n in self.lengths]
-        if min(values) <= 0:
-            return None
-        return round(float(np.polyfit(np.log(self.lengths), np.log(values), 1)[0]), 3)
+        if self.figures is None:
+            return {}
+        first, second, last = self.figures.split("*")
+        return {key: f"{first}{key[0]}{second}{key[1]}{last}" for key in self._keys()}
 
     def words(self, claim):
-        bound = (
-            f"below {self.below}"
-            if self.below is not None
-            else f"at most {self.at_most}"
-            if self.at_most is not None
-            else "that of the published figures"
-        )
-        lengths = f"{self.lengths[0]} to {self.lengths[-1]} tokens"
-        return f"exponent of {self.quantity} of {self.system} over {lengths} is {bound}"
+        lengths = joined(at.seq_len for at in self.shapes)
+        return f"the fastest of {joined(self.among)} is not the same at {lengths} tokens"
 
     def judge(self, claim, ledger):
-        figure = self.derived(ledger.book)
-        needs = {n: (self.system, self.at.given() | {"seq_len": n}) for n in self.lengths}
-        found = ledger.on_records(
-            claim, needs, self._decide(figure), at_least=3, quantity=self.quantity
-        )
-        if self.quantity == "memory" and self.below is not None and self.below <= 1:
-            text = "the output alone grows linearly with the length"
-            return found.overruled(REFUTED, "physics", text)
+        needs = {(s, at.seq_len): (s, at.given()) for s in self.among for at in self.shapes}
+        found = ledger.on_records(claim, needs, self._decide)
+        refs = self.references()
+        if refs:
+            times = {key: ledger.book.claims[refs[key]].published for key in self._keys()}
+            winners = {min(self.among, key=lambda s: times[s, at.seq_len]) for at in self.shapes}
+            if len(winners) == 1:
+                text = f"by its own times {joined(winners)} is fastest everywhere"
+                return found.overruled(REFUTED, "arithmetic", text)
         return found
 
-    def _decide(self, figure):
-        def decide(rows, missing):
-            lengths = sorted(rows)
-            key = {"time": "samples", "memory": "peak_memory_bytes"}[self.quantity]
-            k = scaling.fit(lengths, [rows[n][key] for n in lengths]).exponent
-            text = f"grows as n^{k:.2f} over {joined(lengths)} tokens"
-            vague = k.high - k.low > 2 * EXPONENT
-            slack = -EXPONENT_SLACK if self.below is not None else EXPONENT_SLACK
-            bound = self.below if self.below is not None else self.at_most
-            if bound is not None and k.low > bound + slack and k.high >= bound:
-                verdict = REFUTED
-            elif max(self.lengths) not in rows:
-                verdict, text = NOT_TESTABLE, f"{text}, short of the lengths claimed"
-            elif bound is not None and k.high <= bound + slack:
-                verdict = REPRODUCED
-            elif vague:
-                verdict, text = NOT_TESTABLE, f"{text}, too uncertain to judge by"
-            elif bound is not None:
-                verdict = NOT_REPRODUCED
-            else:
-                close = figure in k or abs(k.value - figure) <= EXPONENT
-                verdict = REPRODUCED if close else NOT_REPRODUCED
-                text = f"{text}, published n^{figure}"
-            return Judgement(verdict, "records", text, measured_as(k, "exponent"))
-
-        return decide
+    def _decide(self, rows, missing):
+        winners, sure, least = [], [], None
+        for at in self.shapes:
+            first, second = sorted(self.among, key=lambda s: rows[s, at.seq_len]["median_ms"])[:2]
+            lead = ratio_of(rows[second, at.seq_len], rows[first, at.seq_len])
+            winners.append(first)
+            sure += [first] if lead.low > 1 else []
+            least = lead if least is None or lead.value < least.value else least
+        text = f"fastest: {joined(winners)}, by {in_text(least)} or more"
+        verdict = NOT_REPRODUCED
+        if len(set(sure)) > 1:
+            verdict = REPRODUCED
+        elif len(sure) == len(self.shapes):
+            verdict = REFUTED
+        return Judgement(verdict, "records", text, measured_as(least, "x"))

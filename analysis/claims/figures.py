@@ -1,4 +1,4 @@
-"""Predicates on single figures: absolute amounts, arithmetic, support, restatements."""
+"""Predicates on single figures: absolute times, arithmetic, support, restatements."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from analysis.claims.expressions import value_range
 from analysis.claims.predicate import Predicate, in_text, is_close, joined, measured_as, shape_words
 from analysis.claims.vocabulary import (
     AVERAGING,
-    MIB,
     NOT_REPRODUCED,
     NOT_TESTABLE,
     REFUTED,
@@ -75,46 +74,6 @@ class AbsoluteTime(Predicate):
         if found.verdict == NOT_TESTABLE:
             device = ledger.book.cards[self.card].device
             return replace(found, reason=f"no record on a {device}: {found.reason}{remark}")
-        return found
-
-
-class MemoryBytes(Predicate):
-    """An amount of memory in MiB: its peak beyond the inputs, or in `total` with them.
-
-    Refuted below the output tensor (total: and the inputs). Else CUDA records within FACTOR.
-    """
-
-    needs_figure: ClassVar[bool] = True
-    system: SystemName
-    at: Shape
-    counts: Literal["peak", "total"] = "peak"
-
-    def words(self, claim):
-        what = {"peak": "peak memory beyond the inputs", "total": "peak memory with the inputs"}
-        shape = shape_words(self.at.given())
-        return f"{what[self.counts]} of {self.system} at {shape} is {claim.published} MiB"
-
-    def judge(self, claim, ledger):
-        output = ledger.tensor_bytes(claim, self.at.given()) / MIB
-        wrapped = ledger.book.systems[self.system].projections > 0
-        inputs = output * (1 if wrapped else 3) * (self.counts == "total")
-        if claim.published + self.resolution / 2 < output + inputs:
-            what = "the inputs and the output" if inputs else "the output alone"
-            text = f"below {what}, {output + inputs:.4g} MiB"
-            return Judgement(REFUTED, "physics", text)
-
-        def decide(rows, missing):
-            value = rows["system"]["peak_memory_bytes"] / MIB + inputs
-            value = stats.Interval(value, math.nan, math.nan, 0.0)
-            verdict = REPRODUCED if is_close(claim.published, value) else NOT_REPRODUCED
-            text = f"{in_text(value)} MiB"
-            return Judgement(verdict, "records", text, measured_as(value, "MiB"))
-
-        needs = {"system": (self.system, self.at.given())}
-        found = ledger.on_records(claim, needs, decide, device_kind="cuda", quantity="memory")
-        if found.verdict == NOT_TESTABLE:
-            reason = f"{found.reason}, on a CUDA device; physically possible"
-            return replace(found, reason=reason)
         return found
 
 

@@ -19,6 +19,8 @@ from analysis.claims.vocabulary import (
     System,
     Writeup,
 )
+from experiments.case import PATTERN_FIELDS
+from models.patterns import block_builders
 from models.patterns.branches import DilatedBranches
 from models.registry import VARIANTS
 
@@ -74,17 +76,22 @@ class Ledger:
     def judge(self, claim: Claim) -> Judgement:
         return claim.predicate.judge(claim, self)
 
-    def shape(self, claim: Claim, at: Mapping) -> dict:
-        """The write-up's conditions with `at` over them."""
-        return self.book.writeups[claim.writeup].conditions.given() | at
+    def shape(self, claim: Claim, at: Mapping, system: str | None = None) -> dict:
+        """The write-up's conditions, with the system's sparsity and then `at` over them."""
+        fixed = self.book.writeups[claim.writeup].conditions.given()
+        sparsity = self.book.systems[system].sparsity if system else None
+        return fixed | ({} if sparsity is None else {"sparsity": sparsity}) | at
 
     def rows(self, claim: Claim, system: str, at: Mapping) -> list[dict]:
         """Every record of the system at the shape, any status, any machine."""
         writeup, variant = self.book.writeups[claim.writeup], self.book.systems[system].variant
-        shape = self.shape(claim, at)
+        shape = self.shape(claim, at, system)
+        takes = VARIANTS[variant].takes if variant is not None else None
+        if takes != "blocks":
+            shape = {k: v for k, v in shape.items() if k not in PATTERN_FIELDS["blocks"]}
         rates, least = shape.pop("dilation_rates", None), shape.pop("min_seq_len", 0)
         pairs = writeup.branches.get(shape.get("seq_len")) if rates is None else None
-        branches = variant is not None and VARIANTS[variant].branches
+        branches = takes == "branches"
         found = []
         for row in self._rows.get((writeup.experiment, variant), ()):
             if any(row[k] != v for k, v in shape.items()) or row["kv_heads"] != row["heads"]:
@@ -125,7 +132,8 @@ class Ledger:
             for label, (system, at) in needs.items():
                 for row in self.rows(claim, system, {**at, **stand_in}):
                     fits = device in row["device"] and device_kind in (None, row["device_kind"])
-                    if fits and row["status"] == "ok" and not math.isnan(row[column]):
+                    # A process on a CPU may not grow at all: that is no amount of memory.
+                    if fits and row["status"] == "ok" and row[column] > 0:
                         machines.setdefault(row["machine"], {})[label] = row
             full = [m for m in machines.values() if len(m) >= (at_least or len(needs))]
             if full:
@@ -154,13 +162,12 @@ class Ledger:
         """Least time in ms for the exact forward work of the system, at HEADROOM over rated speed.
 
         4 D FLOPs a query-key pair, 2 E^2 a token and projection; q, k, v read and the output
-        written once (a wrapper: x and its weights read). The pattern's pairs count only where
-        the write-up states its branches.
+        written once (a wrapper: x and its weights read).
         """
-        shape, spec = self.shape(claim, at), self.book.systems[system]
+        shape, spec = self.shape(claim, at, system), self.book.systems[system]
         tokens, width = shape["batch"] * shape["seq_len"], shape["heads"] * shape["head_dim"]
         flops = 2 * tokens * width**2 * spec.projections
-        flops += 4 * shape["head_dim"] * shape["batch"] * self._pairs(claim, spec, shape)
+        flops += 4 * shape["head_dim"] * shape["batch"] * self.pairs(claim, system, at)
         moved = self.tensor_bytes(claim, at) * (2 if spec.projections else 4)
         moved += spec.projections * width**2 * ITEM_BYTES[shape["dtype"]]
         device = self.book.cards[card]
@@ -173,15 +180,21 @@ class Ledger:
         elements = math.prod(shape[k] for k in ("batch", "seq_len", "heads", "head_dim"))
         return elements * ITEM_BYTES[shape["dtype"]]
 
-    def _pairs(self, claim: Claim, system: System, shape: Mapping) -> int:
-        n, heads = shape["seq_len"], shape["heads"]
+    def pairs(self, claim: Claim, system: str, at: Mapping) -> int:
+        """Query-key pairs of one sequence over all heads; 0 where the pattern is not stated."""
+        shape, spec = self.shape(claim, at, system), self.book.systems[system]
+        n, heads, is_causal = shape["seq_len"], shape["heads"], shape["is_causal"]
+        if spec.pattern == "blocks":
+            build = getattr(block_builders, shape["pattern"])
+            size = {"sparsity": shape["sparsity"], "block_size": shape["block_size"]}
+            return build(n, is_causal=is_causal, **size).pairs(n, heads, is_causal)
         branches = self.book.writeups[claim.writeup].branches.get(n)
-        if system.pattern == "dense":
+        if spec.pattern == "dense":
             branches = [[n, 1]]
-        if system.pattern is None or branches is None:
+        if spec.pattern is None or branches is None:
             return 0
         w, r = zip(*branches, strict=True)
-        return DilatedBranches(w, r).pairs(n, heads, shape["is_causal"])
+        return DilatedBranches(w, r).pairs(n, heads, is_causal)
 
     def _missing(self, claim: Claim, needs: Mapping, have: Mapping) -> list[str]:
         """What has no timed record, in words: one entry a system, its shapes joined."""
@@ -190,7 +203,8 @@ class Ledger:
             if label in have:
                 continue
             shapes = missing.setdefault(system, [])
-            shape = shape_words({"dtype": self.shape(claim, at).get("dtype")} | at)
+            fixed = self.shape(claim, at, system)
+            shape = shape_words({k: fixed[k] for k in ("dtype", "sparsity") if k in fixed} | at)
             rows = self.rows(claim, system, at)
             statuses = sorted({row["status"] for row in rows} - {"ok"})
             shapes.append(f"{shape} ({joined(statuses)})" if statuses else shape)

@@ -62,4 +62,5 @@ def joined(values) -> str:
 def shape_words(shape: Mapping) -> str:
     units = {"batch": "batch {}", "seq_len": "{} tokens", "min_seq_len": "{} tokens or more"}
     units |= {"heads": "{} heads", "dtype": "{}", "pass": "{} pass", "dilation_rates": "rates {}"}
+    units |= {"sparsity": "{:.4g} sparse", "pattern": "{} blocks"}
     return ", ".join(units[k].format(v) for k, v in shape.items() if k in units)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
-from experiments.case import DTYPES
+from experiments.case import DTYPES, PATTERNS
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 REFUTED, NOT_TESTABLE = "refuted", "not testable here"
@@ -111,6 +111,9 @@ class Shape(Strict):
     is_causal: bool | None = None
     pass_: Literal["forward", "forward_backward"] | None = Field(None, alias="pass")
     dilation_rates: list[int] | None = None
+    pattern: Literal[PATTERNS] | None = None
+    sparsity: float | None = Field(None, ge=0, lt=1)
+    block_size: int | None = None
 
     def given(self) -> dict:
         return self.model_dump(by_alias=True, exclude_none=True)
@@ -122,18 +125,21 @@ class Card(Strict):
     device: str
     flops: dict[Dtype, Number]
     bytes_per_s: Number
+    memory_bytes: int
     source: str
 
 
 class System(Strict):
     """A published system: our variant of it, what it attends to, what it wraps.
 
+    pattern: "blocks" are those of the write-up's conditions, at the system's `sparsity`.
     projections: (E, E) matrices that it multiplies every token with, E = heads x head_dim.
     """
 
     name: str
     variant: VariantName | None
-    pattern: Literal["dilated", "dense"] | None = None
+    pattern: Literal["dilated", "dense", "blocks"] | None = None
+    sparsity: float | None = Field(None, ge=0, lt=1)
     projections: int = 0
     contains: SystemName | None = None
 

@@ -1,1 +1,7 @@
 """Triton kernels, one file a kernel; each names its plain PyTorch twin in line one."""
+
+from importlib.util import find_spec
+
+# Not everywhere that PyTorch is: a CPU build brings none. The modules here import it.
+HAS_TRITON = find_spec("triton") is not None
+MISSING = "the package triton is not installed"

@@ -1,15 +1,17 @@
-"""Synthetic records of both experiments, written and read once a session."""
+"""Synthetic records of every experiment, written and read once a session."""
 
+import pandas as pd
 import pytest
 
-from analysis import records
+from analysis import claims, published, records
 from tests.analysis import synthetic
+from tests.analysis.claims_cases import EMPTY, data, entry, load
 
 
 @pytest.fixture(scope="session")
 def laptop_root(tmp_path_factory):
     root = tmp_path_factory.mktemp("laptop") / "published"
-    for experiment in ("dilated", "comprehensive"):
+    for experiment in published.EXPERIMENTS:
         synthetic.write(root, experiment)
     return root
 
@@ -17,9 +19,18 @@ def laptop_root(tmp_path_factory):
 @pytest.fixture(scope="session")
 def smoke_root(tmp_path_factory):
     root = tmp_path_factory.mktemp("smoke") / "local"
-    for experiment in ("dilated", "comprehensive"):
+    for experiment in published.EXPERIMENTS:
         synthetic.write(root, experiment, "smoke")
     return root
+
+
+@pytest.fixture(scope="session")
+def nothing(tmp_path_factory):
+    """A machine that could time no case."""
+    root = tmp_path_factory.mktemp("nothing") / "local"
+    for experiment in published.EXPERIMENTS:
+        synthetic.write(root, experiment, "laptop", "unsupported")
+    return records.load(root)
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +46,15 @@ def smoke(smoke_root):
 @pytest.fixture(scope="session")
 def both(tmp_path_factory):
     return records.load(synthetic.write_all(tmp_path_factory.mktemp("both") / "published"))
+
+
+@pytest.fixture
+def judge(tmp_path):
+    """(predicate, published, rows, other entries) -> the verdict on the first claim."""
+
+    def run(predicate, published=None, rows=(), others=()):
+        book = load(tmp_path, data(entry(predicate, published), *others))
+        frame = pd.DataFrame(list(rows)) if rows else EMPTY
+        return claims.evaluate(book, frame)[0]
+
+    return run

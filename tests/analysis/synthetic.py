@@ -14,15 +14,31 @@ from experiments import grid
 from experiments.case import Case
 from experiments.runner import path_of
 
-# Milliseconds at 1024 tokens and growth of each variant on the synthetic CPU.
+# Milliseconds at 1024 tokens and growth of each variant on the synthetic CPU; block-sparse ones are
+# of no sparsity, and have a fixed cost of FIXED.
 SPEED = {
     "dense": (12.0, 2.0),
     "dilated-gather": (30.0, 1.6),
     "dilated-sdpa": (9.0, 1.55),
+    "dilated-triton": (6.0, 1.55),
     "head-partitioned": (4.0, 1.5),
     "multihead-dilated-gather": (36.0, 1.55),
     "multihead-dilated-sdpa": (15.0, 1.5),
+    "block-sparse": (15.0, 2.0),
+    "block-sparse-sdpa": (18.0, 2.0),
+    "block-sparse-flex": (24.0, 2.0),
+    "dense-flash": (12.0, 2.0),
+    "dense-efficient": (14.0, 2.0),
+    "dense-cudnn": (10.0, 2.0),
+    "dense-math": (40.0, 2.0),
+    "dense-eager": (36.0, 2.0),
+    "dense-flex": (16.0, 2.0),
+    "dense-flash-attn-2": (9.5, 2.0),
+    "dense-flash-attn-4": (8.0, 2.0),
 }
+# Milliseconds at no length at all: block-sparse attention meets dense attention at 2008, 1912 and
+# 1862 tokens (90, 95, 98 %).
+FIXED = {"block-sparse": 40.0, "block-sparse-sdpa": 50.0, "block-sparse-flex": 30.0}
 CPU, GPU = "two-core-cpu", "big-gpu"
 REPLICATES, SAMPLES = 3, 7
 
@@ -30,7 +46,10 @@ REPLICATES, SAMPLES = 3, 7
 def median_ms(case: Case, machine: str) -> float:
     """The median that the samples of `case` are made to have."""
     scale, power = SPEED[case.variant]
-    time = 0.3 + scale * (case.seq_len / 1024) ** power * case.batch * case.heads / 8
+    if case.sparsity is not None:
+        scale *= 1 - case.sparsity
+    time = FIXED.get(case.variant, 0.3)
+    time += scale * (case.seq_len / 1024) ** power * case.batch * case.heads / 8
     if case.pass_ == "forward_backward":
         time *= 3.1
     return time / 40 if machine == GPU else time
@@ -51,6 +70,7 @@ def record(case: Case, experiment: str, tier: str, machine: str, status: str = "
     own = eps * (0.9 + 0.2 * rng.random())
     agreement = {"max_abs": 9 * own, "relative_rms": own * 1.15, "baseline_relative_rms": own}
     training = case.pass_ == "forward_backward"
+    density = 1 / 3 if case.sparsity is None else _density(case)
     memory = tokens * case.heads * case.head_dim * 4 * (8 if "gather" in case.variant else 2)
     return {
         "schema_version": 1,
@@ -61,8 +81,11 @@ def record(case: Case, experiment: str, tier: str, machine: str, status: str = "
         "status": status,
         "reason": None if ok else f"{status} on purpose",
         "backend": case.variant.split("-")[-1] if ok else None,
-        "realised_density": 0.3,
-        "useful_flops": 4 * case.batch * case.heads * case.seq_len**2 * case.head_dim // 3,
+        "realised_density": density,
+        "useful_flops": round(
+            4 * case.batch * case.heads * case.seq_len**2 * case.head_dim * density
+        ),
+        "ceilings": {"matmul_flops_per_s": 2e11, "copy_bytes_per_s": 1.2e10} if ok else None,
         "replicates": _replicates(median_ms(case, machine), memory, rng) if ok else [],
         "error": {
             "reference": "float64 oracle",
@@ -100,27 +123,41 @@ def record(case: Case, experiment: str, tier: str, machine: str, status: str = "
     }
 
 
+def _density(case: Case) -> float:
+    """Whole blocks a row, at least one."""
+    blocks = -(-case.seq_len // case.block_size)
+    return max(1, round((1 - case.sparsity) * blocks)) / blocks
+
+
 def write(root: Path, experiment: str, tier: str = "laptop", failed=None) -> Path:
     """Write a tier's records under `root/<machine>/<experiment>`, on the machine for that tier.
 
-    `failed` maps (variant, seq_len) to a status. Returns `root`.
+    `failed` maps (variant, seq_len) to a status, or is the status of all. Returns `root`.
     """
     machine = GPU if tier == "gpu" else CPU
-    for case in cases(experiment, tier):
-        status = (failed or {}).get((case.variant, case.seq_len), "ok")
-        path = path_of(root, machine, grid.load(experiment), case)
+    known = grid.load(experiment)
+    for case in known.tiers[tier].cases:
+        status = failed
+        if not isinstance(failed, str):
+            status = (failed or {}).get((case.variant, case.seq_len), "ok")
+        path = path_of(root, machine, known, case)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record(case, experiment, tier, machine, status), indent=1))
     return root
 
 
 def write_all(root: Path) -> Path:
-    """A CPU and a GPU machine, both experiments, with points out of memory and out of time."""
+    """A CPU and a GPU machine, all experiments, with points out of memory and out of time."""
     write(root, "comprehensive", failed={("dilated-gather", 8192): "timeout"})
     write(root, "dilated")
     write(root, "comprehensive", "gpu", {("dilated-gather", 131072): "oom"})
     failed = {("dense", 131072): "timeout", ("dilated-gather", 131072): "oom"}
     write(root, "dilated", "gpu", failed)
+    write(root, "block_sparse")
+    write(root, "block_sparse", "gpu", {("dense", 1048576): "timeout"})
+    absent = {("dense-flash-attn-2", 2048): "unsupported", ("dense-cudnn", 2048): "unsupported"}
+    write(root, "backends", failed=absent)
+    write(root, "backends", "gpu", {("dense-eager", 32768): "oom"})
     return root
 
 

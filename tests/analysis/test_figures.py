@@ -1,8 +1,10 @@
 """Figures: same records, same bytes; every point drawn; labels apart; nothing missing breaks."""
 
+import numpy as np
 import pytest
 
-from analysis import drawing, figures, overview
+from analysis import drawing, figures, overview, systems
+from analysis.figures import density, gain, growth, rate, speedup
 from tests.analysis import synthetic
 
 
@@ -10,47 +12,49 @@ def _svg(figure, path) -> bytes:
     return drawing.save(figure, path).read_bytes()
 
 
-@pytest.mark.parametrize("name", figures.FIGURES)
+ALL = [(experiment, name) for experiment, known in figures.FIGURES.items() for name in known]
+
+
+@pytest.mark.parametrize("name", figures.FIGURES["block_sparse"])
 def test_two_renders_are_the_same_bytes(laptop, tmp_path, name):
-    draw = figures.FIGURES[name]
-    first, second = (_svg(draw(laptop, "comprehensive"), tmp_path / f"{i}.svg") for i in range(2))
+    draw = figures.FIGURES["block_sparse"][name]
+    first, second = (_svg(draw(laptop, "block_sparse"), tmp_path / f"{i}.svg") for i in range(2))
     assert first == second
     assert b"<dc:date>" not in first
 
 
-@pytest.mark.parametrize("experiment", ["dilated", "comprehensive"])
-@pytest.mark.parametrize("name", figures.FIGURES)
+@pytest.mark.parametrize(("experiment", "name"), ALL)
 def test_every_figure_is_drawn_of_two_machines_and_of_smoke_records(
-    both, smoke, tmp_path, name, experiment
+    both, smoke, nothing, tmp_path, experiment, name
 ):
-    for frame in (both, smoke):
-        figure = figures.FIGURES[name](frame, experiment)
+    for frame in (both, smoke, nothing):
+        figure = figures.FIGURES[experiment][name](frame, experiment)
         assert figure.get_figwidth() in (drawing.COLUMN, drawing.PAGE)
         assert _svg(figure, tmp_path / "f.svg").startswith(b"<?xml")
 
 
 def test_points_and_intervals_are_the_records_medians(laptop):
-    axes = figures.time(laptop, "comprehensive").axes[0]
+    axes = growth.time(laptop, "comprehensive").axes[0]
     rows = laptop[(laptop["experiment"] == "comprehensive") & (laptop["variant"] == "dense")]
     drawn = axes.containers[0].lines[0].get_ydata()
     assert list(drawn) == pytest.approx(sorted(rows["median_ms"]))
 
 
 def test_censored_points_stand_at_the_top_edge(both):
-    axes = figures.time(both, "dilated", synthetic.GPU).axes[0]
+    axes = growth.time(both, "dilated", synthetic.GPU).axes[0]
     words = [text.get_text() for text in axes.texts]
     assert words.count("out of memory") == 1
     assert words.count("out of time") == 1
 
 
 def test_a_label_carries_the_exponent(laptop):
-    axes = figures.time(laptop, "dilated").axes[0]
+    axes = growth.time(laptop, "dilated").axes[0]
     label = next(t.get_text() for t in axes.texts if t.get_text().startswith("Dense"))
     assert label == "Dense  $n^{2.00}$"
 
 
 def test_speed_ups_stand_beside_the_published_ones(laptop):
-    left = figures.speedup(laptop, "comprehensive").axes[0]
+    left = speedup.speedup(laptop, "comprehensive").axes[0]
     texts = [text.get_text() for text in left.texts]
     assert {"17.22"}.isdisjoint(texts)  # the ring has no record, so no bar
     assert {"1.07", "4.28", "10.82", "5.62", "0.78"} <= set(texts)
@@ -60,12 +64,22 @@ def test_the_overview_compares_every_published_system(laptop):
     from analysis import views
 
     lines = overview.lines(views.view(laptop, "comprehensive"))
-    by = {(line.variant, line.seq_len): line for line in lines}
+    by = {(line.system, line.seq_len): line for line in lines}
     assert by["ring", 8192].published == 17.22
     assert by["ring", 8192].measured is None
     assert by["dilated-sdpa", 8192].published == 10.82
     assert 3 < by["dilated-sdpa", 8192].measured.value < 4
-    assert overview.overview(laptop).get_figwidth() == drawing.PAGE
+    sparse = overview.lines(views.view(laptop, "block_sparse"))
+    by = {(line.system, line.seq_len): line for line in sparse}
+    assert by["block-sparse@90", 2048].published == 0.31
+    assert by["block-sparse@90", 16384].published is None
+    assert 7 < by["block-sparse@90", 16384].measured.value < 8
+    assert "dense" not in {line.system for line in sparse}
+    figure = overview.overview(laptop)
+    assert figure.get_figwidth() == drawing.PAGE
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [
+        f"write-up “{name}”" for name in ("comprehensive", "dilated", "block_sparse")
+    ]
 
 
 def test_the_overview_command_names_a_missing_folder(tmp_path, capsys):
@@ -83,8 +97,55 @@ def test_labels_keep_their_order_and_their_distance():
     assert (crowded[0], crowded[-1]) == (0.0, pytest.approx(1.0))
 
 
-def test_looks_are_told_apart_without_colour():
-    variants = [v for v in drawing.LOOKS if not v.startswith("ring")]
-    assert len({drawing.look(v).marker for v in variants}) == len(variants)
-    assert len({drawing.look(v).color for v in variants}) == len(variants)
+@pytest.mark.parametrize("experiment", figures.FIGURES)
+def test_looks_are_told_apart_without_colour(experiment):
+    own = systems.of_experiment(experiment)
+    assert len({drawing.look(system).marker for system in own}) == len(own)
+    assert len({drawing.look(system).color for system in own}) == len(own)
+    assert len({drawing.look(system).label for system in own}) == len(own)
+    assert set(own) <= set(drawing.LOOKS)
     assert drawing.look("some-new-system").label == "some-new-system"
+
+
+def _texts(figure) -> list[str]:
+    return [text.get_text() for ax in figure.axes for text in ax.texts]
+
+
+def test_the_gain_is_dense_over_block_sparse_under_its_ideal(laptop):
+    ax = gain.gain(laptop, "block_sparse").axes[0]
+    drawn = ax.containers[0].lines[0]
+    assert list(drawn.get_xdata()) == [1024, 2048, 4096, 8192, 16384]
+    expected = [
+        (0.3 + 12 * k**2) / (40 + 1.5 * k**2) for k in (1, 2, 4, 8, 16)
+    ]  # medians of synthetic.SPEED and FIXED at 90 %
+    assert list(drawn.get_ydata()) == pytest.approx(expected)
+    dashed = next(line for line in ax.lines if line.get_linestyle() == "--")
+    # Whole blocks: 2 of 16, 3 of 32, 6 of 64, 13 of 128, 26 of 256.
+    assert list(dashed.get_ydata()) == pytest.approx([8, 32 / 3, 64 / 6, 128 / 13, 256 / 26])
+    open_marks = [line for line in ax.lines if line.get_markerfacecolor() == "white"]
+    assert sorted(line.get_ydata()[0] for line in open_marks)[0] == 0.31
+
+
+def test_rates_stand_under_the_measured_ceiling(laptop):
+    figure = rate.rate(laptop, "block_sparse")
+    ax = figure.axes[0]
+    ceiling = next(line for line in ax.lines if line.get_linewidth() == 1.4)
+    assert list(ceiling.get_ydata()) == pytest.approx([200] * 5)  # GFLOP/s
+    # 98 %: one block of 16 at 1024 tokens, and four float32 tensors at 12 GB/s.
+    dashed = [line for line in ax.lines if line.get_linestyle() == "--"]
+    bound = 4 * 8 * 1024**2 * 64 / 16 / (4 * 1024 * 8 * 64 * 4 / 1.2e10) / 1e9
+    assert bound == pytest.approx(192)
+    assert dashed[-1].get_ydata()[0] == pytest.approx(bound)
+    assert "matmul ceiling" in _texts(figure)
+    assert ax.get_ylabel() == "useful GFLOP/s"
+
+
+def test_the_published_pattern_has_the_density_of_seven_blocks_a_row():
+    found = density.published_density(np.array([2048, 4096, 8192, 16384]))
+    assert list(1 - found) == pytest.approx([0.795, 0.894, 0.946, 0.973], abs=5e-4)
+
+
+def test_a_note_is_broken_to_the_width_of_the_figure(laptop):
+    figure = rate.rate(laptop, "block_sparse")
+    assert figure.get_figwidth() == drawing.COLUMN
+    assert max(map(len, figure.texts[-1].get_text().splitlines())) <= 20 * drawing.COLUMN

@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from analysis import notebook, outputs, published
+from analysis import figures, notebook, outputs, published, tables
 from analysis.records import RecordsError
 
 NOTEBOOKS = sorted(outputs.NOTEBOOKS.glob("*.ipynb"))
@@ -22,6 +22,15 @@ def test_a_tracked_notebook_has_parameters_and_no_outputs(path):
     tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1
     assert all(f"{name} = " in tagged[0].source for name in ("records", "build", "machine"))
+
+
+@pytest.mark.parametrize("experiment", published.EXPERIMENTS)
+def test_a_notebook_writes_every_figure_and_table_of_its_experiment(experiment):
+    written = set(outputs.written(experiment))
+    for name in figures.FIGURES[experiment]:
+        assert f"figures/{experiment}-{name}.svg" in written
+    for name in tables.TABLES[experiment]:
+        assert f"tables/{experiment}-{name}.csv" in written
 
 
 @pytest.mark.parametrize(
@@ -61,10 +70,11 @@ def test_an_unknown_figure_or_table_is_named(laptop_root, tmp_path):
         page.table("smal")
 
 
-def test_a_notebook_runs_and_writes_what_it_says(laptop_root, tmp_path):
+@pytest.mark.parametrize("experiment", ["dilated", "block_sparse"])
+def test_a_notebook_runs_and_writes_what_it_says(laptop_root, tmp_path, experiment):
     build = tmp_path / "build"
-    assert notebook.main(["dilated", "--build", str(build), str(laptop_root)]) == 0
-    expected = {*outputs.written("dilated"), "notebooks/dilated.ipynb"}
+    assert notebook.main([experiment, "--build", str(build), str(laptop_root)]) == 0
+    expected = {*outputs.written(experiment), f"notebooks/{experiment}.ipynb"}
     found = {path.relative_to(build).as_posix() for path in build.rglob("*") if path.is_file()}
     assert found == expected
 

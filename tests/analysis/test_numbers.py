@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from analysis import findings, numbers
+from analysis import findings, numbers, published
 from tests.analysis import synthetic
 
 
-def test_keys_are_the_same_whatever_was_measured(laptop, smoke, both):
-    for experiment in ("dilated", "comprehensive"):
-        keys = [set(findings.of_experiment(f, experiment)) for f in (laptop, smoke, both)]
-        assert keys[0] == keys[1] == keys[2]
+def test_keys_are_the_same_whatever_was_measured(laptop, smoke, both, nothing):
+    for experiment in published.EXPERIMENTS:
+        keys = [set(findings.of_experiment(f, experiment)) for f in (laptop, smoke, both, nothing)]
+        assert all(one == keys[0] for one in keys)
 
 
 def test_a_number_comes_with_interval_text_and_records(laptop):
@@ -56,6 +56,44 @@ def test_the_last_length_that_both_were_timed_at_speaks(both):
     found = findings.of_experiment(both, "dilated", synthetic.GPU)
     assert found["dilated.series.longest"]["value"] == 131072
     assert found["dilated.series.vs_dense.dilated-sdpa.longest.tokens"]["value"] == 65536
+
+
+def test_block_sparse_numbers_are_against_dense_attention(laptop):
+    found = findings.of_experiment(laptop, "block_sparse")
+    gain = found["block_sparse.series.vs_dense.block-sparse@95.longest"]
+    assert gain["value"] == pytest.approx((0.3 + 12 * 256) / (40 + 0.75 * 256))
+    assert found["block_sparse.series.vs_dense.block-sparse@95.longest.tokens"]["value"] == 16384
+    assert found["block_sparse.speedup.block-sparse@95.b1.n16384"]["value"] == gain["value"]
+    assert found["block_sparse.published.speedup.block-sparse@95.b1.n8192"]["text"] == "4.15"
+    assert found["block_sparse.series.density.block-sparse@95.longest"]["value"] == 13 / 256
+    assert found["block_sparse.training.longest"]["value"] == 4096
+    crossing = found["block_sparse.crossover.block-sparse@95"]
+    assert crossing["value"] == pytest.approx(1024 * ((40 - 0.3) / (12 - 0.75)) ** 0.5, rel=0.02)
+    assert "block_sparse.vs_dense.block-sparse@95.b1.n8192" not in found  # dense is the base
+
+
+def test_rates_are_of_useful_work_and_share_the_lower_ceiling(laptop):
+    found = findings.of_experiment(laptop, "block_sparse")
+    case = next(
+        c for c in synthetic.cases("block_sparse", "laptop")
+        if c.sparsity == 0.9 and c.seq_len == 16384
+    )  # fmt: skip
+    flops = 4 * 8 * 16384**2 * 64 * 26 / 256
+    rate = flops / synthetic.median_ms(case, synthetic.CPU) / 1e6
+    assert found["block_sparse.rate.block-sparse@90"]["value"] == pytest.approx(rate)
+    assert found["block_sparse.rate.block-sparse@90"]["text"].endswith("GFLOP/s")
+    assert found["block_sparse.rate.block-sparse@90.share"]["value"] == pytest.approx(rate / 200)
+    assert found["block_sparse.rate.block-sparse@90.tokens"]["value"] == 16384
+
+
+def test_backends_are_against_scores_that_are_written_down(both):
+    found = findings.of_experiment(both, "backends", synthetic.CPU)
+    gain = found["backends.series.vs_base.dense-flash.longest"]
+    size = (found["backends.series.vs_base.dense-flash.longest.tokens"]["value"] / 1024) ** 2
+    assert size > 1
+    assert gain["value"] == pytest.approx((0.3 + 36 * size) / (0.3 + 12 * size))
+    assert found["backends.series.vs_base.dense-flash.shortest.tokens"]["value"] == 512
+    assert found["backends.series.vs_base.dense-cudnn.longest"]["value"] is None
 
 
 def _write(path, data):

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from analysis import published, records, views
+from analysis import published, records, systems, views
 from tests.analysis import synthetic
 
 
@@ -20,7 +20,9 @@ def test_a_row_holds_the_records_numbers(laptop):
     assert row["median_ms"] == pytest.approx(synthetic.median_ms(case, synthetic.CPU))
     assert row["low_ms"] <= row["median_ms"] <= row["high_ms"]
     assert [len(samples) for samples in row["samples"]] == [7, 7, 7]
-    assert row["published_name"] == "PyTorch baseline"
+    assert row["system"] == "dense"
+    assert math.isnan(row["sparsity"])
+    assert (row["matmul_flops_per_s"], row["copy_bytes_per_s"]) == (2e11, 1.2e10)
     assert row["segment_lengths"] is None
     assert row["machine"] == synthetic.CPU
     assert row["origin"] == "published"
@@ -28,14 +30,14 @@ def test_a_row_holds_the_records_numbers(laptop):
 
 
 def test_a_row_a_record_of_every_tier_case(laptop):
-    expected = sum(len(synthetic.cases(e, "laptop")) for e in ("dilated", "comprehensive"))
+    expected = sum(len(synthetic.cases(e, "laptop")) for e in published.EXPERIMENTS)
     assert len(laptop) == expected
     assert set(laptop["dilation_rates"].map(type)) == {tuple, type(None)}
 
 
 def test_a_case_out_of_memory_is_a_row_without_numbers(both):
-    lost = both[both["status"] == "oom"]
-    assert len(lost) == 3  # 131072 tokens: once in comprehensive, forward and training in dilated
+    lost = both[(both["status"] == "oom") & (both["seq_len"] == 131072)]
+    assert len(lost) == 3  # once in comprehensive, forward and training in dilated
     assert lost["median_ms"].isna().all()
     assert lost["reason"].tolist() == ["oom on purpose"] * 3
     assert all(samples == [] for samples in lost["samples"])
@@ -89,7 +91,7 @@ def test_half_written_files_are_not_read(laptop_root, tmp_path):
 
 
 def test_an_experiment_without_records_is_named(laptop):
-    with pytest.raises(records.RecordsError, match="'ring'.*comprehensive, dilated"):
+    with pytest.raises(records.RecordsError, match="'ring'.*block_sparse, comprehensive, dilated"):
         records.of_experiment(laptop, "ring")
 
 
@@ -97,11 +99,50 @@ def test_the_series_keeps_one_pattern_and_the_longer_one_follows(both):
     cpu = views.view(both, "dilated", synthetic.CPU).series()
     assert [s.lengths for s in cpu] == [[512, 1024, 2048, 4096, 8192]]
     assert cpu[0].pattern == "segments 512/1024/2048, rates 1/2/4"
-    assert cpu[0].variants == ["dense", "dilated-gather", "dilated-sdpa"]
+    assert cpu[0].systems == ["dense", "dilated-gather", "dilated-sdpa"]
     first, longer = views.view(both, "comprehensive", synthetic.GPU).series()
     assert (first.lengths, first.dtype) == ([2048, 4096, 8192], "float32")
     assert first.pattern == longer.pattern == "the published segments"
     assert (longer.lengths[-1], longer.dtype) == (131072, "float16")
+
+
+def test_a_system_is_a_variant_at_a_sparsity(both):
+    rows = both[(both["experiment"] == "block_sparse") & (both["machine"] == synthetic.CPU)]
+    assert set(rows["system"]) == {
+        "dense", "block-sparse@90", "block-sparse@95", "block-sparse@98",
+    }  # fmt: skip
+    assert systems.parts("block-sparse@97.5") == ("block-sparse", 0.975)
+    assert systems.key("block-sparse", 0.975) == "block-sparse@97.5"
+    shuffled = ["gone", "dense-flash", "block-sparse@98", "block-sparse@90", "dense"]
+    assert systems.ordered(shuffled) == [
+        "dense", "block-sparse@90", "block-sparse@98", "dense-flash", "gone",
+    ]  # fmt: skip
+    assert systems.of_experiment("block_sparse") == (
+        "dense",
+        *(f"block-sparse@{s}" for s in (90, 95, 98)),
+        *(f"block-sparse-flex@{s}" for s in (90, 95, 98)),
+    )
+
+
+def test_a_block_sparse_series_keeps_the_published_blocks(both):
+    view = views.view(both, "block_sparse", synthetic.CPU)
+    (series,) = view.series()
+    assert series.pattern == "dilated blocks of 64"
+    assert series.lengths == [1024, 2048, 4096, 8192, 16384]
+    assert set(series.rows["pattern"].dropna()) == {"dilated"}
+    (training,) = view.series("forward_backward")
+    assert (training.training, training.lengths) == (True, [2048, 4096])
+    assert view.batch_for(4, 2048) == 1  # the laptop has batch 1 only
+    assert views.view(both, "block_sparse", synthetic.GPU).batch_for(4, 2048) == 4
+
+
+def test_dense_series_are_told_apart_by_heads_and_masking(both):
+    found = views.view(both, "backends", synthetic.GPU).series()
+    assert [(s.head_dim, s.is_causal) for s in found] == [
+        (64, False), (128, False), (64, True), (128, True),
+    ]  # fmt: skip
+    assert all(s.dtype == "float16" and s.pattern == "" for s in found)
+    assert "dense-eager" in found[0].systems
 
 
 def test_smoke_records_speak_only_where_there_are_no_others(laptop, smoke):
@@ -121,8 +162,31 @@ def test_a_fit_recovers_the_growth_that_was_put_in(laptop):
 
 
 def test_a_published_schedule_goes_on_where_it_is_a_rule():
-    comprehensive, dilated = map(published.setting, ("comprehensive", "dilated"))
+    comprehensive, dilated, sparse = map(
+        published.setting, ("comprehensive", "dilated", "block_sparse")
+    )
     assert comprehensive.pattern(1024) == ((512, 512, 512), (1, 2, 4))
     assert comprehensive.pattern(16384) == ((1024, 2048, 4096), (1, 2, 4))
     assert dilated.pattern(4096) == ((1024, 2048, 4096), (1, 2, 4))
     assert dilated.pattern(16384) is None
+    assert sparse.pattern(4096) is None
+    assert sparse.blocks == ("dilated", 64)
+
+
+def test_without_a_write_up_the_most_valuable_case_is_the_setting():
+    fixed = published.setting("backends")
+    assert (fixed.dtype, fixed.is_causal, fixed.heads, fixed.head_dim) == ("float16", False, 8, 64)
+
+
+def test_published_figures_keep_the_decimals_they_were_printed_with():
+    assert published.printed("block_sparse", "block-sparse@90", 2, 4096, "speedup") == "5.80"
+    assert published.printed("block_sparse", "dense", 1, 8192, "memory") == "2,056.0"
+    assert published.printed("block_sparse", "dense", 1, 16384, "runs") == "OOM"
+    assert published.printed("block_sparse", "dense", 1, 16384, "time") is None
+    assert published.printed("dilated", "dilated-gather", 4, 8192, "throughput") == "55,049"
+    # No speed-up was printed: the ratio of the printed times stands in.
+    assert published.printed("comprehensive", "dilated-sdpa", 2, 8192, "speedup") == "0.37"
+    assert published.figure("block_sparse", "block-sparse@98", 1, 8192, "speedup") == 4.52
+    assert published.name("block-sparse@95") == "Block-Sparse (95 %)"
+    assert published.name("block-sparse-flex@95") == "Block-Sparse (FlexAttention, 95 %)"
+    assert published.name("ring") == "RingDilatedAttention"

@@ -5,7 +5,8 @@ import io
 
 import pytest
 
-from analysis import table, tables
+from analysis import scaling, table, tables
+from analysis.tables.block_sparse import crossing
 from tests.analysis import synthetic
 
 
@@ -71,9 +72,16 @@ def test_the_cpu_comparison_needs_both_kinds_of_machine(laptop, both):
 def test_cases_without_a_time_are_listed_with_their_reason(laptop, both):
     assert tables.TABLES["dilated"]["censored"](laptop, "auto").note == "Every case was timed."
     listed = tables.TABLES["comprehensive"]["censored"](both, "auto").rows
-    assert [(row[5], row[6]) for row in listed] == [
-        ("oom", "oom on purpose"),
-        ("timeout", "timeout on purpose"),
+    assert [row[2:] for row in listed] == [
+        ("128K", "float16", "1", "oom", "oom on purpose"),
+        ("8K", "float32", "1", "timeout", "timeout on purpose"),
+    ]
+    # Cases with one reason stand in one line.
+    listed = tables.TABLES["backends"]["censored"](both, synthetic.GPU).rows
+    assert [row[1:6] for row in listed] == [
+        ("Eager softmax", "32K", "float16", "4", "oom"),
+        ("SDPA cuDNN", "2K", "float32", "1", "unsupported"),
+        ("FlashAttention-2", "2K", "float32", "1", "unsupported"),
     ]
 
 
@@ -84,9 +92,76 @@ def test_training_is_compared_with_dense_at_the_same_case(laptop):
     assert by["ImprovedDilatedAttention"][-1].value > 1
 
 
+def test_the_comparison_holds_published_and_measured_and_both_densities(laptop):
+    rows = _rows(tables.TABLES["block_sparse"]["comparison"](laptop, "auto"))
+    assert len(rows) == 16
+    first, last = rows[5], rows[15]
+    assert (first["Length"], first["Implementation"]) == ("4096", "Block-Sparse (90 %)")
+    assert (first["Time published (ms)"], first["Memory published (MiB)"]) == ("40.3", "333.5")
+    assert first["Batch"] == "2 / 1"
+    assert first["Speed-up published"] == "5.80"
+    assert float(first["Speed-up measured"]) == pytest.approx((0.3 + 12 * 16) / (40 + 1.2 * 20))
+    assert (first["Density asked"], float(first["Density realised"])) == ("0.1", 6 / 64)
+    assert rows[12]["Time published (ms)"] == "OOM"
+    assert (last["Time published (ms)"], last["Speed-up published"]) == ("585.4", "")
+
+
+def test_block_sparse_lengths_have_a_column_a_sparsity(both):
+    made = tables.TABLES["block_sparse"]["lengths"](both, synthetic.GPU)
+    assert made.columns[5:] == (
+        "90 % (ms)", "90 % over dense", "95 % (ms)", "95 % over dense", "98 % (ms)",
+        "98 % over dense",
+    )  # fmt: skip
+    rows = {(r[0], r[1], r[2], r[3]): r for r in made.rows}
+    own = rows["Block-Sparse", "float16, 8 × 64", "1", "16384"]
+    expected = (0.3 + 12 * 256) / (40 + 0.3 * 256)
+    assert own[10].value == pytest.approx(expected)
+    assert rows["Block-Sparse", "float16, 8 × 64", "1", "1048576"][4] == "out of time"
+
+
+def test_patterns_are_compared_where_several_were_measured(laptop):
+    rows = tables.TABLES["block_sparse"]["patterns"](laptop, "auto").rows
+    assert [row[1] for row in rows] == [
+        "dilated", "global local", "local window", "random", "strided", "top k",
+    ]  # fmt: skip
+    assert {row[4] for row in rows} == {"8192"}
+    assert all(row[7].value > 1 for row in rows)
+
+
+def test_a_crossover_has_an_interval_or_says_that_there_is_none(both, smoke):
+    rows = tables.TABLES["block_sparse"]["crossover"](both, "auto").rows
+    by = {(row[0], row[1], row[2]): row for row in rows}
+    found = by["2-core CPU", "float32, 8 × 64", "Block-Sparse (95 %)"]
+    expected = 1024 * (39.7 / 11.25) ** 0.5
+    assert found[4].low <= found[4].value <= found[4].high
+    assert found[4].value == pytest.approx(expected, rel=0.02)
+    assert (found[3], found[5]) == ("3,072", "1K–16K")
+    few = by["2-core CPU", "float32, 8 × 64, training", "Block-Sparse (95 %)"]
+    assert few[4:] == ("too few lengths", "–")
+    never = crossing(*(scaling.fit([1, 2, 4, 8], [k, 2 * k, 4 * k, 8 * k]) for k in (3.0, 1.0)))
+    assert never == ("not in range: faster throughout", "1–8")
+    assert crossing(None, None) == ("too few lengths", "–")
+
+
+def test_backends_stand_by_shape_with_reasons_for_what_has_no_time(both):
+    made = tables.TABLES["backends"]["worth"](both, synthetic.GPU)
+    rows = {row[:3]: row for row in made.rows}
+    flash = made.columns.index("SDPA flash")
+    assert "Eager softmax" not in made.columns
+    known = rows["float16", "1 × 8 × 64", "16K"]
+    assert known[flash].value == pytest.approx((0.3 + 36 * 256) / (0.3 + 12 * 256))
+    assert rows["float16", "1 × 8 × 64", "32K"][-1] == "out of memory"
+    assert rows["float16", "1 × 8 × 64", "32K"][flash] is None
+    times = tables.TABLES["backends"]["times"](both, synthetic.CPU)
+    assert times.rows[-1][:3] == ("float32", "1 × 8 × 128", "4K")
+    assert times.note.endswith("Timed nowhere here: SDPA cuDNN, FlashAttention-2.")
+    rates = tables.TABLES["backends"]["rates"](both, synthetic.CPU)
+    assert rates.columns[-1] == "Ceiling" and rates.rows[-1][-1] == "200"
+
+
 @pytest.mark.parametrize("experiment", tables.TABLES)
-def test_every_table_is_made_of_two_machines_and_of_smoke_records(both, smoke, experiment):
-    for frame in (both, smoke):
+def test_every_table_is_made_of_any_records(both, smoke, nothing, experiment):
+    for frame in (both, smoke, nothing):
         for make in tables.TABLES[experiment].values():
             made = make(frame, "auto")
             assert all(len(row) == len(made.columns) for row in made.rows)

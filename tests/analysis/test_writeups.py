@@ -27,7 +27,7 @@ def build(laptop, tmp_path_factory):
     for experiment in published.EXPERIMENTS:
         found = findings.of_experiment(laptop, experiment)
         numbers.save(found, folder / "numbers" / f"{experiment}.json")
-        for name, draw in figures.FIGURES.items():
+        for name, draw in figures.FIGURES[experiment].items():
             drawing.save(draw(laptop, experiment), folder / f"figures/{experiment}-{name}.svg")
         for name, make in tables.TABLES[experiment].items():
             table.save(make(laptop, "auto"), folder / "tables" / f"{experiment}-{name}")
@@ -43,8 +43,10 @@ def build(laptop, tmp_path_factory):
 def test_a_write_up_has_numbers_tables_figures_and_every_verdict(build, name):
     text = writeups.render(name, build, build / "writeups" / f"{name}.md")
     joined = json.loads((build / "numbers.json").read_text())
-    assert f"{joined[f'claims.{name}.total']['text']} published statements" in text
     assert f"(../figures/{name}-time.svg)" in text
+    if name == "backends":  # of which nothing was published
+        return
+    assert f"{joined[f'claims.{name}.total']['text']} published statements" in text
     ledger = text[text.index("## All verdicts") :]
     rows = [line for line in ledger.splitlines() if line.startswith("|")]
     headings = 2 * ledger.count("\n### ")

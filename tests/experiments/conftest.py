@@ -4,8 +4,14 @@ from experiments.case import Case
 from experiments.grid import Limits
 from experiments.machine import describe
 from experiments.supervise import supervise
+from models.registry import VARIANTS
 
 QUICK = Limits(replicates=1, min_samples=2, max_samples=3, sample_seconds=0.01, timeout_s=60)
+
+PATTERNS = {
+    "branches": {"segment_lengths": (16, 32), "dilation_rates": (1, 3)},
+    "blocks": {"pattern": "random", "sparsity": 0.5, "block_size": 16},
+}
 
 
 @pytest.fixture
@@ -23,12 +29,9 @@ def case():
             "dtype": "float32",
             "is_causal": True,
             "pass_": "forward",
-            "segment_lengths": (16, 32),
-            "dilation_rates": (1, 3),
-        }
-        if changes.get("variant") == "dense":
-            fields.update(segment_lengths=None, dilation_rates=None)
-        return Case(**{**fields, **changes})
+        } | changes
+        takes = VARIANTS[fields["variant"]].takes
+        return Case(**{**PATTERNS.get(takes, {}), **fields})
 
     return build
 

@@ -5,9 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+import types
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from experiments import __main__
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +39,10 @@ def cli(*arguments, **options):
         (("run", "dilated", "--budget", "-1"), "expected a positive number of seconds"),
         (("run", "dilated", "--tier", "smoke", "--out", "Makefile/x"), "cannot write there"),
         (("validate", "nowhere"), "error: nowhere: no such file or folder"),
-        (("publish", "models"), "error: models: no records"),
+        (("publish", "paper"), "error: paper: no records"),
+        (("tune",), "error: tune: needs a CUDA GPU; there is only the CPU"),
+        (("tune", "dilated", "--device", "cpu"), "error: tune: needs a CUDA GPU"),
+        (("tune", "--device", "cuda:7"), "error: --device cuda:7: not here; there is cpu"),
     ],
 )
 def test_bad_input_is_told_in_one_line(arguments, told):
@@ -46,9 +53,34 @@ def test_bad_input_is_told_in_one_line(arguments, told):
 
 def test_list_and_plan_tell_the_cases():
     listed = cli("list").stdout
-    assert "comprehensive" in listed and "smoke 12, laptop 30, gpu 444" in listed
+    assert "comprehensive" in listed and "smoke 12, laptop 30, gpu 520" in listed
     planned = cli("plan", "comprehensive", "--tier", "gpu", "--device", "cpu").stdout
-    assert planned.count("\n  measure ") + planned.count("\n  done ") == 444
+    assert planned.count("\n  measure ") + planned.count("\n  done ") == 520
+
+
+def test_tune_holds_a_gpu_while_it_measures(monkeypatch, capsys):
+    pytest.importorskip("triton")
+    told, tuning = [], types.ModuleType("experiments.tune")
+    tuning.tune = lambda kernels, device: told.append((list(kernels), device))
+    monkeypatch.setitem(sys.modules, "experiments.tune", tuning)
+    monkeypatch.setattr(__main__.machine, "choose_device", lambda asked: asked or "cuda")
+
+    @contextmanager
+    def hold(device):
+        told.append(f"hold {device}")
+        yield f"{device}:0"
+        told.append("free")
+
+    monkeypatch.setattr(__main__, "hold", hold)
+    assert __main__.main(["tune"]) == 0
+    assert told == ["hold cuda", (["dilated", "block_sparse"], "cuda"), "free"]
+    told.clear()
+    assert __main__.main(["tune", "block_sparse", "--device", "cuda:1"]) == 0
+    assert told == ["hold cuda:1", (["block_sparse"], "cuda"), "free"]
+    assert __main__.main(["tune", "sparse"]) == 2
+    assert (
+        "error: KERNEL='sparse': expected one of dilated, block_sparse" in capsys.readouterr().err
+    )
 
 
 BARE = """

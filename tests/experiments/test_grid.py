@@ -1,5 +1,6 @@
 """Grids: what they expand to, and what a wrong one is told."""
 
+import json
 import textwrap
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from snakemake.utils import Paramspace
 from experiments import grid as grids
 from experiments.case import Case, CaseError
 from experiments.plain_yaml import PlainYamlError, loads
+from models.registry import VARIANTS
 
 GRIDS = sorted(Path(grids.GRIDS).glob("*.yaml"))
 
@@ -72,6 +74,48 @@ def test_published_shapes_are_all_in_the_gpu_tier():
     cases = grids.load("dilated").tiers["gpu"].cases
     published = {(c.batch, c.seq_len) for c in cases if c.dtype == "float16" and c.heads == 12}
     assert {(1, 2048), (2, 4096), (4, 8192), (4, 16384), (4, 32768)} <= published
+    cases = grids.load("block_sparse").tiers["gpu"].cases
+    published = {
+        (c.variant, c.batch, c.seq_len, c.sparsity)
+        for c in cases
+        if c.dtype == "float16" and not c.is_causal and c.pass_ == "forward" and c.heads == 8
+    }
+    for shape in ((4, 2048), (2, 4096), (1, 8192), (1, 16384)):
+        assert ("dense", *shape, None) in published
+        assert {("block-sparse", *shape, s) for s in (0.9, 0.95, 0.98)} <= published
+
+
+def test_the_goals_of_block_sparse_attention_come_first():
+    first = grids.load("block_sparse").tiers["gpu"].cases[:28]
+    assert {(c.seq_len, c.pass_, c.sparsity) for c in first if c.variant == "block-sparse"} == {
+        (n, passes, sparsity)
+        for n in (16384, 65536)
+        for passes in ("forward", "forward_backward")
+        for sparsity in (0.9, 0.95, 0.98)
+    }
+    assert sum(c.variant == "dense" for c in first) == 4
+
+
+def test_every_dense_backend_is_measured_in_both_big_tiers():
+    backends = {v for v in VARIANTS if v.startswith("dense-")}
+    assert len(backends) == 8
+    for tier in ("laptop", "gpu"):
+        assert {c.variant for c in grids.load("backends").tiers[tier].cases} == backends
+
+
+def test_names_hold_the_fields_that_an_experiment_uses_and_no_others():
+    assert grids.load("dilated").columns[-3:] == ("segment_lengths", "dilation_rates", "seed")
+    grid = grids.load("block_sparse")
+    assert grid.columns[-5:] == ("pass", "pattern", "sparsity", "block_size", "seed")
+    names = [grid.file_name(case) for case in grid.tiers["laptop"].cases]
+    start = "batch-1_seq_len-16384_heads-8_kv_heads-8_head_dim-64_dtype-float32_is_causal-false"
+    assert names[:3] == [
+        f"variant-dense_{start}_passes-forward_pattern-none_sparsity-none_block_size-none_seed-0",
+        f"variant-block-sparse_{start}_passes-forward_pattern-dilated_sparsity-0.9_block_size-64"
+        "_seed-0",
+        f"variant-block-sparse_{start}_passes-forward_pattern-dilated_sparsity-0.95_block_size-64"
+        "_seed-0",
+    ]
 
 
 GOOD = """
@@ -108,6 +152,48 @@ def test_a_block_is_a_full_grid_and_dense_has_no_branches(tmp_path):
     ]
     assert cases[0].segment_lengths is None and cases[1].segment_lengths == (4,)
     assert cases[0].kv_heads == 2 and cases[2].kv_heads == 4
+
+
+BLOCKS = """
+        pattern: [random, dilated]
+        sparsity: [0.5, 0.9]
+        block_size: 4
+"""
+
+
+def test_a_block_of_all_kinds_gives_each_variant_what_it_takes(tmp_path):
+    text = GOOD.replace("dense, dilated-sdpa]", "dense, dilated-sdpa, block-sparse]")
+    cases = write(tmp_path, text.replace("heads: [2, 4]", "heads: 2" + BLOCKS.rstrip()))
+    cases = cases.tiers["smoke"].cases
+    told = [(c.variant, c.segment_lengths, c.pattern, c.sparsity, c.block_size) for c in cases]
+    assert told == [
+        ("dense", None, None, None, None),
+        ("dilated-sdpa", (4,), None, None, None),
+        ("block-sparse", None, "random", 0.5, 4),
+        ("block-sparse", None, "random", 0.9, 4),
+        ("block-sparse", None, "dilated", 0.5, 4),
+        ("block-sparse", None, "dilated", 0.9, 4),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("pattern: [random, dilated]", "pattern: dilatd", "pattern='dilatd': expected one of loca"),
+        ("sparsity: [0.5, 0.9]", "sparsity: 1.0", "sparsity=1.0: expected a number from 0.0"),
+        ("sparsity: [0.5, 0.9]", "sparsity: 90", "sparsity=90: expected a number from 0.0"),
+        ("block_size: 4", "block_size: 4.5", "block_size=4.5: expected an integer >= 1"),
+        ("block_size: 4", "", "block-sparse needs pattern, sparsity and block_size"),
+    ],
+)
+def test_a_wrong_block_mask_is_told(tmp_path, old, new, told):
+    text = GOOD.replace("dense, dilated-sdpa]", "dense, dilated-sdpa, block-sparse]")
+    assert old in BLOCKS
+    with pytest.raises(grids.GridError) as error:
+        write(
+            tmp_path, text.replace("heads: [2, 4]", "heads: 2" + BLOCKS.replace(old, new).rstrip())
+        )
+    assert told in str(error.value) and "mine.yaml: smoke: cases, block 1" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -152,13 +238,20 @@ def test_a_wrong_grid_is_told_file_place_and_key(tmp_path, old, new, told):
 
 
 def test_an_unknown_experiment_is_told_which_there_are():
-    with pytest.raises(grids.GridError, match="experiment 'dilate'.*comprehensive, dilated"):
+    with pytest.raises(grids.GridError, match="experiment 'dilate'.*backends, block_sparse, comp"):
         grids.load("dilate")
 
 
-def test_a_case_survives_the_way_through_a_record(case):
-    built = case(seed=3)
-    assert Case.from_mapping({"variant": built.variant, **built.to_json()}) == built
+@pytest.mark.parametrize("variant", ["dense", "dilated-sdpa", "block-sparse"])
+def test_a_case_survives_the_way_through_a_record(case, variant):
+    built = case(variant=variant, seed=3)
+    written = json.loads(json.dumps(built.to_json()))
+    assert Case.from_mapping({"variant": built.variant, **written}) == built
+
+
+def test_half_a_block_mask_is_no_case(case):
+    with pytest.raises(CaseError, match="missing key 'sparsity': a block mask needs pattern, spar"):
+        case(variant="block-sparse", sparsity=None)
 
 
 def test_kv_heads_must_divide_heads(case):

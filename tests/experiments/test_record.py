@@ -43,6 +43,12 @@ def good():
         ({"reason": "none needed"}, "reason: expected null exactly when status is ok"),
         ({"replicates": []}, "replicates: expected timed samples"),
         ({"speed": 9}, "speed: "),
+        ({"case": {"pattern": "dilated"}}, "case: missing key 'sparsity'"),
+        ({"ceilings": {"matmul_flops_per_s": 1e12}}, "ceilings.copy_bytes_per_s: "),
+        (
+            {"ceilings": {"matmul_flops_per_s": 0.0, "copy_bytes_per_s": 1e11}},
+            "ceilings.matmul_flops_per_s: ",
+        ),
     ],
 )
 def test_a_bad_field_is_named_with_its_file(tmp_path, good, change, told):
@@ -54,6 +60,19 @@ def test_a_bad_field_is_named_with_its_file(tmp_path, good, change, told):
     with pytest.raises(record.RecordError) as error:
         schema.load(path)
     assert str(path) in str(error.value) and told in str(error.value)
+
+
+def test_records_from_before_a_field_stay_valid(tmp_path, good):
+    path = tmp_path / "record.json"
+    old = {k: v for k, v in good.items() if k != "ceilings"}
+    masks = ("pattern", "sparsity", "block_size")
+    old["case"] = {k: v for k, v in good["case"].items() if k not in masks}
+    path.write_text(json.dumps(old))
+    found = schema.load(path)
+    assert found.ceilings is None and found.to_case().pattern is None
+    rates = {"matmul_flops_per_s": 1e12, "copy_bytes_per_s": 2e11}
+    path.write_text(json.dumps({**old, "ceilings": rates}))
+    assert schema.load(path).ceilings.model_dump() == rates
 
 
 def test_a_truncated_file_is_named(tmp_path, good):

@@ -89,28 +89,75 @@ def test_filters_name_what_they_do_not_know(grid):
         runner.parse_only(["size=3"], grid)
     only = runner.parse_only(["segment_lengths=[64, 128]", "is_causal=true"], grid)
     assert only == {"segment_lengths": "64+128", "is_causal": "true"}
+    grid = grids.load("block_sparse")
+    only = runner.parse_only(["sparsity=0.98", "seq_len=16384"], grid)
+    (case,) = runner.select(grid.tiers["laptop"], only)
+    assert (case.variant, case.sparsity, case.seq_len) == ("block-sparse", 0.98, 16384)
 
 
 def test_a_digest_covers_the_variant_and_the_measuring_but_no_other_variant():
-    names = {v: {p.name for p in digest.sources(v)} for v in VARIANTS}
+    names = {
+        v: {p.relative_to(digest.ROOT).as_posix() for p in digest.sources(v)} for v in VARIANTS
+    }
     for variant in VARIANTS:
-        assert {"measure.py", "check.py", "oracle.py"} <= names[variant]
-        assert "registry.py" not in names[variant] and "__main__.py" not in names[variant]
-    assert "dilated.py" not in names["dense"] and "dense.py" in names["dense"]
-    assert "dilated.py" in names["dilated-sdpa"] and "dense.py" not in names["dilated-sdpa"]
-    assert "modules.py" not in names["dilated-sdpa"]
-    assert {"modules.py", "dilated.py"} <= names["multihead-dilated-sdpa"]
+        for measuring in ("measure", "check", "workload", "ceilings"):
+            assert f"experiments/{measuring}.py" in names[variant]
+        assert "models/oracle.py" in names[variant]
+        assert "models/registry.py" not in names[variant]
+        assert "experiments/__main__.py" not in names[variant]
+    for variant, entry in VARIANTS.items():
+        assert ("models/dense.py" in names[variant]) == (entry.takes is None)
+        assert ("models/dilated.py" in names[variant]) == (entry.takes == "branches")
+        assert ("models/modules.py" in names[variant]) == entry.multihead
+        for of_blocks in ("models/block_sparse.py", "models/patterns/block_builders.py"):
+            assert (of_blocks in names[variant]) == (entry.takes == "blocks")
 
 
-def test_a_digest_follows_content_not_time(tmp_path, monkeypatch):
+def test_tiles_are_code_of_the_variants_that_may_run_the_kernels(copied):
+    for kernel in ("dilated", "block_sparse"):
+        table = copied / f"models/kernels/{kernel}.json"
+        table.write_text('{"forward": []}')
+        (table.with_suffix(".py")).touch()
+    before = {v: digest.code_digest(v) for v in VARIANTS}
+    (copied / "models/kernels/dilated.json").write_text('{"forward": [1]}')
+    assert changed(before) == {"dilated-triton"}
+    (copied / "models/kernels/block_sparse.json").write_text('{"forward": [1]}')
+    assert changed(before) == {"dilated-triton", "block-sparse"}
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """A copy of the code that digests are taken of."""
     for folder in ("models", "experiments"):
         shutil.copytree(digest.ROOT / folder, tmp_path / folder)
     monkeypatch.setattr(digest, "ROOT", Path(tmp_path))
+    return tmp_path
+
+
+def changed(before):
+    """The variants whose digest is another than `before`."""
+    digest._imports.cache_clear()
+    return {v for v in VARIANTS if digest.code_digest(v) != before[v]}
+
+
+def test_a_digest_follows_content_not_time(copied):
     before = {v: digest.code_digest(v) for v in VARIANTS}
     assert len(set(before.values())) == len(before)
-    (tmp_path / "models/dilated.py").touch()
-    assert {v: digest.code_digest(v) for v in VARIANTS} == before
-    with open(tmp_path / "models/dilated.py", "a") as file:
-        file.write("\n")
-    after = {v: digest.code_digest(v) for v in VARIANTS}
-    assert {v for v in VARIANTS if after[v] != before[v]} == set(VARIANTS) - {"dense"}
+    (copied / "models/dilated.py").touch()
+    assert changed(before) == set()
+    for file, variants in (
+        ("models/dilated.py", {v for v, entry in VARIANTS.items() if entry.takes == "branches"}),
+        ("models/block_sparse.py", {v for v in VARIANTS if v.startswith("block-sparse")}),
+        ("experiments/ceilings.py", set(VARIANTS)),
+    ):
+        with (copied / file).open("a") as opened:
+            opened.write("\n")
+        assert changed(before) == variants
+        before = {v: digest.code_digest(v) for v in VARIANTS}
+
+
+def test_a_case_is_told_with_its_mask(case):
+    told = runner.label(case(variant="block-sparse", pattern="dilated", sparsity=0.95))
+    assert told == (
+        "block-sparse: batch 2, 40 tokens, 4x8, dilated at 95 % sparsity, float32 causal"
+    )

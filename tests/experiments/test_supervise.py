@@ -13,7 +13,17 @@ from experiments.schema import Record
 from models import UnsupportedBackend, dilated
 
 QUICK = {"replicates": 1, "min_samples": 2, "max_samples": 3, "sample_seconds": 0.01}
-VARIANTS = ["dense", "dilated-gather", "dilated-sdpa", "head-partitioned", "multihead-dilated-sdpa"]
+VARIANTS = [
+    "dense",
+    "dense-eager",
+    "dilated-gather",
+    "dilated-sdpa",
+    "head-partitioned",
+    "multihead-dilated-sdpa",
+    "block-sparse",
+    "block-sparse-sdpa",
+]
+BACKENDS = {"dense-eager": "eager", "dilated-gather": "gather"}
 
 
 @pytest.mark.parametrize("passes", ["forward", "forward_backward"])
@@ -26,7 +36,9 @@ def test_a_good_case_gives_a_valid_record(measure, variant, passes):
     assert checked.error.output.relative_rms <= 2 * checked.error.output.baseline_relative_rms
     assert (checked.error.gradient is None) == (passes == "forward")
     assert checked.error.rows_checked == 40
-    assert checked.backend.startswith("gather" if "gather" in variant else "sdpa")
+    assert checked.backend.startswith(BACKENDS.get(variant, "sdpa"))
+    assert checked.ceilings.matmul_flops_per_s > 1e8 and checked.ceilings.copy_bytes_per_s > 1e8
+    assert checked.useful_flops > 0 and 0 < checked.realised_density <= 1
 
 
 def test_replicates_are_fresh_processes(measure, monkeypatch):
@@ -42,13 +54,13 @@ def test_replicates_are_fresh_processes(measure, monkeypatch):
 
 
 def test_a_wrong_output_is_failed_and_not_timed(measure, monkeypatch):
-    real = dilated._sdpa
+    real = dilated._RUN["sdpa"]
 
     def slightly_wrong(*arguments):
         out, lse = real(*arguments)
         return out * (1 + 1e-5), lse
 
-    monkeypatch.setattr(dilated, "_sdpa", slightly_wrong)
+    monkeypatch.setitem(dilated._RUN, "sdpa", slightly_wrong)
     result = measure()
     assert (result["status"], result["replicates"]) == ("failed", [])
     assert result["reason"].startswith("output: relative error 1.0")
@@ -56,15 +68,37 @@ def test_a_wrong_output_is_failed_and_not_timed(measure, monkeypatch):
 
 
 def test_a_wrong_gradient_is_failed(measure, monkeypatch):
-    real = dilated._sdpa
+    real = dilated._RUN["sdpa"]
 
     def wrong_gradient(q, k, v, *rest):
         return real(q, k + 1e-4 * (k - k.detach()), v, *rest)
 
-    monkeypatch.setattr(dilated, "_sdpa", wrong_gradient)
+    monkeypatch.setitem(dilated._RUN, "sdpa", wrong_gradient)
     assert measure()["status"] == "ok"
     result = measure(pass_="forward_backward")
     assert result["status"] == "failed" and result["reason"].startswith("gradient: ")
+
+
+def test_what_no_backend_can_is_unsupported_and_still_counted(measure):
+    result = measure(variant="dense-cudnn", batch=2, seq_len=40, heads=4, head_dim=8)
+    assert (result["status"], result["backend"]) == ("unsupported", None)
+    assert result["reason"] == "sdpa-cudnn: needs a CUDA device"
+    assert result["useful_flops"] == 4 * 8 * 2 * 4 * 40 * 41 // 2
+    assert (result["realised_density"], result["ceilings"]) == (1.0, None)
+    Record.model_validate(result)
+
+
+def test_the_parent_builds_nothing(measure, monkeypatch):
+    parent, real = os.getpid(), experiments.measure.build
+
+    def build(*arguments):
+        assert os.getpid() != parent
+        return real(*arguments)
+
+    monkeypatch.setattr(experiments.measure, "build", build)
+    result = measure(variant="block-sparse", seq_len=512, pattern="strided", sparsity=0.75)
+    assert result["status"] == "ok"
+    assert abs(result["realised_density"] - 0.25) < 1 / 32
 
 
 def test_out_of_memory_is_a_result(measure):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from hypothesis import strategies as st
 
-from models.patterns import DilatedBranches
+from models.patterns import BlockMask, DilatedBranches
 
 DILATED_BACKENDS = ("gather", "sdpa")
 LAYOUTS = ("packed", "fused", "heads_first", "tokens_first", "every_second")
@@ -103,4 +103,42 @@ def problems(draw):
         layout=draw(st.sampled_from(LAYOUTS)),
         grad_layout=draw(st.sampled_from(LAYOUTS)),
         seed=draw(st.integers(0, 2**16)),
+    )
+
+
+@dataclass(frozen=True)
+class BlockProblem(Problem):
+    """One drawn case of block-sparse attention: a random mask, of each head or of all."""
+
+    block_size: int = 8
+    kept: float = 0.5
+    per_head: bool = False
+
+    @property
+    def pattern(self):
+        blocks = -(-self.n // self.block_size)
+        generator = torch.Generator().manual_seed(self.seed)
+        shape = (self.heads if self.per_head else 1, blocks, blocks)
+        return BlockMask.from_dense(
+            torch.rand(shape, generator=generator) < self.kept, self.block_size
+        )
+
+
+@st.composite
+def block_problems(draw):
+    """Ragged problems, masks from empty to full, with rows of any length, grouped queries."""
+    kv_heads = draw(st.integers(1, 3))
+    return BlockProblem(
+        batch=draw(st.integers(1, 2)),
+        n=draw(st.integers(1, 90)),
+        heads=kv_heads * draw(st.integers(1, 3)),
+        kv_heads=kv_heads,
+        dim=draw(st.sampled_from((1, 5, 8, 16))),
+        is_causal=draw(st.booleans()),
+        layout=draw(st.sampled_from(LAYOUTS)),
+        grad_layout=draw(st.sampled_from(LAYOUTS)),
+        seed=draw(st.integers(0, 2**16)),
+        block_size=draw(st.sampled_from((1, 4, 8, 16, 64))),
+        kept=draw(st.sampled_from((0.0, 0.1, 0.5, 0.9, 1.0))),
+        per_head=draw(st.booleans()),
     )

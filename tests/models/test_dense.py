@@ -11,12 +11,14 @@ from models import (
     head_partitioned_attention,
 )
 from models.dense import BACKENDS, resolve_backend
+from models.dilated import BACKENDS as DILATED_BACKENDS
 from models.oracle import reference, reference_gradients
 from tests.models.helpers import LAYOUTS, Problem, relative_rms
 
 ON_CPU = ("auto", "sdpa-flash", "sdpa-math", "eager")
 WITH_LSE = ("auto", "sdpa-flash", "eager")
-ELSEWHERE = tuple(sorted(set(BACKENDS) - set(ON_CPU)))
+# FlexAttention runs here, without gradients: tests/models/test_flex.py.
+ELSEWHERE = tuple(sorted(set(BACKENDS) - {*ON_CPU, "flex"}))
 # Relative rms: about one unit of rounding, times a few for the sums in float32 and float64.
 TOLERANCE = {
     torch.float64: 1e-14,
@@ -144,7 +146,7 @@ def test_an_unknown_backend_lists_the_choices():
     with pytest.raises(ValueError) as error:
         dense_attention(Q, Q, Q, backend="fast")
     assert all(name in str(error.value) for name in BACKENDS)
-    with pytest.raises(ValueError, match="expected one of auto, gather, sdpa$"):
+    with pytest.raises(ValueError, match=f"expected one of {', '.join(DILATED_BACKENDS)}$"):
         dilated(Q, Q, Q, backend="fast")
 
 
@@ -157,8 +159,7 @@ def test_a_bad_key_padding_mask_is_named(mask):
         dilated(Q, Q, Q, key_padding_mask=mask)
 
 
-@pytest.mark.parametrize("backend", ("flash-attn-2", "flash-attn-4"))
-def test_a_missing_package_is_named(backend, monkeypatch):
+def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(dense.importlib.util, "find_spec", lambda name: None)
-    reason = dense._why_not_package(backend, Q.half(), return_lse=False)
-    assert reason == f"the package {backend} is not installed (envs/cuda.txt)"
+    reason = dense._why_not_flash_attn_2(Q.half(), return_lse=False)
+    assert reason == "the package flash-attn is not installed (envs/cuda.txt)"

@@ -25,6 +25,9 @@ tiers:
         dtype: float32
         is_causal: false
         pass: forward
+        pattern: dilated
+        sparsity: 0.5
+        block_size: 16
         shapes:
           - {{batch: 1, seq_len: 32, segment_lengths: [16], dilation_rates: [1]}}
   laptop: {{cases: []}}
@@ -68,15 +71,16 @@ SMOKE = ("experiments", "--config", "tier=smoke", "device=cpu")
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """A copy with two tiny grids, measured."""
+    """A copy with three tiny grids, measured."""
     folder = fresh_copy(tmp_path_factory.mktemp("copy"))
     for path in (folder / "experiments").glob("*.yaml"):
         path.unlink()
     (folder / "experiments/dilated.yaml").write_text(GRID.format(variants="dense, dilated-sdpa"))
     (folder / "experiments/comprehensive.yaml").write_text(GRID.format(variants="dilated-gather"))
+    (folder / "experiments/block_sparse.yaml").write_text(GRID.format(variants="block-sparse"))
     done = snakemake(folder, *SMOKE)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(list((folder / "results/local").rglob("*.json"))) == 3
+    assert len(list((folder / "results/local").rglob("*.json"))) == 4
     return folder
 
 
@@ -125,6 +129,9 @@ def test_an_edit_to_a_model_plans_the_variants_that_use_it(measured):
     assert plan == {"measure_dilated": 1, "measure_comprehensive": 1}
     with edited(measured / "models/dense.py", "import torch\n", "import torch  # edited\n"):
         assert planned(measured, *SMOKE) == {"measure_dilated": 1}
+    builders = measured / "models/patterns/block_builders.py"
+    with edited(builders, "import torch\n", "import torch  # edited\n"):
+        assert planned(measured, *SMOKE) == {"measure_block_sparse": 1}
     with edited(measured / "analysis/stats.py", "import", "import "):
         assert planned(measured, *SMOKE) == {}
 

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import published, views
+from analysis import published, systems, views
 from analysis.drawing import GREY, PAGE, look, ratio_axis, style
 from analysis.stats import Interval
 
@@ -20,37 +20,34 @@ def speedup(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figu
 
     A shape that the machine did not measure is left out; without any, the series stands in.
     """
-    view = views.view(frame, experiment, machine)
+    view, base = views.view(frame, experiment, machine), published.base(experiment)
     series = view.series()
-    left = _over_base(view) or _over(series, published.BASE)
+    left = _over_base(view) or _over(series, base)
     right = _over(series, published.DENSE)
     with style():
         tall = 0.125 * max(_units(left), _units(right), 5) + 0.68
         figure = Figure(figsize=(PAGE, tall))
-        for x, groups, base in ((0.94, left, published.BASE), (4.72, right, published.DENSE)):
+        for x, groups, below in ((0.94, left, base), (4.72, right, published.DENSE)):
             ax = figure.add_axes((x / PAGE, 0.38 / tall, 1.75 / PAGE, (tall - 0.68) / tall))
             _draw_bars(ax, groups, max(map(_units, (left, right))))
-            ax.set_title(f"speed-up over {published.name(base)}", x=-0.53, pad=9)
+            ax.set_title(f"speed-up over {published.name(below)}", x=-0.53, pad=9)
         note = f"{view.device}; bars to the right of 1× are faster"
         figure.text(0.94 / PAGE, 0.045 / tall, note, fontsize=6.5, color=GREY)
     return figure
 
 
 def _over_base(view: views.View) -> list[tuple[str, list]]:
-    """Groups of (title, [(variant, Interval, published ratio)]) at the published shapes."""
-    shapes = published.SHAPES[view.experiment]
-    if view.experiment == "comprehensive":
-        shapes = [shape for shape in shapes if shape[0] == 1]
-    groups = []
-    for wanted, n in shapes:
+    """Groups of (title, [(system, Interval, published ratio)]) at the published shapes."""
+    below, groups = published.base(view.experiment), []
+    for wanted, n in published.one_batch(view.experiment):
         batch = view.batch_for(wanted, n)
-        base = view.cell(published.BASE, batch, n)
+        base = view.cell(below, batch, n)
         bars = []
-        for variant in published.VARIANTS:
-            gain = views.ratio(base, view.cell(variant, batch, n))
-            if gain is not None and variant != published.BASE:
-                old = published.figure(view.experiment, variant, wanted, n, "speedup")
-                bars.append((variant, gain, old))
+        for system in systems.of_experiment(view.experiment):
+            gain = views.ratio(base, view.cell(system, batch, n))
+            if gain is not None and system != below:
+                old = published.figure(view.experiment, system, wanted, n, "speedup")
+                bars.append((system, gain, old))
         if bars:
             groups.append((f"{n} tokens, batch {batch}", bars))
     return groups
@@ -61,9 +58,9 @@ def _over(series: list[views.Series], base: str) -> list[tuple[str, list]]:
     for one in series[:1]:
         for n in one.lengths:
             pairs = [
-                (variant, views.ratio(one.row(base, n), one.row(variant, n)), None)
-                for variant in one.variants
-                if variant != base
+                (system, views.ratio(one.row(base, n), one.row(system, n)), None)
+                for system in one.systems
+                if system != base
             ]
             bars = [pair for pair in pairs if pair[1] is not None]
             if bars:
@@ -83,14 +80,14 @@ def _draw_bars(ax: Axes, groups, units: float) -> None:
     for title, bars in groups:
         ax.text(-0.53, y + 0.3, title, transform=across, va="center", fontweight="bold")
         y += 1.36
-        for variant, gain, old in bars:
-            _draw_bar(ax, y, variant, gain, old)
+        for system, gain, old in bars:
+            _draw_bar(ax, y, system, gain, old)
             ax.text(OURS, y, f"{gain.value:.2f}", transform=across, ha="right", va="center")
             if known:
                 text = f"{old:.2f}" if old else "–"
                 ax.text(THEIRS, y, text, transform=across, ha="right", va="center", color=GREY)
             ticks.append(y)
-            labels.append(look(variant).label)
+            labels.append(look(system).label)
             values += [gain.value, old or gain.value]
             bounds += [gain.low, gain.high]
             y += 1
@@ -110,8 +107,8 @@ def _draw_bars(ax: Axes, groups, units: float) -> None:
         ax.text(THEIRS, 1.005, "published ◇", color=GREY, **heading)
 
 
-def _draw_bar(ax: Axes, y: float, variant: str, gain: Interval, old: float | None) -> None:
-    one = look(variant)
+def _draw_bar(ax: Axes, y: float, system: str, gain: Interval, old: float | None) -> None:
+    one = look(system)
     ax.barh(
         y,
         gain.value - 1,

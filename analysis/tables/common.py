@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 
-from analysis import published, records, views
+from analysis import published, records, systems, views
 from analysis.table import Cell, Table, memory_cell, quantity, ratio_cell, time_cell
-from analysis.text import DASH
+from analysis.text import DASH, span, title
 
 
 def scaling(experiment: str) -> Callable[[pd.DataFrame, str], Table]:
@@ -18,25 +18,26 @@ def scaling(experiment: str) -> Callable[[pd.DataFrame, str], Table]:
         rows: list[tuple[Cell, ...]] = []
         for view in views.all_views(frame, experiment, machine):
             for series in view.series():
-                for variant in series.variants:
-                    time, memory = (series.growth(variant, q) for q in ("time", "memory"))
+                for system in series.systems:
+                    time, memory = (series.growth(system, q) for q in ("time", "memory"))
                     if time is None and memory is None:
                         continue
                     rows.append(
                         (
-                            f"{view.device}, {series.dtype}",
+                            view.device,
+                            case_in_words(vars(series)),
                             f"{series.lengths[0]}–{series.lengths[-1]}",
-                            published.name(variant),
+                            published.name(system),
                             *(_exponent(fit) for fit in (time, memory)),
                             time.model if time else DASH,
                         )
                     )
-        columns = ("Machine", "Lengths", "System", "Time: k", "Memory: k", "Time: model")
+        columns = ("Machine", "Case", "Lengths", "System", "Time: k", "Memory: k", "Time: model")
         note = (
             "k of a power of the length, with a constant beside it where at least four "
             "lengths allow one; 95 % interval. Points out of memory or time are left out."
         )
-        return Table(f"{experiment.capitalize()}, growth with length", columns, rows, note)
+        return Table(f"{title(experiment)}, growth with length", columns, rows, note)
 
     return make
 
@@ -50,39 +51,51 @@ def training(experiment: str) -> Callable[[pd.DataFrame, str], Table]:
         rows = rows.sort_values(["dtype", "is_causal", "seq_len", "batch", "path"], kind="stable")
         body: list[tuple[Cell, ...]] = []
         for _, row in rows.iterrows():
-            dense = views.dense_twin(rows, row)
+            dense = views.twin(rows, row)
             body.append(
                 (
-                    published.name(row["variant"]),
+                    published.name(row["system"]),
                     str(row["seq_len"]),
                     str(row["batch"]),
                     f"{row['dtype']}{', causal' if row['is_causal'] else ''}",
                     time_cell(row),
                     memory_cell(row),
-                    None if row["variant"] == published.DENSE else ratio_cell(dense, row),
+                    None if row["system"] == published.DENSE else ratio_cell(dense, row),
                 )
             )
         columns = ("System", "Length", "Batch", "Case", "Time (ms)", "Memory (MiB)", "Over dense")
         note = f"Measured: {view.device}. Nothing was published."
-        return Table(f"{experiment.capitalize()}, forward and backward", columns, body, note)
+        return Table(f"{title(experiment)}, forward and backward", columns, body, note)
 
     return make
 
 
 def censored(experiment: str) -> Callable[[pd.DataFrame, str], Table]:
-    """Every case of every machine that has no time, with the reason."""
+    """Every case of every machine that has no time, those of one reason together."""
 
     def make(frame: pd.DataFrame, machine: str) -> Table:
         rows = records.of_experiment(frame, experiment)
         lost = rows[rows["status"] != "ok"]
-        body: list[tuple[Cell, ...]] = [
-            (row["machine"], published.name(row["variant"]), str(row["seq_len"]),
-             str(row["batch"]), row["dtype"], row["status"], str(row["reason"]))
-            for _, row in lost.iterrows()
-        ]  # fmt: skip
-        columns = ("Machine", "System", "Length", "Batch", "Type", "Status", "Reason")
+        places = {system: place for place, system in enumerate(systems.ordered(lost["system"]))}
+        lost = lost.assign(place=lost["system"].map(places))
+        body: list[tuple[Cell, ...]] = []
+        for (where, _, status, reason), own in lost.groupby(
+            ["machine", "place", "status", "reason"]
+        ):
+            body.append(
+                (
+                    where,
+                    published.name(own.iloc[0]["system"]),
+                    span(own["seq_len"]),
+                    ", ".join(sorted(set(own["dtype"]))),
+                    str(len(own)),
+                    status,
+                    reason,
+                )
+            )
+        columns = ("Machine", "System", "Lengths", "Types", "Cases", "Status", "Reason")
         note = "" if body else "Every case was timed."
-        return Table(f"{experiment.capitalize()}, cases without a time", columns, body, note)
+        return Table(f"{title(experiment)}, cases without a time", columns, body, note)
 
     return make
 
@@ -105,9 +118,15 @@ def machines(experiment: str) -> Callable[[pd.DataFrame, str], Table]:
             )  # fmt: skip
         columns = ("Machine", "Device", "CPU", "Cores", "torch", "Tier", "Timed", "Commit")
         note = "Timed: cases with a time, of all. The prose speaks of the first machine."
-        return Table(f"{experiment.capitalize()}, machines", columns, body, note)
+        return Table(f"{title(experiment)}, machines", columns, body, note)
 
     return make
+
+
+def case_in_words(of: Mapping) -> str:
+    """Type, causality and heads of a record, or of the fields of a series."""
+    causal = ", causal" if of["is_causal"] else ""
+    return f"{of['dtype']}{causal}, {of['heads']} × {of['head_dim']}"
 
 
 def _exponent(fit) -> Cell:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import published, views
+from analysis import systems, views
 from analysis.drawing import COLUMN, GREY, PAGE, look, style
 
 MAX_PANELS = 6
@@ -37,13 +37,13 @@ def error(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure
         top = sum(tall)
         for index, (view, dtype, rows) in enumerate(panels):
             row, column = divmod(index, 2)
-            bottom = top - sum(tall[: row + 1])
+            upper, height = top - sum(tall[:row]) - 0.2, heights[index] - 0.56
             ax = figure.add_axes(
                 (
                     (column * PAGE / 2 + 1.28) / width,
-                    (bottom + 0.36) / top,
+                    (upper - height) / top,
                     2.02 / width,
-                    (tall[row] - 0.56) / top,
+                    height / top,
                 )
             )
             _draw_errors(ax, rows)
@@ -52,15 +52,13 @@ def error(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure
 
 
 def _error_rows(rows: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
-    """(variant, column prefix, rows) of each line of an error panel that has a point."""
+    """(system, column prefix, rows) of each line of an error panel that has a point."""
     lines = []
     for prefix in ("", "gradient_"):
         checked = rows[rows[f"{prefix}relative_rms"].notna()]
-        present = set(checked["variant"])
         lines += [
-            (variant, prefix, checked[checked["variant"] == variant])
-            for variant in published.VARIANTS
-            if variant in present
+            (system, prefix, checked[checked["system"] == system])
+            for system in systems.ordered(checked["system"])
         ]
     return lines
 
@@ -69,12 +67,12 @@ def _draw_errors(ax: Axes, rows: pd.DataFrame) -> None:
     lines = _error_rows(rows)
     bases = [own[f"{prefix}baseline_relative_rms"].max() for _, prefix, own in lines]
     power = math.floor(math.log10(max([*bases, 1e-300])))
-    for line, (variant, prefix, own) in enumerate(lines):
+    for line, (system, prefix, own) in enumerate(lines):
         own = own.sort_values(["seq_len", "path"])
         y = line + (np.linspace(-0.27, 0.27, len(own)) if len(own) > 1 else np.zeros(1))
         errors = own[f"{prefix}relative_rms"] / 10**power
         base = own[f"{prefix}baseline_relative_rms"] / 10**power
-        one = look(variant)
+        one = look(system)
         ax.hlines(y, np.minimum(errors, base), np.maximum(errors, base), color=GREY, linewidth=0.4)
         ax.plot(base, y, "o", color=GREY, markerfacecolor="white", markersize=2.4)
         ax.plot(errors, y, one.marker, color=one.color, markersize=2.8, markeredgewidth=0)

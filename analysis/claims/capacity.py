@@ -1,0 +1,114 @@
+"""Predicates on memory: how much a system needs, and whether a card has it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+from analysis import stats
+from analysis.claims.predicate import Predicate, in_text, is_close, measured_as, shape_words
+from analysis.claims.vocabulary import (
+    MIB,
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    REFUTED,
+    REPRODUCED,
+    CardName,
+    Judgement,
+    Shape,
+    SystemName,
+)
+
+
+class MemoryBytes(Predicate):
+    """An amount of memory in MiB: its peak beyond the inputs, or in `total` with them.
+
+    Refuted below the output tensor (total: and the inputs). Else CUDA records within FACTOR.
+    """
+
+    needs_figure: ClassVar[bool] = True
+    system: SystemName
+    at: Shape
+    counts: Literal["peak", "total"] = "peak"
+
+    def words(self, claim):
+        what = {"peak": "peak memory beyond the inputs", "total": "peak memory with the inputs"}
+        shape = shape_words(self.at.given())
+        return f"{what[self.counts]} of {self.system} at {shape} is {claim.published} MiB"
+
+    def judge(self, claim, ledger):
+        output = ledger.tensor_bytes(claim, self.at.given()) / MIB
+        wrapped = ledger.book.systems[self.system].projections > 0
+        inputs = output * (1 if wrapped else 3) * (self.counts == "total")
+        if claim.published + self.resolution / 2 < output + inputs:
+            what = "the inputs and the output" if inputs else "the output alone"
+            text = f"below {what}, {output + inputs:.4g} MiB"
+            return Judgement(REFUTED, "physics", text)
+
+        def decide(rows, missing):
+            value = rows["system"]["peak_memory_bytes"] / MIB + inputs
+            value = stats.Interval(value, math.nan, math.nan, 0.0)
+            verdict = REPRODUCED if is_close(claim.published, value) else NOT_REPRODUCED
+            text = f"{in_text(value)} MiB"
+            return Judgement(verdict, "records", text, measured_as(value, "MiB"))
+
+        needs = {"system": (self.system, self.at.given())}
+        found = ledger.on_records(claim, needs, decide, device_kind="cuda", quantity="memory")
+        if found.verdict == NOT_TESTABLE:
+            reason = f"{found.reason}, on a CUDA device; physically possible"
+            return replace(found, reason=reason)
+        return found
+
+
+class Fits(Predicate):
+    """The system at the shape `fits` in the memory of `card`, or `exceeds` it.
+
+    Decided by the tensors alone where they exceed it; else by a recorded peak with the inputs
+    added, on any device (on a CPU it is the growth of the process), or by a record out of memory
+    on a device with at least as much.
+    """
+
+    system: SystemName
+    at: Shape
+    card: CardName
+    expect: Literal["fits", "exceeds"]
+
+    def words(self, claim):
+        shape = shape_words(self.at.given())
+        return f"{self.system} at {shape} {self.expect} in the memory of {self.card}"
+
+    def judge(self, claim, ledger):
+        at, capacity = self.at.given(), ledger.book.cards[self.card].memory_bytes
+        tensor = ledger.tensor_bytes(claim, at)
+        if 4 * tensor > capacity:
+            text = f"q, k, v and the output alone are {4 * tensor / MIB:.4g} MiB"
+            verdict = REPRODUCED if self.expect == "exceeds" else REFUTED
+            return Judgement(verdict, "physics", text)
+
+        def decide(rows, missing):
+            row = rows["system"]
+            own = ledger.tensor_bytes(claim, at | {"dtype": row["dtype"], "batch": row["batch"]})
+            total = row["peak_memory_bytes"] + 3 * own
+            fits = total <= capacity
+            text = f"needs {total / MIB:.4g} MiB with its inputs, the card has {capacity / MIB:.4g}"
+            verdict = REPRODUCED if fits == (self.expect == "fits") else REFUTED
+            if own < tensor if fits else own > tensor:
+                verdict, text = NOT_TESTABLE, f"{text}, at another size of tensors"
+            value = stats.Interval(total / MIB, math.nan, math.nan, 0.0)
+            return Judgement(verdict, "records", text, measured_as(value, "MiB"))
+
+        needs = {"system": (self.system, at)}
+        found = ledger.on_records(claim, needs, decide, quantity="memory")
+        if found.verdict != NOT_TESTABLE:
+            return found
+        lost = [
+            row
+            for row in ledger.rows(claim, self.system, at)
+            if row["status"] == "oom" and row["device_memory_bytes"] >= capacity
+        ]
+        if not lost:
+            return found
+        verdict = REPRODUCED if self.expect == "exceeds" else REFUTED
+        text = f"out of memory on {lost[0]['machine']}, which has more"
+        return Judgement(verdict, "records", text, rows=(lost[0],))

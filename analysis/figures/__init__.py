@@ -1,0 +1,27 @@
+"""The figures of each experiment by name.
+
+Each function takes the frame of `records.load`, an experiment and a machine, and returns a
+matplotlib figure, which `drawing.save` writes. No pyplot: nothing is left open, and no display is
+needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from matplotlib.figure import Figure
+
+from analysis.figures import density, error, gain, growth, rate, speedup
+
+_COMMON = {"time": growth.time, "memory": growth.memory, "error": error.error}
+FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
+    "dilated": {**_COMMON, "rate": rate.rate, "speedup": speedup.speedup},
+    "comprehensive": {**_COMMON, "speedup": speedup.speedup},
+    "block_sparse": {
+        **_COMMON,
+        "speedup": gain.gain,
+        "rate": rate.rate,
+        "density": density.density,
+    },
+    "backends": {**_COMMON, "rate": rate.rate},
+}

@@ -1,0 +1,114 @@
+"""Panels over length, two beside each other: where they stand, and what all of them show."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from analysis import views
+from analysis.drawing import COLUMN, GREY, PAGE, look, style
+from analysis.text import tokens
+
+CENSORED_WORDS = {"oom": "out of memory", "timeout": "out of time"}
+MAX_PANELS = 6
+PANEL = 2.42  # inches, of a panel over length with its title and axis
+SIDE = 1.68  # inches, of its axes; labels of lines stand right of them
+
+
+def over_length(
+    panels: Sequence[views.Series], draw: Callable[[Axes, views.Series], None], note: str = ""
+) -> Figure:
+    """A figure with a panel a series, drawn by `draw`; a column wide where there is one.
+
+    `note`: said below all panels.
+    """
+    panels = panels[:MAX_PANELS]
+    columns = min(len(panels), 2)
+    rows = math.ceil(len(panels) / 2)
+    with style():
+        width = PAGE if columns == 2 else COLUMN
+        lines = textwrap.wrap(note, round(20 * width))
+        foot = 0.05 + 0.115 * len(lines) if lines else 0.0
+        height = PANEL * max(rows, 1) + foot
+        figure = Figure(figsize=(width, height))
+        for index, series in enumerate(panels):
+            row, column = divmod(index, 2)
+            left = column * PAGE / 2 + 0.52
+            bottom = (rows - 1 - row) * PANEL + 0.4 + foot
+            ax = figure.add_axes((left / width, bottom / height, SIDE / width, SIDE / height))
+            draw(ax, series)
+            ax.set_title(_title(series), fontsize=7, linespacing=1.15)
+        if not panels:
+            figure.text(0.5, 0.5, "nothing measured here", ha="center", color=GREY)
+        below = {"fontsize": 6.5, "color": GREY, "linespacing": 1.2}
+        figure.text(0.08 / width, 0.04 / height, "\n".join(lines), va="bottom", **below)
+    return figure
+
+
+def log_height(ax: Axes) -> None:
+    """Ticks of a logarithmic y axis as plain numbers, also over less than a decade or two."""
+    low, high = ax.get_ylim()
+    if high / low < 1000:  # hardly a power of ten in there to label
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(_plain))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _plain(y: float, _) -> str:
+    """A number as it is, from ten thousand on as a power of ten."""
+    return f"{y:g}" if y < 1e4 else f"$10^{{{math.log10(y):.3g}}}$"
+
+
+def draw_censored(ax: Axes, series: views.Series) -> None:
+    """Points that could not be measured: open markers at the top edge, each with its reason."""
+    lost = series.rows[series.rows["status"].isin(CENSORED_WORDS)]
+    if lost.empty:
+        return
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high * (high / low) ** (0.1 * (1 + lost.groupby("seq_len").size().max())))
+    across = ax.get_xaxis_transform()
+    depth: dict[int, int] = {}
+    for _, row in lost.iterrows():
+        one, n = look(row["system"]), int(row["seq_len"])
+        at = 0.97 - 0.085 * depth.get(n, 0)
+        depth[n] = depth.get(n, 0) + 1
+        ax.plot(
+            n, at, transform=across, marker=one.marker, color=one.color, markerfacecolor="white"
+        )
+        right = n > np.sqrt(series.lengths[0] * series.lengths[-1])
+        ax.annotate(
+            CENSORED_WORDS[row["status"]],
+            xy=(n, at),
+            xycoords=across,
+            xytext=(-4 if right else 4, 0),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            va="center",
+            fontsize=6,
+            color=one.ink,
+        )
+
+
+def _title(series: views.Series) -> str:
+    causal = "causal" if series.is_causal else "not causal"
+    passes = ", forward + backward" if series.training else ""
+    heads = f"{series.heads} heads of {series.head_dim}"
+    return (
+        f"{series.device}, {series.dtype}, {causal}{passes}\n"
+        + f"batch {series.batch}, {heads}, {_short(series.pattern)}".removesuffix(", ")
+    )
+
+
+def _short(pattern: str) -> str:
+    """Segments for a panel's title: the rates and long lists are in the caption's table."""
+    segments = pattern.partition(",")[0]
+    parts = segments.removeprefix("segments ").split("/")
+    if not segments.startswith("segments ") or len(parts) == 1:
+        return segments
+    return f"segments {tokens(int(parts[0]))} to {tokens(int(parts[-1]))}"

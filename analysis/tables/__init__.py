@@ -1,0 +1,52 @@
+"""Tables in the published layout, the published figure beside the measured one.
+
+`TABLES[experiment]` maps a table's name to the function that makes it of a frame and a machine;
+`analysis.table.save` writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pandas as pd
+
+from analysis.table import Table
+from analysis.tables import backends, block_sparse, common, comprehensive, dilated
+
+Maker = Callable[[pd.DataFrame, str], Table]
+
+
+def _common(experiment: str) -> dict[str, Maker]:
+    """The tables that every experiment has."""
+    made = (common.scaling, common.training, common.censored, common.machines)
+    return {make.__name__: make(experiment) for make in made}
+
+
+TABLES: Mapping[str, Mapping[str, Maker]] = {
+    "dilated": {
+        **{name: dilated.shape(i) for i, name in enumerate(("small", "medium", "large"))},
+        "cpu": dilated.cpu,
+        "vram": dilated.vram,
+        **_common("dilated"),
+    },
+    "comprehensive": {
+        "times": comprehensive.times,
+        **{f"summary-{n}": comprehensive.summary(n) for n in (2048, 4096, 8192)},
+        **_common("comprehensive"),
+    },
+    "block_sparse": {
+        **_common("block_sparse"),
+        "comparison": block_sparse.comparison,
+        "lengths": block_sparse.by_length("forward"),
+        "training": block_sparse.by_length("forward_backward"),
+        "patterns": block_sparse.patterns,
+        "crossover": block_sparse.crossover,
+    },
+    "backends": {
+        **_common("backends"),
+        "times": backends.times,
+        "rates": backends.useful,
+        "worth": backends.worth,
+        "training": backends.training,
+    },
+}

@@ -1,0 +1,61 @@
+"""What a device does at best, measured beside every case: matrix products and copies.
+
+A case's FLOP/s and bytes/s are set against these and not against a data sheet, so that a
+clock that is capped, a busy neighbour or a slow dtype is in the ceiling too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+# Side of the matrices and bytes of the copy, both far beyond the device's caches, yet
+# small enough to take a CPU about 0.1 s in all.
+_SIDE = {"cpu": 512, "cuda": 8192}
+_COPY_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
+_MIN_REPEATS, _SECONDS = 5, 0.05
+
+
+def measure(dtype: torch.dtype, device: str) -> dict:
+    """The record's `ceilings` on `device` ("cpu" or "cuda"): the best of a few repeats each.
+
+    matmul_flops_per_s: a square product in `dtype` in PyTorch's default precision.
+    copy_bytes_per_s: a copy on the device, bytes read plus bytes written.
+    """
+    side = _SIDE[device]
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    product = torch.empty_like(a)
+    matmul_s = _best_seconds(lambda: torch.matmul(a, b, out=product), device)
+    source = torch.ones(_COPY_BYTES[device], dtype=torch.int8, device=device)
+    target = torch.empty_like(source)
+    copy_s = _best_seconds(lambda: target.copy_(source), device)
+    return {
+        "matmul_flops_per_s": 2 * side**3 / matmul_s,
+        "copy_bytes_per_s": 2 * _COPY_BYTES[device] / copy_s,
+    }
+
+
+def _best_seconds(run: Callable[[], object], device: str) -> float:
+    seconds = _cuda_seconds if device == "cuda" else _cpu_seconds
+    run()
+    spent: list[float] = []
+    while len(spent) < _MIN_REPEATS or sum(spent) < _SECONDS:
+        spent.append(seconds(run))
+    return min(spent)
+
+
+def _cpu_seconds(run) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _cuda_seconds(run) -> float:
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    run()
+    stop.record()
+    stop.synchronize()
+    return start.elapsed_time(stop) / 1e3

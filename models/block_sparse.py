@@ -1,0 +1,115 @@
+"""Block-sparse attention: every query block attends to the key blocks on its list.
+
+Backends: "triton", our kernels; "sdpa", gathered key blocks in plain PyTorch, on any device;
+"flex", PyTorch's FlexAttention; "flash-attn-4", the package's block sparsity.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from models import kernels
+from models.errors import (
+    UnsupportedBackend,
+    check_choice,
+    check_qkv,
+    check_same_length,
+    resolve_scale,
+)
+from models.patterns.block_mask import BlockMask
+
+BACKENDS = ("auto", "triton", "sdpa", "flex", "flash-attn-4")
+
+
+def block_sparse_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: BlockMask,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+    backend: str = "auto",
+    return_lse: bool = False,
+):
+    """Self-attention over the kept key blocks, one softmax over all kept keys of a row.
+
+    q: (B, N, H, D). k, v: (B, N, Hkv, D) with H a multiple of Hkv. Float dtypes, accumulated
+    in float32 at least. mask: `models.patterns.BlockMask` of ceil(N / block_size) blocks with
+    lists for 1 or H heads, on q's device; a short last block is fine. is_causal: kept blocks
+    are cut at the diagonal. scale: factor on q.k, None for 1/sqrt(D).
+
+    Returns out (B, N, H, D) in q's dtype, and with `return_lse` also LSE (B, H, N), natural
+    log, float32 (float64 for float64). A query without keys gives 0 and -inf. Gradients are
+    exact, through the LSE too.
+
+    Raises ValueError on bad arguments, UnsupportedBackend where `backend` cannot do the
+    request. "auto" is "triton" for half types on CUDA where the kernels can, else "sdpa".
+    """
+    check_qkv(q, k, v)
+    check_same_length(q, k)
+    _check_mask(q, mask)
+    scale = resolve_scale(scale, q.shape[3])
+    backend = resolve_backend(q, mask, backend, return_lse=return_lse)
+    if backend == "triton":
+        from models.kernels import block_sparse
+
+        out, lse = block_sparse.attend(q, k, v, mask, is_causal, scale)
+    elif backend == "flex":
+        from models import flex
+
+        out, lse = flex.block_sparse(q, k, v, mask, is_causal, scale, return_lse)
+    elif backend == "flash-attn-4":
+        from models import flash_attn_4
+
+        out, lse = flash_attn_4.block_sparse(q, k, v, mask, is_causal, scale, return_lse)
+    else:
+        from models import block_gather
+
+        out, lse = block_gather.attend(q, k, v, mask, is_causal, scale, return_lse)
+    return (out, lse) if return_lse else out
+
+
+def resolve_backend(
+    q: torch.Tensor, mask: BlockMask, backend: str, *, return_lse: bool = False
+) -> str:
+    """The backend that a call with `q` and `mask` runs.
+
+    UnsupportedBackend with the reason where a named one cannot.
+    """
+    check_choice("backend", backend, BACKENDS)
+    if backend == "auto":
+        half = q.dtype in (torch.float16, torch.bfloat16)
+        fused = q.device.type == "cuda" and half and not _why_not("triton", q, mask, return_lse)
+        return "triton" if fused else "sdpa"
+    reason = _why_not(backend, q, mask, return_lse)
+    if reason:
+        raise UnsupportedBackend(f"{backend}: {reason}")
+    return backend
+
+
+def _why_not(backend, q, mask, return_lse) -> str | None:
+    """Why `backend` cannot do this request, or None if it can."""
+    if backend == "triton":
+        if not kernels.HAS_TRITON:
+            return kernels.MISSING
+        from models.kernels import block_sparse
+
+        return block_sparse.why_not(q, mask)
+    if backend == "flex":
+        from models import flex
+
+        return flex.why_not(q, mask.block_size, return_lse=return_lse)
+    if backend == "flash-attn-4":
+        from models import flash_attn_4
+
+        return flash_attn_4.why_not_block_sparse(q, mask)
+    return None
+
+
+def _check_mask(q, mask) -> None:
+    if not isinstance(mask, BlockMask):
+        raise ValueError(f"mask={type(mask).__name__}: expected a models.patterns.BlockMask")
+    mask.check_fits(q.shape[1], q.shape[2])
+    if mask.device != q.device:
+        raise ValueError(f"mask is on {mask.device}: expected {q.device}, as q is")

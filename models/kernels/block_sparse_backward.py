@@ -1,0 +1,150 @@
+"""Block-sparse attention, backward; plain twin: `models.block_sparse`'s "sdpa" backend.
+
+dQ walks the rows of the mask, dK and dV walk its columns, that is the rows of its
+transpose: one writer a block, no atomics, the same order and bits every time.
+"""
+
+import triton
+import triton.language as tl
+
+from models.kernels.block_sparse_forward import cut, entries, owner, tokens_of
+from models.kernels.tile_math import (
+    LOG2_E,
+    head_columns,
+    key_step,
+    load_numbers,
+    load_rows,
+    query_step,
+)
+
+
+@triton.jit
+def backward_q(
+    q, k, v, grad_out, lse_2, delta, grad_q, row_ptr, col_idx, order,
+    q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h, g_b, g_n, g_h,
+    n_tokens, n_heads, n_blocks, scale,
+    BLOCK_SIZE: tl.constexpr, PER_HEAD: tl.constexpr, EVEN_N: tl.constexpr,
+    IS_CAUSAL: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """dQ of one query block; as in the forward pass only the last step is masked.
+
+    lse_2, delta: (B, H, N), of `row_statistics`; grad_q: (B, N, H, D), packed. scale: that
+    of the scores.
+    """
+    block, head, batch = owner(order, n_blocks, n_heads, 1, PER_HEAD)
+    begin, count = entries(row_ptr, block, head, n_blocks, PER_HEAD)
+    d, d_mask = head_columns(D, BLOCK_D)
+    i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    queries = block * BLOCK_SIZE + i_m
+    held = queries < n_tokens
+    p_q = q + batch * q_b + head * q_h + queries.to(INDEX)[:, None] * q_n + d[None, :]
+    p_g = grad_out + batch * g_b + head * g_h + queries.to(INDEX)[:, None] * g_n + d[None, :]
+    b_q = load_rows(p_q, held, d_mask, D, BLOCK_D, not EVEN_N)
+    b_g = load_rows(p_g, held, d_mask, D, BLOCK_D, not EVEN_N)
+    rows = (batch * n_heads + head) * n_tokens + queries
+    b_lse = load_numbers(lse_2 + rows, held, True)
+    b_delta = load_numbers(delta + rows, held, True)
+    p_k = k + batch * k_b + head // GROUP * k_h + d[None, :]
+    p_v = v + batch * v_b + head // GROUP * v_h + d[None, :]
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+
+    STEP: tl.constexpr = BLOCK_N // BLOCK_SIZE
+    is_cut = cut(col_idx, begin, count, block, n_blocks, IS_CAUSAL, EVEN_N)
+    full = (count - is_cut) // STEP * STEP
+    p_col = col_idx + begin
+    scale_2 = scale * LOG2_E
+    for e in range(0, full, STEP):
+        keys = tokens_of(p_col, e, count, i_n, BLOCK_SIZE, STEP, 1, False).to(INDEX)[:, None]
+        b_k = load_rows(p_k + keys * k_n, held, d_mask, D, BLOCK_D, False)
+        b_v = load_rows(p_v + keys * v_n, held, d_mask, D, BLOCK_D, False)
+        acc = query_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, held, scale_2, False, PRECISION)
+    for e in tl.range(full, count, STEP, num_stages=1):
+        keys = tokens_of(p_col, e, count, i_n, BLOCK_SIZE, STEP, 1, True)
+        here = (e + i_n // BLOCK_SIZE < count) & (keys < n_tokens)
+        seen = here[None, :]
+        if IS_CAUSAL:
+            seen = queries[:, None] >= tl.where(here, keys, n_tokens + BLOCK_SIZE)[None, :]
+        b_k = load_rows(p_k + keys.to(INDEX)[:, None] * k_n, here, d_mask, D, BLOCK_D, True)
+        b_v = load_rows(p_v + keys.to(INDEX)[:, None] * v_n, here, d_mask, D, BLOCK_D, True)
+        acc = query_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, seen, scale_2, True, PRECISION)
+
+    p_out = grad_q + ((batch * n_tokens + queries) * n_heads + head)[:, None] * D + d[None, :]
+    b_out = (acc * scale).to(grad_q.dtype.element_ty)
+    tl.store(p_out, b_out, mask=held[:, None] & d_mask[None, :])
+
+
+@triton.jit
+def backward_kv(
+    q, k, v, grad_out, lse_2, delta, grad_k, grad_v, row_ptr, col_idx, order,
+    q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h, g_b, g_n, g_h,
+    n_tokens, n_heads, n_blocks, scale,
+    BLOCK_SIZE: tl.constexpr, PER_HEAD: tl.constexpr, EVEN_N: tl.constexpr,
+    IS_CAUSAL: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """dK and dV of one key block of a key head, over its GROUP of query heads; BLOCK_N: its size.
+
+    row_ptr, col_idx, order: of the transposed mask, key block -> query blocks. Lists are
+    walked from their end, so that the diagonal, first in a causal one, is in the last step.
+    """
+    block, kv_head, batch = owner(order, n_blocks, n_heads // GROUP, GROUP, PER_HEAD)
+    d, d_mask = head_columns(D, BLOCK_D)
+    i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    keys = block * BLOCK_SIZE + i_n
+    held = keys < n_tokens
+    p_k = k + batch * k_b + kv_head * k_h + keys.to(INDEX)[:, None] * k_n + d[None, :]
+    p_v = v + batch * v_b + kv_head * v_h + keys.to(INDEX)[:, None] * v_n + d[None, :]
+    b_k = load_rows(p_k, held, d_mask, D, BLOCK_D, not EVEN_N)
+    b_v = load_rows(p_v, held, d_mask, D, BLOCK_D, not EVEN_N)
+    acc_k = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    acc_v = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+
+    STEP: tl.constexpr = BLOCK_M // BLOCK_SIZE
+    scale_2 = scale * LOG2_E
+    for g in range(0, GROUP):
+        head = kv_head * GROUP + g
+        begin, count = entries(row_ptr, block, head, n_blocks, PER_HEAD)
+        is_cut = 0
+        if IS_CAUSAL:
+            first = tl.load(col_idx + begin, mask=count > 0, other=-1)
+            is_cut = (first == block).to(tl.int32)
+        full = (count - is_cut) // STEP * STEP
+        p_row = col_idx + begin + count - 1
+        p_q = q + batch * q_b + head * q_h + d[None, :]
+        p_g = grad_out + batch * g_b + head * g_h + d[None, :]
+        of_head = (batch * n_heads + head) * n_tokens
+        for e in range(0, full, STEP):
+            queries = tokens_of(p_row, e, count, i_m, BLOCK_SIZE, STEP, -1, False)
+            here = queries < n_tokens
+            at = queries.to(INDEX)[:, None]
+            b_q = load_rows(p_q + at * q_n, here, d_mask, D, BLOCK_D, not EVEN_N)
+            b_g = load_rows(p_g + at * g_n, here, d_mask, D, BLOCK_D, not EVEN_N)
+            b_lse = load_numbers(lse_2 + of_head + queries, here, not EVEN_N)
+            b_delta = load_numbers(delta + of_head + queries, here, not EVEN_N)
+            acc_k, acc_v = key_step(
+                acc_k, acc_v, b_k, b_v, b_q, b_g, b_lse, b_delta, here, scale_2, False, PRECISION
+            )
+        for e in tl.range(full, count, STEP, num_stages=1):
+            queries = tokens_of(p_row, e, count, i_m, BLOCK_SIZE, STEP, -1, True)
+            # What is not there is loaded as 0 and adds nothing.
+            here = (e + i_m // BLOCK_SIZE < count) & (queries < n_tokens)
+            at = queries.to(INDEX)[:, None]
+            b_q = load_rows(p_q + at * q_n, here, d_mask, D, BLOCK_D, True)
+            b_g = load_rows(p_g + at * g_n, here, d_mask, D, BLOCK_D, True)
+            b_lse = load_numbers(lse_2 + of_head + queries, here, True)
+            b_delta = load_numbers(delta + of_head + queries, here, True)
+            seen = here[None, :]
+            if IS_CAUSAL:
+                seen = keys[:, None] <= queries[None, :]
+            acc_k, acc_v = key_step(
+                acc_k, acc_v, b_k, b_v, b_q, b_g, b_lse, b_delta, seen, scale_2, True, PRECISION
+            )
+
+    n_kv_heads = n_heads // GROUP
+    o_out = ((batch * n_tokens + keys) * n_kv_heads + kv_head)[:, None] * D + d[None, :]
+    stored = held[:, None] & d_mask[None, :]
+    tl.store(grad_k + o_out, (acc_k * scale).to(grad_k.dtype.element_ty), mask=stored)
+    tl.store(grad_v + o_out, acc_v.to(grad_v.dtype.element_ty), mask=stored)

@@ -1,0 +1,121 @@
+"""Block-sparse attention, forward; plain twin: `models.block_sparse`'s "sdpa" backend.
+
+One program a query block. Its key blocks come from a sorted CSR row, and BLOCK_N of
+keys, so one entry or several, are taken a step: wide tiles feed the tensor cores better
+than blocks of 64 do. Only the last entry of a row can be cut (by the diagonal, or by
+the end of the sequence), so only the last step is masked.
+"""
+
+import triton
+import triton.language as tl
+
+from models.kernels.tile_math import LN_2, attend_step, finish, head_columns, load_rows
+
+
+@triton.jit
+def owner(order, n_blocks, n_heads, GROUP: tl.constexpr, PER_HEAD: tl.constexpr):
+    """What this program owns: block, head, batch element.
+
+    n_heads: those that programs are counted over; the lists belong to n_heads * GROUP.
+    The longest lists of a head come first, and a head's programs are neighbours (L2).
+    """
+    pid = tl.program_id(0).to(tl.int64)
+    rank, rest = pid % n_blocks, pid // n_blocks
+    head, batch = rest % n_heads, rest // n_heads
+    block = tl.load(order + (head * GROUP * n_blocks + rank if PER_HEAD else rank))
+    return block, head, batch
+
+
+@triton.jit
+def entries(row_ptr, block, head, n_blocks, PER_HEAD: tl.constexpr):
+    """Where the list of `block` begins, and how many entries it has."""
+    row = row_ptr + block + (head * (n_blocks + 1) if PER_HEAD else 0)
+    begin = tl.load(row)
+    return begin, (tl.load(row + 1) - begin).to(tl.int32)
+
+
+@triton.jit
+def tokens_of(
+    p_entry, e, count, lane, BLOCK_SIZE: tl.constexpr, STEP: tl.constexpr,
+    SIGN: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """The tokens of STEP entries from the e-th on, walking by SIGN from p_entry; lane: (rows,).
+
+    Entries are read as scalars, which all threads share, so addresses take few registers.
+    Where MASKED, entries from `count` on stand for block 0.
+    """
+    tokens = lane % BLOCK_SIZE
+    for j in tl.static_range(STEP):
+        if MASKED:
+            entry = tl.load(p_entry + SIGN * (e + j), mask=e + j < count, other=0)
+        else:
+            entry = tl.load(p_entry + SIGN * (e + j))
+        tokens += tl.where(lane // BLOCK_SIZE == j, entry * BLOCK_SIZE, 0)
+    return tl.max_contiguous(tl.multiple_of(tokens, BLOCK_SIZE), BLOCK_SIZE)
+
+
+@triton.jit
+def cut(col_idx, begin, count, block, n_blocks, IS_CAUSAL: tl.constexpr, EVEN_N: tl.constexpr):
+    """Whether the last entry of a row of key blocks must be masked: 0 or 1."""
+    last = tl.load(col_idx + begin + count - 1, mask=count > 0, other=-1)
+    is_cut = 0
+    if IS_CAUSAL:
+        is_cut = (last == block).to(tl.int32)
+    if not EVEN_N:
+        is_cut = is_cut | (last == n_blocks - 1).to(tl.int32)
+    return is_cut
+
+
+@triton.jit
+def forward(
+    q, k, v, out, lse, row_ptr, col_idx, order,
+    q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h,
+    n_tokens, n_heads, n_blocks, scale,
+    BLOCK_SIZE: tl.constexpr, PER_HEAD: tl.constexpr, EVEN_N: tl.constexpr,
+    IS_CAUSAL: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """The queries of one block, one head, one batch element; BLOCK_M is BLOCK_SIZE.
+
+    q, k, v: (B, N, H, D) by strides *_b, *_n, *_h. out: (B, N, H, D), packed; lse:
+    (B, H, N) float32. row_ptr, col_idx: CSR rows of key blocks; order: blocks, longest first.
+    When causal, no row lists a block beyond its own. scale: times log2(e).
+    """
+    block, head, batch = owner(order, n_blocks, n_heads, 1, PER_HEAD)
+    begin, count = entries(row_ptr, block, head, n_blocks, PER_HEAD)
+    d, d_mask = head_columns(D, BLOCK_D)
+    i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    queries = block * BLOCK_SIZE + i_m
+    held = queries < n_tokens
+    p_q = q + batch * q_b + head * q_h + queries.to(INDEX)[:, None] * q_n + d[None, :]
+    b_q = load_rows(p_q, held, d_mask, D, BLOCK_D, not EVEN_N)  # [BLOCK_M, BLOCK_D]
+    p_k = k + batch * k_b + head // GROUP * k_h + d[None, :]
+    p_v = v + batch * v_b + head // GROUP * v_h + d[None, :]
+    m = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    z = tl.zeros([BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+
+    STEP: tl.constexpr = BLOCK_N // BLOCK_SIZE
+    is_cut = cut(col_idx, begin, count, block, n_blocks, IS_CAUSAL, EVEN_N)
+    full = (count - is_cut) // STEP * STEP
+    p_col = col_idx + begin
+    for e in range(0, full, STEP):
+        keys = tokens_of(p_col, e, count, i_n, BLOCK_SIZE, STEP, 1, False).to(INDEX)[:, None]
+        b_k = load_rows(p_k + keys * k_n, held, d_mask, D, BLOCK_D, False)
+        b_v = load_rows(p_v + keys * v_n, held, d_mask, D, BLOCK_D, False)
+        m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, held, scale, False, PRECISION)
+    for e in tl.range(full, count, STEP, num_stages=1):
+        keys = tokens_of(p_col, e, count, i_n, BLOCK_SIZE, STEP, 1, True)
+        here = (e + i_n // BLOCK_SIZE < count) & (keys < n_tokens)
+        seen = here[None, :]
+        if IS_CAUSAL:
+            seen = queries[:, None] >= tl.where(here, keys, n_tokens + BLOCK_SIZE)[None, :]
+        b_k = load_rows(p_k + keys.to(INDEX)[:, None] * k_n, here, d_mask, D, BLOCK_D, True)
+        b_v = load_rows(p_v + keys.to(INDEX)[:, None] * v_n, here, d_mask, D, BLOCK_D, True)
+        m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, seen, scale, True, PRECISION)
+
+    b_out, lse_2 = finish(m, z, acc)
+    p_out = out + ((batch * n_tokens + queries) * n_heads + head)[:, None] * D + d[None, :]
+    tl.store(p_out, b_out.to(out.dtype.element_ty), mask=held[:, None] & d_mask[None, :])
+    tl.store(lse + (batch * n_heads + head) * n_tokens + queries, lse_2 * LN_2, mask=held)

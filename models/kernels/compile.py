@@ -1,0 +1,245 @@
+"""Compiles the kernels for cards that need not be here, and says what they take.
+
+    python -m models.kernels.compile [TABLE] [--capability 80 90 100] [--quiet]
+
+builds every entry of the tile tables in the forms that it is launched in (causal, carried
+and base branch, ragged end, ...), and fails on one that spills more than SPILL_BYTES,
+asks for more shared memory than the card has, or has its tensor-core
+instructions serialized.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from models.kernels import (
+    block_sparse_backward,
+    block_sparse_forward,
+    dilated_backward,
+    dilated_forward,
+    row_statistics,
+    tiles,
+)
+from models.kernels.tiles import Tile
+
+KERNELS = {
+    "dilated": {
+        "forward": dilated_forward.forward,
+        "backward_q": dilated_backward.backward_q,
+        "backward_kv": dilated_backward.backward_kv,
+    },
+    "block_sparse": {
+        "forward": block_sparse_forward.forward,
+        "backward_q": block_sparse_backward.backward_q,
+        "backward_kv": block_sparse_backward.backward_kv,
+    },
+}
+# These need no table: one tile does for all.
+STATISTICS = {"dilated": dilated_backward.statistics, "block_sparse": row_statistics.kernel}
+# Bytes a thread: what the prologue or epilogue may put aside; a loop would take more.
+SPILL_BYTES = 64
+# Bytes of shared memory a program may have (CUDA C++ Programming Guide, table of compute
+# capabilities). The tiles of 80 also serve 8.6, 8.9 and 12.0, which have 99 KiB.
+SHARED_BYTES = {80: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+_STRIDES = [f"{x}_{axis}" for x in "qkvg" for axis in "bnh"]
+_TYPES = {
+    **dict.fromkeys(["lse", "lse_2", "delta", "part", "part_lse", "part_k", "part_v"], "*fp32"),
+    **dict.fromkeys(["table", "row_ptr"], "*i64"),
+    "base_rows": "i64",
+    **dict.fromkeys(["col_idx", "order"], "*i32"),
+    **dict.fromkeys([*_STRIDES, "n_tokens", "n_heads", "n_blocks"], "i32"),
+    "scale": "fp32",
+}
+
+
+@dataclass(frozen=True)
+class Form:
+    """One compiled form of a kernel: which, for which card and tile, with which constants."""
+
+    table: str
+    kernel: str
+    capability: int
+    bits: int
+    tile: Tile
+    constants: tuple[tuple[str, object], ...]
+
+    def __str__(self) -> str:
+        flags = " ".join(f"{name}={value}" for name, value in self.constants)
+        return (
+            f"{self.table}.{self.kernel} sm_{self.capability} {self.bits} bit {self.tile} {flags}"
+        )
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a form takes: registers and spilled bytes a thread, bytes of shared memory.
+
+    serialized: whether the assembler makes tensor-core instructions wait for one another.
+    """
+
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    serialized: bool
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.registers} registers, {self.spill_bytes} bytes spilled, "
+            f"{self.shared_bytes} of shared memory"
+        )
+
+    def fault(self, capability: int) -> str | None:
+        """What is wrong with it, or None."""
+        if self.serialized:
+            return "its tensor-core instructions are serialized"
+        if self.spill_bytes > SPILL_BYTES:
+            return f"spills {self.spill_bytes} bytes a thread, {SPILL_BYTES} are allowed"
+        if self.shared_bytes > SHARED_BYTES[capability]:
+            return (
+                f"takes {self.shared_bytes} bytes of shared memory, the card has "
+                f"{SHARED_BYTES[capability]}"
+            )
+        return None
+
+
+def build(form: Form) -> Built:
+    """Compile one form down to machine code; needs no GPU."""
+    kernel = (KERNELS[form.table] | {"statistics": STATISTICS[form.table]})[form.kernel]
+    element = {16: "*fp16", 32: "*fp32"}[form.bits]
+    constants = {
+        **dict(form.constants),
+        "BLOCK_M": form.tile.block_m,
+        "BLOCK_N": form.tile.block_n,
+    }
+    constants["BLOCK_D"] = tiles.padded(constants["D"])
+    constants["INDEX"] = {32: tl.int32, 64: tl.int64}[constants["INDEX"]]
+    names = kernel.arg_names
+    constants = {name: value for name, value in constants.items() if name in names}
+    signature = {n: "constexpr" if n in constants else _TYPES.get(n, element) for n in names}
+    # As at a launch: pointers and strides are multiples of 16.
+    lengths = {"n_tokens"} if constants.get("EVEN_N") else set()
+    wide = {*_STRIDES, *lengths}
+    aligned = [n for n in names if signature[n].startswith("*") or n in wide]
+    source = ASTSource(
+        kernel,
+        signature,
+        {(names.index(n),): value for n, value in constants.items()},
+        {(names.index(n),): [["tt.divisibility", 16]] for n in aligned},
+    )
+    start = time.monotonic()
+    compiled = triton.compile(
+        source,
+        target=GPUTarget("cuda", form.capability, 32),
+        options={"num_warps": form.tile.warps, "num_stages": form.tile.stages},
+    )
+    seconds = time.monotonic() - start
+    log = _assemble(compiled.asm["ptx"], form.capability)
+    registers, stores = (
+        int(re.search(pattern, log)[1]) for pattern in (r"Used (\d+) reg", r"(\d+) bytes spill st")
+    )
+    return Built(registers, stores, compiled.metadata.shared, "serialized" in log, seconds)
+
+
+def _assemble(ptx: str, capability: int) -> str:
+    """What the assembler says of a kernel, remarks on performance included."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "kernel.ptx"
+        source.write_text(ptx)
+        # Hopper's and Blackwell's tensor-core instructions are of "sm_90a", "sm_100a".
+        target = f"sm_{capability}{'a' if capability >= 90 else ''}"
+        tool = (
+            triton.knobs.nvidia.ptxas_blackwell if capability >= 100 else triton.knobs.nvidia.ptxas
+        )
+        command = [tool.path, "-v", f"--gpu-name={target}", str(source), "-o", f"{folder}/kernel"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+
+def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:
+    """Every form of a kernel that a table's entry is compiled in here.
+
+    All take the heaviest: causal, ragged. Head dimension 64 in half precision with blocks
+    of 64, which all else is near to, also takes each lighter or rarer constant by itself.
+    """
+    base = {"IS_CAUSAL": True, "GROUP": 1, "PRECISION": "ieee", "INDEX": 32}
+    if table == "dilated":
+        base |= {"N_CARRIED": 4, "BASE": True, "HAS_KEYS": True, "SHORT": False}
+        others = [{"BASE": False}]
+        rare = [
+            {"IS_CAUSAL": False},
+            {"BASE": False, "IS_CAUSAL": False},
+            {"HAS_KEYS": False},
+            {"SHORT": True},
+        ]
+    else:
+        base |= {"BLOCK_SIZE": entry["block_size"], "PER_HEAD": True, "EVEN_N": False}
+        others = []
+        rare = [{"IS_CAUSAL": False}, {"EVEN_N": True}, {"PER_HEAD": False}]
+    # A head dimension of 48 is padded to 64, and its columns masked.
+    rare += [{"GROUP": 4}, {"INDEX": 64}, {"D": 48}]
+    if (entry["head_dim"], entry["bits"], entry.get("block_size", 64)) == (64, 16, 64):
+        others = others + rare
+    if table == "dilated" and entry["bits"] == 32:
+        others = [*others, {"PRECISION": "tf32"}]
+    for changes in [{}, *others]:
+        constants = {"D": entry["head_dim"], **base, **changes}
+        capability, bits = entry["capability"], entry["bits"]
+        yield Form(table, kernel, capability, bits, tile, tuple(constants.items()))
+
+
+def table_forms(table: str, capabilities) -> list[Form]:
+    """Every form of every entry of a table for these cards."""
+    found = [
+        form
+        for kernel, entries in tiles.read(table).items()
+        for entry in entries
+        if entry["capability"] in capabilities
+        for form in forms(table, kernel, entry, tiles.tile_of(entry))
+    ]
+    tile = Tile(row_statistics.BLOCK, row_statistics.BLOCK, warps=4, stages=3)
+    constants = {"HAS_GRAD_LSE": True, "INDEX": 64, "N_CARRIED": 4, "HAS_KEYS": True, "SHORT": True}
+    for capability, dim in itertools.product(capabilities, (64, 96, 256)):
+        form = Form(table, "statistics", capability, 16, tile, (("D", dim), *constants.items()))
+        found.append(form)
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compile what was asked for; returns 1 if a form has a fault."""
+    parser = argparse.ArgumentParser(prog="python -m models.kernels.compile", description=__doc__)
+    parser.add_argument("table", nargs="?", choices=KERNELS, help="default: all")
+    parser.add_argument(
+        "--capability", type=int, nargs="+", choices=tiles.CAPABILITIES, default=tiles.CAPABILITIES
+    )
+    parser.add_argument("--quiet", action="store_true", help="show faults and the total only")
+    options = parser.parse_args(arguments)
+    tables = [options.table] if options.table else list(KERNELS)
+    wanted = [form for table in tables for form in table_forms(table, options.capability)]
+    faults = 0
+    with ProcessPoolExecutor() as pool:
+        for form, built in zip(wanted, pool.map(build, wanted), strict=True):
+            fault = built.fault(form.capability)
+            faults += fault is not None
+            if fault or not options.quiet:
+                print(f"{form}: {built}{': ' + fault if fault else ''}", flush=True)
+    print(f"{len(wanted)} forms compiled, {faults} with a fault")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

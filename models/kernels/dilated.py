@@ -1,0 +1,249 @@
+"""Dilated attention by fused kernels, as PyTorch ops; plain twin: `models.dilated._gather`.
+
+`attend` is what the rest calls. Below it `long_context::dilated_forward` and
+`long_context::dilated_backward`, custom ops that autograd and torch.compile see whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+
+from models.fused_ops import as_operand
+from models.kernels import dilated_backward, dilated_forward
+from models.kernels.row_statistics import BLOCK as STATISTICS_BLOCK
+from models.kernels.tile_math import LOG2_E
+from models.kernels.tiles import choose, on_device, padded
+
+TABLE = "dilated"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the programs of both launches work: see `dilated_forward.owner`.
+
+    table: int64, a row a branch, the base first. rows: of the compact buffer of the
+    carried branches; base_rows: as many of the base, if it has keys.
+    shortest: tokens of the shortest segment; longest_row: rows of the compact buffer from
+    one segment to the next, at most.
+    """
+
+    table: torch.Tensor
+    carried: int
+    base_has_keys: bool
+    base_programs: int
+    carried_programs: int
+    rows: int
+    base_rows: int
+    longest_rate: int
+    shortest: int
+    longest_row: int
+
+
+@lru_cache(maxsize=256)
+def plan(branches, offsets, batch, n, heads, base_owners, block, device) -> Plan:
+    """The plan for tiles of `block` rows; branches: (w, r) pairs, offsets: of every head, each.
+
+    base_owners: heads that tiles of the base branch are counted over.
+    """
+    whole = [i for i, (_, r) in enumerate(branches) if r == 1 and not any(offsets[i])]
+    base = max(whole, key=lambda i: branches[i][0]) if whole else None
+    carried = [i for i in range(len(branches)) if i != base]
+    carried.sort(key=lambda i: -(-min(branches[i][0], n) // branches[i][1]), reverse=True)
+    # Without a branch of rate 1 the base only joins the others: one segment, no keys.
+    first = (n, 1, (0,) * heads) if base is None else (*branches[base], offsets[base])
+    multiple = dilated_forward.ROW_MULTIPLE.value
+    table, programs, rows = [], 0, 0
+    for w, r, of_head in [first, *((*branches[i], offsets[i]) for i in carried)]:
+        w = min(w, n)
+        segments, kept = -(-n // w), -(-w // r)
+        tiles, kept = -(-kept // block), -(-kept // multiple) * multiple
+        table.append([w, r, segments, kept, tiles, programs, rows, *of_head])
+        if len(table) == 1:
+            base_programs = batch * segments * base_owners * tiles
+            base_rows = batch * segments * heads * kept
+        else:
+            programs += batch * segments * heads * tiles
+            rows += batch * segments * heads * kept
+    return Plan(
+        torch.tensor(table, dtype=torch.int64).to(device),
+        len(carried),
+        base is not None,
+        base_programs,
+        programs,
+        rows,
+        0 if base is None else base_rows,
+        max(r for _, r in branches),
+        min(row[0] for row in table),
+        max((heads * row[3] for row in table[1:]), default=0),
+    )
+
+
+def attend(q, k, v, pattern, is_causal: bool, scale: float, *, tf32: bool = False):
+    """Exact dilated attention over `pattern` (`models.patterns.branches`): out and LSE.
+
+    q: (B, N, H, D), k, v: (B, N, Hkv, D), float16, bfloat16 or float32, D <= 256; copied
+    only where the kernels cannot read them as they lie. tf32: round float32 products to
+    TF32. Returns out (B, N, H, D) and LSE (B, H, N) float32; both differentiable.
+    """
+    q, k, v = (as_operand(x) for x in (q, k, v))
+    heads = q.shape[2]
+    offsets = []
+    for branch in range(len(pattern.segment_lengths)):
+        of_head = (pattern.offset(branch, head, heads) for head in range(heads))
+        offsets += [-1 if offset is None else offset for offset in of_head]
+    lists = (list(pattern.segment_lengths), list(pattern.dilation_rates), offsets)
+    return forward(q, k, v, *lists, is_causal, scale, tf32)
+
+
+@torch.library.custom_op("long_context::dilated_forward", mutates_args=())
+def forward(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    segment_lengths: list[int],
+    dilation_rates: list[int],
+    offsets: list[int],
+    is_causal: bool,
+    scale: float,
+    tf32: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """out and LSE. offsets: (branches x heads), flat, -1 where a head is not in a branch."""
+    batch, n, heads, _ = q.shape
+    tile = choose(TABLE, "forward", q)
+    lists = (segment_lengths, dilation_rates, offsets)
+    work = _plan(q, *lists, heads, tile.block_m)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    lse = q.new_empty(batch, heads, n, dtype=torch.float32)
+    part = q.new_empty(work.rows, q.shape[3], dtype=torch.float32)
+    part_lse = q.new_empty(work.rows, dtype=torch.float32)
+    arguments = (q, k, v, out, lse, part, part_lse, work.table)
+    arguments += (*_strides(q, k, v), n, heads, scale * LOG2_E.value)
+    _launch(dilated_forward.forward, arguments, work, tile, (q, k, v), is_causal, tf32)
+    return out, lse
+
+
+@forward.register_fake
+def _(q, k, v, segment_lengths, dilation_rates, offsets, is_causal, scale, tf32):
+    batch, n, heads, _ = q.shape
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    return out, q.new_empty(batch, heads, n, dtype=torch.float32)
+
+
+@torch.library.custom_op("long_context::dilated_backward", mutates_args=())
+def backward(
+    grad_out: torch.Tensor,
+    grad_lse: torch.Tensor | None,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    segment_lengths: list[int],
+    dilation_rates: list[int],
+    offsets: list[int],
+    is_causal: bool,
+    scale: float,
+    tf32: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """dQ, dK, dV for the cotangents of out (B, N, H, D) and LSE (B, H, N)."""
+    grad_out = grad_out if grad_out.stride(3) == 1 else grad_out.contiguous()
+    heads, kv_heads = q.shape[2], k.shape[2]
+    lists = (segment_lengths, dilation_rates, offsets)
+    tensors = (q, k, v, grad_out)
+    tile = choose(TABLE, "backward_q", q)
+    work = _plan(q, *lists, heads, tile.block_m)
+    statistics = _statistics(grad_out, grad_lse, out, lse, work)
+    grad_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    part = q.new_empty(work.rows, q.shape[3], dtype=torch.float32)
+    shape = (*_strides(*tensors), q.shape[1], heads, work.base_rows, scale)
+    arguments = (*tensors, *statistics, grad_q, part, work.table, *shape)
+    _launch(dilated_backward.backward_q, arguments, work, tile, tensors, is_causal, tf32)
+    del part, arguments
+
+    tile = choose(TABLE, "backward_kv", q)
+    work = _plan(q, *lists, kv_heads, tile.block_n)
+    grad_k, grad_v = (torch.empty(k.shape, dtype=k.dtype, device=k.device) for _ in "kv")
+    parts = tuple(q.new_empty(work.rows, q.shape[3], dtype=torch.float32) for _ in "kv")
+    arguments = (*tensors, *statistics, grad_k, grad_v, *parts, work.table, *shape)
+    _launch(dilated_backward.backward_kv, arguments, work, tile, tensors, is_causal, tf32)
+    return grad_q, grad_k, grad_v
+
+
+@backward.register_fake
+def _(grad_out, grad_lse, q, k, v, *_):
+    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+
+
+def _setup_context(ctx, inputs, output):
+    q, k, v, *ctx.options = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(q, k, v, *output)
+
+
+def _backward(ctx, grad_out, grad_lse):
+    q, k, v, out, lse = ctx.saved_tensors
+    nothing = (None,) * len(ctx.options)
+    if grad_out is None and grad_lse is None:
+        return (None,) * 3 + nothing
+    if grad_out is None:
+        grad_out = torch.zeros_like(out)
+    return *backward(grad_out, grad_lse, q, k, v, out, lse, *ctx.options), *nothing
+
+
+forward.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _plan(q, segment_lengths, dilation_rates, offsets, base_owners, block) -> Plan:
+    batch, n, heads, _ = q.shape
+    branches = tuple(zip(segment_lengths, dilation_rates, strict=True))
+    of_branch = tuple(tuple(offsets[i : i + heads]) for i in range(0, len(offsets), heads))
+    return plan(branches, of_branch, batch, n, heads, base_owners, block, q.device)
+
+
+def _strides(*tensors) -> list[int]:
+    return [stride for x in tensors for stride in x.stride()[:3]]
+
+
+def _statistics(grad_out, grad_lse, out, lse, work: Plan):
+    """LSE in base 2 and delta of every branch's rows, as `dilated_backward.statistics` says."""
+    batch, n, heads, dim = out.shape
+    lse_2, delta = (lse.new_empty(work.base_rows + work.rows) for _ in range(2))
+    with on_device(out):
+        dilated_backward.statistics[(batch * heads * triton.cdiv(n, STATISTICS_BLOCK),)](
+            grad_out, out, lse, lse if grad_lse is None else grad_lse.contiguous(), lse_2, delta,
+            work.table, *grad_out.stride()[:3], n, heads, work.base_rows,
+            N_CARRIED=work.carried, HAS_KEYS=work.base_has_keys,
+            SHORT=work.shortest < STATISTICS_BLOCK, HAS_GRAD_LSE=grad_lse is not None,
+            D=dim, BLOCK_D=padded(dim), BLOCK_M=STATISTICS_BLOCK, INDEX=tl.int64,
+        )  # fmt: skip
+    return lse_2, delta
+
+
+def _launch(kernel, arguments, work: Plan, tile, tensors, is_causal, tf32) -> None:
+    """The carried branches, then the base, which reads what they wrote."""
+    q, k = tensors[:2]
+    block = max(tile.block_m, tile.block_n)
+    reach = max(
+        work.longest_rate * max(x.stride(1) for x in tensors) * block,
+        work.longest_row * block * q.shape[3],
+    )
+    options = {
+        "N_CARRIED": work.carried,
+        "SHORT": work.shortest < block,
+        "IS_CAUSAL": is_causal,
+        "GROUP": q.shape[2] // k.shape[2],
+        "D": q.shape[3],
+        "BLOCK_D": padded(q.shape[3]),
+        "PRECISION": "tf32" if tf32 else "ieee",
+        "INDEX": tl.int32 if reach < 2**31 else tl.int64,
+        **tile.options(),
+    }
+    with on_device(q):
+        if work.carried_programs:
+            kernel[(work.carried_programs,)](*arguments, BASE=False, HAS_KEYS=True, **options)
+        kernel[(work.base_programs,)](*arguments, BASE=True, HAS_KEYS=work.base_has_keys, **options)

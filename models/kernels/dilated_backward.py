@@ -1,0 +1,256 @@
+"""Dilated attention, backward; plain twin: `models.dilated._gather` under autograd.
+
+P = exp(S - LSE) with the LSE of all branches together is a branch's part of the whole
+softmax, so the gradients of the branches just add up. Each branch but the base writes
+its rows in float32 to a compact buffer, and the base adds those in its epilogue: one
+writer a row, no atomics, the same bits every time. dQ and dK, dV are two kernels.
+"""
+
+import triton
+import triton.language as tl
+
+from models.kernels.dilated_forward import (
+    OFFSETS,
+    ROW_MULTIPLE,
+    compact_rows,
+    compact_start,
+    kept_tokens,
+    owner,
+)
+from models.kernels.row_statistics import delta_of
+from models.kernels.tile_math import (
+    LOG2_E,
+    head_columns,
+    key_step,
+    load_numbers,
+    load_rows,
+    query_step,
+)
+
+
+@triton.jit
+def statistics(
+    grad_out, out, lse, grad_lse, lse_2, delta, table, g_b, g_n, g_h,
+    n_tokens, n_heads, base_rows,
+    N_CARRIED: tl.constexpr, HAS_KEYS: tl.constexpr, SHORT: tl.constexpr,
+    HAS_GRAD_LSE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """LSE in base 2 and delta of BLOCK_M rows of a head, written where each branch keeps them.
+
+    The kernels below then read a segment's statistics as one run: first the base's,
+    base_rows of them, then those of the carried branches.
+    """
+    pid = tl.program_id(0).to(tl.int64)
+    head, rest = pid % n_heads, pid // n_heads
+    tiles = tl.cdiv(n_tokens, BLOCK_M)
+    batch, start = rest // tiles, (rest % tiles) * BLOCK_M
+    lane = tl.arange(0, BLOCK_M)
+    tokens = start + lane
+    held = tokens < n_tokens
+    total = delta_of(
+        grad_out, out, grad_lse, g_b, g_n, g_h, tokens, held, head, batch, n_tokens, n_heads,
+        HAS_GRAD_LSE, D, BLOCK_D,
+    )  # fmt: skip
+    b_lse = tl.load(lse + (batch * n_heads + head) * n_tokens + tokens, mask=held) * LOG2_E
+    for i in range(0 if HAS_KEYS else 1, N_CARRIED + 1):
+        branch = table + i * (OFFSETS + n_heads)
+        row_0, rows, there = compact_rows(
+            branch, start, lane, head, n_heads, batch, n_tokens, SHORT, INDEX
+        )
+        rows += row_0 + tl.where(i == 0, 0, base_rows)
+        tl.store(lse_2 + rows, b_lse, mask=there)
+        tl.store(delta + rows, total, mask=there)
+
+
+@triton.jit
+def segment_start(row, head, n_heads, segment, batch, base_rows, BASE: tl.constexpr):
+    """Where the statistics of a segment begin: at a multiple of ROW_MULTIPLE."""
+    start = compact_start(row, head, n_heads, segment, batch)
+    return tl.multiple_of(start if BASE else start + base_rows, ROW_MULTIPLE)
+
+
+@triton.jit
+def backward_q(
+    q, k, v, grad_out, lse_2, delta, grad_q, part, table,
+    q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h, g_b, g_n, g_h,
+    n_tokens, n_heads, base_rows, scale,
+    N_CARRIED: tl.constexpr, BASE: tl.constexpr, HAS_KEYS: tl.constexpr, SHORT: tl.constexpr,
+    IS_CAUSAL: tl.constexpr,
+    GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """dQ of a tile of BLOCK_M kept queries; `part` (R, D) float32 holds the carried branches'.
+
+    lse_2, delta: as `statistics` writes them. grad_q: (B, N, H, D), packed. scale: that of
+    the scores.
+    """
+    row, tiles, tile, head, segment, batch = owner(table, n_heads, n_heads, N_CARRIED, BASE)
+    if IS_CAUSAL:
+        tile = tiles - 1 - tile
+    first, r, kept = kept_tokens(row, head, segment, n_tokens)
+    start = tile * BLOCK_M
+    if start >= kept:
+        return
+    d, d_mask = head_columns(D, BLOCK_D)
+    i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    held = start + i_m < kept
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+
+    if HAS_KEYS:
+        o_q = i_m.to(INDEX)[:, None] * (r * q_n).to(INDEX) + d[None, :]
+        o_g = i_m.to(INDEX)[:, None] * (r * g_n).to(INDEX) + d[None, :]
+        p_q = q + batch * q_b + (first + start * r) * q_n + head * q_h
+        p_g = grad_out + batch * g_b + (first + start * r) * g_n + head * g_h
+        b_q = load_rows(p_q + o_q, held, d_mask, D, BLOCK_D, True)
+        b_g = load_rows(p_g + o_g, held, d_mask, D, BLOCK_D, True)
+        at = segment_start(row, head, n_heads, segment, batch, base_rows, BASE) + start + i_m
+        b_lse = tl.load(lse_2 + at, mask=held, other=0.0)
+        b_delta = tl.load(delta + at, mask=held, other=0.0)
+        scale_2 = scale * LOG2_E
+        kv_head = head // GROUP
+        p_k = k + batch * k_b + first * k_n + kv_head * k_h
+        p_v = v + batch * v_b + first * v_n + kv_head * v_h
+        o_k = i_n.to(INDEX)[:, None] * (r * k_n).to(INDEX) + d[None, :]
+        o_v = i_n.to(INDEX)[:, None] * (r * v_n).to(INDEX) + d[None, :]
+        end = kept
+        full = kept // BLOCK_N * BLOCK_N
+        if IS_CAUSAL:
+            end = tl.minimum(kept, start + BLOCK_M)
+            full = start // BLOCK_N * BLOCK_N
+        for n in range(0, full, BLOCK_N):
+            b_k = load_rows(p_k + n * r * k_n + o_k, held, d_mask, D, BLOCK_D, False)
+            b_v = load_rows(p_v + n * r * v_n + o_v, held, d_mask, D, BLOCK_D, False)
+            acc = query_step(
+                acc, b_q, b_g, b_lse, b_delta, b_k, b_v, held, scale_2, False, PRECISION
+            )
+        for n in range(full, end, BLOCK_N):
+            here = n + i_n < kept
+            seen = here[None, :]
+            if IS_CAUSAL:  # a query that is there sees no key that is not
+                seen = start + i_m[:, None] >= n + i_n[None, :]
+            b_k = load_rows(p_k + n * r * k_n + o_k, here, d_mask, D, BLOCK_D, True)
+            b_v = load_rows(p_v + n * r * v_n + o_v, here, d_mask, D, BLOCK_D, True)
+            acc = query_step(
+                acc, b_q, b_g, b_lse, b_delta, b_k, b_v, seen, scale_2, True, PRECISION
+            )
+
+    if BASE:
+        tokens = first + start + i_m
+        for i in tl.range(1, N_CARRIED + 1, num_stages=1):
+            branch = table + i * (OFFSETS + n_heads)
+            row_0, rows, there = compact_rows(
+                branch, first + start, i_m, head, n_heads, batch, n_tokens, SHORT, INDEX
+            )
+            p_part = part + row_0 * D + rows[:, None] * D + d[None, :]
+            acc += load_rows(p_part, there, d_mask, D, BLOCK_D, True)
+        p_out = grad_q + ((batch * n_tokens + tokens) * n_heads + head)[:, None] * D + d[None, :]
+        b_out = (acc * scale).to(grad_q.dtype.element_ty)
+        tl.store(p_out, b_out, mask=held[:, None] & d_mask[None, :])
+    else:
+        rows = compact_start(row, head, n_heads, segment, batch) + start + i_m
+        tl.store(part + rows[:, None] * D + d[None, :], acc, mask=held[:, None] & d_mask[None, :])
+
+
+@triton.jit
+def backward_kv(
+    q, k, v, grad_out, lse_2, delta, grad_k, grad_v, part_k, part_v, table,
+    q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h, g_b, g_n, g_h,
+    n_tokens, n_heads, base_rows, scale,
+    N_CARRIED: tl.constexpr, BASE: tl.constexpr, HAS_KEYS: tl.constexpr, SHORT: tl.constexpr,
+    IS_CAUSAL: tl.constexpr,
+    GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """dK and dV of a tile of BLOCK_N kept keys.
+
+    In the base branch the tile belongs to a key head, and the queries of its GROUP of
+    heads come one after another. Elsewhere the heads of a group keep different keys, so a
+    tile belongs to a query head; the base adds them up. grad_k, grad_v: (B, N, Hkv, D), packed.
+    """
+    n_owners = n_heads // GROUP if BASE else n_heads
+    row, _, tile, own_head, segment, batch = owner(table, n_owners, n_heads, N_CARRIED, BASE)
+    kv_head = own_head if BASE else own_head // GROUP
+    first_head = own_head * GROUP if BASE else own_head
+    first, r, kept = kept_tokens(row, first_head, segment, n_tokens)
+    start = tile * BLOCK_N
+    if start >= kept:
+        return
+    d, d_mask = head_columns(D, BLOCK_D)
+    i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    held = start + i_n < kept
+    acc_k = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    acc_v = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+
+    if HAS_KEYS:
+        p_k = k + batch * k_b + (first + start * r) * k_n + kv_head * k_h
+        p_v = v + batch * v_b + (first + start * r) * v_n + kv_head * v_h
+        o_k = i_n.to(INDEX)[:, None] * (r * k_n).to(INDEX) + d[None, :]
+        o_v = i_n.to(INDEX)[:, None] * (r * v_n).to(INDEX) + d[None, :]
+        b_k = load_rows(p_k + o_k, held, d_mask, D, BLOCK_D, True)
+        b_v = load_rows(p_v + o_v, held, d_mask, D, BLOCK_D, True)
+        o_q = i_m.to(INDEX)[:, None] * (r * q_n).to(INDEX) + d[None, :]
+        o_g = i_m.to(INDEX)[:, None] * (r * g_n).to(INDEX) + d[None, :]
+        scale_2 = scale * LOG2_E
+        begin, diagonal = 0, 0
+        if IS_CAUSAL:
+            begin = start // BLOCK_M * BLOCK_M
+            # The first tile of queries that all see the last key here, or beyond the last.
+            diagonal = tl.cdiv(tl.minimum(kept, start + BLOCK_N), BLOCK_M) * BLOCK_M
+        full = tl.maximum(diagonal, kept // BLOCK_M * BLOCK_M)
+        # Tiles on the diagonal, then the one that the segment's end cuts, if it does. Rows
+        # beyond the last kept query are loaded as 0 and add nothing.
+        n_cut = (diagonal - begin) // BLOCK_M + tl.cdiv(tl.maximum(kept - full, 0), BLOCK_M)
+        for g in range(0, GROUP if BASE else 1):
+            head = first_head + g
+            p_q = q + batch * q_b + first * q_n + head * q_h
+            p_g = grad_out + batch * g_b + first * g_n + head * g_h
+            at = segment_start(row, head, n_heads, segment, batch, base_rows, BASE)
+            p_lse, p_delta = lse_2 + at + i_m, delta + at + i_m
+            for i in range(diagonal, full, BLOCK_M):
+                b_q = load_rows(p_q + i * r * q_n + o_q, held, d_mask, D, BLOCK_D, False)
+                b_g = load_rows(p_g + i * r * g_n + o_g, held, d_mask, D, BLOCK_D, False)
+                b_lse = load_numbers(p_lse + i, held, False)
+                b_delta = load_numbers(p_delta + i, held, False)
+                acc_k, acc_v = key_step(
+                    acc_k, acc_v, b_k, b_v, b_q, b_g, b_lse, b_delta, held, scale_2, False,
+                    PRECISION,
+                )  # fmt: skip
+            for e in tl.range(0, n_cut, num_stages=1):
+                i = begin + e * BLOCK_M
+                i = tl.where(i < diagonal, i, full + i - diagonal)
+                here = i + i_m < kept
+                seen = here[None, :]
+                if IS_CAUSAL:
+                    seen = start + i_n[:, None] <= i + i_m[None, :]
+                b_q = load_rows(p_q + i * r * q_n + o_q, here, d_mask, D, BLOCK_D, True)
+                b_g = load_rows(p_g + i * r * g_n + o_g, here, d_mask, D, BLOCK_D, True)
+                b_lse = load_numbers(p_lse + i, here, True)
+                b_delta = load_numbers(p_delta + i, here, True)
+                acc_k, acc_v = key_step(
+                    acc_k, acc_v, b_k, b_v, b_q, b_g, b_lse, b_delta, seen, scale_2, True, PRECISION
+                )
+
+    stored = held[:, None] & d_mask[None, :]
+    if BASE:
+        tokens = first + start + i_n
+        for g in range(0, GROUP):
+            for i in tl.range(1, N_CARRIED + 1, num_stages=1):
+                branch = table + i * (OFFSETS + n_heads)
+                row_0, rows, there = compact_rows(
+                    branch, first + start, i_n, first_head + g, n_heads, batch, n_tokens,
+                    SHORT, INDEX,
+                )  # fmt: skip
+                o_part = rows[:, None] * D + d[None, :]
+                acc_k += load_rows(part_k + row_0 * D + o_part, there, d_mask, D, BLOCK_D, True)
+                acc_v += load_rows(part_v + row_0 * D + o_part, there, d_mask, D, BLOCK_D, True)
+        o_out = ((batch * n_tokens + tokens) * n_owners + kv_head)[:, None] * D + d[None, :]
+        tl.store(grad_k + o_out, (acc_k * scale).to(grad_k.dtype.element_ty), mask=stored)
+        tl.store(grad_v + o_out, acc_v.to(grad_v.dtype.element_ty), mask=stored)
+    else:
+        rows = compact_start(row, own_head, n_heads, segment, batch) + start + i_n
+        o_part = rows[:, None] * D + d[None, :]
+        tl.store(part_k + o_part, acc_k, mask=stored)
+        tl.store(part_v + o_part, acc_v, mask=stored)

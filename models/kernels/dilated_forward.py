@@ -1,0 +1,181 @@
+"""Dilated attention, forward; plain twin: `models.dilated._gather`.
+
+A kept token of a dilated segment lies r token strides after the one before it, so a
+tile is read where it lies. Every branch but one, the base (r = 1), writes normalised
+rows and LSE in float32 to a compact buffer of its 1/r of the rows. The base branch,
+launched after them, goes through its own keys and joins those rows in its epilogue:
+each output row is written once. The base itself may have no keys (all rates > 1).
+"""
+
+import triton
+import triton.language as tl
+
+from models.kernels.tile_math import LN_2, attend_step, finish, head_columns, join, load_rows
+
+# A row of the branch table: these, then the offset of each head (-1: not in the branch).
+WIDTH, RATE, SEGMENTS, KEPT, TILES, FIRST_PROGRAM, FIRST_ROW, OFFSETS = (
+    tl.constexpr(i) for i in range(8)
+)
+# KEPT is a multiple of this, so that each segment's rows start aligned.
+ROW_MULTIPLE = tl.constexpr(16)
+
+
+@triton.jit
+def owner(table, heads, n_heads, N_CARRIED: tl.constexpr, BASE: tl.constexpr):
+    """What this program owns: its branch's row of the table, tile, head, segment, batch element.
+
+    heads: those that tiles are counted over; n_heads: those that the table has offsets of.
+    Tiles of one head and segment are neighbours, so they find its keys in L2.
+    """
+    pid = tl.program_id(0)
+    row = table
+    if not BASE:
+        branch = 1
+        for i in tl.static_range(2, N_CARRIED + 1):
+            first = tl.load(table + i * (OFFSETS + n_heads) + FIRST_PROGRAM)
+            branch = tl.where(pid >= first, i, branch)
+        row = table + branch * (OFFSETS + n_heads)
+        pid -= number(row + FIRST_PROGRAM)
+    tiles, segments = number(row + TILES), number(row + SEGMENTS)
+    tile, rest = pid % tiles, pid // tiles
+    head, rest = rest % heads, rest // heads
+    segment, batch = rest % segments, rest // segments
+    # What is multiplied by a stride must not overflow there.
+    return row, tiles, tile, head.to(tl.int64), segment, batch.to(tl.int64)
+
+
+@triton.jit
+def number(pointer):
+    """An entry of the table that fits into 32 bits: division by 64 bits is slow."""
+    return tl.load(pointer).to(tl.int32)
+
+
+@triton.jit
+def kept_tokens(row, head, segment, n_tokens):
+    """The first kept token of a segment, the step to the next, and how many there are."""
+    w, r, offset = number(row + WIDTH), number(row + RATE), number(row + OFFSETS + head)
+    length = tl.minimum(w, n_tokens - segment * w)
+    kept = tl.where(offset < 0, 0, tl.maximum(0, (length - offset + r - 1) // r))
+    return (segment * w + offset).to(tl.int64), r.to(tl.int64), kept
+
+
+@triton.jit
+def compact_rows(
+    row, t_0, lane, head, n_heads, batch, n_tokens, SHORT: tl.constexpr, INDEX: tl.constexpr
+):  # fmt: skip
+    """Where the tokens t_0 + lane stand in the compact buffer of a carried branch.
+
+    Returns the row of t_0 (or of the kept token before it), the others' distance from
+    it, (lanes,), and which of the tokens the branch keeps. SHORT: whether a branch may
+    have segments shorter than a tile; otherwise the tile reaches into the next one at most.
+    """
+    w, r, offset = number(row + WIDTH), number(row + RATE), number(row + OFFSETS + head)
+    t_0 = t_0.to(tl.int32)
+    segment = t_0 // w
+    place = t_0 - segment * w
+    index = place // r
+    group = (batch * tl.load(row + SEGMENTS) + segment) * n_heads + head
+    next_segment = n_heads * tl.load(row + KEPT)
+    first = tl.load(row + FIRST_ROW) + group * tl.load(row + KEPT) + index
+    if SHORT:
+        segments = (t_0 + lane) // w
+        places = t_0 + lane - segments * w
+        quotient = places // r
+        kept = places - quotient * r == offset
+        distance = (segments - segment) * next_segment + (quotient - index)
+    else:
+        beyond = place + lane >= w
+        rest = tl.where(beyond, place + lane - w, place - index * r + lane)
+        # rest < r + 256, so the quotient needs no division: exact for r <= 256, as then
+        # rest * r < 2^20; a longer r fits once at most.
+        magic = ((1 << 20) + r - 1) // r
+        quotient = tl.where(r > 256, (rest >= r).to(tl.int32), (rest * magic) >> 20)
+        kept = rest - quotient * r == offset
+        distance = quotient + tl.where(beyond, next_segment - index, 0).to(INDEX)
+    return first, distance.to(INDEX), kept & (t_0 + lane < n_tokens)
+
+
+@triton.jit
+def compact_start(row, head, n_heads, segment, batch):
+    """The row of the compact buffer at which a segment's kept tokens begin."""
+    group = (batch * tl.load(row + SEGMENTS) + segment) * n_heads + head
+    return tl.load(row + FIRST_ROW) + group * tl.load(row + KEPT)
+
+
+@triton.jit
+def forward(
+    q, k, v, out, lse, part, part_lse, table,
+    q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h,
+    n_tokens, n_heads, scale,
+    N_CARRIED: tl.constexpr, BASE: tl.constexpr, HAS_KEYS: tl.constexpr, SHORT: tl.constexpr,
+    IS_CAUSAL: tl.constexpr,
+    GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """A tile of BLOCK_M kept queries of one branch, segment, head and batch element.
+
+    q, k, v: (B, N, H, D) by strides *_b, *_n, *_h. out: (B, N, H, D), packed. lse:
+    (B, H, N) float32. part: (R, D) float32 and part_lse: (R,), base 2, of the carried branches.
+    """
+    row, tiles, tile, head, segment, batch = owner(table, n_heads, n_heads, N_CARRIED, BASE)
+    if IS_CAUSAL:
+        tile = tiles - 1 - tile  # the longest first
+    first, r, kept = kept_tokens(row, head, segment, n_tokens)
+    start = tile * BLOCK_M
+    if start >= kept:
+        return
+    d, d_mask = head_columns(D, BLOCK_D)
+    i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    held = start + i_m < kept
+    m = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    z = tl.zeros([BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+
+    if HAS_KEYS:
+        p_q = q + batch * q_b + (first + start * r) * q_n + head * q_h
+        p_q += i_m.to(INDEX)[:, None] * (r * q_n).to(INDEX) + d[None, :]
+        b_q = load_rows(p_q, held, d_mask, D, BLOCK_D, True)  # [BLOCK_M, BLOCK_D]
+        kv_head = head // GROUP
+        p_k = k + batch * k_b + first * k_n + kv_head * k_h
+        p_v = v + batch * v_b + first * v_n + kv_head * v_h
+        o_k = i_n.to(INDEX)[:, None] * (r * k_n).to(INDEX) + d[None, :]
+        o_v = i_n.to(INDEX)[:, None] * (r * v_n).to(INDEX) + d[None, :]
+        end = kept
+        full = kept // BLOCK_N * BLOCK_N
+        if IS_CAUSAL:
+            end = tl.minimum(kept, start + BLOCK_M)
+            full = start // BLOCK_N * BLOCK_N
+        for n in range(0, full, BLOCK_N):
+            b_k = load_rows(p_k + n * r * k_n + o_k, held, d_mask, D, BLOCK_D, False)
+            b_v = load_rows(p_v + n * r * v_n + o_v, held, d_mask, D, BLOCK_D, False)
+            m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, held, scale, False, PRECISION)
+        for n in range(full, end, BLOCK_N):
+            here = n + i_n < kept
+            seen = here[None, :]
+            if IS_CAUSAL:  # a query that is there sees no key that is not
+                seen = start + i_m[:, None] >= n + i_n[None, :]
+            b_k = load_rows(p_k + n * r * k_n + o_k, here, d_mask, D, BLOCK_D, True)
+            b_v = load_rows(p_v + n * r * v_n + o_v, here, d_mask, D, BLOCK_D, True)
+            m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, seen, scale, True, PRECISION)
+
+    if BASE:
+        tokens = first + start + i_m
+        for i in tl.range(1, N_CARRIED + 1, num_stages=1):
+            branch = table + i * (OFFSETS + n_heads)
+            row_0, rows, there = compact_rows(
+                branch, first + start, i_m, head, n_heads, batch, n_tokens, SHORT, INDEX
+            )
+            part_2 = tl.load(part_lse + row_0 + rows, mask=there, other=float("-inf"))
+            p_part = part + row_0 * D + rows[:, None] * D + d[None, :]
+            b_part = load_rows(p_part, there, d_mask, D, BLOCK_D, True)
+            m, z, acc = join(m, z, acc, part_2, b_part)
+        b_out, lse_2 = finish(m, z, acc)
+        p_out = out + ((batch * n_tokens + tokens) * n_heads + head)[:, None] * D + d[None, :]
+        tl.store(p_out, b_out.to(out.dtype.element_ty), mask=held[:, None] & d_mask[None, :])
+        tl.store(lse + (batch * n_heads + head) * n_tokens + tokens, lse_2 * LN_2, mask=held)
+    else:
+        b_out, lse_2 = finish(m, z, acc)
+        rows = compact_start(row, head, n_heads, segment, batch) + start + i_m
+        tl.store(part + rows[:, None] * D + d[None, :], b_out, mask=held[:, None] & d_mask[None, :])
+        tl.store(part_lse + rows, lse_2, mask=held)

@@ -1,0 +1,111 @@
+"""What every attention kernel does with a tile; plain twin: `models.oracle.attend_rows`.
+
+Scores are kept in base 2: `scale` is the factor on q.k times log2(e), `m` a row's
+running maximum of scaled scores, `z` the sum of exp2(score - m), `acc` (rows, D) the
+sum of those weights times values. A row that has seen no key has m = -inf.
+"""
+
+import triton
+import triton.language as tl
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def attend_step(
+    m, z, acc, b_q, b_k, b_v, seen, scale, MASKED: tl.constexpr, PRECISION: tl.constexpr
+):  # fmt: skip
+    """Take keys b_k and values b_v (keys, D) into the state of the queries b_q (rows, D).
+
+    seen: (rows, keys), read only where MASKED. Every row must see a key here or have
+    seen one before.
+    """
+    s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
+    if MASKED:
+        s = tl.where(seen, s, float("-inf"))
+    m_new = tl.maximum(m, tl.max(s, 1) * scale)
+    p = tl.exp2(s * scale - m_new[:, None])
+    alpha = tl.exp2(m - m_new)
+    z_new = z * alpha + tl.sum(p, 1)
+    acc = tl.dot(p.to(b_v.dtype), b_v, acc * alpha[:, None], input_precision=PRECISION)
+    return m_new, z_new, acc
+
+
+@triton.jit
+def query_step(
+    acc, b_q, b_g, b_lse, b_delta, b_k, b_v, seen, scale,
+    MASKED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Add dQ / scale (rows, D) that comes through the keys b_k, values b_v; b_lse in base 2."""
+    s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale - b_lse[:, None]
+    if MASKED:
+        s = tl.where(seen, s, float("-inf"))
+    dp = tl.dot(b_g, tl.trans(b_v), input_precision=PRECISION)
+    ds = (tl.exp2(s) * (dp - b_delta[:, None])).to(b_k.dtype)
+    return tl.dot(ds, b_k, acc, input_precision=PRECISION)
+
+
+@triton.jit
+def key_step(
+    acc_k, acc_v, b_k, b_v, b_q, b_g, b_lse, b_delta, seen, scale,
+    MASKED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Add dK / scale and dV (keys, D) that come through the queries b_q; seen: (keys, rows)."""
+    s = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION) * scale - b_lse[None, :]
+    if MASKED:
+        s = tl.where(seen, s, float("-inf"))
+    p = tl.exp2(s)
+    acc_v = tl.dot(p.to(b_g.dtype), b_g, acc_v, input_precision=PRECISION)
+    dp = tl.dot(b_v, tl.trans(b_g), input_precision=PRECISION)
+    ds = (p * (dp - b_delta[None, :])).to(b_q.dtype)
+    return tl.dot(ds, b_q, acc_k, input_precision=PRECISION), acc_v
+
+
+@triton.jit
+def join(m, z, acc, lse_2, part):
+    """Join a finished part (rows, D), with its LSE in base 2 (-inf: no key), to the state."""
+    m_new = tl.maximum(m, lse_2)
+    pivot = tl.where(m_new == float("-inf"), 0.0, m_new)  # -inf less -inf is no number
+    alpha, beta = tl.exp2(m - pivot), tl.exp2(lse_2 - pivot)
+    return m_new, z * alpha + beta, acc * alpha[:, None] + beta[:, None] * part
+
+
+@triton.jit
+def finish(m, z, acc):
+    """Output rows and their LSE in base 2; 0 and -inf for rows without keys."""
+    total = tl.where(z == 0, 1.0, z)
+    return acc / total[:, None], tl.where(z == 0, float("-inf"), m + tl.log2(total))
+
+
+@triton.jit
+def head_columns(D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Columns of the head dimension, padded to a power of two, and which of them there are."""
+    columns = tl.arange(0, BLOCK_D)
+    return columns, columns < D
+
+
+@triton.jit
+def load_rows(
+    pointers, rows, columns, D: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: tl.constexpr
+):
+    """Load a tile; where MASKED, rows beyond `rows` (a mask) are 0, as are columns beyond D."""
+    if MASKED:
+        if D == BLOCK_D:
+            return tl.load(pointers, mask=rows[:, None], other=0.0)
+        else:
+            return tl.load(pointers, mask=rows[:, None] & columns[None, :], other=0.0)
+    else:
+        if D == BLOCK_D:
+            return tl.load(pointers)
+        else:
+            return tl.load(pointers, mask=columns[None, :], other=0.0)
+
+
+@triton.jit
+def load_numbers(pointers, rows, MASKED: tl.constexpr):
+    """One number a row; where MASKED, 0 for rows that are not there."""
+    if MASKED:
+        return tl.load(pointers, mask=rows, other=0.0)
+    else:
+        return tl.load(pointers)

@@ -1,0 +1,140 @@
+"""Tile configurations: data beside each kernel (`dilated.json`, `block_sparse.json`), read here.
+
+A table maps a kernel to entries, each with the card (`capability`: 80, 90, 100), head
+dimension (padded to a power of two), bits of the dtype and, for block masks, block size
+that it is for; the tile; and `source`, where the tile came from. `python -m experiments
+tune` measures candidates on the card at hand and rewrites the entries of that card.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+import triton
+
+from models.errors import UnsupportedBackend
+
+FOLDER = Path(__file__).parent
+# As it was when Triton was imported: its own functions are made for one or the other then.
+INTERPRETED = triton.knobs.runtime.interpret
+MAX_HEAD_DIM = 256
+# Cards that a table is kept for, by compute capability.
+CAPABILITIES = (80, 90, 100)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """block_m queries by block_n keys a step; warps a program; stages of the load pipeline."""
+
+    block_m: int
+    block_n: int
+    warps: int
+    stages: int
+
+    def options(self) -> dict:
+        """As keyword arguments of a kernel launch."""
+        return {
+            "BLOCK_M": self.block_m,
+            "BLOCK_N": self.block_n,
+            "num_warps": self.warps,
+            "num_stages": self.stages,
+        }
+
+
+def read(table: str) -> dict[str, list[dict]]:
+    """The table of kernel file `table` as it lies on disk: kernel -> entries."""
+    return json.loads((FOLDER / f"{table}.json").read_text())
+
+
+def tile_of(entry: dict) -> Tile:
+    """The tile of a table's entry."""
+    return Tile(entry["block_m"], entry["block_n"], entry["warps"], entry["stages"])
+
+
+def padded(head_dim: int) -> int:
+    """The head dimension as kernels tile it: a power of two, 32 at least."""
+    return max(32, triton.next_power_of_2(head_dim))
+
+
+def generation(capability: int) -> int | None:
+    """Whose tiles a card takes: 80 for 8.x, and for 12.x, which has as little shared memory."""
+    return {8: 80, 9: 90, 10: 100, 11: 100, 12: 80}.get(capability // 10)
+
+
+@cache
+def look_up(
+    table: str, kernel: str, capability: int, head_dim: int, bits: int, block_size: int | None
+) -> Tile:
+    """The tile for a card of `capability` (90 for Hopper); UnsupportedBackend if there is none."""
+    wanted = {"capability": generation(capability), "head_dim": padded(head_dim), "bits": bits}
+    wanted |= {} if block_size is None else {"block_size": block_size}
+    for entry in read(table)[kernel]:
+        if all(entry[key] == value for key, value in wanted.items()):
+            return tile_of(entry)
+    listed = ", ".join(f"{key} {value}" for key, value in wanted.items())
+    raise UnsupportedBackend(f"{table}.json has no tile of {kernel} for {listed}")
+
+
+_FORCED: dict[tuple[str, str], Tile] = {}
+
+
+@contextlib.contextmanager
+def forced(table: str, kernel: str, tile: Tile):
+    """Within, `kernel` runs with `tile`, whatever its table says: for tests and for tuning."""
+    _FORCED[table, kernel] = tile
+    try:
+        yield
+    finally:
+        del _FORCED[table, kernel]
+
+
+def choose(table: str, kernel: str, q: torch.Tensor, block_size: int | None = None) -> Tile:
+    """The tile for q (B, N, H, D); in the interpreter the smallest there can be."""
+    if (table, kernel) in _FORCED:
+        return _FORCED[table, kernel]
+    if q.device.type == "cpu":
+        block = block_size or 16
+        return Tile(block, block, 1, 1)
+    major, minor = torch.cuda.get_device_capability(q.device)
+    bits = 8 * q.element_size()
+    return look_up(table, kernel, 10 * major + minor, q.shape[3], bits, block_size)
+
+
+def why_not(q: torch.Tensor) -> str | None:
+    """Why the Triton kernels cannot take q (B, N, H, D), or None if they can."""
+    if q.device.type == "cpu":
+        if not INTERPRETED:
+            return "needs a CUDA device (on a CPU only Triton's interpreter, TRITON_INTERPRET=1)"
+        if q.dtype == torch.bfloat16:
+            return "Triton's interpreter multiplies the bits of bfloat16 as integers"
+    elif q.device.type != "cuda":
+        return f"does not run on {q.device.type}"
+    elif torch.cuda.get_device_capability(q.device) < (8, 0):
+        return f"needs compute capability 8.0, not {torch.cuda.get_device_capability(q.device)}"
+    if q.dtype == torch.float64:
+        return "accumulates in float32, so it takes no float64"
+    if q.shape[3] > MAX_HEAD_DIM:
+        return f"head_dim={q.shape[3]}: takes up to {MAX_HEAD_DIM}"
+    if q.shape[1] >= 2**31:
+        return f"{q.shape[1]} tokens: counts them in 32 bits"
+    return None
+
+
+def why_no_tile(table: str, q: torch.Tensor, block_size: int | None = None) -> str | None:
+    """Which kernel of `table` has no tile for q (B, N, H, D), or None where all have."""
+    try:
+        for kernel in ("forward", "backward_q", "backward_kv"):
+            choose(table, kernel, q, block_size)
+    except UnsupportedBackend as error:
+        return str(error)
+    return None
+
+
+def on_device(x: torch.Tensor):
+    """A context in which kernels are launched on the device of x."""
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()

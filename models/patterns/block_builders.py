@@ -1,0 +1,270 @@
+"""Builders of block masks: a local window, dilated, global and strided lists, random, top-k.
+
+All obey `sparsity` row by row. Row i may attend to `allowed` blocks, all M or, when causal,
+the i + 1 up to the diagonal, and keeps `max(1, round((1 - sparsity) * allowed))` of them, its
+own block always among them. Time and memory are O(kept blocks), in pieces of bounded size.
+
+Common arguments: seq_len, tokens; sparsity, at least 0 and below 1, of the allowed blocks;
+block_size, tokens; is_causal; heads, 1 for one list that any number of heads share, else
+lists for each head; device, where the mask is built. ValueError on anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from models.errors import check_qkv, check_same_length
+from models.patterns.block_mask import BlockMask, pointers
+from models.patterns.block_random import distinct, left_out
+
+# Entries (of scores, for `top_k`) worked on at once: temporary tensors stay at a few MB.
+_AT_ONCE = 1 << 18
+_SCORES_AT_ONCE = 1 << 22
+
+
+def local_window(
+    seq_len, *, sparsity, block_size=64, is_causal=False, heads=1, device=None
+) -> BlockMask:
+    """The nearest blocks, the row's own in the middle; when causal, the last ones up to it.
+
+    Near the ends of the sequence the window is shifted inwards, so it never shrinks.
+    """
+    kept, device = _budget(seq_len, sparsity, block_size, is_causal, heads, device)
+    start = _window(kept, kept, is_causal).to(device)
+    return _build(kept, heads, block_size, device, lambda row, place: start[row] + place)
+
+
+def dilated(
+    seq_len, *, sparsity, block_size=64, is_causal=False, heads=1, device=None
+) -> BlockMask:
+    """The own block, and others at distances whose gaps grow steadily ("dilated sparse").
+
+    Of n blocks on a side that has A, the t-th nearest (t = 1 .. n) lies at distance
+    `t + (A - n) * t^2 // n^2`: adjacent at first, then in ever longer steps, the last at
+    the far end. Half of the budget goes to each side, or what a shorter side can hold.
+    """
+    kept, device = _budget(seq_len, sparsity, block_size, is_causal, heads, device)
+    blocks = len(kept)
+    own = torch.arange(blocks)
+    room_right = torch.zeros_like(own) if is_causal else blocks - 1 - own
+    left = torch.minimum(own, torch.maximum(kept - 1 - room_right, kept // 2))
+    right = kept - 1 - left
+    left, right, room_right = (x.to(device) for x in (left, right, room_right))
+
+    def columns(row, place):
+        step = place - left[row]
+        before = step < 0
+        count = torch.where(before, left[row], right[row]).clamp(min=1)
+        room = torch.where(before, row, room_right[row])
+        return row + step + step.sign() * ((room - count) * step.square() // count.square())
+
+    return _build(kept, heads, block_size, device, columns)
+
+
+def global_local(
+    seq_len, *, sparsity, block_size=64, is_causal=False, heads=1, device=None, global_blocks=1
+) -> BlockMask:
+    """The first `global_blocks` key blocks, attended to by every row, and a local window.
+
+    The rows of those blocks are no longer than others, since every row obeys `sparsity`.
+    A row with room for fewer keeps as many of the first blocks as leave it its own.
+    """
+    if isinstance(global_blocks, bool) or not isinstance(global_blocks, int) or global_blocks < 1:
+        raise ValueError(f"global_blocks={global_blocks!r}: expected an integer >= 1")
+    kept, device = _budget(seq_len, sparsity, block_size, is_causal, heads, device)
+    first = (kept - 1).clamp(max=global_blocks)
+    start = _window(kept, kept - first, is_causal).maximum(first).to(device)
+    first = first.to(device)
+
+    def columns(row, place):
+        return torch.where(place < first[row], place, start[row] + place - first[row])
+
+    return _build(kept, heads, block_size, device, columns)
+
+
+def strided(
+    seq_len, *, sparsity, block_size=64, is_causal=False, heads=1, device=None
+) -> BlockMask:
+    """Every s-th block counted from the row's own, and a local window (Sparse Transformer).
+
+    Child et al. 2019 (arXiv 1904.10509), section 4.2, by blocks. The stride is
+    `s = round(2 / (1 - sparsity))`, which spends half of the budget; the window is as long
+    as the rest allows.
+    """
+    kept, device = _budget(seq_len, sparsity, block_size, is_causal, heads, device)
+    blocks = len(kept)
+    own = torch.arange(blocks)
+    last = own if is_causal else torch.full_like(own, blocks - 1)
+    stride = min(round(2 / (1 - sparsity)), blocks)
+
+    def parts(length):
+        start = _window(kept, length, is_causal)
+        # Blocks at multiples of the stride before the window and after it.
+        before = own // stride - (own - start) // stride
+        after = (last - own) // stride - (start + length - 1 - own) // stride
+        return start, before, after
+
+    # One block more in the window adds one to the row, or nothing where it was there already.
+    low, high = torch.ones_like(kept), kept.clone()
+    while (low < high).any():
+        middle = (low + high + 1) // 2
+        _, before, after = parts(middle)
+        fits = before + middle + after <= kept
+        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle - 1)
+    start, before, after = parts(low)
+    kept = before + low + after
+    start, before, length = (x.to(device) for x in (start, before, low))
+
+    def columns(row, place):
+        inside = place - before[row]
+        beyond = inside - length[row]
+        steps = (start[row] + length[row] - 1 - row) // stride + 1 + beyond
+        window = start[row] + inside
+        return torch.where(
+            inside < 0,
+            row % stride + place * stride,
+            torch.where(beyond < 0, window, row + steps * stride),
+        )
+
+    return _build(kept, heads, block_size, device, columns)
+
+
+def random(
+    seq_len, *, sparsity, block_size=64, is_causal=False, heads=1, device=None, seed=0
+) -> BlockMask:
+    """The own block, and others drawn uniformly without replacement, anew for each head.
+
+    seed: an integer >= 0. The same seed gives the same mask on every device.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed={seed!r}: expected an integer >= 0")
+    kept, device = _budget(seq_len, sparsity, block_size, is_causal, heads, device)
+    blocks = len(kept)
+    others = kept - 1
+    pool = torch.arange(blocks) if is_causal else torch.full_like(kept, blocks - 1)
+    # Of many, draw those left out: drawing again what was drawn twice stays rare.
+    inverted = others > pool - others
+    drawn = torch.where(inverted, pool - others, others)
+    row_ptr = pointers(kept[None].expand(heads, -1))
+    col_idx = torch.empty(row_ptr[-1, -1], dtype=torch.int32, device=device)
+    for head in range(heads):
+        for rows in _pieces(kept):
+            own = torch.arange(rows.start, rows.stop, device=device)[:, None]
+            count, size, flip = (x[rows, None].to(device) for x in (drawn, pool, inverted))
+            width = int(kept[rows].max())
+            columns = distinct(size, count, head * blocks + own, seed, width - 1)
+            if inverted[rows].any():
+                columns = torch.where(flip, left_out(columns, count, width - 1), columns)
+            # Numbered without the own block so far; what is beyond a row's count goes last.
+            columns = columns + (columns >= own)
+            beyond = torch.arange(width - 1, device=device) >= (kept[rows, None] - 1).to(device)
+            columns = torch.cat([own, columns.masked_fill(beyond, blocks)], dim=1)
+            columns = columns.to(torch.int32).sort(dim=1).values
+            span = slice(row_ptr[head, rows.start], row_ptr[head, rows.stop])
+            col_idx[span] = columns[columns < blocks]
+    return BlockMask(row_ptr.to(device), col_idx, block_size)
+
+
+def top_k(q, k, *, sparsity, block_size=64, is_causal=False) -> BlockMask:
+    """For each head and query block, the key blocks whose mean key scores highest.
+
+    q: (B, N, H, D), k: (B, N, Hkv, D), on any device; the mask has lists of H heads there.
+    A block's score is the dot product of the mean query and the mean key of the blocks,
+    averaged over the batch, which shares the mask; no gradient. The own block always stays.
+    Scores are held for a bounded number of rows at a time.
+    """
+    check_qkv(q, k, k)
+    check_same_length(q, k)
+    heads, device = q.shape[2], q.device
+    kept, _ = _budget(q.shape[1], sparsity, block_size, is_causal, heads, device)
+    blocks = len(kept)
+    q, k = (_block_means(x.detach(), block_size) for x in (q, k))
+    k = k.repeat_interleave(heads // k.shape[0], dim=0).transpose(1, 2)
+    lists = []
+    step = max(1, _SCORES_AT_ONCE // (heads * blocks))
+    for rows in (slice(i, min(i + step, blocks)) for i in range(0, blocks, step)):
+        own = torch.arange(rows.start, rows.stop, device=device)[:, None]
+        scores = q[:, rows] @ k
+        column = torch.arange(blocks, device=device)
+        if is_causal:
+            scores.masked_fill_(column > own, -torch.inf)
+        scores.masked_fill_(column == own, torch.inf)
+        best = scores.topk(int(kept[rows].max()), dim=2).indices
+        place = torch.arange(best.shape[2], device=device)
+        best = best.masked_fill(place >= kept[rows, None].to(device), blocks)
+        best = best.to(torch.int32).sort(dim=2).values
+        lists.append([row[row < blocks] for row in best])
+    col_idx = torch.cat([part[head] for head in range(heads) for part in lists])
+    row_ptr = pointers(kept[None].expand(heads, -1)).to(device)
+    return BlockMask(row_ptr, col_idx, block_size)
+
+
+def _block_means(x: torch.Tensor, block_size: int) -> torch.Tensor:
+    """(B, N, H, D) -> (H, M, B * D): means over each block's tokens, in float32 at least.
+
+    The scores' mean over the batch is a dot product over batch and head dimension.
+    """
+    batch, n, heads, dim = x.shape
+    blocks = -(-n // block_size)
+    accumulator = torch.promote_types(x.dtype, torch.float32)
+    sums = x.new_zeros(batch, blocks, heads, dim, dtype=accumulator)
+    whole = n // block_size
+    full = x[:, : whole * block_size].unflatten(1, (whole, block_size))
+    sums[:, :whole] = full.sum(dim=2, dtype=accumulator) / block_size
+    if whole < blocks:
+        sums[:, whole] = x[:, whole * block_size :].mean(dim=1, dtype=accumulator)
+    return sums.permute(2, 1, 0, 3).reshape(heads, blocks, batch * dim)
+
+
+def _budget(seq_len, sparsity, block_size, is_causal, heads, device):
+    """Check the common arguments; the number of blocks each row keeps, (M,) int64 on the CPU."""
+    for name, value in (("seq_len", seq_len), ("block_size", block_size), ("heads", heads)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r}: expected an integer >= 1")
+    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)):
+        raise ValueError(f"sparsity={sparsity!r}: expected a number")
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity={sparsity!r}: expected at least 0 and below 1")
+    blocks = -(-seq_len // block_size)
+    allowed = torch.arange(1, blocks + 1) if is_causal else torch.full((blocks,), blocks)
+    kept = ((1 - sparsity) * allowed.double()).round().long().clamp(min=1)
+    return kept, torch.device("cpu" if device is None else device)
+
+
+def _window(kept: torch.Tensor, length: torch.Tensor, is_causal: bool) -> torch.Tensor:
+    """Where each row's window of `length` blocks (M,) starts."""
+    blocks = len(kept)
+    own = torch.arange(blocks)
+    if is_causal:
+        return own + 1 - length
+    return (own - length // 2).clamp(min=0).minimum(blocks - length)
+
+
+def _pieces(kept: torch.Tensor) -> Iterator[slice]:
+    """Rows, a bounded number of entries at a time."""
+    step = max(1, _AT_ONCE // int(kept.max()))
+    for start in range(0, len(kept), step):
+        yield slice(start, min(start + step, len(kept)))
+
+
+def _build(
+    kept: torch.Tensor,
+    heads: int,
+    block_size: int,
+    device: torch.device,
+    columns: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> BlockMask:
+    """The mask whose row `row` holds `columns(row, place)` for `place` from 0 to its count."""
+    ptr = pointers(kept[None])
+    lists = torch.empty(heads, int(ptr[0, -1]), dtype=torch.int32, device=device)
+    offsets, counts = ptr[0].to(device), kept.to(device)
+    for rows in _pieces(kept):
+        first, stop = int(ptr[0, rows.start]), int(ptr[0, rows.stop])
+        row = torch.arange(rows.start, rows.stop, device=device)
+        row = row.repeat_interleave(counts[rows], output_size=stop - first)
+        place = torch.arange(first, stop, device=device) - offsets[row]
+        lists[:, first:stop] = columns(row, place)
+    row_ptr = pointers(kept[None].expand(heads, -1)).to(device)
+    return BlockMask(row_ptr, lists.flatten(), block_size)

@@ -1,0 +1,138 @@
+"""A small claims file, records with known numbers, and predicates that several tests share."""
+
+import copy
+import math
+
+import pandas as pd
+import yaml
+
+from analysis import claims
+
+EMPTY = pd.DataFrame(columns=["experiment", "variant"])
+MIB = 2**20
+
+
+def _blocks(sparsity):
+    known = {"name": "Blocks", "variant": "block-sparse", "pattern": "blocks"}
+    return known | {"sparsity": sparsity}
+
+
+HEAD = {
+    "cards": {
+        "old": {
+            "device": "Old Card",
+            "flops": {"float32": 1e12},
+            "bytes_per_s": 1e11,
+            "memory_bytes": 64 * MIB,
+            "source": "none",
+        }
+    },
+    "systems": {
+        "core": {"name": "Core", "variant": "dilated-gather", "pattern": "dilated"},
+        "fast": {"name": "Fast", "variant": "dilated-sdpa", "pattern": "dilated"},
+        "later": {"name": "Later", "variant": None, "pattern": "dilated"},
+        "base": {"name": "Base", "variant": "dense", "pattern": "dense"},
+        "half": _blocks(0.5),
+        "tenth": _blocks(0.9),
+        "wrap": {
+            "name": "Wrap",
+            "variant": "multihead-dilated-gather",
+            "pattern": "dilated",
+            "projections": 4,
+            "contains": "core",
+        },
+    },
+}
+WRITEUP = {
+    "experiment": "exp",
+    "conditions": {
+        "heads": 8,
+        "head_dim": 64,
+        "dtype": "float32",
+        "is_causal": False,
+        "pass": "forward",
+        "pattern": "dilated",
+        "block_size": 64,
+    },
+    "branches": {1024: [[512, 1], [1024, 2]], 2048: [[512, 1], [1024, 2]]},
+    "stand_ins": [{"batch": 1}],
+}
+AT = {"batch": 2, "seq_len": 1024}
+
+
+def entry(predicate, published=None, name="it"):
+    fields = {"id": name, "section": "here", "claim": "a claim", "predicate": predicate}
+    return fields if published is None else fields | {"published": published}
+
+
+def data(*entries):
+    return {**copy.deepcopy(HEAD), "writeups": {"w": copy.deepcopy(WRITEUP) | {"claims": entries}}}
+
+
+def load(tmp_path, content):
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump(_plain(content)))
+    return claims.load(path)
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def row(variant, ms=10.0, memory=64 * MIB, machine="cpu-1", status="ok", **case):
+    kind = "cpu" if machine.startswith("cpu") else "cuda"
+    case = {"batch": 2, "seq_len": 1024, "dtype": "float32"} | case
+    case = {"sparsity": math.nan, "pattern": math.nan, "block_size": math.nan} | case
+    ok = status == "ok"
+    return {
+        "experiment": "exp",
+        "variant": variant,
+        "heads": 8,
+        "kv_heads": 8,
+        "head_dim": 64,
+        "is_causal": False,
+        "pass": "forward",
+        "segment_lengths": (512, 1024),
+        "dilation_rates": (1, 2),
+        "seed": 0,
+        "status": status,
+        "samples": [[ms * f * g for f in (0.99, 1.0, 1.01)] for g in (0.999, 1.0, 1.001)] * ok,
+        "median_ms": ms if ok else math.nan,
+        "low_ms": 0.99 * ms if ok else math.nan,
+        "high_ms": 1.01 * ms if ok else math.nan,
+        "peak_memory_bytes": float(memory) if ok else math.nan,
+        "machine": machine,
+        "device": "Old Card" if machine == "cuda-old" else "cpu" if kind == "cpu" else "New Card",
+        "device_kind": kind,
+        "device_memory_bytes": 80 * MIB,
+        "path": f"results/{machine}/{variant}-{case['batch']}-{case['seq_len']}.json",
+        **case,
+    }
+
+
+def times(core, other, variant="dilated-sdpa", **case):
+    return [row("dilated-gather", core, **case), row(variant, other, **case)]
+
+
+SPEEDUP = {"kind": "speedup", "system": "fast", "against": "core", "at": AT}
+ORDER = {"kind": "ordering", "order": ["fast", "core", "wrap"], "at": AT}
+SHAPES = [{"batch": 2, "seq_len": 1024}, {"batch": 1, "seq_len": 4096}]
+RISING = {"kind": "rising", "system": "half", "against": "base", "shapes": SHAPES}
+TIME = {"kind": "absolute_time", "system": "core", "at": AT, "card": "old", "resolution": 0.01}
+GROWTH = {
+    "kind": "growth",
+    "system": "fast",
+    "quantity": "time",
+    "at": {"batch": 2, "dilation_rates": [1, 2]},
+    "lengths": [1024, 2048, 4096, 8192],
+}
+
+
+def series(power, **case):
+    def one(n):
+        size = (n / 1024) ** power
+        return row("dilated-sdpa", 3 * size, memory=8 * MIB * size, seq_len=n, **case)
+
+    return [one(n) for n in (1024, 2048, 4096, 8192)]

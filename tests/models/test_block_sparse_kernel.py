@@ -1,0 +1,194 @@
+"""The block-sparse kernels in Triton's interpreter, against the oracle."""
+
+from contextlib import ExitStack
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from models import UnsupportedBackend
+from models.block_sparse import block_sparse_attention, resolve_backend
+from models.kernels import block_sparse as kernels
+from models.kernels import tiles
+from models.kernels.tiles import Tile
+from models.oracle import attend_rows, reference, reference_gradients
+from models.patterns.block_mask import BlockMask
+from tests.models.helpers import LAYOUTS, Problem, relative_rms, rounding_floor
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="here they are interpreted; test_gpu.py has them compiled"
+)
+DTYPES = (torch.float32, torch.float16)
+
+
+@st.composite
+def drawn(draw):
+    """A small ragged problem and a mask over it, with empty rows and columns now and then."""
+    kv_heads, block_size = draw(st.integers(1, 2)), draw(st.sampled_from((16, 32)))
+    heads = kv_heads * draw(st.integers(1, 2))
+    problem = Problem(
+        batch=draw(st.integers(1, 2)),
+        n=draw(st.integers(1, 90)),
+        heads=heads,
+        kv_heads=kv_heads,
+        dim=draw(st.sampled_from((5, 16, 32))),
+        is_causal=draw(st.booleans()),
+        layout=draw(st.sampled_from(LAYOUTS)),
+        grad_layout=draw(st.sampled_from(LAYOUTS)),
+        seed=draw(st.integers(0, 2**16)),
+    )
+    blocks = -(-problem.n // block_size)
+    generator = torch.Generator().manual_seed(problem.seed)
+    shape = (draw(st.sampled_from((1, heads))), blocks, blocks)
+    kept = torch.rand(shape, generator=generator) < draw(st.sampled_from((0.0, 0.4, 0.8, 1.0)))
+    return problem, BlockMask.from_dense(kept, block_size), draw(st.sampled_from((1, 2, 4)))
+
+
+def full(n, block_size, heads=1):
+    blocks = -(-n // block_size)
+    return BlockMask.from_dense(torch.ones(heads, blocks, blocks, dtype=torch.bool), block_size)
+
+
+def stepping(mask, entries):
+    """Kernels that take so many blocks a step."""
+    size, stack = mask.block_size, ExitStack()
+    for kernel in ("forward", "backward_q"):
+        stack.enter_context(tiles.forced("block_sparse", kernel, Tile(size, size * entries, 1, 1)))
+    tile = Tile(size * entries, size, 1, 1)
+    stack.enter_context(tiles.forced("block_sparse", "backward_kv", tile))
+    return stack
+
+
+def attend(problem, q, k, v, mask, **options):
+    return block_sparse_attention(
+        q, k, v, mask, is_causal=problem.is_causal, backend="triton", **options
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@settings(max_examples=15)
+@given(case=drawn())
+@example(case=(Problem(2, 75, 4, 2, 16, is_causal=True), full(75, 16), 2))
+@example(case=(Problem(1, 64, 2, 2, 32), full(64, 16, 2), 4))
+def test_outputs_and_gradients_are_the_oracles(case, dtype):
+    problem, mask, entries = case
+    q, k, v, grad_out, grad_lse = problem.tensors(dtype)
+    options = {"pattern": mask, "is_causal": problem.is_causal}
+    with stepping(mask, entries):
+        out, lse = attend(problem, q, k, v, mask, return_lse=True)
+        got = torch.autograd.grad((out, lse), (q, k, v), (grad_out, grad_lse))
+    want, want_lse = reference(q, k, v, **options)
+    plain, plain_lse = attend_rows(q, k, v, torch.arange(problem.n), **options)
+    floor, held = rounding_floor(dtype), want_lse.isfinite()
+    assert out.dtype == dtype and lse.dtype == torch.float32
+    assert torch.equal(lse.isneginf(), ~held)
+    if not held.any():
+        assert all((x == 0).all() for x in (out, *got))
+        return
+    assert relative_rms(out, want) <= max(2 * relative_rms(plain, want), floor)
+    error = (lse[held] - want_lse[held]).abs().max()
+    assert error <= 16 * torch.finfo(torch.float32).eps * max(1, want_lse[held].abs().max())
+    plain_lse = plain_lse.masked_fill(~held, 0)
+    baseline = torch.autograd.grad((plain, plain_lse), (q, k, v), (grad_out, grad_lse * held))
+    want = reference_gradients(q, k, v, grad_out, grad_lse=grad_lse * held, **options)
+    assert relative_rms(got, want) <= max(3 * relative_rms(baseline, want), 2 * floor)
+
+
+def test_a_full_mask_is_dense_attention():
+    for n, is_causal in ((70, True), (64, False)):
+        problem = Problem(2, n, 2, 1, 16, is_causal=is_causal)
+        q, k, v, *_ = problem.tensors(torch.float32)
+        out = attend(problem, q, k, v, full(n, 16))
+        assert relative_rms(out, reference(q, k, v, is_causal=is_causal)[0]) < 4e-7
+
+
+def test_causal_outputs_do_not_see_the_future():
+    problem, mask = Problem(1, 75, 2, 2, 16, is_causal=True), full(75, 16)
+    for cut in (1, 16, 40, 70):
+        q, k, v, *_ = (x.detach() for x in problem.tensors(torch.float16))
+        before = attend(problem, q, k, v, mask)
+        for x in (q, k, v):
+            x[:, cut:] = 3 * x[:, cut:] + 1
+        after = attend(problem, q, k, v, mask)
+        assert torch.equal(before[:, :cut], after[:, :cut])
+        assert not torch.equal(before[:, cut:], after[:, cut:])
+
+
+def test_weights_sum_to_one_where_there_are_keys():
+    generator = torch.Generator().manual_seed(1)
+    mask = BlockMask.from_dense(torch.rand(2, 5, 5, generator=generator) < 0.4, 16)
+    problem = Problem(1, 75, 2, 2, 16)
+    q, k, v, *_ = problem.tensors(torch.float32)
+    out, lse = attend(problem, q, k, torch.ones_like(v), mask, return_lse=True)
+    held = lse.isfinite().transpose(1, 2)
+    assert (out[held] - 1).abs().max() < 1e-6
+    assert (out[~held] == 0).all() and held.any() and not held.all()
+
+
+@pytest.mark.parametrize("is_causal", (False, True))
+def test_blocks_that_no_tile_holds_are_split(is_causal):
+    problem = Problem(1, 150, 2, 1, 16, is_causal=is_causal)
+    q, k, v, grad_out, _ = problem.tensors(torch.float32)
+    kept = torch.tensor([[[True, False], [True, True]], [[True, True], [False, True]]])
+    mask = BlockMask.from_dense(kept, 128)
+    options = {"pattern": mask, "is_causal": is_causal}
+    out = attend(problem, q, k, v, mask)
+    assert relative_rms(out, reference(q, k, v, **options)[0]) < 1e-6
+    got = torch.autograd.grad(out, (q, k, v), grad_out)
+    assert relative_rms(got, reference_gradients(q, k, v, grad_out, **options)) < 2e-6
+
+
+def test_every_bit_repeats():
+    problem, mask = Problem(2, 75, 4, 2, 16, is_causal=True), full(75, 16)
+    q, k, v, grad_out, _ = problem.tensors(torch.float16)
+    runs = []
+    for _ in range(2):
+        out = attend(problem, q, k, v, mask)
+        runs.append((out, *torch.autograd.grad(out, (q, k, v), grad_out)))
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_tokens_further_apart_than_32_bits_count():
+    n, stride = 33, 2**27
+    problem, mask = Problem(1, n, 1, 1, 16, is_causal=True), full(n, 16)
+    *small, grad_out, _ = problem.tensors(torch.float16)
+    wide = torch.empty(n * stride, dtype=torch.float16)  # pages that nothing touches are free
+    far = [wide.as_strided((1, n, 1, 16), (0, stride, 16, 1), 64 * i) for i in range(3)]
+    for x, y in zip(far, small, strict=True):
+        x.copy_(y.detach())
+    outputs = []
+    for tensors in (far, small):
+        leaves = [x.detach().requires_grad_() for x in tensors]
+        out = attend(problem, *leaves, mask)
+        outputs.append((out, *torch.autograd.grad(out, leaves, grad_out)))
+    assert all(torch.equal(a, b) for a, b in zip(*outputs, strict=True))
+
+
+def op_arguments(problem, mask):
+    q, k, v, grad_out, grad_lse = problem.tensors(torch.float32)
+    lists = []
+    for one in (mask, mask.transpose()):
+        lists += [one.row_ptr, one.col_idx, one.longest_first()]
+    return (q, k, v), (*lists, mask.block_size, problem.is_causal, 0.25), grad_out, grad_lse
+
+
+def test_the_ops_are_what_pytorch_expects_of_ops():
+    qkv, rest, grad_out, grad_lse = op_arguments(Problem(1, 40, 2, 1, 16), full(40, 16))
+    torch.library.opcheck(kernels.forward, (*qkv, *rest))
+    qkv = tuple(x.detach() for x in qkv)
+    saved = kernels.forward(*qkv, *rest)
+    for cotangent in (grad_lse, None):
+        torch.library.opcheck(kernels.backward, (grad_out, cotangent, *qkv, *saved, *rest))
+
+
+def test_what_it_cannot_do_it_says():
+    for size, dtype, reason in (
+        (48, torch.float32, "block_size=48: takes 16, 32, 64, 128"),
+        (16, torch.float64, "takes no float64"),
+        (16, torch.bfloat16, "interpreter multiplies the bits of bfloat16"),
+    ):
+        q = torch.zeros(1, 48, 1, 16, dtype=dtype)
+        with pytest.raises(UnsupportedBackend, match=f"triton: .*{reason}"):
+            block_sparse_attention(q, q, q, full(48, size), backend="triton")
+        assert resolve_backend(q, full(48, size), "auto") == "sdpa"
