@@ -19,6 +19,7 @@ import triton
 
 from experiments.files import replacing
 from models import patterns
+from models.errors import UnsupportedBackend
 from models.kernels import block_sparse, dilated, tiles
 from models.kernels.compile import KERNELS, build, forms
 from models.kernels.tiles import Tile
@@ -125,7 +126,7 @@ def _first_clean(wanted: tuple[str, str, dict]) -> Tile | None:
 
 
 def tune(tables, device: str, say: Callable[[str], None] = print) -> None:
-    """Measure every candidate on `device` ("cuda", "cuda:0") and keep the fastest that is right.
+    """Measure every candidate on `device`, the current one, and keep the fastest that is right.
 
     tables: of `KERNELS`. Only the entries of this card's generation are rewritten, one
     by one, so that an interrupted run keeps what it has. A tile whose result is not
@@ -136,25 +137,28 @@ def tune(tables, device: str, say: Callable[[str], None] = print) -> None:
     name = torch.cuda.get_device_name(device)
     for table in tables:
         for kernel, entry in _entries(table, (capability,)):
-            size = entry.get("block_size")
+            asked = (entry["head_dim"], entry["bits"], entry.get("block_size"))
+            try:
+                current = tiles.look_up(table, kernel, capability, *asked)
+            except UnsupportedBackend as reason:
+                say(f"{reason}: left out")
+                continue
             call = _problem(table, kernel, entry, device)
-            current = tiles.look_up(
-                table, kernel, capability, entry["head_dim"], entry["bits"], size
-            )
             with tiles.forced(table, kernel, current):
                 expected = call()
             times: dict[Tile, float] = {}
-            options = candidates(table, kernel, entry["head_dim"], entry["bits"], size)
-            for tile in dict.fromkeys([current, *options]):
+            for tile in dict.fromkeys([current, *candidates(table, kernel, *asked)]):
                 if any(build(form).fault(capability) for form in forms(table, kernel, entry, tile)):
                     continue
                 with tiles.forced(table, kernel, tile):
                     if all(map(_close, call(), expected)):
                         times[tile] = triton.testing.do_bench(call, return_mode="median")
+            if current not in times:
+                say(f"{table}.{kernel} {entry}: {current} has a fault here, left as it is")
+                continue
             best = min(times, key=times.get)
-            say(
-                f"{table}.{kernel} {entry}: {best}, {times[best]:.3f} ms (was {times[current]:.3f})"
-            )
+            change = f"{times[best]:.3f} ms (was {times[current]:.3f})"
+            say(f"{table}.{kernel} {entry}: {best}, {change}")
             source = (
                 f"fastest of {len(times)} on {name}, torch {torch.__version__}, "
                 f"triton {triton.__version__}: {times[best]:.3f} ms, median "
@@ -197,11 +201,10 @@ def _problem(table: str, kernel: str, entry: dict, device: str) -> Callable[[], 
 
 
 def _close(got: torch.Tensor, expected: torch.Tensor) -> bool:
-    finite = expected.isfinite()
-    error = (got - expected)[finite].float().square().mean().sqrt()
-    return bool(
-        error <= torch.finfo(got.dtype).eps * expected[finite].float().square().mean().sqrt()
-    )
+    # Other tiles sum in another order: in float32 over 32k tokens some 1e-6.
+    finite, allowed = expected.isfinite(), max(torch.finfo(got.dtype).eps, 4e-6)
+    error, size = (x[finite].float().square().mean().sqrt() for x in (got - expected, expected))
+    return bool(error <= allowed * size)
 
 
 def _as_json(tile: Tile) -> dict:
@@ -215,8 +218,7 @@ def _as_json(tile: Tile) -> dict:
 
 def _replace(table: str, kernel: str, entry: dict) -> None:
     made = tiles.read(table)
-    keys = ("capability", "head_dim", "bits", "block_size")
-    same = [all(old.get(key) == entry.get(key) for key in keys) for old in made[kernel]]
+    same = [all(old.get(key) == entry.get(key) for key in tiles.KEYS) for old in made[kernel]]
     made[kernel] = [entry if is_it else old for is_it, old in zip(same, made[kernel], strict=True)]
     _write(table, made)
 

@@ -113,7 +113,7 @@ def _why_not_triton(q: torch.Tensor, backend: str = "triton") -> str | None:
 
     if backend == "triton-tf32" and q.dtype != torch.float32:
         return f"rounds float32 products, and q is {q.dtype}"
-    return tiles.why_not(q)
+    return tiles.why_not(q) or tiles.why_no_tile("dilated", q)
 
 
 def _attend(q, k, v, pattern, is_causal, scale, backend, return_lse, key_padding_mask):

@@ -2,6 +2,7 @@
 
 `attend` is what the rest calls. Below it `long_context::block_sparse_forward` and
 `long_context::block_sparse_backward`, custom ops that autograd and torch.compile see whole.
+Under torch.compile use the mask once before: it makes its other lists at the first call.
 """
 
 from __future__ import annotations

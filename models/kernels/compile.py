@@ -58,7 +58,9 @@ SPILL_BYTES = 64
 SHARED_BYTES = {80: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 _STRIDES = [f"{x}_{axis}" for x in "qkvg" for axis in "bnh"]
 _TYPES = {
-    **dict.fromkeys(["lse", "lse_2", "delta", "part", "part_lse", "part_k", "part_v"], "*fp32"),
+    **dict.fromkeys(
+        ["lse", "grad_lse", "lse_2", "delta", "part", "part_lse", "part_k", "part_v"], "*fp32"
+    ),
     **dict.fromkeys(["table", "row_ptr"], "*i64"),
     "base_rows": "i64",
     **dict.fromkeys(["col_idx", "order"], "*i32"),

@@ -2,6 +2,7 @@
 
 `attend` is what the rest calls. Below it `long_context::dilated_forward` and
 `long_context::dilated_backward`, custom ops that autograd and torch.compile see whole.
+Under CUDA graphs call once before: a new shape copies its plan to the device.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -25,6 +24,7 @@ INTERPRETED = triton.knobs.runtime.interpret
 MAX_HEAD_DIM = 256
 # Cards that a table is kept for, by compute capability.
 CAPABILITIES = (80, 90, 100)
+KEYS = ("capability", "head_dim", "bits", "block_size")
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,28 @@ def generation(capability: int) -> int | None:
     return {8: 80, 9: 90, 10: 100, 11: 100, 12: 80}.get(capability // 10)
 
 
-@cache
+def _index(table: str) -> dict[str, dict[tuple, Tile]]:
+    return {
+        kernel: {tuple(entry.get(key) for key in KEYS): tile_of(entry) for entry in entries}
+        for kernel, entries in read(table).items()
+    }
+
+
+# Read once, so that torch.compile, which follows look-ups, meets no file.
+_TILES = {path.stem: _index(path.stem) for path in FOLDER.glob("*.json")}
+
+
 def look_up(
     table: str, kernel: str, capability: int, head_dim: int, bits: int, block_size: int | None
 ) -> Tile:
     """The tile for a card of `capability` (90 for Hopper); UnsupportedBackend if there is none."""
-    wanted = {"capability": generation(capability), "head_dim": padded(head_dim), "bits": bits}
-    wanted |= {} if block_size is None else {"block_size": block_size}
-    for entry in read(table)[kernel]:
-        if all(entry[key] == value for key, value in wanted.items()):
-            return tile_of(entry)
-    listed = ", ".join(f"{key} {value}" for key, value in wanted.items())
-    raise UnsupportedBackend(f"{table}.json has no tile of {kernel} for {listed}")
+    key = (generation(capability), padded(head_dim), bits, block_size)
+    tile = _TILES[table][kernel].get(key)
+    if tile is None:
+        wanted = dict(zip(KEYS, key, strict=True))
+        listed = ", ".join(f"{name} {value}" for name, value in wanted.items())
+        raise UnsupportedBackend(f"{table}.json has no tile of {kernel} for {listed}")
+    return tile
 
 
 _FORCED: dict[tuple[str, str], Tile] = {}

@@ -38,6 +38,7 @@ class BlockMask:
             if not isinstance(x, torch.Tensor) or x.dtype != dtype or x.dim() != dims:
                 got = (x.dtype, tuple(x.shape)) if isinstance(x, torch.Tensor) else type(x)
                 raise ValueError(f"{name}={got}: expected a tensor of {dtype} with {dims} dims")
+            object.__setattr__(self, name, x.contiguous())  # kernels read them as packed
         if self.row_ptr.device != self.col_idx.device:
             raise ValueError(
                 f"col_idx is on {self.col_idx.device}: expected {self.row_ptr.device}, as row_ptr"
@@ -160,15 +161,18 @@ class BlockMask:
 
     def longest_first(self) -> torch.Tensor:
         """(G, M) int32: row numbers by falling length, ties by row number; computed once."""
-        return self._longest_first
+        with torch.inference_mode(False):  # a later call may save it for backward
+            return self._longest_first
 
     def causal(self) -> BlockMask:
         """The mask without the blocks above the diagonal; computed once."""
-        return self._causal
+        with torch.inference_mode(False):
+            return self._causal or self
 
     def transpose(self) -> BlockMask:
         """Key block -> query blocks, ascending, as the backward pass walks; computed once."""
-        return self._transpose
+        with torch.inference_mode(False):  # a later call may save it for backward
+            return self._transpose
 
     def split(self, factor: int, seq_len: int) -> BlockMask:
         """The same pairs of `seq_len` tokens in blocks `factor` times smaller; computed once.
@@ -179,7 +183,8 @@ class BlockMask:
             raise ValueError(f"factor={factor}: expected a divisor of {self.block_size}")
         self.check_fits(seq_len, self.heads)
         if (factor, seq_len) not in self._splits:
-            self._splits[factor, seq_len] = self._split(factor, seq_len)
+            with torch.inference_mode(False):
+                self._splits[factor, seq_len] = self._split(factor, seq_len)
         return self._splits[factor, seq_len]
 
     def union(self, other: BlockMask) -> BlockMask:
@@ -237,10 +242,11 @@ class BlockMask:
         return self.lengths().argsort(dim=1, descending=True, stable=True).to(torch.int32)
 
     @cached_property
-    def _causal(self) -> BlockMask:
+    def _causal(self) -> BlockMask | None:
+        """None where it is the mask itself, which must not hold itself alive."""
         kept = self.col_idx <= self._rows() % self.blocks
         if kept.all():
-            return self
+            return None
         # Rows are sorted, so what stays of a row is its start; `before` counts kept entries.
         before = torch.nn.functional.pad(kept.cumsum(0), (1, 0))
         return BlockMask(before[self.row_ptr], self.col_idx[kept], self.block_size)

@@ -17,7 +17,8 @@ from models.patterns.block_mask import BlockMask
 from tests.models.helpers import LAYOUTS, Problem, relative_rms, rounding_floor
 
 pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="here they are interpreted; test_gpu.py has them compiled"
+    torch.cuda.is_available(),
+    reason="interpreted here; test_gpu_kernels.py has them compiled",
 )
 DTYPES = (torch.float32, torch.float16)
 
@@ -180,6 +181,31 @@ def test_the_ops_are_what_pytorch_expects_of_ops():
     saved = kernels.forward(*qkv, *rest)
     for cotangent in (grad_lse, None):
         torch.library.opcheck(kernels.backward, (grad_out, cotangent, *qkv, *saved, *rest))
+
+
+def test_compiled_whole_by_torch_compile():
+    problem, mask = Problem(1, 40, 2, 1, 16, is_causal=True), full(40, 16)
+    q, k, v, grad_out, _ = problem.tensors(torch.float32)
+
+    def attention(q, k, v):
+        return attend(problem, q, k, v, mask) * 2
+
+    results = []
+    for run in (attention, torch.compile(attention, backend="aot_eager", fullgraph=True)):
+        out = run(q, k, v)
+        results.append((out, *torch.autograd.grad(out, (q, k, v), grad_out)))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_a_mask_first_used_for_inference_can_train():
+    problem, mask = Problem(1, 40, 2, 1, 16, is_causal=True), full(40, 16)
+    q, k, v, grad_out, _ = problem.tensors(torch.float32)
+    with torch.inference_mode():
+        first = attend(problem, q, k, v, mask)
+    out = attend(problem, q, k, v, mask)
+    assert torch.equal(out, first)
+    want = reference_gradients(q, k, v, grad_out, pattern=mask, is_causal=True)
+    assert relative_rms(torch.autograd.grad(out, (q, k, v), grad_out), want) < 2e-6
 
 
 def test_what_it_cannot_do_it_says():

@@ -18,7 +18,8 @@ from models.patterns.branches import DilatedBranches, HeadPartition
 from tests.models.helpers import LAYOUTS, Problem, relative_rms, rounding_floor
 
 pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="here they are interpreted; test_gpu.py has them compiled"
+    torch.cuda.is_available(),
+    reason="interpreted here; test_gpu_kernels.py has them compiled",
 )
 DTYPES = (torch.float32, torch.float16)
 # Wider than tall, taller than wide, and as in the tables: the loops differ.

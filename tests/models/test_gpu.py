@@ -182,4 +182,5 @@ def test_ops_chosen_by_dtype():
     with pytest.raises(UnsupportedBackend, match="float64"):
         resolve_backend(q.double(), "sdpa")
     if torch.cuda.get_device_capability() >= (8, 0):
-        assert resolve_backend(q.half(), "auto") == "sdpa (cuda-flash)"
+        assert resolve_backend(q.half(), "auto") == "triton"
+        assert resolve_backend(q.half(), "sdpa") == "sdpa (cuda-flash)"
