@@ -79,7 +79,7 @@ def forward(
     lse = q.new_empty(batch, heads, n, dtype=torch.float32)
     tile = tiles.choose(TABLE, "forward", q, block_size)
     lists = (row_ptr, col_idx, order)
-    shape = (*_strides(q, k, v), n, heads, order.shape[1], scale * LOG2_E.value)
+    shape = (*tiles.strides(q, k, v), n, heads, order.shape[1], scale * LOG2_E.value)
     _launch(
         block_sparse_forward.forward, (q, k, v, out, lse, *lists, *shape), (q, k, v), order,
         block_size, is_causal, tile, heads,
@@ -119,7 +119,7 @@ def backward(
     tensors = (q, k, v, grad_out)
     grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     statistics = row_statistics(grad_out, grad_lse, out, lse)
-    shape = (*_strides(*tensors), q.shape[1], heads, order.shape[1], scale)
+    shape = (*tiles.strides(*tensors), q.shape[1], heads, order.shape[1], scale)
     options = (tensors, order, block_size, is_causal)
     _launch(
         block_sparse_backward.backward_q,
@@ -158,10 +158,6 @@ def _backward(ctx, grad_out, grad_lse):
 
 
 forward.register_autograd(_backward, setup_context=_setup_context)
-
-
-def _strides(*tensors) -> list[int]:
-    return [stride for x in tensors for stride in x.stride()[:3]]
 
 
 def _launch(kernel, arguments, tensors, order, block_size, is_causal, tile, owners) -> None:

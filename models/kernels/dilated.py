@@ -18,7 +18,7 @@ from models.fused_ops import as_operand
 from models.kernels import dilated_backward, dilated_forward
 from models.kernels.row_statistics import BLOCK as STATISTICS_BLOCK
 from models.kernels.tile_math import LOG2_E
-from models.kernels.tiles import choose, on_device, padded
+from models.kernels.tiles import choose, on_device, padded, strides
 
 TABLE = "dilated"
 
@@ -123,7 +123,7 @@ def forward(
     part = q.new_empty(work.rows, q.shape[3], dtype=torch.float32)
     part_lse = q.new_empty(work.rows, dtype=torch.float32)
     arguments = (q, k, v, out, lse, part, part_lse, work.table)
-    arguments += (*_strides(q, k, v), n, heads, scale * LOG2_E.value)
+    arguments += (*strides(q, k, v), n, heads, scale * LOG2_E.value)
     _launch(dilated_forward.forward, arguments, work, tile, (q, k, v), is_causal, tf32)
     return out, lse
 
@@ -161,7 +161,7 @@ def backward(
     statistics = _statistics(grad_out, grad_lse, out, lse, work)
     grad_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     part = q.new_empty(work.rows, q.shape[3], dtype=torch.float32)
-    shape = (*_strides(*tensors), q.shape[1], heads, work.base_rows, scale)
+    shape = (*strides(*tensors), q.shape[1], heads, work.base_rows, scale)
     arguments = (*tensors, *statistics, grad_q, part, work.table, *shape)
     _launch(dilated_backward.backward_q, arguments, work, tile, tensors, is_causal, tf32)
     del part, arguments
@@ -204,10 +204,6 @@ def _plan(q, segment_lengths, dilation_rates, offsets, base_owners, block) -> Pl
     branches = tuple(zip(segment_lengths, dilation_rates, strict=True))
     of_branch = tuple(tuple(offsets[i : i + heads]) for i in range(0, len(offsets), heads))
     return plan(branches, of_branch, batch, n, heads, base_owners, block, q.device)
-
-
-def _strides(*tensors) -> list[int]:
-    return [stride for x in tensors for stride in x.stride()[:3]]
 
 
 def _statistics(grad_out, grad_lse, out, lse, work: Plan):

@@ -145,6 +145,11 @@ def why_no_tile(table: str, q: torch.Tensor, block_size: int | None = None) -> s
     return None
 
 
+def strides(*tensors: torch.Tensor) -> list[int]:
+    """Strides of (B, N, H, D) tensors as kernels take them: batch, token, head of each."""
+    return [stride for x in tensors for stride in x.stride()[:3]]
+
+
 def on_device(x: torch.Tensor):
     """A context in which kernels are launched on the device of x."""
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
