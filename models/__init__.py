@@ -12,6 +12,8 @@ _HOME = {
     "dense_attention": "models.dense",
     "dilated_attention": "models.dilated",
     "head_partitioned_attention": "models.dilated",
+    "RingError": "models.errors",
+    "ring_attention": "models.ring.attention",
 }
 __all__ = sorted(_HOME)
 

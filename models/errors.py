@@ -11,15 +11,24 @@ class UnsupportedBackend(RuntimeError):
     """A backend was named that cannot do this request; the message says why."""
 
 
-def check_qkv(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-    """ValueError unless q is (B, N, H, D) and k, v are (B, M, Hkv, D) alike, Hkv dividing H."""
+class RingError(RuntimeError):
+    """A rank of a ring did not answer or went away; the message says which, and where."""
+
+
+def check_qkv(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, may_lack_tokens: bool = False
+) -> None:
+    """ValueError unless q is (B, N, H, D) and k, v are (B, M, Hkv, D) alike, Hkv dividing H.
+
+    may_lack_tokens: allow N = 0 and M = 0.
+    """
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, torch.Tensor) or x.dim() != 4:
             got = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
             raise ValueError(f"{name}={got}: expected a tensor (batch, tokens, heads, head_dim)")
         if x.dtype not in DTYPES:
             raise ValueError(f"{name}.dtype={x.dtype}: expected float64, 32, 16 or bfloat16")
-        if 0 in x.shape:
+        if 0 in (x.shape[0], *x.shape[2:]) or (x.shape[1] == 0 and not may_lack_tokens):
             raise ValueError(f"{name}.shape={tuple(x.shape)}: expected no empty dimension")
         if (x.dtype, x.device) != (q.dtype, q.device):
             raise ValueError(

@@ -112,7 +112,8 @@ class StridedAttention(torch.autograd.Function):
         grad_out = grad_out.contiguous()
         head_dim = q.shape[-1]
         if grad_lse is not None:
-            q, k, v, out, grad_out = _carry_grad_lse(q, k, v, out, grad_out, grad_lse)
+            k, v = (F.pad(x, (0, head_dim_multiple(q))) for x in (k, v))
+            q, out, grad_out = carry_grad_lse(q, out, grad_out, grad_lse.transpose(1, 2))
             if isinstance(op, CudaFlash) and q.shape[-1] > CudaFlash.max_head_dim:
                 op = CudaEfficient()
         accumulator = torch.promote_types(q.dtype, torch.float32)
@@ -136,15 +137,16 @@ class StridedAttention(torch.autograd.Function):
         return dq, dk, dv, None, None, None, None
 
 
-def _carry_grad_lse(q, k, v, out, grad_out, grad_lse):
-    """Feed dLSE to ops that know only dO, by one more column of the head dimension.
+def carry_grad_lse(q, out, grad_out, grad_lse):
+    """Feed dLSE to ops that know only dO, by more columns of the head dimension.
 
-    The ops compute dS = P (dO V' - rowsum(dO * O)). A column that is 0 in q, k, v,
-    -1 in `out` and dLSE in `grad_out` leaves S and dO V' alone and makes it
-    dS = P (dO V' - rowsum(dO * O) + dLSE), which is the gradient through the LSE.
+    q, out, grad_out: (B, N, H, D), grad_lse: (B, N, H). The ops compute
+    dS = P (dO V' - rowsum(dO * O)). A column that is 0 in q, k, v, -1 in `out` and dLSE in
+    `grad_out` leaves S and dO V' alone and makes it dS = P (dO V' - rowsum(dO * O) + dLSE),
+    which is the gradient through the LSE. The caller pads k and v likewise, with zeros.
     """
     extra = head_dim_multiple(q)
-    q, k, v, out, grad_out = (F.pad(x, (0, extra)) for x in (q, k, v, out, grad_out))
+    q, out, grad_out = (F.pad(x, (0, extra)) for x in (q, out, grad_out))
     out[..., -1] = -1
-    grad_out[..., -1] = grad_lse.transpose(1, 2)
-    return q, k, v, out, grad_out
+    grad_out[..., -1] = grad_lse
+    return q, out, grad_out

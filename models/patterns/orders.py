@@ -1,0 +1,154 @@
+"""Token orders: which positions of a sequence each rank of a ring holds, and in what order.
+
+"contiguous", "zigzag" and "striped" are for text. "hilbert", "morton" and "snake" walk tokens
+that lie in rows of a 2-D grid (an image) along a curve and cut the walk into shards; "row-major"
+is the walk that changes nothing, the null hypothesis of the other three. Positions stay what
+they were: causality is by position, whatever the order.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from models.errors import check_choice
+
+CURVES = ("row-major", "snake", "morton", "hilbert")
+ORDERS = ("contiguous", "zigzag", "striped", "hilbert", "morton", "snake")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Tokens in rows of `width`, row after row, walked along `curve`, one of CURVES.
+
+    width: tokens in a row; None for the square nearest above, ceil(sqrt(N)).
+    ValueError on bad arguments.
+    """
+
+    curve: str
+    width: int | None = None
+
+    def __post_init__(self):
+        check_choice("curve", self.curve, CURVES)
+        width = self.width
+        if width is not None and (isinstance(width, bool) or not isinstance(width, int)):
+            raise ValueError(f"width={width!r}: expected an integer >= 1 or None")
+        if width is not None and width < 1:
+            raise ValueError(f"width={width!r}: expected an integer >= 1 or None")
+
+    def walk(self, seq_len: int) -> np.ndarray:
+        """The positions 0 ... seq_len - 1 in the order of the curve, int64."""
+        position = np.arange(seq_len)
+        row, column = np.divmod(position, self.width or math.isqrt(max(seq_len - 1, 0)) + 1)
+        if self.curve == "row-major":
+            return position
+        if self.curve == "snake":
+            return np.lexsort((np.where(row % 2, -column, column), row))
+        bits = int(max(row.max(), column.max())).bit_length()
+        along = {"morton": _morton, "hilbert": _hilbert}[self.curve](row, column, bits)
+        return along.argsort(kind="stable")
+
+
+def _morton(row, column, bits) -> np.ndarray:
+    """The place along the Z curve: the bits of both coordinates interleaved."""
+    place = np.zeros_like(row)
+    for bit in range(bits):
+        place |= ((column >> bit & 1) << 2 * bit) | ((row >> bit & 1) << 2 * bit + 1)
+    return place
+
+
+def _hilbert(row, column, bits) -> np.ndarray:
+    """The place along Hilbert's curve through a square of side 2^bits.
+
+    From the largest quadrant down: which quadrant, then turn it to the standard one
+    (Hilbert 1891; the iteration is that of Warren, Hacker's Delight, section 16).
+    """
+    x, y, place = column.copy(), row.copy(), np.zeros_like(row)
+    for bit in reversed(range(bits)):
+        right, upper = x >> bit & 1, y >> bit & 1
+        place = place << 2 | (3 * right ^ upper)
+        turned, mirrored = upper == 0, (upper == 0) & (right == 1)
+        low = (1 << bit) - 1
+        x, y = x & low, y & low
+        x, y = np.where(mirrored, low - x, x), np.where(mirrored, low - y, y)
+        x, y = np.where(turned, y, x), np.where(turned, x, y)
+    return place
+
+
+def check_order(order) -> None:
+    """ValueError unless `order` is one of ORDERS or a `Grid`."""
+    if not isinstance(order, Grid):
+        check_choice("order", order, ORDERS)
+
+
+def positions(order: str | Grid, seq_len: int, rank: int, world_size: int) -> torch.Tensor:
+    """The positions that `rank` holds, in the order of its shard: (n,) int64, n may be 0.
+
+    Shards differ by at most one token, two for "zigzag". ValueError on bad arguments.
+    """
+    check_order(order)
+    for name, value, least in (("seq_len", seq_len, 0), ("world_size", world_size, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}={value!r}: expected an integer >= {least}")
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < world_size:
+        raise ValueError(f"rank={rank!r}: expected an integer from 0 to {world_size - 1}")
+    return torch.from_numpy(_positions(order, seq_len, world_size)[rank])
+
+
+@lru_cache(maxsize=64)
+def _positions(order, seq_len: int, world_size: int) -> tuple[np.ndarray, ...]:
+    if order == "striped":
+        return tuple(np.arange(rank, seq_len, world_size) for rank in range(world_size))
+    if order == "zigzag":
+        # Of 2 p chunks a rank holds the i-th from either end: when causal, equal work.
+        chunks = np.array_split(np.arange(seq_len), 2 * world_size)
+        pairs = zip(chunks[:world_size], reversed(chunks[world_size:]), strict=True)
+        return tuple(np.concatenate(pair) for pair in pairs)
+    if order == "contiguous":
+        walk = np.arange(seq_len)
+    else:
+        walk = (order if isinstance(order, Grid) else Grid(order)).walk(seq_len)
+    return tuple(np.ascontiguousarray(part) for part in np.array_split(walk, world_size))
+
+
+def shard(
+    x: torch.Tensor, rank: int, world_size: int, order: str | Grid = "zigzag", dim: int = 1
+) -> torch.Tensor:
+    """The part of x (..., N, ...) that `rank` holds, tokens along `dim`; differentiable.
+
+    A view of x where the order allows. ValueError on bad arguments.
+    """
+    held = positions(order, x.shape[dim], rank, world_size)
+    if order in ("contiguous", "striped"):
+        start = int(held[0]) if len(held) else 0
+        step = world_size if order == "striped" else 1
+        index = [slice(None)] * x.dim()
+        index[dim] = slice(start, start + len(held) * step, step)
+        return x[tuple(index)]
+    return x.index_select(dim, held.to(x.device))
+
+
+def unshard(
+    shards: list[torch.Tensor], order: str | Grid = "zigzag", dim: int = 1
+) -> torch.Tensor:
+    """The whole sequence of all ranks' shards, in rank order; the inverse of `shard`.
+
+    Differentiable. ValueError where the shards' lengths are not those of the order.
+    """
+    if not shards:
+        raise ValueError("shards=[]: expected one tensor a rank")
+    lengths = [x.shape[dim] for x in shards]
+    held = [positions(order, sum(lengths), rank, len(shards)) for rank in range(len(shards))]
+    expected = [len(x) for x in held]
+    if lengths != expected:
+        raise ValueError(
+            f"shards have {lengths} tokens: expected {expected} in the order {order!r}"
+        )
+    joined = torch.cat(list(shards), dim=dim)
+    if order == "contiguous":
+        return joined
+    return joined.index_select(dim, torch.cat(held).argsort().to(joined.device))
