@@ -132,9 +132,7 @@ def shard(
     return x.index_select(dim, held.to(x.device))
 
 
-def unshard(
-    shards: list[torch.Tensor], order: str | Grid = "zigzag", dim: int = 1
-) -> torch.Tensor:
+def unshard(shards: list[torch.Tensor], order: str | Grid = "zigzag", dim: int = 1) -> torch.Tensor:
     """The whole sequence of all ranks' shards, in rank order; the inverse of `shard`.
 
     Differentiable. ValueError where the shards' lengths are not those of the order.

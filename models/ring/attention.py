@@ -9,7 +9,6 @@ hands on), no hop waits for the one before, and in the backward pass gradients g
 from __future__ import annotations
 
 import os
-import time
 
 import torch
 import torch.distributed as dist
@@ -22,22 +21,15 @@ from models.errors import (
     check_same_length,
     resolve_scale,
 )
-from models.fused_ops import as_operand, fused_op, head_dim_multiple
+from models.fused_ops import fused_op
 from models.patterns.block_mask import BlockMask
 from models.patterns.branches import DilatedBranches, HeadPartition
 from models.patterns.orders import Grid, check_order, positions
 from models.ring.agreement import agree, check_lengths, terms
-from models.ring.exchange import (
-    GRAD_KEYS,
-    GRAD_VALUES,
-    KEYS,
-    VALUES,
-    Exchange,
-    computing,
-    count_waiting,
-)
-from models.ring.hops import Eager, Gradients, Queries, working_dtype
-from models.ring.plan import Hop, plan
+from models.ring.exchange import Alone, Exchange
+from models.ring.hops import Eager
+from models.ring.passes import backward_steps, forward_steps, run
+from models.ring.plan import plan
 
 BACKENDS = ("auto", "sdpa", "eager")
 
@@ -110,7 +102,7 @@ def ring_attention(
     if isinstance(pattern, BlockMask):
         pattern.check_fits(total, q.shape[2])
     hops = plan(pattern, order, total, world_size, q.shape[2], k.shape[2], bool(is_causal))
-    out, lse = _Ring.apply(q, k, v, exchange, hops, op, scale)
+    out, lse = _Ring.apply(q, k, v, exchange or Alone(), hops, op, scale)
     return (out, lse) if return_lse else out
 
 
@@ -134,187 +126,27 @@ def resolve_op(q: torch.Tensor, backend: str):
 
 
 class _Ring(torch.autograd.Function):
-    """One rank's part: (q, k, v) -> (out, LSE); exchange: None where the rank is alone."""
+    """One rank's part: (q, k, v) -> (out, LSE)."""
 
     @staticmethod
     def forward(ctx, q, k, v, exchange, hops, op, scale):
-        q_work, k_sent, v_sent = prepare(q, k, v)
-        rank, order = _order(exchange, hops)
-        batch, dtype = q.shape[0], q_work.dtype
-        queries = Queries(q_work, op, scale)
-        fetch = _Fetch(exchange, hops, rank, k_sent, v_sent)
-        coming = fetch.post(order[0]) if order else None
-        with computing():
-            local = hops.local(rank)
-            keys, values = of_shares(local, k_sent, dtype), of_shares(local, v_sent, dtype)
-            queries.attend(local, keys, values)
-        for number, step in enumerate(order):
-            hop, flats = fetch.take(coming)
-            coming = fetch.post(order[number + 1]) if number + 1 < len(order) else None
-            if hop is not None:
-                with computing():
-                    queries.attend(hop, *(_unpack(hop, x, batch, dtype) for x in flats))
-        if exchange is not None:
-            exchange.finish()
-        out, lse = queries.out[..., : q.shape[3]].to(q.dtype), queries.lse.transpose(1, 2)
-        ctx.save_for_backward(q, k, v, out, queries.lse)
+        out, lse, saved = run(forward_steps(q, k, v, exchange, hops, op, scale))
+        exchange.finish()
+        ctx.save_for_backward(q, k, v, out, lse)
         ctx.set_materialize_grads(False)
-        ctx.options = (exchange, hops, op, scale, queries.saved)
+        ctx.options = (exchange, hops, op, scale, saved)
         return out, lse
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_out, grad_lse):
-        q, k, v, out, lse = ctx.saved_tensors
+        if grad_out is None and grad_lse is None:
+            return (None,) * 7
         exchange, hops, op, scale, saved = ctx.options
-        q_work, k_sent, v_sent = prepare(q, k, v)
-        rank, order = _order(exchange, hops)
-        batch, dtype = q.shape[0], q_work.dtype
-        gradients = start_gradients(q_work, out, lse, grad_out, grad_lse, op, scale, saved)
-        wide = torch.promote_types(q.dtype, torch.float32)
-        grad_k, grad_v = (torch.zeros_like(x, dtype=wide) for x in (k_sent, v_sent))
-        fetch = _Fetch(exchange, hops, rank, k_sent, v_sent)
-        home = _Home(exchange, hops, rank, grad_k, grad_v)
-        coming = fetch.post(order[0]) if order else None
-        with computing():
-            local = hops.local(rank)
-            keys, values = of_shares(local, k_sent, dtype), of_shares(local, v_sent, dtype)
-            grads = (of_shares(local, x, wide) for x in (grad_k, grad_v))
-            gradients.attend(local, keys, values, *grads)
-        for number, step in enumerate(order):
-            hop, flats = fetch.take(coming)
-            coming = fetch.post(order[number + 1]) if number + 1 < len(order) else None
-            parts = ()
-            if hop is not None:
-                with computing():
-                    parts = tuple(torch.zeros_like(x, dtype=wide) for x in flats)
-                    keys, values = (_unpack(hop, x, batch, dtype) for x in flats)
-                    grads = (hop.parcel.unpack(x, batch) for x in parts)
-                    gradients.attend(hop, keys, values, *grads)
-            home.take()
-            home.post(step, parts)
-        home.take()
-        if exchange is not None:
-            exchange.finish()
-        dim = q.shape[3]
-        grads = (gradients.result(), grad_k[..., :dim], grad_v[..., :dim])
-        return *(x[..., :dim].to(q.dtype) for x in grads), None, None, None, None
-
-
-class _Fetch:
-    """Keys and values of other ranks, each in two buffers that the hops take in turn."""
-
-    def __init__(self, exchange, hops, rank, k, v):
-        self.exchange, self.hops, self.rank, self.k, self.v = exchange, hops, rank, k, v
-        self._buffers: dict[tuple[int, int], torch.Tensor] = {}
-        self._posted = 0
-
-    def post(self, step: int):
-        """Ask for the keys of the rank `step` before, and send its due to the one after."""
-        size = self.hops.world_size
-        to, source = (self.rank + step) % size, (self.rank - step) % size
-        given, taken = self.hops.hop(to, self.rank), self.hops.hop(self.rank, source)
-        sends, flats = [], ()
-        if given is not None:
-            tagged = ((self.k, KEYS), (self.v, VALUES))
-            sends = [(to, given.parcel.pack(x), tag) for x, tag in tagged]
-        if taken is not None:
-            flats = tuple(self._buffer(tag, taken) for tag in (KEYS, VALUES))
-        receives = [(source, x, tag) for x, tag in zip(flats, (KEYS, VALUES), strict=False)]
-        self._posted += 1
-        return self.exchange.post(sends, receives), taken, flats
-
-    def take(self, coming) -> tuple[Hop | None, tuple[torch.Tensor, ...]]:
-        """Wait for what `post` asked for."""
-        pending, hop, flats = coming
-        start = time.perf_counter()
-        pending.wait()
-        if hop is not None:
-            count_waiting(time.perf_counter() - start)
-        return hop, flats
-
-    def _buffer(self, tag: int, hop: Hop) -> torch.Tensor:
-        size = self.k.shape[0] * hop.parcel.rows * self.k.shape[3]
-        key = (tag, self._posted % 2)
-        if key not in self._buffers or len(self._buffers[key]) < size:
-            self._buffers[key] = self.k.new_empty(size)
-        return self._buffers[key][:size]
-
-
-class _Home:
-    """Gradients of keys and values on their way to the ranks that hold these."""
-
-    def __init__(self, exchange, hops, rank, grad_k, grad_v):
-        self.exchange, self.hops, self.rank = exchange, hops, rank
-        self.grads = (grad_k, grad_v)
-        self._coming = None
-
-    def post(self, step: int, parts) -> None:
-        """Send `parts`, the flat gradients of the hop `step`, and ask for those it owes us."""
-        size = self.hops.world_size
-        after, before = (self.rank + step) % size, (self.rank - step) % size
-        owed = self.hops.hop(after, self.rank)
-        tags = (GRAD_KEYS, GRAD_VALUES)
-        sends = [(before, x, tag) for x, tag in zip(parts, tags, strict=False)]
-        receives = []
-        if owed is not None:
-            rows = self.grads[0].shape[0] * owed.parcel.rows * self.grads[0].shape[3]
-            receives = [(after, self.grads[0].new_empty(rows), tag) for tag in tags]
-        self._coming = self.exchange.post(sends, receives), owed, receives
-
-    def take(self) -> None:
-        """Wait for what the last `post` asked for, and add it."""
-        if self._coming is None:
-            return
-        pending, owed, receives = self._coming
-        pending.wait()
-        for grad, (_, flat, _) in zip(self.grads, receives, strict=False):
-            owed.parcel.add(grad, flat)
-        self._coming = None
-
-
-def prepare(q, k, v) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """q as hops compute it, k and v as they travel: head_dim padded, strides that ops can read."""
-    extra = -q.shape[3] % head_dim_multiple(q)
-    if extra:
-        q, k, v = (torch.nn.functional.pad(x, (0, extra)) for x in (q, k, v))
-    return as_operand(q.to(working_dtype(q))), k.contiguous(), v.contiguous()
-
-
-def start_gradients(q, out, lse, grad_out, grad_lse, op, scale, saved) -> Gradients:
-    """The state of a backward pass; q from `prepare`, cotangents as autograd gives them."""
-    out, grad_out = (None if x is None else x.to(q.dtype) for x in (out, grad_out))
-    extra = q.shape[3] - out.shape[3]
-    if grad_out is None:
-        grad_out = torch.zeros_like(out)
-    if extra:
-        out, grad_out = (torch.nn.functional.pad(x, (0, extra)) for x in (out, grad_out))
-    grad_lse = None if grad_lse is None else grad_lse.transpose(1, 2)
-    grad_out = grad_out.contiguous()
-    return Gradients(q, out, lse, grad_out, grad_lse, op, scale, saved)
-
-
-def of_shares(hop: Hop, x: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
-    """The rank's own x (B, n, Hkv, D) as the pieces of its local hop read it."""
-    x = x.to(dtype)
-    return [x[:, :, share.heads] for share in hop.parcel.shares]
-
-
-def _unpack(hop, flat, batch, dtype) -> list[torch.Tensor]:
-    return [x.to(dtype) for x in hop.parcel.unpack(flat, batch)]
-
-
-def _order(exchange, hops) -> tuple[int, list[int]]:
-    """This rank, and the hops in which it sends or receives anything."""
-    if exchange is None:
-        return 0, []
-    rank, size = exchange.rank, exchange.world_size
-    steps = [
-        step
-        for step in range(1, size)
-        if hops.hop((rank + step) % size, rank) or hops.hop(rank, (rank - step) % size)
-    ]
-    return rank, steps
+        state = (*ctx.saved_tensors, grad_out, grad_lse)
+        grads = run(backward_steps(*state, exchange, hops, op, scale, saved))
+        exchange.finish()
+        return *grads, *(None,) * 4
 
 
 def _resolve_group(group) -> dist.ProcessGroup | None:

@@ -135,6 +135,15 @@ class Exchange:
         return RingError(f"rank {self.rank} of {self.world_size}: {what} failed{limit}: {reason}")
 
 
+class Alone:
+    """The exchange of a ring of one: it has nobody to talk to."""
+
+    rank, world_size = 0, 1
+
+    def finish(self) -> None:
+        """Nothing is under way."""
+
+
 @dataclass(frozen=True)
 class _Posted:
     """A message under way: its handle, what it is, and its memory, kept until it is through."""

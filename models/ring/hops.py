@@ -122,8 +122,7 @@ class Gradients:
                 of_q = (self.grad_out, self.q, self.out, self.lse)
                 grad_out, q, out, lse = (_operand(piece.q.of(x, piece.q_heads)) for x in of_q)
                 k_part, v_part = (
-                    _operand(F.pad(piece.k.of(x, piece.kv_heads), (0, self.extra)))
-                    for x in (k, v)
+                    _operand(F.pad(piece.k.of(x, piece.kv_heads), (0, self.extra))) for x in (k, v)
                 )
                 dq, dk, dv = _op(self.op, piece).backward(
                     grad_out, q, k_part, v_part, out, lse, next(self.saved),

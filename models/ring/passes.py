@@ -1,0 +1,193 @@
+"""Both passes of one rank, as steps between which it waits for others.
+
+A step generator yields what it waits for. `run` waits for each in turn; `models.ring.simulated`
+runs those of many ranks in one process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+
+from models.fused_ops import as_operand, head_dim_multiple
+from models.ring.exchange import GRAD_KEYS, GRAD_VALUES, KEYS, VALUES, computing, count_waiting
+from models.ring.hops import Gradients, Queries, working_dtype
+from models.ring.plan import Hop, RingPlan
+
+
+def run(steps: Iterator):
+    """Go through the steps, waiting after each; returns what they return."""
+    while True:
+        try:
+            pending = next(steps)
+        except StopIteration as stop:
+            return stop.value
+        start = time.perf_counter()
+        pending.wait()
+        count_waiting(time.perf_counter() - start)
+
+
+def forward_steps(q, k, v, exchange, hops: RingPlan, op, scale: float):
+    """Steps to a rank's out (B, n, H, D) in q's dtype, LSE (B, H, n) and what `op` saved.
+
+    q: (B, n, H, D), k, v: (B, n, Hkv, D), this rank's. exchange: an `Exchange` or its like.
+    """
+    rank, steps = exchange.rank, _steps(exchange, hops)
+    q_work, k_sent, v_sent = _prepare(q, k, v)
+    queries = Queries(q_work, op, scale)
+    fetch = _Fetch(exchange, hops, k_sent, v_sent)
+    coming = fetch.post(steps[0]) if steps else None
+    with computing():
+        local = hops.local(rank)
+        queries.attend(local, *(_of_shares(local, x, q_work.dtype) for x in (k_sent, v_sent)))
+    for number in range(len(steps)):
+        pending, hop, flats = coming
+        yield pending
+        coming = fetch.post(steps[number + 1]) if number + 1 < len(steps) else None
+        if hop is not None:
+            with computing():
+                queries.attend(hop, *(_unpack(hop, x, q_work) for x in flats))
+    out = queries.out[..., : q.shape[3]].to(q.dtype)
+    return out, queries.lse.transpose(1, 2), queries.saved
+
+
+def backward_steps(
+    q, k, v, out, lse, grad_out, grad_lse, exchange, hops: RingPlan, op, scale: float, saved
+):
+    """Steps to a rank's dq, dk, dv for the cotangents, either None, of its out and LSE."""
+    rank, steps = exchange.rank, _steps(exchange, hops)
+    q_work, k_sent, v_sent = _prepare(q, k, v)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    gradients = _start_gradients(q_work, out, lse, grad_out, grad_lse, op, scale, saved)
+    grad_k, grad_v = (torch.zeros_like(x, dtype=wide) for x in (k_sent, v_sent))
+    fetch = _Fetch(exchange, hops, k_sent, v_sent)
+    home = _Home(exchange, hops, grad_k, grad_v)
+    coming = fetch.post(steps[0]) if steps else None
+    with computing():
+        local = hops.local(rank)
+        gradients.attend(
+            local,
+            *(_of_shares(local, x, q_work.dtype) for x in (k_sent, v_sent)),
+            *(_of_shares(local, x, wide) for x in (grad_k, grad_v)),
+        )
+    for number, step in enumerate(steps):
+        pending, hop, flats = coming
+        yield pending
+        coming = fetch.post(steps[number + 1]) if number + 1 < len(steps) else None
+        parts = ()
+        if hop is not None:
+            with computing():
+                parts = tuple(torch.zeros_like(x, dtype=wide) for x in flats)
+                keys, values = (_unpack(hop, x, q_work) for x in flats)
+                grads = (hop.parcel.unpack(x, q.shape[0]) for x in parts)
+                gradients.attend(hop, keys, values, *grads)
+        if number:
+            yield home.pending
+            home.add()
+        home.post(step, parts)
+    if steps:
+        yield home.pending
+        home.add()
+    dim = q.shape[3]
+    return tuple(x[..., :dim].to(q.dtype) for x in (gradients.result(), grad_k, grad_v))
+
+
+class _Fetch:
+    """Keys and values of other ranks, each in two buffers that the hops take in turn."""
+
+    def __init__(self, exchange, hops, k, v):
+        self.exchange, self.hops, self.k, self.v = exchange, hops, k, v
+        self._buffers: dict[tuple[int, int], torch.Tensor] = {}
+        self._posted = 0
+
+    def post(self, step: int):
+        """Ask for the keys of the rank `step` before, and send its due to the one after.
+
+        Returns what is pending, the hop, None where it needs no keys, and their memory.
+        """
+        rank, size = self.exchange.rank, self.hops.world_size
+        to, source = (rank + step) % size, (rank - step) % size
+        given, taken = self.hops.hop(to, rank), self.hops.hop(rank, source)
+        sends, flats = [], ()
+        if given is not None:
+            tagged = ((self.k, KEYS), (self.v, VALUES))
+            sends = [(to, given.parcel.pack(x), tag) for x, tag in tagged]
+        if taken is not None:
+            flats = tuple(self._buffer(tag, taken) for tag in (KEYS, VALUES))
+        receives = [(source, x, tag) for x, tag in zip(flats, (KEYS, VALUES), strict=False)]
+        self._posted += 1
+        return self.exchange.post(sends, receives), taken, flats
+
+    def _buffer(self, tag: int, hop: Hop) -> torch.Tensor:
+        size = self.k.shape[0] * hop.parcel.rows * self.k.shape[3]
+        key = (tag, self._posted % 2)
+        if key not in self._buffers or len(self._buffers[key]) < size:
+            self._buffers[key] = self.k.new_empty(size)
+        return self._buffers[key][:size]
+
+
+class _Home:
+    """Gradients of keys and values on their way to the ranks that hold these."""
+
+    def __init__(self, exchange, hops, grad_k, grad_v):
+        self.exchange, self.hops, self.grads = exchange, hops, (grad_k, grad_v)
+
+    def post(self, step: int, parts) -> None:
+        """Send `parts`, the flat gradients of the hop `step`, and ask for those owed to us."""
+        rank, size = self.exchange.rank, self.hops.world_size
+        after, before = (rank + step) % size, (rank - step) % size
+        self.owed = self.hops.hop(after, rank)
+        tags = (GRAD_KEYS, GRAD_VALUES)
+        sends = [(before, x, tag) for x, tag in zip(parts, tags, strict=False)]
+        self.receives = []
+        if self.owed is not None:
+            rows = self.grads[0].shape[0] * self.owed.parcel.rows * self.grads[0].shape[3]
+            self.receives = [(after, self.grads[0].new_empty(rows), tag) for tag in tags]
+        self.pending = self.exchange.post(sends, self.receives)
+
+    def add(self) -> None:
+        """Add what has come."""
+        for grad, (_, flat, _) in zip(self.grads, self.receives, strict=False):
+            self.owed.parcel.add(grad, flat)
+
+
+def _steps(exchange, hops: RingPlan) -> list[int]:
+    """The hops in which this rank sends or receives anything."""
+    rank, size = exchange.rank, hops.world_size
+    return [
+        step
+        for step in range(1, size)
+        if hops.hop((rank + step) % size, rank) or hops.hop(rank, (rank - step) % size)
+    ]
+
+
+def _prepare(q, k, v) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """q as hops compute it, k and v as they travel; head_dim padded where the ops ask for it."""
+    extra = -q.shape[3] % head_dim_multiple(q)
+    if extra:
+        q, k, v = (F.pad(x, (0, extra)) for x in (q, k, v))
+    return as_operand(q.to(working_dtype(q))), k.contiguous(), v.contiguous()
+
+
+def _start_gradients(q, out, lse, grad_out, grad_lse, op, scale, saved) -> Gradients:
+    """q: from `_prepare`; lse, grad_lse: (B, H, n)."""
+    grad_out = torch.zeros_like(out) if grad_out is None else grad_out
+    padding = (0, q.shape[3] - out.shape[3])
+    # Autograd hands over any strides; the ops want those of q.
+    out, grad_out = (F.pad(x.to(q.dtype), padding).contiguous() for x in (out, grad_out))
+    lse = lse.transpose(1, 2)
+    grad_lse = None if grad_lse is None else grad_lse.transpose(1, 2)
+    return Gradients(q, out, lse, grad_out, grad_lse, op, scale, saved)
+
+
+def _of_shares(hop: Hop, x: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
+    """The rank's own x (B, n, Hkv, D) as the pieces of its local hop read it."""
+    x = x.to(dtype)
+    return [x[:, :, share.heads] for share in hop.parcel.shares]
+
+
+def _unpack(hop: Hop, flat: torch.Tensor, q: torch.Tensor) -> list[torch.Tensor]:
+    return [x.to(q.dtype) for x in hop.parcel.unpack(flat, q.shape[0])]
