@@ -18,14 +18,8 @@ from models.kernels.dilated_forward import (
     owner,
 )
 from models.kernels.row_statistics import delta_of
-from models.kernels.tile_math import (
-    LOG2_E,
-    head_columns,
-    key_step,
-    load_numbers,
-    load_rows,
-    query_step,
-)
+from models.kernels.runs import key_run, query_run, run_offsets
+from models.kernels.tile_math import LOG2_E, head_columns, load_rows
 
 
 @triton.jit
@@ -48,11 +42,13 @@ def statistics(
     lane = tl.arange(0, BLOCK_M)
     tokens = start + lane
     held = tokens < n_tokens
+    rows = (batch * n_heads + head) * n_tokens + tokens
     total = delta_of(
-        grad_out, out, grad_lse, g_b, g_n, g_h, tokens, held, head, batch, n_tokens, n_heads,
-        HAS_GRAD_LSE, D, BLOCK_D,
+        grad_out + batch * g_b + tokens * g_n + head * g_h,
+        out + ((batch * n_tokens + tokens) * n_heads + head) * D,
+        grad_lse + rows, held, HAS_GRAD_LSE, D, BLOCK_D,
     )  # fmt: skip
-    b_lse = tl.load(lse + (batch * n_heads + head) * n_tokens + tokens, mask=held) * LOG2_E
+    b_lse = tl.load(lse + rows, mask=held) * LOG2_E
     for i in range(0 if HAS_KEYS else 1, N_CARRIED + 1):
         branch = table + i * (OFFSETS + n_heads)
         row_0, rows, there = compact_rows(
@@ -94,47 +90,27 @@ def backward_q(
     if start >= kept:
         return
     d, d_mask = head_columns(D, BLOCK_D)
-    i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    i_m = tl.arange(0, BLOCK_M)
     held = start + i_m < kept
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
     if HAS_KEYS:
-        o_q = i_m.to(INDEX)[:, None] * (r * q_n).to(INDEX) + d[None, :]
-        o_g = i_m.to(INDEX)[:, None] * (r * g_n).to(INDEX) + d[None, :]
         p_q = q + batch * q_b + (first + start * r) * q_n + head * q_h
         p_g = grad_out + batch * g_b + (first + start * r) * g_n + head * g_h
-        b_q = load_rows(p_q + o_q, held, d_mask, D, BLOCK_D, True)
-        b_g = load_rows(p_g + o_g, held, d_mask, D, BLOCK_D, True)
+        p_q += run_offsets(i_m, r * q_n, d, INDEX)
+        p_g += run_offsets(i_m, r * g_n, d, INDEX)
+        b_q = load_rows(p_q, held, d_mask, D, BLOCK_D, True)
+        b_g = load_rows(p_g, held, d_mask, D, BLOCK_D, True)
         at = segment_start(row, head, n_heads, segment, batch, base_rows, BASE) + start + i_m
         b_lse = tl.load(lse_2 + at, mask=held, other=0.0)
         b_delta = tl.load(delta + at, mask=held, other=0.0)
-        scale_2 = scale * LOG2_E
         kv_head = head // GROUP
         p_k = k + batch * k_b + first * k_n + kv_head * k_h
         p_v = v + batch * v_b + first * v_n + kv_head * v_h
-        o_k = i_n.to(INDEX)[:, None] * (r * k_n).to(INDEX) + d[None, :]
-        o_v = i_n.to(INDEX)[:, None] * (r * v_n).to(INDEX) + d[None, :]
-        end = kept
-        full = kept // BLOCK_N * BLOCK_N
-        if IS_CAUSAL:
-            end = tl.minimum(kept, start + BLOCK_M)
-            full = start // BLOCK_N * BLOCK_N
-        for n in range(0, full, BLOCK_N):
-            b_k = load_rows(p_k + n * r * k_n + o_k, held, d_mask, D, BLOCK_D, False)
-            b_v = load_rows(p_v + n * r * v_n + o_v, held, d_mask, D, BLOCK_D, False)
-            acc = query_step(
-                acc, b_q, b_g, b_lse, b_delta, b_k, b_v, held, scale_2, False, PRECISION
-            )
-        for n in range(full, end, BLOCK_N):
-            here = n + i_n < kept
-            seen = here[None, :]
-            if IS_CAUSAL:  # a query that is there sees no key that is not
-                seen = start + i_m[:, None] >= n + i_n[None, :]
-            b_k = load_rows(p_k + n * r * k_n + o_k, here, d_mask, D, BLOCK_D, True)
-            b_v = load_rows(p_v + n * r * v_n + o_v, here, d_mask, D, BLOCK_D, True)
-            acc = query_step(
-                acc, b_q, b_g, b_lse, b_delta, b_k, b_v, seen, scale_2, True, PRECISION
-            )
+        acc = query_run(
+            acc, b_q, b_g, b_lse, b_delta, p_k, p_v, r * k_n, r * v_n, start, kept,
+            scale * LOG2_E, IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, PRECISION, INDEX,
+        )  # fmt: skip
 
     if BASE:
         tokens = first + start + i_m
@@ -179,7 +155,7 @@ def backward_kv(
     if start >= kept:
         return
     d, d_mask = head_columns(D, BLOCK_D)
-    i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    i_n = tl.arange(0, BLOCK_N)
     held = start + i_n < kept
     acc_k = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     acc_v = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
@@ -187,51 +163,20 @@ def backward_kv(
     if HAS_KEYS:
         p_k = k + batch * k_b + (first + start * r) * k_n + kv_head * k_h
         p_v = v + batch * v_b + (first + start * r) * v_n + kv_head * v_h
-        o_k = i_n.to(INDEX)[:, None] * (r * k_n).to(INDEX) + d[None, :]
-        o_v = i_n.to(INDEX)[:, None] * (r * v_n).to(INDEX) + d[None, :]
-        b_k = load_rows(p_k + o_k, held, d_mask, D, BLOCK_D, True)
-        b_v = load_rows(p_v + o_v, held, d_mask, D, BLOCK_D, True)
-        o_q = i_m.to(INDEX)[:, None] * (r * q_n).to(INDEX) + d[None, :]
-        o_g = i_m.to(INDEX)[:, None] * (r * g_n).to(INDEX) + d[None, :]
-        scale_2 = scale * LOG2_E
-        begin, diagonal = 0, 0
-        if IS_CAUSAL:
-            begin = start // BLOCK_M * BLOCK_M
-            # The first tile of queries that all see the last key here, or beyond the last.
-            diagonal = tl.cdiv(tl.minimum(kept, start + BLOCK_N), BLOCK_M) * BLOCK_M
-        full = tl.maximum(diagonal, kept // BLOCK_M * BLOCK_M)
-        # Tiles on the diagonal, then the one that the segment's end cuts, if it does. Rows
-        # beyond the last kept query are loaded as 0 and add nothing.
-        n_cut = (diagonal - begin) // BLOCK_M + tl.cdiv(tl.maximum(kept - full, 0), BLOCK_M)
+        p_k += run_offsets(i_n, r * k_n, d, INDEX)
+        p_v += run_offsets(i_n, r * v_n, d, INDEX)
+        b_k = load_rows(p_k, held, d_mask, D, BLOCK_D, True)
+        b_v = load_rows(p_v, held, d_mask, D, BLOCK_D, True)
         for g in range(0, GROUP if BASE else 1):
             head = first_head + g
             p_q = q + batch * q_b + first * q_n + head * q_h
             p_g = grad_out + batch * g_b + first * g_n + head * g_h
             at = segment_start(row, head, n_heads, segment, batch, base_rows, BASE)
-            p_lse, p_delta = lse_2 + at + i_m, delta + at + i_m
-            for i in range(diagonal, full, BLOCK_M):
-                b_q = load_rows(p_q + i * r * q_n + o_q, held, d_mask, D, BLOCK_D, False)
-                b_g = load_rows(p_g + i * r * g_n + o_g, held, d_mask, D, BLOCK_D, False)
-                b_lse = load_numbers(p_lse + i, held, False)
-                b_delta = load_numbers(p_delta + i, held, False)
-                acc_k, acc_v = key_step(
-                    acc_k, acc_v, b_k, b_v, b_q, b_g, b_lse, b_delta, held, scale_2, False,
-                    PRECISION,
-                )  # fmt: skip
-            for e in tl.range(0, n_cut, num_stages=1):
-                i = begin + e * BLOCK_M
-                i = tl.where(i < diagonal, i, full + i - diagonal)
-                here = i + i_m < kept
-                seen = here[None, :]
-                if IS_CAUSAL:
-                    seen = start + i_n[:, None] <= i + i_m[None, :]
-                b_q = load_rows(p_q + i * r * q_n + o_q, here, d_mask, D, BLOCK_D, True)
-                b_g = load_rows(p_g + i * r * g_n + o_g, here, d_mask, D, BLOCK_D, True)
-                b_lse = load_numbers(p_lse + i, here, True)
-                b_delta = load_numbers(p_delta + i, here, True)
-                acc_k, acc_v = key_step(
-                    acc_k, acc_v, b_k, b_v, b_q, b_g, b_lse, b_delta, seen, scale_2, True, PRECISION
-                )
+            acc_k, acc_v = key_run(
+                acc_k, acc_v, b_k, b_v, p_q, p_g, lse_2 + at, delta + at, r * q_n, r * g_n,
+                start, kept, scale * LOG2_E,
+                IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, PRECISION, INDEX,
+            )  # fmt: skip
 
     stored = held[:, None] & d_mask[None, :]
     if BASE:

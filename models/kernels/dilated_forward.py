@@ -10,7 +10,8 @@ each output row is written once. The base itself may have no keys (all rates > 1
 import triton
 import triton.language as tl
 
-from models.kernels.tile_math import LN_2, attend_step, finish, head_columns, join, load_rows
+from models.kernels.runs import attend_run, run_offsets
+from models.kernels.tile_math import LN_2, finish, head_columns, join, load_rows
 
 # A row of the branch table: these, then the offset of each head (-1: not in the branch).
 WIDTH, RATE, SEGMENTS, KEPT, TILES, FIRST_PROGRAM, FIRST_ROW, OFFSETS = (
@@ -126,7 +127,7 @@ def forward(
     if start >= kept:
         return
     d, d_mask = head_columns(D, BLOCK_D)
-    i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    i_m = tl.arange(0, BLOCK_M)
     held = start + i_m < kept
     m = tl.full([BLOCK_M], float("-inf"), tl.float32)
     z = tl.zeros([BLOCK_M], tl.float32)
@@ -134,30 +135,15 @@ def forward(
 
     if HAS_KEYS:
         p_q = q + batch * q_b + (first + start * r) * q_n + head * q_h
-        p_q += i_m.to(INDEX)[:, None] * (r * q_n).to(INDEX) + d[None, :]
+        p_q += run_offsets(i_m, r * q_n, d, INDEX)
         b_q = load_rows(p_q, held, d_mask, D, BLOCK_D, True)  # [BLOCK_M, BLOCK_D]
         kv_head = head // GROUP
         p_k = k + batch * k_b + first * k_n + kv_head * k_h
         p_v = v + batch * v_b + first * v_n + kv_head * v_h
-        o_k = i_n.to(INDEX)[:, None] * (r * k_n).to(INDEX) + d[None, :]
-        o_v = i_n.to(INDEX)[:, None] * (r * v_n).to(INDEX) + d[None, :]
-        end = kept
-        full = kept // BLOCK_N * BLOCK_N
-        if IS_CAUSAL:
-            end = tl.minimum(kept, start + BLOCK_M)
-            full = start // BLOCK_N * BLOCK_N
-        for n in range(0, full, BLOCK_N):
-            b_k = load_rows(p_k + n * r * k_n + o_k, held, d_mask, D, BLOCK_D, False)
-            b_v = load_rows(p_v + n * r * v_n + o_v, held, d_mask, D, BLOCK_D, False)
-            m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, held, scale, False, PRECISION)
-        for n in range(full, end, BLOCK_N):
-            here = n + i_n < kept
-            seen = here[None, :]
-            if IS_CAUSAL:  # a query that is there sees no key that is not
-                seen = start + i_m[:, None] >= n + i_n[None, :]
-            b_k = load_rows(p_k + n * r * k_n + o_k, here, d_mask, D, BLOCK_D, True)
-            b_v = load_rows(p_v + n * r * v_n + o_v, here, d_mask, D, BLOCK_D, True)
-            m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, seen, scale, True, PRECISION)
+        m, z, acc = attend_run(
+            m, z, acc, b_q, p_k, p_v, r * k_n, r * v_n, start, kept, scale,
+            IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, PRECISION, INDEX,
+        )  # fmt: skip
 
     if BASE:
         tokens = first + start + i_m

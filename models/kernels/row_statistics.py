@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from models.kernels.tile_math import LOG2_E, head_columns, load_rows
-from models.kernels.tiles import on_device, padded
+from models.kernels.tiles import MAX_HEAD_DIM, on_device, padded, strides
 
 BLOCK = 64
 
@@ -23,54 +23,60 @@ def plain_statistics(grad_out, grad_lse, out, lse):
 
 @triton.jit
 def delta_of(
-    grad_out, out, grad_lse, g_b, g_n, g_h, tokens, held, head, batch, n_tokens, n_heads,
+    p_grad, p_out, p_grad_lse, held,
     HAS_GRAD_LSE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """delta of the tokens (rows,) of one head; `out` and `grad_lse` are packed."""
+    """delta of some rows, by pointers (rows,) to where each begins in dO, O and dLSE."""
     d, d_mask = head_columns(D, BLOCK_D)
-    p_grad = grad_out + batch * g_b + tokens[:, None] * g_n + head * g_h + d[None, :]
-    p_out = out + ((batch * n_tokens + tokens) * n_heads + head)[:, None] * D + d[None, :]
-    b_grad = load_rows(p_grad, held, d_mask, D, BLOCK_D, True).to(tl.float32)
-    b_out = load_rows(p_out, held, d_mask, D, BLOCK_D, True).to(tl.float32)
-    total = tl.sum(b_grad * b_out, 1)
+    b_grad = load_rows(p_grad[:, None] + d[None, :], held, d_mask, D, BLOCK_D, True)
+    b_out = load_rows(p_out[:, None] + d[None, :], held, d_mask, D, BLOCK_D, True)
+    total = tl.sum(b_grad.to(tl.float32) * b_out.to(tl.float32), 1)
     if HAS_GRAD_LSE:
-        rows = (batch * n_heads + head) * n_tokens + tokens
-        total -= tl.load(grad_lse + rows, mask=held, other=0.0)
+        total -= tl.load(p_grad_lse, mask=held, other=0.0)
     return total
 
 
 @triton.jit
 def kernel(
-    grad_out, out, lse, grad_lse, lse_2, delta, g_b, g_n, g_h, n_tokens, n_heads,
+    grad_out, out, lse, grad_lse, lse_2, delta,
+    g_b, g_n, g_h, o_b, o_n, o_h, l_b, l_h, l_n, n_tokens, n_heads,
     HAS_GRAD_LSE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_M rows of one head and batch element."""
+    """BLOCK_M rows of one head and batch element; grad_lse, lse_2, delta: packed."""
     pid = tl.program_id(0).to(tl.int64)
     # Heads of a token are neighbours in memory: neighbouring programs read them together.
     head, rest = pid % n_heads, pid // n_heads
     tiles = tl.cdiv(n_tokens, BLOCK_M)
     batch, tokens = rest // tiles, (rest % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
     held = tokens < n_tokens
-    total = delta_of(
-        grad_out, out, grad_lse, g_b, g_n, g_h, tokens, held, head, batch, n_tokens, n_heads,
-        HAS_GRAD_LSE, D, BLOCK_D,
-    )  # fmt: skip
     rows = (batch * n_heads + head) * n_tokens + tokens
+    total = delta_of(
+        grad_out + batch * g_b + tokens * g_n + head * g_h,
+        out + batch * o_b + tokens * o_n + head * o_h,
+        grad_lse + rows, held, HAS_GRAD_LSE, D, BLOCK_D,
+    )  # fmt: skip
     tl.store(delta + rows, total, mask=held)
-    tl.store(lse_2 + rows, tl.load(lse + rows, mask=held) * LOG2_E, mask=held)
+    b_lse = tl.load(lse + batch * l_b + head * l_h + tokens * l_n, mask=held)
+    tl.store(lse_2 + rows, b_lse * LOG2_E, mask=held)
 
 
 def row_statistics(
     grad_out: torch.Tensor, grad_lse: torch.Tensor | None, out: torch.Tensor, lse: torch.Tensor
 ):
-    """As `plain_statistics`, float32; grad_out with a contiguous last dimension, `out` packed."""
+    """As `plain_statistics`, float32, packed; the last dimension of grad_out and out contiguous."""
     batch, n, heads, dim = out.shape
-    lse_2, delta = (torch.empty_like(lse) for _ in range(2))
+    lse_2, delta = (lse.new_empty(batch, heads, n) for _ in range(2))
     grad_lse = None if grad_lse is None else grad_lse.contiguous()
+    block = rows_a_program(dim)
     with on_device(out):
-        kernel[(batch * triton.cdiv(n, BLOCK) * heads,)](
+        kernel[(batch * triton.cdiv(n, block) * heads,)](
             grad_out, out, lse, lse if grad_lse is None else grad_lse, lse_2, delta,
-            *grad_out.stride()[:3], n, heads,
-            HAS_GRAD_LSE=grad_lse is not None, D=dim, BLOCK_D=padded(dim), BLOCK_M=BLOCK,
+            *strides(grad_out, out), *lse.stride(), n, heads,
+            HAS_GRAD_LSE=grad_lse is not None, D=dim, BLOCK_D=padded(dim), BLOCK_M=block,
         )  # fmt: skip
     return lse_2, delta
+
+
+def rows_a_program(head_dim: int) -> int:
+    """As many as leave the registers of two tiles of them."""
+    return min(BLOCK, BLOCK * MAX_HEAD_DIM // padded(head_dim))

@@ -44,7 +44,7 @@ def terms(q, k, v, is_causal, scale, order, pattern, backend) -> list[int]:
         k.shape[2],
         dim,
         DTYPES.index(q.dtype),
-        int(is_causal),
+        int(bool(is_causal)),
         struct.unpack("<q", struct.pack("<d", scale))[0],
         _digest(repr(order).encode()),
         _pattern_digest(pattern),
@@ -56,9 +56,11 @@ def terms(q, k, v, is_causal, scale, order, pattern, backend) -> list[int]:
 def agree(exchange: Exchange, own: list[int] | None, device) -> list[list[int]]:
     """Every rank's terms, alike but for the tokens. own: None where this rank's were bad.
 
-    ValueError on every rank that names one whose terms differ; RingError names a rank that
-    does not answer.
+    ValueError on every rank that names those whose terms differ from most ranks' (not where own
+    is None); RingError names the ranks that do not answer.
     """
+    if exchange.world_size == 1:
+        return [own]
     sent = torch.tensor(own or [_REFUSED] * len(_TERMS), dtype=torch.int64, device=device)
     table = sent.repeat(exchange.world_size, 1)
     others = [rank for rank in range(exchange.world_size) if rank != exchange.rank]
@@ -67,18 +69,33 @@ def agree(exchange: Exchange, own: list[int] | None, device) -> list[list[int]]:
     ).wait()
     exchange.finish()
     found = table.tolist()
-    if own is None:
-        return found
-    for rank, theirs in enumerate(found):
-        if theirs[0] == _REFUSED:
-            raise ValueError(f"rank {rank}: its arguments are refused there; see its error")
-        for place, (name, mine, other) in enumerate(zip(_TERMS, own, theirs, strict=True)):
-            if place != _TOKENS and mine != other:
-                raise ValueError(
-                    f"rank {rank} has {_told(name, other)}: expected {_told(name, mine)}, as on "
-                    f"rank {exchange.rank}"
-                )
+    if own is not None:
+        _compare(found)
     return found
+
+
+def _compare(table: list[list[int]]) -> None:
+    """ValueError, the same on every rank, that names the ranks which differ from most."""
+    refusing = [rank for rank, theirs in enumerate(table) if theirs[0] == _REFUSED]
+    if refusing:
+        raise ValueError(f"{_ranks(refusing)}: refused the arguments there; see the error there")
+    for place, name in enumerate(_TERMS):
+        values = [theirs[place] for theirs in table]
+        if place == _TOKENS or len(set(values)) == 1:
+            continue
+        # Of as many on either side, those with rank 0 are right.
+        usual = max(values, key=values.count)
+        alike = [rank for rank, value in enumerate(values) if value == usual]
+        told = "; ".join(
+            f"rank {rank} has {_told(name, value)}"
+            for rank, value in enumerate(values)
+            if value != usual
+        )
+        raise ValueError(f"{told}: expected {_told(name, usual)}, as on {_ranks(alike)}")
+
+
+def _ranks(ranks: list[int]) -> str:
+    return ("rank " if len(ranks) == 1 else "ranks ") + ", ".join(map(str, ranks))
 
 
 def check_lengths(table: list[list[int]], order) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -12,9 +13,14 @@ import torch
 import torch.distributed as dist
 
 from models.errors import RingError
+from models.ring.notes import trace
 
 # gloo matches messages of a pair by these; NCCL by their order, which is the same.
-KEYS, VALUES, GRAD_KEYS, GRAD_VALUES, TERMS = range(5)
+KEYS, VALUES, GRAD_KEYS, GRAD_VALUES, TERMS, NEVER = range(6)
+# The least time that gloo and NCCL take for a limit.
+_AT_ONCE_S = 0.001
+# Groups in which a rank was lost, and what was said of it: a time-out closes connections.
+_broken: weakref.WeakKeyDictionary[dist.ProcessGroup, str] = weakref.WeakKeyDictionary()
 
 
 @dataclass
@@ -77,62 +83,90 @@ class Exchange:
     """Point-to-point messages of one call among the ranks of a group.
 
     group: a ProcessGroup. timeout: seconds that a rank waits for another, None for the
-    group's own limit.
+    group's own limit. RingError where an earlier call has lost a rank of the group.
     """
 
     def __init__(self, group: dist.ProcessGroup, timeout: float | None):
         self.group, self.timeout = group, timeout
         self.rank, self.world_size = dist.get_rank(group), dist.get_world_size(group)
         self._unsent: list[_Posted] = []
+        if group in _broken:
+            raise RingError(f"the group has lost a rank and is of no more use: {_broken[group]}")
 
     def post(self, sends, receives) -> Pending:
         """Start (rank, tensor, tag) `sends`, and `receives` into such tensors; does not wait."""
-        operations = []
-        for function, messages in ((dist.irecv, receives), (dist.isend, sends)):
-            for rank, tensor, tag in messages:
-                peer = dist.get_global_rank(self.group, rank)
-                operations.append(dist.P2POp(function, tensor, peer, self.group, tag))
+        messages = [(dist.irecv, *x) for x in receives] + [(dist.isend, *x) for x in sends]
         for _, tensor, tag in sends:
             count_sent(tensor, tag)
-        try:
-            works = dist.batch_isend_irecv(operations) if operations else []
-        except RuntimeError as error:
-            ranks = sorted({rank for rank, *_ in (*receives, *sends)})
-            raise self._lost(f"reaching rank {ranks[0]}", error) from error
-        # NCCL gives one handle for the batch, gloo one for each message.
-        each = [*receives, *sends]
-        posted = [
-            _Posted(work, f"{what} rank {rank}", tensor)
-            for work, (rank, tensor, _), what in zip(
-                works if len(works) == len(each) else works * len(each),
-                each,
-                ["waiting for"] * len(receives) + ["sending to"] * len(sends),
-                strict=True,
-            )
-        ]
+        # NCCL must get them together, lest a ring of sends wait for each other; one by one it
+        # is known which of them failed.
+        together = bool(messages) and messages[0][2].is_cuda
+        posted = []
+        for batch in [messages] if together else [[x] for x in messages]:
+            operations = [
+                dist.P2POp(what, tensor, dist.get_global_rank(self.group, rank), self.group, tag)
+                for what, rank, tensor, tag in batch
+            ]
+            try:
+                works = dist.batch_isend_irecv(operations)
+            except RuntimeError as error:
+                raise self._lost([rank for _, rank, *_ in batch], error) from error
+            # NCCL gives one handle for the batch, gloo one for each message.
+            works = works if len(works) == len(batch) else works * len(batch)
+            posted += [
+                _Posted(work, rank, tensor)
+                for work, (_, rank, tensor, _) in zip(works, batch, strict=True)
+            ]
         self._unsent += posted[len(receives) :]
         return Pending(self, posted[: len(receives)])
 
     def finish(self) -> None:
         """Wait until all that was posted has gone out."""
-        for posted in self._unsent:
-            self.wait(posted)
+        self.wait(self._unsent)
         self._unsent.clear()
 
-    def wait(self, posted: _Posted) -> None:
-        """Wait for one message; RingError names the rank that it was for or from."""
-        try:
-            if self.timeout is None:
-                posted.work.wait()
-            else:
-                posted.work.wait(timedelta(seconds=self.timeout))
-        except RuntimeError as error:
-            raise self._lost(posted.what, error) from error
+    def wait(self, messages: list[_Posted]) -> None:
+        """Wait for all of these, no longer than for one; RingError names the ranks at fault."""
+        start = time.monotonic()
+        for number, posted in enumerate(messages):
+            left = None if self.timeout is None else self.timeout + start - time.monotonic()
+            error = _failure(posted, left)
+            if error is None:
+                continue
+            lost = [posted.rank]
+            if _is_late(error):
+                # The time is up for the rest as well.
+                later = messages[number + 1 :]
+                lost += [x.rank for x in later if _failure(x, _AT_ONCE_S) is not None]
+            raise self._lost(lost, error) from error
 
-    def _lost(self, what: str, error: RuntimeError) -> RingError:
-        limit = "" if self.timeout is None else f" within {self.timeout:g} s"
-        reason = str(error).splitlines()[0]
-        return RingError(f"rank {self.rank} of {self.world_size}: {what} failed{limit}: {reason}")
+    def _lost(self, ranks: list[int], error: RuntimeError) -> RingError:
+        """The error that names the ranks at fault: these, or those that they waited for."""
+        limit = "in time" if self.timeout is None else f"within {self.timeout:g} s"
+        what = f"did not answer {limit}" if _is_late(error) else "closed its connection"
+        ranks = sorted(set(ranks))
+        if not _is_late(error):
+            self._hang_up(ranks)
+        patience = min(max(1.0, 0.1 * (self.timeout or 100.0)), 10.0)
+        found = trace(self.group, self.rank, dict.fromkeys(ranks, what), patience)
+        at_fault = "; ".join(f"rank {rank} {said}" for rank, said in sorted(found.culprits.items()))
+        text = f"rank {self.rank} of {self.world_size}: {at_fault}"
+        if found.told_by:
+            text += f", as is known from {_named(found.told_by)}"
+        if found.is_store_gone:
+            text += ", maybe for want of another: the group's store is gone, which would tell"
+        text += f"; a message to or from {_named(ranks)} failed: {str(error).splitlines()[0]}"
+        _broken[self.group] = text
+        return RingError(text)
+
+    def _hang_up(self, lost: list[int]) -> None:
+        """Close gloo's connections, as its time-outs do, so that nobody waits for this rank."""
+        others = [r for r in range(self.world_size) if r not in (self.rank, *lost)]
+        if others and dist.get_backend(self.group) == "gloo":
+            peer = dist.get_global_rank(self.group, others[0])
+            with suppress(RuntimeError):
+                never = dist.irecv(torch.empty(1), peer, self.group, tag=NEVER)
+                never.wait(timedelta(seconds=_AT_ONCE_S))
 
 
 class Alone:
@@ -146,10 +180,10 @@ class Alone:
 
 @dataclass(frozen=True)
 class _Posted:
-    """A message under way: its handle, what it is, and its memory, kept until it is through."""
+    """A message under way: its handle, its other rank, and its memory, kept until it is through."""
 
     work: dist.Work
-    what: str
+    rank: int
     tensor: torch.Tensor
 
 
@@ -162,5 +196,25 @@ class Pending:
 
     def wait(self) -> None:
         """Wait until all have arrived; RingError if one does not."""
-        for posted in self.posted:
-            self.exchange.wait(posted)
+        self.exchange.wait(self.posted)
+
+
+def _failure(posted: _Posted, seconds: float | None) -> RuntimeError | None:
+    """Wait for a message, at most so long; what went wrong, None where it is through."""
+    try:
+        if seconds is None:
+            done = posted.work.wait()
+        else:
+            done = posted.work.wait(timedelta(seconds=max(seconds, _AT_ONCE_S)))
+    except RuntimeError as error:
+        return error
+    return RuntimeError("the wait was given up") if done is False else None
+
+
+def _is_late(error: RuntimeError) -> bool:
+    """Whether the time was up; else the connection is gone."""
+    return "timed out" in str(error).lower() or "timing out" in str(error).lower()
+
+
+def _named(ranks: list[int]) -> str:
+    return ("rank " if len(ranks) == 1 else "ranks ") + ", ".join(map(str, sorted(ranks)))

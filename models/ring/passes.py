@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from models.fused_ops import as_operand, head_dim_multiple
 from models.ring.exchange import GRAD_KEYS, GRAD_VALUES, KEYS, VALUES, computing, count_waiting
 from models.ring.hops import Gradients, Queries, working_dtype
-from models.ring.plan import Hop, RingPlan
+from models.ring.plan import Hop
 
 
 def run(steps: Iterator):
@@ -30,49 +30,38 @@ def run(steps: Iterator):
         count_waiting(time.perf_counter() - start)
 
 
-def forward_steps(q, k, v, exchange, hops: RingPlan, op, scale: float):
-    """Steps to a rank's out (B, n, H, D) in q's dtype, LSE (B, H, n) and what `op` saved.
+def forward_steps(q, k, v, call):
+    """Steps to a rank's out (B, n, H, D) in q's dtype, LSE (B, H, n) and what the op saved.
 
-    q: (B, n, H, D), k, v: (B, n, Hkv, D), this rank's. exchange: an `Exchange` or its like.
+    q: (B, n, H, D), k, v: (B, n, Hkv, D), this rank's. call: a `models.ring.call.Call`.
     """
-    rank, steps = exchange.rank, _steps(exchange, hops)
-    q_work, k_sent, v_sent = _prepare(q, k, v)
-    queries = Queries(q_work, op, scale)
-    fetch = _Fetch(exchange, hops, k_sent, v_sent)
+    steps = _steps(call)
+    q_work, k_sent, v_sent = prepare(q, k, v)
+    queries = Queries(q_work, call.op, call.scale)
+    fetch = _Fetch(call, k_sent, v_sent)
     coming = fetch.post(steps[0]) if steps else None
-    with computing():
-        local = hops.local(rank)
-        queries.attend(local, *(_of_shares(local, x, q_work.dtype) for x in (k_sent, v_sent)))
+    attend_local(queries, call, k_sent, v_sent)
     for number in range(len(steps)):
         pending, hop, flats = coming
         yield pending
         coming = fetch.post(steps[number + 1]) if number + 1 < len(steps) else None
         if hop is not None:
             with computing():
-                queries.attend(hop, *(_unpack(hop, x, q_work) for x in flats))
-    out = queries.out[..., : q.shape[3]].to(q.dtype)
-    return out, queries.lse.transpose(1, 2), queries.saved
+                queries.attend(hop, *(unpack(hop, x, q_work) for x in flats))
+    return *results(queries, q), queries.saved
 
 
-def backward_steps(
-    q, k, v, out, lse, grad_out, grad_lse, exchange, hops: RingPlan, op, scale: float, saved
-):
+def backward_steps(q, k, v, out, lse, grad_out, grad_lse, call, saved):
     """Steps to a rank's dq, dk, dv for the cotangents, either None, of its out and LSE."""
-    rank, steps = exchange.rank, _steps(exchange, hops)
-    q_work, k_sent, v_sent = _prepare(q, k, v)
+    steps = _steps(call)
+    q_work, k_sent, v_sent = prepare(q, k, v)
     wide = torch.promote_types(q.dtype, torch.float32)
-    gradients = _start_gradients(q_work, out, lse, grad_out, grad_lse, op, scale, saved)
+    gradients = start_gradients(q_work, out, lse, grad_out, grad_lse, call, saved)
     grad_k, grad_v = (torch.zeros_like(x, dtype=wide) for x in (k_sent, v_sent))
-    fetch = _Fetch(exchange, hops, k_sent, v_sent)
-    home = _Home(exchange, hops, grad_k, grad_v)
+    fetch = _Fetch(call, k_sent, v_sent)
+    home = _Home(call, grad_k, grad_v)
     coming = fetch.post(steps[0]) if steps else None
-    with computing():
-        local = hops.local(rank)
-        gradients.attend(
-            local,
-            *(_of_shares(local, x, q_work.dtype) for x in (k_sent, v_sent)),
-            *(_of_shares(local, x, wide) for x in (grad_k, grad_v)),
-        )
+    attend_local(gradients, call, k_sent, v_sent, grad_k, grad_v)
     for number, step in enumerate(steps):
         pending, hop, flats = coming
         yield pending
@@ -81,7 +70,7 @@ def backward_steps(
         if hop is not None:
             with computing():
                 parts = tuple(torch.zeros_like(x, dtype=wide) for x in flats)
-                keys, values = (_unpack(hop, x, q_work) for x in flats)
+                keys, values = (unpack(hop, x, q_work) for x in flats)
                 grads = (hop.parcel.unpack(x, q.shape[0]) for x in parts)
                 gradients.attend(hop, keys, values, *grads)
         if number:
@@ -91,15 +80,14 @@ def backward_steps(
     if steps:
         yield home.pending
         home.add()
-    dim = q.shape[3]
-    return tuple(x[..., :dim].to(q.dtype) for x in (gradients.result(), grad_k, grad_v))
+    return gradients_of(q, gradients, grad_k, grad_v)
 
 
 class _Fetch:
     """Keys and values of other ranks, each in two buffers that the hops take in turn."""
 
-    def __init__(self, exchange, hops, k, v):
-        self.exchange, self.hops, self.k, self.v = exchange, hops, k, v
+    def __init__(self, call, k, v):
+        self.exchange, self.hops, self.k, self.v = call.exchange, call.hops, k, v
         self._buffers: dict[tuple[int, int], torch.Tensor] = {}
         self._posted = 0
 
@@ -132,8 +120,8 @@ class _Fetch:
 class _Home:
     """Gradients of keys and values on their way to the ranks that hold these."""
 
-    def __init__(self, exchange, hops, grad_k, grad_v):
-        self.exchange, self.hops, self.grads = exchange, hops, (grad_k, grad_v)
+    def __init__(self, call, grad_k, grad_v):
+        self.exchange, self.hops, self.grads = call.exchange, call.hops, (grad_k, grad_v)
 
     def post(self, step: int, parts) -> None:
         """Send `parts`, the flat gradients of the hop `step`, and ask for those owed to us."""
@@ -154,9 +142,10 @@ class _Home:
             self.owed.parcel.add(grad, flat)
 
 
-def _steps(exchange, hops: RingPlan) -> list[int]:
+def _steps(call) -> list[int]:
     """The hops in which this rank sends or receives anything."""
-    rank, size = exchange.rank, hops.world_size
+    rank, hops = call.rank, call.hops
+    size = hops.world_size
     return [
         step
         for step in range(1, size)
@@ -164,7 +153,7 @@ def _steps(exchange, hops: RingPlan) -> list[int]:
     ]
 
 
-def _prepare(q, k, v) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def prepare(q, k, v) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """q as hops compute it, k and v as they travel; head_dim padded where the ops ask for it."""
     extra = -q.shape[3] % head_dim_multiple(q)
     if extra:
@@ -172,22 +161,37 @@ def _prepare(q, k, v) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return as_operand(q.to(working_dtype(q))), k.contiguous(), v.contiguous()
 
 
-def _start_gradients(q, out, lse, grad_out, grad_lse, op, scale, saved) -> Gradients:
-    """q: from `_prepare`; lse, grad_lse: (B, H, n)."""
+def results(queries: Queries, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """out (B, n, H, D) in q's dtype and LSE (B, H, n) of what `queries` joined."""
+    return queries.out[..., : q.shape[3]].to(q.dtype), queries.lse.transpose(1, 2)
+
+
+def gradients_of(q, gradients: Gradients, grad_k, grad_v) -> tuple[torch.Tensor, ...]:
+    """dq, dk, dv in q's dtype and head_dim."""
+    grads = (gradients.result(), grad_k, grad_v)
+    return tuple(x[..., : q.shape[3]].to(q.dtype) for x in grads)
+
+
+def start_gradients(q, out, lse, grad_out, grad_lse, call, saved) -> Gradients:
+    """q: from `prepare`; lse, grad_lse: (B, H, n)."""
     grad_out = torch.zeros_like(out) if grad_out is None else grad_out
     padding = (0, q.shape[3] - out.shape[3])
     # Autograd hands over any strides; the ops want those of q.
     out, grad_out = (F.pad(x.to(q.dtype), padding).contiguous() for x in (out, grad_out))
     lse = lse.transpose(1, 2)
     grad_lse = None if grad_lse is None else grad_lse.transpose(1, 2)
-    return Gradients(q, out, lse, grad_out, grad_lse, op, scale, saved)
+    return Gradients(q, out, lse, grad_out, grad_lse, call.op, call.scale, saved)
 
 
-def _of_shares(hop: Hop, x: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
-    """The rank's own x (B, n, Hkv, D) as the pieces of its local hop read it."""
-    x = x.to(dtype)
-    return [x[:, :, share.heads] for share in hop.parcel.shares]
+def attend_local(work: Queries | Gradients, call, k, v, *grads) -> None:
+    """The first hop: the rank's own keys, values and, going back, their gradients."""
+    hop = call.hops.local(call.rank)
+    with computing():
+        wide = (x.to(work.q.dtype) for x in (k, v))
+        own = ([x[:, :, share.heads] for share in hop.parcel.shares] for x in (*wide, *grads))
+        work.attend(hop, *own)
 
 
-def _unpack(hop: Hop, flat: torch.Tensor, q: torch.Tensor) -> list[torch.Tensor]:
+def unpack(hop: Hop, flat: torch.Tensor, q: torch.Tensor) -> list[torch.Tensor]:
+    """A parcel that came, (B, tokens, heads, D) a share, in q's dtype."""
     return [x.to(q.dtype) for x in hop.parcel.unpack(flat, q.shape[0])]

@@ -119,24 +119,39 @@ class RingPlan:
         found = self._hop(to, source)
         return found if found.parcel.rows else None
 
+    def gathered(self, source: int) -> Parcel:
+        """The keys of `source` that any other rank needs."""
+        return self.gathered_hop(None, source).parcel
+
+    def gathered_hop(self, to: int | None, source: int) -> Hop:
+        """What rank `to` computes with the keys that `source` gives to all; None for nothing."""
+        if ("gathered", to, source) not in self._hops:
+            shards = self._shards
+            others = np.concatenate([x.positions for x in shards if x is not shards[source]])
+            others = Tokens(np.arange(len(others)), np.sort(others))
+            wanted = list(self._needs.shares(others, shards[source]))
+            hop = self._make(None if to is None else shards[to], shards[source], wanted)
+            self._hops["gathered", to, source] = hop
+        return self._hops["gathered", to, source]
+
     def _hop(self, to: int, source: int) -> Hop:
         if (to, source) not in self._hops:
-            self._hops[to, source] = self._make(self._shards[to], self._shards[source])
+            shards = self._shards[to], self._shards[source]
+            self._hops[to, source] = self._make(*shards, self._needs.shares(*shards))
         return self._hops[to, source]
 
-    def _make(self, to: Tokens, source: Tokens) -> Hop:
-        needs = self._needs
+    def _make(self, to: Tokens | None, source: Tokens, wants) -> Hop:
+        """wants: key heads and which tokens of `source` travel for them; to: None for no pieces."""
         shares, of_share, sizes = [], [], []
-        for heads, wanted in needs.shares(to, source):
+        for heads, wanted in wants:
             keys = Tokens(source.places[wanted], source.positions[wanted])
             if len(keys.places) == 0:
                 continue
             is_all = to is source or len(keys.places) == len(source.places)
             # In a parcel tokens lie in order of position; where all go they lie as they are.
             tokens = None if is_all else keys.places
-            found = needs.pieces(to, keys if is_all else keys.packed(), heads)
-            if not found:
-                continue
+            lying = keys if is_all else keys.packed()
+            found = () if to is None else self._needs.pieces(to, lying, heads)
             shares.append(Share(tokens, heads))
             sizes.append((len(source.places if is_all else keys.places), count(heads)))
             of_share.append(tuple(found))

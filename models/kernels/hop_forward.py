@@ -1,0 +1,72 @@
+"""A piece of a ring's hop, forward; plain twin: `models.ring.hops.Eager`.
+
+A piece is some queries with some keys, all or, where there are as many of both, the causal
+triangle. Its rows and their LSE stay in float32: other pieces are joined to them.
+"""
+
+import triton
+import triton.language as tl
+
+from models.kernels.runs import attend_run, run_offsets
+from models.kernels.tile_math import LN_2, finish, head_columns, load_rows
+
+# Pieces are of many sizes, and code made for one is no faster than for all.
+SIZES = ["n_queries", "n_keys", "n_heads"]
+
+
+@triton.jit
+def owner(tiles, n_heads):
+    """What this program owns: tile, head, batch element.
+
+    Tiles of one head are neighbours, so they find what they share in L2.
+    """
+    pid = tl.program_id(0)
+    tile, rest = pid % tiles, pid // tiles
+    # What is multiplied by a stride must not overflow there.
+    return tile, (rest % n_heads).to(tl.int64), (rest // n_heads).to(tl.int64)
+
+
+@triton.jit
+def head_run(x, x_b, x_n, x_h, head, batch):
+    """A head's rows of x (B, N, H, D): a pointer to the first, and the step to the next."""
+    return x + batch * x_b + head * x_h, tl.cast(x_n, tl.int64)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def forward(
+    q, k, v, out, lse,
+    q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h,
+    n_queries, n_keys, n_heads, scale,
+    IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """A tile of BLOCK_M queries of one head and batch element.
+
+    q: (B, Nq, H, D), k, v: (B, Nk, H, D) by strides *_b, *_n, *_h. out: (B, Nq, H, D) and lse:
+    (B, H, Nq), float32, packed. scale: times log2(e).
+    """
+    tiles = tl.cdiv(n_queries, BLOCK_M)
+    tile, head, batch = owner(tiles, n_heads)
+    if IS_CAUSAL:
+        tile = tiles - 1 - tile  # the longest first
+    start = tile * BLOCK_M
+    d, d_mask = head_columns(D, BLOCK_D)
+    i_m = tl.arange(0, BLOCK_M)
+    queries = start + i_m
+    held = queries < n_queries
+    p_q, q_step = head_run(q, q_b, q_n, q_h, head, batch)
+    p_k, k_step = head_run(k, k_b, k_n, k_h, head, batch)
+    p_v, v_step = head_run(v, v_b, v_n, v_h, head, batch)
+    p_q += start * q_step + run_offsets(i_m, q_step, d, INDEX)
+    b_q = load_rows(p_q, held, d_mask, D, BLOCK_D, True)  # [BLOCK_M, BLOCK_D]
+    m = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    z = tl.zeros([BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    m, z, acc = attend_run(
+        m, z, acc, b_q, p_k, p_v, k_step, v_step, start, n_keys, scale,
+        IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, "ieee", INDEX,
+    )  # fmt: skip
+    b_out, lse_2 = finish(m, z, acc)
+    p_out = out + ((batch * n_queries + queries) * n_heads + head)[:, None] * D + d[None, :]
+    tl.store(p_out, b_out, mask=held[:, None] & d_mask[None, :])
+    tl.store(lse + (batch * n_heads + head) * n_queries + queries, lse_2 * LN_2, mask=held)

@@ -1,0 +1,138 @@
+"""A tile of queries with a run of keys, or of keys with a run of queries; plain twin: the oracle.
+
+A run is tokens at an even spacing, read where they lie: a dilated segment's kept tokens,
+or the rows of a piece of a hop. A causal run has as many queries as keys, and query i sees keys
+up to i. Pointers are to the run's first row; steps, int64, from one row to the next.
+"""
+
+import triton
+import triton.language as tl
+
+from models.kernels.tile_math import (
+    attend_step,
+    head_columns,
+    key_step,
+    load_numbers,
+    load_rows,
+    query_step,
+)
+
+
+@triton.jit
+def run_offsets(lane, step, columns, INDEX: tl.constexpr):
+    """Where the rows `lane` of a tile lie from its first: (rows, columns)."""
+    return lane.to(INDEX)[:, None] * step.to(INDEX) + columns[None, :]
+
+
+@triton.jit
+def keys_of(
+    start, n_keys, IS_CAUSAL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):  # fmt: skip
+    """How many keys queries from `start` on all see, a multiple of BLOCK_N, and how many any."""
+    full, end = n_keys // BLOCK_N * BLOCK_N, n_keys
+    if IS_CAUSAL:
+        full, end = start // BLOCK_N * BLOCK_N, tl.minimum(n_keys, start + BLOCK_M)
+    return full, end
+
+
+@triton.jit
+def attend_run(
+    m, z, acc, b_q, p_k, p_v, k_step, v_step, start, n_keys, scale,
+    IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """Take a run of keys into the state of the queries b_q, rows `start` on; scale in base 2."""
+    d, d_mask = head_columns(D, BLOCK_D)
+    i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    o_k, o_v = run_offsets(i_n, k_step, d, INDEX), run_offsets(i_n, v_step, d, INDEX)
+    full, end = keys_of(start, n_keys, IS_CAUSAL, BLOCK_M, BLOCK_N)
+    for n in range(0, full, BLOCK_N):
+        b_k = load_rows(p_k + n * k_step + o_k, i_n, d_mask, D, BLOCK_D, False)
+        b_v = load_rows(p_v + n * v_step + o_v, i_n, d_mask, D, BLOCK_D, False)
+        m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, i_n, scale, False, PRECISION)
+    for n in range(full, end, BLOCK_N):
+        here = n + i_n < n_keys
+        seen = here[None, :]
+        if IS_CAUSAL:  # a query that is there sees no key that is not
+            seen = start + i_m[:, None] >= n + i_n[None, :]
+        b_k = load_rows(p_k + n * k_step + o_k, here, d_mask, D, BLOCK_D, True)
+        b_v = load_rows(p_v + n * v_step + o_v, here, d_mask, D, BLOCK_D, True)
+        m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, seen, scale, True, PRECISION)
+    return m, z, acc
+
+
+@triton.jit
+def query_run(
+    acc, b_q, b_g, b_lse, b_delta, p_k, p_v, k_step, v_step, start, n_keys, scale,
+    IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """Add dQ / scale that comes through a run of keys to queries b_q, rows `start` on.
+
+    b_lse and the scale in base 2, as in `tile_math.query_step`.
+    """
+    d, d_mask = head_columns(D, BLOCK_D)
+    i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    o_k, o_v = run_offsets(i_n, k_step, d, INDEX), run_offsets(i_n, v_step, d, INDEX)
+    full, end = keys_of(start, n_keys, IS_CAUSAL, BLOCK_M, BLOCK_N)
+    for n in range(0, full, BLOCK_N):
+        b_k = load_rows(p_k + n * k_step + o_k, i_n, d_mask, D, BLOCK_D, False)
+        b_v = load_rows(p_v + n * v_step + o_v, i_n, d_mask, D, BLOCK_D, False)
+        acc = query_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, i_n, scale, False, PRECISION)
+    for n in range(full, end, BLOCK_N):
+        here = n + i_n < n_keys
+        seen = here[None, :]
+        if IS_CAUSAL:
+            seen = start + i_m[:, None] >= n + i_n[None, :]
+        b_k = load_rows(p_k + n * k_step + o_k, here, d_mask, D, BLOCK_D, True)
+        b_v = load_rows(p_v + n * v_step + o_v, here, d_mask, D, BLOCK_D, True)
+        acc = query_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, seen, scale, True, PRECISION)
+    return acc
+
+
+@triton.jit
+def key_run(
+    acc_k, acc_v, b_k, b_v, p_q, p_g, p_lse, p_delta, q_step, g_step, start, n_queries, scale,
+    IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """Add dK / scale and dV that come through a run of queries to keys b_k, rows `start` on.
+
+    p_lse (base 2), p_delta: to the statistics of the run's first query, which are packed.
+    """
+    d, d_mask = head_columns(D, BLOCK_D)
+    i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    o_q, o_g = run_offsets(i_m, q_step, d, INDEX), run_offsets(i_m, g_step, d, INDEX)
+    p_lse, p_delta = p_lse + i_m, p_delta + i_m
+    begin, diagonal = 0, 0
+    if IS_CAUSAL:
+        begin = start // BLOCK_M * BLOCK_M
+        # The first tile of queries that all see the last key here, or beyond the last.
+        diagonal = tl.cdiv(tl.minimum(n_queries, start + BLOCK_N), BLOCK_M) * BLOCK_M
+    full = tl.maximum(diagonal, n_queries // BLOCK_M * BLOCK_M)
+    # Tiles on the diagonal, then the one that the run's end cuts, if it does. Rows
+    # beyond the last query are loaded as 0 and add nothing.
+    n_cut = (diagonal - begin) // BLOCK_M + tl.cdiv(tl.maximum(n_queries - full, 0), BLOCK_M)
+    for i in range(diagonal, full, BLOCK_M):
+        b_q = load_rows(p_q + i * q_step + o_q, i_m, d_mask, D, BLOCK_D, False)
+        b_g = load_rows(p_g + i * g_step + o_g, i_m, d_mask, D, BLOCK_D, False)
+        b_lse = load_numbers(p_lse + i, i_m, False)
+        b_delta = load_numbers(p_delta + i, i_m, False)
+        acc_k, acc_v = key_step(
+            acc_k, acc_v, b_k, b_v, b_q, b_g, b_lse, b_delta, i_m, scale, False, PRECISION
+        )
+    for e in tl.range(0, n_cut, num_stages=1):
+        i = begin + e * BLOCK_M
+        i = tl.where(i < diagonal, i, full + i - diagonal)
+        here = i + i_m < n_queries
+        seen = here[None, :]
+        if IS_CAUSAL:
+            seen = start + i_n[:, None] <= i + i_m[None, :]
+        b_q = load_rows(p_q + i * q_step + o_q, here, d_mask, D, BLOCK_D, True)
+        b_g = load_rows(p_g + i * g_step + o_g, here, d_mask, D, BLOCK_D, True)
+        b_lse = load_numbers(p_lse + i, here, True)
+        b_delta = load_numbers(p_delta + i, here, True)
+        acc_k, acc_v = key_step(
+            acc_k, acc_v, b_k, b_v, b_q, b_g, b_lse, b_delta, seen, scale, True, PRECISION
+        )
+    return acc_k, acc_v

@@ -1,0 +1,177 @@
+"""Distributed dilated attention as LongNet does it: one all-gather of the sparsified keys.
+
+Source: LongNet (arXiv 2307.02486), section 3.1. Branches whose segments lie in a shard need
+nothing; of the others each rank gives all ranks the keys that its segments keep, w / r of w,
+and its backward pass is the reduce-scatter of their gradients, in float32.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from models.errors import RingError
+from models.patterns.branches import DilatedBranches
+from models.ring.call import Call, negotiate
+from models.ring.exchange import KEYS, computing, count_sent
+from models.ring.hops import Queries
+from models.ring.passes import (
+    attend_local,
+    gradients_of,
+    prepare,
+    results,
+    run,
+    start_gradients,
+    unpack,
+)
+
+
+@torch.compiler.disable
+def distributed_dilated_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    segment_lengths,
+    dilation_rates,
+    *,
+    group=None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    head_offset: str = "modulo",
+    order="contiguous",
+    backend: str = "auto",
+    return_lse: bool = False,
+    seq_len: int | None = None,
+    timeout: float | None = None,
+):
+    """`models.dilated_attention` over a sequence that is sharded over the ranks of `group`.
+
+    As `ring_attention` with `pattern=DilatedBranches(segment_lengths, dilation_rates,
+    head_offset)`: the same arguments, results and errors, by one all-gather and, in the backward
+    pass, one reduce-scatter. Memory for the kept keys of all ranks' long branches.
+    """
+    pattern = DilatedBranches(segment_lengths, dilation_rates, head_offset)
+    call = negotiate(q, k, v, group, is_causal, scale, order, pattern, backend, seq_len, timeout)
+    out, lse = _Gathered.apply(q, k, v, call)
+    return (out, lse) if return_lse else out
+
+
+class _Gathered(torch.autograd.Function):
+    """One rank's part: (q, k, v) -> (out, LSE)."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, call: Call):
+        out, lse, saved = run(_forward_steps(q, k, v, call))
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.set_materialize_grads(False)
+        ctx.options = (call, saved)
+        return out, lse
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_out, grad_lse):
+        if grad_out is None and grad_lse is None:
+            return (None,) * 4
+        state = (*ctx.saved_tensors, grad_out, grad_lse)
+        return *run(_backward_steps(*state, *ctx.options)), None
+
+
+def _forward_steps(q, k, v, call: Call):
+    q_work, k_sent, v_sent = prepare(q, k, v)
+    queries = Queries(q_work, call.op, call.scale)
+    gathered = _Gathering(call, k_sent, v_sent)
+    attend_local(queries, call, k_sent, v_sent)
+    if gathered.pending is not None:
+        yield gathered.pending
+        with computing():
+            for hop, flats in gathered.hops(gathered.of_rank):
+                queries.attend(hop, *(unpack(hop, x, q_work) for x in flats))
+    return *results(queries, q), queries.saved
+
+
+def _backward_steps(q, k, v, out, lse, grad_out, grad_lse, call: Call, saved):
+    q_work, k_sent, v_sent = prepare(q, k, v)
+    gradients = start_gradients(q_work, out, lse, grad_out, grad_lse, call, saved)
+    wide = gradients.dq.dtype
+    grads = tuple(torch.zeros_like(x, dtype=wide) for x in (k_sent, v_sent))
+    gathered = _Gathering(call, k_sent, v_sent)
+    attend_local(gradients, call, k_sent, v_sent, *grads)
+    if gathered.pending is not None:
+        yield gathered.pending
+        parts = [torch.zeros_like(x, dtype=wide) for x in gathered.of_rank]
+        with computing():
+            both = zip(gathered.hops(gathered.of_rank), gathered.hops(parts), strict=True)
+            for (hop, flats), (_, own) in both:
+                keys_and_values = (unpack(hop, x, q_work) for x in flats)
+                gradients.attend(hop, *keys_and_values, *(unpack(hop, x, grads[0]) for x in own))
+        total = torch.empty_like(parts[0])
+        yield _Collective(call.exchange, dist.reduce_scatter, total, parts)
+        parcel = call.hops.gathered(call.rank)
+        for grad, flat in zip(grads, gathered.halves(parcel, total), strict=True):
+            if parcel.rows:
+                parcel.add(grad, flat)
+    return gradients_of(q, gradients, *grads)
+
+
+class _Gathering:
+    """The all-gather of every rank's parcel, keys then values, padded to the largest.
+
+    pending: None where no rank needs another's keys. of_rank: each rank's parcel, flat.
+    """
+
+    def __init__(self, call: Call, k, v):
+        self.call, self.of_row = call, k.shape[0] * k.shape[3]
+        world_size = call.hops.world_size
+        parcels = [call.hops.gathered(rank) for rank in range(world_size)]
+        self.pending, self.of_rank = None, []
+        size = 2 * self.of_row * max(parcel.rows for parcel in parcels)
+        if world_size == 1 or size == 0:
+            return
+        own, given = parcels[call.rank], k.new_zeros(size)
+        if own.rows:
+            for half, x in zip(self.halves(own, given), (k, v), strict=True):
+                half.copy_(own.pack(x))
+        self.of_rank = list(k.new_empty(world_size, size))
+        self.pending = _Collective(call.exchange, dist.all_gather, self.of_rank, given)
+
+    def hops(self, flats):
+        """Each other rank's hop, with the keys' and the values' part of its entry of `flats`."""
+        for source, flat in enumerate(flats):
+            hop = self.call.hops.gathered_hop(self.call.rank, source)
+            if source != self.call.rank and hop.parcel.rows:
+                yield hop, self.halves(hop.parcel, flat)
+
+    def halves(self, parcel, flat):
+        """The keys and the values of a parcel in its flat tensor."""
+        return flat[: 2 * self.of_row * parcel.rows].chunk(2)
+
+
+class _Collective:
+    """`function(out, given)` of torch.distributed among all ranks, under way.
+
+    given: a tensor, or a list of one for each rank.
+    """
+
+    def __init__(self, exchange, function, out, given):
+        self.exchange, self.function = exchange, function
+        parts = given if isinstance(given, list) else [given] * exchange.world_size
+        for rank, part in enumerate(parts):
+            if rank != exchange.rank:
+                count_sent(part, KEYS)
+        self.work = self._or_lost(function, out, given, group=exchange.group, async_op=True)
+
+    def wait(self) -> None:
+        """Wait until it is done; RingError if it fails or takes too long."""
+        limit = self.exchange.timeout
+        self._or_lost(self.work.wait, *([] if limit is None else [timedelta(seconds=limit)]))
+
+    def _or_lost(self, step, *arguments, **options):
+        try:
+            return step(*arguments, **options)
+        except RuntimeError as error:
+            raise RingError(
+                f"rank {self.exchange.rank} of {self.exchange.world_size}: the "
+                f"{self.function.__name__} among all ranks failed: {str(error).splitlines()[0]}"
+            ) from error
