@@ -16,7 +16,7 @@ PIPFLAGS_torch := --prefer-binary
 
 BASE := $(addprefix $(VENV)/.stamp-,run torch pipeline)
 
-.PHONY: help reproduce test lint paper lab clean lock
+.PHONY: help reproduce test lint paper lab peers clean lock
 .NOTPARALLEL:
 
 help: ## this list
@@ -40,6 +40,8 @@ lint: $(VENV)/.ready-test ## style of the Python code and of the workflow
 lab: $(VENV)/.ready-lab ## the notebooks, in JupyterLab
 	jupyter lab $(ARGS) analysis/notebooks
 
+peers: $(VENV)/.ready-peers ## set up other people's ring attention, to compare with
+
 clean: ## remove build/ and .snakemake/; results/ and .venv stay
 	rm -rf build .snakemake
 
@@ -51,6 +53,7 @@ lock: $(VENV)/.stamp-python ## envs/*.in -> pins; ARGS=--upgrade takes newer ver
 $(VENV)/.ready-reproduce: $(BASE)
 $(VENV)/.ready-test: $(BASE) $(VENV)/.stamp-triton $(VENV)/.stamp-dev
 $(VENV)/.ready-lab: $(BASE) $(VENV)/.stamp-lab
+$(VENV)/.ready-peers: $(BASE) $(VENV)/.stamp-peers
 
 # Byte code on all cores at once: quicker than pip's own, and many jobs start.
 # (|| true: some packages ship files for newer Pythons only.)

@@ -6,7 +6,7 @@
 # part of it, so that any of them can be installed together.
 set -eu
 cd "$(dirname "$0")"
-roles="run pipeline dev lab"
+roles="run pipeline dev lab peers"
 work=../build/lock
 mkdir -p "$work"
 
@@ -22,10 +22,12 @@ compile() {
 cat $(printf '%s.txt ' $roles) > "$work/all.txt" 2> /dev/null || true  # what is pinned now
 compile "$@" $(printf '%s.in ' $roles) torch.txt --output-file "$work/all.txt" > /dev/null
 
+# A marker that is never true: a role that needs torch must not list it, nor what it brings.
+echo "torch; python_version < '3'" > "$work/no-torch.txt"
 for role in $roles; do
     {
         echo "# Made by 'make lock' from $role.in; do not edit."
-        compile --constraint "$work/all.txt" "$role.in"
+        compile --constraint "$work/all.txt" --override "$work/no-torch.txt" "$role.in"
     } > "$work/$role.txt"
     mv "$work/$role.txt" "$role.txt"
 done

@@ -14,6 +14,8 @@ PATTERN_FIELDS = {
     "branches": ("segment_lengths", "dilation_rates"),
     "blocks": ("pattern", "sparsity", "block_size"),
 }
+# And of the ranks that it is spread over, where its variant is.
+RANK_FIELDS = ("world_size", "simulated")
 
 
 class CaseError(ValueError):
@@ -27,7 +29,8 @@ class Case:
     Fields that do not apply to a variant are None (a dense variant has no
     segment lengths). pattern, sparsity, block_size: the builder of the block mask,
     one of PATTERNS, the share of allowed blocks that it leaves out, and the side of
-    a block in tokens. `pass_` is written "pass" in grids, records and names.
+    a block in tokens. world_size: ranks; simulated: whether they are virtual ones in one
+    process. `pass_` is written "pass" in grids, records and names.
     """
 
     variant: str
@@ -44,6 +47,8 @@ class Case:
     pattern: str | None = None
     sparsity: float | None = None
     block_size: int | None = None
+    world_size: int | None = None
+    simulated: bool | None = None
     seed: int = 0
 
     def __post_init__(self):
@@ -61,6 +66,17 @@ class Case:
             raise CaseError(f"is_causal={self.is_causal!r}: expected true or false")
         _check_branches(self.segment_lengths, self.dilation_rates)
         _check_blocks(self.pattern, self.sparsity, self.block_size)
+        if (self.world_size is None) != (self.simulated is None):
+            raise CaseError("world_size and simulated: give both or neither")
+        if self.world_size is not None:
+            _check_positive("world_size", self.world_size)
+            if type(self.simulated) is not bool:
+                raise CaseError(f"simulated={self.simulated!r}: expected true or false")
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether it runs on several processes, one a rank."""
+        return self.simulated is False
 
     def params(self) -> dict[str, str]:
         """Every field as text, in order; None is "none"."""

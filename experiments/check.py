@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from experiments.case import Case
 from experiments.workload import Workload
 
 OUTPUT_ALLOWANCE = 2.0
@@ -64,20 +65,20 @@ def write_reference(work: Workload, path: Path) -> None:
     )
 
 
-def compare(work: Workload, out: torch.Tensor, path: Path) -> dict:
-    """The record's `error` object for output `out`; CheckFailed beyond the allowance."""
+def compare(case: Case, out: torch.Tensor, gradients: list[torch.Tensor], path: Path) -> dict:
+    """The record's `error` object for output `out`; CheckFailed beyond the allowance.
+
+    gradients: of `leaves`, for a cotangent that is zero outside `sample_rows`; none on the
+    forward pass.
+    """
     reference = torch.load(path, map_location=out.device)
     rows = reference["rows"]
     output = _agree(out[:, rows], reference["out"], reference["baseline"])
     _require("output", output, OUTPUT_ALLOWANCE, out.dtype)
     gradient = None
-    if work.case.pass_ == "forward_backward":
-        agreements = [
-            _agree(*triple)
-            for triple in zip(
-                work.gradients(rows), reference["grads"], reference["grad_baselines"], strict=True
-            )
-        ]
+    if case.pass_ == "forward_backward":
+        expected = (reference["grads"], reference["grad_baselines"])
+        agreements = [_agree(*triple) for triple in zip(gradients, *expected, strict=True)]
         gradient = max(agreements, key=Agreement.ratio)
         for agreement in agreements:
             _require("gradient", agreement, GRADIENT_ALLOWANCE, out.dtype)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
-from experiments.case import PATTERN_FIELDS, Case, CaseError, columns
+from experiments.case import PATTERN_FIELDS, RANK_FIELDS, Case, CaseError, columns
 from experiments.plain_yaml import PlainYamlError, loads
 from models.registry import VARIANTS
 
@@ -63,9 +63,26 @@ class Grid:
         return columns(case for tier in self.tiers.values() for case in tier.cases)
 
     def params(self, case: Case) -> dict[str, str]:
-        """The case as text by column: a row of Snakemake's Paramspace."""
+        """The case as text by column of file names: a row of Snakemake's Paramspace.
+
+        A grid with patterns of both kinds, or with ranks, has one column for each of these, lest
+        names grow longer than file systems take.
+        """
         values = case.params()
-        return {_COLUMN_NAMES.get(key, key): values[key] for key in self.columns}
+        joined = {}
+        if all(set(keys) <= set(self.columns) for keys in PATTERN_FIELDS.values()):
+            kinds = PATTERN_FIELDS.values()
+            joined |= dict.fromkeys((key for keys in kinds for key in keys), "pattern")
+            lists = "x".join(values[key] for key in PATTERN_FIELDS["branches"])
+            blocks = "+".join(values[key] for key in PATTERN_FIELDS["blocks"])
+            given = case.segment_lengths and lists or case.pattern and blocks
+            values["pattern"] = given or "none"
+        if set(RANK_FIELDS) <= set(self.columns):
+            joined |= dict.fromkeys(RANK_FIELDS, "ranks")
+            values["ranks"] = values["world_size"] + ("+simulated" if case.simulated else "")
+        names = (joined.get(key, _COLUMN_NAMES.get(key, key)) for key in self.columns)
+        keys = {_COLUMN_NAMES[key]: key for key in _COLUMN_NAMES}
+        return {name: values[keys.get(name, name)] for name in names}
 
     def file_name(self, case: Case) -> str:
         """`variant-dense_batch-1_seq_len-2048_...`, as Paramspace writes it."""
@@ -144,13 +161,17 @@ def _expand(where: str, block) -> list[Case]:
 def _case(where: str, variant, point: dict) -> Case:
     if not isinstance(variant, str) or variant not in VARIANTS:
         raise GridError(f"{where}: variant {variant!r}: expected one of {', '.join(VARIANTS)}")
-    takes = VARIANTS[variant].takes
-    for kind, keys in PATTERN_FIELDS.items():
-        if kind != takes:
+    entry = VARIANTS[variant]
+    needs = {keys: kind == entry.takes for kind, keys in PATTERN_FIELDS.items()}
+    needs[RANK_FIELDS] = entry.shard_order is not None
+    for keys, is_needed in needs.items():
+        if not is_needed:
             # A block of several systems: dense attention is then one case a shape.
             point = {k: v for k, v in point.items() if k not in keys}
         elif any(point.get(key) is None for key in keys):
             raise GridError(f"{where}: {variant} needs {', '.join(keys[:-1])} and {keys[-1]}")
+    if point.get("simulated") and not entry.can_be_simulated:
+        raise GridError(f"{where}: {variant} cannot be simulated: expected simulated: false")
     try:
         return Case.from_mapping({"variant": variant, **point})
     except CaseError as error:

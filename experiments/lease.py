@@ -26,32 +26,39 @@ def lease_folder() -> Path:
 
 
 @contextmanager
-def hold(device: str) -> Iterator[str]:
+def hold(device: str, count: int = 1) -> Iterator[str]:
     """Wait for and hold `device` ("cpu", "cuda:INDEX", or "cuda" for any free one).
 
-    Yields the device held and, for a GPU, sets CUDA_VISIBLE_DEVICES to it alone.
-    Under SLURM the scheduler has already given this job its device.
+    Yields the device held and, for a GPU, sets CUDA_VISIBLE_DEVICES to it alone. count: how
+    many cards to hold, from "cuda:INDEX" or the first on; where there are fewer, as many as
+    there are. Under SLURM the scheduler has already given this job its devices.
     """
     if device == "cpu":
         candidates = ["cpu"]
     else:
         # Cards of one kind only: a machine's records must be of one device.
         cards = [gpu for gpu in gpus() if gpu.name == gpus()[0].name or device != "cuda"]
-        candidates = [name for gpu in cards if device in ("cuda", name := f"cuda:{gpu.index}")]
+        names = [f"cuda:{gpu.index}" for gpu in cards]
+        candidates = names if device == "cuda" else names[names.index(device) :]
+        if count == 1 and device != "cuda":
+            candidates = candidates[:1]
     if "SLURM_JOB_ID" in os.environ:
         yield candidates[0]
         return
-    descriptor, held = _wait(candidates)
+    # Several in the order of their index, so that no two jobs wait for each other.
+    asked = [candidates] if count == 1 else [[name] for name in candidates[:count]]
+    leases = [_wait(names) for names in asked]
+    held = leases[0][1]
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     if held != "cpu":
         # By UUID: CUDA and nvidia-smi need not count the cards in the same order.
-        os.environ["CUDA_VISIBLE_DEVICES"] = next(
-            gpu.uuid for gpu in gpus() if held == f"cuda:{gpu.index}"
-        )
+        uuids = {f"cuda:{gpu.index}": gpu.uuid for gpu in gpus()}
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(uuids[name] for _, name in leases)
     try:
         yield held
     finally:
-        os.close(descriptor)
+        for descriptor, _ in leases:
+            os.close(descriptor)
         if held != "cpu":
             if before is None:
                 del os.environ["CUDA_VISIBLE_DEVICES"]

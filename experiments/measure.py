@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -40,11 +41,17 @@ def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:
     """
     prepare(device)
     work = build(case, device)
-    out, peak = _peak_memory(work, device)
-    error = check.compare(work, out, reference)
+    out, peak = peak_memory(work.step, device)
+    error = check_whole(work, out, reference)
     del out
-    samples = _time_cuda(work, limits) if device != "cpu" else _time_cpu(work, limits)
+    samples = take_samples(work.step, device, limits)
     return {"samples_ms": samples, "peak_memory_bytes": peak, "error": error}
+
+
+def check_whole(work: Workload, out: torch.Tensor, reference: Path) -> dict:
+    """The record's `error` object of a whole sequence's output, and of its gradients."""
+    rows = check.sample_rows(work.case.seq_len, work.case.seed).to(out.device)
+    return check.compare(work.case, out, work.limited_to(rows).gradients(), reference)
 
 
 def prepare(device: str) -> None:
@@ -64,20 +71,20 @@ def prepare(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _peak_memory(work: Workload, device: str) -> tuple[torch.Tensor, int | None]:
-    """The output of an untimed pass, and its peak memory less the inputs, in bytes."""
+def peak_memory(step: Callable, device: str) -> tuple[object, int | None]:
+    """What an untimed `step()` returns, and its peak memory less the inputs, in bytes."""
     if device != "cpu":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        out = work.step()
+        out = step()
         torch.cuda.synchronize()
         return out, torch.cuda.max_memory_allocated() - before
     # Writing 5 resets the peak resident set size (proc(5), /proc/pid/clear_refs).
     with open("/proc/self/clear_refs", "w") as clear:
         clear.write("5")
     before = _status_bytes("VmRSS")
-    out = work.step()
+    out = step()
     return out, max(0, _status_bytes("VmHWM") - before)
 
 
@@ -86,32 +93,38 @@ def _status_bytes(key: str) -> int:
         return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
 
 
-def _time_cpu(work: Workload, limits: dict) -> list[float]:
+def take_samples(step: Callable, device: str, limits: dict) -> list[float]:
+    """Wall times of `step()`, ms."""
+    return _time_cuda(step, limits) if device != "cpu" else _time_cpu(step, limits)
+
+
+def _time_cpu(step: Callable, limits: dict) -> list[float]:
     samples: list[float] = []
-    while _wants_more(samples, limits):
+    while wants_more(samples, limits):
         start = time.perf_counter()
-        work.step()
+        step()
         samples.append((time.perf_counter() - start) * 1e3)
     return samples
 
 
-def _time_cuda(work: Workload, limits: dict) -> list[float]:
+def _time_cuda(step: Callable, limits: dict) -> list[float]:
     flush = torch.empty(_L2_FLUSH_BYTES, dtype=torch.int8, device="cuda")
     for _ in range(3):
-        work.step()
+        step()
     samples: list[float] = []
-    while _wants_more(samples, limits):
+    while wants_more(samples, limits):
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         flush.zero_()
         start.record()
-        work.step()
+        step()
         stop.record()
         stop.synchronize()
         samples.append(start.elapsed_time(stop))
     return samples
 
 
-def _wants_more(samples: list[float], limits: dict) -> bool:
+def wants_more(samples: list[float], limits: dict) -> bool:
+    """Whether to go on sampling."""
     if len(samples) < limits["min_samples"]:
         return True
     return len(samples) < limits["max_samples"] and sum(samples) < 1e3 * limits["sample_seconds"]

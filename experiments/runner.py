@@ -122,7 +122,7 @@ def run(
         eta = f", about {_duration(typical * left)} left" if walls else ""
         _say(f"[{number}/{len(waiting)}{eta}] {label(case)}")
         before = time.monotonic()
-        with hold(device) as held:
+        with hold(device, case.world_size if case.is_spread else 1) as held:
             from experiments.supervise import supervise
 
             digest = digests[case.variant]
@@ -139,7 +139,10 @@ def label(case: Case) -> str:
     passes = "" if case.pass_ == "forward" else " forward+backward"
     shape = f"batch {case.batch}, {case.seq_len} tokens, {case.heads}x{case.head_dim}"
     mask = f", {case.pattern} at {100 * case.sparsity:g} % sparsity" if case.pattern else ""
-    return f"{case.variant}: {shape}{mask}, {case.dtype}{causal}{passes}"
+    ranks = ""
+    if case.world_size is not None:
+        ranks = f", {case.world_size} {'simulated ' if case.simulated else ''}ranks"
+    return f"{case.variant}: {shape}{mask}{ranks}, {case.dtype}{causal}{passes}"
 
 
 def outcome(result: dict) -> str:

@@ -35,7 +35,21 @@ class CaseFields(_Strict):
     pattern: str | None = Field(default=None, description="builder of the block mask")
     sparsity: float | None = Field(default=None, description="share of allowed blocks left out")
     block_size: int | None = Field(default=None, description="tokens")
+    world_size: int | None = Field(default=None, ge=1, description="ranks")
+    simulated: bool | None = Field(default=None, description="virtual ranks in one process")
     seed: int
+
+
+class Rank(_Strict):
+    """One rank of a replicate, in the timed repeat whose wall time is the median."""
+
+    rank: int = Field(ge=0)
+    bytes_sent: int = Field(ge=0, description="to other ranks, without the agreement")
+    messages_sent: int = Field(ge=0)
+    agreement_bytes: int = Field(ge=0, description="sent for the check at the start of a call")
+    compute_ms: list[float] = Field(description="of each hop in order, its own keys first")
+    wait_ms: list[float] = Field(description="each time it waited for others; none if simulated")
+    peak_memory_bytes: int | None = Field(description="less the inputs")
 
 
 class Replicate(_Strict):
@@ -46,6 +60,9 @@ class Replicate(_Strict):
         description="true peak of an untimed pass less the inputs"
     )
     energy_j: float | None = None
+    ranks: list[Rank] | None = Field(
+        default=None, description="null unless over ranks; of a simulated ring the one measured"
+    )
 
 
 class Agreement(_Strict):

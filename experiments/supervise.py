@@ -8,6 +8,7 @@ memory, kill -9, over its time) becomes the record's status.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import multiprocessing
 import os
 import resource
@@ -24,6 +25,7 @@ from experiments.case import Case
 from experiments.grid import Limits
 from experiments.machine import Machine, memory_available
 from experiments.record import SCHEMA_VERSION
+from models.registry import VARIANTS
 
 _PR_SET_PDEATHSIG = 1
 
@@ -56,9 +58,10 @@ def supervise(
             unsupported = known.pop("unsupported", None)
             if unsupported is not None:
                 raise _Stop("unsupported", unsupported)
+            module = "measure" if case.world_size is None else "ranks"
             for _ in range(limits.replicates):
                 arguments = (case, device, reference, asdict(limits))
-                result = _in_child("replicate", arguments, limits, deadline)
+                result = _in_child(f"{module}.replicate", arguments, limits, deadline)
                 error = result.pop("error")
                 replicates.append({**result, "energy_j": None})
         except _Stop as stop:
@@ -87,7 +90,7 @@ def supervise(
 def _reference(case: Case, device: str, path: Path, limits: Limits, deadline: float) -> dict:
     """Have the oracle's rows written to `path`; returns what `measure.make_reference` does."""
     try:
-        return _in_child("make_reference", (case, device, path), limits, deadline)
+        return _in_child("measure.make_reference", (case, device, path), limits, deadline)
     except _Stop as stop:
         # What the oracle cannot do is no result of the variant's.
         if stop.status in ("oom", "timeout"):
@@ -96,18 +99,22 @@ def _reference(case: Case, device: str, path: Path, limits: Limits, deadline: fl
 
 
 def _in_child(function: str, arguments: tuple, limits: Limits, deadline: float) -> dict:
-    """The value of `measure.<function>(*arguments)` in a forked child; _Stop if there is none."""
+    """The value of `experiments.<function>(*arguments)` in a forked child; _Stop if there is none.
+
+    function: "module.name".
+    """
     # Imported before the fork, so that children need not: the second is what
     # torch.autograd.grad imports when it is given cotangents, 0.4 s a process.
-    import experiments.measure  # noqa: F401
-
-    if arguments[0].pass_ == "forward_backward":
+    case = arguments[0]
+    for module in (f"experiments.{function.partition('.')[0]}", *VARIANTS[case.variant].modules):
+        importlib.import_module(module)
+    if case.pass_ == "forward_backward":
         import torch.fx.experimental.symbolic_shapes  # noqa: F401
 
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     # The oracle may take what the machine has: the limit is the variant's.
-    memory_gib = limits.memory_gib if function == "replicate" else None
+    memory_gib = limits.memory_gib if function.endswith(".replicate") else None
     child = context.Process(
         target=_child, args=(sender, function, arguments, memory_gib, os.getpid())
     )
@@ -141,7 +148,7 @@ def _died(exitcode: int, oom_kills_before: int) -> _Stop:
 
 def _child(sender, function: str, arguments: tuple, memory_gib, parent: int) -> None:
     """Runs in the fork: die with the parent, be the first to go when memory is short, report."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != parent:
         os._exit(1)
     Path("/proc/self/oom_score_adj").write_text("1000")
@@ -154,14 +161,20 @@ def _child(sender, function: str, arguments: tuple, memory_gib, parent: int) -> 
     os._exit(0)
 
 
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the one that forked it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _outcome(function: str, arguments: tuple) -> tuple[str, object]:
     import torch
 
-    from experiments import check, measure
+    from experiments import check
     from models.errors import UnsupportedBackend
 
     try:
-        return "ok", getattr(measure, function)(*arguments)
+        module, _, name = function.partition(".")
+        return "ok", getattr(importlib.import_module(f"experiments.{module}"), name)(*arguments)
     except (torch.cuda.OutOfMemoryError, MemoryError) as error:
         return "oom", _first_line(error)
     except UnsupportedBackend as error:

@@ -1,8 +1,8 @@
 """Which tile for which kernel and card: candidates, drafted without a GPU or measured on one.
 
 `python -m experiments tune` measures the candidates on the card at hand (`tune`) and
-rewrites that card's entries of `models/kernels/*.json`. `python -m experiments.tune`
-drafts the tables anew for every card, without one: the first candidate that compiles
+rewrites that card's entries of `models/kernels/*.json`. `python -m experiments.tune [TABLE ...]`
+drafts tables anew for every card, without one: the first candidate that compiles
 without a fault. Each entry says in `source` which of the two it is from.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import statistics
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 
@@ -20,7 +21,7 @@ import triton
 from experiments.files import replacing
 from models import patterns
 from models.errors import UnsupportedBackend
-from models.kernels import block_sparse, dilated, tiles
+from models.kernels import block_sparse, dilated, hop, tiles
 from models.kernels.compile import KERNELS, build, forms
 from models.kernels.tiles import Tile
 from models.patterns.branches import DilatedBranches
@@ -29,6 +30,8 @@ HEAD_DIMS = (32, 64, 128, 256)
 DRAFTED = "first candidate that compiles without a fault; not measured"
 _LONGNET = DilatedBranches((2048, 4096, 8192, 16384, 32768), (1, 2, 4, 6, 12))
 _TOKENS, _HEADS, _SPARSITY = 32768, 12, 0.9
+# Of a piece of a hop, queries and keys: no fewer programs than a card runs at once.
+_PIECE = 8192
 
 # Best guesses first, by (kernel, bits) and head dimension: (block_m, block_n, warps, stages).
 # Sources: Triton's fused-attention tutorial and FlashAttention-2's tiles for sm_80 and sm_90.
@@ -36,7 +39,7 @@ _SMALL = {
     16: ((64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 2), (32, 32, 4, 1), (16, 16, 4, 1)),
     32: ((32, 32, 8, 1), (32, 16, 8, 1), (16, 16, 4, 1)),
 }
-_DILATED = {
+_UNBLOCKED = {
     ("forward", 16): {
         32: ((128, 128, 4, 3), (128, 64, 4, 3)),
         64: ((128, 64, 4, 3), (128, 128, 8, 3), (128, 64, 8, 3)),
@@ -62,16 +65,16 @@ _DILATED = {
         256: ((32, 32, 8, 2), (32, 32, 8, 1), (32, 16, 8, 1)),
     },
 }
-_DILATED["backward_q", 32] = _DILATED["forward", 32]
-_DILATED["backward_kv", 32] = {32: ((32, 32, 4, 2),), 64: (), 128: (), 256: ()}
+_UNBLOCKED["backward_q", 32] = _UNBLOCKED["forward", 32]
+_UNBLOCKED["backward_kv", 32] = {32: ((32, 32, 4, 2),), 64: (), 128: (), 256: ()}
 
 
 def candidates(
     table: str, kernel: str, head_dim: int, bits: int, block_size: int | None
 ) -> list[Tile]:
     """Tiles to try, best guesses first."""
-    if table == "dilated":
-        known = _DILATED[kernel, bits][head_dim]
+    if table != "block_sparse":
+        known = _UNBLOCKED[kernel, bits][head_dim]
         return [Tile(*values) for values in (*known, *_SMALL[bits])]
     # The mask's block is one side of the tile; the other takes several blocks a step.
     widest = {32: 128, 64: 128, 128: 64, 256: 32}[head_dim]
@@ -85,9 +88,9 @@ def candidates(
     return found
 
 
-def draft(say: Callable[[str], None] = print) -> None:
-    """Write both tables anew for every card: the first candidate without a fault."""
-    for table in KERNELS:
+def draft(tables, say: Callable[[str], None] = print) -> None:
+    """Write tables, of `KERNELS`, anew for every card: the first candidate without a fault."""
+    for table in tables:
         made: dict[str, list[dict]] = {kernel: [] for kernel in KERNELS[table]}
         wanted = list(_entries(table, tiles.CAPABILITIES))
         with ProcessPoolExecutor() as pool:
@@ -168,7 +171,10 @@ def tune(tables, device: str, say: Callable[[str], None] = print) -> None:
 
 
 def _problem(table: str, kernel: str, entry: dict, device: str) -> Callable[[], tuple]:
-    """A call of the op around `kernel`: LongNet's schedule, or a local window at 90 %; causal."""
+    """A call of the op around `kernel`.
+
+    LongNet's schedule and a local window at 90 %, both causal, or a full piece of a hop.
+    """
     dtype = {16: torch.float16, 32: torch.float32}[entry["bits"]]
     shape = (1, _TOKENS, _HEADS, entry["head_dim"])
     generator = torch.Generator(device).manual_seed(0)
@@ -176,6 +182,13 @@ def _problem(table: str, kernel: str, entry: dict, device: str) -> Callable[[], 
         torch.randn(shape, generator=generator, device=device).to(dtype) for _ in range(4)
     )
     scale = entry["head_dim"] ** -0.5
+    if table == "hop":
+        op = hop.Triton()
+        q, k, v, grad = (x[:, :_PIECE].transpose(1, 2) for x in (q, k, v, grad))
+        out, lse, saved = op.forward(q, k, v, False, scale)
+        if kernel == "forward":
+            return lambda: op.forward(q, k, v, False, scale)[:2]
+        return lambda: op.backward(grad, q, k, v, out, lse, saved, False, scale)
     if table == "dilated":
         offsets = [h % r for r in _LONGNET.dilation_rates for h in range(_HEADS)]
         rest = [list(_LONGNET.segment_lengths), list(_LONGNET.dilation_rates), offsets]
@@ -234,4 +247,4 @@ def _write(table: str, made: dict[str, list[dict]]) -> None:
 
 
 if __name__ == "__main__":
-    draft()
+    draft(sys.argv[1:] or KERNELS)

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import copy
 import importlib
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from experiments.case import Case
 from models import patterns
+from models.errors import UnsupportedBackend
 from models.oracle import attend_rows
-from models.registry import VARIANTS, Variant
+from models.patterns.orders import shard
+from models.registry import SIMULATION, VARIANTS, Variant
 
 # FLOPs of a backward pass over those of its forward: 5 products against 2 in attention
 # with recomputed scores (FlashAttention's convention), 2 against 1 in a projection.
@@ -30,7 +33,8 @@ class Workload:
 
     run(*inputs) gives the output, (B, N, H, D) or (B, N, E) for a module. `pattern`
     says who attends to whom, to the variant and to the oracle: None for dense.
-    `cotangent` is the output's, for the backward pass.
+    `cotangent` is the output's, for the backward pass. Over ranks, `build` gives whole
+    sequences, and `on_rank` what a rank works on.
     """
 
     case: Case
@@ -55,11 +59,36 @@ class Workload:
         torch.autograd.grad(out, self.leaves, self.cotangent)
         return out.detach()
 
-    def gradients(self, rows: torch.Tensor) -> list[torch.Tensor]:
-        """The variant's gradients for a cotangent that is zero outside `rows`."""
+    def limited_to(self, rows: torch.Tensor) -> Workload:
+        """The same with a cotangent that is zero outside `rows`, if there is one."""
+        if self.cotangent is None:
+            return self
         cotangent = torch.zeros_like(self.cotangent)
         cotangent[:, rows] = self.cotangent[:, rows]
-        return list(torch.autograd.grad(self.run(*self.inputs), self.leaves, cotangent))
+        return replace(self, cotangent=cotangent)
+
+    def gradients(self) -> list[torch.Tensor]:
+        """The variant's gradients of `leaves`; none on the forward pass."""
+        if self.cotangent is None:
+            return []
+        return list(torch.autograd.grad(self.run(*self.inputs), self.leaves, self.cotangent))
+
+    def on_rank(self, rank: int) -> Workload:
+        """The part of the sequence that `rank` holds, in the order of the variant."""
+
+        def cut(x):
+            part = shard(x.detach(), rank, self.case.world_size, self.variant.shard_order)
+            return part.clone().requires_grad_(x.requires_grad)
+
+        cotangent = None if self.cotangent is None else cut(self.cotangent)
+        return replace(self, inputs=[cut(x) for x in self.inputs], cotangent=cotangent)
+
+    def one_rank(self):
+        """The rank with most work of a simulated ring: a `models.ring.simulated.OneRank`."""
+        options = {"world_size": self.case.world_size, "is_causal": self.case.is_causal}
+        inputs = [x.detach() for x in self.inputs]
+        one_rank = importlib.import_module(SIMULATION).OneRank
+        return one_rank(*inputs, pattern=self.pattern, **options, **self.variant.options)
 
     def recompute(self, rows: torch.Tensor, dtype: torch.dtype, *, dense: bool):
         """Output rows and gradients by plain attention in `dtype`, on the pattern or dense.
@@ -90,8 +119,16 @@ class Workload:
         UnsupportedBackend with the reason where it runs none.
         """
         case, variant = self.case, self.variant
+        if case.is_spread:
+            _check_room(case.world_size, self.inputs[0].device)
         resolve = importlib.import_module(variant.module).resolve_backend
         asked = variant.options.get("backend", "auto")
+        if variant.shard_order is not None:
+            q = shard(self.inputs[0], 0, case.world_size, variant.shard_order)
+            if "peer" in variant.options:
+                options = {"is_causal": case.is_causal, "kv_heads": case.kv_heads}
+                return resolve(q, variant.options["peer"], **options)
+            return resolve(q.unflatten(-1, (case.heads, -1)) if variant.multihead else q, asked)
         if variant.takes == "blocks":
             return resolve(self.inputs[0], self.pattern, asked)
         if variant.takes == "branches":
@@ -104,11 +141,13 @@ class Workload:
 
         4 D a query-key pair (two products), each multiply-add counting two; a pair
         held by two branches counts twice. See BACKWARD_OVER_FORWARD for the backward pass.
+        Of a simulated ring, those of the rank that is measured.
         """
         case = self.case
         backward = case.pass_ == "forward_backward"
         factor = {k: 1 + backward * b for k, b in BACKWARD_OVER_FORWARD.items()}
-        total = factor["attention"] * 4 * case.head_dim * case.batch * self._pairs()
+        pairs = self.one_rank().pairs() if case.simulated else self._pairs()
+        total = factor["attention"] * 4 * case.head_dim * case.batch * pairs
         if self.variant.multihead:
             embed_dim, kv_dim = case.heads * case.head_dim, case.kv_heads * case.head_dim
             weights = embed_dim * (2 * embed_dim + 2 * kv_dim)
@@ -129,8 +168,11 @@ class Workload:
         return self.case.heads * (n * (n + 1) // 2 if self.case.is_causal else n * n)
 
 
-def build(case: Case, device: str) -> Workload:
-    """Seeded normal tensors of the case's shape on `device`, and the variant over them."""
+def build(case: Case, device: str, group=None) -> Workload:
+    """Seeded normal tensors of the case's shape on `device`, and the variant over them.
+
+    group: the process group of a variant over ranks, where it is to be run.
+    """
     variant = VARIANTS[case.variant]
     dtype = getattr(torch, case.dtype)
     generator = torch.Generator(device).manual_seed(case.seed)
@@ -147,6 +189,9 @@ def build(case: Case, device: str) -> Workload:
     # Before any gradient is asked for: a mask that is read off q and k has none.
     pattern = _pattern(case, variant, inputs)
     module = None
+    options = dict(variant.options)
+    if case.is_spread:
+        options["group"] = group
     if variant.multihead:
         torch.manual_seed(case.seed)
         module = entry(
@@ -157,20 +202,27 @@ def build(case: Case, device: str) -> Workload:
             num_kv_heads=case.kv_heads,
             device=device,
             dtype=dtype,
-            **variant.options,
+            **options,
         )
 
         def run(x):
             return module(x, x, x, is_causal=case.is_causal)[0]
     else:
-        arguments = {
-            "branches": (case.segment_lengths, case.dilation_rates),
-            "blocks": (pattern,),
-            None: (),
-        }[variant.takes]
+        arguments = ()
+        if variant.shard_order is None:
+            arguments = {
+                "branches": (case.segment_lengths, case.dilation_rates),
+                "blocks": (pattern,),
+                None: (),
+            }[variant.takes]
+        elif variant.takes is not None:
+            options["pattern"] = pattern
+        if case.simulated:
+            entry = importlib.import_module(SIMULATION).simulated_ring_attention
+            options["world_size"] = case.world_size
 
         def run(q, k, v):
-            return entry(q, k, v, *arguments, is_causal=case.is_causal, **variant.options)
+            return entry(q, k, v, *arguments, is_causal=case.is_causal, **options)
 
     backward = case.pass_ == "forward_backward"
     for x in inputs:
@@ -203,3 +255,13 @@ def _block_mask(case: Case, q: torch.Tensor, k: torch.Tensor):
     if case.pattern == "random":
         options["seed"] = case.seed
     return builder(case.seq_len, device=q.device, **options)
+
+
+def _check_room(world_size: int, device: torch.device) -> None:
+    """UnsupportedBackend unless every rank can have a device of its own: a core or a card."""
+    cores = len(os.sched_getaffinity(0))
+    name, here = ("core", cores) if device.type == "cpu" else ("GPU", torch.cuda.device_count())
+    if world_size > here:
+        raise UnsupportedBackend(
+            f"{world_size} ranks need a {name} each, and here are {here}; simulated ranks do not"
+        )

@@ -22,6 +22,7 @@ from models.errors import (
 )
 from models.fused_ops import as_operand, fused_op, head_dim_multiple
 from models.merge import merge
+from models.padding import mask_keys, unmask
 from models.patterns.branches import DilatedBranches, HeadPartition
 from models.strided import StridedAttention
 
@@ -122,37 +123,13 @@ def _attend(q, k, v, pattern, is_causal, scale, backend, return_lse, key_padding
     head_dim, dtype = q.shape[3], q.dtype
     scale = resolve_scale(scale, head_dim)
     if key_padding_mask is not None:
-        q, k, v = _mask_keys(q, k, v, key_padding_mask, scale)
+        q, k, v = mask_keys(q, k, v, key_padding_mask, scale)
     run = _RUN[resolve_backend(q, backend).partition(" ")[0]]
     out, lse = run(q, k, v, pattern, is_causal, scale)
     if key_padding_mask is not None:
-        empty = lse < _MASKED / 2
-        lse = lse.masked_fill(empty, -torch.inf)
-        out = out[..., :head_dim].masked_fill(empty.transpose(1, 2)[..., None], 0.0)
+        out, lse = unmask(out, lse, head_dim)
     out = out.to(dtype)
     return (out, lse) if return_lse else out
-
-
-_MASKED = -30000.0
-
-
-def _mask_keys(q, k, v, key_padding_mask, scale):
-    """Fold the mask into one more column: q gets 1, a padded key gets a score of -30000.
-
-    exp(-30000) is 0 beside any real score in every dtype, every backend can do it,
-    and its gradient needs nothing of its own.
-    """
-    if key_padding_mask.dtype != torch.bool or key_padding_mask.shape != q.shape[:2]:
-        raise ValueError(
-            f"key_padding_mask={key_padding_mask.dtype} {tuple(key_padding_mask.shape)}: "
-            f"expected bool (batch, tokens) = {tuple(q.shape[:2])}"
-        )
-    extra = -q.shape[3] % head_dim_multiple(q) or head_dim_multiple(q)
-    q, k, v = (F.pad(x, (0, extra)) for x in (q, k, v))
-    column = torch.where(key_padding_mask, _MASKED, 0.0).to(k.dtype)
-    k = torch.cat([k[..., :-1], column[:, :, None, None].expand(*k.shape[:3], 1)], dim=-1)
-    q = torch.cat([q[..., :-1], torch.full_like(q[..., :1], 1 / scale)], dim=-1)
-    return q, k, v
 
 
 def _sdpa(q, k, v, pattern, is_causal, scale):

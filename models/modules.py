@@ -10,6 +10,9 @@ from models.dilated import BACKENDS, dilated_attention
 from models.dilated import resolve_backend as resolve_backend
 from models.errors import check_choice
 from models.patterns.branches import DilatedBranches
+from models.patterns.orders import check_order
+from models.ring import call as ring
+from models.ring.attention import ring_attention
 
 
 class MultiheadDilatedAttention(nn.Module):
@@ -22,6 +25,12 @@ class MultiheadDilatedAttention(nn.Module):
     branches, in tokens. num_kv_heads: heads of k and v (grouped queries), a divisor
     of num_heads, None for as many. sub_layer_norm: False leaves the LayerNorm out.
     head_offset, backend: as in `dilated_attention`. ValueError on bad arguments.
+
+    group: a ProcessGroup or 1-D DeviceMesh over whose ranks the sequence is sharded, in the
+    `order` of `models.ring.shard` (in which long segments reach fewest ranks: "contiguous"); the
+    module then takes this rank's tokens and works by `models.ring.ring_attention`, with its
+    backends. Parameters are the same on all ranks, and so must be their gradients: add up those
+    of all ranks, as for any module that sees a part of the tokens. None: the whole sequence.
 
     Put it into the layers before `nn.TransformerEncoder` is built around them: an
     encoder built first looks for nn.MultiheadAttention's own weights at inference.
@@ -44,6 +53,8 @@ class MultiheadDilatedAttention(nn.Module):
         sub_layer_norm: bool = True,
         head_offset: str = "modulo",
         backend: str = "auto",
+        group=None,
+        order="contiguous",
         device=None,
         dtype=None,
     ):
@@ -55,7 +66,9 @@ class MultiheadDilatedAttention(nn.Module):
             raise ValueError(
                 f"num_kv_heads={num_kv_heads}: expected a divisor of num_heads={num_heads}"
             )
-        check_choice("backend", backend, BACKENDS)
+        check_choice("backend", backend, BACKENDS if group is None else ring.BACKENDS)
+        check_order(order)
+        self.group, self.order = group, order
         self.pattern = DilatedBranches(segment_lengths, dilation_rates, head_offset)
         self.embed_dim, self.num_heads, self.num_kv_heads = embed_dim, num_heads, num_kv_heads
         self.head_dim = embed_dim // num_heads
@@ -111,6 +124,8 @@ class MultiheadDilatedAttention(nn.Module):
     ) -> tuple[torch.Tensor, None]:
         """Self-attention over (B, N, E) tensors; returns (out (B, N, E), None).
 
+        With a group these are this rank's tokens, and causality is by position in the whole.
+
         key_padding_mask: (B, N) bool, True where a key is not attended to, or float
         with 0 and -inf for the same. The N x N weights are never formed: ValueError
         for need_weights=True, and for any attn_mask but the causal one that
@@ -124,26 +139,28 @@ class MultiheadDilatedAttention(nn.Module):
                 )
         if need_weights:
             raise ValueError("need_weights=True: the attention weights are never formed")
-        if attn_mask is not None and not (is_causal and _is_causal_mask(attn_mask, query.shape[1])):
+        allowed = is_causal and self.group is None
+        if attn_mask is not None and not (allowed and _is_causal_mask(attn_mask, query.shape[1])):
             raise ValueError(
                 f"attn_mask={attn_mask.dtype} {tuple(attn_mask.shape)}: expected None, or the "
-                "causal mask with is_causal=True"
+                "causal mask with is_causal=True, and no group"
             )
         if key_padding_mask is not None and key_padding_mask.is_floating_point():
             key_padding_mask = _as_bool_mask(key_padding_mask)
-        q, k, v = self.project(query, key, value)
-        out = dilated_attention(
-            q,
-            k,
-            v,
-            self.pattern.segment_lengths,
-            self.pattern.dilation_rates,
-            is_causal=is_causal,
-            head_offset=self.pattern.head_offset,
-            backend=self.backend,
-            key_padding_mask=key_padding_mask,
-        )
-        return self.finish(out), None
+        return self.finish(self._attend(query, key, value, key_padding_mask, is_causal)), None
+
+    def _attend(self, query, key, value, key_padding_mask, is_causal):
+        options = {
+            "is_causal": is_causal,
+            "backend": self.backend,
+            "key_padding_mask": key_padding_mask,
+        }
+        qkv = self.project(query, key, value)
+        if self.group is not None:
+            options |= {"pattern": self.pattern, "group": self.group, "order": self.order}
+            return ring_attention(*qkv, **options)
+        lists = (self.pattern.segment_lengths, self.pattern.dilation_rates)
+        return dilated_attention(*qkv, *lists, head_offset=self.pattern.head_offset, **options)
 
 
 def _is_causal_mask(mask: torch.Tensor, n: int) -> bool:

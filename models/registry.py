@@ -16,7 +16,8 @@ class Variant:
     `options` are passed to it as they are. `pattern_class`: name of the class in
     `models.patterns` that says who attends to whom, here and in the oracle, or None
     for dense attention. `multihead`: whether it is an `nn.Module` with projections,
-    called on (B, N, H * D).
+    called on (B, N, H * D). `shard_order`: the token order in which it takes the shards of a
+    sequence over the ranks of a process group, or None where it takes the whole sequence.
     """
 
     name: str
@@ -26,6 +27,12 @@ class Variant:
     options: MappingProxyType = field(default_factory=lambda: MappingProxyType({}))
     pattern_class: str | None = "DilatedBranches"
     multihead: bool = False
+    shard_order: str | None = None
+
+    @property
+    def can_be_simulated(self) -> bool:
+        """Whether virtual ranks in one process can stand for its process group."""
+        return self.entry == _RING
 
     @property
     def takes(self) -> str | None:
@@ -43,7 +50,14 @@ class Variant:
     def modules(self) -> tuple[str, ...]:
         """The Python modules that a measurement of it starts from."""
         builders = ("models.patterns.block_builders",) if self.takes == "blocks" else ()
-        return (self.module, *builders)
+        ranks = ("experiments.ranks",) if self.shard_order else ()
+        simulation = (SIMULATION,) if self.can_be_simulated else ()
+        return (self.module, *builders, *ranks, *simulation)
+
+
+# Imported by name, so that only what it stands behind hangs on it.
+SIMULATION = "models.ring.simulated"
+_RING = "models.ring.attention:ring_attention"
 
 
 def _variants(*variants: Variant) -> MappingProxyType:
@@ -69,6 +83,26 @@ def _block_sparse(name: str, published_name: str, backend: str, summary: str) ->
         "models.block_sparse:block_sparse_attention",
         MappingProxyType({"backend": backend}),
         pattern_class="BlockMask",
+    )
+
+
+def _ring(
+    name: str, published_name: str, order: str, summary: str, pattern_class: str | None = None
+) -> Variant:
+    options = MappingProxyType({"order": order})
+    return Variant(name, published_name, summary, _RING, options, pattern_class, shard_order=order)
+
+
+def _peer(name: str, published_name: str, order: str, summary: str) -> Variant:
+    """One of `models.ring.peers.PEERS`; where not causal it gives the same in every order."""
+    return Variant(
+        name,
+        published_name,
+        summary,
+        "models.ring.peers:peer_attention",
+        MappingProxyType({"peer": name}),
+        pattern_class=None,
+        shard_order=order,
     )
 
 
@@ -156,4 +190,102 @@ VARIANTS = _variants(
     _dense("dense-flex", "FlexAttention", "flex", "PyTorch's compiled FlexAttention, no mask"),
     _dense("dense-flash-attn-2", "FlashAttention-2", "flash-attn-2", "the package flash-attn"),
     _dense("dense-flash-attn-4", "FlashAttention-4", "flash-attn-4", "the package flash-attn-4"),
+    _ring(
+        "ring-standard",
+        "StandardRingAttention",
+        "contiguous",
+        "dense ring attention, each rank the next part of the sequence; row-major of a grid",
+    ),
+    _ring(
+        "ring-distributed",
+        "DistributedRingAttention",
+        "zigzag",
+        "dense ring attention, each rank a chunk from either end: equal work when causal",
+    ),
+    _ring(
+        "ring-striped",
+        "Striped Attention",
+        "striped",
+        "dense ring attention, token i on rank i mod p (arXiv 2311.09431)",
+    ),
+    _ring(
+        "ring-hilbert",
+        "HilbertRingAttention",
+        "hilbert",
+        "dense ring attention, tokens of a 2-D grid along Hilbert's curve",
+    ),
+    _ring(
+        "ring-morton",
+        "Ring attention, Morton order",
+        "morton",
+        "dense ring attention, tokens of a 2-D grid along the Z curve",
+    ),
+    _ring(
+        "ring-snake",
+        "Ring attention, snake order",
+        "snake",
+        "dense ring attention, tokens of a 2-D grid in rows of alternating direction",
+    ),
+    _ring(
+        "ring-dilated",
+        "RingDilatedAttention",
+        "contiguous",
+        "LongNet attention over ranks; long segments exchange the keys they keep, others none",
+        "DilatedBranches",
+    ),
+    _ring(
+        "ring-block-sparse",
+        "BlockSparseRingAttention",
+        "contiguous",
+        "block-sparse attention over ranks; the blocks that a rank's lists hold are sent to it",
+        "BlockMask",
+    ),
+    _ring(
+        "ring-block-sparse-dilated",
+        "BlockSparseRingDilatedAttention",
+        "contiguous",
+        "block-sparse attention over ranks on a mask of dilated blocks",
+        "BlockMask",
+    ),
+    Variant(
+        "distributed-dilated",
+        "DistributedDilatedAttention",
+        "LongNet attention over ranks by one all-gather of the kept keys (LongNet, section 3.1)",
+        "models.ring.gathered:distributed_dilated_attention",
+        MappingProxyType({"order": "contiguous"}),
+        shard_order="contiguous",
+    ),
+    Variant(
+        "multihead-ring-dilated",
+        "RingMultiheadDilatedAttention",
+        "projections around ring-dilated, MAGNETO sub-LayerNorm",
+        "models.modules:MultiheadDilatedAttention",
+        MappingProxyType({"order": "contiguous"}),
+        multihead=True,
+        shard_order="contiguous",
+    ),
+    _peer(
+        "torch-context-parallel-allgather",
+        "PyTorch context_parallel",
+        "zigzag",
+        "the ring of PyTorch's context_parallel, keys gathered at once (its default)",
+    ),
+    _peer(
+        "torch-context-parallel-alltoall",
+        "PyTorch context_parallel, rotating",
+        "zigzag",
+        "the ring of PyTorch's context_parallel, keys from neighbour to neighbour",
+    ),
+    _peer(
+        "ring-attention-pytorch",
+        "ring-attention-pytorch",
+        "contiguous",
+        "the package of that name (lucidrains), its PyTorch function",
+    ),
+    _peer(
+        "ring-flash-attn-zigzag",
+        "ring-flash-attn",
+        "zigzag",
+        "the package of that name (zhuzilin), its zigzag function",
+    ),
 )

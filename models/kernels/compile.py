@@ -32,6 +32,8 @@ from models.kernels import (
     block_sparse_forward,
     dilated_backward,
     dilated_forward,
+    hop_backward,
+    hop_forward,
     row_statistics,
     tiles,
 )
@@ -48,15 +50,24 @@ KERNELS = {
         "backward_q": block_sparse_backward.backward_q,
         "backward_kv": block_sparse_backward.backward_kv,
     },
+    "hop": {
+        "forward": hop_forward.forward,
+        "backward_q": hop_backward.backward_q,
+        "backward_kv": hop_backward.backward_kv,
+    },
 }
 # These need no table: one tile does for all.
-STATISTICS = {"dilated": dilated_backward.statistics, "block_sparse": row_statistics.kernel}
+STATISTICS = {
+    "dilated": dilated_backward.statistics,
+    "block_sparse": row_statistics.kernel,
+    "hop": row_statistics.kernel,
+}
 # Bytes a thread: what the prologue or epilogue may put aside; a loop would take more.
 SPILL_BYTES = 64
 # Bytes of shared memory a program may have (CUDA C++ Programming Guide, table of compute
 # capabilities). The tiles of 80 also serve 8.6, 8.9 and 12.0, which have 99 KiB.
 SHARED_BYTES = {80: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
-_STRIDES = [f"{x}_{axis}" for x in "qkvg" for axis in "bnh"]
+_STRIDES = [f"{x}_{axis}" for x in "qkvgo" for axis in "bnh"]
 _TYPES = {
     **dict.fromkeys(
         ["lse", "grad_lse", "lse_2", "delta", "part", "part_lse", "part_k", "part_v"], "*fp32"
@@ -64,9 +75,12 @@ _TYPES = {
     **dict.fromkeys(["table", "row_ptr"], "*i64"),
     "base_rows": "i64",
     **dict.fromkeys(["col_idx", "order"], "*i32"),
-    **dict.fromkeys([*_STRIDES, "n_tokens", "n_heads", "n_blocks"], "i32"),
+    **dict.fromkeys([*_STRIDES, "l_b", "l_h", "l_n", "n_tokens", "n_heads", "n_blocks"], "i32"),
+    **dict.fromkeys(["n_queries", "n_keys"], "i32"),
     "scale": "fp32",
 }
+# Of the inputs' type, but float32 where they are parts of a sum.
+_RESULTS = ("out", "grad_q", "grad_k", "grad_v")
 
 
 @dataclass(frozen=True)
@@ -124,6 +138,9 @@ def build(form: Form) -> Built:
     """Compile one form down to machine code; needs no GPU."""
     kernel = (KERNELS[form.table] | {"statistics": STATISTICS[form.table]})[form.kernel]
     element = {16: "*fp16", 32: "*fp32"}[form.bits]
+    types = _TYPES
+    if form.table == "hop":
+        types = _TYPES | dict.fromkeys(_RESULTS, "*fp32")
     constants = {
         **dict(form.constants),
         "BLOCK_M": form.tile.block_m,
@@ -133,7 +150,7 @@ def build(form: Form) -> Built:
     constants["INDEX"] = {32: tl.int32, 64: tl.int64}[constants["INDEX"]]
     names = kernel.arg_names
     constants = {name: value for name, value in constants.items() if name in names}
-    signature = {n: "constexpr" if n in constants else _TYPES.get(n, element) for n in names}
+    signature = {n: "constexpr" if n in constants else types.get(n, element) for n in names}
     # As at a launch: pointers and strides are multiples of 16.
     lengths = {"n_tokens"} if constants.get("EVEN_N") else set()
     wide = {*_STRIDES, *lengths}
@@ -178,22 +195,28 @@ def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:
     All take the heaviest: causal, ragged. Head dimension 64 in half precision with blocks
     of 64, which all else is near to, also takes each lighter or rarer constant by itself.
     """
-    base = {"IS_CAUSAL": True, "GROUP": 1, "PRECISION": "ieee", "INDEX": 32}
+    base = {"IS_CAUSAL": True, "INDEX": 32}
+    # A head dimension of 48 is padded to 64, and its columns masked.
+    rare = [{"INDEX": 64}, {"D": 48}]
+    if table != "hop":
+        base |= {"GROUP": 1, "PRECISION": "ieee"}
+        rare.append({"GROUP": 4})
     if table == "dilated":
         base |= {"N_CARRIED": 4, "BASE": True, "HAS_KEYS": True, "SHORT": False}
         others = [{"BASE": False}]
-        rare = [
+        rare += [
             {"IS_CAUSAL": False},
             {"BASE": False, "IS_CAUSAL": False},
             {"HAS_KEYS": False},
             {"SHORT": True},
         ]
+    elif table == "hop":
+        # Most pieces are full rectangles.
+        others = [{"IS_CAUSAL": False}]
     else:
         base |= {"BLOCK_SIZE": entry["block_size"], "PER_HEAD": True, "EVEN_N": False}
         others = []
-        rare = [{"IS_CAUSAL": False}, {"EVEN_N": True}, {"PER_HEAD": False}]
-    # A head dimension of 48 is padded to 64, and its columns masked.
-    rare += [{"GROUP": 4}, {"INDEX": 64}, {"D": 48}]
+        rare += [{"IS_CAUSAL": False}, {"EVEN_N": True}, {"PER_HEAD": False}]
     if (entry["head_dim"], entry["bits"], entry.get("block_size", 64)) == (64, 16, 64):
         others = others + rare
     if table == "dilated" and entry["bits"] == 32:

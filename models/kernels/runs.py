@@ -46,11 +46,13 @@ def attend_run(
     i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     o_k, o_v = run_offsets(i_n, k_step, d, INDEX), run_offsets(i_n, v_step, d, INDEX)
     full, end = keys_of(start, n_keys, IS_CAUSAL, BLOCK_M, BLOCK_N)
+    # One cut tile at most is nothing to pipeline: that would serialize the loop before it.
+    CUT_STAGES: tl.constexpr = None if IS_CAUSAL else 1
     for n in range(0, full, BLOCK_N):
         b_k = load_rows(p_k + n * k_step + o_k, i_n, d_mask, D, BLOCK_D, False)
         b_v = load_rows(p_v + n * v_step + o_v, i_n, d_mask, D, BLOCK_D, False)
         m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, i_n, scale, False, PRECISION)
-    for n in range(full, end, BLOCK_N):
+    for n in tl.range(full, end, BLOCK_N, num_stages=CUT_STAGES):
         here = n + i_n < n_keys
         seen = here[None, :]
         if IS_CAUSAL:  # a query that is there sees no key that is not
@@ -75,11 +77,13 @@ def query_run(
     i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     o_k, o_v = run_offsets(i_n, k_step, d, INDEX), run_offsets(i_n, v_step, d, INDEX)
     full, end = keys_of(start, n_keys, IS_CAUSAL, BLOCK_M, BLOCK_N)
+    # One cut tile at most is nothing to pipeline: that would serialize the loop before it.
+    CUT_STAGES: tl.constexpr = None if IS_CAUSAL else 1
     for n in range(0, full, BLOCK_N):
         b_k = load_rows(p_k + n * k_step + o_k, i_n, d_mask, D, BLOCK_D, False)
         b_v = load_rows(p_v + n * v_step + o_v, i_n, d_mask, D, BLOCK_D, False)
         acc = query_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, i_n, scale, False, PRECISION)
-    for n in range(full, end, BLOCK_N):
+    for n in tl.range(full, end, BLOCK_N, num_stages=CUT_STAGES):
         here = n + i_n < n_keys
         seen = here[None, :]
         if IS_CAUSAL:

@@ -48,7 +48,7 @@ class Grid:
             return position
         if self.curve == "snake":
             return np.lexsort((np.where(row % 2, -column, column), row))
-        bits = int(max(row.max(), column.max())).bit_length()
+        bits = int(max(row.max(initial=0), column.max(initial=0))).bit_length()
         along = {"morton": _morton, "hilbert": _hilbert}[self.curve](row, column, bits)
         return along.argsort(kind="stable")
 

@@ -27,13 +27,14 @@ _TERMS = (
     "pattern",
     "backend",
     "requires_grad",
+    "key_padding_mask",
 )
 _TOKENS = _TERMS.index("tokens")
 _REFUSED = -1
 _mask_digests: weakref.WeakKeyDictionary[BlockMask, int] = weakref.WeakKeyDictionary()
 
 
-def terms(q, k, v, is_causal, scale, order, pattern, backend) -> list[int]:
+def terms(q, k, v, is_causal, scale, order, pattern, backend, key_padding_mask) -> list[int]:
     """This rank's terms as integers, in the order of _TERMS; q: (B, n, H, D), k: (B, n, Hkv, D)."""
     requires_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     batch, tokens, heads, dim = q.shape
@@ -50,6 +51,7 @@ def terms(q, k, v, is_causal, scale, order, pattern, backend) -> list[int]:
         _pattern_digest(pattern),
         _digest(backend.encode()),
         int(requires_grad),
+        int(key_padding_mask is not None),
     ]
 
 
@@ -116,7 +118,7 @@ def _told(name: str, value: int) -> str:
     """A term as people write it."""
     if name == "dtype":
         return f"dtype={DTYPES[value]}"
-    if name in ("is_causal", "requires_grad"):
+    if name in ("is_causal", "requires_grad", "key_padding_mask"):
         return f"{name}={bool(value)}"
     if name == "scale":
         return f"scale={struct.unpack('<d', struct.pack('<q', value))[0]:g}"

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
+from models.padding import mask_keys, unmask
 from models.patterns.block_mask import BlockMask
 from models.patterns.branches import DilatedBranches
 from models.patterns.orders import Grid
@@ -33,6 +34,7 @@ def ring_attention(
     pattern: DilatedBranches | BlockMask | None = None,
     backend: str = "auto",
     return_lse: bool = False,
+    key_padding_mask: torch.Tensor | None = None,
     seq_len: int | None = None,
     timeout: float | None = None,
 ):
@@ -61,8 +63,14 @@ def ring_attention(
     between ranks; UnsupportedBackend; RingError where a rank does not answer in time.
     Sources: Ring Attention (arXiv 2310.01889); striped order (arXiv 2311.09431).
     """
-    call = negotiate(q, k, v, group, is_causal, scale, order, pattern, backend, seq_len, timeout)
+    arguments = (group, is_causal, scale, order, pattern, backend, key_padding_mask)
+    call = negotiate(q, k, v, *arguments, seq_len, timeout)
+    head_dim = q.shape[3]
+    if key_padding_mask is not None:
+        q, k, v = mask_keys(q, k, v, key_padding_mask, call.scale)
     out, lse = _Ring.apply(q, k, v, call)
+    if key_padding_mask is not None:
+        out, lse = unmask(out, lse, head_dim)
     return (out, lse) if return_lse else out
 
 

@@ -20,6 +20,7 @@ from models.errors import (
     resolve_scale,
 )
 from models.fused_ops import fused_op
+from models.padding import check_padding_mask
 from models.patterns.block_mask import BlockMask
 from models.patterns.branches import DilatedBranches, HeadPartition
 from models.patterns.orders import check_order, positions
@@ -54,7 +55,9 @@ class Call:
         return self.exchange.rank
 
 
-def negotiate(q, k, v, group, is_causal, scale, order, pattern, backend, seq_len, timeout) -> Call:
+def negotiate(
+    q, k, v, group, is_causal, scale, order, pattern, backend, key_padding_mask, seq_len, timeout
+) -> Call:
     """Check this rank's arguments of `ring_attention`, and unless seq_len is given all ranks'."""
     group = _resolve_group(group)
     limit = timeout if _is_seconds(timeout) else None
@@ -62,8 +65,10 @@ def negotiate(q, k, v, group, is_causal, scale, order, pattern, backend, seq_len
     try:
         _check_arguments(q, k, v, order, pattern, seq_len, timeout)
         scale = resolve_scale(scale, q.shape[3])
+        if key_padding_mask is not None:
+            check_padding_mask(key_padding_mask, q)
         op = resolve_op(q, backend)
-        own = terms(q, k, v, is_causal, scale, order, pattern, backend)
+        own = terms(q, k, v, is_causal, scale, order, pattern, backend, key_padding_mask)
     except (ValueError, UnsupportedBackend):
         if seq_len is None:
             # What is wrong here matters more than who else is lost.

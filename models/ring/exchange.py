@@ -110,7 +110,7 @@ class Exchange:
             try:
                 works = dist.batch_isend_irecv(operations)
             except RuntimeError as error:
-                raise self._lost([rank for _, rank, *_ in batch], error) from error
+                raise self.lost([rank for _, rank, *_ in batch], error) from error
             # NCCL gives one handle for the batch, gloo one for each message.
             works = works if len(works) == len(batch) else works * len(batch)
             posted += [
@@ -138,16 +138,17 @@ class Exchange:
                 # The time is up for the rest as well.
                 later = messages[number + 1 :]
                 lost += [x.rank for x in later if _failure(x, _AT_ONCE_S) is not None]
-            raise self._lost(lost, error) from error
+            raise self.lost(lost, error) from error
 
-    def _lost(self, ranks: list[int], error: RuntimeError) -> RingError:
+    def lost(self, ranks: list[int], error: RuntimeError) -> RingError:
         """The error that names the ranks at fault: these, or those that they waited for."""
         limit = "in time" if self.timeout is None else f"within {self.timeout:g} s"
         what = f"did not answer {limit}" if _is_late(error) else "closed its connection"
         ranks = sorted(set(ranks))
         if not _is_late(error):
             self._hang_up(ranks)
-        patience = min(max(1.0, 0.1 * (self.timeout or 100.0)), 10.0)
+        # Ranks that wait for the same one need not have begun together.
+        patience = min(max(2.0, 0.1 * (self.timeout or 100.0)), 10.0)
         found = trace(self.group, self.rank, dict.fromkeys(ranks, what), patience)
         at_fault = "; ".join(f"rank {rank} {said}" for rank, said in sorted(found.culprits.items()))
         text = f"rank {self.rank} of {self.world_size}: {at_fault}"
@@ -161,12 +162,17 @@ class Exchange:
 
     def _hang_up(self, lost: list[int]) -> None:
         """Close gloo's connections, as its time-outs do, so that nobody waits for this rank."""
-        others = [r for r in range(self.world_size) if r not in (self.rank, *lost)]
-        if others and dist.get_backend(self.group) == "gloo":
-            peer = dist.get_global_rank(self.group, others[0])
+        if dist.get_backend(self.group) != "gloo":
+            return
+        for rank in range(self.world_size):
+            if rank in (self.rank, *lost):
+                continue
+            peer = dist.get_global_rank(self.group, rank)
             with suppress(RuntimeError):
                 never = dist.irecv(torch.empty(1), peer, self.group, tag=NEVER)
-                never.wait(timedelta(seconds=_AT_ONCE_S))
+                with suppress(RuntimeError):
+                    never.wait(timedelta(seconds=_AT_ONCE_S))
+                return
 
 
 class Alone:

@@ -11,10 +11,12 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
 
-from models.errors import RingError
 from models.patterns.branches import DilatedBranches
+from models.patterns.orders import Grid
 from models.ring.call import Call, negotiate
+from models.ring.call import resolve_backend as resolve_backend
 from models.ring.exchange import KEYS, computing, count_sent
 from models.ring.hops import Queries
 from models.ring.passes import (
@@ -33,14 +35,12 @@ def distributed_dilated_attention(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    segment_lengths,
-    dilation_rates,
     *,
-    group=None,
+    pattern: DilatedBranches,
+    group: dist.ProcessGroup | DeviceMesh | None = None,
     is_causal: bool = False,
     scale: float | None = None,
-    head_offset: str = "modulo",
-    order="contiguous",
+    order: str | Grid = "contiguous",
     backend: str = "auto",
     return_lse: bool = False,
     seq_len: int | None = None,
@@ -48,12 +48,14 @@ def distributed_dilated_attention(
 ):
     """`models.dilated_attention` over a sequence that is sharded over the ranks of `group`.
 
-    As `ring_attention` with `pattern=DilatedBranches(segment_lengths, dilation_rates,
-    head_offset)`: the same arguments, results and errors, by one all-gather and, in the backward
-    pass, one reduce-scatter. Memory for the kept keys of all ranks' long branches.
+    As `models.ring.ring_attention` with this pattern: the same arguments, results and errors, by
+    one all-gather and, in the backward pass, another and one reduce-scatter. Memory for the kept
+    keys of all ranks' long branches.
     """
-    pattern = DilatedBranches(segment_lengths, dilation_rates, head_offset)
-    call = negotiate(q, k, v, group, is_causal, scale, order, pattern, backend, seq_len, timeout)
+    if not isinstance(pattern, DilatedBranches):
+        raise ValueError(f"pattern={type(pattern).__name__}: expected DilatedBranches")
+    arguments = (group, is_causal, scale, order, pattern, backend, None)
+    call = negotiate(q, k, v, *arguments, seq_len, timeout)
     out, lse = _Gathered.apply(q, k, v, call)
     return (out, lse) if return_lse else out
 
@@ -124,10 +126,12 @@ class _Gathering:
     def __init__(self, call: Call, k, v):
         self.call, self.of_row = call, k.shape[0] * k.shape[3]
         world_size = call.hops.world_size
-        parcels = [call.hops.gathered(rank) for rank in range(world_size)]
         self.pending, self.of_rank = None, []
+        if world_size == 1:
+            return
+        parcels = [call.hops.gathered(rank) for rank in range(world_size)]
         size = 2 * self.of_row * max(parcel.rows for parcel in parcels)
-        if world_size == 1 or size == 0:
+        if size == 0:
             return
         own, given = parcels[call.rank], k.new_zeros(size)
         if own.rows:
@@ -171,7 +175,6 @@ class _Collective:
         try:
             return step(*arguments, **options)
         except RuntimeError as error:
-            raise RingError(
-                f"rank {self.exchange.rank} of {self.exchange.world_size}: the "
-                f"{self.function.__name__} among all ranks failed: {str(error).splitlines()[0]}"
-            ) from error
+            # It does not tell whom it lost: maybe the notes of those that are left do.
+            others = set(range(self.exchange.world_size)) - {self.exchange.rank}
+            raise self.exchange.lost(sorted(others), error) from error

@@ -65,7 +65,8 @@ def ring_attention_pytorch(q, k, v, *, group=None, is_causal=False, order="conti
     order "striped" where a shard is one bucket, so one it is, and the scores (B, H, n, n) are
     held. Its Triton function is left out: without the package triton-nightly it ends the process.
     Differentiable, with a right dq; dk and dv are wrong, as 0.5.20 takes the pair of buffers that
-    a pass returns for the pair dk, dv. Accumulates in the dtype of q. Default group only.
+    a pass returns for the pair dk, dv. float32; as many key heads as query heads, since it groups
+    them its own way; the default group only.
     """
     check_choice("order", order, ("contiguous", "striped"))
     _check(q, k, v, "ring-attention-pytorch" + _suffix(order), is_causal, group)
@@ -174,6 +175,12 @@ def why_not(q, peer: str, *, is_causal=False, kv_heads: int | None = None, group
         return f"the package {entry.package} or one that it needs is not installed (envs/peers.txt)"
     if entry.call is ring_flash_attn:
         return _why_not_flash_attn(q)
+    if q.dtype != torch.float32:
+        return f"takes float32, not {q.dtype}"
+    if kv_heads not in (None, q.shape[2]):
+        return (
+            f"{kv_heads} key heads: gives query head h the key head h % {kv_heads}, not its group's"
+        )
     n = q.shape[1]
     if entry.causal == "contiguous" and is_causal and n % min(n, BUCKET):
         return f"{n} tokens on a rank: takes multiples of its buckets of {BUCKET}"

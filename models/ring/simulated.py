@@ -57,7 +57,7 @@ class OneRank:
     the rank's out and LSE. `forward_backward(grad_out)` also does the rank's work of the backward
     pass: its dq is whole, but dk and dv lack what other ranks would send home, for which zeros
     are added in its place, in the same time and memory; they are not returned.
-    rank: None for the rank that has most pairs to compute.
+    rank: None for the first of those that have most pairs to compute.
     """
 
     def __init__(
@@ -75,10 +75,16 @@ class OneRank:
         backend="auto",
     ):
         shards, hops, *rest = _cut(q, k, v, world_size, is_causal, scale, order, pattern, backend)
-        self.rank = busiest(hops) if rank is None else rank
+        if rank is None:
+            rank = max(range(world_size), key=lambda rank: _pairs(hops, rank))
+        self.rank = rank
         self.q, self.k, self.v = shards[self.rank]
         keys, values = ([x[which] for x in shards] for which in (1, 2))
         self._call = Call(_CutOut(self.rank, hops, keys, values), hops, *rest)
+
+    def pairs(self) -> int:
+        """Query-key pairs of all heads that it computes, of one batch element."""
+        return _pairs(self._call.hops, self.rank)
 
     def forward(self) -> tuple[torch.Tensor, torch.Tensor]:
         """out (B, n, H, D) and LSE (B, H, n)."""
@@ -91,14 +97,10 @@ class OneRank:
         return run(backward_steps(*qkv, out, lse, grad_out, None, self._call, saved))[0]
 
 
-def busiest(hops: RingPlan) -> int:
-    """The rank with most query-key pairs, the first of several."""
-
-    def pairs(rank: int) -> int:
-        others = (hops.hop(rank, s) for s in range(hops.world_size) if s != rank)
-        return hops.local(rank).pairs() + sum(hop.pairs() for hop in others if hop)
-
-    return max(range(hops.world_size), key=pairs)
+def _pairs(hops: RingPlan, rank: int) -> int:
+    """Query-key pairs of all heads that a rank computes."""
+    others = (hops.hop(rank, source) for source in range(hops.world_size) if source != rank)
+    return hops.local(rank).pairs() + sum(hop.pairs() for hop in others if hop)
 
 
 class _Simulated(torch.autograd.Function):

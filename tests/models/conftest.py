@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from tests.models.ring_ranks import Pools
+
 
 @pytest.fixture(autouse=True, scope="package")
 def one_thread():
@@ -10,3 +12,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="package")
+def rings():
+    """Gloo groups of any size, each started when first asked for."""
+    pools = Pools()
+    yield pools
+    pools.close()

@@ -6,7 +6,6 @@ imports take seconds. Meeting through a file, they need no port.
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import pickle
@@ -186,19 +185,19 @@ def _serve(pipe, rank: int, world_size: int, path: str, store: str) -> None:
         try:
             value = function(*args, **options)
             found = Outcome(value, seconds=time.perf_counter() - start)
-        except Exception as error:
+        except BaseException as error:  # pytest's own failures are no Exceptions
             seconds = time.perf_counter() - start
             found = Outcome(error=_plain(error), trace=traceback.format_exc(), seconds=seconds)
         pipe.send_bytes(pickle.dumps(found))
-        del found
-        gc.collect()
 
 
-def _plain(error: Exception) -> Exception:
+def _plain(error: BaseException) -> BaseException:
     """The error without its traceback and causes, which do not travel."""
-    return type(error)(*(str(x) for x in error.args))
+    try:
+        return type(error)(*(str(x) for x in error.args))
+    except TypeError:
+        return RuntimeError(repr(error))
 
 
 def _started() -> None:
     dist.barrier()
-

@@ -9,8 +9,13 @@ import torch
 
 from models import block_sparse_attention, dilated_attention
 from models.kernels import tiles
+from models.kernels.hop import Triton
+from models.merge import merge_into
 from models.oracle import reference, reference_gradients
 from models.patterns import BlockMask, DilatedBranches, global_local, local_window, random
+from models.ring.attention import ring_attention
+from models.ring.call import resolve_backend
+from models.ring.hops import Eager
 from tests.models.helpers import relative_rms
 from tests.models.test_gpu import TOLERANCE, check, dilated, every_dtype, full_float32, tensors
 
@@ -89,6 +94,73 @@ def test_block_sparse(block_size, dim, is_causal, dtype):
             check(block_sparse(mask), mask, q, k, v, *cotangents, is_causal)
 
 
+def piece(dtype, n_queries, n_keys, dim, step=1):
+    """grad_out, q, k, v of a piece as its op takes them: views, every `step`-th token."""
+    *_, grad_out, _ = tensors(dtype, batch=2, n=n_queries * step, heads=3, dim=dim)
+    q, *_ = tensors(dtype, batch=2, n=n_queries * step, heads=3, kv_heads=3, dim=dim, fused=True)
+    _, k, v, *_ = tensors(dtype, batch=2, n=n_keys * step, heads=3, kv_heads=3, dim=dim, fused=True)
+    return [x.detach()[:, ::step].transpose(1, 2) for x in (grad_out, q, k, v)]
+
+
+@every_dtype
+@pytest.mark.parametrize("sizes", ((1500, 1999, False), (64, 1, False), (1999, 1999, True)))
+@pytest.mark.parametrize("dim", (*HEAD_DIMS, 72))
+@pytest.mark.parametrize("step", (1, 3))
+def test_a_piece_of_a_hop(step, dim, sizes, dtype):
+    """Given out and LSE of more keys than its own; results are float32, and half is no limit."""
+    *lengths, is_causal = sizes
+    grad_out, q, k, v = piece(dtype, *lengths, dim, step)
+    options = (is_causal, dim**-0.5)
+    doubles = [x.double() for x in (q, k, v)]
+    out, lse, saved = Triton().forward(q, k, v, *options)
+    want, want_lse, _ = Eager().forward(*doubles, *options)
+    assert out.dtype == torch.float32 and relative_rms(out, want) <= TOLERANCE[dtype] / 2
+    assert (lse - want_lse).abs().max() <= 2e-5 * want_lse.abs().max().clamp(min=1)
+    other, other_lse = torch.randn_like(out), lse + torch.randn_like(lse)
+    merge_into(out, lse, other, other_lse)
+    out = out.to(dtype)
+    got = Triton().backward(grad_out, q, k, v, out, lse, saved, *options)
+    want = Eager().backward(grad_out, *doubles, out.double(), lse.double(), (), *options)
+    assert {x.dtype for x in got} == {torch.float32}
+    assert relative_rms(got, want) <= TOLERANCE[dtype]
+
+
+@every_dtype
+@pytest.mark.parametrize("is_causal", (False, True))
+@pytest.mark.parametrize("name", ("dense", "dilated", "block-sparse"))
+def test_a_ring_of_one(name, is_causal, dtype):
+    pattern = {
+        "dense": None,
+        "dilated": DilatedBranches(*SCHEDULES[0]),
+        "block-sparse": masks(1999, 64, is_causal)["global"],
+    }[name]
+
+    def attention(q, k, v, **options):
+        return ring_attention(q, k, v, pattern=pattern, backend="triton", **options)
+
+    inputs = tensors(dtype, batch=2, n=1999, heads=6, kv_heads=2, fused=True)
+    check(attention, pattern, *inputs, is_causal)
+
+
+def test_a_ring_keeps_parts_of_half_types_in_float32():
+    q = torch.zeros(1, 8, 1, 64, device="cuda")
+    assert resolve_backend(q.half(), "auto") == resolve_backend(q.bfloat16(), "auto") == "triton"
+    assert resolve_backend(q, "auto") == "sdpa (cuda-efficient)"
+    assert resolve_backend(q, "triton") == "triton"
+    assert resolve_backend(q.half(), "sdpa") == "sdpa (cuda-flash)"
+
+
+@half
+def test_every_bit_of_a_piece_repeats(dtype):
+    grad_out, q, k, v = piece(dtype, 1999, 1500, 64)
+    runs = []
+    for _ in range(3):
+        out, lse, _ = Triton().forward(q, k, v, False, 0.125)
+        runs.append((out, lse, *Triton().backward(grad_out, q, k, v, out, lse, (), False, 0.125)))
+    for run in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(runs[0], run, strict=True))
+
+
 @pytest.mark.parametrize("name", ("dilated", "block_sparse"))
 @half
 def test_every_bit_repeats_backward_too(dtype, name):
@@ -155,12 +227,14 @@ SMALL = """
 import torch
 from models import block_sparse_attention, dilated_attention
 from models.patterns import random
+from models.ring import ring_attention
 q = torch.randn(1, 333, 4, 64, device="cuda", dtype=torch.float16, requires_grad=True)
 mask = random(333, sparsity=0.5, device="cuda")
 for causal in (False, True):
     options = {"is_causal": causal, "backend": "triton"}
     dilated_attention(q, q, q, [64, 200], [1, 3], **options).sum().backward()
     block_sparse_attention(q, q, q, mask, **options).sum().backward()
+    ring_attention(q, q, q, **options).sum().backward()
 torch.cuda.synchronize()
 """
 

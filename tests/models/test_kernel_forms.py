@@ -24,7 +24,7 @@ def test_there_is_one_tile_for_everything_that_can_be_asked(table):
             tuple(entry.get(k) for k in ("capability", "head_dim", "bits", "block_size"))
             for entry in entries
         ]
-        if table == "dilated":
+        if table != "block_sparse":
             wanted = list(itertools.product(tiles.CAPABILITIES, HEAD_DIMS, BITS, (None,)))
         else:
             wanted = list(itertools.product(tiles.CAPABILITIES, HEAD_DIMS, (16,), (16, 32)))
@@ -88,6 +88,8 @@ def test_forms_cover_both_launches_and_rare_constants():
     blocks = [dict(f.constants) for f in compile.forms("block_sparse", "forward", entry, tile)]
     assert {f["EVEN_N"] for f in blocks} == {f["PER_HEAD"] for f in blocks} == {True, False}
     assert {f["GROUP"] for f in blocks} == {1, 4}
+    hop = [dict(f.constants) for f in compile.forms("hop", "forward", entry, tile)]
+    assert {f["IS_CAUSAL"] for f in hop} == {True, False} and {f["D"] for f in hop} == {48, 64}
 
 
 ONE_OF_EACH = """

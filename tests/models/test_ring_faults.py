@@ -1,4 +1,4 @@
-"""Ring attention when a rank is lost, late, or asks for something else: all others say so in time.
+"""Ring attention when a rank is lost or late: all others say so in time, and name it.
 
 Every group here lives for one test, for what happens to it is not to be mended.
 """
@@ -8,53 +8,21 @@ import re
 import signal
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from unittest.mock import patch
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from models import RingError, ring_attention
-from models.patterns import BlockMask, DilatedBranches
-from models.ring import shard
+from models import RingError
+from models.patterns import DilatedBranches
 from models.ring.hops import Gradients, Queries
+from tests.models.ring_problems import TIMEOUT_S, Inputs
 from tests.models.ring_ranks import Ranks
 
-TIMEOUT_S = 2.0
-# Beyond the time-out: reading the others' notes (a second), and two busy cores.
+# Beyond the time-out: reading the others' notes (two seconds), and two busy cores.
 MARGIN_S = 5.0
 LOST, SLEEPS_S = 2, 30
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """q, k, v of one rank of some, and options of the call."""
-
-    n: int = 64
-    heads: int = 4
-    kv_heads: int = 2
-    dim: int = 8
-    dtype: torch.dtype = torch.float32
-    batch: int = 1
-    requires_grad: bool = True
-    options: dict = field(default_factory=dict)
-
-    def attend(self):
-        generator = torch.Generator().manual_seed(0)
-        rank, size = dist.get_rank(), dist.get_world_size()
-        q, k, v = (
-            shard(
-                torch.randn(self.batch, self.n, heads, self.dim, generator=generator),
-                rank,
-                size,
-                self.options.get("order", "zigzag"),
-            )
-            .to(self.dtype)
-            .requires_grad_(self.requires_grad)
-            for heads in (self.heads, self.kv_heads, self.kv_heads)
-        )
-        return q, ring_attention(q, k, v, timeout=TIMEOUT_S, **self.options)
 
 
 def die():
@@ -110,7 +78,27 @@ def check_blamed(outcome, rank, lost, said=""):
     assert outcome.seconds < TIMEOUT_S + MARGIN_S
 
 
-SAID = {die: "closed its connection", hang: "did not answer within 2 s"}
+@pytest.fixture(scope="module")
+def whole():
+    """Four ranks, none of which is lost."""
+    with Ranks(4) as ranks:
+        yield ranks
+
+
+def test_a_job_that_hangs_fails_the_test():
+    with (
+        Ranks(2) as ranks,
+        pytest.raises(AssertionError, match=r"ranks \[0, 1\] took more than 1 s"),
+    ):
+        ranks.run(time.sleep, 30, limit_s=1)
+
+
+def test_a_job_that_fails_shows_each_ranks_error(whole):
+    with pytest.raises(AssertionError, match="rank 2: .*ZeroDivisionError"):
+        whole.run(divmod, 1, 0)
+
+
+SAID = {die: "closed its connection", hang: "did not answer within 1.5 s"}
 both = pytest.mark.parametrize("strike", (die, hang), ids=lambda x: x.__name__)
 
 
@@ -125,10 +113,9 @@ def test_a_rank_lost_before_the_call_is_named(strike, lost):
 @both
 @pytest.mark.parametrize("number", (0, 1))
 @pytest.mark.parametrize("phase", ("forward", "backward"))
-def test_a_rank_lost_in_the_middle_is_named(phase, number, strike):
+def test_a_rank_lost_in_the_middle_is_named(phase, number, strike, whole):
     """Those that have had all they need give their result, which is right; the others raise."""
-    with Ranks(4) as ranks:
-        want = ranks.run(attend, {}, phase, number, Inputs())
+    want = whole.run(attend, {}, phase, number, Inputs())
     found = after(strike, phase, number)
     failed = [rank for rank, outcome in enumerate(found) if outcome and outcome.error]
     assert failed
@@ -137,3 +124,72 @@ def test_a_rank_lost_in_the_middle_is_named(phase, number, strike):
             check_blamed(outcome, rank, LOST, SAID[strike])
         elif rank != LOST:
             assert torch.equal(outcome.value, want[rank])
+
+
+@both
+@pytest.mark.parametrize("phase", ("before", "forward", "backward"))
+def test_a_rank_lost_by_the_all_gather_is_named(phase, strike):
+    """Collectives name nobody, but every rank that is left says so, which leaves the lost one."""
+    inputs = Inputs(is_gathered=True, options={"pattern": DilatedBranches((16, 64), (1, 2))})
+    for rank, outcome in enumerate(after(strike, phase, inputs=inputs)):
+        if rank != LOST:
+            check_blamed(outcome, rank, LOST)
+
+
+def skip_backward(inputs):
+    """The backward pass, but for rank LOST, which leaves it out and stays."""
+    q, out = inputs.attend()
+    if dist.get_rank() != LOST:
+        torch.autograd.grad(out.sum(), q)
+
+
+def test_a_rank_without_a_backward_pass_is_named():
+    with Ranks(4) as ranks:
+        for rank, outcome in enumerate(ranks.outcomes(skip_backward, Inputs())):
+            if rank != LOST:
+                check_blamed(outcome, rank, LOST, "did not answer within 1.5 s")
+
+
+def attend_twice(inputs):
+    """The second error, and the seconds to it, of two calls without rank LOST."""
+    if dist.get_rank() == LOST:
+        os._exit(7)
+    with pytest.raises(RingError) as first:
+        inputs.attend()
+    start = time.perf_counter()
+    with pytest.raises(RingError) as second:
+        inputs.attend()
+    return str(first.value), str(second.value), time.perf_counter() - start
+
+
+def test_a_group_that_lost_a_rank_says_so_at_once():
+    with Ranks(4) as ranks:
+        for rank, outcome in enumerate(ranks.outcomes(attend_twice, Inputs())):
+            if rank != LOST:
+                first, second, seconds = outcome.value
+                assert second == f"the group has lost a rank and is of no more use: {first}"
+                assert seconds < TIMEOUT_S
+
+
+def test_the_store_may_die_with_rank_0():
+    """What each rank knows by itself is said still, and that the store is gone."""
+    found = after(die, "forward", 1, lost=0, store="rank 0")
+    failed = [str(outcome.error) for outcome in found if outcome and outcome.error]
+    assert failed and all("the group's store is gone" in text for text in failed)
+    assert all(outcome.seconds < TIMEOUT_S + MARGIN_S for outcome in found if outcome)
+    assert any(re.match(r"rank \d of 4: rank 0 closed its connection", text) for text in failed)
+
+
+def stop_rank_0(inputs):
+    """A call while the process of rank 0, and the store in it, stands still."""
+    if dist.get_rank() == 0:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return inputs.attend()
+
+
+def test_the_store_may_stand_still_with_rank_0():
+    with Ranks(4, store="rank 0") as ranks:
+        found = ranks.outcomes(stop_rank_0, Inputs(), without=(0,))
+    for rank, outcome in enumerate(found):
+        if rank:
+            check_blamed(outcome, rank, 0, "did not answer within 1.5 s")
