@@ -71,6 +71,14 @@ LAYOUTS: Mapping[str, Layout] = {
             "crossover": "finding.crossover.{system}",
         },
     ),
+    "ring": Layout(
+        DENSE,
+        ((2, 1024), (2, 2048), (2, 4096)),
+        {
+            "throughput": "throughput.{system}.n{seq_len}",
+            "memory_per_token": "memory.per_token.{system}",
+        },
+    ),
     # What Flash integration is worth: every backend over a softmax that is written out.
     "backends": Layout("dense-eager"),
 }

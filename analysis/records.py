@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import systems
+from analysis import systems, traffic
 from analysis.stats import median_interval
 from experiments.record import RecordError
 from experiments.schema import Record
@@ -16,7 +16,8 @@ from experiments.schema import load as load_record
 DEFAULT_ROOTS = ("results/published", "results/local")
 CASE_COLUMNS = (
     *("variant", "batch", "seq_len", "heads", "kv_heads", "head_dim", "dtype", "is_causal"),
-    *("pass", "segment_lengths", "dilation_rates", "pattern", "sparsity", "block_size", "seed"),
+    *("pass", "segment_lengths", "dilation_rates", "pattern", "sparsity", "block_size"),
+    *("world_size", "simulated", "seed"),
 )
 
 
@@ -49,7 +50,9 @@ def load(*roots) -> pd.DataFrame:
     the case's fields, `system` (see `analysis.systems`), `median_ms`/`low_ms`/`high_ms` (95 %
     order-statistic interval over all samples), errors, the measured ceilings (FLOP/s and bytes
     read and written a second; NaN in old records), machine and software, `path` from the
-    repository root, `origin`. A case without block mask has NaN as sparsity and block size.
+    repository root, `origin`. A case without block mask has NaN as sparsity and block size; one
+    without ranks has NaN as world size and None as `simulated`. Columns of ranks: see
+    `analysis.traffic`.
 
     Raises RecordsError naming the folder (missing, without records) or the bad file and field.
     """
@@ -144,7 +147,7 @@ def _row(record: Record, path: Path) -> dict:
         "experiment": record.experiment,
         "tier": record.tier,
         "variant": record.variant,
-        "system": systems.key(record.variant, case.sparsity),
+        "system": systems.key(record.variant, case.sparsity, case.world_size, case.simulated),
         "batch": case.batch,
         "seq_len": case.seq_len,
         "heads": case.heads,
@@ -158,6 +161,8 @@ def _row(record: Record, path: Path) -> dict:
         "pattern": case.pattern,
         "sparsity": nan if case.sparsity is None else case.sparsity,
         "block_size": float(case.block_size or nan),
+        "world_size": float(case.world_size or nan),
+        "simulated": case.simulated,
         "seed": case.seed,
         "status": record.status,
         "reason": record.reason,
@@ -171,6 +176,7 @@ def _row(record: Record, path: Path) -> dict:
         "low_ms": time.low if ok else nan,
         "high_ms": time.high if ok else nan,
         "peak_memory_bytes": float(max(memory)) if ok and memory else nan,
+        **traffic.columns(record),
         "relative_rms": output.relative_rms if output else nan,
         "baseline_relative_rms": output.baseline_relative_rms if output else nan,
         "gradient_relative_rms": gradient.relative_rms if gradient else nan,

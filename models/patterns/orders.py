@@ -34,11 +34,8 @@ class Grid:
 
     def __post_init__(self):
         check_choice("curve", self.curve, CURVES)
-        width = self.width
-        if width is not None and (isinstance(width, bool) or not isinstance(width, int)):
-            raise ValueError(f"width={width!r}: expected an integer >= 1 or None")
-        if width is not None and width < 1:
-            raise ValueError(f"width={width!r}: expected an integer >= 1 or None")
+        if self.width is not None:
+            check_positive("width", self.width)
 
     def walk(self, seq_len: int) -> np.ndarray:
         """The positions 0 ... seq_len - 1 in the order of the curve, int64."""
@@ -79,6 +76,12 @@ def _hilbert(row, column, bits) -> np.ndarray:
     return place
 
 
+def check_positive(name: str, value) -> None:
+    """ValueError unless `value` is an integer >= 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r}: expected an integer >= 1")
+
+
 def check_order(order) -> None:
     """ValueError unless `order` is one of ORDERS or a `Grid`."""
     if not isinstance(order, Grid):
@@ -91,9 +94,9 @@ def positions(order: str | Grid, seq_len: int, rank: int, world_size: int) -> to
     Shards differ by at most one token, two for "zigzag". ValueError on bad arguments.
     """
     check_order(order)
-    for name, value, least in (("seq_len", seq_len, 0), ("world_size", world_size, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r}: expected an integer >= {least}")
+    if isinstance(seq_len, bool) or not isinstance(seq_len, int) or seq_len < 0:
+        raise ValueError(f"seq_len={seq_len!r}: expected an integer >= 0")
+    check_positive("world_size", world_size)
     if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < world_size:
         raise ValueError(f"rank={rank!r}: expected an integer from 0 to {world_size - 1}")
     return torch.from_numpy(_positions(order, seq_len, world_size)[rank])

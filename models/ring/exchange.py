@@ -146,7 +146,7 @@ class Exchange:
         what = f"did not answer {limit}" if _is_late(error) else "closed its connection"
         ranks = sorted(set(ranks))
         if not _is_late(error):
-            self._hang_up(ranks)
+            self._hang_up()
         # Ranks that wait for the same one need not have begun together.
         patience = min(max(2.0, 0.1 * (self.timeout or 100.0)), 10.0)
         found = trace(self.group, self.rank, dict.fromkeys(ranks, what), patience)
@@ -160,19 +160,26 @@ class Exchange:
         _broken[self.group] = text
         return RingError(text)
 
-    def _hang_up(self, lost: list[int]) -> None:
+    def unreachable(self) -> list[int]:
+        """The ranks to which gloo has a connection no more, known without waiting."""
+        others = set(range(self.world_size)) - {self.rank}
+        return sorted(others - self._probe().keys())
+
+    def _hang_up(self) -> None:
         """Close gloo's connections, as its time-outs do, so that nobody waits for this rank."""
-        if dist.get_backend(self.group) != "gloo":
-            return
-        for rank in range(self.world_size):
-            if rank in (self.rank, *lost):
-                continue
-            peer = dist.get_global_rank(self.group, rank)
+        for never in self._probe().values():
             with suppress(RuntimeError):
-                never = dist.irecv(torch.empty(1), peer, self.group, tag=NEVER)
+                never.wait(timedelta(seconds=_AT_ONCE_S))
+
+    def _probe(self) -> dict[int, dist.Work]:
+        """Messages asked for that never come, of all ranks that gloo takes to be there."""
+        asked = {}
+        for rank in range(self.world_size):
+            if rank != self.rank and dist.get_backend(self.group) == "gloo":
+                peer = dist.get_global_rank(self.group, rank)
                 with suppress(RuntimeError):
-                    never.wait(timedelta(seconds=_AT_ONCE_S))
-                return
+                    asked[rank] = dist.irecv(torch.empty(1), peer, self.group, tag=NEVER)
+        return asked
 
 
 class Alone:

@@ -17,7 +17,7 @@ from models.patterns.branches import DilatedBranches
 from models.patterns.orders import Grid
 from models.ring.call import Call, negotiate
 from models.ring.call import resolve_backend as resolve_backend
-from models.ring.exchange import KEYS, computing, count_sent
+from models.ring.exchange import GRAD_KEYS, KEYS, computing, count_sent
 from models.ring.hops import Queries
 from models.ring.passes import (
     attend_local,
@@ -109,7 +109,10 @@ def _backward_steps(q, k, v, out, lse, grad_out, grad_lse, call: Call, saved):
                 keys_and_values = (unpack(hop, x, q_work) for x in flats)
                 gradients.attend(hop, *keys_and_values, *(unpack(hop, x, grads[0]) for x in own))
         total = torch.empty_like(parts[0])
-        yield _Collective(call.exchange, dist.reduce_scatter, total, parts)
+        if total.is_cuda:
+            yield _Collective(call.exchange, dist.reduce_scatter, total, parts)
+        else:
+            yield _ReduceScatter(call.exchange, total, parts)
         parcel = call.hops.gathered(call.rank)
         for grad, flat in zip(grads, gathered.halves(parcel, total), strict=True):
             if parcel.rows:
@@ -152,6 +155,28 @@ class _Gathering:
         return flat[: 2 * self.of_row * parcel.rows].chunk(2)
 
 
+class _ReduceScatter:
+    """total: the sum, in rank order, of every rank's `parts` of this rank; under way.
+
+    By messages: gloo's own collective minds no time limit, and once a rank is lost never ends.
+    """
+
+    def __init__(self, exchange, total, parts):
+        self.exchange, self.total, self.parts = exchange, total, list(parts)
+        others = [rank for rank in range(exchange.world_size) if rank != exchange.rank]
+        sends = [(rank, parts[rank], GRAD_KEYS) for rank in others]
+        for rank in others:
+            self.parts[rank] = torch.empty_like(total)
+        receives = [(rank, self.parts[rank], GRAD_KEYS) for rank in others]
+        self.pending = exchange.post(sends, receives)
+
+    def wait(self) -> None:
+        """Wait for all parts, and add them; RingError if one does not come."""
+        self.pending.wait()
+        self.exchange.finish()
+        torch.sum(torch.stack(self.parts), dim=0, out=self.total)
+
+
 class _Collective:
     """`function(out, given)` of torch.distributed among all ranks, under way.
 
@@ -175,6 +200,6 @@ class _Collective:
         try:
             return step(*arguments, **options)
         except RuntimeError as error:
-            # It does not tell whom it lost: maybe the notes of those that are left do.
-            others = set(range(self.exchange.world_size)) - {self.exchange.rank}
-            raise self.exchange.lost(sorted(others), error) from error
+            # It does not tell whom it lost.
+            others = [x for x in range(self.exchange.world_size) if x != self.exchange.rank]
+            raise self.exchange.lost(self.exchange.unreachable() or others, error) from error

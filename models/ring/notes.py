@@ -66,8 +66,9 @@ def _exchange_notes(group, rank, lost, patience, notes, ended) -> None:
                     notes[other] = {int(who): what for who, what in told.items()}
             culprits = _follow(rank, lost, notes).culprits.keys()
             passed = time.monotonic() - start
-            # Where all but the culprits have left one, there is none to wait for.
-            if passed > (_NOTE_S if others - notes.keys() <= culprits else patience):
+            # Where all but one have left one and lead to it, there is none to wait for.
+            is_clear = len(culprits) == 1 and others - notes.keys() <= culprits
+            if passed > (_NOTE_S if is_clear else patience):
                 break
             time.sleep(_EVERY_S)
         ended.set()
@@ -89,5 +90,8 @@ def _follow(rank, lost, notes) -> Trace:
             ahead += notes[who].items()
         else:
             culprits[who] = what
+    if len(culprits) > 1:
+        # By a collective each rank loses all others, this one included.
+        culprits.pop(rank, None)
     # Ranks that all wait for each other: no more is known than what this one saw.
     return Trace(culprits, told_by) if culprits else Trace(dict(lost))

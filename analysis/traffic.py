@@ -1,0 +1,55 @@
+"""What the ranks of a record sent and waited for, as columns of the frame (`analysis.records`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+from experiments.schema import Record
+
+NAN = math.nan
+
+
+def columns(record: Record) -> dict:
+    """The columns of a record's ranks; NaN, and None as `ranks`, where it has none.
+
+    ranks: the raw object of every rank of every replicate, as dicts with the number of the
+    `replicate`. bytes_sent, messages_sent: the largest of any rank; of a simulated ring those of
+    the one rank measured, which is `measured_rank`. Other people's rings count nothing: NaN, not
+    zero. compute_ms, wait_ms: of the slowest rank, and wait_share its wait over both; a median over
+    replicates. They are NaN where nothing waits: simulated, or with nothing counted.
+    """
+    found = [
+        {"replicate": number, **rank.model_dump()}
+        for number, replicate in enumerate(record.replicates)
+        for rank in replicate.ranks or ()
+    ]
+    ok = record.status == "ok" and bool(found)
+    # Only our own rings time their hops, and only they count what they send.
+    counted = ok and any(rank["compute_ms"] for rank in found)
+    waits = [waiting(ranks) for ranks in by_replicate(found)] if counted else []
+    waits = [] if record.case.simulated else waits
+    return {
+        "ranks": found if ok else None,
+        "measured_rank": float(found[0]["rank"]) if ok and record.case.simulated else NAN,
+        "bytes_sent": float(max(r["bytes_sent"] for r in found)) if counted else NAN,
+        "messages_sent": float(max(r["messages_sent"] for r in found)) if counted else NAN,
+        "compute_ms": median(compute for compute, _ in waits) if waits else NAN,
+        "wait_ms": median(wait for _, wait in waits) if waits else NAN,
+        "wait_share": median(w / (c + w) for c, w in waits) if waits else NAN,
+    }
+
+
+def by_replicate(ranks: Sequence[dict]) -> list[list[dict]]:
+    """The ranks of each replicate."""
+    found: dict[int, list[dict]] = {}
+    for rank in ranks:
+        found.setdefault(rank["replicate"], []).append(rank)
+    return list(found.values())
+
+
+def waiting(ranks: Sequence[dict]) -> tuple[float, float]:
+    """(compute, wait) in ms of the slowest of the ranks of one replicate."""
+    sums = [(sum(rank["compute_ms"]), sum(rank["wait_ms"])) for rank in ranks]
+    return max(sums, key=sum)

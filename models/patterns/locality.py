@@ -1,0 +1,95 @@
+"""What an order of tokens is worth to attention in blocks: how few key blocks a query block meets.
+
+Tokens attend to those near them, in a text or in a 2-D grid. Laid out along a curve and cut into
+blocks, or into shards, it is counted which blocks hold any pair: an order is good for locality
+where these are few and full.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.patterns.orders import Grid, check_positive
+
+
+@dataclass(frozen=True)
+class Locality:
+    """Counts over all query blocks of an order.
+
+    distinct_blocks: key blocks that a query block needs, on average. fill: of the pairs in those
+    blocks, the share that is attended to (the hit rate of loading them). mean_step: distance of
+    positions from one token of the order to the next, on average. received: keys that a shard
+    needs of others, of its own number, on average over `world_size` shards.
+    """
+
+    distinct_blocks: float
+    fill: float
+    mean_step: float
+    received: float
+
+
+def locality(
+    curve: str,
+    seq_len: int,
+    *,
+    radius: int,
+    block_size: int,
+    world_size: int,
+    width: int | None = None,
+) -> Locality:
+    """The locality of `curve`, one of `models.patterns.orders.CURVES`.
+
+    The curve walks a grid with rows of `width` tokens, None for the square nearest above. A token
+    attends to those at most `radius` rows and columns away, where width is given; else, in a
+    text, to those at most `radius` positions away. ValueError on bad arguments.
+    """
+    for name, value in (
+        ("seq_len", seq_len),
+        ("radius", radius),
+        ("block_size", block_size),
+        ("world_size", world_size),
+    ):
+        check_positive(name, value)
+    walk = Grid(curve, width).walk(seq_len)
+    place = np.empty(seq_len, np.int64)
+    place[walk] = np.arange(seq_len)
+    shard_of = np.empty(seq_len, np.int64)
+    for rank, part in enumerate(np.array_split(walk, world_size)):
+        shard_of[part] = rank
+    blocks = -(-seq_len // block_size)
+    pairs, needed, crossing = 0, [], []
+    for query, key in _neighbours(seq_len, radius, width):
+        pairs += len(query)
+        code = place[query] // block_size * blocks + place[key] // block_size
+        needed.append(np.unique(code))
+        away = shard_of[query] != shard_of[key]
+        crossing.append(np.unique(shard_of[query][away] * seq_len + key[away]))
+    needed = np.unique(np.concatenate(needed))
+    crossing = np.unique(np.concatenate(crossing))
+    sizes = np.diff(np.append(np.arange(blocks) * block_size, seq_len))
+    held = (sizes[needed // blocks] * sizes[needed % blocks]).sum()
+    return Locality(
+        distinct_blocks=len(needed) / blocks,
+        fill=float(pairs / held),
+        mean_step=float(np.abs(np.diff(walk)).mean()) if seq_len > 1 else 0.0,
+        received=len(crossing) / seq_len,
+    )
+
+
+def _neighbours(seq_len: int, radius: int, width: int | None):
+    """(queries, keys) of every pair that attends, one distance at a time."""
+    position = np.arange(seq_len)
+    if width is None:
+        for step in range(-radius, radius + 1):
+            query = position[max(0, -step) : max(0, seq_len - max(0, step))]
+            yield query, query + step
+        return
+    row, column = np.divmod(position, width)
+    for down in range(-radius, radius + 1):
+        for right in range(-radius, radius + 1):
+            key = position + down * width + right
+            inside = (column + right >= 0) & (column + right < width)
+            inside &= (row + down >= 0) & (key >= 0) & (key < seq_len)
+            yield position[inside], key[inside]

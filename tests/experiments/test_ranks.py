@@ -1,0 +1,128 @@
+"""Cases over ranks: what is recorded of real and of simulated ones, and what befalls them."""
+
+import os
+
+import pytest
+import torch
+
+import experiments.ranks
+from experiments.digest import sources
+from experiments.schema import Record
+from models.registry import VARIANTS
+from models.ring import attention
+
+SIMULATED = [name for name, variant in VARIANTS.items() if variant.can_be_simulated]
+OURS = [*SIMULATED, "distributed-dilated", "multihead-ring-dilated"]
+SHAPE = {"batch": 1, "seq_len": 40, "heads": 4, "kv_heads": 2, "head_dim": 8, "is_causal": False}
+SHARD_BYTES = 2 * 20 * 2 * 8 * 4  # keys and values of half the tokens
+
+needs_two_cores = pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2, reason="a rank has a core of its own"
+)
+
+
+@needs_two_cores
+@pytest.mark.parametrize("passes", ["forward", "forward_backward"])
+@pytest.mark.parametrize("variant", OURS)
+def test_two_ranks_give_a_valid_record(measure, variant, passes):
+    result = measure(variant=variant, pass_=passes, world_size=2, simulated=False)
+    checked = Record.model_validate(result)
+    assert checked.status == "ok", checked.reason
+    assert checked.error.output.relative_rms <= 2 * checked.error.output.baseline_relative_rms
+    (replicate,) = checked.replicates
+    assert [rank.rank for rank in replicate.ranks] == [0, 1]
+    assert replicate.peak_memory_bytes == max(rank.peak_memory_bytes for rank in replicate.ranks)
+    for rank in replicate.ranks:
+        # No hop is longer than the sample, which ends when the last rank does.
+        spent = sum(rank.compute_ms) + sum(rank.wait_ms)
+        assert 0 < spent <= max(replicate.samples_ms)
+        assert rank.agreement_bytes > 0
+
+
+@needs_two_cores
+def test_bytes_are_those_of_one_shard_each_way(measure):
+    result = measure(
+        variant="ring-standard", pass_="forward_backward", world_size=2, simulated=False, **SHAPE
+    )
+    # Forward the shard; backward it again, and its gradient. All float32.
+    sent = [
+        (rank["bytes_sent"], rank["messages_sent"]) for rank in result["replicates"][0]["ranks"]
+    ]
+    assert sent == [(3 * SHARD_BYTES, 6)] * 2
+
+
+@pytest.mark.parametrize("passes", ["forward", "forward_backward"])
+@pytest.mark.parametrize("variant", SIMULATED)
+def test_a_simulated_ring_is_checked_whole_and_timed_by_the_rank(measure, variant, passes):
+    result = measure(variant=variant, pass_=passes, world_size=4, simulated=True, **SHAPE)
+    checked = Record.model_validate(result)
+    assert checked.status == "ok", checked.reason
+    (rank,) = checked.replicates[0].ranks
+    assert rank.wait_ms == [] and rank.agreement_bytes == 0
+    if VARIANTS[variant].takes is None:
+        hops = 4 * (2 if passes == "forward_backward" else 1)
+        assert len(rank.compute_ms) == hops
+        backward = 3.5 if passes == "forward_backward" else 1
+        # A quarter of the queries, all keys.
+        assert checked.useful_flops == backward * 4 * 8 * 4 * 10 * 40
+
+
+def test_more_ranks_than_cores_are_unsupported(measure):
+    cores = len(os.sched_getaffinity(0))
+    result = measure(variant="ring-standard", world_size=cores + 1, simulated=False)
+    assert result["status"] == "unsupported"
+    assert f"{cores + 1} ranks need a core each, and here are {cores}" in result["reason"]
+
+
+@needs_two_cores
+def test_a_wrong_output_on_any_rank_is_failed(measure, monkeypatch):
+    real = attention.forward_steps
+
+    def wrong_on_rank_1(q, k, v, call):
+        out, lse, saved = yield from real(q, k, v, call)
+        return out * (1.001 if call.rank == 1 else 1), lse, saved
+
+    monkeypatch.setattr(attention, "forward_steps", wrong_on_rank_1)
+    result = measure(variant="ring-standard", world_size=2, simulated=False)
+    assert result["status"] == "failed"
+    assert result["reason"].startswith("output: relative error")
+
+
+@needs_two_cores
+def test_a_rank_that_dies_is_named(measure, monkeypatch):
+    real = attention.forward_steps
+
+    def dies_on_rank_1(q, k, v, call):
+        if call.rank == 1:
+            os._exit(3)
+        return (yield from real(q, k, v, call))
+
+    monkeypatch.setattr(attention, "forward_steps", dies_on_rank_1)
+    result = measure(variant="ring-standard", world_size=2, simulated=False)
+    assert result["status"] == "failed" and "rank 1" in result["reason"]
+
+
+@needs_two_cores
+def test_a_rank_has_one_core(monkeypatch, case):
+    seen = {}
+
+    def prepare(device):
+        torch.set_num_threads(1)
+        seen["cores"] = os.sched_getaffinity(0)
+
+    monkeypatch.setattr(experiments.measure, "prepare", prepare)
+    monkeypatch.setattr(experiments.ranks, "build", lambda *_: exit_with(seen["cores"]))
+
+    def exit_with(cores):
+        raise RuntimeError(f"cores {sorted(cores)}")
+
+    with pytest.raises(experiments.ranks.RankFailed, match=r"rank \d: RuntimeError: cores \[\d+\]"):
+        point = case(variant="ring-standard", world_size=2, simulated=False)
+        experiments.ranks.replicate(point, "cpu", None, {"timeout_s": 30})
+
+
+def test_other_variants_do_not_hang_on_the_ring():
+    found = {path.as_posix() for path in sources("dense")}
+    assert not any("/ring/" in path or path.endswith("ranks.py") for path in found)
+    of_ring = {path.name for path in sources("ring-standard")}
+    assert {"passes.py", "plan.py", "exchange.py", "ranks.py", "simulated.py"} <= of_ring
