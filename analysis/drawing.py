@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from analysis import systems
 from analysis.text import tokens
 from experiments.files import replacing
 
@@ -69,12 +70,35 @@ LOOKS = {
     "dense-flex": Look("FlexAttention", "#CC79A7", "v"),
     "dense-flash-attn-2": Look("FlashAttention-2", "#56B4E9", "<"),
     "dense-flash-attn-4": Look("FlashAttention-4", "#5B3A9E", ">"),
+    "ring-standard": Look("Ring, contiguous", "#0072B2", "^"),
+    "ring-distributed": Look("Ring, zigzag", "#D55E00", "s"),
+    "ring-striped": Look("Ring, striped", "#009E73", "D"),
+    "ring-hilbert": Look("Ring, Hilbert", "#CC79A7", "v", "xxxxxx"),
+    "ring-morton": Look("Ring, Morton", "#E69F00", "P", "//////"),
+    "ring-snake": Look("Ring, snake", "#56B4E9", "<", "......"),
+    "ring-dilated": Look("Ring, dilated", "#882255", "X"),
+    **_shades("ring-block-sparse", "Ring, sparse", "#5AAAE0 #1F6FB8 #0B2F66", "^sD"),
+    **_shades("ring-block-sparse-dilated", "Dilated blocks", "#7CC68D #2E8B57 #0E4D2B", "PXd"),
+    "distributed-dilated": Look("Dilated, all-gather", "#B8860B", ">"),
+    "multihead-ring-dilated": Look("Ring, multihead", "#5B3A9E", "h"),
+    "torch-context-parallel-allgather": Look("PyTorch CP", "#777777", "o"),
+    "torch-context-parallel-alltoall": Look("PyTorch CP, rotate", "#777777", "p"),
+    "ring-attention-pytorch": Look("lucidrains", "#777777", "8"),
+    "ring-flash-attn-zigzag": Look("zhuzilin", "#777777", "*"),
 }
 
 
-def look(variant: str) -> Look:
-    """The look of a variant; one that has none yet is grey, under its own name."""
-    return LOOKS.get(variant, Look(variant, GREY, "h"))
+def look(system: str) -> Look:
+    """The look of a system; one that has none yet is grey, under its own name.
+
+    Over ranks it is drawn as on one, and says how many.
+    """
+    known = systems.on_one_rank(system)
+    one = LOOKS.get(known, Look(known, GREY, "h"))
+    count, simulated = systems.ranks(system)
+    if count == 1:
+        return one
+    return replace(one, label=f"{one.label}, p = {count}{' sim.' if simulated else ''}")
 
 
 @contextmanager

@@ -6,11 +6,10 @@ import math
 
 import pandas as pd
 
-from analysis import published, rates, records, scaling, systems, views
+from analysis import entries, published, rates, records, ring_findings, ring_views, scaling, systems, views
 from analysis.numbers import entry
 from analysis.text import interval
 
-MIB = 2**20
 _NO_ENDS = (("shortest", None), ("longest", None))
 _PASSES = {"series": "forward", "training": "forward_backward"}
 
@@ -31,6 +30,8 @@ def of_experiment(frame: pd.DataFrame, experiment: str, machine: str = "auto") -
         **_errors(records.of_experiment(frame, experiment)),
         **_rates(view),
     }
+    if experiment == ring_views.EXPERIMENT:
+        found |= ring_findings.of_ranks(frame, view)
     return {f"{experiment}.{key}": value for key, value in found.items()}
 
 
@@ -64,7 +65,7 @@ def _machine(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
 def _cells(view: views.View) -> dict[str, dict]:
     """Times, memory and speed-ups at the published shapes, and the published figures."""
     found: dict[str, dict] = {}
-    own = systems.of_experiment(view.experiment)
+    own = _own(view.experiment)
     below = published.base(view.experiment)
     for wanted, n in published.shapes(view.experiment):
         # The write-up with one batch a length is measured at the nearest batch there is.
@@ -79,11 +80,11 @@ def _cells(view: views.View) -> dict[str, dict]:
                 found[f"published.{quantity}.{system}.{at}"] = old
         for system in own:
             row = view.cell(system, batch, n)
-            found[f"time.{system}.{at}"] = _time(row)
-            found[f"memory.{system}.{at}"] = _memory(row)
-            found |= _gain(f"speedup.{system}.{at}", base, row)
+            found[f"time.{system}.{at}"] = entries.time(row)
+            found[f"memory.{system}.{at}"] = entries.memory(row)
+            found |= entries.gain(f"speedup.{system}.{at}", base, row)
             if below != published.DENSE:
-                found |= _gain(f"vs_dense.{system}.{at}", dense, row)
+                found |= entries.gain(f"vs_dense.{system}.{at}", dense, row)
     return found
 
 
@@ -95,8 +96,8 @@ def _series(view: views.View, name: str) -> dict[str, dict]:
     one = next(iter(view.series(_PASSES[name])), None)
     lengths = one.lengths if one else []
     found = {
-        f"{name}.shortest": _tokens(lengths[0] if one else None),
-        f"{name}.longest": _tokens(lengths[-1] if one else None),
+        f"{name}.shortest": entries.tokens(lengths[0] if one else None),
+        f"{name}.longest": entries.tokens(lengths[-1] if one else None),
         f"{name}.points": entry(len(lengths)),
         f"{name}.batch": entry(one.batch if one else None),
         f"{name}.heads": entry(one.heads if one else None),
@@ -104,7 +105,7 @@ def _series(view: views.View, name: str) -> dict[str, dict]:
         f"{name}.dtype": entry(one.dtype if one else None),
         f"{name}.pattern": entry(one.pattern if one else None),
     }
-    own = systems.of_experiment(view.experiment)
+    own = _own(view.experiment)
     against, word = _against(view.experiment)
     prefix = "" if name == "series" else f"{name}."
     fits = {}
@@ -122,14 +123,20 @@ def _series(view: views.View, name: str) -> dict[str, dict]:
         both = [n for n in lengths if views.ratio(one.row(against, n), one.row(system, n))]
         for end, n in (("shortest", both[0]), ("longest", both[-1])) if both else _NO_ENDS:
             pair = [one.row(s, n) if both else None for s in (against, system)]
-            found |= _gain(f"{name}.{word}.{system}.{end}", *pair)
-            found[f"{name}.{word}.{system}.{end}.tokens"] = _tokens(n)
+            found |= entries.gain(f"{name}.{word}.{system}.{end}", *pair)
+            found[f"{name}.{word}.{system}.{end}.tokens"] = entries.tokens(n)
             density = None if pair[1] is None else float(pair[1]["realised_density"])
             found[f"{name}.density.{system}.{end}"] = entry(density, rows=pair[1:])
         found[f"{prefix}crossover.{system}"] = _crossover(
             fits[against, "time"], fits[system, "time"]
         )
     return found
+
+
+def _own(experiment: str) -> list[str]:
+    """The systems on one device: what more ranks do is in `analysis.ring_findings`."""
+    found = systems.of_experiment(experiment)
+    return [system for system in found if systems.ranks(system) == (1, False)]
 
 
 def _against(experiment: str) -> tuple[str, str]:
@@ -180,7 +187,7 @@ def _rates(view: views.View) -> dict[str, dict]:
     rows = rows[~view.stray_blocks(rows)]
     rows = rows.sort_values(["is_causal", "seq_len", "path"], ascending=[True, False, True])
     found = {}
-    for system in systems.of_experiment(view.experiment):
+    for system in _own(view.experiment):
         pairs = ((row, views.twin(rows, row, against)) for _, row in _of(rows, system).iterrows())
         row, dense = next(((r, d) for r, d in pairs if d is not None), (None, None))
         found[f"rate.{system}"], found[f"rate.{system}.against"] = _rate(row), _rate(dense)
@@ -189,7 +196,7 @@ def _rates(view: views.View) -> dict[str, dict]:
             continue
         ratio = rates.useful(row).value / rates.useful(dense).value
         found[f"rate.{system}.ratio"] = entry(ratio, text=f"{ratio:.2f}", rows=[dense, row])
-        found[f"rate.{system}.tokens"] = _tokens(int(row["seq_len"]), rows=[row])
+        found[f"rate.{system}.tokens"] = entries.tokens(int(row["seq_len"]), rows=[row])
         share = rates.useful(row).value / rates.bound(row)
         known = math.isfinite(share)
         text = f"{100 * share:.0f} %" if known else None
@@ -209,37 +216,3 @@ def _rate(row: pd.Series | None) -> dict:
     bounds = [bound / size for bound in (rate.value, rate.low, rate.high)]
     text = f"{interval(*bounds)} {unit}"
     return entry(*bounds, unit=unit, text=text, rows=[row])
-
-
-def _tokens(n: int | None, rows=()) -> dict:
-    return entry(n, unit="tokens", text=None if n is None else f"{n:,}", rows=rows)
-
-
-def _time(row: pd.Series | None) -> dict:
-    if row is None or row["status"] != "ok":
-        return entry(None, unit="ms", rows=[row])
-    return entry(row["median_ms"], row["low_ms"], row["high_ms"], "ms", rows=[row])
-
-
-def _memory(row: pd.Series | None) -> dict:
-    if row is None or row["status"] != "ok" or math.isnan(row["peak_memory_bytes"]):
-        return entry(None, unit="MiB", rows=[row])
-    return entry(float(row["peak_memory_bytes"]) / MIB, unit="MiB", rows=[row])
-
-
-def _gain(key: str, base: pd.Series | None, own: pd.Series | None) -> dict[str, dict]:
-    """How many times as fast as `base`, and the word for it."""
-    itself = base is not None and own is not None and base["path"] == own["path"]
-    gain = None if itself else views.ratio(base, own)
-    if gain is None:
-        return {key: entry(None), f"{key}.word": entry("not compared with")}
-    if gain.low > 1:
-        word = "faster than"
-    elif gain.high < 1:
-        word = "slower than"
-    else:
-        word = "as fast as, within the interval,"
-    return {
-        key: entry(gain.value, gain.low, gain.high, rows=[base, own]),
-        f"{key}.word": entry(word, rows=[base, own]),
-    }

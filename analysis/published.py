@@ -184,10 +184,13 @@ def name(system: str) -> str:
     if variant not in VARIANTS:
         return known.name if known else system
     own = VARIANTS[variant].published_name
-    if sparsity is None:
+    count, simulated = systems.ranks(system)
+    more = [] if sparsity is None else [f"{100 * sparsity:.6g} %"]
+    more += [f"{count}{' simulated' if simulated else ''} ranks"] if count > 1 else []
+    if not more:
         return own
-    percent = f"{100 * sparsity:.6g} %)"
-    return f"{own[:-1]}, {percent}" if own.endswith(")") else f"{own} ({percent}"
+    inside = ", ".join(more)
+    return f"{own[:-1]}, {inside})" if own.endswith(")") else f"{own} ({inside})"
 
 
 def without_variant(experiment: str) -> list[str]:

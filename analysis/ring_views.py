@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import pandas as pd
 
-from analysis import published, records, scaling, systems, traffic, views
+from analysis import published, scaling, traffic, views
+from analysis.claims.vocabulary import ITEM_BYTES
 from models.registry import VARIANTS
 
 EXPERIMENT = "ring"
-# A rank on one device, as published.
+# On one device, as published.
 SINGLE = ("dense", "ring-standard", "ring-distributed", "ring-hilbert", "ring-block-sparse@90")
 OURS = "ring-distributed"
 GRID_ORDERS = ("ring-standard", "ring-snake", "ring-morton", "ring-hilbert")
-BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 # What one set of runs has in common beside its system, its length and its ranks.
 CASE = ["pass", "dtype", "is_causal", "batch", "heads", "kv_heads", "head_dim"]
 SHARED = [*CASE, "segment_lengths", "dilation_rates", "pattern", "sparsity", "block_size"]
@@ -54,7 +55,7 @@ class Family:
     def memory_over_lengths(self, world_size: int) -> scaling.ScalingFit | None:
         """Growth of a rank's memory with the length; None below three points."""
         rows = _weighed(self.rows[self.rows["world_size"] == world_size])
-        return _fit(rows["seq_len"], rows["peak_memory_bytes"])
+        return fit(rows["seq_len"], rows["peak_memory_bytes"])
 
     def memory_over_ranks(self, seq_len: int) -> scaling.ScalingFit | None:
         """Growth of a rank's memory with 1 / ranks at one length: k = 1 is O(n / p).
@@ -62,7 +63,7 @@ class Family:
         The lengths of the fit are most ranks over ranks, so that the exponent is positive.
         """
         rows = _weighed(self.rows[self.rows["seq_len"] == seq_len])
-        return _fit(rows["world_size"].max() / rows["world_size"], rows["peak_memory_bytes"])
+        return fit(rows["world_size"].max() / rows["world_size"], rows["peak_memory_bytes"])
 
 
 def families(rows: pd.DataFrame) -> list[Family]:
@@ -89,7 +90,7 @@ def view(frame: pd.DataFrame, machine: str = "auto") -> views.View:
 def strong(rows: pd.DataFrame) -> list[tuple[pd.Series, pd.Series | None]]:
     """(record over several real ranks, the same over one) for every one of our own systems."""
     found = []
-    for family in families(rows[rows["simulated"].map(lambda s: s is False)]):
+    for family in families(rows[rows["simulated"].eq(False)]):
         if is_peer(family.variant):
             continue
         for seq_len in family.lengths:
@@ -103,7 +104,7 @@ def strong(rows: pd.DataFrame) -> list[tuple[pd.Series, pd.Series | None]]:
 def weak(rows: pd.DataFrame) -> list[tuple[pd.Series, pd.Series]]:
     """(record over p real ranks, that over one rank with as many tokens a rank)."""
     found = []
-    for family in families(rows[rows["simulated"].map(lambda s: s is False)]):
+    for family in families(rows[rows["simulated"].eq(False)]):
         for _, row in family.rows[family.rows["world_size"] > 1].iterrows():
             alone = family.row(int(row["seq_len"] // row["world_size"]), 1)
             if alone is not None and not is_peer(family.variant):
@@ -114,7 +115,7 @@ def weak(rows: pd.DataFrame) -> list[tuple[pd.Series, pd.Series]]:
 def peers(rows: pd.DataFrame) -> list[tuple[pd.Series, pd.Series | None]]:
     """(record of another's ring over real ranks, ours of the same case)."""
     found = []
-    ours = rows[(rows["variant"] == OURS) & rows["simulated"].map(lambda s: s is False)]
+    ours = rows[(rows["variant"] == OURS) & rows["simulated"].eq(False)]
     theirs = rows[rows["variant"].map(is_peer)]
     theirs = theirs.sort_values([*CASE, "seq_len", "world_size"], kind="stable")
     for _, row in theirs.iterrows():
@@ -161,7 +162,7 @@ def dense_bytes(row: pd.Series) -> float:
     (p - 1) hops of the shard's keys and values, (p - 1) n/p B Hkv D 2 itemsize; the backward pass
     sends them once more, and home the gradients of both, in float32 at least.
     """
-    item = BYTES[row["dtype"]]
+    item = ITEM_BYTES[row["dtype"]]
     if row["pass"] == "forward_backward":
         item = 2 * item + max(item, 4)
     shard = row["batch"] * row["seq_len"] / row["world_size"] * row["kv_heads"] * row["head_dim"]
@@ -192,21 +193,18 @@ def order(variant: str) -> str:
 
 
 def hops(row: pd.Series) -> list[tuple[float, float]]:
-    """(compute, wait) in ms of each hop of the slowest rank, of the middle replicate.
+    """(wait, compute) in ms of each hop of a forward pass, on the slowest rank; [] where not timed.
 
-    A rank's own keys come first, and wait for nothing. Empty where no hop was timed.
+    Of the middle replicate. The rank's own keys come first and wait for nothing; a hop that only
+    sends computes nothing.
     """
-    replicates = traffic.by_replicate(row["ranks"] or [])
-    if row["status"] != "ok" or math.isnan(row["compute_ms"]) or row["simulated"]:
+    if math.isnan(row["wait_share"]) or row["pass"] != "forward":
         return []
-    slowest = [max(ranks, key=lambda r: sum(r["compute_ms"] + r["wait_ms"])) for ranks in replicates]
-    slowest.sort(key=lambda rank: sum(rank["compute_ms"] + rank["wait_ms"]))
+    slowest = [traffic.slowest(ranks) for ranks in traffic.by_replicate(row["ranks"])]
+    slowest.sort(key=traffic.busy_ms)
     rank = slowest[(len(slowest) - 1) // 2]
-    return _paired(rank["compute_ms"], rank["wait_ms"], row["pass"] == "forward_backward")
-
-
-def _paired(compute: list[float], wait: list[float], training: bool):
-    raise NotImplementedError
+    waits, computes = [0.0, *rank["wait_ms"]], rank["compute_ms"]
+    return list(zip_longest(waits, computes, fillvalue=0.0))
 
 
 def _weighed(rows: pd.DataFrame) -> pd.DataFrame:
@@ -214,7 +212,8 @@ def _weighed(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows["status"] == "ok") & (rows["peak_memory_bytes"] > 0)]
 
 
-def _fit(lengths: pd.Series, values: pd.Series) -> scaling.ScalingFit | None:
+def fit(lengths: pd.Series, values: pd.Series) -> scaling.ScalingFit | None:
+    """The growth of positive values; None below three points."""
     if len(values) < 3 or lengths.duplicated().any():
         return None
     return scaling.fit(tuple(lengths), tuple(values))

@@ -17,8 +17,10 @@ def columns(record: Record) -> dict:
     ranks: the raw object of every rank of every replicate, as dicts with the number of the
     `replicate`. bytes_sent, messages_sent: the largest of any rank; of a simulated ring those of
     the one rank measured, which is `measured_rank`. Other people's rings count nothing: NaN, not
-    zero. compute_ms, wait_ms: of the slowest rank, and wait_share its wait over both; a median over
-    replicates. They are NaN where nothing waits: simulated, or with nothing counted.
+    zero.
+    compute_ms, wait_ms: of the slowest rank, and wait_share its wait over both; a median over
+    replicates. They are NaN where nothing says: simulated ranks wait for nobody, other people's
+    rings time no hops, and on a CUDA device the host sees launches only.
     """
     found = [
         {"replicate": number, **rank.model_dump()}
@@ -28,16 +30,19 @@ def columns(record: Record) -> dict:
     ok = record.status == "ok" and bool(found)
     # Only our own rings time their hops, and only they count what they send.
     counted = ok and any(rank["compute_ms"] for rank in found)
-    waits = [waiting(ranks) for ranks in by_replicate(found)] if counted else []
-    waits = [] if record.case.simulated else waits
+    simulated = bool(record.case.simulated)
+    timed = counted and not simulated and record.machine.device_kind == "cpu"
+    slow = [slowest(ranks) for ranks in by_replicate(found)] if timed else []
+    compute, wait = ([sum(rank[key]) for rank in slow] for key in ("compute_ms", "wait_ms"))
+    shares = [w / (c + w) for c, w in zip(compute, wait, strict=True)]
     return {
         "ranks": found if ok else None,
-        "measured_rank": float(found[0]["rank"]) if ok and record.case.simulated else NAN,
+        "measured_rank": float(found[0]["rank"]) if ok and simulated else NAN,
         "bytes_sent": float(max(r["bytes_sent"] for r in found)) if counted else NAN,
         "messages_sent": float(max(r["messages_sent"] for r in found)) if counted else NAN,
-        "compute_ms": median(compute for compute, _ in waits) if waits else NAN,
-        "wait_ms": median(wait for _, wait in waits) if waits else NAN,
-        "wait_share": median(w / (c + w) for c, w in waits) if waits else NAN,
+        "compute_ms": median(compute) if slow else NAN,
+        "wait_ms": median(wait) if slow else NAN,
+        "wait_share": median(shares) if slow else NAN,
     }
 
 
@@ -49,7 +54,11 @@ def by_replicate(ranks: Sequence[dict]) -> list[list[dict]]:
     return list(found.values())
 
 
-def waiting(ranks: Sequence[dict]) -> tuple[float, float]:
-    """(compute, wait) in ms of the slowest of the ranks of one replicate."""
-    sums = [(sum(rank["compute_ms"]), sum(rank["wait_ms"])) for rank in ranks]
-    return max(sums, key=sum)
+def slowest(ranks: Sequence[dict]) -> dict:
+    """The rank of one replicate that computed and waited longest."""
+    return max(ranks, key=busy_ms)
+
+
+def busy_ms(rank: dict) -> float:
+    """Milliseconds that a rank computed or waited."""
+    return sum(rank["compute_ms"]) + sum(rank["wait_ms"])

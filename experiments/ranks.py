@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from experiments import check, measure
 from experiments.case import Case
+from experiments.parent import die_with_parent
 from experiments.workload import Workload, build
 from models.patterns.orders import shard, unshard
 from models.ring.exchange import Traffic, traffic
@@ -119,8 +120,6 @@ def _received(rank: int, receiver) -> dict:
 
 def _rank(rank: int, case: Case, device: str, reference: Path, limits: dict, folder: Path, sender):
     """Runs in a rank's process: report what it measures, or the error that it met."""
-    from experiments.supervise import die_with_parent
-
     die_with_parent()
     try:
         sender.send(("ok", _measure(rank, case, device, reference, limits, folder)))

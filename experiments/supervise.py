@@ -7,7 +7,6 @@ memory, kill -9, over its time) becomes the record's status.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import multiprocessing
 import os
@@ -24,10 +23,9 @@ from experiments import provenance
 from experiments.case import Case
 from experiments.grid import Limits
 from experiments.machine import Machine, memory_available
+from experiments.parent import die_with_parent
 from experiments.record import SCHEMA_VERSION
 from models.registry import VARIANTS
-
-_PR_SET_PDEATHSIG = 1
 
 
 class _Stop(Exception):
@@ -159,11 +157,6 @@ def _child(sender, function: str, arguments: tuple, memory_gib, parent: int) -> 
     sender.close()
     sys.stdout.flush()
     os._exit(0)
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the one that forked it ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _outcome(function: str, arguments: tuple) -> tuple[str, object]:

@@ -7,7 +7,8 @@ Grounds, and a verdict names the one it rests on (`basis`):
 arithmetic    the published figures contradict each other, or follow from each other; or the work
               of the stated pattern, counted;
 physics       a time below the card's FLOP or bandwidth floor, a memory below the tensors;
-construction  a system that is faster than the one it contains;
+construction  a system that is faster than the one it contains; what a pattern or an order of tokens
+              is, counted;
 records       what was measured, on one machine: the published card itself, else a CUDA machine,
               else a CPU. Other machines that disagree are named in the reason;
 none          nothing above applies: not testable here, and the reason says what is missing.

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
+from analysis.claims.capacity import Fits
 from analysis.claims.comparisons import FastestVaries, Ordering
 from analysis.claims.figures import Arithmetic, Restates
 from analysis.claims.kinds import KINDS
@@ -170,6 +171,8 @@ def _check(book: Book, claim: Claim) -> None:
             at.seq_len is None for at in shapes
         ):
             fail("shapes", "expected a seq_len in each")
+        case Fits(card=None) if not _is_number(claim.published):
+            fail("card", "missing: expected a card, or a published number of MiB")
         case Ordering(order=[_], among=[]):
             fail("order", "expected two systems or more, or some among others")
         case Arithmetic():

@@ -24,34 +24,44 @@ from analysis.claims.vocabulary import (
 class MemoryBytes(Predicate):
     """An amount of memory in MiB: its peak beyond the inputs, or in `total` with them.
 
-    Refuted below the output tensor (total: and the inputs). Else CUDA records within FACTOR.
+    `per_token`: in KiB a token of the batch. Refuted below the output tensor (total: and the
+    inputs). Else CUDA records within FACTOR.
     """
 
     needs_figure: ClassVar[bool] = True
     system: SystemName
     at: Shape
     counts: Literal["peak", "total"] = "peak"
+    per_token: bool = False
+
+    def _unit(self, claim, ledger) -> tuple[str, float]:
+        """The unit of the figure, and its size in bytes."""
+        if not self.per_token:
+            return "MiB", MIB
+        shape = ledger.shape(claim, self.at.given())
+        return "KiB/token", 1024 * shape["batch"] * shape["seq_len"]
 
     def words(self, claim):
         what = {"peak": "peak memory beyond the inputs", "total": "peak memory with the inputs"}
-        shape = shape_words(self.at.given())
-        return f"{what[self.counts]} of {self.system} at {shape} is {claim.published} MiB"
+        shape, unit = shape_words(self.at.given()), "KiB a token" if self.per_token else "MiB"
+        return f"{what[self.counts]} of {self.system} at {shape} is {claim.published} {unit}"
 
     def judge(self, claim, ledger):
-        output = ledger.tensor_bytes(claim, self.at.given()) / MIB
+        unit, size = self._unit(claim, ledger)
+        output = ledger.tensor_bytes(claim, self.at.given()) / size
         wrapped = ledger.book.systems[self.system].projections > 0
         inputs = output * (1 if wrapped else 3) * (self.counts == "total")
         if claim.published + self.resolution / 2 < output + inputs:
             what = "the inputs and the output" if inputs else "the output alone"
-            text = f"below {what}, {output + inputs:.4g} MiB"
+            text = f"below {what}, {output + inputs:.4g} {unit}"
             return Judgement(REFUTED, "physics", text)
 
         def decide(rows, missing):
-            value = rows["system"]["peak_memory_bytes"] / MIB + inputs
+            value = rows["system"]["peak_memory_bytes"] / size + inputs
             value = stats.Interval(value, math.nan, math.nan, 0.0)
             verdict = REPRODUCED if is_close(claim.published, value) else NOT_REPRODUCED
-            text = f"{in_text(value)} MiB"
-            return Judgement(verdict, "records", text, measured_as(value, "MiB"))
+            text = f"{in_text(value)} {unit}"
+            return Judgement(verdict, "records", text, measured_as(value, unit))
 
         needs = {"system": (self.system, self.at.given())}
         found = ledger.on_records(claim, needs, decide, device_kind="cuda", quantity="memory")
@@ -64,6 +74,7 @@ class MemoryBytes(Predicate):
 class Fits(Predicate):
     """The system at the shape `fits` in the memory of `card`, or `exceeds` it.
 
+    Without a card: in the published MiB.
     Decided by the tensors alone where they exceed it; else by a recorded peak with the inputs
     added, on any device (on a CPU it is the growth of the process), or by a record out of memory
     on a device with at least as much.
@@ -71,15 +82,19 @@ class Fits(Predicate):
 
     system: SystemName
     at: Shape
-    card: CardName
+    card: CardName | None = None
     expect: Literal["fits", "exceeds"]
 
     def words(self, claim):
-        shape = shape_words(self.at.given())
-        return f"{self.system} at {shape} {self.expect} in the memory of {self.card}"
+        room = f"in the memory of {self.card}" if self.card else f"{claim.published} MiB"
+        return f"{self.system} at {shape_words(self.at.given())} {self.expect} {room}"
 
     def judge(self, claim, ledger):
-        at, capacity = self.at.given(), ledger.book.cards[self.card].memory_bytes
+        at, room = self.at.given(), "the card has"
+        if self.card is None:
+            capacity, room = claim.published * MIB, "of"
+        else:
+            capacity = ledger.book.cards[self.card].memory_bytes
         tensor = ledger.tensor_bytes(claim, at)
         if 4 * tensor > capacity:
             text = f"q, k, v and the output alone are {4 * tensor / MIB:.4g} MiB"
@@ -91,7 +106,7 @@ class Fits(Predicate):
             own = ledger.tensor_bytes(claim, at | {"dtype": row["dtype"], "batch": row["batch"]})
             total = row["peak_memory_bytes"] + 3 * own
             fits = total <= capacity
-            text = f"needs {total / MIB:.4g} MiB with its inputs, the card has {capacity / MIB:.4g}"
+            text = f"needs {total / MIB:.4g} MiB with its inputs, {room} {capacity / MIB:.4g}"
             verdict = REPRODUCED if fits == (self.expect == "fits") else REFUTED
             if own < tensor if fits else own > tensor:
                 verdict, text = NOT_TESTABLE, f"{text}, at another size of tensors"

@@ -110,12 +110,15 @@ class Ordering(Predicate):
     Refuted when the published `figures` (* a system) are ordered otherwise, when a system leads
     one that it contains, or when one measured pair is significantly the other way round.
     Reproduced when every pair is significant; not testable while a system has no record.
+    `device_kind` cuda: only records from such a device, for memory of a few MiB, which the growth
+    of a process on a CPU does not resolve.
     """
 
     order: list[SystemName] = Field(min_length=1)
     at: Shape
     among: list[SystemName] = []
     quantity: Literal["time", "memory"] = "time"
+    device_kind: Literal["cuda"] | None = None
     figures: str | None = None
 
     def _pairs(self):
@@ -139,7 +142,14 @@ class Ordering(Predicate):
         pairs, book = self._pairs(), ledger.book
         systems = dict.fromkeys(itertools.chain(*pairs))
         needs = {system: (system, self.at.given()) for system in systems}
-        found = ledger.on_records(claim, needs, self._decide, at_least=2, quantity=self.quantity)
+        found = ledger.on_records(
+            claim,
+            needs,
+            self._decide,
+            at_least=2,
+            quantity=self.quantity,
+            device_kind=self.device_kind,
+        )
         refs = self.references()
         for first, second in pairs if refs else ():
             if book.figure(refs[first])[0] > book.figure(refs[second])[1]:
@@ -176,6 +186,56 @@ class Ordering(Predicate):
             text = f"missing: {'; '.join(missing)}; of those recorded, {text}"
             return Judgement(NOT_TESTABLE, "none", text, measured_as(worst, "x"))
         return Judgement(verdict, "records", text, measured_as(worst, "x"))
+
+
+class Distinct(Predicate):
+    """The systems `among` differ in time (or memory) at the shape, by more than DIRECTION.
+
+    Refuted when the intervals of all pairs lie within DIRECTION of 1, reproduced when one lies
+    beyond. This is what a ranking of several names takes for granted. `device_kind`: as there.
+    """
+
+    among: list[SystemName] = Field(min_length=2)
+    at: Shape
+    quantity: Literal["time", "memory"] = "time"
+    device_kind: Literal["cuda"] | None = None
+
+    def words(self, claim):
+        return f"{self.quantity} of {joined(self.among)} differs at {shape_words(self.at.given())}"
+
+    def judge(self, claim, ledger):
+        needs = {system: (system, self.at.given()) for system in self.among}
+        kind = {"quantity": self.quantity, "device_kind": self.device_kind}
+        return ledger.on_records(claim, needs, self._decide, **kind)
+
+    def _decide(self, rows, missing):
+        ratios = [
+            _more_over_less(rows[first], rows[second], self.quantity)
+            for first, second in itertools.combinations(self.among, 2)
+        ]
+        widest = max(ratios, key=lambda ratio: ratio.value)
+        bounds = [
+            (r.low, r.high) if self.quantity == "time" else (r.value, r.value) for r in ratios
+        ]
+        if max(high / low for low, high in bounds) > FACTOR**2:
+            # Of several pairs one always leans some way: on a restless machine it proves nothing.
+            verdict = NOT_TESTABLE
+        elif any(low > DIRECTION for low, _ in bounds):
+            verdict = REPRODUCED
+        elif all(high <= DIRECTION and low >= 1 / DIRECTION for low, high in bounds):
+            verdict = REFUTED
+        else:
+            verdict = NOT_REPRODUCED
+        vague = ", too uncertain to judge by" if verdict == NOT_TESTABLE else ""
+        text = f"they differ by a factor {in_text(widest)} at most{vague}"
+        return Judgement(verdict, "records", text, measured_as(widest, "x"))
+
+
+def _more_over_less(one, other, quantity: str) -> stats.Interval:
+    if quantity == "memory":
+        less, more = sorted(row["peak_memory_bytes"] for row in (one, other))
+        return stats.Interval(more / less, math.nan, math.nan, 0.0)
+    return max((ratio_of(one, other), ratio_of(other, one)), key=lambda ratio: ratio.value)
 
 
 class FastestVaries(Predicate):

@@ -77,6 +77,47 @@ class AbsoluteTime(Predicate):
         return found
 
 
+class Throughput(Predicate):
+    """Tokens a second, batch x length over the time, on a `card`.
+
+    Refuted above what the card's floor allows for the exact useful work. Only records from that
+    very card reproduce it, within FACTOR.
+    """
+
+    needs_figure: ClassVar[bool] = True
+    system: SystemName
+    at: Shape
+    card: CardName
+
+    def words(self, claim):
+        shape = shape_words(self.at.given())
+        return f"{self.system} at {shape} does {claim.published} tokens/s on {self.card}"
+
+    def judge(self, claim, ledger):
+        at = self.at.given()
+        shape = ledger.shape(claim, at, self.system)
+        tokens = 1000 * shape["batch"] * shape["seq_len"]  # a second, of a time in ms
+        ceiling = tokens / ledger.floor_ms(claim, self.system, at, self.card)
+        if claim.published - self.resolution / 2 > ceiling:
+            text = f"above the card's ceiling of {ceiling:.4g} tokens/s"
+            return Judgement(REFUTED, "physics", text)
+        remark = f"; {claim.published / ceiling:.2g} of the card's ceiling"
+
+        def decide(rows, missing):
+            row = rows["system"]
+            ends = [tokens / row[k] for k in ("median_ms", "high_ms", "low_ms")]
+            value = stats.Interval(*ends, 0.95)
+            verdict = REPRODUCED if is_close(claim.published, value) else NOT_REPRODUCED
+            text = f"{in_text(value)} tokens/s{remark}"
+            return Judgement(verdict, "records", text, measured_as(value, "tokens/s"))
+
+        found = ledger.on_records(claim, {"system": (self.system, at)}, decide, card=self.card)
+        if found.verdict == NOT_TESTABLE:
+            device = ledger.book.cards[self.card].device
+            return replace(found, reason=f"no record on a {device}: {found.reason}{remark}")
+        return found
+
+
 class Arithmetic(Predicate):
     """`left` (default: the published figure) stands in `relation` to `right`, within rounding.
 
@@ -128,7 +169,7 @@ class Support(Predicate):
 
     runs: reproduced when none failed, refuted when none ran. fails: refuted when any ran, also in
     a published figure (`contradicted_by`: times of the system in that dtype). Running out of
-    memory or time is not failing.
+    memory or time is not failing, nor is asking for more devices than a machine has.
     """
 
     system: SystemName
@@ -154,7 +195,9 @@ class Support(Predicate):
         return found
 
     def _decide(self, rows):
-        count = Counter(row["status"] for row in rows)
+        count = Counter(
+            "short of devices" if _is_short_of_devices(row) else row["status"] for row in rows
+        )
         ran, failed = count["ok"], count["failed"] + count["unsupported"]
         text = ", ".join(f"{n} {status}" for status, n in sorted(count.items()))
         if not ran and not failed:
@@ -164,6 +207,12 @@ class Support(Predicate):
         else:
             verdict = REFUTED if not ran else NOT_REPRODUCED if failed else REPRODUCED
         return Judgement(verdict, "records", text)
+
+
+def _is_short_of_devices(row) -> bool:
+    # `experiments.workload` words it so; a backend that cannot says something else.
+    over_ranks = row["world_size"] > 1 and row["status"] == "unsupported"
+    return over_ranks and f"{row['world_size']:.0f} ranks need a " in row["reason"]
 
 
 class Restates(Predicate):

@@ -5,28 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from analysis.claims.capacity import Fits, MemoryBytes
-from analysis.claims.comparisons import FastestVaries, Ordering, Speedup
+from analysis.claims.comparisons import Distinct, FastestVaries, Ordering, Speedup
+from analysis.claims.construction import LeftOut, Locality
 from analysis.claims.figures import (
     AbsoluteTime,
     Arithmetic,
     NotMeasurable,
     Restates,
     Support,
+    Throughput,
 )
 from analysis.claims.over_length import Crossover, Growth, Rising, WorkGrowth
+from analysis.claims.over_ranks import RankMemory
 from analysis.claims.predicate import Predicate
 
 KINDS: Mapping[str, type[Predicate]] = {
     "speedup": Speedup,
     "ordering": Ordering,
+    "distinct": Distinct,
     "fastest_varies": FastestVaries,
     "growth": Growth,
     "work_growth": WorkGrowth,
     "crossover": Crossover,
     "rising": Rising,
+    "rank_memory": RankMemory,
     "absolute_time": AbsoluteTime,
+    "throughput": Throughput,
     "memory_bytes": MemoryBytes,
     "fits": Fits,
+    "left_out": LeftOut,
+    "locality": Locality,
     "arithmetic": Arithmetic,
     "support": Support,
     "restates": Restates,

@@ -19,7 +19,7 @@ from analysis.claims.vocabulary import (
     System,
     Writeup,
 )
-from experiments.case import PATTERN_FIELDS
+from experiments.case import PATTERN_FIELDS, RANK_FIELDS
 from models.patterns import block_builders
 from models.patterns.branches import DilatedBranches
 from models.registry import VARIANTS
@@ -77,19 +77,26 @@ class Ledger:
         return claim.predicate.judge(claim, self)
 
     def shape(self, claim: Claim, at: Mapping, system: str | None = None) -> dict:
-        """The write-up's conditions, with the system's sparsity and then `at` over them."""
+        """The write-up's conditions, with the system's sparsity and then `at` over them.
+
+        What `at` has as None stays as it is there: sizes need a value.
+        """
         fixed = self.book.writeups[claim.writeup].conditions.given()
         sparsity = self.book.systems[system].sparsity if system else None
-        return fixed | ({} if sparsity is None else {"sparsity": sparsity}) | at
+        fixed |= {} if sparsity is None else {"sparsity": sparsity}
+        return fixed | {k: v for k, v in at.items() if v is not None}
 
     def rows(self, claim: Claim, system: str, at: Mapping) -> list[dict]:
         """Every record of the system at the shape, any status, any machine."""
         writeup, variant = self.book.writeups[claim.writeup], self.book.systems[system].variant
-        shape = self.shape(claim, at, system)
-        takes = VARIANTS[variant].takes if variant is not None else None
-        if takes != "blocks":
-            shape = {k: v for k, v in shape.items() if k not in PATTERN_FIELDS["blocks"]}
+        known = VARIANTS[variant] if variant is not None else None
+        takes = known.takes if known else None
+        other = [] if takes == "blocks" else [*PATTERN_FIELDS["blocks"]]
+        other += [] if known and known.shard_order else [*RANK_FIELDS, "min_world_size"]
+        other += [k for k, v in at.items() if v is None]
+        shape = {k: v for k, v in self.shape(claim, at, system).items() if k not in other}
         rates, least = shape.pop("dilation_rates", None), shape.pop("min_seq_len", 0)
+        fewest = shape.pop("min_world_size", None)
         pairs = writeup.branches.get(shape.get("seq_len")) if rates is None else None
         branches = takes == "branches"
         found = []
@@ -100,6 +107,8 @@ class Ledger:
             if branches and pairs is not None and segments != tuple(map(tuple, pairs)):
                 continue
             if branches and rates is not None and row["dilation_rates"] != tuple(rates):
+                continue
+            if fewest is not None and not row["world_size"] >= fewest:
                 continue
             if row["seq_len"] >= least:
                 found.append(row)

@@ -37,7 +37,7 @@ class Growth(Predicate):
     Without a bound: that of the published `figures` (* a length), reproduced within EXPONENT or
     our interval, else not reproduced, since small sizes are overhead on fast devices. With
     `below` or `at_most`: refuted when the whole interval is above; with `at_least`, below. Memory
-    below n^1 is refuted anyway: the output alone is linear.
+    below n^1 is refuted anyway, and at least so reproduced: the output alone is linear.
     """
 
     system: SystemName
@@ -77,6 +77,9 @@ class Growth(Predicate):
         if self.quantity == "memory" and self.below is not None and self.below <= 1:
             text = "the output alone grows linearly with the length"
             return found.overruled(REFUTED, "physics", text)
+        if self.quantity == "memory" and self.at_least is not None and self.at_least <= 1:
+            text = "the output alone grows linearly with the length"
+            return found.overruled(REPRODUCED, "physics", text)
         return found
 
     def _decide(self, figure):

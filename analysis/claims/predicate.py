@@ -63,4 +63,15 @@ def shape_words(shape: Mapping) -> str:
     units = {"batch": "batch {}", "seq_len": "{} tokens", "min_seq_len": "{} tokens or more"}
     units |= {"heads": "{} heads", "dtype": "{}", "pass": "{} pass", "dilation_rates": "rates {}"}
     units |= {"sparsity": "{:.4g} sparse", "pattern": "{} blocks"}
-    return ", ".join(units[k].format(v) for k, v in shape.items() if k in units)
+    one = shape.get("world_size") == 1
+    units |= {"world_size": "{} rank" if one else "{} ranks", "min_world_size": "{} ranks or more"}
+    flags = {
+        "is_causal": {True: "causal", False: "not causal"},
+        "simulated": {True: "virtual ranks", False: "real ranks"},
+    }
+    words = [
+        flags[k][v] if k in flags else units[k].format(v)
+        for k, v in shape.items()
+        if v is not None and (k in units or k in flags)
+    ]
+    return ", ".join(words)

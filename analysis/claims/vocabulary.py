@@ -100,7 +100,10 @@ class Strict(BaseModel):
 
 
 class Shape(Strict):
-    """Fields of a case that a claim fixes; what is not given is not compared."""
+    """Fields of a case that a claim fixes; what is not given is not compared.
+
+    In a claim null is any value, also where the write-up's conditions fix one.
+    """
 
     batch: int | None = None
     seq_len: int | None = None
@@ -114,9 +117,12 @@ class Shape(Strict):
     pattern: Literal[PATTERNS] | None = None
     sparsity: float | None = Field(None, ge=0, lt=1)
     block_size: int | None = None
+    world_size: int | None = Field(None, ge=1)
+    min_world_size: int | None = Field(None, ge=1)
+    simulated: bool | None = None
 
     def given(self) -> dict:
-        return self.model_dump(by_alias=True, exclude_none=True)
+        return self.model_dump(by_alias=True, exclude_unset=True)
 
 
 class Card(Strict):

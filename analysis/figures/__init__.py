@@ -11,7 +11,19 @@ from collections.abc import Callable, Mapping
 
 from matplotlib.figure import Figure
 
-from analysis.figures import density, error, gain, growth, rate, speedup
+from analysis.figures import (
+    density,
+    error,
+    gain,
+    growth,
+    modelled,
+    rate,
+    ring_memory,
+    ring_orders,
+    ring_scaling,
+    ring_traffic,
+    speedup,
+)
 
 _COMMON = {"time": growth.time, "memory": growth.memory, "error": error.error}
 FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
@@ -22,6 +34,16 @@ FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
         "speedup": gain.gain,
         "rate": rate.rate,
         "density": density.density,
+    },
+    "ring": {
+        **_COMMON,
+        "rate": rate.rate,
+        "memory-ranks": ring_memory.memory_ranks,
+        "strong": ring_scaling.strong,
+        "overlap": ring_scaling.overlap,
+        "traffic": ring_traffic.traffic,
+        "orders": ring_orders.orders,
+        "model": modelled.model,
     },
     "backends": {**_COMMON, "rate": rate.rate},
 }

@@ -56,10 +56,9 @@ def _error_rows(rows: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
     lines = []
     for prefix in ("", "gradient_"):
         checked = rows[rows[f"{prefix}relative_rms"].notna()]
-        lines += [
-            (system, prefix, checked[checked["system"] == system])
-            for system in systems.ordered(checked["system"])
-        ]
+        # A ring is one line, over however many ranks.
+        own = checked["system"].map(systems.on_one_rank)
+        lines += [(system, prefix, checked[own == system]) for system in systems.ordered(own)]
     return lines
 
 

@@ -19,6 +19,7 @@ CENSORED_WORDS = {"oom": "out of memory", "timeout": "out of time"}
 MAX_PANELS = 6
 PANEL = 2.42  # inches, of a panel over length with its title and axis
 SIDE = 1.68  # inches, of its axes; labels of lines stand right of them
+BAR_LABELS, BAR_SIDE = 1.5, 1.82  # inches, left of the axes of a panel of bars, and of these
 
 
 def over_length(
@@ -28,27 +29,75 @@ def over_length(
 
     `note`: said below all panels.
     """
+    return grid_of([(_title(s), lambda ax, s=s: draw(ax, s)) for s in panels], note)
+
+
+def grid_of(panels: Sequence[tuple[str, Callable[[Axes], None]]], note: str = "") -> Figure:
+    """A figure of (title, drawn by) panels of one size, two beside each other; `note` below all."""
     panels = panels[:MAX_PANELS]
     columns = min(len(panels), 2)
     rows = math.ceil(len(panels) / 2)
     with style():
         width = PAGE if columns == 2 else COLUMN
-        lines = textwrap.wrap(note, round(20 * width))
-        foot = 0.05 + 0.115 * len(lines) if lines else 0.0
+        lines, foot = _foot(note, width)
         height = PANEL * max(rows, 1) + foot
         figure = Figure(figsize=(width, height))
-        for index, series in enumerate(panels):
+        for index, (title, draw) in enumerate(panels):
             row, column = divmod(index, 2)
             left = column * PAGE / 2 + 0.52
             bottom = (rows - 1 - row) * PANEL + 0.4 + foot
             ax = figure.add_axes((left / width, bottom / height, SIDE / width, SIDE / height))
-            draw(ax, series)
-            ax.set_title(_title(series), fontsize=7, linespacing=1.15)
-        if not panels:
-            figure.text(0.5, 0.5, "nothing measured here", ha="center", color=GREY)
-        below = {"fontsize": 6.5, "color": GREY, "linespacing": 1.2}
-        figure.text(0.08 / width, 0.04 / height, "\n".join(lines), va="bottom", **below)
+            draw(ax)
+            ax.set_title(title, fontsize=7, linespacing=1.15)
+        _finish(figure, lines, empty=not panels)
     return figure
+
+
+def bars_of(
+    panels: Sequence[tuple[str, Sequence[str], Callable[[Axes], None]]], note: str = ""
+) -> Figure:
+    """A figure of (title, labels of bars, drawn by) panels, two beside each other, as high as need.
+
+    Bars lie at y = 0, 1, ..., the first on top; `note` below all.
+    """
+    panels = panels[:MAX_PANELS]
+    columns = min(len(panels), 2)
+    heights = [0.72 + 0.17 * max(len(labels), 3) for _, labels, _ in panels] or [PANEL]
+    tall = [max(heights[i : i + 2]) for i in range(0, len(heights), 2)]
+    with style():
+        width = PAGE if columns == 2 else COLUMN
+        lines, foot = _foot(note, width)
+        height = sum(tall) + foot
+        figure = Figure(figsize=(width, height))
+        for index, (title, labels, draw) in enumerate(panels):
+            row, column = divmod(index, 2)
+            upper = height - sum(tall[:row]) - 0.24
+            high = heights[index] - 0.62
+            box = (column * PAGE / 2 + BAR_LABELS, upper - high, BAR_SIDE, high)
+            sides = (width, height, width, height)
+            ax = figure.add_axes(tuple(x / of for x, of in zip(box, sides, strict=True)))
+            draw(ax)
+            ax.set_yticks(range(len(labels)), labels)
+            ax.set_ylim(max(len(labels), 3) - 0.4, -0.6)
+            ax.grid(False, axis="y")
+            ax.tick_params(axis="y", length=0)
+            ax.set_title(title, fontsize=7, x=-BAR_LABELS / BAR_SIDE + 0.04)
+        _finish(figure, lines, empty=not panels)
+    return figure
+
+
+def _foot(note: str, width: float) -> tuple[list[str], float]:
+    """The lines of a note, and how high they stand, in inches."""
+    lines = textwrap.wrap(note, round(20 * width))
+    return lines, 0.05 + 0.115 * len(lines) if lines else 0.0
+
+
+def _finish(figure: Figure, lines: Sequence[str], empty: bool) -> None:
+    if empty:
+        figure.text(0.5, 0.5, "nothing measured here", ha="center", color=GREY)
+    width, height = figure.get_figwidth(), figure.get_figheight()
+    below = {"fontsize": 6.5, "color": GREY, "linespacing": 1.2}
+    figure.text(0.08 / width, 0.04 / height, "\n".join(lines), va="bottom", **below)
 
 
 def log_height(ax: Axes) -> None:

@@ -11,7 +11,16 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 
 from analysis.table import Table
-from analysis.tables import backends, block_sparse, common, comprehensive, dilated
+from analysis.tables import (
+    backends,
+    block_sparse,
+    common,
+    comprehensive,
+    dilated,
+    ring,
+    ring_orders,
+    ring_scaling,
+)
 
 Maker = Callable[[pd.DataFrame, str], Table]
 
@@ -41,6 +50,19 @@ TABLES: Mapping[str, Mapping[str, Maker]] = {
         "training": block_sparse.by_length("forward_backward"),
         "patterns": block_sparse.patterns,
         "crossover": block_sparse.crossover,
+    },
+    "ring": {
+        **_common("ring"),
+        "single": ring.single,
+        "memory": ring.memory,
+        "growth": ring.growth,
+        "strong": ring_scaling.strong,
+        "weak": ring_scaling.weak,
+        "traffic": ring_scaling.traffic,
+        "peers": ring_scaling.peers,
+        "orders": ring_orders.orders,
+        "locality": ring_orders.local,
+        "model": ring_orders.model,
     },
     "backends": {
         **_common("backends"),

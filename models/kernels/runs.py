@@ -46,8 +46,9 @@ def attend_run(
     i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     o_k, o_v = run_offsets(i_n, k_step, d, INDEX), run_offsets(i_n, v_step, d, INDEX)
     full, end = keys_of(start, n_keys, IS_CAUSAL, BLOCK_M, BLOCK_N)
-    # One cut tile at most is nothing to pipeline: that would serialize the loop before it.
-    CUT_STAGES: tl.constexpr = None if IS_CAUSAL else 1
+    # One cut tile at most is nothing to pipeline, and that makes tensor-core instructions of the
+    # loop before it wait for one another; float32 has none, and spills without.
+    CUT_STAGES: tl.constexpr = None if IS_CAUSAL or b_q.dtype == tl.float32 else 1
     for n in range(0, full, BLOCK_N):
         b_k = load_rows(p_k + n * k_step + o_k, i_n, d_mask, D, BLOCK_D, False)
         b_v = load_rows(p_v + n * v_step + o_v, i_n, d_mask, D, BLOCK_D, False)
@@ -77,8 +78,9 @@ def query_run(
     i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     o_k, o_v = run_offsets(i_n, k_step, d, INDEX), run_offsets(i_n, v_step, d, INDEX)
     full, end = keys_of(start, n_keys, IS_CAUSAL, BLOCK_M, BLOCK_N)
-    # One cut tile at most is nothing to pipeline: that would serialize the loop before it.
-    CUT_STAGES: tl.constexpr = None if IS_CAUSAL else 1
+    # One cut tile at most is nothing to pipeline, and that makes tensor-core instructions of the
+    # loop before it wait for one another; float32 has none, and spills without.
+    CUT_STAGES: tl.constexpr = None if IS_CAUSAL or b_q.dtype == tl.float32 else 1
     for n in range(0, full, BLOCK_N):
         b_k = load_rows(p_k + n * k_step + o_k, i_n, d_mask, D, BLOCK_D, False)
         b_v = load_rows(p_v + n * v_step + o_v, i_n, d_mask, D, BLOCK_D, False)

@@ -32,6 +32,8 @@ HEAD = {
         "fast": {"name": "Fast", "variant": "dilated-sdpa", "pattern": "dilated"},
         "later": {"name": "Later", "variant": None, "pattern": "dilated"},
         "base": {"name": "Base", "variant": "dense", "pattern": "dense"},
+        "ring": {"name": "Ring", "variant": "ring-standard", "pattern": "dense"},
+        "curve": {"name": "Curve", "variant": "ring-hilbert", "pattern": "dense"},
         "half": _blocks(0.5),
         "tenth": _blocks(0.9),
         "wrap": {
@@ -85,6 +87,7 @@ def row(variant, ms=10.0, memory=64 * MIB, machine="cpu-1", status="ok", **case)
     kind = "cpu" if machine.startswith("cpu") else "cuda"
     case = {"batch": 2, "seq_len": 1024, "dtype": "float32"} | case
     case = {"sparsity": math.nan, "pattern": math.nan, "block_size": math.nan} | case
+    case = {"world_size": math.nan, "simulated": None} | case
     ok = status == "ok"
     return {
         "experiment": "exp",
@@ -98,6 +101,7 @@ def row(variant, ms=10.0, memory=64 * MIB, machine="cpu-1", status="ok", **case)
         "dilation_rates": (1, 2),
         "seed": 0,
         "status": status,
+        "reason": None if ok else f"{status} on purpose",
         "samples": [[ms * f * g for f in (0.99, 1.0, 1.01)] for g in (0.999, 1.0, 1.001)] * ok,
         "median_ms": ms if ok else math.nan,
         "low_ms": 0.99 * ms if ok else math.nan,

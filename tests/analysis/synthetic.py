@@ -13,6 +13,7 @@ import numpy as np
 from experiments import grid
 from experiments.case import Case
 from experiments.runner import path_of
+from tests.analysis import synthetic_ranks
 
 # Milliseconds at 1024 tokens and growth of each variant on the synthetic CPU; block-sparse ones are
 # of no sparsity, and have a fixed cost of FIXED.
@@ -35,7 +36,13 @@ SPEED = {
     "dense-flex": (16.0, 2.0),
     "dense-flash-attn-2": (9.5, 2.0),
     "dense-flash-attn-4": (8.0, 2.0),
+    "ring-block-sparse": (15.0, 2.0),
+    "ring-block-sparse-dilated": (15.0, 2.0),
+    "ring-dilated": (9.0, 1.55),
+    "distributed-dilated": (10.0, 1.55),
+    "multihead-ring-dilated": (15.0, 1.55),
 }
+RING = (12.5, 2.0)  # dense, in any order and by anybody
 # Milliseconds at no length at all: block-sparse attention meets dense attention at 2008, 1912 and
 # 1862 tokens (90, 95, 98 %).
 FIXED = {"block-sparse": 40.0, "block-sparse-sdpa": 50.0, "block-sparse-flex": 30.0}
@@ -45,11 +52,12 @@ REPLICATES, SAMPLES = 3, 7
 
 def median_ms(case: Case, machine: str) -> float:
     """The median that the samples of `case` are made to have."""
-    scale, power = SPEED[case.variant]
+    scale, power = SPEED.get(case.variant, RING)
     if case.sparsity is not None:
         scale *= 1 - case.sparsity
     time = FIXED.get(case.variant, 0.3)
     time += scale * (case.seq_len / 1024) ** power * case.batch * case.heads / 8
+    time /= (case.world_size or 1) ** synthetic_ranks.GAIN
     if case.pass_ == "forward_backward":
         time *= 3.1
     return time / 40 if machine == GPU else time
@@ -72,6 +80,8 @@ def record(case: Case, experiment: str, tier: str, machine: str, status: str = "
     training = case.pass_ == "forward_backward"
     density = 1 / 3 if case.sparsity is None else _density(case)
     memory = tokens * case.heads * case.head_dim * 4 * (8 if "gather" in case.variant else 2)
+    if case.world_size:
+        memory = memory // case.world_size + synthetic_ranks.FIXED_BYTES
     return {
         "schema_version": 1,
         "experiment": experiment,
@@ -86,7 +96,7 @@ def record(case: Case, experiment: str, tier: str, machine: str, status: str = "
             4 * case.batch * case.heads * case.seq_len**2 * case.head_dim * density
         ),
         "ceilings": {"matmul_flops_per_s": 2e11, "copy_bytes_per_s": 1.2e10} if ok else None,
-        "replicates": _replicates(median_ms(case, machine), memory, rng) if ok else [],
+        "replicates": _replicates(case, median_ms(case, machine), memory, rng) if ok else [],
         "error": {
             "reference": "float64 oracle",
             "rows_checked": 64,
@@ -155,13 +165,16 @@ def write_all(root: Path) -> Path:
     write(root, "dilated", "gpu", failed)
     write(root, "block_sparse")
     write(root, "block_sparse", "gpu", {("dense", 1048576): "timeout"})
+    peers = ("ring-attention-pytorch", "ring-flash-attn-zigzag")
+    write(root, "ring", failed={(peer, 4096): "unsupported" for peer in peers})
+    write(root, "ring", "gpu", {("dense", 131072): "timeout"})
     absent = {("dense-flash-attn-2", 2048): "unsupported", ("dense-cudnn", 2048): "unsupported"}
     write(root, "backends", failed=absent)
     write(root, "backends", "gpu", {("dense-eager", 32768): "oom"})
     return root
 
 
-def _replicates(median: float, memory: int, rng: np.random.Generator) -> list[dict]:
+def _replicates(case: Case, median: float, memory: int, rng: np.random.Generator) -> list[dict]:
     # Symmetric offsets around the median, the same in each process: the pooled median is exact.
     half = np.sort(rng.gamma(2.0, 0.01, SAMPLES // 2)) * median
     samples = np.concatenate([median - half, [median], median + 2 * half])
@@ -170,6 +183,7 @@ def _replicates(median: float, memory: int, rng: np.random.Generator) -> list[di
             "samples_ms": [float(s) for s in rng.permutation(samples)],
             "peak_memory_bytes": int(memory * (1 + 0.002 * index)),
             "energy_j": None,
+            "ranks": synthetic_ranks.of(case, median, memory) if case.world_size else None,
         }
         for index in range(REPLICATES)
     ]

@@ -153,6 +153,7 @@ def test_every_statement_and_cell_is_a_claim(book):
         "comprehensive": 207,
         "dilated": 98,
         "block_sparse": 125,
+        "ring": 103,
     }
     parts = Counter(".".join(i.split(".")[:2]) for i in book.claims)
     assert parts["comprehensive.time"] == 54
@@ -163,6 +164,12 @@ def test_every_statement_and_cell_is_a_claim(book):
     assert parts["dilated.vram"] == 10
     cells = ("time", "memory", "speedup", "runs")
     assert [parts[f"block_sparse.{cell}"] for cell in cells] == [15, 15, 12, 4]
+    # The best of three lengths, three rows of memory, and a table of five rows by four systems.
+    cells = ("throughput", "best", "memory", "scaling")
+    assert [parts[f"ring.{cell}"] for cell in cells] == [3] * 4
+    rows = Counter(".".join(i.split(".")[:3]) for i in book.claims)
+    cells = ("memory", "speed", "multi-gpu", "locality", "sparsity")
+    assert all(rows[f"ring.feature.{cell}"] >= 4 for cell in cells)
     assert book.claims["comprehensive.time.improved.b1.n4096"].published == 10.40
     assert book.claims["comprehensive.time.ring-multihead.b4.n8192"].published == 693.31
 
@@ -181,6 +188,7 @@ def test_without_records_arithmetic_and_physics_still_decide(book):
         },
         "dilated": {REPRODUCED: 14, NOT_REPRODUCED: 4, REFUTED: 14, NOT_TESTABLE: 66},
         "block_sparse": {REPRODUCED: 15, NOT_REPRODUCED: 0, REFUTED: 12, NOT_TESTABLE: 98},
+        "ring": {REPRODUCED: 9, NOT_REPRODUCED: 0, REFUTED: 7, NOT_TESTABLE: 87},
     }
     by_id = {v.id: v for v in verdicts}
     for claim_id, verdict, basis in [
@@ -201,6 +209,14 @@ def test_without_records_arithmetic_and_physics_still_decide(book):
         ("block_sparse.finding.best.n4096", REFUTED, "arithmetic"),
         ("block_sparse.setup.batch.small", REPRODUCED, "arithmetic"),
         ("block_sparse.speedup.block-sparse-90.n8192", NOT_TESTABLE, "none"),
+        ("ring.throughput-growth.n2048-n4096", REFUTED, "arithmetic"),
+        ("ring.limit.estimate.ring-standard", REFUTED, "arithmetic"),
+        ("ring.recommend.memory", REFUTED, "arithmetic"),
+        ("ring.finding.one-gpu.own-figures", REFUTED, "arithmetic"),
+        ("ring.finding.increases.ring-hilbert", REPRODUCED, "physics"),
+        ("ring.feature.locality.ring-hilbert.text", REFUTED, "construction"),
+        ("ring.feature.sparsity.ring-block-sparse", REPRODUCED, "construction"),
+        ("ring.best.n1024", NOT_TESTABLE, "none"),
     ]:
         assert (by_id[claim_id].verdict, by_id[claim_id].basis) == (verdict, basis), claim_id
 
@@ -213,13 +229,13 @@ def test_published_times_respect_the_floors_of_the_card(book):
     by_hand = 1000 * 256 * pairs / (1.25 * 8.87e12)
     at = claim.predicate.at.given()
     assert ledger.floor_ms(claim, "improved", at, "gtx-1080") == pytest.approx(by_hand)
-    times = [c for c in book.claims.values() if c.kind == "absolute_time"]
+    times = [c for c in book.claims.values() if c.kind in ("absolute_time", "throughput")]
     assert {ledger.judge(c).verdict for c in times} == {NOT_TESTABLE}
 
 
 def test_verdicts_on_synthetic_records(book, frame):
     verdicts = {v.id: v for v in claims.evaluate(book, frame)}
-    assert len(verdicts) == 430
+    assert len(verdicts) == 533
     assert Counter(v.basis for v in verdicts.values())["records"] > 50
     speedup = verdicts["comprehensive.speedup.improved.b1.n4096"]
     expected = (0.3 + 30 * 4**1.6) / (0.3 + 9 * 4**1.55)
@@ -283,7 +299,7 @@ def test_command_line_writes_both_files_and_the_same_twice(records_root, tmp_pat
     assert "comprehensive: " in capsys.readouterr().out
     first = out.read_bytes()
     ledger = json.loads(first)
-    assert len(ledger["claims"]) == sum(sum(c.values()) for c in ledger["counts"].values()) == 430
+    assert len(ledger["claims"]) == sum(sum(c.values()) for c in ledger["counts"].values()) == 533
     with out.with_suffix(".csv").open(newline="") as lines:
         table = list(csv.DictReader(lines))
     assert [line["id"] for line in table] == [claim["id"] for claim in ledger["claims"]]

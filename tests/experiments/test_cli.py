@@ -73,7 +73,7 @@ def test_tune_holds_a_gpu_while_it_measures(monkeypatch, capsys):
 
     monkeypatch.setattr(__main__, "hold", hold)
     assert __main__.main(["tune"]) == 0
-    assert told == ["hold cuda", (["dilated", "block_sparse"], "cuda"), "free"]
+    assert told == ["hold cuda", (["dilated", "block_sparse", "hop"], "cuda"), "free"]
     told.clear()
     assert __main__.main(["tune", "block_sparse", "--device", "cuda:1"]) == 0
     assert told == ["hold cuda:1", (["block_sparse"], "cuda"), "free"]

@@ -106,11 +106,21 @@ def test_a_digest_covers_the_variant_and_the_measuring_but_no_other_variant():
         assert "models/registry.py" not in names[variant]
         assert "experiments/__main__.py" not in names[variant]
     for variant, entry in VARIANTS.items():
-        assert ("models/dense.py" in names[variant]) == (entry.takes is None)
-        assert ("models/dilated.py" in names[variant]) == (entry.takes == "branches")
+        whole = entry.shard_order is None
+        assert ("models/dense.py" in names[variant]) == (whole and entry.takes is None)
+        of_branches = entry.takes == "branches"
+        assert ("models/dilated.py" in names[variant]) == (
+            entry.multihead or (whole and of_branches)
+        )
         assert ("models/modules.py" in names[variant]) == entry.multihead
-        for of_blocks in ("models/block_sparse.py", "models/patterns/block_builders.py"):
-            assert (of_blocks in names[variant]) == (entry.takes == "blocks")
+        of_blocks = entry.takes == "blocks"
+        assert ("models/block_sparse.py" in names[variant]) == (whole and of_blocks)
+        assert ("models/patterns/block_builders.py" in names[variant]) == of_blocks
+        assert ("experiments/ranks.py" in names[variant]) == (not whole)
+        assert "experiments/supervise.py" not in names[variant]
+        for path in ("models/ring/plan.py", "models/ring/hops.py"):
+            peer = "peer" in entry.options
+            assert (path in names[variant]) == (entry.multihead or (not whole and not peer))
 
 
 def test_tiles_are_code_of_the_variants_that_may_run_the_kernels(copied):
@@ -120,9 +130,11 @@ def test_tiles_are_code_of_the_variants_that_may_run_the_kernels(copied):
         (table.with_suffix(".py")).touch()
     before = {v: digest.code_digest(v) for v in VARIANTS}
     (copied / "models/kernels/dilated.json").write_text('{"forward": [1]}')
-    assert changed(before) == {"dilated-triton"}
+    # By "auto", which may run them; only to the module over ranks is the other call no stranger.
+    modules = {"multihead-ring-dilated"}
+    assert changed(before) == {"dilated-triton", *modules}
     (copied / "models/kernels/block_sparse.json").write_text('{"forward": [1]}')
-    assert changed(before) == {"dilated-triton", "block-sparse"}
+    assert changed(before) == {"dilated-triton", "block-sparse", *modules}
 
 
 @pytest.fixture
@@ -142,11 +154,21 @@ def changed(before):
 
 def test_a_digest_follows_content_not_time(copied):
     before = {v: digest.code_digest(v) for v in VARIANTS}
-    assert len(set(before.values())) == len(before)
+    # Two published names of one call: they differ in the case's pattern.
+    same = {"ring-block-sparse", "ring-block-sparse-dilated"}
+    assert len(set(before.values())) == len(before) - 1
+    assert len({before[v] for v in same}) == 1
     (copied / "models/dilated.py").touch()
     assert changed(before) == set()
     for file, variants in (
-        ("models/dilated.py", {v for v, entry in VARIANTS.items() if entry.takes == "branches"}),
+        (
+            "models/dilated.py",
+            {
+                v
+                for v, entry in VARIANTS.items()
+                if entry.multihead or (entry.takes == "branches" and not entry.shard_order)
+            },
+        ),
         ("models/block_sparse.py", {v for v in VARIANTS if v.startswith("block-sparse")}),
         ("experiments/ceilings.py", set(VARIANTS)),
     ):

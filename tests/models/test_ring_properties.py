@@ -9,7 +9,7 @@ import torch.distributed as dist
 from models import block_sparse_attention, dense_attention, dilated_attention
 from models.oracle import reference, reference_gradients
 from models.patterns import BlockMask
-from models.ring import ring_attention, shard, unshard
+from models.ring import distributed_dilated_attention, ring_attention, shard, unshard
 from tests.models.helpers import relative_rms
 from tests.models.ring_problems import (
     ALL_ORDERS,
@@ -169,6 +169,26 @@ def test_scale_multiplies_the_scores(scale, rings):
     got = joined(PROBLEM, rings.run(3, attend, PROBLEM, torch.float64, scale=scale))
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+
+
+def gathered(problem):
+    """On a rank: its part of out, LSE, dq, dk and dv by LongNet's all-gather."""
+    q, k, v, grad_out, grad_lse = shards_of(problem, torch.float64)
+    options = {"order": problem.order, "pattern": problem.pattern, "is_causal": problem.is_causal}
+    out, lse = distributed_dilated_attention(q, k, v, return_lse=True, **options)
+    grads = torch.autograd.grad((out, lse), (q, k, v), (grad_out, grad_lse))
+    return [x.detach() for x in (out, lse, *grads)]
+
+
+@pytest.mark.parametrize("world_size", (1, 2, 3, 8))
+@pytest.mark.parametrize("order", ("contiguous", "zigzag", "striped"))
+def test_the_all_gather_of_dilated_attention_is_the_ring(order, world_size, rings):
+    for is_causal in (False, True):
+        problem = replace(PROBLEM, kind="dilated", n=61, order=order, is_causal=is_causal)
+        want = joined(problem, rings.run(world_size, attend, problem, torch.float64))
+        got = joined(problem, rings.run(world_size, gathered, problem))
+        for a, b in zip(got, want, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
 
 
 def of_one_input(problem, name):

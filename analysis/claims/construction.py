@@ -1,0 +1,82 @@
+"""Predicates on what a system is, counted without running it: its sparsity, its token order."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from analysis.claims.predicate import Predicate, shape_words
+from analysis.claims.vocabulary import REFUTED, REPRODUCED, Judgement, Shape, SystemName
+from models.patterns.branches import DilatedBranches
+from models.patterns.locality import locality
+from models.patterns.orders import CURVES
+
+
+class LeftOut(Predicate):
+    """The published share (per cent) of the pairs of dense attention that the system leaves out.
+
+    Counted in the pattern that the write-up's conditions give; a block mask may be off by one
+    block a row, since it keeps whole ones.
+    """
+
+    needs_figure: ClassVar[bool] = True
+    system: SystemName
+    at: Shape
+
+    def words(self, claim):
+        shape = shape_words(self.at.given())
+        return f"{self.system} leaves out {claim.published} % of the pairs at {shape}"
+
+    def judge(self, claim, ledger):
+        at = self.at.given()
+        shape = ledger.shape(claim, at, self.system)
+        n = shape["seq_len"]
+        pairs = ledger.pairs(claim, self.system, at)
+        dense = DilatedBranches([n], [1]).pairs(n, shape["heads"], shape["is_causal"])
+        blocks = ledger.book.systems[self.system].pattern == "blocks"
+        margin = self.resolution / 2 + (100 * shape["block_size"] / n if blocks else 0)
+        share = 100 * (1 - pairs / dense)
+        verdict = REPRODUCED if abs(share - claim.published) <= margin else REFUTED
+        text = f"{pairs:,} of {dense:,} pairs are kept, {share:.3g} % are left out"
+        return Judgement(verdict, "construction", text)
+
+
+class Locality(Predicate):
+    """Along `curve` a query block meets fewer key blocks than in the order of the sequence.
+
+    Tokens attend to those at most `radius` away, in a text (`width` null) or in a grid with rows
+    of `width` tokens. Attention to all tokens meets all blocks in any order.
+    """
+
+    curve: Literal[CURVES]
+    seq_len: int
+    radius: int = Field(ge=1)
+    block_size: int
+    width: int | None = None
+
+    def words(self, claim):
+        where = f"a grid {self.width} wide" if self.width else "a text"
+        return (
+            f"in {where} of {self.seq_len} tokens a block of {self.block_size} along the "
+            f"{self.curve} curve meets fewer blocks within {self.radius} tokens than in order"
+        )
+
+    def judge(self, claim, ledger):
+        curve, order = (
+            locality(
+                one,
+                self.seq_len,
+                radius=self.radius,
+                block_size=self.block_size,
+                world_size=1,
+                width=self.width,
+            )
+            for one in (self.curve, "row-major")
+        )
+        text = (
+            f"a block meets {curve.distinct_blocks:.3g} along the curve, "
+            f"{order.distinct_blocks:.3g} in order"
+        )
+        fewer = curve.distinct_blocks < order.distinct_blocks
+        return Judgement(REPRODUCED if fewer else REFUTED, "construction", text)
