@@ -41,6 +41,9 @@ class Alone:
         """Nothing is under way."""
 
 
+_PATTERNS = (DilatedBranches, HeadPartition, BlockMask, type(None))
+
+
 @dataclass(frozen=True)
 class Call:
     """What a rank works by: its exchange with others, the plan of hops, and the op of a piece."""
@@ -56,14 +59,18 @@ class Call:
 
 
 def negotiate(
-    q, k, v, group, is_causal, scale, order, pattern, backend, key_padding_mask, seq_len, timeout
-) -> Call:
-    """Check this rank's arguments of `ring_attention`, and unless seq_len is given all ranks'."""
+    q, k, v, group, is_causal, scale, order, pattern, backend, key_padding_mask, seq_len, timeout,
+    patterns=_PATTERNS,
+) -> Call:  # fmt: skip
+    """Check this rank's arguments of `ring_attention`, and unless seq_len is given all ranks'.
+
+    patterns: the classes of pattern that the call takes.
+    """
     group = _resolve_group(group)
     limit = timeout if _is_seconds(timeout) else None
     exchange = Alone() if group is None else Exchange(group, limit)
     try:
-        _check_arguments(q, k, v, order, pattern, seq_len, timeout)
+        _check_arguments(q, k, v, order, pattern, patterns, seq_len, timeout)
         scale = resolve_scale(scale, q.shape[3])
         if key_padding_mask is not None:
             check_padding_mask(key_padding_mask, q)
@@ -148,14 +155,13 @@ def _resolve_group(group) -> dist.ProcessGroup | None:
     return None
 
 
-def _check_arguments(q, k, v, order, pattern, seq_len, timeout) -> None:
+def _check_arguments(q, k, v, order, pattern, patterns, seq_len, timeout) -> None:
     check_qkv(q, k, v, may_lack_tokens=True)
     check_same_length(q, k)
     check_order(order)
-    if not isinstance(pattern, (DilatedBranches, HeadPartition, BlockMask, type(None))):
-        raise ValueError(
-            f"pattern={type(pattern).__name__}: expected None, DilatedBranches or BlockMask"
-        )
+    if not isinstance(pattern, patterns):
+        names = ", ".join("None" if x is type(None) else x.__name__ for x in patterns)
+        raise ValueError(f"pattern={type(pattern).__name__}: expected one of {names}")
     if seq_len is not None and (type(seq_len) is not int or seq_len < 1):
         raise ValueError(f"seq_len={seq_len!r}: expected an integer >= 1 or None")
     if not _is_seconds(timeout):

@@ -52,10 +52,8 @@ def distributed_dilated_attention(
     one all-gather and, in the backward pass, another and one reduce-scatter. Memory for the kept
     keys of all ranks' long branches.
     """
-    if not isinstance(pattern, DilatedBranches):
-        raise ValueError(f"pattern={type(pattern).__name__}: expected DilatedBranches")
     arguments = (group, is_causal, scale, order, pattern, backend, None)
-    call = negotiate(q, k, v, *arguments, seq_len, timeout)
+    call = negotiate(q, k, v, *arguments, seq_len, timeout, patterns=(DilatedBranches,))
     out, lse = _Gathered.apply(q, k, v, call)
     return (out, lse) if return_lse else out
 

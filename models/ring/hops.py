@@ -71,10 +71,9 @@ class Queries:
 
     def __init__(self, q: torch.Tensor, op, scale: float):
         self.q, self.op, self.scale = q, op, scale
-        dtype = torch.promote_types(q.dtype, torch.float32)
-        self.out = q.new_zeros(q.shape, dtype=dtype)
-        self.lse = q.new_full(q.shape[:3], -torch.inf, dtype=dtype)
+        self.dtype = torch.promote_types(q.dtype, torch.float32)
         self.saved: list[tuple] = []
+        self._joined: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def attend(self, hop: Hop, keys: list[torch.Tensor], values: list[torch.Tensor]) -> None:
         """Join attention to these keys and values, (B, n, h, D) a share of the hop's parcel."""
@@ -87,12 +86,24 @@ class Queries:
                 self.saved.append(saved)
                 self._join(piece, _sets(out, self.q.shape[0]), _sets(lse, self.q.shape[0]))
 
+    def result(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """out (B, n, H, D) and LSE (B, n, H), float32 at least."""
+        if self._joined is None:
+            out = self.q.new_zeros(self.q.shape, dtype=self.dtype)
+            self._joined = out, self.q.new_full(self.q.shape[:3], -torch.inf, dtype=self.dtype)
+        return self._joined
+
     def _join(self, piece, part_out, part_lse):
-        out, lse = (piece.q.of(x, piece.q_heads) for x in (self.out, self.lse))
-        merge_into(out, lse, part_out, part_lse)
+        if self._joined is None and part_out.numel() == self.q.numel() and piece.q.is_whole:
+            # All queries at once, and nothing to join them to: adopted, not copied.
+            self._joined = part_out[:, 0].to(self.dtype), part_lse[:, 0].contiguous()
+            return
+        whole = self.result()
+        parts = [piece.q.of(x, piece.q_heads) for x in whole]
+        merge_into(*parts, part_out, part_lse)
         if not piece.q.is_view:
-            piece.q.put(self.out, piece.q_heads, out)
-            piece.q.put(self.lse, piece.q_heads, lse)
+            for x, part in zip(whole, parts, strict=True):
+                piece.q.put(x, piece.q_heads, part)
 
 
 class Gradients:

@@ -163,7 +163,8 @@ def prepare(q, k, v) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def results(queries: Queries, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """out (B, n, H, D) in q's dtype and LSE (B, H, n) of what `queries` joined."""
-    return queries.out[..., : q.shape[3]].to(q.dtype), queries.lse.transpose(1, 2)
+    out, lse = queries.result()
+    return out[..., : q.shape[3]].to(q.dtype), lse.transpose(1, 2)
 
 
 def gradients_of(q, gradients: Gradients, grad_k, grad_v) -> tuple[torch.Tensor, ...]:

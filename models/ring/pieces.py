@@ -93,6 +93,11 @@ class Rows:
         """Whether `of` copies nothing."""
         return self._spacing is not None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is one set of consecutive rows from the first on."""
+        return self.starts.size == 1 and self.starts[0, 0] == 0 and self.step == 1
+
     @cached_property
     def _spacing(self) -> int | None:
         """From one set to the next, if every set is one run and all are evenly spaced."""
