@@ -30,7 +30,7 @@ class Look:
 
     label: str
     color: str
-    marker: str
+    marker: str | tuple[int, int, int]
     hatch: str = ""
 
     @property
@@ -77,14 +77,15 @@ LOOKS = {
     "ring-morton": Look("Ring, Morton", "#E69F00", "P", "//////"),
     "ring-snake": Look("Ring, snake", "#56B4E9", "<", "......"),
     "ring-dilated": Look("Ring, dilated", "#882255", "X"),
-    **_shades("ring-block-sparse", "Ring, sparse", "#5AAAE0 #1F6FB8 #0B2F66", "^sD"),
-    **_shades("ring-block-sparse-dilated", "Dilated blocks", "#7CC68D #2E8B57 #0E4D2B", "PXd"),
+    **_shades("ring-block-sparse", "Ring, sparse", "#5AAAE0 #1F6FB8 #0B2F66", "phd"),
+    **_shades("ring-block-sparse-dilated", "Dilated blocks", "#7CC68D #2E8B57 #0E4D2B", "PdX"),
     "distributed-dilated": Look("Dilated, all-gather", "#B8860B", ">"),
-    "multihead-ring-dilated": Look("Ring, multihead", "#5B3A9E", "h"),
-    "torch-context-parallel-allgather": Look("PyTorch CP", "#777777", "o"),
-    "torch-context-parallel-alltoall": Look("PyTorch CP, rotate", "#777777", "p"),
-    "ring-attention-pytorch": Look("lucidrains", "#777777", "8"),
-    "ring-flash-attn-zigzag": Look("zhuzilin", "#777777", "*"),
+    "multihead-ring-dilated": Look("Ring, multihead", "#5B3A9E", "*"),
+    "torch-context-parallel-allgather": Look("PyTorch CP", "#777777", "8"),
+    "torch-context-parallel-alltoall": Look("PyTorch CP, rotate", "#999999", "H"),
+    # More than there are filled markers with a name: stars of four and of six points.
+    "ring-attention-pytorch": Look("lucidrains", "#555555", (4, 1, 0)),
+    "ring-flash-attn-zigzag": Look("zhuzilin", "#AAAAAA", (6, 1, 0)),
 }
 
 

@@ -6,7 +6,17 @@ import math
 
 import pandas as pd
 
-from analysis import entries, published, rates, records, ring_findings, ring_views, scaling, systems, views
+from analysis import (
+    entries,
+    published,
+    rates,
+    records,
+    ring_findings,
+    ring_views,
+    scaling,
+    systems,
+    views,
+)
 from analysis.numbers import entry
 from analysis.text import interval
 

@@ -141,7 +141,9 @@ def _peers(view: views.View) -> dict[str, dict]:
     """Other people's rings, causal and forward, against ours: how many times as fast ours is."""
     found: dict[str, dict] = {}
     rows = view.rows[(view.rows["pass"] == "forward") & view.rows["is_causal"].astype(bool)]
-    pairs = ring_views.peers(rows[(rows["world_size"] > 1) | ~rows["variant"].map(_is_peer)])
+    pairs = ring_views.peers(
+        rows[(rows["world_size"] > 1) | ~rows["variant"].map(_is_peer).astype(bool)]
+    )
     for variant in sorted({systems.parts(s)[0] for s in systems.of_experiment(EXPERIMENT)}):
         if _is_peer(variant):
             row, ours = _longest(pairs, variant)

@@ -37,11 +37,11 @@ class Link:
 
 NVLINK = Link(
     "NVLink", 270e9, 5e-6,
-    "H100: 270 GB/s effective of 450 GB/s one way (reference/kernels.md, 3.7); latency assumed",
+    "NVIDIA H100 data sheet, 2022: 450 GB/s one way; 60 % of it and the latency are assumed",
 )  # fmt: skip
 INFINIBAND = Link(
     "InfiniBand", 50e9, 10e-6,
-    "NDR, 400 Gbit/s a device = 50 GB/s (reference/kernels.md, 3.7); latency assumed",
+    "NDR, 400 Gbit/s a device = 50 GB/s; the latency is assumed",
 )  # fmt: skip
 LINKS = (NVLINK, INFINIBAND)
 
@@ -117,11 +117,14 @@ def window_blocks(n: float, ranks: int, density: float) -> list[Hop]:
     if ranks == 1:
         return [Hop(density * n**2, 0.0)]
     # Of a rank in the middle: as many keys from either side, of the nearest shards first.
-    sides, left = min(2, ranks - 1), min(reach, (n - shard) / 2)
+    sides = min(2, ranks - 1)
+    left = min(sides * reach, n - shard)
     received: list[float] = []
     while left > 0 and len(received) < ranks - 1:
-        received += [min(shard, left)] * min(sides, ranks - 1 - len(received))
-        left -= received[-1]
+        nearest = min(sides, ranks - 1 - len(received))
+        part = min(nearest * shard, left)
+        received += [part / nearest] * nearest
+        left -= part
     own = shard**2 if reach >= shard else reach * (2 * shard - reach)
     away = max(density * n * shard - own, 0.0)
     keys = sum(received)

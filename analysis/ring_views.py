@@ -116,7 +116,8 @@ def peers(rows: pd.DataFrame) -> list[tuple[pd.Series, pd.Series | None]]:
     """(record of another's ring over real ranks, ours of the same case)."""
     found = []
     ours = rows[(rows["variant"] == OURS) & rows["simulated"].eq(False)]
-    theirs = rows[rows["variant"].map(is_peer)]
+    # Of no rows at all the mask has no type, and would choose columns.
+    theirs = rows[rows["variant"].map(is_peer).astype(bool)]
     theirs = theirs.sort_values([*CASE, "seq_len", "world_size"], kind="stable")
     for _, row in theirs.iterrows():
         same = ours

@@ -9,6 +9,7 @@ import statistics
 import tempfile
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,28 +38,34 @@ def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:
 
 
 def _simulated(case: Case, device: str, reference: Path, limits: dict) -> dict:
-    """All virtual ranks are checked; one alone, that with most work, is timed and weighed."""
+    """All virtual ranks are checked and counted; that with most work is timed and weighed alone."""
     measure.prepare(device)
     work = build(case, device)
+    busiest = work.one_rank()
+    _, peak = measure.peak_memory(_step_of(work, busiest), device)
     error = measure.check_whole(work, work.step(), reference)
-    one, cotangent = work.one_rank(), None
-    if work.cotangent is not None:
-        order = work.variant.shard_order
-        cotangent = shard(work.cotangent, one.rank, case.world_size, order).contiguous()
-
-    def step():
-        return one.forward() if cotangent is None else one.forward_backward(cotangent)
-
-    _, peak = measure.peak_memory(step, device)
-    samples = measure.take_samples(step, device, limits)
-    with traffic() as counted:
-        step()
+    samples = measure.take_samples(_step_of(work, busiest), device, limits)
+    of_ranks = []
+    for rank in range(case.world_size):
+        step = _step_of(work, work.one_rank(rank))
+        with traffic() as counted:
+            step()
+        weighed = peak if rank == busiest.rank else None
+        of_ranks.append(_describe(rank, counted, weighed, waits=False))
     return {
         "samples_ms": samples,
         "peak_memory_bytes": peak,
         "error": error,
-        "ranks": [_describe(one.rank, counted, peak, waits=False)],
+        "ranks": of_ranks,
     }
+
+
+def _step_of(work: Workload, one):
+    """A pass of one virtual rank, a `models.ring.simulated.OneRank`."""
+    if work.cotangent is None:
+        return one.forward
+    cut = shard(work.cotangent, one.rank, work.case.world_size, work.variant.shard_order)
+    return partial(one.forward_backward, cut.contiguous())
 
 
 def _spread(case: Case, device: str, reference: Path, limits: dict) -> dict:

@@ -49,7 +49,9 @@ class Rank(_Strict):
     agreement_bytes: int = Field(ge=0, description="sent for the check at the start of a call")
     compute_ms: list[float] = Field(description="of each hop in order, its own keys first")
     wait_ms: list[float] = Field(description="each time it waited for others; none if simulated")
-    peak_memory_bytes: int | None = Field(description="less the inputs")
+    peak_memory_bytes: int | None = Field(
+        description="less the inputs; null where it was not weighed"
+    )
 
 
 class Replicate(_Strict):
@@ -61,7 +63,8 @@ class Replicate(_Strict):
     )
     energy_j: float | None = None
     ranks: list[Rank] | None = Field(
-        default=None, description="null unless over ranks; of a simulated ring the one measured"
+        default=None,
+        description="null unless over ranks; of a simulated ring one is timed and weighed",
     )
 
 

@@ -83,12 +83,12 @@ class Workload:
         cotangent = None if self.cotangent is None else cut(self.cotangent)
         return replace(self, inputs=[cut(x) for x in self.inputs], cotangent=cotangent)
 
-    def one_rank(self):
-        """The rank with most work of a simulated ring: a `models.ring.simulated.OneRank`."""
+    def one_rank(self, rank: int | None = None):
+        """One rank of a simulated ring, None for that with most work: `models.ring.simulated`."""
         options = {"world_size": self.case.world_size, "is_causal": self.case.is_causal}
         inputs = [x.detach() for x in self.inputs]
         one_rank = importlib.import_module(SIMULATION).OneRank
-        return one_rank(*inputs, pattern=self.pattern, **options, **self.variant.options)
+        return one_rank(*inputs, rank=rank, pattern=self.pattern, **options, **self.variant.options)
 
     def recompute(self, rows: torch.Tensor, dtype: torch.dtype, *, dense: bool):
         """Output rows and gradients by plain attention in `dtype`, on the pattern or dense.

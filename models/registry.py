@@ -236,14 +236,14 @@ VARIANTS = _variants(
     _ring(
         "ring-block-sparse",
         "BlockSparseRingAttention",
-        "contiguous",
+        "zigzag",
         "block-sparse attention over ranks; the blocks that a rank's lists hold are sent to it",
         "BlockMask",
     ),
     _ring(
         "ring-block-sparse-dilated",
         "BlockSparseRingDilatedAttention",
-        "contiguous",
+        "zigzag",
         "block-sparse attention over ranks on a mask of dilated blocks",
         "BlockMask",
     ),

@@ -74,7 +74,8 @@ def _draw_errors(ax: Axes, rows: pd.DataFrame) -> None:
         one = look(system)
         ax.hlines(y, np.minimum(errors, base), np.maximum(errors, base), color=GREY, linewidth=0.4)
         ax.plot(base, y, "o", color=GREY, markerfacecolor="white", markersize=2.4)
-        ax.plot(errors, y, one.marker, color=one.color, markersize=2.8, markeredgewidth=0)
+        marks = {"marker": one.marker, "markersize": 2.8, "markeredgewidth": 0}
+        ax.plot(errors, y, linestyle="none", color=one.color, **marks)
         ax.plot(LIMITS[prefix] * base, y, "|", color="black", markersize=2.6, markeredgewidth=0.5)
     ax.set_xlim(left=0)
     ax.grid(False, axis="y")

@@ -131,9 +131,8 @@ def traffic(frame: pd.DataFrame, machine: str) -> Table:
         "Messages",
     )
     note = (
-        "Counted where messages are posted: of real ranks the one that sent most; of a simulated "
-        "ring, at its longest length, the one rank that is run: that with most work, which in a "
-        "causal order may be the one that sends least. Formula: (p - 1) n/p B Hkv D 2 itemsize on "
+        "Counted where messages are posted, of the rank that sent most; of a simulated ring at its "
+        "longest length. Formula: (p - 1) n/p B Hkv D 2 itemsize on "
         "the forward pass, not causal; backward adds that again and the gradients of both, in "
         "float32 at least."
     )
@@ -155,7 +154,7 @@ def peers(frame: pd.DataFrame, machine: str) -> Table:
                 time_cell(ours),
                 ratio_cell(row, ours),
                 _error_ratio(row, ours),
-                row["reason"] or "timed",
+                "timed" if row["status"] == "ok" else row["reason"],
             )
         )
     columns = (

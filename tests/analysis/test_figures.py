@@ -99,7 +99,7 @@ def test_labels_keep_their_order_and_their_distance():
 
 @pytest.mark.parametrize("experiment", figures.FIGURES)
 def test_looks_are_told_apart_without_colour(experiment):
-    own = systems.of_experiment(experiment)
+    own = {systems.on_one_rank(system) for system in systems.of_experiment(experiment)}
     assert len({drawing.look(system).marker for system in own}) == len(own)
     assert len({drawing.look(system).color for system in own}) == len(own)
     assert len({drawing.look(system).label for system in own}) == len(own)

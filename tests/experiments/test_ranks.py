@@ -57,8 +57,12 @@ def test_a_simulated_ring_is_checked_whole_and_timed_by_the_rank(measure, varian
     result = measure(variant=variant, pass_=passes, world_size=4, simulated=True, **SHAPE)
     checked = Record.model_validate(result)
     assert checked.status == "ok", checked.reason
-    (rank,) = checked.replicates[0].ranks
-    assert rank.wait_ms == [] and rank.agreement_bytes == 0
+    (replicate,) = checked.replicates
+    assert [rank.rank for rank in replicate.ranks] == [0, 1, 2, 3]
+    assert all(rank.wait_ms == [] and rank.agreement_bytes == 0 for rank in replicate.ranks)
+    weighed = [r.peak_memory_bytes for r in replicate.ranks if r.peak_memory_bytes is not None]
+    assert weighed == [replicate.peak_memory_bytes]
+    rank = replicate.ranks[0]
     if VARIANTS[variant].takes is None:
         hops = 4 * (2 if passes == "forward_backward" else 1)
         assert len(rank.compute_ms) == hops

@@ -1,0 +1,105 @@
+"""Figures of `ring`: measured and modelled apart, simulated said, bars as long as their records."""
+
+import pytest
+
+from analysis import drawing, figures, ring_model
+from analysis.figures import modelled, ring_memory, ring_orders, ring_scaling, ring_traffic
+from tests.analysis import synthetic
+from tests.analysis.synthetic_ranks import GAIN, WAITING
+
+
+def _texts(figure) -> list[str]:
+    return [text.get_text() for ax in figure.axes for text in ax.texts]
+
+
+def _titles(figure) -> list[str]:
+    return [ax.get_title(loc="left") for ax in figure.axes]
+
+
+@pytest.mark.parametrize("name", ["memory-ranks", "strong", "overlap", "traffic", "model"])
+def test_two_renders_are_the_same_bytes(laptop, tmp_path, name):
+    draw = figures.FIGURES["ring"][name]
+    paths = [drawing.save(draw(laptop, "ring"), tmp_path / f"{i}.svg") for i in range(2)]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_memory_a_token_is_a_line_for_each_number_of_ranks(laptop):
+    alone, shared = ring_memory.memory_ranks(laptop, "ring").axes
+    assert "simulated ranks" in shared.get_title(loc="left")
+    labels = [text.get_text() for text in shared.texts]
+    assert [label.partition("  ")[0] for label in labels] == [f"p = {p}" for p in (2, 4, 8, 16)]
+    assert all(label.endswith("$n^{1.00}$") for label in labels)
+    points = [line for line in shared.lines if line.get_marker() not in ("None", "")]
+    assert [list(line.get_xdata()) for line in points] == [[2048, 4096, 8192, 16384]] * 4
+    last = [line.get_ydata()[-1] for line in points]
+    assert [last[0] / y for y in last] == pytest.approx([1, 2, 4, 8], rel=0.03)
+    published = [line for line in alone.lines if line.get_markerfacecolor() == "white"]
+    heights = sorted(line.get_ydata() for line in published)
+    assert [float(y[0]) for y in heights] == [21.031, 21.531, 37.281]
+
+
+def test_strong_scaling_is_measured_over_real_ranks_under_the_ideal(laptop):
+    figure = ring_scaling.strong(laptop, "ring")
+    assert not any("simulated" in title for title in _titles(figure))
+    ax = next(ax for ax in figure.axes if "8K" in ax.get_title(loc="left"))
+    ideal = ax.lines[0]
+    assert list(ideal.get_xdata()) == list(ideal.get_ydata()) == [1, 2]
+    assert ideal.get_linestyle() == "--"
+    drawn = ax.containers[0].lines[0]
+    assert list(drawn.get_xdata()) == [1, 2]
+    assert list(drawn.get_ydata()) == pytest.approx([1, 2**GAIN])
+    assert len(ax.containers) == 3
+
+
+def test_a_bar_of_the_overlap_is_what_the_slowest_rank_took(laptop):
+    (ax,) = ring_scaling.overlap(laptop, "ring").axes
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    place = labels.index("Ring, contiguous, 8K")
+    parts = [bar for bar in ax.patches if abs(bar.get_y() + bar.get_height() / 2 - place) < 0.1]
+    case = next(
+        c for c in synthetic.cases("ring", "laptop")
+        if c.variant == "ring-standard" and c.seq_len == 8192 and c.world_size == 2
+    )  # fmt: skip
+    time = synthetic.median_ms(case, synthetic.CPU)
+    assert sum(bar.get_width() for bar in parts) == pytest.approx(time)
+    waits = [bar.get_width() for bar in parts if bar.get_hatch()]
+    assert sum(waits) == pytest.approx(WAITING * time)
+    assert _texts(ring_scaling.overlap(laptop, "ring")).count("20 % waiting") == len(labels)
+
+
+def test_bytes_are_bars_of_real_ranks_over_the_dense_formula(laptop):
+    (ax,) = ring_traffic.traffic(laptop, "ring").axes
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    widths = dict(zip(labels, (bar.get_width() for bar in ax.patches), strict=True))
+    assert widths["Ring, contiguous, 8K"] == 100
+    assert widths["Ring, dilated, 16K"] == 25
+    assert widths["Ring, sparse 95 %, 16K"] == 12.5
+    assert not any("PyTorch" in label for label in labels)
+
+
+def test_the_model_has_a_figure_of_its_own_and_is_dashed(laptop):
+    figure = modelled.model(laptop, "ring")
+    assert all(title.startswith("modelled, ") for title in _titles(figure))
+    assert figure.texts[-1].get_text().startswith("Modelled, not measured")
+    for ax in figure.axes:
+        assert not ax.containers
+        assert all(line.get_linestyle() != "-" for line in ax.lines)
+        assert all(line.get_marker() in ("None", "") for line in ax.lines)
+        assert ax.lines[-1].get_xdata()[-1] == ring_model.MAX_RANKS
+
+
+def test_orders_are_counted(laptop):
+    blocks, received = ring_orders.orders(laptop, "ring").axes
+    labels = [label.get_text() for label in blocks.get_yticklabels()]
+    assert labels[:4] == [f"grid, {curve}" for curve in ("row-major", "snake", "morton", "hilbert")]
+    assert [bar.get_width() for bar in received.patches][:2] == pytest.approx([37.5, 37.5])
+
+
+def test_a_system_over_ranks_looks_as_on_one_and_says_how_many():
+    one, two, simulated = (
+        drawing.look(f"ring-striped{ranks}") for ranks in ("", "/p2", "/p4-simulated")
+    )
+    assert (one.color, one.marker) == (two.color, two.marker)
+    assert (two.label, simulated.label) == ("Ring, striped, p = 2", "Ring, striped, p = 4 sim.")
+    unknown = drawing.look("ring-block-sparse@75/p2")
+    assert unknown.label == "ring-block-sparse@75, p = 2"
