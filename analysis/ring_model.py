@@ -8,6 +8,7 @@ rate of the compute, either a stated nominal one or one measured on one device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -135,10 +136,11 @@ def dilated(n: float, ranks: int, branches: Sequence[tuple[int, int]] = LONGNET)
     """LongNet's branches (segment length, rate): segments within a shard need nothing of others.
 
     Of a longer segment a rank needs the keys that it keeps, a head one in `rate`; they are spread
-    over the shards that the segment covers.
+    over the shards that the segment covers. A key that several branches keep travels once: all are
+    of one residue of the rates' common divisor, so that no more than these are counted.
     """
     shard = n / ranks
-    own, received = 0.0, {}
+    own, received, common = 0.0, {}, {}
     for length, rate in branches:
         segment = min(float(length), n)
         pairs = shard * segment / rate**2  # of one rank: kept queries times kept keys
@@ -150,7 +152,12 @@ def dilated(n: float, ranks: int, branches: Sequence[tuple[int, int]] = LONGNET)
             received[number] = Hop(
                 before.pairs + pairs * part / members, before.tokens + shard * part / rate
             )
-    return [Hop(own, 0.0), *(received[number] for number in sorted(received))]
+            common[number] = math.gcd(common.get(number, 0), rate)
+    hops = (
+        replace(hop, tokens=min(hop.tokens, shard / common[number]))
+        for number, hop in sorted(received.items())
+    )
+    return [Hop(own, 0.0), *hops]
 
 
 def cost(hops: Sequence[Hop], shape: Shape, link: Link) -> Cost:

@@ -178,14 +178,12 @@ def sent_share(row: pd.Series) -> float | None:
 
 
 def ranks_in_words(row: pd.Series) -> str:
-    """The ranks of a record for a table: "2", or "rank 3 of 4, simulated"."""
+    """The ranks of a record for a table: "2", or "4, simulated"."""
     if math.isnan(row["world_size"]):
         return "1"
     if not row["simulated"]:
         return f"{row['world_size']:.0f}"
-    which = row["measured_rank"]
-    one = "" if math.isnan(which) else f"rank {which:.0f} of "
-    return f"{one}{row['world_size']:.0f}, simulated"
+    return f"{row['world_size']:.0f}, simulated"
 
 
 def order(variant: str) -> str:

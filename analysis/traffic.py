@@ -46,7 +46,8 @@ def columns(record: Record) -> dict:
 
 
 def _weighed(ranks: Sequence[dict]) -> float:
-    return float(next(rank["rank"] for rank in ranks if rank["peak_memory_bytes"] is not None))
+    known = (rank["rank"] for rank in ranks if rank["peak_memory_bytes"] is not None)
+    return float(next(known, NAN))
 
 
 def by_replicate(ranks: Sequence[dict]) -> list[list[dict]]:

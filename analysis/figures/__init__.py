@@ -36,7 +36,8 @@ FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
         "density": density.density,
     },
     "ring": {
-        **_COMMON,
+        "time": growth.time,
+        "error": error.error,
         "rate": rate.rate,
         "memory-ranks": ring_memory.memory_ranks,
         "strong": ring_scaling.strong,

@@ -27,9 +27,11 @@ def hop_bytes(case: Case) -> int:
 
 
 def of(case: Case, median_ms: float, memory: int) -> list[dict]:
-    """The `ranks` of a replicate: each as slow as the other, the last a little slower."""
-    numbers = [case.world_size - 1] if case.simulated else range(case.world_size)
-    return [_rank(case, rank, median_ms, memory) for rank in numbers]
+    """The `ranks` of a replicate: each a little slower than the one before.
+
+    Of simulated ones all are counted, and the last alone is weighed.
+    """
+    return [_rank(case, rank, median_ms, memory) for rank in range(case.world_size)]
 
 
 def _rank(case: Case, rank: int, median_ms: float, memory: int) -> dict:
@@ -46,5 +48,5 @@ def _rank(case: Case, rank: int, median_ms: float, memory: int) -> dict:
         "agreement_bytes": 104 if counted else 0,
         "compute_ms": [busy * (1 - share) / size] * size if counted else [],
         "wait_ms": [busy * share / (size - 1)] * (size - 1) if waits and counted else [],
-        "peak_memory_bytes": memory,
+        "peak_memory_bytes": None if case.simulated and rank < size - 1 else memory,
     }

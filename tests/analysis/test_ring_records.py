@@ -84,7 +84,8 @@ def test_simulated_ranks_wait_for_nobody(ring):
     assert (row["simulated"], row["measured_rank"]) == (True, 7)
     assert math.isnan(row["wait_share"]) and ring_views.hops(row) == []
     assert row["bytes_sent"] == 7 * 2 * 2048 * 8 * 64 * 4
-    assert ring_views.ranks_in_words(row) == "rank 7 of 8, simulated"
+    assert [r["peak_memory_bytes"] is None for r in row["ranks"][:8]] == [True] * 7 + [False]
+    assert ring_views.ranks_in_words(row) == "8, simulated"
 
 
 def test_what_another_s_ring_sends_is_not_known_and_not_zero(ring):

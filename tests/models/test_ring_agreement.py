@@ -99,7 +99,7 @@ def test_a_shard_of_a_wrong_length_is_named(whole):
         ({"heads": 3}, "k.shape=.*: expected a number of heads that divides q's 3"),
         ({"scale": -1}, "scale=-1: expected a positive number or None"),
         ({"backend": "fast"}, "backend='fast': expected one of"),
-        ({"pattern": "dense"}, "pattern=str: expected None"),
+        ({"pattern": "dense"}, "pattern=str: expected one of DilatedBranches"),
         ({"timeout": 0}, "timeout=0: expected a positive number"),
         ({"timeout": "long"}, "timeout='long': expected a positive number"),
         ({"order": "spiral"}, "order='spiral': expected one of"),
