@@ -30,6 +30,11 @@ class Variant:
     shard_order: str | None = None
 
     @property
+    def is_peer(self) -> bool:
+        """Whether it is somebody else's system, measured as it is."""
+        return "peer" in self.options
+
+    @property
     def can_be_simulated(self) -> bool:
         """Whether virtual ranks in one process can stand for its process group."""
         return self.entry == _RING

@@ -29,7 +29,7 @@ def test_every_published_record_is_valid():
 
 @pytest.fixture(scope="module")
 def good():
-    path = next((ROOT / "results/published").rglob("*.json"))
+    path = min((ROOT / "results/published").rglob("comprehensive/*.json"))
     return json.loads(path.read_text())
 
 
@@ -141,3 +141,17 @@ def test_publish_takes_only_what_may_be_published(tmp_path, good, change, told):
     with pytest.raises(record.RecordError, match=told):
         publish(tmp_path / "local", tmp_path / "elsewhere")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_peer_that_is_wrong_is_published_as_failed(tmp_path):
+    found = [
+        path
+        for path in (ROOT / "results/published").rglob("ring/*.json")
+        if json.loads(path.read_text())["status"] == "failed"
+    ]
+    assert found and all("variant-ring-attention-pytorch_" in path.name for path in found)
+    wrong = tmp_path / "local" / Path(*found[0].parts[-3:])
+    wrong.parent.mkdir(parents=True)
+    wrong.write_text(found[0].read_text())
+    (target,) = publish(tmp_path / "local", tmp_path / "published")
+    assert json.loads(target.read_text())["reason"].startswith("gradient: relative error")
