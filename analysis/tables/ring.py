@@ -46,7 +46,8 @@ def single(frame: pd.DataFrame, machine: str) -> Table:
     )
     note = (
         f"Published: {published.CARD}, the fastest of its four at each length, one run. "
-        f"{measured_on(view)} Over a single rank the first three are dense attention."
+        f"{measured_on(view)} Over a single rank the first three rings are dense attention. On a "
+        "CPU a rank is one core, and the baseline has all cores."
     )
     return Table("Ring, one device, published beside measured", columns, body, note)
 

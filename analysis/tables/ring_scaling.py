@@ -25,8 +25,7 @@ def strong(frame: pd.DataFrame, machine: str) -> Table:
         gain = views.ratio(alone, row)
         body.append(
             (
-                named(systems.on_one_rank(row["system"])),
-                ring_views.order(row["variant"]),
+                _in_order(row),
                 case(row),
                 tokens(row["seq_len"]),
                 f"{row['world_size']:.0f}",
@@ -39,8 +38,7 @@ def strong(frame: pd.DataFrame, machine: str) -> Table:
             )
         )
     columns = (
-        "System",
-        "Order",
+        "System, order",
         "Case",
         "Length",
         "Ranks",
@@ -68,8 +66,7 @@ def weak(frame: pd.DataFrame, machine: str) -> Table:
         slower = views.ratio(row, alone)
         body.append(
             (
-                named(systems.on_one_rank(row["system"])),
-                ring_views.order(row["variant"]),
+                _in_order(row),
                 case(row),
                 tokens(alone["seq_len"]),
                 f"{row['world_size']:.0f}",
@@ -80,8 +77,7 @@ def weak(frame: pd.DataFrame, machine: str) -> Table:
             )
         )
     columns = (
-        "System",
-        "Order",
+        "System, order",
         "Case",
         "Tokens a rank",
         "Ranks",
@@ -174,6 +170,11 @@ def peers(frame: pd.DataFrame, machine: str) -> Table:
         "oracle. A system whose output or gradients fail the check is not timed."
     )
     return Table("Ring, other people's", columns, body, note)
+
+
+def _in_order(row: pd.Series) -> str:
+    """A system and its token order: in one column, as names are long."""
+    return f"{named(systems.on_one_rank(row['system']))}, {ring_views.order(row['variant'])}"
 
 
 def case(row: pd.Series) -> str:
