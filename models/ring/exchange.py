@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from models.ring.notes import trace
 
 # gloo matches messages of a pair by these; NCCL by their order, which is the same.
 KEYS, VALUES, GRAD_KEYS, GRAD_VALUES, TERMS, NEVER = range(6)
+# Hops whose sent keys, or whose sent gradients, may be under way at a time.
+HOPS_UNDER_WAY = 2
 # The least time that gloo and NCCL take for a limit.
 _AT_ONCE_S = 0.001
 # Groups in which a rank was lost, and what was said of it: a time-out closes connections.
@@ -89,7 +92,7 @@ class Exchange:
     def __init__(self, group: dist.ProcessGroup, timeout: float | None):
         self.group, self.timeout = group, timeout
         self.rank, self.world_size = dist.get_rank(group), dist.get_world_size(group)
-        self._unsent: list[_Posted] = []
+        self._unsent: defaultdict[int, deque[list[_Posted]]] = defaultdict(deque)
         if group in _broken:
             raise RingError(f"the group has lost a rank and is of no more use: {_broken[group]}")
 
@@ -117,12 +120,23 @@ class Exchange:
                 _Posted(work, rank, tensor)
                 for work, (_, rank, tensor, _) in zip(works, batch, strict=True)
             ]
-        self._unsent += posted[len(receives) :]
+        if sends:
+            of_tag = self._unsent[sends[0][2]]
+            of_tag.append(posted[len(receives) :])
+            # What goes out is kept in memory until it is through; of all hops it would be as much
+            # as the whole sequence. Those who receive it ask for it without waiting for us.
+            while len(of_tag) > HOPS_UNDER_WAY:
+                self.wait(of_tag.popleft())
         return Pending(self, posted[: len(receives)])
+
+    @property
+    def under_way(self) -> int:
+        """Messages sent and not waited for."""
+        return sum(len(batch) for of_tag in self._unsent.values() for batch in of_tag)
 
     def finish(self) -> None:
         """Wait until all that was posted has gone out."""
-        self.wait(self._unsent)
+        self.wait([posted for of_tag in self._unsent.values() for x in of_tag for posted in x])
         self._unsent.clear()
 
     def wait(self, messages: list[_Posted]) -> None:

@@ -10,6 +10,7 @@ from models import block_sparse_attention, dense_attention, dilated_attention
 from models.oracle import reference, reference_gradients
 from models.patterns import BlockMask
 from models.ring import distributed_dilated_attention, ring_attention, shard, unshard
+from models.ring.exchange import HOPS_UNDER_WAY, Exchange
 from tests.models.helpers import relative_rms
 from tests.models.ring_problems import (
     ALL_ORDERS,
@@ -277,6 +278,31 @@ def test_compiled_callers_get_the_same(backend, rings):
     for plain, made in rings.run(2, compiled, replace(PROBLEM, kind="dilated"), backend):
         for a, b in zip(made, plain, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def most_under_way(order):
+    """On a rank: the most messages that it had sent and not waited for, at any time."""
+    counted = []
+    post = Exchange.post
+
+    def watched(self, sends, receives):
+        pending = post(self, sends, receives)
+        counted.append(self.under_way)
+        return pending
+
+    Exchange.post = watched
+    try:
+        q = torch.randn(1, 8, 2, 8, requires_grad=True)
+        ring_attention(q, q, q, order=order, seq_len=64).sum().backward()
+    finally:
+        Exchange.post = post
+    return max(counted)
+
+
+@pytest.mark.parametrize("order", ("contiguous", "zigzag"))
+def test_what_is_sent_is_let_go_hop_by_hop(order, rings):
+    """Of 7 hops, keys and values of two and gradients of two: memory falls with the ranks."""
+    assert rings.run(8, most_under_way, order) == [2 * HOPS_UNDER_WAY * 2] * 8
 
 
 def bad_groups():
