@@ -68,30 +68,30 @@ def ring_attention(
     head_dim = q.shape[3]
     if key_padding_mask is not None:
         q, k, v = mask_keys(q, k, v, key_padding_mask, call.scale)
-    out, lse = _Ring.apply(q, k, v, call)
+    out, lse = RankAttention.apply(q, k, v, call, forward_steps, backward_steps)
     if key_padding_mask is not None:
         out, lse = unmask(out, lse, head_dim)
     return (out, lse) if return_lse else out
 
 
-class _Ring(torch.autograd.Function):
-    """One rank's part: (q, k, v) -> (out, LSE)."""
+class RankAttention(torch.autograd.Function):
+    """One rank's part: (q, k, v) -> (out, LSE), by the steps of a forward and a backward pass."""
 
     @staticmethod
-    def forward(ctx, q, k, v, call: Call):
-        out, lse, saved = run(forward_steps(q, k, v, call))
+    def forward(ctx, q, k, v, call: Call, forward, backward):
+        out, lse, saved = run(forward(q, k, v, call))
         call.exchange.finish()
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.set_materialize_grads(False)
-        ctx.options = (call, saved)
+        ctx.options = (call, backward, saved)
         return out, lse
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_out, grad_lse):
-        call, saved = ctx.options
+        call, backward, saved = ctx.options
         if grad_out is None and grad_lse is None:
-            return (None,) * 4
-        grads = run(backward_steps(*ctx.saved_tensors, grad_out, grad_lse, call, saved))
+            return (None,) * 6
+        grads = run(backward(*ctx.saved_tensors, grad_out, grad_lse, call, saved))
         call.exchange.finish()
-        return *grads, None
+        return *grads, None, None, None

@@ -25,20 +25,11 @@ from models.patterns.block_mask import BlockMask
 from models.patterns.branches import DilatedBranches, HeadPartition
 from models.patterns.orders import check_order, positions
 from models.ring.agreement import agree, check_lengths, terms
-from models.ring.exchange import Exchange
+from models.ring.exchange import Alone, Exchange
 from models.ring.hops import Eager
 from models.ring.plan import RingPlan, plan
 
 BACKENDS = ("auto", "sdpa", "triton", "eager")
-
-
-class Alone:
-    """The exchange of a ring of one: there is nobody to talk to."""
-
-    rank, world_size = 0, 1
-
-    def finish(self) -> None:
-        """Nothing is under way."""
 
 
 _PATTERNS = (DilatedBranches, HeadPartition, BlockMask, type(None))

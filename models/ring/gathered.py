@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from models.patterns.branches import DilatedBranches
 from models.patterns.orders import Grid
+from models.ring.attention import RankAttention
 from models.ring.call import Call, negotiate
 from models.ring.call import resolve_backend as resolve_backend
 from models.ring.exchange import GRAD_KEYS, KEYS, computing, count_sent
@@ -24,7 +25,6 @@ from models.ring.passes import (
     gradients_of,
     prepare,
     results,
-    run,
     start_gradients,
     unpack,
 )
@@ -54,28 +54,8 @@ def distributed_dilated_attention(
     """
     arguments = (group, is_causal, scale, order, pattern, backend, None)
     call = negotiate(q, k, v, *arguments, seq_len, timeout, patterns=(DilatedBranches,))
-    out, lse = _Gathered.apply(q, k, v, call)
+    out, lse = RankAttention.apply(q, k, v, call, _forward_steps, _backward_steps)
     return (out, lse) if return_lse else out
-
-
-class _Gathered(torch.autograd.Function):
-    """One rank's part: (q, k, v) -> (out, LSE)."""
-
-    @staticmethod
-    def forward(ctx, q, k, v, call: Call):
-        out, lse, saved = run(_forward_steps(q, k, v, call))
-        ctx.save_for_backward(q, k, v, out, lse)
-        ctx.set_materialize_grads(False)
-        ctx.options = (call, saved)
-        return out, lse
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_out, grad_lse):
-        if grad_out is None and grad_lse is None:
-            return (None,) * 4
-        state = (*ctx.saved_tensors, grad_out, grad_lse)
-        return *run(_backward_steps(*state, *ctx.options)), None
 
 
 def _forward_steps(q, k, v, call: Call):
