@@ -39,7 +39,7 @@ def sources(variant: str) -> list[Path]:
     entry = VARIANTS[variant]
     by_kernel = entry.options.get("backend", "auto") in _BY_KERNEL
     seen: set[str] = set()
-    queue = [*entry.modules, "experiments.measure"]
+    queue = list(entry.modules)
     while queue:
         module = queue.pop()
         passed_over = module == _REGISTRY or (module.startswith(_KERNELS) and not by_kernel)

@@ -17,10 +17,13 @@ import torch.distributed as dist
 
 from experiments import check, measure
 from experiments.case import Case
+from experiments.measure import make_reference
 from experiments.parent import die_with_parent
 from experiments.workload import Workload, build
 from models.patterns.orders import shard, unshard
 from models.ring.exchange import Traffic, traffic
+
+__all__ = ["RankFailed", "make_reference", "replicate"]
 
 
 class RankFailed(Exception):

@@ -56,7 +56,7 @@ def supervise(
             unsupported = known.pop("unsupported", None)
             if unsupported is not None:
                 raise _Stop("unsupported", unsupported)
-            module = "measure" if case.world_size is None else "ranks"
+            module = VARIANTS[case.variant].measured_by
             for _ in range(limits.replicates):
                 arguments = (case, device, reference, asdict(limits))
                 result = _in_child(f"{module}.replicate", arguments, limits, deadline)
@@ -86,9 +86,10 @@ def supervise(
 
 
 def _reference(case: Case, device: str, path: Path, limits: Limits, deadline: float) -> dict:
-    """Have the oracle's rows written to `path`; returns what `measure.make_reference` does."""
+    """Have the oracle's rows written to `path`; returns what `make_reference` does."""
     try:
-        return _in_child("measure.make_reference", (case, device, path), limits, deadline)
+        module = VARIANTS[case.variant].measured_by
+        return _in_child(f"{module}.make_reference", (case, device, path), limits, deadline)
     except _Stop as stop:
         # What the oracle cannot do is no result of the variant's.
         if stop.status in ("oom", "timeout"):

@@ -18,6 +18,7 @@ class Variant:
     for dense attention. `multihead`: whether it is an `nn.Module` with projections,
     called on (B, N, H * D). `shard_order`: the token order in which it takes the shards of a
     sequence over the ranks of a process group, or None where it takes the whole sequence.
+    `measured_by`: the module of `experiments` that makes its reference and its replicates.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Variant:
     pattern_class: str | None = "DilatedBranches"
     multihead: bool = False
     shard_order: str | None = None
+    measured_by: str = "measure"
 
     @property
     def is_peer(self) -> bool:
@@ -55,9 +57,8 @@ class Variant:
     def modules(self) -> tuple[str, ...]:
         """The Python modules that a measurement of it starts from."""
         builders = ("models.patterns.block_builders",) if self.takes == "blocks" else ()
-        ranks = ("experiments.ranks",) if self.shard_order else ()
         simulation = (SIMULATION,) if self.can_be_simulated else ()
-        return (self.module, *builders, *ranks, *simulation)
+        return (self.module, *builders, f"experiments.{self.measured_by}", *simulation)
 
 
 # Imported by name, so that only what it stands behind hangs on it.
@@ -95,7 +96,16 @@ def _ring(
     name: str, published_name: str, order: str, summary: str, pattern_class: str | None = None
 ) -> Variant:
     options = MappingProxyType({"order": order})
-    return Variant(name, published_name, summary, _RING, options, pattern_class, shard_order=order)
+    return Variant(
+        name,
+        published_name,
+        summary,
+        _RING,
+        options,
+        pattern_class,
+        shard_order=order,
+        measured_by="ranks",
+    )
 
 
 def _peer(name: str, published_name: str, order: str, summary: str) -> Variant:
@@ -108,6 +118,7 @@ def _peer(name: str, published_name: str, order: str, summary: str) -> Variant:
         MappingProxyType({"peer": name}),
         pattern_class=None,
         shard_order=order,
+        measured_by="ranks",
     )
 
 
@@ -259,6 +270,7 @@ VARIANTS = _variants(
         "models.ring.gathered:distributed_dilated_attention",
         MappingProxyType({"order": "contiguous"}),
         shard_order="contiguous",
+        measured_by="ranks",
     ),
     Variant(
         "multihead-ring-dilated",
@@ -268,6 +280,7 @@ VARIANTS = _variants(
         MappingProxyType({"order": "contiguous"}),
         multihead=True,
         shard_order="contiguous",
+        measured_by="ranks",
     ),
     _peer(
         "torch-context-parallel-allgather",
