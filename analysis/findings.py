@@ -8,6 +8,8 @@ import pandas as pd
 
 from analysis import (
     entries,
+    extreme_findings,
+    extreme_views,
     published,
     rates,
     records,
@@ -42,6 +44,8 @@ def of_experiment(frame: pd.DataFrame, experiment: str, machine: str = "auto") -
     }
     if experiment == ring_views.EXPERIMENT:
         found |= ring_findings.of_ranks(frame, view)
+    if experiment == extreme_views.EXPERIMENT:
+        found |= extreme_findings.of_streams(frame, view.machine)
     return {f"{experiment}.{key}": value for key, value in found.items()}
 
 

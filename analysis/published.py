@@ -79,6 +79,8 @@ LAYOUTS: Mapping[str, Layout] = {
             "memory_per_token": "memory.per_token.{system}",
         },
     ),
+    # What streaming is worth: the sequence in one piece, as far as it fits.
+    "extreme": Layout("dilated-sdpa"),
     # What Flash integration is worth: every backend over a softmax that is written out.
     "backends": Layout("dense-eager"),
 }

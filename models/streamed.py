@@ -78,6 +78,7 @@ def streamed_dilated_attention(
             if resident:
                 out, lse = resident.join(start, stop, out, lse)
             sink(start, out, lse)
+            del out, lse  # or they would lie beside those of the next chunk
 
 
 def default_chunk(seq_len: int, segment_lengths) -> int:

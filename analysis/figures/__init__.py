@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from analysis.figures import (
     density,
     error,
+    extreme,
     gain,
     growth,
     modelled,
@@ -46,5 +47,6 @@ FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
         "orders": ring_orders.orders,
         "model": modelled.model,
     },
+    "extreme": {"passes": extreme.passes, "error": error.error},
     "backends": {**_COMMON, "rate": rate.rate},
 }
