@@ -8,7 +8,7 @@ from models.oracle import attend_rows
 from models.patterns.branches import DilatedBranches
 
 # A block of `models.sources.GeneratedSource`.
-TOKENS_A_READ = 8192
+TOKENS_A_READ = 32768
 
 
 def attend_to_own_keys(source, pattern: DilatedBranches, rows: torch.Tensor, *, is_causal: bool):

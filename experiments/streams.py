@@ -24,6 +24,7 @@ from models.registry import VARIANTS
 from models.sources import GeneratedSource, HostSource, MappedSource
 from models.streamed import default_chunk, streamed_dilated_attention
 
+_CUDA_CHUNK = 2**18
 REFERENCE = "float64 softmax over each sampled row's own keys, counted once a branch"
 
 
@@ -63,8 +64,7 @@ def make_reference(case: Case, device: str, reference: Path) -> dict:
 def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:
     """What `measure.replicate` returns of a streamed case, and "source_ms"; or CheckFailed."""
     measure.prepare(device)
-    chunk = default_chunk(case.seq_len, case.segment_lengths)
-    short = _generated(case, device, min(case.seq_len, 2 * chunk))
+    short = _generated(case, device, min(case.seq_len, 2 * _chunk(case, device)))
     _run(case, short, lambda start, out, lse: None)
     open_source = _opener(case, device, reference.parent)
     samples, in_source = [], []
@@ -150,8 +150,15 @@ def _between(begin, end) -> float:
 
 
 def _run(case: Case, source, sink) -> None:
+    options = {"is_causal": case.is_causal, "chunk": _chunk(case, source.device.type)}
     branches = (case.segment_lengths, case.dilation_rates)
-    streamed_dilated_attention(source, *branches, sink=sink, is_causal=case.is_causal)
+    streamed_dilated_attention(source, *branches, sink=sink, **options)
+
+
+def _chunk(case: Case, device: str) -> int:
+    """Tokens at a time: the least there can be, and enough of that to fill a GPU."""
+    least = default_chunk(case.seq_len, case.segment_lengths)
+    return least if device == "cpu" else least * max(1, _CUDA_CHUNK // least)
 
 
 def _pattern(case: Case) -> DilatedBranches:

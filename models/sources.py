@@ -60,7 +60,7 @@ class GeneratedSource(_Source):
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
         seed: int = 0,
-        block: int = 8192,
+        block: int = 32768,
     ):
         super().__init__(batch, seq_len, heads, kv_heads or heads, head_dim, dtype, device)
         if type(block) is not int or block < 1:

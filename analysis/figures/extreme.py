@@ -98,6 +98,10 @@ def _memory(ax: Axes, one: extreme_views.Extreme) -> None:
 def _axis(ax: Axes, one: extreme_views.Extreme) -> None:
     lengths = sorted({int(n) for n in one.rows["seq_len"]})
     length_axis(ax, lengths)
-    # Every second of many ticks, the longest among them.
-    ax.xaxis.set_major_locator(FixedLocator(lengths[:: -(1 + len(lengths) // 7)]))
+    # Ticks far enough apart for their labels, the longest length among them.
+    apart, ticks = (lengths[-1] / lengths[0]) ** 0.16, [lengths[-1]]
+    for n in reversed(lengths):
+        if ticks[-1] / n >= apart:
+            ticks.append(n)
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.set_yscale("log")
