@@ -204,13 +204,13 @@ def _ranked(options: list[Option], by: str) -> tuple[Option, ...]:
         return ()
     options = sorted(options, key=lambda o: (o.ranked_by(by).value, o.system, o.computes))
     values = [option.ranked_by(by) for option in options]
-    ties = [_overlap(values[0], value) for value in values[1:]]
+    ties = [overlap(values[0], value) for value in values[1:]]
     return tuple(
         replace(option, ties=tied) for option, tied in zip(options, [False, *ties], strict=True)
     )
 
 
-def _overlap(a: Interval, b: Interval) -> bool:
+def overlap(a: Interval, b: Interval) -> bool:
     """Whether the ratio of two values that were measured apart may be 1; NaN bounds: it may."""
     if not all(math.isfinite(i.value) and i.value > 0 for i in (a, b)):
         return True

@@ -166,10 +166,13 @@ def _rules(row: pd.Series, seq_len: int) -> list[str]:
         found.append((tuple(map(int, shares)), own[1]))
     # A segment beyond the end is one of the whole sequence.
     named = [(tuple(min(w, seq_len) for w in lengths), rates) for lengths, rates in found]
-    return list(dict.fromkeys(f"{kind} {_branches(*pattern)}{projected}" for pattern in named))
+    return list(
+        dict.fromkeys(f"{kind} {branches_in_words(*pattern)}{projected}" for pattern in named)
+    )
 
 
-def _branches(lengths: tuple[int, ...], rates: tuple[int, ...]) -> str:
+def branches_in_words(lengths: tuple[int, ...], rates: tuple[int, ...]) -> str:
+    """2048/4096/8192 at rates 1/2/4."""
     return f"{'/'.join(map(str, lengths))} at rates {'/'.join(map(str, rates))}"
 
 

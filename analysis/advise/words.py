@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from analysis.advise.answer import GB, Advice, Option
 from analysis.stats import Interval
 from analysis.text import DASH, interval, number
@@ -75,7 +77,7 @@ def _table(answer: Advice, marks: dict[str, str]) -> list[str]:
                 option.system,
                 marks[option.computes],
                 _value(option.time, 1),
-                f"{number(option.ranked_by(by).value / first)}x",
+                _times(option.ranked_by(by).value / first),
                 _value(option.memory, MIB),
                 basis,
             )
@@ -95,6 +97,11 @@ def _legend(answer: Advice, marks: dict[str, str]) -> list[str]:
         lines.append("  =  its interval does not tell it from the first")
     lines.append("Brackets: 95 % intervals over resampled processes. Memory: peak and inputs.")
     return lines
+
+
+def _times(ratio: float) -> str:
+    """How many times the first one's; an en dash where that is not known."""
+    return f"{number(ratio)}x" if math.isfinite(ratio) else DASH
 
 
 def _value(value: Interval | None, unit: float) -> str:

@@ -1,0 +1,174 @@
+"""The write-ups' own advice beside what the records of one machine advise at the same shapes.
+
+python -m analysis.advise.recommendations [--out build/tables/advice] [--machine ID] [ROOT ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import claims, published, records, systems, views
+from analysis.advise.answer import Advice, Option, advise, overlap
+from analysis.advise.question import Question, Refused
+from analysis.claims.comparisons import Ordering
+from analysis.claims.figures import Support
+from analysis.table import Cell, Table, brief, quantity, save
+from analysis.text import tokens
+
+COLUMNS = (
+    *("claim", "tokens", "batch", "advised", "its ms", "best of its kind", "that ms"),
+    *("best dense ms", "best of all", "best ms", "borne out"),
+)
+NO_RECORD = "not measured"
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Advice of a write-up at one shape: take `system`, or, if `against`, anything but that.
+
+    system: ours, None without a variant; name: as published. by: "time" or "memory".
+    """
+
+    claim: str
+    seq_len: int
+    batch: int | None
+    system: str | None
+    name: str
+    by: str
+    against: bool = False
+
+
+def recommendations(book: claims.Book, view: views.View) -> list[Recommendation]:
+    """What the write-up of `view` recommends for one device, in its order.
+
+    "Only X will do above a length" is asked of the shortest measured length above it.
+    """
+    found, ledger = [], claims.Ledger(book, view.rows)
+    for claim in book.claims.values():
+        predicate = claim.predicate
+        if claim.section != "recommendations" or claim.writeup != view.experiment:
+            continue
+        if not isinstance(predicate, (Ordering, Support)):
+            continue
+        shape = ledger.shape(claim, predicate.at.given())
+        against = isinstance(predicate, Support)
+        seq_len = shape.get("seq_len")
+        if against:
+            seq_len = _shortest(view, shape.get("min_seq_len", 0))
+        if seq_len is None or (shape.get("world_size") or 1) > 1:
+            continue
+        named = predicate.system if against else predicate.order[0]
+        known = book.systems[named]
+        system = systems.key(known.variant, known.sparsity) if known.variant else None
+        by = "time" if against else predicate.quantity
+        batch = shape.get("batch", 1)
+        batch = batch if against else view.batch_for(batch, seq_len)
+        found.append(Recommendation(claim.id, seq_len, batch, system, known.name, by, against))
+    return found
+
+
+def _shortest(view: views.View, at_least: int) -> int | None:
+    """The shortest length from `at_least` on that a forward pass of batch 1 was timed at."""
+    rows, fixed = view.rows, view.setting
+    rows = rows[(rows["pass"] == "forward") & (rows["status"] == "ok") & (rows["batch"] == 1)]
+    rows = rows[(rows["heads"] == fixed.heads) & (rows["head_dim"] == fixed.head_dim)]
+    longer = rows[rows["seq_len"] >= at_least]["seq_len"]
+    return None if longer.empty else int(longer.min())
+
+
+def beside(frame: pd.DataFrame, machine: str = "auto") -> Table:
+    """Every recommendation for one device beside the answer of `advise` at its shape.
+
+    "borne out": "yes" if the advised one is best of all or cannot be told from it, "of its kind"
+    if only among those that give the same result, else "no".
+    """
+    machine = records.speaker(frame, machine)
+    own = frame[frame["machine"] == machine]
+    book = claims.load(published.CLAIMS)
+    rows = []
+    for experiment in book.writeups:
+        if experiment not in set(own["experiment"]):
+            continue
+        view = views.view(frame, experiment, machine)
+        rows += [_line(frame, view, one) for one in recommendations(book, view)]
+    note = (
+        f"Measured on {views.device(own.iloc[0])} at the write-up's heads and causality, in its "
+        "type where that was measured, else in float32; "
+        "a length measured in others only, in those. Systems of a kind give the same result; "
+        "sparse and dilated attention give another than dense. Where memory is what the advice "
+        "is for, best is least memory. Intervals: in the CSV."
+    )
+    return Table("What the write-ups advise, and what the records do", COLUMNS, rows, note)
+
+
+def _line(frame: pd.DataFrame, view: views.View, one: Recommendation) -> tuple[Cell, ...]:
+    start = (one.claim, tokens(one.seq_len), one.batch)
+    name = f"not {one.name}" if one.against else one.name
+    nothing = (None,) * 6
+    near = view.nearest()
+    if one.batch is None or near.empty:
+        return (*start, name, *nothing, NO_RECORD)
+    first, here = near.iloc[0], one.seq_len in set(near["seq_len"])
+    question = Question(
+        one.seq_len,
+        int(first["heads"]),
+        int(first["head_dim"]),
+        batch=one.batch,
+        dtype=first["dtype"] if here else None,
+        is_causal=bool(first["is_causal"]) if here else None,
+        device=view.machine,
+        by=one.by,
+    )
+    try:
+        answer = advise(frame, question)
+    except Refused:
+        return (*start, name, *nothing, NO_RECORD)
+    option = next((o for o in answer.ranked if o.system == one.system), None)
+    first = answer.best()
+    dense = _option(answer.best("dense"))[1]
+    if option is None:
+        return (*start, name, None, None, None, dense, *_option(first), NO_RECORD)
+    kind, borne_out = answer.best(option.computes), _borne_out(answer, option, one)
+    end = (_option(option)[1], *_option(kind), dense, *_option(first), borne_out)
+    return (*start, name, *end)
+
+
+def _borne_out(answer: Advice, option: Option, one: Recommendation) -> str:
+    if one.against:
+        return "no, it runs"
+    first, kind = answer.best(), answer.best(option.computes)
+    if option is first or option.ties:
+        return "yes"
+    same = overlap(kind.ranked_by(one.by), option.ranked_by(one.by))
+    return "of its kind" if option is kind or same else "no"
+
+
+def _option(option: Option | None) -> tuple[Cell, Cell]:
+    if option is None:
+        return None, None
+    time = option.time
+    return option.name, brief(quantity(time.value, time.low, time.high))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the table in its three forms; 1 with one line on stderr for unusable input."""
+    parser = argparse.ArgumentParser(description=beside.__doc__)
+    parser.add_argument("--out", type=Path, default=Path("build/tables/advice"))
+    parser.add_argument("--machine", default="auto")
+    parser.add_argument("roots", nargs="*", type=Path, metavar="ROOT", help="records")
+    options = parser.parse_args(arguments)
+    try:
+        save(beside(records.load(*options.roots), options.machine), options.out)
+    except (records.RecordsError, claims.ClaimsError, OSError) as error:
+        print(f"advice: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
