@@ -27,7 +27,8 @@ from experiments import grid
 
 PAGES = Path(__file__).parent / "pages"
 SCRIPTS = ("data", "text", "chart", "strip", "view")
-# What tells one selection of the page from another; lines are drawn within.
+# What tells one selection of the page from another; lines are drawn within. "heads" says their
+# size and the key heads too.
 SETTING = ["machine", "experiment", "pass", "dtype", "is_causal", "heads", "batch"]
 TEXTS = (
     *("machine", "experiment", "pass", "dtype", "heads", "system", "line", "pattern", "status"),
@@ -55,7 +56,7 @@ def page(frame: pd.DataFrame) -> str:
 
 def data(frame: pd.DataFrame) -> dict:
     """What the page knows: `columns` of equal length, `texts` that they point into, and names."""
-    rows = _with_lines(frame)
+    rows = with_lines(frame)
     texts: dict[str, int] = {}
     columns: dict[str, list] = {}
     for row in rows.to_dict("records"):
@@ -77,12 +78,11 @@ def data(frame: pd.DataFrame) -> dict:
     }
 
 
-def _with_lines(frame: pd.DataFrame) -> pd.DataFrame:
+def with_lines(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with `line`: the system, and its pattern where it has several at one length."""
     rows = frame.assign(pattern_words=[_pattern(row) for _, row in frame.iterrows()])
-    rows["heads"] = [_heads(row) for _, row in frame.iterrows()]
     lines = pd.Series(rows["system"], rows.index, dtype=object)
-    for _, group in rows.groupby([*SETTING, "system"], sort=False):
+    for _, group in rows.groupby([*SETTING, "kv_heads", "head_dim", "system"], sort=False):
         if group["seq_len"].duplicated().any():
             lines[group.index] = [
                 f"{row['system']}, {row['pattern_words']}" for _, row in group.iterrows()
@@ -97,7 +97,7 @@ def _record(row: pd.Series) -> dict:
     return {
         **{name: row[name] for name in ("machine", "experiment", "pass", "dtype")},
         "is_causal": bool(row["is_causal"]),
-        "heads": row["heads"],
+        "heads": _heads(row),
         "batch": int(row["batch"]),
         "seq_len": int(row["seq_len"]),
         "system": row["system"],

@@ -41,7 +41,9 @@ function drawChart(box, onChoose) {
   const labelled = width >= 700;
   const height = labelled ? 420 : 330;
   const untimed = records.filter((r) => quantity.value(r) === null);
-  const edge = { left: 58, right: labelled ? 190 : 12, top: untimed.length ? 44 : 14, bottom: 44 };
+  const longest = Math.max(...records.map((r) => labelOf(r).length));
+  const edge = { left: 58, right: labelled ? Math.min(30 + 6.6 * longest, width / 2) : 12, 
+    top: untimed.length ? 44 : 14, bottom: 44 };
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "group",
     "aria-label": `${quantity.title} against length` });
   const known = records.filter((r) => quantity.value(r) !== null);

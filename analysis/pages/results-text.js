@@ -9,6 +9,13 @@ function grouped(text) {
   return part === undefined ? commas : `${commas}.${part}`;
 }
 
+// As toFixed, but a tie goes to the even digit, as in Python.
+function fixed(value, digits) {
+  const scaled = value * 10 ** digits;
+  const isTie = Math.abs(scaled % 1) === 0.5;
+  return (isTie ? (2 * Math.round(scaled / 2)) / 10 ** digits : value).toFixed(digits);
+}
+
 function decimals(value) {
   return value ? Math.min(Math.max(2 - Math.floor(Math.log10(Math.abs(value))), 0), 9) : 2;
 }
@@ -22,14 +29,14 @@ function number(value) {
     const [mantissa, exponent] = value.toExponential(1).split("e");
     return `${mantissa}e${Number(exponent)}`;
   }
-  if (size >= 100) return grouped(value.toFixed(0));
-  return value.toFixed(decimals(value));
+  if (size >= 100) return grouped(fixed(value, 0));
+  return fixed(value, decimals(value));
 }
 
 // 1.87 [1.80, 1.95]: all with the decimals of the value's three significant digits.
 function interval(value, ends) {
   if (value === null || value === undefined) return DASH;
-  const form = (x) => grouped(x.toFixed(decimals(value)));
+  const form = (x) => grouped(fixed(x, decimals(value)));
   if (!ends || ends[0] === null) return form(value);
   const [low, high] = ends;
   if (low < value / 20 || high > value * 20) {

@@ -33,7 +33,10 @@ class Browser:
 
     def __init__(self, profile: Path):
         self._driver = subprocess.Popen(
-            ["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ["chromedriver", "--port=0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         try:
             self._root = f"http://127.0.0.1:{self._port()}/session"
