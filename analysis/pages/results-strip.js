@@ -15,7 +15,8 @@ function drawRecord(record) {
   by("samples").querySelector("div").replaceChildren(...record.samples.map((samples, i) =>
     make("p", { "data-process": i + 1 }, `Process ${i + 1}: ${samples.join(", ")}`)));
   by("path").textContent = record.path;
-  by("path").href = "../" + record.path;
+  // Inside of the report the page has no place that a path could start from.
+  if (location.protocol !== "data:") by("path").href = "../" + record.path;
   by("command").textContent = record.command;
   by("provenance").textContent = `${DATA.machines[record.machine]}; PyTorch ${record.torch}` +
     (record.commit ? `; commit ${record.commit.slice(0, 12)}` : "");

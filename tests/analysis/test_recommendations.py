@@ -41,3 +41,7 @@ def test_only_x_will_do_is_tried_on_what_it_excludes(both):
 
 def test_without_times_nothing_is_borne_out(nothing):
     assert {row["borne out"] for row in rows(beside(nothing)).values()} == {"not measured"}
+
+
+def test_trial_runs_alone_give_a_table_too(smoke):
+    assert "not measured" in {row["borne out"] for row in rows(beside(smoke)).values()}

@@ -54,6 +54,15 @@ def test_a_gpu_tier_of_every_experiment_stays_small(both):
     assert len(results_page.page(both).encode()) < 3e6
 
 
+def test_without_a_single_time_there_is_a_page_too(nothing, smoke):
+    for frame in (nothing, smoke):
+        rows = unpacked(results_page.data(frame))
+        assert len(rows) == len(frame)
+    assert {row["reason"] for row in unpacked(results_page.data(nothing))} == {
+        "unsupported on purpose"
+    }
+
+
 def test_the_command_writes_it_or_says_in_a_line_why_not(laptop_root, tmp_path, capsys):
     out = tmp_path / "build" / "results.html"
     assert results_page.main(["--out", str(out), str(laptop_root)]) == 0

@@ -367,6 +367,17 @@ def test_numbers_read_as_in_the_tables(page):
     assert page.run("return [number(null), interval(null, null)];") == [DASH, DASH]
 
 
+def test_a_machine_that_timed_nothing_says_why(browser, frame, tmp_path):
+    rows = frame.drop(columns=["line", "pattern_words"])
+    path = tmp_path / "results.html"
+    path.write_text(results_page.page(rows[rows["status"] != "ok"]))
+    browser.logs("browser")
+    browser.open(path.as_uri())
+    assert browser.logs("browser") == []
+    for cells in shown_rows(browser).values():
+        assert cells[0].endswith("on purpose")
+
+
 def test_the_data_cannot_end_its_element(browser, frame, tmp_path):
     rows = frame.drop(columns=["line", "pattern_words"])
     reason = '</script><script>alert("x")</script><!-- <script>'
