@@ -191,9 +191,8 @@ def _too_large(option: Option, limit: float, *, asked: bool) -> str | None:
     need = option.memory
     if need.high <= limit:
         return None
-    exact = need.low == need.high
     text = number(need.value / GB)
-    if not exact:
+    if number(need.low) != number(need.high):
         text = interval(need.value / GB, need.low / GB, need.high / GB)
     verb = "needs" if need.low > limit else "may need more:"
     return f"{verb} {text} GB of {number(limit / GB)} GB"

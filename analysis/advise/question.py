@@ -101,6 +101,9 @@ def rows_of_machine(frame: pd.DataFrame, device: str | None) -> pd.DataFrame:
     rows = frame[(frame["machine"] == machine) & ~frame["experiment"].isin(NOT_SYSTEMS)]
     alone = rows["world_size"].isna() | (rows["world_size"] == 1)
     rows = rows[alone & (rows["kv_heads"] == rows["heads"])]
+    # A rank on a CPU has one core, so it is not set against what has them all.
+    of_ranks = (rows["device_kind"] == "cpu") & (rows["world_size"] == 1)
+    rows = rows if of_ranks.all() else rows[~of_ranks]
     real = rows[rows["tier"] != "smoke"]
     return rows if real.empty else real
 

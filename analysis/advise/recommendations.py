@@ -17,21 +17,26 @@ from analysis.advise.answer import Advice, Option, advise, overlap
 from analysis.advise.question import Question, Refused
 from analysis.claims.comparisons import Ordering
 from analysis.claims.figures import Support
+from analysis.drawing import look
 from analysis.table import Cell, Table, brief, quantity, save
 from analysis.text import tokens
+from models.registry import VARIANTS
 
 COLUMNS = (
-    *("claim", "tokens", "batch", "advised", "its ms", "best of its kind", "that ms"),
+    *("advice", "at", "advised", "its ms", "best of its kind", "that ms"),
     *("best dense ms", "best of all", "best ms", "borne out"),
 )
-NO_RECORD = "not measured"
+NO_RECORD, ITSELF = "not measured", "itself"
+# Ids of claims without what all of them share.
+SHARED = ".recommend."
 
 
 @dataclass(frozen=True)
 class Recommendation:
     """Advice of a write-up at one shape: take `system`, or, if `against`, anything but that.
 
-    system: ours, None without a variant; name: as published. by: "time" or "memory".
+    system: ours, None without a variant; name: as published. by: "time" or "memory". batch: the
+    nearest one measured, None without any.
     """
 
     claim: str
@@ -68,6 +73,9 @@ def recommendations(book: claims.Book, view: views.View) -> list[Recommendation]
         by = "time" if against else predicate.quantity
         batch = shape.get("batch", 1)
         batch = batch if against else view.batch_for(batch, seq_len)
+        # Memory of a few MiB, which the growth of a process on a CPU does not resolve.
+        if not against and predicate.device_kind not in (None, view.rows.iloc[0]["device_kind"]):
+            batch = None
         found.append(Recommendation(claim.id, seq_len, batch, system, known.name, by, against))
     return found
 
@@ -90,25 +98,42 @@ def beside(frame: pd.DataFrame, machine: str = "auto") -> Table:
     machine = records.speaker(frame, machine)
     own = frame[frame["machine"] == machine]
     book = claims.load(published.CLAIMS)
-    rows = []
+    answered, absent = [], []
     for experiment in book.writeups:
         if experiment not in set(own["experiment"]):
             continue
         view = views.view(frame, experiment, machine)
-        rows += [_line(frame, view, one) for one in recommendations(book, view)]
+        for one in recommendations(book, view):
+            row = _line(_comparable(frame, one), view, one)
+            if row[COLUMNS.index("best of all")] is None:
+                absent.append(one.claim)
+            else:
+                answered.append(row)
     note = (
-        f"Measured on {views.device(own.iloc[0])} at the write-up's heads and causality, in its "
-        "type where that was measured, else in float32; "
-        "a length measured in others only, in those. Systems of a kind give the same result; "
-        "sparse and dilated attention give another than dense. Where memory is what the advice "
-        "is for, best is least memory. Intervals: in the CSV."
+        f"An advice x: y is claim x{SHARED}y; b: batch; times are medians in ms, intervals in the "
+        f"CSV. Measured on {views.device(own.iloc[0])} at the write-up's heads and causality, in "
+        "its type where that was measured, else in float32; a length measured in others only, in "
+        "those. Systems of a kind give the same result; sparse and dilated attention give another "
+        "than dense. Where memory is what the advice is for, best is least memory. On a CPU a rank "
+        "has one core, so rings are held against each other only."
     )
-    return Table("What the write-ups advise, and what the records do", COLUMNS, rows, note)
+    if absent:
+        note += f" Nothing was measured at the shape of {', '.join(absent)}."
+    return Table("What the write-ups advise, and what the records do", COLUMNS, answered, note)
+
+
+def _comparable(frame: pd.DataFrame, one: Recommendation) -> pd.DataFrame:
+    """A rank on a CPU has one core: advice to take one is held against other ranks there."""
+    variant = systems.parts(one.system)[0] if one.system else None
+    if variant is None or VARIANTS[variant].shard_order is None:
+        return frame
+    return frame[(frame["device_kind"] != "cpu") | frame["world_size"].notna()]
 
 
 def _line(frame: pd.DataFrame, view: views.View, one: Recommendation) -> tuple[Cell, ...]:
-    start = (one.claim, tokens(one.seq_len), one.batch)
-    name = f"not {one.name}" if one.against else one.name
+    start = (_short(one.claim), f"{tokens(one.seq_len)}, b{one.batch}")
+    name = look(one.system).label if one.system else one.name
+    name = f"not {name}" if one.against else name
     nothing = (None,) * 6
     near = view.nearest()
     if one.batch is None or near.empty:
@@ -134,8 +159,12 @@ def _line(frame: pd.DataFrame, view: views.View, one: Recommendation) -> tuple[C
     if option is None:
         return (*start, name, None, None, None, dense, *_option(first), NO_RECORD)
     kind, borne_out = answer.best(option.computes), _borne_out(answer, option, one)
-    end = (_option(option)[1], *_option(kind), dense, *_option(first), borne_out)
-    return (*start, name, *end)
+    best = (ITSELF, _option(kind)[1]) if kind is option else _option(kind)
+    return (*start, name, _option(option)[1], *best, dense, *_option(first), borne_out)
+
+
+def _short(claim: str) -> str:
+    return claim.replace(SHARED, ": ")
 
 
 def _borne_out(answer: Advice, option: Option, one: Recommendation) -> str:
@@ -152,7 +181,7 @@ def _option(option: Option | None) -> tuple[Cell, Cell]:
     if option is None:
         return None, None
     time = option.time
-    return option.name, brief(quantity(time.value, time.low, time.high))
+    return look(option.system).label, brief(quantity(time.value, time.low, time.high))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -122,8 +122,8 @@ def test_beyond_what_was_timed_it_refuses_and_names_the_range(laptop):
     with pytest.raises(Refused) as refused:
         ask(laptop, 1_000_000, is_causal=True)
     told = str(refused.value)
-    assert "nothing is extrapolated" in told and "nearest 16,384" in told
-    assert "batch 1, 8 heads of 64, float32, causal, forward: 512–16K tokens" in told
+    assert "nothing is extrapolated" in told and "nearest 8,192" in told
+    assert "batch 1, 8 heads of 64, float32, causal, forward: 512–8K tokens" in told
 
 
 @pytest.mark.parametrize(
@@ -167,6 +167,16 @@ def test_several_ranks_and_replicas_give_no_advice(laptop):
     frame.loc[frame["system"] == "dense-flash", "experiment"] = "as_published"
     systems = {option.system for option in ask(frame, 4096, is_causal=False).ranked}
     assert "dense-flash" not in systems and "dense" in systems
+
+
+def test_a_rank_of_one_core_is_not_set_against_all_cores(laptop, both):
+    systems = {option.system for option in ask(laptop, 2048, batch=2, is_causal=False).ranked}
+    assert systems == {"dense"}
+    rings = laptop[laptop["world_size"].notna()]
+    systems = {option.system for option in ask(rings, 2048, batch=2, is_causal=False).ranked}
+    assert {"ring-standard", "ring-distributed", "ring-hilbert"} <= systems
+    on_gpu = ask(both, 2048, batch=2, device="big", dtype="float16", is_causal=False)
+    assert {"dense", "ring-standard"} <= {option.system for option in on_gpu.ranked}
 
 
 def test_the_type_most_systems_were_measured_in_is_taken_and_said(both):
