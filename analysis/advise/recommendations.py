@@ -35,8 +35,8 @@ SHARED = ".recommend."
 class Recommendation:
     """Advice of a write-up at one shape: take `system`, or, if `against`, anything but that.
 
-    system: ours, None without a variant; name: as published. by: "time" or "memory". batch: the
-    nearest one measured, None without any.
+    system: ours, None without a variant; over: those that the write-up holds it against, likewise.
+    name: as published. by: "time" or "memory". batch: the nearest one measured, None without any.
     """
 
     claim: str
@@ -45,6 +45,7 @@ class Recommendation:
     system: str | None
     name: str
     by: str
+    over: tuple[str, ...] = ()
     against: bool = False
 
 
@@ -67,17 +68,24 @@ def recommendations(book: claims.Book, view: views.View) -> list[Recommendation]
             seq_len = _shortest(view, shape.get("min_seq_len", 0))
         if seq_len is None or (shape.get("world_size") or 1) > 1:
             continue
-        named = predicate.system if against else predicate.order[0]
-        known = book.systems[named]
-        system = systems.key(known.variant, known.sparsity) if known.variant else None
+        named, *others = [predicate.system] if against else [*predicate.order, *predicate.among]
+        known, system = book.systems[named], _system(book, named)
+        over = tuple(filter(None, (_system(book, other) for other in others)))
         by = "time" if against else predicate.quantity
         batch = shape.get("batch", 1)
         batch = batch if against else view.batch_for(batch, seq_len)
         # Memory of a few MiB, which the growth of a process on a CPU does not resolve.
         if not against and predicate.device_kind not in (None, view.rows.iloc[0]["device_kind"]):
             batch = None
-        found.append(Recommendation(claim.id, seq_len, batch, system, known.name, by, against))
+        found.append(
+            Recommendation(claim.id, seq_len, batch, system, known.name, by, over, against)
+        )
     return found
+
+
+def _system(book: claims.Book, name: str) -> str | None:
+    known = book.systems[name]
+    return systems.key(known.variant, known.sparsity) if known.variant else None
 
 
 def _shortest(view: views.View, at_least: int) -> int | None:
@@ -92,8 +100,9 @@ def _shortest(view: views.View, at_least: int) -> int | None:
 def beside(frame: pd.DataFrame, machine: str = "auto") -> Table:
     """Every recommendation for one device beside the answer of `advise` at its shape.
 
-    "borne out": "yes" if the advised one is best of all or cannot be told from it, "of its kind"
-    if only among those that give the same result, else "no".
+    "borne out": "yes" if the advised one is better than each that its write-up holds it against,
+    "no" if one of these is better, "not told apart" if that is within the intervals. Best of its
+    kind, of all: of everything that was measured there.
     """
     machine = records.speaker(frame, machine)
     own = frame[frame["machine"] == machine]
@@ -110,8 +119,9 @@ def beside(frame: pd.DataFrame, machine: str = "auto") -> Table:
             else:
                 answered.append(row)
     note = (
-        f"An advice x: y is claim x{SHARED}y; b: batch; times are medians in ms, intervals in the "
-        f"CSV. Measured on {views.device(own.iloc[0])} at the write-up's heads and causality, in "
+        f"Advice x: y is claim x{SHARED}y, borne out if better than what the write-up holds it against. "
+        "b: batch. Times are medians in ms, intervals in the CSV. "
+        f"Measured on {views.device(own.iloc[0])} at the write-up's heads and causality, in "
         "its type where that was measured, else in float32; a length measured in others only, in "
         "those. Systems of a kind give the same result; sparse and dilated attention give another "
         "than dense. Where memory is what the advice is for, best is least memory. On a CPU a rank "
@@ -170,11 +180,14 @@ def _short(claim: str) -> str:
 def _borne_out(answer: Advice, option: Option, one: Recommendation) -> str:
     if one.against:
         return "no, it runs"
-    first, kind = answer.best(), answer.best(option.computes)
-    if option is first or option.ties:
-        return "yes"
-    same = overlap(kind.ranked_by(one.by), option.ranked_by(one.by))
-    return "of its kind" if option is kind or same else "no"
+    mine = option.ranked_by(one.by)
+    others = [other.ranked_by(one.by) for other in answer.ranked if other.system in one.over]
+    if not others:
+        return NO_RECORD
+    apart = [other for other in others if not overlap(mine, other)]
+    if any(other.value < mine.value for other in apart):
+        return "no"
+    return "yes" if len(apart) == len(others) else "not told apart"
 
 
 def _option(option: Option | None) -> tuple[Cell, Cell]:
