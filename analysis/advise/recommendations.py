@@ -119,8 +119,8 @@ def beside(frame: pd.DataFrame, machine: str = "auto") -> Table:
             else:
                 answered.append(row)
     note = (
-        f"Advice x: y is claim x{SHARED}y, borne out if better than what the write-up holds it against. "
-        "b: batch. Times are medians in ms, intervals in the CSV. "
+        f"Advice x: y is claim x{SHARED}y, borne out if better than what the write-up holds it "
+        "against. b: batch. Times are medians in ms, intervals in the CSV. "
         f"Measured on {views.device(own.iloc[0])} at the write-up's heads and causality, in "
         "its type where that was measured, else in float32; a length measured in others only, in "
         "those. Systems of a kind give the same result; sparse and dilated attention give another "
