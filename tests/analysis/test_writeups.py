@@ -32,8 +32,9 @@ def build(laptop, tmp_path_factory):
         for name, make in tables.TABLES[experiment].items():
             table.save(make(laptop, "auto"), folder / "tables" / f"{experiment}-{name}")
     drawing.save(overview.overview(laptop), folder / "figures/overview.svg")
-    verdicts = claims.evaluate(claims.load(published.CLAIMS), laptop)
-    (folder / "claims.json").write_text(claims.to_json(verdicts))
+    book = claims.load(published.CLAIMS)
+    verdicts = claims.evaluate(book, laptop)
+    (folder / "claims.json").write_text(claims.to_json(book, verdicts))
     files = [*sorted((folder / "numbers").iterdir()), folder / "claims.json"]
     numbers.save(numbers.join(files), folder / "numbers.json")
     return folder
