@@ -24,11 +24,11 @@ from analysis.claims.vocabulary import (
 class Gains(Predicate):
     """The `least` or the `largest` gain of any of `systems` over `against`, at any of `shapes`.
 
-    Of time: how many times as fast. Of memory: per cent saved of the peak beyond the inputs.
-    least: refuted by one gain that lies below the figure, interval and all; reproduced when all
-    lie above. largest: reproduced when the largest is within FACTOR of the figure (of memory: what
-    is left); refuted when even the largest is significantly a loss. Not testable, but for a
-    refutation of the least or a largest that is reached, while a shape has no record.
+    Of time: how many times as fast. Of memory: per cent saved of the peak beyond the inputs,
+    compared as what was there over what is left. Reproduced within FACTOR or our interval, the
+    least also above the figure. Refuted when the least lies below it, interval and all, or when
+    even the largest is significantly a loss. While a shape has no record nothing but a refuted
+    least or a reproduced largest is settled.
     """
 
     needs_figure: ClassVar[bool] = True
@@ -85,9 +85,9 @@ class Gains(Predicate):
         low, high = gain.low, gain.high
         if self.quantity == "memory":  # which has no interval: DIRECTION is significance
             low, high = gain.value, gain.value * DIRECTION
-        if self.end == "least":
-            return REPRODUCED if low >= figure else REFUTED if high < figure else NOT_REPRODUCED
-        return REPRODUCED if is_close(figure, gain) else REFUTED if high < 1 else NOT_REPRODUCED
+        if is_close(figure, gain) or (self.end == "least" and low >= figure):
+            return REPRODUCED
+        return REFUTED if high < (figure if self.end == "least" else 1) else NOT_REPRODUCED
 
     def _gain(self, base, row) -> stats.Interval:
         if self.quantity == "time":
