@@ -181,8 +181,7 @@ def test_what_a_claim_points_to_is_what_notebooks_write(book):
 def test_every_mechanism_explains_some_claim(book):
     used = {claim.mechanism for claim in book.claims.values()}
     used |= {system.mechanism for system in book.systems.values()}
-    # Of fkodom's code of 2023 nothing but plots was published, and they show other things.
-    assert set(book.mechanisms) - used == {"published-signed-sum", "unknown"}
+    assert set(book.mechanisms) - used == {claims.UNKNOWN}
 
 
 def test_one_changed_number_changes_only_what_rests_on_it(book, frame):
