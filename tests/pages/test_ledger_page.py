@@ -110,5 +110,5 @@ def test_nothing_is_fetched_nothing_is_logged_and_a_phone_does_not_scroll_sidewa
     assert opened.logs("browser") == []
     opened.resize(390, 800)
     widths = opened.run("return [document.documentElement.scrollWidth, innerWidth]")
-    opened.resize(1200, 900)
+    opened.devtools("Emulation.clearDeviceMetricsOverride", {})
     assert widths[0] <= widths[1]
