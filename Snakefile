@@ -38,6 +38,7 @@ try:
 except (grids.GridError, machines.DeviceError) as error:
     raise WorkflowError(str(error)) from None
 MACHINE = machines.describe(DEVICE).id
+WRITEUPS = glob_wildcards("paper/writeups/{name}.md.j2").name
 LOCAL = f"results/local/{MACHINE}"
 PUBLISHED = glob_wildcards("results/published/{record,.+}.json").record
 # The folders that analysis reads, and whose numbers the prose gives.
@@ -102,9 +103,10 @@ rule all:
     input:
         [local_records(name) for name in EXPERIMENTS],
         "build/paper.pdf",
-        expand("build/writeups/{name}.md", name=EXPERIMENTS),
+        expand("build/writeups/{name}.md", name=WRITEUPS),
         expand("build/notebooks/{name}.html", name=EXPERIMENTS),
         "build/figures/overview.svg",
+        "build/ledger.html",
         "build/results.html",
         expand("build/tables/advice.{form}", form=FORMS),
         [f"build/{path}" for name in EXPERIMENTS for path in captions(name)],
@@ -235,6 +237,28 @@ rule claims:
     shell:
         "python -m analysis.claims --claims {input.claims} --out {output.json}"
         " {params.roots} > {log} 2>&1"
+
+
+rule ledger:
+    input:
+        "build/claims.json",
+    output:
+        report("build/ledger.html", category="Claims"),
+    log:
+        "build/logs/ledger.log",
+    conda:
+        "envs/reproduce.yaml"
+    params:
+        code=files_digest(
+            "analysis/ledger_page.py",
+            "analysis/writeups.py",
+            "analysis/text.py",
+            "analysis/pages/ledger.*",
+        ),
+    message:
+        "every claim down to its records, as a page"
+    shell:
+        "python -m analysis.ledger_page --claims {input} --out {output} > {log} 2>&1"
 
 
 rule numbers:

@@ -181,9 +181,9 @@ def figure(experiment: str, system: str, batch: int, seq_len: int, quantity: str
 
 def name(system: str) -> str:
     """The published name of a system of ours, or of one that has no records."""
-    known = _book().systems.get(_systems().get(system, system))
     variant, sparsity = systems.parts(system)
     if variant not in VARIANTS:
+        known = _book().systems.get(system)
         return known.name if known else system
     own = VARIANTS[variant].published_name
     count, simulated = systems.ranks(system)
@@ -206,7 +206,7 @@ def without_variant(experiment: str) -> list[str]:
 
 
 def _claim(experiment: str, system: str, batch: int, seq_len: int, quantity: str):
-    known, ids = _systems().get(system), LAYOUTS[experiment].ids
+    known, ids = _systems(experiment).get(system), LAYOUTS[experiment].ids
     if known is None or quantity not in ids:
         return None
     claim_id = ids[quantity].format(system=known, batch=batch, seq_len=seq_len)
@@ -219,9 +219,10 @@ def _book() -> claims.Book:
 
 
 @cache
-def _systems() -> dict[str, str]:
+def _systems(experiment: str) -> dict[str, str]:
     """Our system, or the key of one without records -> its key in the claims file."""
     return {
         systems.key(system.variant, system.sparsity) if system.variant else key: key
         for key, system in _book().systems.items()
+        if system.experiment in (None, experiment)
     }

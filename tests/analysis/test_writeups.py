@@ -32,8 +32,9 @@ def build(laptop, tmp_path_factory):
         for name, make in tables.TABLES[experiment].items():
             table.save(make(laptop, "auto"), folder / "tables" / f"{experiment}-{name}")
     drawing.save(overview.overview(laptop), folder / "figures/overview.svg")
-    verdicts = claims.evaluate(claims.load(published.CLAIMS), laptop)
-    (folder / "claims.json").write_text(claims.to_json(verdicts))
+    book = claims.load(published.CLAIMS)
+    verdicts = claims.evaluate(book, laptop)
+    (folder / "claims.json").write_text(claims.to_json(book, verdicts))
     files = [*sorted((folder / "numbers").iterdir()), folder / "claims.json"]
     numbers.save(numbers.join(files), folder / "numbers.json")
     return folder
@@ -43,8 +44,9 @@ def build(laptop, tmp_path_factory):
 def test_a_write_up_has_numbers_tables_figures_and_every_verdict(build, name):
     text = writeups.render(name, build, build / "writeups" / f"{name}.md")
     joined = json.loads((build / "numbers.json").read_text())
-    assert f"(../figures/{name}-" in text
-    if f"claims.{name}.total" not in joined:  # nothing was published of it
+    figure = f"{name}-" if name in published.EXPERIMENTS else f"{name}.svg"
+    assert f"(../figures/{figure}" in text
+    if name not in claims.load(published.CLAIMS).writeups:  # nothing was published of it
         return
     assert f"{joined[f'claims.{name}.total']['text']} published statements" in text
     ledger = text[text.index("## All verdicts") :]
@@ -54,7 +56,33 @@ def test_a_write_up_has_numbers_tables_figures_and_every_verdict(build, name):
 
 
 def test_every_write_up_has_a_template():
-    assert writeups.names() == sorted(published.EXPERIMENTS)
+    named = claims.load(published.CLAIMS).writeups
+    assert writeups.names() == sorted({*published.EXPERIMENTS, *named})
+
+
+def test_a_verdict_leads_to_its_row_in_the_ledger(build, tmp_path):
+    (tmp_path / "overview.md.j2").write_text(
+        "{{ ruled('plot.288m.tokens') }}; {{ said('plot.288m.tokens') }}; "
+        "{{ measured('plot.288m.tokens') }}; {{ measured('speed.flash.least') }}"
+    )
+    text = writeups.render("overview", build, build / "writeups" / "overview.md", tmp_path)
+    verdict, published_figure, none, measured = text.split("; ")
+    assert verdict == "[**refuted**](../ledger.html#overview.plot.288m.tokens)"
+    assert (published_figure, none) == ("288", "–")
+    assert measured.endswith("×")
+    found = json.loads((build / "claims.json").read_text())["claims"]
+    flash = next(claim for claim in found if claim["id"] == "overview.speed.flash.least")
+    assert measured == writeups.measured_text(flash["measured"])
+
+
+def test_a_write_up_takes_tables_of_any_experiment_by_their_whole_name(build, tmp_path):
+    (tmp_path / "overview.md.j2").write_text("{{ table('backends-worth') }}")
+    (tmp_path / "backends.md.j2").write_text("{{ table('worth') }}")
+    whole, own = (
+        writeups.render(name, build, build / "writeups" / f"{name}.md", tmp_path)
+        for name in ("overview", "backends")
+    )
+    assert whole == own and whole.startswith("**")
 
 
 @pytest.mark.parametrize(
@@ -64,6 +92,9 @@ def test_every_write_up_has_a_template():
         ("{{ table('no-such') }}", "bad.md.j2: table 'no-such': no file"),
         ("{{ figure('no-such', 'x') }}", "bad.md.j2: figure 'no-such': no file"),
         ("{{ verdict('no.such') }}", "bad.md.j2: unknown claim bad.no.such"),
+        ("{{ said('no.such') }}", "bad.md.j2: unknown claim bad.no.such"),
+        ("{{ measured('no.such') }}", "bad.md.j2: unknown claim bad.no.such"),
+        ("{{ ruled('no.such') }}", "bad.md.j2: unknown claim bad.no.such"),
         ("{{ verdicts('no such') }}", "bad.md.j2: no claim of section 'no such'"),
         ("{{ undefined_thing }}", "bad.md.j2: 'undefined_thing' is undefined"),
         ("{{ n('x' }}", "bad.md.j2:1:"),
