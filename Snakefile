@@ -205,6 +205,30 @@ rule numbers:
         "python -m analysis.numbers --out {output} {input} > {log} 2>&1"
 
 
+rule provenance:
+    input:
+        records=[records(name) for name in EXPERIMENTS],
+        numbers="build/numbers.json",
+    output:
+        expand("build/{list}.csv", list=["numbers", "records"]),
+        expand(
+            "build/tables/provenance-{table}.{kind}",
+            table=["machines", "costs", "code"],
+            kind=["csv", "md", "typ"],
+        ),
+    log:
+        "build/logs/provenance.log",
+    conda:
+        "envs/reproduce.yaml"
+    params:
+        roots=ROOTS,
+        code=files_digest(*ANALYSIS),
+    message:
+        "from every number to its records and their commands"
+    shell:
+        "python -m analysis.provenance --numbers {input.numbers} {params.roots} > {log} 2>&1"
+
+
 rule overview:
     input:
         records=[records(name) for name in EXPERIMENTS],
@@ -256,6 +280,7 @@ rule paper:
         "build/figures/overview.svg",
         "build/numbers.json",
         "build/claims.json",
+        rules.provenance.output,
         source="paper/paper.typ",
     output:
         report("build/paper.pdf", category="Paper"),
@@ -264,7 +289,7 @@ rule paper:
     conda:
         "envs/reproduce.yaml"
     params:
-        code=files_digest("paper/*.typ", "paper/*.yml", "analysis/paper.py"),
+        code=files_digest("paper/**/*.typ", "paper/*.yml", "analysis/paper.py"),
     message:
         "typesetting the paper"
     shell:
