@@ -94,8 +94,8 @@ def numbers_csv(numbers: Mapping[str, dict], frame: pd.DataFrame) -> str:
 
     `from` is "records" where paths follow; "claims" for counts of verdicts, which are in
     `claims.csv`; "write-up" for published figures, which are in `paper/claims.yaml`;
-    "all records" for what is counted over an experiment's records (`records.csv`); "nothing" for
-    what was not measured. Raises RecordsError for a number made of a record that is not in
+    "counted" for what is counted over an experiment's records (`records.csv`), or of a pattern or
+    a model without any; "nothing" for what was not measured. Raises RecordsError for a number made of a record that is not in
     `frame`.
     """
     commands = dict(zip(frame["path"], frame["command"], strict=True))
@@ -121,7 +121,7 @@ def _origin(key: str, entry: dict) -> str:
         return "claims"
     if ".published." in key:
         return "write-up"
-    return "nothing" if entry["value"] is None else "all records"
+    return "nothing" if entry["value"] is None else "counted"
 
 
 def _cost(own: pd.DataFrame) -> tuple:
