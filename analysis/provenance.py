@@ -95,8 +95,8 @@ def numbers_csv(numbers: Mapping[str, dict], frame: pd.DataFrame) -> str:
     `from` is "records" where paths follow; "claims" for counts of verdicts, which are in
     `claims.csv`; "write-up" for published figures, which are in `paper/claims.yaml`;
     "counted" for what is counted over an experiment's records (`records.csv`), or of a pattern or
-    a model without any; "nothing" for what was not measured. Raises RecordsError for a number made of a record that is not in
-    `frame`.
+    a model without any; "nothing" for what was not measured. Raises RecordsError for a number
+    made of a record that is not in `frame`.
     """
     commands = dict(zip(frame["path"], frame["command"], strict=True))
     out = io.StringIO()
