@@ -12,6 +12,7 @@ from analysis import paper
 from experiments import grid
 
 PAPER = Path(__file__).parents[2] / "paper"
+SECTIONS = PAPER / "sections"
 SOURCES = sorted(PAPER.rglob("*.typ"))
 # Experiments with a section that may have no records yet.
 LATER = ("extreme", "memory", "as_published")
@@ -40,12 +41,12 @@ def test_every_experiment_has_a_section():
     listed = re.search(r"let results = \((.*?)\)", (PAPER / "paper.typ").read_text(), re.S)
     names = re.findall(r'"(\w+)"', listed[1])
     assert set(grid.names()) <= set(names)
-    assert all((PAPER / "sections" / f"{name}.typ").is_file() for name in names)
+    assert all((SECTIONS / f"{name}.typ").is_file() for name in names)
 
 
 def test_every_section_file_is_in_the_paper():
     main = (PAPER / "paper.typ").read_text()
-    for path in (PAPER / "sections").iterdir():
+    for path in SECTIONS.iterdir():
         assert f'"sections/{path.name}"' in main or f'"{path.stem}"' in main, path.name
 
 
@@ -59,25 +60,24 @@ def test_a_section_appears_with_its_numbers(build, tmp_path, name):
     (folder / "numbers.json").write_text(json.dumps(without))
     before = _pages_and_links(paper.compile_paper(folder))
 
-    source = (PAPER / "sections" / f"{name}.typ").read_text()
-    asked = re.findall(r'(?:ex|mem|pub)\("([\w.-]+)"(?: \+ (\w+))?', source)
-    variable = dict(re.findall(r'#let (\w+) = "([\w-]+)"', source))
-    keys = {f"{name}.{key}{variable[more] if more else ''}" for key, more in asked}
+    source = (SECTIONS / f"{name}.typ").read_text()
+    keys = {f"{name}.{key}" for key in re.findall(r'(?:ex|mem|pub)\("([^"]+)"\)', source)}
+    keys |= set(re.findall(rf'n\("({name}[^"]+)"\)', (SECTIONS / "abstract.typ").read_text()))
     assert f"{name}.records.here" in keys
     entry = {"value": 1, "low": None, "high": None, "unit": "", "text": "1", "records": []}
-    numbers = without | dict.fromkeys(keys | {f"{name}.series.longest"}, entry)
-    (folder / "numbers.json").write_text(json.dumps(numbers))
-    cases = (PAPER / "sections/cases.typ").read_text()
+    (folder / "numbers.json").write_text(json.dumps(without | dict.fromkeys(keys, entry)))
+    figures, tables = (
+        re.search(rf"^  {name}: \((.*?)\),$", part, re.M)[1]
+        for part in (SECTIONS / "cases.typ").read_text().split("#let ")[-2:]
+    )
     shown = set(re.findall(r'fig\("([\w-]+)"', source))
-    figures = re.search(rf"^  {name}: \((.*?)\),$", cases[cases.index("#let figures") :], re.M)
-    shown |= {f"{name}-{figure}" for figure in re.findall(r"(\w+): \[", figures[1])}
+    shown |= {f"{name}-{figure}" for figure in re.findall(r"(\w+): \[", figures)}
     for figure in shown:
         shutil.copy(folder / "figures/dilated-time.svg", folder / f"figures/{figure}.svg")
-    for table in ("scaling", "machines", "censored"):
+    for table in (*re.findall(r'"([\w-]+)"', tables), "machines", "censored"):
         for kind in ("csv", "typ"):
-            shutil.copy(
-                folder / f"tables/dilated-{table}.{kind}", folder / f"tables/{name}-{table}.{kind}"
-            )
+            stem = folder / f"tables/{name}-{table}"
+            shutil.copy(folder / f"tables/dilated-machines.{kind}", f"{stem}.{kind}")
     assert _pages_and_links(paper.compile_paper(folder)) >= before + len(keys)
 
 
