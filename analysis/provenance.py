@@ -119,7 +119,7 @@ def _origin(key: str, entry: dict) -> str:
         return "records"
     if key.startswith("claims."):
         return "claims"
-    if ".published." in key:
+    if ".published." in key or key.endswith(".published"):
         return "write-up"
     return "nothing" if entry["value"] is None else "counted"
 
