@@ -243,7 +243,12 @@ rule ledger:
     input:
         "build/claims.json",
     output:
-        report("build/ledger.html", category="Claims"),
+        report(
+            "build/ledger.html",
+            caption="paper/captions/ledger.rst",
+            category="Claims",
+            labels={"form": "page"},
+        ),
     log:
         "build/logs/ledger.log",
     conda:
@@ -283,6 +288,43 @@ rule numbers:
         "joining every number that the prose may use"
     shell:
         "python -m analysis.numbers --out {output} {input} > {log} 2>&1"
+
+
+# From a number to its records, from a record to its command; and what all of it cost.
+PROVENANCE = expand("{list}.csv", list=["numbers", "records"])
+PROVENANCE += expand(
+    "tables/provenance-{table}.{kind}",
+    table=["machines", "costs", "code"],
+    kind=FORMS,
+)
+
+
+rule provenance:
+    input:
+        records=[records(name) for name in EXPERIMENTS],
+        numbers="build/numbers.json",
+    output:
+        [
+            in_report(
+                f"build/{path}",
+                caption="paper/captions/provenance.rst",
+                category="Numbers",
+                subcategory="Provenance",
+                labels={"of": Path(path).stem, "form": Path(path).suffix[1:]},
+            )
+            for path in PROVENANCE
+        ],
+    log:
+        "build/logs/provenance.log",
+    conda:
+        "envs/reproduce.yaml"
+    params:
+        roots=ROOTS,
+        code=files_digest(*ANALYSIS),
+    message:
+        "from every number to its records and their commands"
+    shell:
+        "python -m analysis.provenance --numbers {input.numbers} {params.roots} > {log} 2>&1"
 
 
 rule overview:
@@ -398,6 +440,7 @@ rule paper:
         "build/figures/overview.svg",
         "build/numbers.json",
         "build/claims.json",
+        rules.provenance.output,
         source="paper/paper.typ",
     output:
         report(
@@ -411,7 +454,7 @@ rule paper:
     conda:
         "envs/reproduce.yaml"
     params:
-        code=files_digest("paper/*.typ", "paper/*.yml", "analysis/paper.py"),
+        code=files_digest("paper/**/*.typ", "paper/*.yml", "analysis/paper.py"),
     message:
         "typesetting the paper"
     shell:

@@ -1,43 +1,10 @@
-"""Write-ups and paper: every number looked up, unknown names fail by name, bytes repeat."""
+"""Write-ups: every number looked up, unknown names fail by name."""
 
 import json
-import shutil
 
 import pytest
 
-from analysis import (
-    claims,
-    drawing,
-    figures,
-    findings,
-    numbers,
-    overview,
-    paper,
-    published,
-    table,
-    tables,
-    writeups,
-)
-
-
-@pytest.fixture(scope="module")
-def build(laptop, tmp_path_factory):
-    """Everything that write-ups and paper read, of synthetic laptop records."""
-    folder = tmp_path_factory.mktemp("build")
-    for experiment in published.EXPERIMENTS:
-        found = findings.of_experiment(laptop, experiment)
-        numbers.save(found, folder / "numbers" / f"{experiment}.json")
-        for name, draw in figures.FIGURES[experiment].items():
-            drawing.save(draw(laptop, experiment), folder / f"figures/{experiment}-{name}.svg")
-        for name, make in tables.TABLES[experiment].items():
-            table.save(make(laptop, "auto"), folder / "tables" / f"{experiment}-{name}")
-    drawing.save(overview.overview(laptop), folder / "figures/overview.svg")
-    book = claims.load(published.CLAIMS)
-    verdicts = claims.evaluate(book, laptop)
-    (folder / "claims.json").write_text(claims.to_json(book, verdicts))
-    files = [*sorted((folder / "numbers").iterdir()), folder / "claims.json"]
-    numbers.save(numbers.join(files), folder / "numbers.json")
-    return folder
+from analysis import claims, published, writeups
 
 
 @pytest.mark.parametrize("name", writeups.names())
@@ -113,23 +80,4 @@ def test_the_command_says_in_one_line_what_is_missing(tmp_path, capsys):
     assert capsys.readouterr().err == (
         f"writeups: {tmp_path}/numbers.json: cannot be read: No such file or directory\n"
     )
-    assert not out.exists()
-
-
-def test_two_papers_are_the_same_bytes(build):
-    first = paper.compile_paper(build)
-    assert first.startswith(b"%PDF")
-    assert first == paper.compile_paper(build)
-
-
-def test_the_paper_command_names_an_unknown_number(build, tmp_path, capsys):
-    folder = shutil.copytree(build, tmp_path / "build")
-    joined = json.loads((folder / "numbers.json").read_text())
-    del joined["comprehensive.machine.device"]
-    (folder / "numbers.json").write_text(json.dumps(joined))
-    out = tmp_path / "paper.pdf"
-    assert paper.main(["--out", str(out), "--build", str(folder)]) == 1
-    message = capsys.readouterr().err
-    assert "unknown number 'comprehensive.machine.device'" in message
-    assert message.count("\n") == 1
     assert not out.exists()
