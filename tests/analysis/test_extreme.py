@@ -43,7 +43,7 @@ def test_streamed_passes_by_length(laptop):
 
 def test_dense_attention_is_called_extrapolated_past_what_was_measured(laptop):
     rows = {row["Tokens"]: row for row in _rows(laptop, "dense")}
-    assert [rows[n]["Dense is"] for n in ("32K", "64K", "4M")] == [
+    assert [rows[n]["Dense is"] for n in ("64K", "256K", "4M")] == [
         "measured",
         "extrapolated",
         "extrapolated",
@@ -77,10 +77,10 @@ def test_numbers_for_the_prose(laptop, nothing):
     assert found["extreme.same.memory_ratio"]["value"] == 1.0
     assert found["extreme.same.per_token"]["low"] < 1 < found["extreme.same.per_token"]["high"]
     assert found["extreme.global.longest.tokens"]["text"] == "1M"
-    assert found["extreme.dense.longest"]["value"] == 32768
+    assert found["extreme.dense.longest"]["value"] == 65536
     hours = found["extreme.dense.extrapolated"]
     assert hours["value"] == pytest.approx(_dense_ms(LONGEST) / 3.6e6, rel=0.02)
-    assert len(hours["records"]) == 6  # five of dense attention, and the streamed pass
+    assert len(hours["records"]) == 7  # six of dense attention, and the streamed pass
     empty = findings.of_experiment(nothing, "extreme")
     assert set(empty) == set(found)
     ours = [key for key in empty if key.startswith(("extreme.same.", "extreme.dense."))]
@@ -97,7 +97,7 @@ def test_the_figure_draws_the_continuation_dashed_from_the_last_measured_length(
     time, memory = figure.axes
     dashed = [line for line in time.lines if line.get_linestyle() == "--"]
     assert len(dashed) == 1
-    assert dashed[0].get_xdata()[[0, -1]] == pytest.approx([32768, LONGEST])
+    assert dashed[0].get_xdata()[[0, -1]] == pytest.approx([65536, LONGEST])
     n = dashed[0].get_xdata()
     assert dashed[0].get_ydata() == pytest.approx([_dense_ms(x) / 1000 for x in n], rel=0.03)
     whole = next(line for line in memory.lines if line.get_linestyle() == "--")
