@@ -211,6 +211,7 @@ rule overview:
         claims="paper/claims.yaml",
     output:
         report("build/figures/overview.svg", category="Figures"),
+        "build/figures/overview.csv",
     log:
         "build/logs/overview.log",
     conda:
@@ -222,7 +223,7 @@ rule overview:
     message:
         "the figure of the README"
     shell:
-        "python -m analysis.overview --out {output} --machine {params.speaker}"
+        "python -m analysis.overview --out {output[0]} --machine {params.speaker}"
         " {params.roots} > {log} 2>&1"
 
 

@@ -15,8 +15,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from analysis import systems
-from analysis.text import tokens
+from analysis import drawn, systems
+from analysis.text import tokens, write
 from experiments.files import replacing
 
 STYLE = Path(__file__).with_name("style.mplstyle")
@@ -110,9 +110,13 @@ def style() -> Iterator[None]:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write `figure` as SVG at `path`, whole or not at all; equal figures give equal bytes."""
+    """Write `figure` as SVG at `path`, and what it shows as CSV beside it.
+
+    Each is there whole or not at all. Equal figures give equal bytes.
+    """
     with replacing(path) as partial, style():
         figure.savefig(partial, format="svg", metadata={"Date": None, "Creator": None})
+    write(Path(path).with_suffix(".csv"), drawn.to_csv(figure))
     return Path(path)
 
 

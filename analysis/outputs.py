@@ -9,6 +9,8 @@ import json
 import re
 from pathlib import Path
 
+# The forms that a figure and a table are written in.
+FIGURES, TABLES = ("svg", "csv"), ("csv", "md", "typ", "tex")
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 
 
@@ -19,7 +21,7 @@ def written(experiment: str) -> list[str]:
     figures = re.findall(r'page\.figure\("([\w-]+)"\)', code)
     tables = re.findall(r'page\.table\("([\w-]+)"\)', code)
     return [
-        *(f"figures/{experiment}-{name}.svg" for name in figures),
-        *(f"tables/{experiment}-{name}.{kind}" for name in tables for kind in ("csv", "md", "typ")),
+        *(f"figures/{experiment}-{name}.{form}" for name in figures for form in FIGURES),
+        *(f"tables/{experiment}-{name}.{form}" for name in tables for form in TABLES),
         f"numbers/{experiment}.json",
     ]

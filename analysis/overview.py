@@ -110,6 +110,7 @@ def _draw(ax: Axes, found: list[Line], margin: float) -> None:
 
 def _draw_line(ax: Axes, y: float, line: Line) -> None:
     one = look(line.system)
+    label = f"{one.label}, {line.seq_len} tokens, batch {line.batch}"
     if line.published and line.measured:
         ax.annotate(
             "",
@@ -127,8 +128,10 @@ def _draw_line(ax: Axes, y: float, line: Line) -> None:
     if line.measured:
         gain = line.measured
         if math.isfinite(gain.low):
-            ax.plot([gain.low, gain.high], [y, y], color=one.color, linewidth=0.8)
-        ax.plot(gain.value, y, marker=one.marker, color=one.color, markersize=4, zorder=6)
+            interval = {"label": f"{label}: interval"}
+            ax.plot([gain.low, gain.high], [y, y], color=one.color, linewidth=0.8, **interval)
+        mark = {"marker": one.marker, "color": one.color, "markersize": 4, "label": label}
+        ax.plot(gain.value, y, zorder=6, **mark)
     if line.published:
         ax.plot(
             line.published,
@@ -138,6 +141,7 @@ def _draw_line(ax: Axes, y: float, line: Line) -> None:
             markerfacecolor="white",
             markersize=3.2,
             zorder=5,
+            label=f"{label}: published",
         )
 
 

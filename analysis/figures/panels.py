@@ -125,14 +125,16 @@ def draw_censored(ax: Axes, series: views.Series) -> None:
     depth: dict[int, int] = {}
     for _, row in lost.iterrows():
         one, n = look(row["system"]), int(row["seq_len"])
+        words = CENSORED_WORDS[row["status"]]
         at = 0.97 - 0.085 * depth.get(n, 0)
         depth[n] = depth.get(n, 0) + 1
         ax.plot(
-            n, at, transform=across, marker=one.marker, color=one.color, markerfacecolor="white"
-        )
+            n, at, transform=across, marker=one.marker, color=one.color, markerfacecolor="white",
+            linestyle="none", label=f"{one.label}: {words}",
+        )  # fmt: skip
         right = n > np.sqrt(series.lengths[0] * series.lengths[-1])
         ax.annotate(
-            CENSORED_WORDS[row["status"]],
+            words,
             xy=(n, at),
             xycoords=across,
             xytext=(-4 if right else 4, 0),
