@@ -5,6 +5,7 @@
 from pathlib import Path
 
 import pandas as pd
+from snakemake.logging import logger
 from snakemake.utils import Paramspace, min_version
 
 from analysis.outputs import written
@@ -68,6 +69,11 @@ def records(name):
     ]
     return published + local_records(name)
 
+
+# A new experiment has no published records yet: nothing of it can be built, all else can.
+for name in [name for name in EXPERIMENTS if not records(name)]:
+    logger.warning(f"{name}: left out, it has no record here")
+    del EXPERIMENTS[name]
 
 for name in EXPERIMENTS:
     if not Path(f"analysis/notebooks/{name}.ipynb").exists():

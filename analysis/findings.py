@@ -8,6 +8,8 @@ import pandas as pd
 
 from analysis import (
     entries,
+    memory_findings,
+    memory_views,
     published,
     rates,
     records,
@@ -42,6 +44,8 @@ def of_experiment(frame: pd.DataFrame, experiment: str, machine: str = "auto") -
     }
     if experiment == ring_views.EXPERIMENT:
         found |= ring_findings.of_ranks(frame, view)
+    if experiment == memory_views.EXPERIMENT:
+        found |= memory_findings.of_peaks(view)
     return {f"{experiment}.{key}": value for key, value in found.items()}
 
 

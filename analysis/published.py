@@ -81,6 +81,8 @@ LAYOUTS: Mapping[str, Layout] = {
     ),
     # What Flash integration is worth: every backend over a softmax that is written out.
     "backends": Layout("dense-eager"),
+    # Its published figures are those of `dilated` and `ring`.
+    "memory": Layout(DENSE),
 }
 EXPERIMENTS = tuple(LAYOUTS)
 

@@ -17,6 +17,7 @@ from analysis.figures import (
     gain,
     growth,
     modelled,
+    peaks,
     rate,
     ring_memory,
     ring_orders,
@@ -47,4 +48,5 @@ FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
         "model": modelled.model,
     },
     "backends": {**_COMMON, "rate": rate.rate},
+    "memory": {"scaling": peaks.scaling, "error": error.error},
 }

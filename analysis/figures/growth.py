@@ -28,13 +28,14 @@ def _grown(frame, experiment, machine, quantity, ylabel) -> Figure:
     panels = [s for v in views.all_views(frame, experiment, machine) for s in v.series()]
 
     def draw(ax: Axes, series: views.Series) -> None:
-        _draw_series(ax, series, quantity)
+        draw_series(ax, series, quantity)
         ax.set_ylabel(ylabel)
 
     return over_length(panels, draw)
 
 
-def _draw_series(ax: Axes, series: views.Series, quantity: str) -> None:
+def draw_series(ax: Axes, series: views.Series, quantity: str) -> None:
+    """Points, fits and labels of "time" (ms) or "memory" (MiB); what ran out at the top edge."""
     scale = MIB if quantity == "memory" else 1
     length_axis(ax, series.lengths)
     ax.set_yscale("log")

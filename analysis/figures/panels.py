@@ -115,27 +115,30 @@ def _plain(y: float, _) -> str:
 
 
 def draw_censored(ax: Axes, series: views.Series) -> None:
-    """Points that could not be measured: open markers at the top edge, each with its reason."""
+    """Points that could not be measured: open markers at the top edge, a line a system.
+
+    The reason stands once a line, on the side where there is room.
+    """
     lost = series.rows[series.rows["status"].isin(CENSORED_WORDS)]
     if lost.empty:
         return
     low, high = ax.get_ylim()
-    ax.set_ylim(low, high * (high / low) ** (0.1 * (1 + lost.groupby("seq_len").size().max())))
+    lines = list(lost.groupby(["system", "status"], sort=False))
+    ax.set_ylim(low, high * (high / low) ** (0.1 * (1 + len(lines))))
     across = ax.get_xaxis_transform()
-    depth: dict[int, int] = {}
-    for _, row in lost.iterrows():
-        one, n = look(row["system"]), int(row["seq_len"])
-        words = CENSORED_WORDS[row["status"]]
-        at = 0.97 - 0.085 * depth.get(n, 0)
-        depth[n] = depth.get(n, 0) + 1
+    middle = np.sqrt(series.lengths[0] * series.lengths[-1])
+    for depth, ((system, status), rows) in enumerate(lines):
+        one, words, at = look(system), CENSORED_WORDS[status], 0.97 - 0.085 * depth
+        lengths = sorted(int(n) for n in rows["seq_len"])
         ax.plot(
-            n, at, transform=across, marker=one.marker, color=one.color, markerfacecolor="white",
-            linestyle="none", label=f"{one.label}: {words}",
+            lengths, [at] * len(lengths), transform=across, linestyle="none",
+            marker=one.marker, color=one.color, markerfacecolor="white",
+            label=f"{one.label}: {words}",
         )  # fmt: skip
-        right = n > np.sqrt(series.lengths[0] * series.lengths[-1])
+        right = lengths[0] > middle
         ax.annotate(
             words,
-            xy=(n, at),
+            xy=(lengths[0] if right else lengths[-1], at),
             xycoords=across,
             xytext=(-4 if right else 4, 0),
             textcoords="offset points",

@@ -17,6 +17,7 @@ from analysis.tables import (
     common,
     comprehensive,
     dilated,
+    memory,
     ring,
     ring_orders,
     ring_scaling,
@@ -70,5 +71,12 @@ TABLES: Mapping[str, Mapping[str, Maker]] = {
         "rates": backends.useful,
         "worth": backends.worth,
         "training": backends.training,
+    },
+    "memory": {
+        "peaks": memory.peaks,
+        "per-token": memory.per_token,
+        "vram": memory.vram,
+        "growth": memory.growth,
+        **{make.__name__: make("memory") for make in (common.censored, common.machines)},
     },
 }

@@ -43,8 +43,8 @@ def build(laptop, tmp_path_factory):
 def test_a_write_up_has_numbers_tables_figures_and_every_verdict(build, name):
     text = writeups.render(name, build, build / "writeups" / f"{name}.md")
     joined = json.loads((build / "numbers.json").read_text())
-    assert f"(../figures/{name}-time.svg)" in text
-    if name == "backends":  # of which nothing was published
+    assert f"(../figures/{name}-" in text
+    if f"claims.{name}.total" not in joined:  # of which nothing was published
         return
     assert f"{joined[f'claims.{name}.total']['text']} published statements" in text
     ledger = text[text.index("## All verdicts") :]
