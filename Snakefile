@@ -90,7 +90,7 @@ rule all:
         "build/paper.pdf",
         expand("build/writeups/{name}.md", name=EXPERIMENTS),
         expand("build/notebooks/{name}.html", name=EXPERIMENTS),
-        "build/figures/overview.svg",
+        expand("build/figures/{figure}.svg", figure=["overview", "scaling"]),
 
 
 rule experiments:
@@ -216,10 +216,12 @@ rule overview:
         records=[records(name) for name in EXPERIMENTS],
         claims="paper/claims.yaml",
     output:
-        report("build/figures/overview.svg", category="Figures"),
-        "build/figures/overview.csv",
+        report("build/figures/{figure}.svg", category="Figures"),
+        "build/figures/{figure}.csv",
     log:
-        "build/logs/overview.log",
+        "build/logs/{figure}.log",
+    wildcard_constraints:
+        figure="overview|scaling",
     conda:
         "envs/reproduce.yaml"
     params:
@@ -227,10 +229,10 @@ rule overview:
         speaker=SPEAKER,
         code=files_digest(*ANALYSIS),
     message:
-        "the figure of the README"
+        "the figure {wildcards.figure} of all experiments"
     shell:
-        "python -m analysis.overview --out {output[0]} --machine {params.speaker}"
-        " {params.roots} > {log} 2>&1"
+        "python -m analysis.overview --figure {wildcards.figure} --out {output[0]}"
+        " --machine {params.speaker} {params.roots} > {log} 2>&1"
 
 
 rule writeup:

@@ -51,9 +51,8 @@ def to_csv(figure: Figure) -> str:
 
 def _rows(ax: Axes) -> Iterator[dict]:
     x_name, y_name = _words(ax.get_xlabel()) or "value", _words(ax.get_ylabel()) or "name"
-    places = (
-        [] if ax.get_ylabel() else list(zip(ax.get_yticks(), ax.get_yticklabels(), strict=True))
-    )
+    ticks = [] if ax.get_ylabel() else ax.get_yticks()
+    places = list(zip(ticks, ax.yaxis.get_major_formatter().format_ticks(ticks), strict=True))
     inside = {id(child) for container in ax.containers for child in container.get_children()}
     for artist in (*ax.containers, *ax.lines, *ax.collections):
         if id(artist) not in inside and _is_named(artist):
@@ -61,7 +60,7 @@ def _rows(ax: Axes) -> Iterator[dict]:
             for shape, x, y, more in _read(artist):
                 if places and y is not None:
                     tick = min(places, key=lambda place, y=y: abs(place[0] - y))
-                    y = _words(tick[1].get_text())
+                    y = _words(tick[1])
                 yield {"series": series, "shape": shape, x_name: x, y_name: y, **more}
     yield from getattr(ax, "noted", ())
 

@@ -1,6 +1,8 @@
 """The finding in one figure: published speed-ups beside measured ones, every write-up.
 
-python -m analysis.overview --out build/figures/overview.svg [--machine ID] [ROOT ...]
+    python -m analysis.overview --out build/figures/overview.svg [--machine ID] [ROOT ...]
+
+also draws what else is of all experiments together: `--figure scaling`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from matplotlib.lines import Line2D
 
 from analysis import published, records, views
 from analysis.drawing import GREY, PAGE, look, ratio_axis, save, style
+from analysis.figures import forest
 from analysis.stats import Interval
 from analysis.text import tokens
 
@@ -170,16 +173,20 @@ def _units(found: list[Line]) -> float:
     return max(len(found) + 0.5 * (len({line.system for line in found}) - 1), 3)
 
 
+FIGURES = {"overview": overview, "scaling": forest.scaling}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write the figure; returns the exit status, 1 with one line on stderr for unusable input."""
     parser = argparse.ArgumentParser(description=overview.__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/figures/overview.svg"))
+    parser.add_argument("--figure", choices=FIGURES, default="overview")
     parser.add_argument("--machine", default="auto")
     parser.add_argument("roots", nargs="*", type=Path, metavar="ROOT", help="records")
     options = parser.parse_args(arguments)
     try:
         frame = records.load(*options.roots)
-        save(overview(frame, options.machine), options.out)
+        save(FIGURES[options.figure](frame, options.machine), options.out)
     except (records.RecordsError, OSError) as error:
         print(f"overview: {error}", file=sys.stderr)
         return 1

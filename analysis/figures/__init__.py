@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from matplotlib.figure import Figure
 
 from analysis.figures import (
+    crossover,
     density,
     error,
     gain,
@@ -23,18 +24,30 @@ from analysis.figures import (
     ring_orders,
     ring_scaling,
     ring_traffic,
+    roofline,
+    shapes,
     speedup,
 )
 
 _COMMON = {"time": growth.time, "memory": growth.memory, "error": error.error}
 FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
-    "dilated": {**_COMMON, "rate": rate.rate, "speedup": speedup.speedup},
-    "comprehensive": {**_COMMON, "speedup": speedup.speedup},
+    "dilated": {
+        **_COMMON,
+        "rate": rate.rate,
+        "speedup": speedup.speedup,
+        "grid": shapes.grid,
+        "crossover": crossover.crossover,
+        "roofline": roofline.roofline,
+    },
+    "comprehensive": {**_COMMON, "speedup": speedup.speedup, "grid": shapes.grid},
     "block_sparse": {
         **_COMMON,
         "speedup": gain.gain,
         "rate": rate.rate,
         "density": density.density,
+        "grid": shapes.grid,
+        "crossover": crossover.crossover,
+        "roofline": roofline.roofline,
     },
     "ring": {
         "time": growth.time,
@@ -47,6 +60,6 @@ FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
         "orders": ring_orders.orders,
         "model": modelled.model,
     },
-    "backends": {**_COMMON, "rate": rate.rate},
+    "backends": {**_COMMON, "rate": rate.rate, "roofline": roofline.roofline},
     "memory": {"scaling": peaks.scaling, "error": error.error},
 }

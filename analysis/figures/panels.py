@@ -29,7 +29,7 @@ def over_length(
 
     `note`: said below all panels.
     """
-    return grid_of([(_title(s), lambda ax, s=s: draw(ax, s)) for s in panels], note)
+    return grid_of([(title_of(s), lambda ax, s=s: draw(ax, s)) for s in panels], note)
 
 
 def grid_of(panels: Sequence[tuple[str, Callable[[Axes], None]]], note: str = "") -> Figure:
@@ -39,7 +39,7 @@ def grid_of(panels: Sequence[tuple[str, Callable[[Axes], None]]], note: str = ""
     rows = math.ceil(len(panels) / 2)
     with style():
         width = PAGE if columns == 2 else COLUMN
-        lines, foot = _foot(note, width)
+        lines, foot = foot_of(note, width)
         height = PANEL * max(rows, 1) + foot
         figure = Figure(figsize=(width, height))
         for index, (title, draw) in enumerate(panels):
@@ -49,7 +49,7 @@ def grid_of(panels: Sequence[tuple[str, Callable[[Axes], None]]], note: str = ""
             ax = figure.add_axes((left / width, bottom / height, SIDE / width, SIDE / height))
             draw(ax)
             ax.set_title(title, fontsize=7, linespacing=1.15)
-        _finish(figure, lines, empty=not panels)
+        finish(figure, lines, empty=not panels)
     return figure
 
 
@@ -66,7 +66,7 @@ def bars_of(
     tall = [max(heights[i : i + 2]) for i in range(0, len(heights), 2)]
     with style():
         width = PAGE if columns == 2 else COLUMN
-        lines, foot = _foot(note, width)
+        lines, foot = foot_of(note, width)
         height = sum(tall) + foot
         figure = Figure(figsize=(width, height))
         for index, (title, labels, draw) in enumerate(panels):
@@ -82,17 +82,18 @@ def bars_of(
             ax.grid(False, axis="y")
             ax.tick_params(axis="y", length=0)
             ax.set_title(title, fontsize=7, x=-BAR_LABELS / BAR_SIDE + 0.04)
-        _finish(figure, lines, empty=not panels)
+        finish(figure, lines, empty=not panels)
     return figure
 
 
-def _foot(note: str, width: float) -> tuple[list[str], float]:
+def foot_of(note: str, width: float) -> tuple[list[str], float]:
     """The lines of a note, and how high they stand, in inches."""
     lines = textwrap.wrap(note, round(20 * width))
     return lines, 0.05 + 0.115 * len(lines) if lines else 0.0
 
 
-def _finish(figure: Figure, lines: Sequence[str], empty: bool) -> None:
+def finish(figure: Figure, lines: Sequence[str], empty: bool) -> None:
+    """The lines of `foot_of` below all, and words in place of panels where there are none."""
     if empty:
         figure.text(0.5, 0.5, "nothing measured here", ha="center", color=GREY)
     width, height = figure.get_figwidth(), figure.get_figheight()
@@ -149,7 +150,8 @@ def draw_censored(ax: Axes, series: views.Series) -> None:
         )
 
 
-def _title(series: views.Series) -> str:
+def title_of(series: views.Series) -> str:
+    """Two lines that say what a series has in common."""
     causal = "causal" if series.is_causal else "not causal"
     passes = ", forward + backward" if series.training else ""
     heads = f"{series.heads} heads of {series.head_dim}"
