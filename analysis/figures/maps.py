@@ -26,7 +26,7 @@ MAX_BANDS = 6
 
 @dataclass(frozen=True)
 class Cell:
-    """A ratio with its interval (NaN: published ones have none), or in place of one a `word` for why not."""
+    """A ratio with its interval (NaN: published ones have none), or a `word` for why not."""
 
     value: float = math.nan
     low: float = math.nan
