@@ -12,29 +12,43 @@ from collections.abc import Callable, Mapping
 from matplotlib.figure import Figure
 
 from analysis.figures import (
+    crossover,
     density,
     error,
     extreme,
     gain,
     growth,
     modelled,
+    peaks,
     rate,
     ring_memory,
     ring_orders,
     ring_scaling,
     ring_traffic,
+    roofline,
+    shapes,
     speedup,
 )
 
 _COMMON = {"time": growth.time, "memory": growth.memory, "error": error.error}
 FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
-    "dilated": {**_COMMON, "rate": rate.rate, "speedup": speedup.speedup},
-    "comprehensive": {**_COMMON, "speedup": speedup.speedup},
+    "dilated": {
+        **_COMMON,
+        "rate": rate.rate,
+        "speedup": speedup.speedup,
+        "grid": shapes.grid,
+        "crossover": crossover.crossover,
+        "roofline": roofline.roofline,
+    },
+    "comprehensive": {**_COMMON, "speedup": speedup.speedup, "grid": shapes.grid},
     "block_sparse": {
         **_COMMON,
         "speedup": gain.gain,
         "rate": rate.rate,
         "density": density.density,
+        "grid": shapes.grid,
+        "crossover": crossover.crossover,
+        "roofline": roofline.roofline,
     },
     "ring": {
         "time": growth.time,
@@ -48,5 +62,6 @@ FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
         "model": modelled.model,
     },
     "extreme": {"passes": extreme.passes, "error": error.error},
-    "backends": {**_COMMON, "rate": rate.rate},
+    "backends": {**_COMMON, "rate": rate.rate, "roofline": roofline.roofline},
+    "memory": {"scaling": peaks.scaling, "error": error.error},
 }

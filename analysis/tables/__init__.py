@@ -18,6 +18,7 @@ from analysis.tables import (
     comprehensive,
     dilated,
     extreme,
+    memory,
     ring,
     ring_orders,
     ring_scaling,
@@ -77,5 +78,12 @@ TABLES: Mapping[str, Mapping[str, Maker]] = {
         "rates": backends.useful,
         "worth": backends.worth,
         "training": backends.training,
+    },
+    "memory": {
+        "peaks": memory.peaks,
+        "per-token": memory.per_token,
+        "vram": memory.vram,
+        "growth": memory.growth,
+        **{make.__name__: make("memory") for make in (common.censored, common.machines)},
     },
 }

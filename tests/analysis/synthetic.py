@@ -180,6 +180,8 @@ def write_all(root: Path) -> Path:
     absent = {("dense-flash-attn-2", 2048): "unsupported", ("dense-cudnn", 2048): "unsupported"}
     write(root, "backends", failed=absent)
     write(root, "backends", "gpu", {("dense-eager", 32768): "oom"})
+    write(root, "memory")
+    write(root, "memory", "gpu", {("dense-eager", n): "oom" for n in (65536, 131072)})
     return root
 
 
