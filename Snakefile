@@ -216,8 +216,8 @@ rule overview:
         records=[records(name) for name in EXPERIMENTS],
         claims="paper/claims.yaml",
     output:
-        report("build/figures/{figure}.svg", category="Figures"),
-        "build/figures/{figure}.csv",
+        svg=report("build/figures/{figure}.svg", category="Figures"),
+        csv="build/figures/{figure}.csv",
     log:
         "build/logs/{figure}.log",
     wildcard_constraints:
@@ -231,7 +231,7 @@ rule overview:
     message:
         "the figure {wildcards.figure} of all experiments"
     shell:
-        "python -m analysis.overview --figure {wildcards.figure} --out {output[0]}"
+        "python -m analysis.overview --figure {wildcards.figure} --out {output.svg}"
         " --machine {params.speaker} {params.roots} > {log} 2>&1"
 
 

@@ -49,7 +49,7 @@ def _map(series: views.Series) -> Map | None:
 def _cell(dense: pd.Series | None, own: pd.Series | None) -> Cell:
     gain = views.ratio(dense, own)
     if gain is not None:
-        return Cell(gain.value, gain.low, gain.high)
+        return Cell.measured(gain)
     if own is None or own["status"] != "ok":
         return Cell(word="" if own is None else SHORT[own["status"]])
     return Cell(word="no dense")

@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from analysis.drawing import COLUMN, GREY, PAGE, style
 from analysis.drawn import note as noted
 from analysis.figures.panels import finish, foot_of
+from analysis.stats import Interval
 
 # Told apart by all common kinds of colour vision, and in grey by the printed ratio.
 ABOVE, BELOW, UNDECIDED = "#0072B2", "#E69F00", "#E3E3E3"
@@ -25,12 +26,19 @@ MAX_BANDS = 6
 
 @dataclass(frozen=True)
 class Cell:
-    """A ratio with its interval (NaN: it has none), or in place of one a `word` for why not."""
+    """A ratio with its interval (NaN: published ones have none), or a `word` for why not."""
 
     value: float = math.nan
     low: float = math.nan
     high: float = math.nan
     word: str = ""
+
+    @classmethod
+    def measured(cls, gain: Interval) -> Cell:
+        """A measured ratio: without an interval, of one sample, it decides nothing."""
+        if math.isnan(gain.low) or math.isnan(gain.high):
+            return cls(gain.value, 0.0, math.inf)
+        return cls(gain.value, gain.low, gain.high)
 
     @property
     def verdict(self) -> str:

@@ -33,7 +33,7 @@ def grid(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
             below, own = (view.cell(one, batches[column], n) for one in (base, system))
             gain = views.ratio(below, own)
             if gain is not None:
-                ours[name, column] = Cell(gain.value, gain.low, gain.high)
+                ours[name, column] = Cell.measured(gain)
     rows = list(dict.fromkeys(name for name, _ in [*theirs, *ours]))
     others = [
         f"{tokens(n)}: {batches[column]}"

@@ -9,6 +9,7 @@ import pytest
 from analysis import drawing, drawn, overview, published, rates, views
 from analysis.figures import crossover, forest, maps, roofline, shapes
 from analysis.figures.maps import Cell, Map
+from analysis.stats import Interval
 from tests.analysis import synthetic
 
 
@@ -24,6 +25,7 @@ def _rows(figure) -> list[dict]:
         (Cell(1.2, 0.9, 1.6), "undecided"),
         (Cell(2.0), "above"),  # published: no interval
         (Cell(1.0), "undecided"),
+        (Cell.measured(Interval(3.0, math.nan, math.nan, 0.0)), "undecided"),
         (Cell(word="oom"), "none"),
     ],
 )
