@@ -13,10 +13,7 @@ from analysis.text import DASH, span, tokens
 
 KIB = 2**10
 PASSES = {False: "forward", True: "forward, backward"}
-RESIDENT = (
-    "On a CPU a peak is the growth of the process: whole pages, and freed buffers that the C "
-    "library keeps for the next ones."
-)
+RESIDENT = "On a CPU a peak is the growth of the process, in whole pages."
 
 
 def peaks(frame: pd.DataFrame, machine: str) -> Table:
