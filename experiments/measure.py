@@ -5,8 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -58,7 +57,11 @@ def check_whole(work: Workload, out: torch.Tensor, reference: Path) -> dict:
 
 
 def prepare(device: str) -> None:
-    """Pin the thread count and touch what is set up once a process, so that no case pays for it."""
+    """Pin the thread count and touch what is set up once a process, so that no case pays for it.
+
+    Memory is given back as for weighing, until a pass is timed.
+    """
+    give_back_freed_memory()
     # MKL's vector log, first called from two threads at once, now and then gives one of
     # them its low-accuracy form (4e-5 relative; seen in 4 of 300 forks, torch 2.13): the
     # first call is made alone.
@@ -74,13 +77,8 @@ def prepare(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def peak_memory(
-    step: Callable, device: str, *, is_timed: bool = False
-) -> tuple[object, int | None]:
-    """What a `step()` returns, and its peak memory less the inputs, in bytes.
-
-    is_timed: leave the allocator of a CPU as it is, since what it does costs time.
-    """
+def peak_memory(step: Callable, device: str) -> tuple[object, int | None]:
+    """What a `step()` returns, and its peak memory less the inputs, in bytes."""
     if device != "cpu":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -93,8 +91,7 @@ def peak_memory(
     with open("/proc/self/clear_refs", "w") as clear:
         clear.write("5")
     before = _status_bytes("VmRSS")
-    with nullcontext() if is_timed else _freed_memory_given_back():
-        out = step()
+    out = step()
     return out, max(0, _status_bytes("VmHWM") - before)
 
 
@@ -105,24 +102,25 @@ def _give_back_free_memory() -> None:
         trim(0)
 
 
-@contextmanager
-def _freed_memory_given_back() -> Iterator[None]:
+def give_back_freed_memory() -> None:
     """Have the allocator give freed buffers back at once, so that a peak is what is held at once.
 
-    glibc does so only above a size that it raises by itself, up to 32 MiB, with what is freed. It
-    is left as glibc has it then: that is what timed passes meet.
+    glibc does so only above a size that it raises by itself, up to 32 MiB, with what is freed; and
+    what its heap once held, it fills again: so this comes before anything large.
     """
+    _limit_heap(128 * 2**10, 128 * 2**10)
+
+
+def keep_freed_memory() -> None:
+    """Have it keep them, as it does by itself in the end: a timed pass asks for none anew."""
+    _limit_heap(32 * 2**20, 64 * 2**20)
+
+
+def _limit_heap(map_from: int, trim_from: int) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it, musl keeps nothing
-    if mallopt is None:
-        yield
-        return
-    mallopt(_M_MMAP_THRESHOLD, 128 * 2**10)
-    mallopt(_M_TRIM_THRESHOLD, 128 * 2**10)
-    try:
-        yield
-    finally:
-        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
-        mallopt(_M_TRIM_THRESHOLD, 64 * 2**20)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, map_from)
+        mallopt(_M_TRIM_THRESHOLD, trim_from)
 
 
 def _status_bytes(key: str) -> int:
@@ -132,6 +130,7 @@ def _status_bytes(key: str) -> int:
 
 def take_samples(step: Callable, device: str, limits: dict) -> list[float]:
     """Wall times of `step()`, ms."""
+    keep_freed_memory()
     return _time_cuda(step, limits) if device != "cpu" else _time_cpu(step, limits)
 
 

@@ -192,6 +192,7 @@ def _gather(case: Case, mine: Workload, out, grads):
 
 def _time(mine: Workload, device: str, limits: dict) -> tuple[list[float], Traffic]:
     """Samples, the same on every rank, and the traffic of the median one."""
+    measure.keep_freed_memory()
     samples, counted = [], []
     elapsed = torch.zeros(1, dtype=torch.float64, device=device)
     if device != "cpu":

@@ -66,6 +66,7 @@ def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:
     measure.prepare(device)
     short = _generated(case, device, min(case.seq_len, 2 * _chunk(case, device)))
     _run(case, short, lambda start, out, lse: None)
+    measure.keep_freed_memory()
     open_source = _opener(case, device, reference.parent)
     samples, in_source = [], []
     peak = error = None
@@ -73,7 +74,7 @@ def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:
         kept = _KeptRows(check.sample_rows(case.seq_len, case.seed))
         if peak is None:
             one_pass = partial(_timed, case, open_source(), kept)
-            (ms, source_ms), peak = measure.peak_memory(one_pass, device, is_timed=True)
+            (ms, source_ms), peak = measure.peak_memory(one_pass, device)
             error = check.compare(case, kept.rows(), [], reference)
         else:
             ms, source_ms = _timed(case, open_source(), kept)

@@ -50,7 +50,7 @@ def _time(ax: Axes, one: extreme_views.Extreme) -> None:
         bars = [seconds - rows["low_ms"] / 1000, rows["high_ms"] / 1000 - seconds]
         ax.errorbar(
             rows["seq_len"], seconds, yerr=bars, color=drawn.color, marker=drawn.marker,
-            linestyle=line, elinewidth=0.7, capsize=1.5, zorder=4,
+            label=label, linestyle=line, elinewidth=0.7, capsize=1.5, zorder=4,
             markerfacecolor="white" if line == ":" else drawn.color,
         )  # fmt: skip
         if label != "dense":
@@ -60,9 +60,11 @@ def _time(ax: Axes, one: extreme_views.Extreme) -> None:
         n = np.geomspace(fit.n_range[1], longest, 60)
         low, high = np.quantile(fit.sample_curves(n), (0.025, 0.975), axis=0) / 1000
         drawn = look(DENSE)
-        ax.fill_between(n, low, high, color=drawn.color, alpha=0.12, linewidth=0)
-        ax.plot(n, fit.predict(n) / 1000, color=drawn.color, linestyle="--", linewidth=0.9)
-        ends.append((n[-1], fit.predict(n)[-1] / 1000, "dense, extrapolated", drawn.ink))
+        label = "dense, extrapolated"
+        ax.fill_between(n, low, high, color=drawn.color, alpha=0.12, linewidth=0, label=label)
+        seconds = fit.predict(n) / 1000
+        ax.plot(n, seconds, color=drawn.color, linestyle="--", linewidth=0.9, label=label)
+        ends.append((n[-1], seconds[-1], label, drawn.ink))
     ax.set_ylabel("seconds")
     log_height(ax)
     label_lines(ax, ends)
@@ -78,8 +80,8 @@ def _memory(ax: Axes, one: extreme_views.Extreme) -> None:
         peak = rows["peak_memory_bytes"] / MIB
         face = "white" if line == ":" else drawn.color
         ax.plot(
-            rows["seq_len"], peak, color=drawn.color, marker=drawn.marker, linestyle=line,
-            markerfacecolor=face,
+            rows["seq_len"], peak, label=label, color=drawn.color, marker=drawn.marker,
+            linestyle=line, markerfacecolor=face,
         )  # fmt: skip
         ends.append((rows["seq_len"].iloc[-1], peak.iloc[-1], label, drawn.ink))
     # What the four tensors of the whole sequence would take.
@@ -88,7 +90,7 @@ def _memory(ax: Axes, one: extreme_views.Extreme) -> None:
     n = np.array(sorted(set(one.streamed()["seq_len"])))
     heads = 2 * (row["heads"] + row["kv_heads"])
     whole = n * row["batch"] * heads * row["head_dim"] * size / MIB
-    ax.plot(n, whole, color=GREY, linestyle="--", linewidth=0.9)
+    ax.plot(n, whole, color=GREY, linestyle="--", linewidth=0.9, label="q, k, v, out")
     ends.append((n[-1], whole[-1], "q, k, v, out", GREY))
     ax.set_ylabel("peak (MiB)")
     log_height(ax)
