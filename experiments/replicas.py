@@ -82,12 +82,12 @@ def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:
 def _check(case: Case, out: torch.Tensor, reference: Path) -> dict:
     """The record's `error`: `check.compare`, which names the replica's formula."""
     formula = importlib.import_module(VARIANTS[case.variant].module).FORMULA
-    against = f"the replica's own formula in float64: {formula}"
+    against = f"replica's own formula in float64: {formula}"
     try:
         error = check.compare(case, out[: _checked_batch(case)], [], reference)
     except check.CheckFailed as failed:
         raise check.CheckFailed(str(failed).replace(check.REFERENCE, against)) from None
-    return error | {"reference": against}
+    return error | {"reference": f"the {against}"}
 
 
 def _checked_batch(case: Case) -> int:
