@@ -39,7 +39,7 @@ ANALYSIS = ["analysis/**/*.py", "analysis/*.mplstyle"]
 ANALYSIS += [
     f"experiments/{files}" for files in ("schema.py", "case.py", "grid.py", "*.yaml")
 ]
-ANALYSIS += ["models/patterns/*.py", "models/registry.py"]
+ANALYSIS += ["models/patterns/*.py", "models/registry.py", "paper/readings.yaml"]
 SPEAKER = MACHINE if SOURCE == "local" else "auto"
 
 

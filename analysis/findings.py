@@ -11,6 +11,8 @@ from analysis import (
     published,
     rates,
     records,
+    replica_findings,
+    replica_views,
     ring_findings,
     ring_views,
     scaling,
@@ -42,6 +44,8 @@ def of_experiment(frame: pd.DataFrame, experiment: str, machine: str = "auto") -
     }
     if experiment == ring_views.EXPERIMENT:
         found |= ring_findings.of_ranks(frame, view)
+    if experiment == replica_views.EXPERIMENT:
+        found |= replica_findings.of_replicas(frame, view)
     return {f"{experiment}.{key}": value for key, value in found.items()}
 
 

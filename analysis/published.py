@@ -81,6 +81,8 @@ LAYOUTS: Mapping[str, Layout] = {
     ),
     # What Flash integration is worth: every backend over a softmax that is written out.
     "backends": Layout("dense-eager"),
+    # What the old code computed; `analysis.replica_views` says what stands beside what.
+    "as_published": Layout(DENSE),
 }
 EXPERIMENTS = tuple(LAYOUTS)
 
@@ -175,6 +177,14 @@ def figure(experiment: str, system: str, batch: int, seq_len: int, quantity: str
         ]
         return times[0] / times[1] if all(times) else None
     return None
+
+
+def stated(claim_id: str) -> float | None:
+    """The number published under an id of the claims file; None where there is none."""
+    claim = _book().claims.get(claim_id)
+    if claim is None or claim.published is None or isinstance(claim.published, str):
+        return None
+    return float(claim.published)
 
 
 def name(system: str) -> str:

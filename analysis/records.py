@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import systems, traffic
+from analysis import replicas, systems, traffic
 from analysis.stats import median_interval
 from experiments.record import RecordError
 from experiments.schema import Record
@@ -52,7 +52,7 @@ def load(*roots) -> pd.DataFrame:
     read and written a second; NaN in old records), machine and software, `path` from the
     repository root, `origin`. A case without block mask has NaN as sparsity and block size; one
     without ranks has NaN as world size and None as `simulated`. Columns of ranks: see
-    `analysis.traffic`.
+    `analysis.traffic`; of replicas: see `analysis.replicas`.
 
     Raises RecordsError naming the folder (missing, without records) or the bad file and field.
     """
@@ -177,6 +177,7 @@ def _row(record: Record, path: Path) -> dict:
         "high_ms": time.high if ok else nan,
         "peak_memory_bytes": float(max(memory)) if ok and memory else nan,
         **traffic.columns(record),
+        **replicas.columns(record),
         "relative_rms": output.relative_rms if output else nan,
         "baseline_relative_rms": output.baseline_relative_rms if output else nan,
         "gradient_relative_rms": gradient.relative_rms if gradient else nan,

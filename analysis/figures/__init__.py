@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from matplotlib.figure import Figure
 
 from analysis.figures import (
+    as_published,
     density,
     error,
     gain,
@@ -47,4 +48,5 @@ FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
         "model": modelled.model,
     },
     "backends": {**_COMMON, "rate": rate.rate},
+    "as_published": {"speedups": as_published.speedups, "plots": as_published.plots},
 }
