@@ -27,7 +27,7 @@ from experiments.workload import Workload, build
 from models.registry import VARIANTS
 
 # Tokens, over the batch, whose sampled rows are checked: of more sequences the first few.
-_TOKENS_CHECKED = 2**20
+_TOKENS_CHECKED = 2**15
 
 
 def make_reference(case: Case, device: str, reference: Path) -> dict:
