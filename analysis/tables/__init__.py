@@ -74,6 +74,7 @@ TABLES: Mapping[str, Mapping[str, Maker]] = {
         "training": backends.training,
     },
     "as_published": {
+        "replicas": as_published.replicas,
         "speedups": as_published.speedups,
         "deviations": as_published.deviations,
         "plots": as_published.plots,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis import published, replica_views
+from analysis import published, records, replica_views
 from analysis.replica_views import REPLICAS, SHARES, Curve
 from analysis.stats import Interval
 from analysis.table import Cell, Table, quantity, ratio_cell
@@ -44,7 +44,28 @@ def speedups(frame: pd.DataFrame, machine: str) -> Table:
         "(replica) and as plain LongNet attention (exact). Block-sparse: over a softmax between "
         "two matrix products. The last column: over PyTorch's own attention."
     )
-    return Table("As published, speed-ups", columns, body, note)
+    return Table("As-published, speed-ups", columns, body, note)
+
+
+def replicas(frame: pd.DataFrame, machine: str) -> Table:
+    """What each replica computes, and the exact system that it stands beside."""
+    rows = records.of_experiment(frame, replica_views.EXPERIMENT)
+    body: list[tuple[Cell, ...]] = []
+    for replica in REPLICAS:
+        entry = VARIANTS[replica]
+        checked = [str(text) for text in rows[rows["variant"] == replica]["reference"].dropna()]
+        body.append(
+            (
+                entry.published_name,
+                replica,
+                entry.summary,
+                published.name(entry.replica_of),
+                checked[0] if checked else None,
+            )
+        )
+    columns = ("System", "Replica", "What it computes", "Beside", "Checked against")
+    note = "Source: experiments/as_published, a file each, written from the public history."
+    return Table("As-published, the replicas", columns, body, note)
 
 
 def deviations(frame: pd.DataFrame, machine: str) -> Table:
@@ -59,7 +80,6 @@ def deviations(frame: pd.DataFrame, machine: str) -> Table:
         body.append(
             (
                 published.name(replica),
-                VARIANTS[replica].summary,
                 f"{case_in_words(row)}, {tokens(row['seq_len'])}",
                 float(row["relative_rms"]),
                 named(row["deviation_variant"]),
@@ -72,7 +92,6 @@ def deviations(frame: pd.DataFrame, machine: str) -> Table:
         )
     columns = (
         "System",
-        "What it computes",
         "Case",
         "Error, own formula",
         "Exact system",
@@ -89,7 +108,7 @@ def deviations(frame: pd.DataFrame, machine: str) -> Table:
         "change of the first token's output when all others are drawn anew. Future tokens: when "
         "causal, of the first half when the second is drawn anew; 0 in attention."
     )
-    return Table("As published, what it computes", columns, body, note)
+    return Table("As-published, what it computes", columns, body, note)
 
 
 def plots(frame: pd.DataFrame, machine: str) -> Table:
@@ -127,7 +146,7 @@ def plots(frame: pd.DataFrame, machine: str) -> Table:
             else ""
         )
     )
-    return Table("As published, the plots of 2023", columns, body, note.strip())
+    return Table("As-published, the plots of 2023", columns, body, note.strip())
 
 
 def _share(curve: Curve, row: pd.Series) -> Cell:

@@ -51,7 +51,7 @@ def billion(frame: pd.DataFrame, machine: str) -> Table:
         "dilated attention over one real sequence, by the experiment extreme; its heads, segments "
         "and causality are that experiment's."
     )
-    return Table("As published, one chunk times the ranks", columns, body, note)
+    return Table("As-published, one chunk times the ranks", columns, body, note)
 
 
 def memory(frame: pd.DataFrame, machine: str) -> Table:
@@ -100,7 +100,7 @@ def memory(frame: pd.DataFrame, machine: str) -> Table:
         "tensors that a call made and that are still held after it, with its output and without; "
         "the write-up comprehensive let the output go, and all its memory figures are 0."
     )
-    return Table("As published, memory alive and peak memory", columns, body, note)
+    return Table("As-published, memory alive and peak memory", columns, body, note)
 
 
 def first_call(frame: pd.DataFrame, machine: str) -> Table:
@@ -144,7 +144,7 @@ def first_call(frame: pd.DataFrame, machine: str) -> Table:
         "of three names for one computation; their difference is cuBLAS's workspace, which the "
         "first to run was charged."
     )
-    return Table("As published, what the first call is charged", columns, body, note)
+    return Table("As-published, what the first call is charged", columns, body, note)
 
 
 def one_ring(frame: pd.DataFrame, machine: str) -> Table:
@@ -167,7 +167,7 @@ def one_ring(frame: pd.DataFrame, machine: str) -> Table:
         "device the three names stood for the same computation, bit by bit: dense attention with "
         "all scores written down, whatever segments and rates were given."
     )
-    return Table("As published, three names of one ring", columns, body, note)
+    return Table("As-published, three names of one ring", columns, body, note)
 
 
 def _multiplied(row: pd.Series | None, ranks: int, column: str) -> Cell:

@@ -25,6 +25,12 @@ def of(measure):
     return run
 
 
+@pytest.fixture
+def one_thread(monkeypatch):
+    """For what runs in this process, which must not start the threads that forks would lack."""
+    monkeypatch.setattr(replicas.measure, "prepare", lambda device: None)
+
+
 @pytest.mark.parametrize("name", REPLICAS)
 def test_a_replica_gives_a_valid_record(of, name):
     record = of(name)
@@ -68,6 +74,7 @@ def test_a_replica_is_timed_on_the_forward_pass_alone(of):
 
 
 @pytest.mark.parametrize("name", REPLICAS)
+@pytest.mark.usefixtures("one_thread")
 def test_a_replica_that_leaves_its_formula_is_not_timed(case, tmp_path, name):
     one, path = case(variant=name, **_fields(name)), tmp_path / "reference.pt"
     replicas.make_reference(one, "cpu", path)
@@ -78,6 +85,7 @@ def test_a_replica_that_leaves_its_formula_is_not_timed(case, tmp_path, name):
         replicas.replicate(one, "cpu", path, {"min_samples": 1, "max_samples": 1})
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_of_many_sequences_the_first_are_checked(case, tmp_path, monkeypatch):
     monkeypatch.setattr(replicas, "_TOKENS_CHECKED", 256)
     limits = {"min_samples": 1, "max_samples": 1, "sample_seconds": 0.01}
