@@ -145,7 +145,8 @@ def curves(of: views.View) -> list[Curve]:
         ("as meant", False, "dilated-sdpa"),
     ):
         own = [row for _, row in rows[rows["variant"] == variant].iterrows() if _has(row, made)]
-        if own:
+        # Without the shortest length, one segment in all branches, there is no share to take.
+        if own and set(own[0]["segment_lengths"]) == {own[0]["seq_len"]}:
             found.append(Curve(rates, variant, own))
     return found
 
@@ -187,8 +188,8 @@ def streamed(frame: pd.DataFrame, machine: str, seq_len: int) -> pd.Series | Non
 
 
 def largest(of: views.View, replica: str) -> pd.Series | None:
-    """The record that the prose names a replica's deviation from: not causal, the longest."""
+    """The record whose deviation speaks for a replica: not causal, longest, of fewest pairs."""
     rows = of.rows[(of.rows["variant"] == replica) & (of.rows["status"] == "ok")]
-    order = ["is_causal", "seq_len", "path"]
-    rows = rows.sort_values(order, ascending=[True, False, True], kind="stable")
+    order = ["is_causal", "seq_len", "realised_density", "path"]
+    rows = rows.sort_values(order, ascending=[True, False, True, True], kind="stable")
     return None if rows.empty else rows.iloc[0]

@@ -85,11 +85,18 @@ def plots(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure
     curves = replica_views.curves(view)
     note = (
         "Points: measured, with 95 % intervals; lines: counted pairs. Rates as the script made "
-        "them, 1, 2, 8, 128, or as they were meant, 1, 2, 4, 8. White: read off the published "
-        "plots of 128M and 256M tokens."
+        "them, 1, 2, 8, 128, or as they were meant, 1, 2, 4, 8."
     )
+    if _read_off():
+        note += " White: read off the published plots of 128M and 256M tokens."
     heading = f"{view.device}, a constant number of tokens\nin ever fewer sequences"
     return grid_of([(heading, lambda ax: _curves(ax, curves))] if curves else [], note)
+
+
+def _read_off() -> list[float]:
+    """The published shares of the plots that have the four branches of these cases."""
+    shares = (replica_views.plot_share(plot) for plot in SHARES[1:])
+    return [share for share in shares if share is not None]
 
 
 def _curves(ax: Axes, curves: Sequence[Curve]) -> None:
@@ -110,11 +117,9 @@ def _curves(ax: Axes, curves: Sequence[Curve]) -> None:
         if shares:
             ax.errorbar(x[1:], y, yerr=_arms(shares), color=color, label=name, **bars)
         ends.append((x[-1], y[-1] if y else 1.0, name, color))
-    read = [replica_views.plot_share(plot) for plot in SHARES[1:]]
-    read = [share for share in read if share is not None]
-    if read:
-        at = [max(places) for _ in read]
-        ax.plot(at, read, linestyle="none", label="published", zorder=6, **_MARKS["published"])
+    read = _read_off()
+    if read and places:
+        ax.plot([max(places) for _ in read], read, linestyle="none", label="published", zorder=6, **_MARKS["published"])
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_locator(FixedLocator(sorted(places)))
     ax.xaxis.set_minor_locator(NullLocator())

@@ -10,7 +10,7 @@ from analysis.stats import Interval
 from analysis.table import Cell, Table, quantity, ratio_cell
 from analysis.tables.beside import named
 from analysis.tables.common import case_in_words
-from analysis.text import DASH, title, tokens
+from analysis.text import DASH, number, title, tokens
 from models.registry import VARIANTS
 
 
@@ -60,10 +60,10 @@ def replicas(frame: pd.DataFrame, machine: str) -> Table:
                 replica,
                 entry.summary,
                 published.name(entry.replica_of),
-                checked[0] if checked else None,
+                checked[0].rpartition(": ")[2] if checked else None,
             )
         )
-    columns = ("System", "Replica", "What it computes", "Beside", "Checked against")
+    columns = ("System", "Replica", "What it computes", "Beside", "Checked against, in float64")
     note = "Source: experiments/as_published, a file each, written from the public history."
     return Table("As-published, the replicas", columns, body, note)
 
@@ -158,5 +158,5 @@ def _share(curve: Curve, row: pd.Series) -> Cell:
 
 def _span(low: float, high: float) -> str:
     """Two numbers as one where they are the same to three digits."""
-    ends = [f"{end:.3g}" for end in (low, high)]
+    ends = [number(float(f"{end:.3g}")) for end in (low, high)]
     return ends[0] if ends[0] == ends[1] else "–".join(ends)

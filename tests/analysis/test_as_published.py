@@ -94,6 +94,15 @@ def test_the_plots_are_told_apart_by_their_rates(view):
     assert shares == pytest.approx([1, 0.625, 0.406, 0.391, 0.391], abs=5e-4)
     assert meant.model(meant.rows[-1]) == pytest.approx(0.469, abs=5e-4)
     assert made.rows[0]["path"] == meant.rows[0]["path"]
+    rates = replica_views.largest(view, replica_views.SUMS)["dilation_rates"]
+    assert rates == (1, 2, 8, 128)  # of two cases at the longest length
+
+
+def test_without_the_shortest_length_there_is_no_share(laptop):
+    longer = laptop[~((laptop["head_dim"] == 8) & (laptop["seq_len"] == 1024))]
+    assert replica_views.curves(replica_views.view(longer)) == []
+    made = tables.TABLES[EXPERIMENT]["plots"](longer, "auto")
+    assert made.rows == []
 
 
 def test_a_billion_is_a_chunk_multiplied_and_says_so(laptop, numbers):
