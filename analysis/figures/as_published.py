@@ -119,7 +119,8 @@ def _curves(ax: Axes, curves: Sequence[Curve]) -> None:
         ends.append((x[-1], y[-1] if y else 1.0, name, color))
     read = _read_off()
     if read and places:
-        ax.plot([max(places) for _ in read], read, linestyle="none", label="published", zorder=6, **_MARKS["published"])
+        marks = {"linestyle": "none", "label": "published", **_MARKS["published"]}
+        ax.plot([max(places) for _ in read], read, zorder=6, **marks)
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_locator(FixedLocator(sorted(places)))
     ax.xaxis.set_minor_locator(NullLocator())
