@@ -16,7 +16,7 @@ PIPFLAGS_torch := --prefer-binary
 
 BASE := $(addprefix $(VENV)/.stamp-,run torch pipeline)
 
-.PHONY: help reproduce test lint paper lab peers clean lock
+.PHONY: help reproduce test lint paper report lab peers clean lock
 .NOTPARALLEL:
 
 help: ## this list
@@ -27,6 +27,9 @@ reproduce: $(VENV)/.ready-reproduce ## everything: experiments, analysis, figure
 
 paper: $(VENV)/.ready-reproduce ## analysis, figures and paper from the published results
 	snakemake --config source=published $(ARGS)
+
+report: paper ## build/report.html: all of these in one file, with captions, to read offline
+	snakemake --config source=published --report build/report.html
 
 test: $(VENV)/.ready-test ## the test suite; ARGS='-k name' goes to pytest
 	pytest $(ARGS)

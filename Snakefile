@@ -2,18 +2,27 @@
 # verdicts -> write-ups and paper. Rules are thin: all that they call runs without
 # Snakemake too. A bare `snakemake` measures on this machine and does all of it;
 # `snakemake --config source=published` starts from the records in the repository.
+import mimetypes
 from pathlib import Path
 
 import pandas as pd
+from snakemake.io import report as in_report
 from snakemake.utils import Paramspace, min_version
 
-from analysis.outputs import written
+from analysis.outputs import FORMS, caption_path, captions, place, written
 from experiments import grid as grids
 from experiments import machine as machines
 from experiments.digest import code_digest, files_digest
 from experiments.runner import set_aside_outdated
 
 min_version("9.19")
+
+
+report: "paper/captions/report.rst"
+
+
+# Or the report warns of each table.
+mimetypes.add_type("text/plain", ".typ")
 
 OPTIONS = {"source": "local", "tier": None, "device": None}
 for key in set(config) - set(OPTIONS):
@@ -29,6 +38,7 @@ try:
 except (grids.GridError, machines.DeviceError) as error:
     raise WorkflowError(str(error)) from None
 MACHINE = machines.describe(DEVICE).id
+WRITEUPS = glob_wildcards("paper/writeups/{name}.md.j2").name
 LOCAL = f"results/local/{MACHINE}"
 PUBLISHED = glob_wildcards("results/published/{record,.+}.json").record
 # The folders that analysis reads, and whose numbers the prose gives.
@@ -69,6 +79,17 @@ def records(name):
     return published + local_records(name)
 
 
+def reported(name):
+    """What an experiment's notebook writes, as it stands in `snakemake --report`."""
+    # `report` at the head of a line is Snakemake's keyword, outside of rules.
+    return [
+        in_report(
+            f"build/{path}", caption=f"build/{caption_path(path)}", **place(path, name)
+        )
+        for path in written(name)
+    ]
+
+
 for name in EXPERIMENTS:
     if not Path(f"analysis/notebooks/{name}.ipynb").exists():
         raise WorkflowError(
@@ -82,9 +103,13 @@ rule all:
     input:
         [local_records(name) for name in EXPERIMENTS],
         "build/paper.pdf",
-        expand("build/writeups/{name}.md", name=EXPERIMENTS),
+        expand("build/writeups/{name}.md", name=WRITEUPS),
         expand("build/notebooks/{name}.html", name=EXPERIMENTS),
         "build/figures/overview.svg",
+        "build/ledger.html",
+        "build/results.html",
+        expand("build/tables/advice.{form}", form=FORMS),
+        [f"build/{path}" for name in EXPERIMENTS for path in captions(name)],
 
 
 rule experiments:
@@ -130,7 +155,7 @@ for name in EXPERIMENTS:
             published="paper/claims.yaml",
         output:
             f"build/notebooks/{name}.ipynb",
-            expand("build/{path}", path=written(name)),
+            reported(name),
         log:
             f"build/logs/notebook_{name}.log",
         conda:
@@ -146,6 +171,25 @@ for name in EXPERIMENTS:
             "python -m analysis.notebook {params.experiment} --machine {params.speaker}"
             " {params.roots} > {log} 2>&1"
 
+    rule:
+        name:
+            f"captions_{name}"
+        input:
+            f"analysis/notebooks/{name}.ipynb",
+        output:
+            [f"build/{path}" for path in captions(name)],
+        log:
+            f"build/logs/captions_{name}.log",
+        conda:
+            "envs/reproduce.yaml"
+        params:
+            experiment=name,
+            code=files_digest("analysis/outputs.py", "analysis/text.py"),
+        message:
+            "what the report says of the notebook's figures and tables"
+        shell:
+            "python -m analysis.outputs {params.experiment} > {log} 2>&1"
+
 
 rule notebook_page:
     input:
@@ -153,6 +197,7 @@ rule notebook_page:
     output:
         report(
             "build/notebooks/{name}.html",
+            caption="paper/captions/notebook.rst",
             category="Notebooks",
             labels={"of": "{name}"},
         ),
@@ -171,8 +216,15 @@ rule claims:
         records=[records(name) for name in EXPERIMENTS],
         claims="paper/claims.yaml",
     output:
-        json="build/claims.json",
-        csv="build/claims.csv",
+        **{
+            form: report(
+                f"build/claims.{form}",
+                caption="paper/captions/claims.rst",
+                category="Claims",
+                labels={"form": form},
+            )
+            for form in ("json", "csv")
+        },
     log:
         "build/logs/claims.log",
     conda:
@@ -187,12 +239,45 @@ rule claims:
         " {params.roots} > {log} 2>&1"
 
 
+rule ledger:
+    input:
+        "build/claims.json",
+    output:
+        report(
+            "build/ledger.html",
+            caption="paper/captions/ledger.rst",
+            category="Claims",
+            labels={"form": "page"},
+        ),
+    log:
+        "build/logs/ledger.log",
+    conda:
+        "envs/reproduce.yaml"
+    params:
+        code=files_digest(
+            "analysis/ledger_page.py",
+            "analysis/writeups.py",
+            "analysis/text.py",
+            "analysis/pages/ledger.*",
+        ),
+    message:
+        "every claim down to its records, as a page"
+    shell:
+        "python -m analysis.ledger_page --claims {input} --out {output} > {log} 2>&1"
+
+
 rule numbers:
     input:
         expand("build/numbers/{name}.json", name=EXPERIMENTS),
         "build/claims.json",
     output:
-        "build/numbers.json",
+        report(
+            "build/numbers.json",
+            caption="paper/captions/numbers.rst",
+            category="Numbers",
+            subcategory="All",
+            labels={"of": "all experiments"},
+        ),
     log:
         "build/logs/numbers.log",
     conda:
@@ -205,12 +290,55 @@ rule numbers:
         "python -m analysis.numbers --out {output} {input} > {log} 2>&1"
 
 
+# From a number to its records, from a record to its command; and what all of it cost.
+PROVENANCE = expand("{list}.csv", list=["numbers", "records"])
+PROVENANCE += expand(
+    "tables/provenance-{table}.{kind}",
+    table=["machines", "costs", "code"],
+    kind=FORMS,
+)
+
+
+rule provenance:
+    input:
+        records=[records(name) for name in EXPERIMENTS],
+        numbers="build/numbers.json",
+    output:
+        [
+            in_report(
+                f"build/{path}",
+                caption="paper/captions/provenance.rst",
+                category="Numbers",
+                subcategory="Provenance",
+                labels={"of": Path(path).stem, "form": Path(path).suffix[1:]},
+            )
+            for path in PROVENANCE
+        ],
+    log:
+        "build/logs/provenance.log",
+    conda:
+        "envs/reproduce.yaml"
+    params:
+        roots=ROOTS,
+        code=files_digest(*ANALYSIS),
+    message:
+        "from every number to its records and their commands"
+    shell:
+        "python -m analysis.provenance --numbers {input.numbers} {params.roots} > {log} 2>&1"
+
+
 rule overview:
     input:
         records=[records(name) for name in EXPERIMENTS],
         claims="paper/claims.yaml",
     output:
-        report("build/figures/overview.svg", category="Figures"),
+        report(
+            "build/figures/overview.svg",
+            caption="paper/captions/overview.rst",
+            category="Figures",
+            subcategory="All",
+            labels={"figure": "overview"},
+        ),
     log:
         "build/logs/overview.log",
     conda:
@@ -226,6 +354,59 @@ rule overview:
         " {params.roots} > {log} 2>&1"
 
 
+rule results_page:
+    input:
+        records=[records(name) for name in EXPERIMENTS],
+    output:
+        report(
+            "build/results.html",
+            caption="paper/captions/results.rst",
+            category="Results",
+            labels={"of": "every record"},
+        ),
+    log:
+        "build/logs/results_page.log",
+    conda:
+        "envs/reproduce.yaml"
+    params:
+        roots=ROOTS,
+        code=files_digest(*ANALYSIS, "analysis/pages/results*"),
+    message:
+        "every record on one interactive page"
+    shell:
+        "python -m analysis.results_page --out {output} {params.roots} > {log} 2>&1"
+
+
+rule advice:
+    input:
+        records=[records(name) for name in EXPERIMENTS],
+        claims="paper/claims.yaml",
+    output:
+        [
+            report(
+                f"build/tables/advice.{form}",
+                caption="paper/captions/advice.rst",
+                category="Tables",
+                subcategory="All",
+                labels={"table": "advice", "form": form},
+            )
+            for form in FORMS
+        ],
+    log:
+        "build/logs/advice.log",
+    conda:
+        "envs/reproduce.yaml"
+    params:
+        roots=ROOTS,
+        speaker=SPEAKER,
+        code=files_digest(*ANALYSIS),
+    message:
+        "what the write-ups advise, beside what the records do"
+    shell:
+        "python -m analysis.advise.recommendations --out build/tables/advice"
+        " --machine {params.speaker} {params.roots} > {log} 2>&1"
+
+
 rule writeup:
     input:
         expand("build/{path}", path=[p for name in EXPERIMENTS for p in written(name)]),
@@ -234,7 +415,10 @@ rule writeup:
         template="paper/writeups/{name}.md.j2",
     output:
         report(
-            "build/writeups/{name}.md", category="Write-ups", labels={"of": "{name}"}
+            "build/writeups/{name}.md",
+            caption="paper/captions/writeup.rst",
+            category="Write-ups",
+            labels={"of": "{name}"},
         ),
     log:
         "build/logs/writeup_{name}.log",
@@ -256,15 +440,21 @@ rule paper:
         "build/figures/overview.svg",
         "build/numbers.json",
         "build/claims.json",
+        rules.provenance.output,
         source="paper/paper.typ",
     output:
-        report("build/paper.pdf", category="Paper"),
+        report(
+            "build/paper.pdf",
+            caption="paper/captions/paper.rst",
+            category="Paper",
+            labels={"of": "all experiments"},
+        ),
     log:
         "build/logs/paper.log",
     conda:
         "envs/reproduce.yaml"
     params:
-        code=files_digest("paper/*.typ", "paper/*.yml", "analysis/paper.py"),
+        code=files_digest("paper/**/*.typ", "paper/*.yml", "analysis/paper.py"),
     message:
         "typesetting the paper"
     shell:

@@ -8,6 +8,8 @@ import pandas as pd
 
 from analysis import (
     entries,
+    extreme_findings,
+    extreme_views,
     published,
     rates,
     records,
@@ -46,6 +48,8 @@ def of_experiment(frame: pd.DataFrame, experiment: str, machine: str = "auto") -
         found |= ring_findings.of_ranks(frame, view)
     if experiment == replica_views.EXPERIMENT:
         found |= replica_findings.of_replicas(frame, view)
+    if experiment == extreme_views.EXPERIMENT:
+        found |= extreme_findings.of_streams(frame, view.machine)
     return {f"{experiment}.{key}": value for key, value in found.items()}
 
 
@@ -141,8 +145,9 @@ def _series(view: views.View, name: str) -> dict[str, dict]:
             found[f"{name}.{word}.{system}.{end}.tokens"] = entries.tokens(n)
             density = None if pair[1] is None else float(pair[1]["realised_density"])
             found[f"{name}.density.{system}.{end}"] = entry(density, rows=pair[1:])
+        pair = [] if one is None else [one.row(s, n) for s in (against, system) for n in lengths]
         found[f"{prefix}crossover.{system}"] = _crossover(
-            fits[against, "time"], fits[system, "time"]
+            fits[against, "time"], fits[system, "time"], pair
         )
     return found
 
@@ -160,17 +165,17 @@ def _against(experiment: str) -> tuple[str, str]:
     return published.base(experiment), "vs_base"
 
 
-def _crossover(dense, own) -> dict:
-    """Length from which the system stays on its side of dense attention."""
+def _crossover(dense, own, rows: list) -> dict:
+    """Length from which the system stays on its side of dense attention; fitted to `rows`."""
     if dense is None or own is None or dense is own:
         return entry(None)
     if max(dense.n_range[0], own.n_range[0]) >= min(dense.n_range[1], own.n_range[1]):
-        return entry(None, unit="tokens", text="no length in common")
+        return entry(None, unit="tokens", text="no length in common", rows=rows)
     cross = scaling.crossover(dense, own)
     if cross.n is None:
-        return entry(None, unit="tokens", text="not in the measured range")
+        return entry(None, unit="tokens", text="not in the measured range", rows=rows)
     text = interval(cross.n.value, cross.n.low, cross.n.high, "{:,.0f}") + " tokens"
-    return entry(cross.n.value, cross.n.low, cross.n.high, "tokens", text)
+    return entry(cross.n.value, cross.n.low, cross.n.high, "tokens", text, rows)
 
 
 def _errors(rows: pd.DataFrame) -> dict[str, dict]:

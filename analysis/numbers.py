@@ -14,11 +14,13 @@ import json
 import math
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from analysis.text import DASH, interval, number, write
 
 VERDICTS = ("reproduced", "not reproduced", "refuted", "not testable here")
+FALLEN = VERDICTS[1:3]
 
 
 class NumbersError(ValueError):
@@ -76,7 +78,7 @@ def _read(file: Path) -> dict[str, dict]:
     except json.JSONDecodeError as error:
         raise NumbersError(f"{file}: not JSON (truncated?): {error}") from None
     if isinstance(data, dict) and isinstance(data.get("claims"), list):
-        return _verdict_counts(data["claims"])
+        return _verdict_counts(data["claims"], data["mechanisms"])
     if not isinstance(data, dict) or not all(
         isinstance(value, dict) and "text" in value for value in data.values()
     ):
@@ -84,7 +86,8 @@ def _read(file: Path) -> dict[str, dict]:
     return data
 
 
-def _verdict_counts(verdicts: list[dict]) -> dict[str, dict]:
+def _verdict_counts(verdicts: list[dict], mechanisms: Iterable[str]) -> dict[str, dict]:
+    """Counts of all and of each write-up; `.mechanism.*` are of the claims that do not hold."""
     groups = {"all": verdicts}
     for verdict in verdicts:
         groups.setdefault(verdict["writeup"], []).append(verdict)
@@ -99,6 +102,10 @@ def _verdict_counts(verdicts: list[dict]) -> dict[str, dict]:
         found[f"claims.{name}.judged"] = entry(judged, unit="claims")
         by_record = sum(verdict["basis"] == "records" for verdict in group)
         found[f"claims.{name}.by-record"] = entry(by_record, unit="claims")
+        fallen = [v["mechanism"] for v in group if v["verdict"] in FALLEN]
+        for one in mechanisms:
+            key = f"claims.{name}.mechanism.{one}"
+            found[key] = entry(fallen.count(one), unit="claims")
     return found
 
 

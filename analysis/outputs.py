@@ -1,25 +1,103 @@
-"""What a notebook writes, read off the notebook: `page.figure("x")` and `page.table("y")`.
+"""What a notebook writes, and says of it, read off the notebook.
 
-So the workflow knows a new figure as soon as the notebook draws it.
+`page.figure("x")` and `page.table("y")` are what it writes, so the workflow knows a new figure as
+soon as the notebook draws it; the text before them is their caption in the report.
+
+    python -m analysis.outputs EXPERIMENT [--build DIR]
+
+writes the captions.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
-from pathlib import Path
+import sys
+from pathlib import Path, PurePosixPath
+
+from analysis.text import title, write
 
 NOTEBOOKS = Path(__file__).parent / "notebooks"
+FORMS = ("csv", "md", "typ")
+_SHOWN = re.compile(r'page\.(figure|table)\("([\w-]+)"\)|page\.(numbers)\(\)')
 
 
 def written(experiment: str) -> list[str]:
     """Paths under the build folder that the experiment's notebook writes, besides itself."""
-    cells = json.loads((NOTEBOOKS / f"{experiment}.ipynb").read_text())["cells"]
-    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    figures = re.findall(r'page\.figure\("([\w-]+)"\)', code)
-    tables = re.findall(r'page\.table\("([\w-]+)"\)', code)
+    shown = [(kind, name) for kind, name, _ in _shown(experiment)]
     return [
-        *(f"figures/{experiment}-{name}.svg" for name in figures),
-        *(f"tables/{experiment}-{name}.{kind}" for name in tables for kind in ("csv", "md", "typ")),
+        *(f"figures/{experiment}-{name}.svg" for kind, name in shown if kind == "figure"),
+        *(
+            f"tables/{experiment}-{name}.{form}"
+            for kind, name in shown
+            if kind == "table"
+            for form in FORMS
+        ),
         f"numbers/{experiment}.json",
     ]
+
+
+def caption_path(path: str) -> str:
+    """Where the caption of an output is, both under the build folder; forms of a table share it."""
+    return f"captions/{PurePosixPath(path).with_suffix('.rst')}"
+
+
+def place(path: str, experiment: str) -> dict:
+    """Category, subcategory and labels of an output in the report."""
+    own = PurePosixPath(path)
+    kind = own.parts[0]
+    labels = {"of": experiment}
+    if kind != "numbers":
+        labels = {kind.removesuffix("s"): own.stem.removeprefix(f"{experiment}-")}
+    if kind == "tables":
+        labels["form"] = own.suffix[1:]
+    return {"category": kind.title(), "subcategory": title(experiment), "labels": labels}
+
+
+def captions(experiment: str) -> dict[str, str]:
+    """Path under the build folder -> reStructuredText of every caption of the experiment."""
+    found = {}
+    for kind, name, text in _shown(experiment):
+        stem = f"{kind}s/{experiment}-{name}" if name else f"numbers/{experiment}"
+        source = (
+            f"Made from the records by the notebook ``{experiment}``, which is under Notebooks: "
+            f"``python -m analysis.notebook {experiment}``."
+        )
+        found[caption_path(f"{stem}.rst")] = f"{_rst(text)}\n\n{source}\n"
+    return found
+
+
+def _shown(experiment: str) -> list[tuple[str, str, str]]:
+    """("figure", "table" or "numbers"; name or ""; the Markdown before it) in reading order."""
+    cells = json.loads((NOTEBOOKS / f"{experiment}.ipynb").read_text())["cells"]
+    found, text = [], ""
+    for cell in cells:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            text = source
+            continue
+        for kind, name, numbers in _SHOWN.findall(source):
+            found.append((kind or numbers, name, text))
+    return found
+
+
+def _rst(markdown: str) -> str:
+    """Headings to bold lines and code to literals: what the notebooks' Markdown uses."""
+    lines = [re.sub(r"^#+ (.*)$", r"**\1**", line) for line in markdown.splitlines()]
+    return re.sub(r"`([^`]+)`", r"``\1``", "\n".join(lines))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the captions of an experiment's outputs; returns the exit status."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("experiment")
+    parser.add_argument("--build", type=Path, default=Path("build"))
+    options = parser.parse_args(arguments)
+    for path, text in captions(options.experiment).items():
+        write(options.build / path, text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -79,6 +79,8 @@ LAYOUTS: Mapping[str, Layout] = {
             "memory_per_token": "memory.per_token.{system}",
         },
     ),
+    # What streaming is worth: the sequence in one piece, as far as it fits.
+    "extreme": Layout("dilated-sdpa"),
     # What Flash integration is worth: every backend over a softmax that is written out.
     "backends": Layout("dense-eager"),
     # What the old code computed; `analysis.replica_views` says what stands beside what.
@@ -189,9 +191,9 @@ def stated(claim_id: str) -> float | None:
 
 def name(system: str) -> str:
     """The published name of a system of ours, or of one that has no records."""
-    known = _book().systems.get(_systems().get(system, system))
     variant, sparsity = systems.parts(system)
     if variant not in VARIANTS:
+        known = _book().systems.get(system)
         return known.name if known else system
     own = VARIANTS[variant].published_name
     count, simulated = systems.ranks(system)
@@ -214,7 +216,7 @@ def without_variant(experiment: str) -> list[str]:
 
 
 def _claim(experiment: str, system: str, batch: int, seq_len: int, quantity: str):
-    known, ids = _systems().get(system), LAYOUTS[experiment].ids
+    known, ids = _systems(experiment).get(system), LAYOUTS[experiment].ids
     if known is None or quantity not in ids:
         return None
     claim_id = ids[quantity].format(system=known, batch=batch, seq_len=seq_len)
@@ -227,9 +229,10 @@ def _book() -> claims.Book:
 
 
 @cache
-def _systems() -> dict[str, str]:
+def _systems(experiment: str) -> dict[str, str]:
     """Our system, or the key of one without records -> its key in the claims file."""
     return {
         systems.key(system.variant, system.sparsity) if system.variant else key: key
         for key, system in _book().systems.items()
+        if system.experiment in (None, experiment)
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from pathlib import Path
 
 import pandas as pd
@@ -49,7 +50,8 @@ def load(*roots) -> pd.DataFrame:
     memory bytes, lengths tokens; numbers of a record that is not ok are NaN. Columns:
     the case's fields, `system` (see `analysis.systems`), `median_ms`/`low_ms`/`high_ms` (95 %
     order-statistic interval over all samples), errors, the measured ceilings (FLOP/s and bytes
-    read and written a second; NaN in old records), machine and software, `path` from the
+    read and written a second; NaN in old records), `source_ms` (median time of a streamed pass in
+    its source, NaN of others), `rows_checked`, machine and software, `path` from the
     repository root, `origin`. A case without block mask has NaN as sparsity and block size; one
     without ranks has NaN as world size and None as `simulated`. Columns of ranks: see
     `analysis.traffic`; of replicas: see `analysis.replicas`.
@@ -139,6 +141,7 @@ def _row(record: Record, path: Path) -> dict:
     ok = record.status == "ok"
     samples = [list(r.samples_ms) for r in record.replicates] if ok else []
     time = median_interval([s for one in samples for s in one]) if ok else None
+    in_source = [ms for r in record.replicates for ms in r.source_ms or ()]
     memory = [r.peak_memory_bytes for r in record.replicates if r.peak_memory_bytes is not None]
     output = record.error.output if ok else None
     gradient = record.error.gradient if ok else None
@@ -175,9 +178,11 @@ def _row(record: Record, path: Path) -> dict:
         "median_ms": time.value if ok else nan,
         "low_ms": time.low if ok else nan,
         "high_ms": time.high if ok else nan,
+        "source_ms": _median(in_source) if ok else nan,
         "peak_memory_bytes": float(max(memory)) if ok and memory else nan,
         **traffic.columns(record),
         **replicas.columns(record),
+        "rows_checked": record.error.rows_checked if ok else nan,
         "relative_rms": output.relative_rms if output else nan,
         "baseline_relative_rms": output.baseline_relative_rms if output else nan,
         "gradient_relative_rms": gradient.relative_rms if gradient else nan,
@@ -187,15 +192,24 @@ def _row(record: Record, path: Path) -> dict:
         "device_kind": record.machine.device_kind,
         "cpu": record.machine.cpu,
         "cores": record.machine.cores,
+        "memory_bytes": record.machine.memory_bytes,
         "device_memory_bytes": record.machine.device_memory_bytes,
+        "operating_system": record.machine.system,
         "torch": record.software.torch,
+        "triton": record.software.triton,
         "python": record.software.python,
         "git_commit": record.software.git_commit,
         "code_digest": record.software.code_digest,
         "path": _from_root(path),
+        "started_at": record.started_at,
+        "wall_s": record.wall_s,
         "command": record.command,
         "origin": _origin(path),
     }
+
+
+def _median(values: list[float]) -> float:
+    return statistics.median(values) if values else math.nan
 
 
 def _tuple(values) -> tuple[int, ...] | None:

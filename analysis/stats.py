@@ -122,6 +122,23 @@ def log_median(replicates: Replicates, resamples: int, rng: np.random.Generator)
     return LogMedian(value, float(np.var(draws)), freedom)
 
 
+def resampled_median(
+    replicates: Replicates, *, confidence: float = 0.95, seed: int = 0, resamples: int = 1000
+) -> Interval:
+    """Median over all samples with the interval that resampling processes gives it.
+
+    Symmetric in the log: Student's t times the bootstrap standard error, as in `speedup`, so it
+    says what another set of processes might have given, where `median_interval` does not. One
+    replicate is resampled within it only; a single sample has NaN bounds. Errors as in `speedup`.
+    """
+    check_confidence(confidence)
+    one = log_median(replicates, resamples, np.random.default_rng(seed))
+    if one.freedom == 0:
+        return Interval(one.value, nan, nan, 0.0)
+    half = float(stats.t.ppf((1 + confidence) / 2, one.freedom)) * sqrt(one.variance)
+    return Interval(one.value, one.value * exp(-half), one.value * exp(half), confidence)
+
+
 def speedup(
     base: Replicates,
     other: Replicates,

@@ -55,8 +55,8 @@ def title(experiment: str) -> str:
 
 
 def tokens(n: float) -> str:
-    """A length in short: 512, 2K, 1M with K = 1024."""
-    for unit, size in (("M", 2**20), ("K", 2**10)):
+    """A length in short: 512, 2K, 1M, 1G with K = 1024."""
+    for unit, size in (("G", 2**30), ("M", 2**20), ("K", 2**10)):
         if n >= size:
             return f"{n / size:g}{unit}"
     return f"{n:g}"

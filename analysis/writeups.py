@@ -3,8 +3,10 @@
     python -m analysis.writeups NAME --out build/writeups/NAME.md [--build build]
 
 renders `paper/writeups/NAME.md.j2`. A template has `n(key)`, the text of a number; `table(name)`,
-`figure(name, alt)`; `verdict(id)`, one verdict inline; `verdicts(section)`, the table of a
-section of the write-up; `sections()`. An unknown name of any of these fails the build.
+`figure(name, alt)`; of one claim `said(id)`, `measured(id)`, `ruled(id)` (the word) and
+`verdict(id)` (with its reason); `verdicts(section)`, the table of a section of the write-up;
+`sections()`. An unknown name of any of these fails the build. A table or figure of another
+experiment has its whole name (`backends-worth`): a write-up need not be one of an experiment.
 """
 
 from __future__ import annotations
@@ -41,7 +43,17 @@ def render(name: str, build: Path, out: Path, templates: Path = TEMPLATES) -> st
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    public = ("n", "table", "figure", "verdict", "verdicts", "sections")
+    public = (
+        "n",
+        "table",
+        "figure",
+        "said",
+        "measured",
+        "ruled",
+        "verdict",
+        "verdicts",
+        "sections",
+    )
     environment.globals |= {word: getattr(page, word) for word in public}
     try:
         return environment.get_template(f"{name}.md.j2").render()
@@ -74,25 +86,49 @@ class _Page:
         return lookup(self._numbers, key, self.where)
 
     def table(self, name: str) -> str:
-        path = self.build / "tables" / f"{self.name}-{name}.md"
-        if not path.is_file():
-            raise WriteupError(f"{self.where}: table {name!r}: no file {path}")
-        return path.read_text().rstrip()
+        """The table of this experiment, or else the one of that whole name."""
+        return self._output("table", "tables", name, "md").read_text().rstrip()
 
     def figure(self, name: str, alt: str) -> str:
         """A link to the figure of this experiment, or else to the one of that whole name."""
+        path = self._output("figure", "figures", name, "svg")
+        return f"![{alt}]({self._link(path)})"
+
+    def _output(self, what: str, folder: str, name: str, suffix: str) -> Path:
         for stem in (f"{self.name}-{name}", name):
-            path = self.build / "figures" / f"{stem}.svg"
+            path = self.build / folder / f"{stem}.{suffix}"
             if path.is_file():
-                return f"![{alt}]({Path(os.path.relpath(path, self.out.parent)).as_posix()})"
-        raise WriteupError(f"{self.where}: figure {name!r}: no file {path}")
+                return path
+        raise WriteupError(f"{self.where}: {what} {name!r}: no file {path}")
+
+    def _link(self, path: Path) -> str:
+        return Path(os.path.relpath(path, self.out.parent)).as_posix()
 
     def verdict(self, claim: str) -> str:
         """`**refuted** (construction): reason` of the claim `<write-up>.<claim>`."""
-        found = self._claims.get(f"{self.name}.{claim}")
-        if found is None:
+        found = self._claim(claim)
+        return f"{self._verdict(found)} ({found['basis']}): {found['reason']}"
+
+    def said(self, claim: str) -> str:
+        """The published figure of the claim `<write-up>.<claim>`."""
+        return published_text(self._claim(claim))
+
+    def measured(self, claim: str) -> str:
+        """The measured value of the claim `<write-up>.<claim>`, an en dash where there is none."""
+        return measured_text(self._claim(claim)["measured"])
+
+    def ruled(self, claim: str) -> str:
+        """The verdict on the claim `<write-up>.<claim>` as a word."""
+        return self._verdict(self._claim(claim))
+
+    def _claim(self, claim: str) -> dict:
+        if f"{self.name}.{claim}" not in self._claims:
             raise WriteupError(f"{self.where}: unknown claim {self.name}.{claim}")
-        return f"**{found['verdict']}** ({found['basis']}): {found['reason']}"
+        return self._claims[f"{self.name}.{claim}"]
+
+    def _verdict(self, claim: dict) -> str:
+        """The word, linked to the claim's row in the ledger, which has its records."""
+        return f"[**{claim['verdict']}**]({self._link(self.build / 'ledger.html')}#{claim['id']})"
 
     def verdicts(self, section: str) -> str:
         found = [c for c in self._claims.values() if self._section(c) == section]
@@ -104,7 +140,7 @@ class _Page:
             cells = (
                 claim["claim"],
                 published_text(claim),
-                f"**{claim['verdict']}**",
+                self._verdict(claim),
                 measured_text(claim["measured"]),
                 claim["basis"],
                 claim["reason"],

@@ -74,6 +74,11 @@ class Replicate(_Strict):
     peak_memory_bytes: int | None = Field(
         description="true peak of an untimed pass less the inputs"
     )
+    source_ms: list[float] | None = Field(
+        default=None,
+        description="of each timed repeat the time in its source, which samples_ms is without; "
+        "null unless streamed",
+    )
     energy_j: float | None = None
     ranks: list[Rank] | None = Field(
         default=None,

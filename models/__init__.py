@@ -14,6 +14,7 @@ _HOME = {
     "head_partitioned_attention": "models.dilated",
     "RingError": "models.errors",
     "ring_attention": "models.ring.attention",
+    "streamed_dilated_attention": "models.streamed",
 }
 __all__ = sorted(_HOME)
 

@@ -34,7 +34,17 @@ def merge_into(out, lse, part_out, part_lse) -> None:
     dimension. `out` and `lse` may be strided views. Each row of the part must
     hold at least one key; rows of `out` need not (lse = -inf).
     """
-    # The two weights exp(LSE_i - LSE) sum to one: that of the part is a sigmoid.
-    weight = torch.sigmoid(part_lse - lse)
-    out.lerp_(part_out.to(out.dtype), weight[..., None])
-    lse.copy_(torch.logaddexp(lse, part_lse))
+    if out.device.type != "cpu":
+        # The two weights exp(LSE_i - LSE) sum to one: that of the part is a sigmoid.
+        weight = torch.sigmoid(part_lse - lse)
+        out.lerp_(part_out.to(out.dtype), weight[..., None])
+        lse.copy_(torch.logaddexp(lse, part_lse))
+        return
+    # PyTorch's sigmoid, lerp and logaddexp round otherwise in vector code than in the scalar
+    # code at its ends: a row's bits would depend on where it lies in memory, and a sequence in
+    # chunks would not be that in one piece. Products, sums, exp and log round alike.
+    shift = torch.maximum(lse, part_lse)
+    own, part = (lse - shift).exp(), (part_lse - shift).exp()
+    total = own + part
+    out.mul_((own / total)[..., None]).add_(part_out * (part / total)[..., None])
+    lse.copy_(total.log_().add_(shift))

@@ -95,6 +95,17 @@ def _block_sparse(name: str, published_name: str, backend: str, summary: str) ->
     )
 
 
+def _streamed(suffix: str, source: str, summary: str) -> Variant:
+    return Variant(
+        f"dilated-streamed{suffix}",
+        f"Streamed dilated attention, {source}",
+        f"LongNet attention {summary}",
+        "models.streamed:streamed_dilated_attention",
+        MappingProxyType({"source": source}),
+        measured_by="streams",
+    )
+
+
 def _ring(
     name: str, published_name: str, order: str, summary: str, pattern_class: str | None = None
 ) -> Variant:
@@ -169,6 +180,9 @@ VARIANTS = _variants(
         "models.dilated:dilated_attention",
         MappingProxyType({"backend": "triton"}),
     ),
+    _streamed("", "generated", "chunk by chunk from a generator, in bounded memory"),
+    _streamed("-mapped", "mapped", "chunk by chunk from mapped files, in bounded memory"),
+    _streamed("-host", "host", "chunk by chunk from host memory"),
     Variant(
         "head-partitioned",
         "DilatedAttention (head-partitioned)",

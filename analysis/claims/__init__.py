@@ -13,10 +13,14 @@ records       what was measured, on one machine: the published card itself, else
               else a CPU. Other machines that disagree are named in the reason;
 none          nothing above applies: not testable here, and the reason says what is missing.
 
+A mechanism (`mechanisms` in the file) says how a published figure arose, once for all claims that
+it explains; `complete.wanting` lists what has no verdict, evidence or mechanism.
+
 An absolute time is never carried from one card to another. Ratios, orderings and growth are.
 """
 
 from analysis.claims.book import load
+from analysis.claims.complete import wanting
 from analysis.claims.ledger import Book, Claim, Ledger
 from analysis.claims.verdicts import counts, evaluate, to_csv, to_json
 from analysis.claims.vocabulary import (
@@ -24,6 +28,7 @@ from analysis.claims.vocabulary import (
     NOT_TESTABLE,
     REFUTED,
     REPRODUCED,
+    UNKNOWN,
     VERDICTS,
     ClaimsError,
     Judgement,
@@ -35,6 +40,7 @@ __all__ = [
     "NOT_TESTABLE",
     "REFUTED",
     "REPRODUCED",
+    "UNKNOWN",
     "VERDICTS",
     "Book",
     "Claim",
@@ -47,4 +53,5 @@ __all__ = [
     "load",
     "to_csv",
     "to_json",
+    "wanting",
 ]

@@ -18,12 +18,29 @@ from analysis.claims.kinds import KINDS
 from analysis.claims.ledger import Book, Claim
 from analysis.claims.over_length import Growth, Rising
 from analysis.claims.predicate import joined
-from analysis.claims.vocabulary import Card, ClaimsError, Strict, System, Writeup
+from analysis.claims.vocabulary import (
+    UNKNOWN,
+    Card,
+    ClaimsError,
+    Mechanism,
+    MechanismName,
+    Output,
+    Strict,
+    System,
+    Writeup,
+)
 from models.registry import VARIANTS
 
 _TABLE = ("for", "columns", "rows", "cells")
-_ENTRY = ("id", "section", "claim", "published", "predicate", "note")
+_ENTRY = ("id", "section", "claim", "published", "predicate", "note", "mechanism", "see")
 _PLACE = re.compile(r"\{([\w.-]+)\}")
+
+
+class _Origin(Strict):
+    """Of a claim: how its figure arose, and the tables and figures that show it."""
+
+    mechanism: MechanismName | None = None
+    see: list[Output] = []
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -49,14 +66,16 @@ def load(path: Path | str) -> Book:
         raise ClaimsError(f"{path}: cannot be read: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise ClaimsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    sections = ("cards", "systems", "writeups")
+    sections = ("cards", "mechanisms", "systems", "writeups")
     if not isinstance(data, dict) or sorted(data) != sorted(sections):
         got = sorted(data) if isinstance(data, dict) else data
         raise ClaimsError(f"{path}: top level: is {got!r}, expected {joined(sections)}")
     context = {name: data[name] for name in sections} | {"variants": VARIANTS}
-    cards, systems = (
+    if UNKNOWN not in data["mechanisms"]:
+        raise ClaimsError(f"{path}: mechanisms: {UNKNOWN}: missing")
+    cards, mechanisms, systems = (
         {k: _parse(path, f"{name}.{k}", model, v, context) for k, v in data[name].items()}
-        for name, model in (("cards", Card), ("systems", System))
+        for name, model in (("cards", Card), ("mechanisms", Mechanism), ("systems", System))
     )
     writeups: dict[str, Writeup] = {}
     claims: dict[str, Claim] = {}
@@ -71,7 +90,7 @@ def load(path: Path | str) -> Book:
                 if claim.id in claims:
                     raise ClaimsError(f"{path}: {claim.id}: id: given twice")
                 claims[claim.id] = claim
-    book = Book(str(path), cards, systems, writeups, claims)
+    book = Book(str(path), cards, mechanisms, systems, writeups, claims)
     for claim in claims.values():
         _check(book, claim)
     return book
@@ -142,8 +161,20 @@ def _claim(path, writeup: str, fields: dict, context: Mapping) -> Claim:
     published = fields.get("published")
     if predicate.needs_figure and not _is_number(published):
         raise ClaimsError(f"{path}: {place}: published: is {published!r}, expected a number")
-    section, text, note = fields["section"], fields["claim"], fields.get("note")
-    return Claim(place, writeup, section, text, published, kind, predicate, note)
+    more = {k: fields[k] for k in ("mechanism", "see") if k in fields}
+    more = _parse(path, place, _Origin, more, context)
+    return Claim(
+        id=place,
+        writeup=writeup,
+        section=fields["section"],
+        claim=fields["claim"],
+        published=published,
+        kind=kind,
+        predicate=predicate,
+        note=fields.get("note"),
+        mechanism=more.mechanism,
+        see=tuple(more.see),
+    )
 
 
 def _is_number(value) -> bool:
@@ -162,6 +193,10 @@ def _check(book: Book, claim: Claim) -> None:
             fail(str(field), f"no claim has the id {other!r}")
         if not _is_number(book.claims[other].published):
             fail(str(field), f"{other} has no published number")
+    for system in predicate.named_systems():
+        if book.experiment(claim.writeup, system) is None:
+            message = f"neither the write-up nor the system {system!r} names an experiment"
+            raise ClaimsError(f"{book.path}: {claim.id}: {message}")
     match predicate:
         case Restates(of=other) if isinstance(book.claims[other].predicate, Restates):
             fail("of", f"{other} restates a figure itself")

@@ -15,12 +15,14 @@ from analysis.claims.figures import (
     Support,
     Throughput,
 )
+from analysis.claims.gains import Gains
 from analysis.claims.over_length import Crossover, Growth, Rising, WorkGrowth
 from analysis.claims.over_ranks import RankMemory
 from analysis.claims.predicate import Predicate
 
 KINDS: Mapping[str, type[Predicate]] = {
     "speedup": Speedup,
+    "gains": Gains,
     "ordering": Ordering,
     "distinct": Distinct,
     "fastest_varies": FastestVaries,

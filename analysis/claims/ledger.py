@@ -16,6 +16,7 @@ from analysis.claims.vocabulary import (
     NOT_TESTABLE,
     Card,
     Judgement,
+    Mechanism,
     System,
     Writeup,
 )
@@ -37,6 +38,8 @@ class Claim:
     kind: str
     predicate: Predicate
     note: str | None
+    mechanism: str | None
+    see: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,14 @@ class Book:
 
     path: str
     cards: Mapping[str, Card]
+    mechanisms: Mapping[str, Mechanism]
     systems: Mapping[str, System]
     writeups: Mapping[str, Writeup]
     claims: Mapping[str, Claim]
+
+    def experiment(self, writeup: str, system: str) -> str | None:
+        """The experiment that measures a system for a write-up."""
+        return self.systems[system].experiment or self.writeups[writeup].experiment
 
     def contains(self, outer: str, inner: str) -> bool:
         """Whether system `outer` runs the whole of system `inner` and more."""
@@ -100,7 +108,8 @@ class Ledger:
         pairs = writeup.branches.get(shape.get("seq_len")) if rates is None else None
         branches = takes == "branches"
         found = []
-        for row in self._rows.get((writeup.experiment, variant), ()):
+        experiment = self.book.experiment(claim.writeup, system)
+        for row in self._rows.get((experiment, variant), ()):
             if any(row[k] != v for k, v in shape.items()) or row["kv_heads"] != row["heads"]:
                 continue
             segments = tuple(zip(*(row[k] or () for k in _BRANCHES), strict=True))

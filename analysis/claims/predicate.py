@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
@@ -22,6 +23,12 @@ class Predicate(Strict):
     def references(self) -> dict[str, str]:
         """Field -> id of each claim whose published number this predicate uses."""
         return {}
+
+    def named_systems(self) -> list[str]:
+        """Names of the systems that it speaks of."""
+        one = [getattr(self, field, None) for field in ("system", "against")]
+        several = [getattr(self, field, []) for field in ("systems", "order", "among")]
+        return list(dict.fromkeys([*filter(None, one), *itertools.chain(*several)]))
 
     def derived(self, book: Book) -> object:
         """The published statement, where it is not a figure of its own."""

@@ -10,7 +10,9 @@ from dataclasses import asdict
 
 import pandas as pd
 
+from analysis.claims.figures import Restates
 from analysis.claims.ledger import Book, Claim, Ledger
+from analysis.claims.origin import mechanism
 from analysis.claims.vocabulary import VERDICTS, Verdict
 
 
@@ -35,8 +37,17 @@ def _verdict(ledger: Ledger, claim: Claim) -> Verdict:
         basis=found.basis,
         reason=f"{found.reason} ({claim.note})" if claim.note else found.reason,
         measured=found.measured,
-        evidence=[{"path": row["path"], "machine": row["machine"]} for row in found.rows],
+        mechanism=mechanism(ledger.book, claim, found.verdict),
+        see=_seen(ledger.book, claim),
+        evidence=[{k: row[k] for k in ("path", "machine", "command")} for row in found.rows],
     )
+
+
+def _seen(book: Book, claim: Claim) -> list[str]:
+    """The claim's tables and figures; where it restates a figure, those of that."""
+    while not claim.see and isinstance(claim.predicate, Restates):
+        claim = book.claims[claim.predicate.of]
+    return list(claim.see)
 
 
 def counts(verdicts: list[Verdict]) -> dict[str, dict[str, int]]:
@@ -48,25 +59,35 @@ def counts(verdicts: list[Verdict]) -> dict[str, dict[str, int]]:
     }
 
 
-def to_json(verdicts: list[Verdict]) -> str:
-    """The text of `build/claims.json`: counts, then every verdict."""
-    data = {"counts": counts(verdicts), "claims": [asdict(v) for v in verdicts]}
+def to_json(book: Book, verdicts: list[Verdict]) -> str:
+    """The text of `build/claims.json`: counts, mechanisms, then every verdict."""
+    data = {
+        "counts": counts(verdicts),
+        "mechanisms": {name: m.model_dump() for name, m in book.mechanisms.items()},
+        "claims": [asdict(v) for v in verdicts],
+    }
     return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
 
 def to_csv(verdicts: list[Verdict]) -> str:
-    """The text of `build/claims.csv`: a line a claim, lists joined by spaces."""
+    """The text of `build/claims.csv`: a line a claim, lists joined by spaces.
+
+    command: what measured the first record of `evidence`.
+    """
     out = io.StringIO()
     names = ["id", "source", "claim", "published", "kind", "predicate", "verdict", "basis"]
-    names += ["reason"]
+    names += ["reason", "mechanism"]
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*names, "value", "low", "high", "unit", "machines", "evidence"])
+    more = ["value", "low", "high", "unit", "see", "machines", "evidence", "command"]
+    writer.writerow([*names, *more])
     for v in verdicts:
         measured = v.measured or {}
         writer.writerow(
             [getattr(v, name) for name in names]
             + [measured.get(k) for k in ("value", "low", "high", "unit")]
+            + [" ".join(v.see)]
             + [" ".join(dict.fromkeys(e["machine"] for e in v.evidence))]
             + [" ".join(e["path"] for e in v.evidence)]
+            + [v.evidence[0]["command"] if v.evidence else None]
         )
     return out.getvalue()

@@ -13,6 +13,10 @@ from experiments.case import DTYPES, PATTERNS
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 REFUTED, NOT_TESTABLE = "refuted", "not testable here"
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, REFUTED, NOT_TESTABLE)
+NONE, RECORDS = "none", "records"
+BASES = ("arithmetic", "physics", "construction", RECORDS, NONE)
+# The mechanism of a figure that does not hold, where it is not known how it arose.
+UNKNOWN = "unknown"
 
 # A figure is reproduced when ours lies within this factor of it, or it lies in our interval.
 # An interval wider than the factor both ways decides nothing but a significant direction.
@@ -60,7 +64,9 @@ class Judgement:
 class Verdict:
     """A claim judged. `published` and `predicate` are for readers, `evidence` for checkers.
 
-    evidence: {path, machine} of each record the verdict was read from.
+    mechanism: name of how the published figure arose, None where it holds, or is not tested and
+    nothing is known of it. see: tables and figures, from the build folder, without suffix.
+    evidence: {path, machine, command} of each record the verdict was read from.
     """
 
     id: str
@@ -74,6 +80,8 @@ class Verdict:
     basis: str
     reason: str
     measured: dict | None
+    mechanism: str | None
+    see: list[str]
     evidence: list[dict]
 
 
@@ -89,10 +97,13 @@ def _known(what: str) -> AfterValidator:
 
 
 SystemName = Annotated[str, _known("systems")]
+MechanismName = Annotated[str, _known("mechanisms")]
 CardName = Annotated[str, _known("cards")]
 VariantName = Annotated[str, _known("variants")]
 Dtype = Literal[DTYPES]
 Number = int | float
+# A table or a figure of the build folder, without suffix.
+Output = Annotated[str, Field(pattern=r"^(tables|figures)/[\w-]+$")]
 
 
 class Strict(BaseModel):
@@ -140,6 +151,8 @@ class System(Strict):
 
     pattern: "blocks" are those of the write-up's conditions, at the system's `sparsity`.
     projections: (E, E) matrices that it multiplies every token with, E = heads x head_dim.
+    experiment: where it is measured, if not in that of the write-up.
+    mechanism: what the published times of it come from, where a claim names none.
     """
 
     name: str
@@ -148,12 +161,26 @@ class System(Strict):
     sparsity: float | None = Field(None, ge=0, lt=1)
     projections: int = 0
     contains: SystemName | None = None
+    experiment: str | None = None
+    mechanism: MechanismName | None = None
+
+
+class Mechanism(Strict):
+    """How published figures arose: one sentence, the replica that shows it and where to see it."""
+
+    title: str
+    explanation: str
+    variant: VariantName | None
+    evidence: Output | None
 
 
 class Writeup(Strict):
-    """branches: length -> [segment length, dilation rate] pairs used there, where stated."""
+    """branches: length -> [segment length, dilation rate] pairs used there, where stated.
 
-    experiment: str
+    experiment: what it is judged by; null where every system that it speaks of names its own.
+    """
+
+    experiment: str | None
     conditions: Shape
     branches: dict[int, list[list[int]]] = {}
     stand_ins: list[Shape] = []

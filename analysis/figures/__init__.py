@@ -15,6 +15,7 @@ from analysis.figures import (
     as_published,
     density,
     error,
+    extreme,
     gain,
     growth,
     modelled,
@@ -47,6 +48,7 @@ FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
         "orders": ring_orders.orders,
         "model": modelled.model,
     },
+    "extreme": {"passes": extreme.passes, "error": error.error},
     "backends": {**_COMMON, "rate": rate.rate},
     "as_published": {"speedups": as_published.speedups, "plots": as_published.plots},
 }

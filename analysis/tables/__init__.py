@@ -19,6 +19,7 @@ from analysis.tables import (
     common,
     comprehensive,
     dilated,
+    extreme,
     ring,
     ring_orders,
     ring_scaling,
@@ -65,6 +66,12 @@ TABLES: Mapping[str, Mapping[str, Maker]] = {
         "orders": ring_orders.orders,
         "locality": ring_orders.local,
         "model": ring_orders.model,
+    },
+    "extreme": {
+        **_common("extreme"),
+        "lengths": extreme.lengths,
+        "dense": extreme.dense,
+        "sources": extreme.sources,
     },
     "backends": {
         **_common("backends"),

@@ -75,6 +75,19 @@ class _Branches:
             total += same_segment & kept_rows[:, None] & kept_keys[None, :]
         return total
 
+    def keys(self, head: int, heads: int, row: int, seq_len: int, is_causal: bool) -> torch.Tensor:
+        """Positions (K,) int64 that query `row` of `head` attends to, branch after branch.
+
+        A key of two branches is there twice: the multiset that the softmax is over.
+        """
+        found = [torch.empty(0, dtype=torch.int64)]
+        for branch, (w, r) in enumerate(self.branches()):
+            offset, start = self.offset(branch, head, heads), row // w * w
+            if offset is not None and (row - start) % r == offset:
+                stop = row + 1 if is_causal else min(start + w, seq_len)
+                found.append(torch.arange(start + offset, stop, r))
+        return torch.cat(found)
+
     def pairs(self, seq_len: int, heads: int, is_causal: bool) -> int:
         """Query-key pairs over all heads, a pair held by two branches counting twice."""
         total = 0

@@ -27,6 +27,10 @@ HEAD = {
             "source": "none",
         }
     },
+    "mechanisms": {
+        name: {"title": name, "explanation": f"by {name}.", "variant": None, "evidence": None}
+        for name in ("slip", "unknown")
+    },
     "systems": {
         "core": {"name": "Core", "variant": "dilated-gather", "pattern": "dilated"},
         "fast": {"name": "Fast", "variant": "dilated-sdpa", "pattern": "dilated"},
@@ -111,6 +115,7 @@ def row(variant, ms=10.0, memory=64 * MIB, machine="cpu-1", status="ok", **case)
         "device": "Old Card" if machine == "cuda-old" else "cpu" if kind == "cpu" else "New Card",
         "device_kind": kind,
         "device_memory_bytes": 80 * MIB,
+        "command": f"measure {variant} {case['seq_len']}",
         "path": f"results/{machine}/{variant}-{case['batch']}-{case['seq_len']}.json",
         **case,
     }

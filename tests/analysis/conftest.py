@@ -3,7 +3,19 @@
 import pandas as pd
 import pytest
 
-from analysis import claims, published, records
+from analysis import (
+    claims,
+    drawing,
+    figures,
+    findings,
+    numbers,
+    overview,
+    provenance,
+    published,
+    records,
+    table,
+    tables,
+)
 from tests.analysis import synthetic
 from tests.analysis.claims_cases import EMPTY, data, entry, load
 
@@ -46,6 +58,31 @@ def smoke(smoke_root):
 @pytest.fixture(scope="session")
 def both(tmp_path_factory):
     return records.load(synthetic.write_all(tmp_path_factory.mktemp("both") / "published"))
+
+
+@pytest.fixture(scope="session")
+def build(laptop, tmp_path_factory):
+    """Everything that write-ups and paper read, of synthetic laptop records."""
+    folder = tmp_path_factory.mktemp("build")
+    for experiment in published.EXPERIMENTS:
+        found = findings.of_experiment(laptop, experiment)
+        numbers.save(found, folder / "numbers" / f"{experiment}.json")
+        for name, draw in figures.FIGURES[experiment].items():
+            drawing.save(draw(laptop, experiment), folder / f"figures/{experiment}-{name}.svg")
+        for name, make in tables.TABLES[experiment].items():
+            table.save(make(laptop, "auto"), folder / "tables" / f"{experiment}-{name}")
+    drawing.save(overview.overview(laptop), folder / "figures/overview.svg")
+    book = claims.load(published.CLAIMS)
+    verdicts = claims.evaluate(book, laptop)
+    (folder / "claims.json").write_text(claims.to_json(book, verdicts))
+    files = [*sorted((folder / "numbers").iterdir()), folder / "claims.json"]
+    joined = numbers.join(files)
+    numbers.save(joined, folder / "numbers.json")
+    (folder / "numbers.csv").write_text(provenance.numbers_csv(joined, laptop))
+    (folder / "records.csv").write_text(provenance.records_csv(laptop))
+    for name, make in provenance.TABLES.items():
+        table.save(make(laptop), folder / "tables" / f"provenance-{name}")
+    return folder
 
 
 @pytest.fixture

@@ -22,6 +22,9 @@ SPEED = {
     "dilated-gather": (30.0, 1.6),
     "dilated-sdpa": (9.0, 1.55),
     "dilated-triton": (6.0, 1.55),
+    "dilated-streamed": (10.0, 1.0),
+    "dilated-streamed-mapped": (11.0, 1.0),
+    "dilated-streamed-host": (10.5, 1.0),
     "head-partitioned": (4.0, 1.5),
     "multihead-dilated-gather": (36.0, 1.55),
     "multihead-dilated-sdpa": (15.0, 1.5),
@@ -53,6 +56,8 @@ RING = (12.5, 2.0)  # dense, in any order and by anybody
 FIXED = {"block-sparse": 40.0, "block-sparse-sdpa": 50.0, "block-sparse-flex": 30.0}
 CPU, GPU = "two-core-cpu", "big-gpu"
 REPLICATES, SAMPLES = 3, 7
+# Of a streamed pass: its peak at any length, and its time in the source over that without.
+STREAM_BYTES, SOURCE_SHARE = 300 * 2**20, 0.25
 
 
 def median_ms(case: Case, machine: str) -> float:
@@ -87,6 +92,8 @@ def record(case: Case, experiment: str, tier: str, machine: str, status: str = "
     if synthetic_replicas.is_replica(case):
         density = synthetic_replicas.density(case, density)
     memory = tokens * case.heads * case.head_dim * 4 * (8 if "gather" in case.variant else 2)
+    if case.variant.startswith("dilated-streamed"):
+        memory = STREAM_BYTES
     if case.world_size:
         memory = memory // case.world_size + synthetic_ranks.FIXED_BYTES
     return {
@@ -178,6 +185,8 @@ def write_all(root: Path) -> Path:
     peers = ("ring-attention-pytorch", "ring-flash-attn-zigzag")
     write(root, "ring", failed={(peer, 4096): "unsupported" for peer in peers})
     write(root, "ring", "gpu", {("dense", 131072): "timeout"})
+    write(root, "extreme")
+    write(root, "extreme", "gpu", {("dense", 1048576): "timeout"})
     absent = {("dense-flash-attn-2", 2048): "unsupported", ("dense-cudnn", 2048): "unsupported"}
     write(root, "backends", failed=absent)
     write(root, "backends", "gpu", {("dense-eager", 32768): "oom"})
@@ -190,9 +199,11 @@ def _replicates(case: Case, median: float, memory: int, rng: np.random.Generator
     # Symmetric offsets around the median, the same in each process: the pooled median is exact.
     half = np.sort(rng.gamma(2.0, 0.01, SAMPLES // 2)) * median
     samples = np.concatenate([median - half, [median], median + 2 * half])
+    streamed = case.variant.startswith("dilated-streamed")
     return [
         {
             "samples_ms": [float(s) for s in rng.permutation(samples)],
+            "source_ms": [float(s) * SOURCE_SHARE for s in samples] if streamed else None,
             "peak_memory_bytes": int(memory * (1 + 0.002 * index)),
             "energy_j": None,
             "ranks": synthetic_ranks.of(case, median, memory) if case.world_size else None,

@@ -102,14 +102,18 @@ def _write(path, data):
 
 
 def test_join_merges_numbers_and_counts_verdicts(tmp_path):
-    claims = [
-        {"writeup": "dilated", "verdict": "refuted", "basis": "physics"},
-        {"writeup": "dilated", "verdict": "not testable here", "basis": "none"},
-        {"writeup": "comprehensive", "verdict": "reproduced", "basis": "records"},
+    rows = [
+        ("dilated", "refuted", "physics", "slip"),
+        ("dilated", "not reproduced", "records", "unknown"),
+        ("dilated", "not testable here", "none", "slip"),
+        ("comprehensive", "reproduced", "records", None),
     ]
+    names = ("writeup", "verdict", "basis", "mechanism")
+    claims = [dict(zip(names, row, strict=True)) for row in rows]
+    data = {"counts": {}, "mechanisms": {"slip": {}, "unknown": {}}, "claims": claims}
     files = [
         _write(tmp_path / "a.json", {"a.x": numbers.entry(1.5)}),
-        _write(tmp_path / "claims.json", {"counts": {}, "claims": claims}),
+        _write(tmp_path / "claims.json", data),
     ]
     out = tmp_path / "numbers.json"
     assert numbers.main(["--out", str(out), *map(str, files)]) == 0
@@ -117,9 +121,12 @@ def test_join_merges_numbers_and_counts_verdicts(tmp_path):
     assert joined["a.x"]["text"] == "1.50"
     assert joined["claims.dilated.refuted"]["value"] == 1
     assert joined["claims.dilated.reproduced"]["value"] == 0
-    assert joined["claims.all.total"]["value"] == 3
-    assert joined["claims.all.judged"]["value"] == 2
-    assert joined["claims.all.by-record"]["value"] == 1
+    assert joined["claims.all.total"]["value"] == 4
+    assert joined["claims.all.judged"]["value"] == 3
+    assert joined["claims.all.by-record"]["value"] == 2
+    assert joined["claims.all.mechanism.slip"]["value"] == 1  # untested ones did not fall
+    assert joined["claims.dilated.mechanism.unknown"]["value"] == 1
+    assert joined["claims.comprehensive.mechanism.slip"]["value"] == 0
 
 
 def test_a_key_twice_names_both_files_and_the_key(tmp_path, capsys):

@@ -1,53 +1,19 @@
-"""Write-ups and paper: every number looked up, unknown names fail by name, bytes repeat."""
+"""Write-ups: every number looked up, unknown names fail by name."""
 
 import json
-import shutil
 
 import pytest
 
-from analysis import (
-    claims,
-    drawing,
-    figures,
-    findings,
-    numbers,
-    overview,
-    paper,
-    published,
-    table,
-    tables,
-    writeups,
-)
-
-
-@pytest.fixture(scope="module")
-def build(laptop, tmp_path_factory):
-    """Everything that write-ups and paper read, of synthetic laptop records."""
-    folder = tmp_path_factory.mktemp("build")
-    for experiment in published.EXPERIMENTS:
-        found = findings.of_experiment(laptop, experiment)
-        numbers.save(found, folder / "numbers" / f"{experiment}.json")
-        for name, draw in figures.FIGURES[experiment].items():
-            drawing.save(draw(laptop, experiment), folder / f"figures/{experiment}-{name}.svg")
-        for name, make in tables.TABLES[experiment].items():
-            table.save(make(laptop, "auto"), folder / "tables" / f"{experiment}-{name}")
-    drawing.save(overview.overview(laptop), folder / "figures/overview.svg")
-    verdicts = claims.evaluate(claims.load(published.CLAIMS), laptop)
-    (folder / "claims.json").write_text(claims.to_json(verdicts))
-    files = [*sorted((folder / "numbers").iterdir()), folder / "claims.json"]
-    numbers.save(numbers.join(files), folder / "numbers.json")
-    return folder
+from analysis import claims, published, writeups
 
 
 @pytest.mark.parametrize("name", writeups.names())
 def test_a_write_up_has_numbers_tables_figures_and_every_verdict(build, name):
     text = writeups.render(name, build, build / "writeups" / f"{name}.md")
     joined = json.loads((build / "numbers.json").read_text())
-    if name == "as_published":  # judged in the write-ups that its figures are from
-        assert "(../figures/as_published-speedups.svg)" in text
-        return
-    assert f"(../figures/{name}-time.svg)" in text
-    if name == "backends":  # of which nothing was published
+    figure = f"{name}-" if name in published.EXPERIMENTS else f"{name}.svg"
+    assert f"(../figures/{figure}" in text
+    if name not in claims.load(published.CLAIMS).writeups:  # nothing was published of it
         return
     assert f"{joined[f'claims.{name}.total']['text']} published statements" in text
     ledger = text[text.index("## All verdicts") :]
@@ -57,7 +23,33 @@ def test_a_write_up_has_numbers_tables_figures_and_every_verdict(build, name):
 
 
 def test_every_write_up_has_a_template():
-    assert writeups.names() == sorted(published.EXPERIMENTS)
+    named = claims.load(published.CLAIMS).writeups
+    assert writeups.names() == sorted({*published.EXPERIMENTS, *named})
+
+
+def test_a_verdict_leads_to_its_row_in_the_ledger(build, tmp_path):
+    (tmp_path / "overview.md.j2").write_text(
+        "{{ ruled('plot.288m.tokens') }}; {{ said('plot.288m.tokens') }}; "
+        "{{ measured('plot.288m.tokens') }}; {{ measured('speed.flash.least') }}"
+    )
+    text = writeups.render("overview", build, build / "writeups" / "overview.md", tmp_path)
+    verdict, published_figure, none, measured = text.split("; ")
+    assert verdict == "[**refuted**](../ledger.html#overview.plot.288m.tokens)"
+    assert (published_figure, none) == ("288", "–")
+    assert measured.endswith("×")
+    found = json.loads((build / "claims.json").read_text())["claims"]
+    flash = next(claim for claim in found if claim["id"] == "overview.speed.flash.least")
+    assert measured == writeups.measured_text(flash["measured"])
+
+
+def test_a_write_up_takes_tables_of_any_experiment_by_their_whole_name(build, tmp_path):
+    (tmp_path / "overview.md.j2").write_text("{{ table('backends-worth') }}")
+    (tmp_path / "backends.md.j2").write_text("{{ table('worth') }}")
+    whole, own = (
+        writeups.render(name, build, build / "writeups" / f"{name}.md", tmp_path)
+        for name in ("overview", "backends")
+    )
+    assert whole == own and whole.startswith("**")
 
 
 @pytest.mark.parametrize(
@@ -67,6 +59,9 @@ def test_every_write_up_has_a_template():
         ("{{ table('no-such') }}", "bad.md.j2: table 'no-such': no file"),
         ("{{ figure('no-such', 'x') }}", "bad.md.j2: figure 'no-such': no file"),
         ("{{ verdict('no.such') }}", "bad.md.j2: unknown claim bad.no.such"),
+        ("{{ said('no.such') }}", "bad.md.j2: unknown claim bad.no.such"),
+        ("{{ measured('no.such') }}", "bad.md.j2: unknown claim bad.no.such"),
+        ("{{ ruled('no.such') }}", "bad.md.j2: unknown claim bad.no.such"),
         ("{{ verdicts('no such') }}", "bad.md.j2: no claim of section 'no such'"),
         ("{{ undefined_thing }}", "bad.md.j2: 'undefined_thing' is undefined"),
         ("{{ n('x' }}", "bad.md.j2:1:"),
@@ -85,23 +80,4 @@ def test_the_command_says_in_one_line_what_is_missing(tmp_path, capsys):
     assert capsys.readouterr().err == (
         f"writeups: {tmp_path}/numbers.json: cannot be read: No such file or directory\n"
     )
-    assert not out.exists()
-
-
-def test_two_papers_are_the_same_bytes(build):
-    first = paper.compile_paper(build)
-    assert first.startswith(b"%PDF")
-    assert first == paper.compile_paper(build)
-
-
-def test_the_paper_command_names_an_unknown_number(build, tmp_path, capsys):
-    folder = shutil.copytree(build, tmp_path / "build")
-    joined = json.loads((folder / "numbers.json").read_text())
-    del joined["comprehensive.machine.device"]
-    (folder / "numbers.json").write_text(json.dumps(joined))
-    out = tmp_path / "paper.pdf"
-    assert paper.main(["--out", str(out), "--build", str(folder)]) == 1
-    message = capsys.readouterr().err
-    assert "unknown number 'comprehensive.machine.device'" in message
-    assert message.count("\n") == 1
     assert not out.exists()

@@ -135,6 +135,7 @@ def test_tiles_are_code_of_the_variants_that_may_run_the_kernels(copied):
     (copied / "models/kernels/dilated.json").write_text('{"forward": [1]}')
     # By "auto", which may run them; only to the module over ranks is the other call no stranger.
     modules = {"multihead-ring-dilated"}
+    modules |= {f"dilated-streamed{source}" for source in ("", "-mapped", "-host")}
     assert changed(before) == {"dilated-triton", *modules}
     (copied / "models/kernels/block_sparse.json").write_text('{"forward": [1]}')
     assert changed(before) == {"dilated-triton", "block-sparse", *modules}

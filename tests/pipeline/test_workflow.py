@@ -185,3 +185,32 @@ def test_a_wrong_grid_is_told(measured):
     told = done.stdout + done.stderr
     assert done.returncode == 1 and "Traceback" not in told
     assert "dilated.yaml: smoke: cases, block 1: unknown key 'heds'" in told
+
+
+def test_every_result_stands_in_the_report_with_a_caption_and_a_category(tmp_path):
+    """Of a whole build, planned: what `snakemake --report` would hold, and say of it."""
+    folder = fresh_copy(tmp_path)
+    listing = folder / "list-results.smk"
+    listing.write_text(
+        f"include: {str(folder / 'Snakefile')!r}\n"
+        "from snakemake.io import get_flag_value, is_flagged\n"
+        "for one in workflow.rules:\n"
+        "    for path in one.output:\n"
+        "        found = get_flag_value(path, 'report') if is_flagged(path, 'report') else None\n"
+        "        caption = found.caption.get_path_or_uri(secret_free=True) if found else ''\n"
+        "        print('OUTPUT', path, found.category if found else '', caption, sep='\\t')\n"
+    )
+    done = snakemake(folder, "-s", listing.name, "-n", "--config", "source=published")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split("\t")[1:] for line in done.stdout.splitlines() if line.startswith("OUTPUT")]
+    assert len(rows) > 200
+    unlisted = {path for path, category, _ in rows if not category}
+    assert all(
+        path.startswith(("build/captions/", "build/notebooks/", "results/local/"))
+        for path in unlisted
+    ), unlisted
+    outputs = {path for path, _, _ in rows}
+    for path, category, caption in rows:
+        if category:
+            shown = Path(caption).relative_to(folder)
+            assert (folder / shown).is_file() or shown.as_posix() in outputs, (path, shown)

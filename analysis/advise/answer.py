@@ -1,0 +1,237 @@
+"""The ranking of what was measured, or lies between what was, and what is left out of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from analysis import published, systems
+from analysis.advise.question import (
+    Question,
+    Refused,
+    machine_words,
+    nearest_settings,
+    resolve,
+    rows_of_machine,
+)
+from analysis.advise.series import Estimate, Point, Series, series
+from analysis.claims.vocabulary import ITEM_BYTES
+from analysis.stats import Interval
+from analysis.text import interval, number
+from models.registry import VARIANTS
+
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Option:
+    """A system that does the job. Options of equal `computes` give the same result.
+
+    density: smallest and largest share of dense attention's pairs at the lengths it rests on.
+    time: ms. memory: bytes, the peak and the inputs; None where it was not weighed.
+    basis: "measured" or "interpolated", from records at `lengths`, whose paths are `records`.
+    ties: whether its time (memory, where that ranks) cannot be told from the first one's.
+    """
+
+    system: str
+    name: str
+    computes: str
+    density: tuple[float, float]
+    time: Interval
+    memory: Interval | None
+    basis: str
+    lengths: tuple[int, ...]
+    records: tuple[str, ...]
+    commands: tuple[str, ...]
+    ties: bool = False
+
+    def ranked_by(self, by: str) -> Interval:
+        """The quantity that the ranking is by; infinite where it is not known."""
+        known = self.time if by == "time" else self.memory
+        return known or Interval(math.inf, math.nan, math.nan, 0.0)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A system that is not ranked, and why: "range", "memory" or "status", then in words."""
+
+    system: str
+    name: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The answer: `ranked` best first, over everything; nobody fits if it is empty.
+
+    question: as asked, with the type and causality that the answer is for. settled: those of its
+    fields that were left open. machine: its id; device: in words. memory_bytes: the limit.
+    """
+
+    question: Question
+    settled: tuple[str, ...]
+    machine: str
+    device: str
+    memory_bytes: float
+    ranked: tuple[Option, ...]
+    left_out: tuple[LeftOut, ...]
+
+    def best(self, computes: str | None = None) -> Option | None:
+        """The first one that computes `computes` ("dense", ...), or of all; None if none does."""
+        of_kind = (o for o in self.ranked if computes in (None, o.computes))
+        return next(of_kind, None)
+
+    @property
+    def kinds(self) -> list[str]:
+        """What the ranked ones compute: dense attention first, then in ranked order."""
+        found = dict.fromkeys(option.computes for option in self.ranked)
+        return sorted(found, key=lambda computes: computes != "dense")
+
+
+def advise(frame: pd.DataFrame, question: Question) -> Advice:
+    """Answer `question` from the records in `frame` (see `analysis.records.load`).
+
+    Raises Refused, naming what was measured, if the machine, the setting or the length was not;
+    a length that lies between measured ones is interpolated by `analysis.scaling`.
+    """
+    rows = rows_of_machine(frame, question.device)
+    if rows.empty:
+        raise Refused(f"device {question.device!r}: no record on one device")
+    settled, own = resolve(rows, question)
+    first = own.iloc[0]
+    limit = question.memory_bytes or float(first["device_memory_bytes"])
+    options, left = [], []
+    found: dict[str, list[tuple[Series, Estimate | str]]] = {}
+    for one in series(own, question.seq_len):
+        found.setdefault(one.system, []).append((one, one.at(question.seq_len)))
+    if not any(isinstance(at, Estimate) for pairs in found.values() for _, at in pairs):
+        raise Refused(_out_of_range(rows, own, settled))
+    for system in systems.ordered(found):
+        answered = [pair for pair in found[system] if isinstance(pair[1], Estimate)]
+        # A pattern that was run says more than one that a rule would have had there.
+        measured = [pair for pair in answered if len(pair[1].points) == 1]
+        for one, estimate in measured or answered:
+            option = _option(one, estimate, settled)
+            reason = _too_large(option, limit, asked=question.memory_bytes is not None)
+            if reason is None:
+                options.append(option)
+            else:
+                left.append(LeftOut(system, option.name, "memory", reason))
+        if not answered:
+            one, reason = max(found[system], key=lambda pair: len(pair[0].points))
+            here = any(p.seq_len == question.seq_len for p in one.points)
+            left.append(LeftOut(system, published.name(system), _kind(here), reason))
+    fields = ("dtype", "is_causal")
+    return Advice(
+        settled,
+        tuple(f for f in fields if getattr(question, f) is None),
+        first["machine"],
+        machine_words(first),
+        limit,
+        _ranked(options, question.by),
+        tuple(left),
+    )
+
+
+def _kind(measured_here: bool) -> str:
+    return "status" if measured_here else "range"
+
+
+def _option(one: Series, estimate: Estimate, question: Question) -> Option:
+    timed = [point.timed for point in estimate.points]
+    densities = [float(d) for rows in timed for d in rows["realised_density"]]
+    beside = [point for point in estimate.points if _encloses(estimate.points, point, question)]
+    near = [float(d) for point in beside for d in point.timed["realised_density"]]
+    near = near or densities
+    memory = None
+    if estimate.peak is not None:
+        inputs = input_bytes(question, one.variant)
+        peak = estimate.peak
+        bounds = (value + inputs for value in (peak.value, peak.low, peak.high))
+        memory = Interval(*bounds, peak.confidence)
+    return Option(
+        one.system,
+        published.name(one.system),
+        one.computes,
+        (min(near), max(near)),
+        estimate.time,
+        memory,
+        "measured" if len(estimate.points) == 1 else "interpolated",
+        tuple(point.seq_len for point in estimate.points),
+        tuple(path for rows in timed for path in rows["path"]),
+        tuple(command for rows in timed for command in rows["command"]),
+    )
+
+
+def _encloses(points: tuple[Point, ...], point: Point, question: Question) -> bool:
+    """Whether it is the next measured length below or above the asked one."""
+    lengths = [p.seq_len for p in points]
+    below = max((n for n in lengths if n <= question.seq_len), default=None)
+    above = min((n for n in lengths if n >= question.seq_len), default=None)
+    return point.seq_len in (below, above)
+
+
+def input_bytes(question: Question, variant: str) -> int:
+    """What a pass is given: q, k, v, of a module x and its four projections; dout on training."""
+    width = question.heads * question.head_dim
+    tokens = question.batch * question.seq_len * width
+    training = tokens if question.pass_ == "forward_backward" else 0
+    multihead = variant in VARIANTS and VARIANTS[variant].multihead
+    given = tokens + 4 * width**2 if multihead else 3 * tokens
+    return (given + training) * ITEM_BYTES[question.dtype]
+
+
+def _too_large(option: Option, limit: float, *, asked: bool) -> str | None:
+    """Why an option does not fit `limit` bytes, or None. It must with the end of its interval."""
+    if option.memory is None:
+        return "its memory was not measured here" if asked else None
+    need = option.memory
+    if need.high <= limit:
+        return None
+    text = number(need.value / GB)
+    if number(need.low) != number(need.high):
+        text = interval(need.value / GB, need.low / GB, need.high / GB)
+    verb = "needs" if need.low > limit else "may need more:"
+    return f"{verb} {text} GB of {number(limit / GB)} GB"
+
+
+def _ranked(options: list[Option], by: str) -> tuple[Option, ...]:
+    if not options:
+        return ()
+    options = sorted(options, key=lambda o: (o.ranked_by(by).value, o.system, o.computes))
+    values = [option.ranked_by(by) for option in options]
+    ties = [overlap(values[0], value) for value in values[1:]]
+    return tuple(
+        replace(option, ties=tied) for option, tied in zip(options, [False, *ties], strict=True)
+    )
+
+
+def overlap(a: Interval, b: Interval) -> bool:
+    """Whether the ratio of two values that were measured apart may be 1; NaN bounds: it may."""
+    if not all(math.isfinite(i.value) and i.value > 0 for i in (a, b)):
+        return True
+    halves = [math.log(i.high / i.low) / 2 for i in (a, b) if i.low > 0]
+    half = math.hypot(*halves) if len(halves) == 2 else math.nan
+    return not abs(math.log(b.value / a.value)) > half
+
+
+def _out_of_range(rows: pd.DataFrame, own: pd.DataFrame, question: Question) -> str:
+    timed = sorted(int(n) for n in set(own[own["status"] == "ok"]["seq_len"]))
+    lines = [f"not measured: {question.words()}"]
+    if timed:
+        nearest = min(timed, key=lambda n: abs(math.log(n / question.seq_len)))
+        if timed[0] < question.seq_len < timed[-1]:
+            why = "no system was timed at three lengths around it"
+        else:
+            why = "nothing is extrapolated"
+        lines.append(
+            f"measured there from {timed[0]:,} to {timed[-1]:,} tokens, nearest {nearest:,}; {why}"
+        )
+    lost = own[(own["status"] != "ok") & (own["seq_len"] == question.seq_len)]
+    lines += [f"{row['system']}: {row['status']}" for _, row in lost.iterrows()]
+    lines.append("the nearest settings that were:")
+    lines += [f"  {text}" for text in nearest_settings(rows, question)]
+    return "\n".join(lines)

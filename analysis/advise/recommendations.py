@@ -1,0 +1,216 @@
+"""The write-ups' own advice beside what the records of one machine advise at the same shapes.
+
+python -m analysis.advise.recommendations [--out build/tables/advice] [--machine ID] [ROOT ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import claims, published, records, systems, views
+from analysis.advise.answer import Advice, Option, advise, overlap
+from analysis.advise.question import Question, Refused
+from analysis.claims.comparisons import Ordering
+from analysis.claims.figures import Support
+from analysis.drawing import look
+from analysis.table import Cell, Table, brief, quantity, save
+from analysis.text import tokens
+from models.registry import VARIANTS
+
+COLUMNS = (
+    *("advice", "at", "advised", "its ms", "best of its kind", "that ms"),
+    *("best dense ms", "best of all", "best ms", "borne out"),
+)
+NO_RECORD, ITSELF = "not measured", "itself"
+# Ids of claims without what all of them share.
+SHARED = ".recommend."
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Advice of a write-up at one shape: take `system`, or, if `against`, anything but that.
+
+    system: ours, None without a variant; over: those that the write-up holds it against, likewise.
+    name: as published. by: "time" or "memory". batch: the nearest one measured, None without any.
+    """
+
+    claim: str
+    seq_len: int
+    batch: int | None
+    system: str | None
+    name: str
+    by: str
+    over: tuple[str, ...] = ()
+    against: bool = False
+
+
+def recommendations(book: claims.Book, view: views.View) -> list[Recommendation]:
+    """What the write-up of `view` recommends for one device, in its order.
+
+    "Only X will do above a length" is asked of the shortest measured length above it.
+    """
+    found, ledger = [], claims.Ledger(book, view.rows)
+    for claim in book.claims.values():
+        predicate = claim.predicate
+        if claim.section != "recommendations" or claim.writeup != view.experiment:
+            continue
+        if not isinstance(predicate, (Ordering, Support)):
+            continue
+        shape = ledger.shape(claim, predicate.at.given())
+        against = isinstance(predicate, Support)
+        seq_len = shape.get("seq_len")
+        if against:
+            seq_len = _shortest(view, shape.get("min_seq_len", 0))
+        if seq_len is None or (shape.get("world_size") or 1) > 1:
+            continue
+        named, *others = [predicate.system] if against else [*predicate.order, *predicate.among]
+        known, system = book.systems[named], _system(book, named)
+        over = tuple(filter(None, (_system(book, other) for other in others)))
+        by = "time" if against else predicate.quantity
+        batch = shape.get("batch", 1)
+        batch = batch if against else view.batch_for(batch, seq_len)
+        # Memory of a few MiB, which the growth of a process on a CPU does not resolve.
+        if not against and predicate.device_kind not in (None, view.rows.iloc[0]["device_kind"]):
+            batch = None
+        found.append(
+            Recommendation(claim.id, seq_len, batch, system, known.name, by, over, against)
+        )
+    return found
+
+
+def _system(book: claims.Book, name: str) -> str | None:
+    known = book.systems[name]
+    return systems.key(known.variant, known.sparsity) if known.variant else None
+
+
+def _shortest(view: views.View, at_least: int) -> int | None:
+    """The shortest length from `at_least` on that a forward pass of batch 1 was timed at."""
+    rows, fixed = view.rows, view.setting
+    rows = rows[(rows["pass"] == "forward") & (rows["status"] == "ok") & (rows["batch"] == 1)]
+    rows = rows[(rows["heads"] == fixed.heads) & (rows["head_dim"] == fixed.head_dim)]
+    longer = rows[rows["seq_len"] >= at_least]["seq_len"]
+    return None if longer.empty else int(longer.min())
+
+
+def beside(frame: pd.DataFrame, machine: str = "auto") -> Table:
+    """Every recommendation for one device beside the answer of `advise` at its shape.
+
+    "borne out": "yes" if the advised one is better than each that its write-up holds it against,
+    "no" if one of these is better, "not told apart" if that is within the intervals. Best of its
+    kind, of all: of everything that was measured there.
+    """
+    machine = records.speaker(frame, machine)
+    own = frame[frame["machine"] == machine]
+    book = claims.load(published.CLAIMS)
+    answered, absent = [], []
+    for experiment in book.writeups:
+        if experiment not in set(own["experiment"]):
+            continue
+        view = views.view(frame, experiment, machine)
+        for one in recommendations(book, view):
+            row = _line(_comparable(frame, one), view, one)
+            if row[COLUMNS.index("best of all")] is None:
+                absent.append(one.claim)
+            else:
+                answered.append(row)
+    note = (
+        f"Advice x: y is claim x{SHARED}y, borne out if better than what the write-up holds it "
+        "against. b: batch. Times are medians in ms, intervals in the CSV. "
+        f"Measured on {views.device(own.iloc[0])} at the write-up's heads and causality, in "
+        "its type where that was measured, else in float32; a length measured in others only, in "
+        "those. Systems of a kind give the same result; sparse and dilated attention give another "
+        "than dense. Where memory is what the advice is for, best is least memory. On a CPU a rank "
+        "has one core, so rings are held against each other only."
+    )
+    if absent:
+        note += f" Nothing was measured at the shape of {', '.join(absent)}."
+    return Table("What the write-ups advise, and what the records do", COLUMNS, answered, note)
+
+
+def _comparable(frame: pd.DataFrame, one: Recommendation) -> pd.DataFrame:
+    """A rank on a CPU has one core: advice to take one is held against other ranks there."""
+    variant = systems.parts(one.system)[0] if one.system else None
+    if variant is None or VARIANTS[variant].shard_order is None:
+        return frame
+    return frame[(frame["device_kind"] != "cpu") | frame["world_size"].notna()]
+
+
+def _line(frame: pd.DataFrame, view: views.View, one: Recommendation) -> tuple[Cell, ...]:
+    start = (_short(one.claim), f"{tokens(one.seq_len)}, b{one.batch}")
+    name = look(one.system).label if one.system else one.name
+    name = f"not {name}" if one.against else name
+    nothing = (None,) * 6
+    near = view.nearest()
+    if one.batch is None or near.empty:
+        return (*start, name, *nothing, NO_RECORD)
+    first, here = near.iloc[0], one.seq_len in set(near["seq_len"])
+    question = Question(
+        one.seq_len,
+        int(first["heads"]),
+        int(first["head_dim"]),
+        batch=one.batch,
+        dtype=first["dtype"] if here else None,
+        is_causal=bool(first["is_causal"]) if here else None,
+        device=view.machine,
+        by=one.by,
+    )
+    try:
+        answer = advise(frame, question)
+    except Refused:
+        return (*start, name, *nothing, NO_RECORD)
+    option = next((o for o in answer.ranked if o.system == one.system), None)
+    first = answer.best()
+    dense = _option(answer.best("dense"))[1]
+    if option is None:
+        return (*start, name, None, None, None, dense, *_option(first), NO_RECORD)
+    kind, borne_out = answer.best(option.computes), _borne_out(answer, option, one)
+    best = (ITSELF, _option(kind)[1]) if kind is option else _option(kind)
+    return (*start, name, _option(option)[1], *best, dense, *_option(first), borne_out)
+
+
+def _short(claim: str) -> str:
+    return claim.replace(SHARED, ": ")
+
+
+def _borne_out(answer: Advice, option: Option, one: Recommendation) -> str:
+    if one.against:
+        return "no, it runs"
+    mine = option.ranked_by(one.by)
+    others = [other.ranked_by(one.by) for other in answer.ranked if other.system in one.over]
+    if not others:
+        return NO_RECORD
+    apart = [other for other in others if not overlap(mine, other)]
+    if any(other.value < mine.value for other in apart):
+        return "no"
+    return "yes" if len(apart) == len(others) else "not told apart"
+
+
+def _option(option: Option | None) -> tuple[Cell, Cell]:
+    if option is None:
+        return None, None
+    time = option.time
+    return look(option.system).label, brief(quantity(time.value, time.low, time.high))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the table in its three forms; 1 with one line on stderr for unusable input."""
+    parser = argparse.ArgumentParser(description=beside.__doc__)
+    parser.add_argument("--out", type=Path, default=Path("build/tables/advice"))
+    parser.add_argument("--machine", default="auto")
+    parser.add_argument("roots", nargs="*", type=Path, metavar="ROOT", help="records")
+    options = parser.parse_args(arguments)
+    try:
+        save(beside(records.load(*options.roots), options.machine), options.out)
+    except (records.RecordsError, claims.ClaimsError, OSError) as error:
+        print(f"advice: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

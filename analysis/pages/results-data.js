@@ -1,0 +1,133 @@
+"use strict";
+// The records, and the state of the page: what is selected, and its place in the address.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const RECORDS = DATA.columns.seq_len.map((_, i) => {
+  const record = { index: i };
+  for (const name of Object.keys(DATA.columns)) {
+    const value = DATA.columns[name][i];
+    record[name] = value !== null && DATA.in_texts.includes(name) ? DATA.texts[value] : value;
+  }
+  record.is_causal = record.is_causal ? "causal" : "not causal";
+  record.batch = String(record.batch);
+  record.path = record.path.replace("*", record.stem);
+  record.command = record.command.replace("*", record.stem);
+  return record;
+});
+const SETTING = DATA.setting;
+const QUANTITIES = {
+  time: { title: "Median time", unit: "ms", value: (r) => r.median, ends: (r) => [r.low, r.high] },
+  memory: { title: "Peak memory beyond the inputs", unit: "MiB", ends: () => null,
+    value: (r) => (r.memory > 0 ? r.memory / 2 ** 20 : null) },
+  rate: { title: "Useful work", unit: "GFLOP/s", value: (r) => r.rate && r.rate / 1e9,
+    ends: (r) => r.rate && [r.rate_low / 1e9, r.rate_high / 1e9] },
+  error: { title: "Relative error against the oracle", unit: "", value: (r) => r.error || null,
+    ends: () => null },
+};
+
+const state = { show: "time", hidden: new Set(), sparsities: null, length: null, line: null };
+
+// The records of the selected setting, whatever is hidden.
+function selected() {
+  return RECORDS.filter((r) => SETTING.every((name) => r[name] === state[name]));
+}
+
+// Those that are drawn and listed.
+function visible() {
+  return selected().filter((r) => isShown(r));
+}
+
+function isShown(record) {
+  const wanted = state.sparsities === null || state.sparsities.has(sparsityOf(record));
+  return wanted && !state.hidden.has(record.line);
+}
+
+function sparsityOf(record) {
+  return record.sparsity === null ? "none" : String(Math.round(record.sparsity * 1e4) / 100);
+}
+
+function distinct(values) {
+  return [...new Set(values)];
+}
+
+function lengths() {
+  return distinct(visible().map((r) => r.seq_len)).sort((a, b) => a - b);
+}
+
+// The lines of the setting in the order of the figures.
+function lines() {
+  const systems = Object.keys(DATA.looks);
+  const found = selected().sort((a, b) => systems.indexOf(a.system) - systems.indexOf(b.system));
+  return distinct(found.map((r) => r.line));
+}
+
+function chosen() {
+  return visible().find((r) => r.line === state.line && r.seq_len === state.length);
+}
+
+function labelOf(record) {
+  const label = DATA.looks[record.system].label;
+  return record.line === record.system ? label : `${label}, ${record.pattern}`;
+}
+
+// Values that a part of the setting can have after the parts before it, fullest first.
+function options(name) {
+  const before = SETTING.slice(0, SETTING.indexOf(name));
+  const fitting = RECORDS.filter((r) => before.every((part) => r[part] === state[part]));
+  const count = new Map();
+  for (const r of fitting) count.set(r[name], (count.get(r[name]) || 0) + 1);
+  const found = [...count].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1));
+  if (name === "machine") return Object.keys(DATA.machines);
+  if (name === "experiment") return Object.keys(DATA.experiments).filter((e) => count.has(e));
+  return found.map(([value]) => value);
+}
+
+// Put right whatever the rest of the selection leaves without records.
+function settle() {
+  for (const name of SETTING) {
+    const known = options(name);
+    if (!known.includes(state[name])) state[name] = known[0];
+  }
+  if (!QUANTITIES[state.show]) state.show = "time";
+  const known = distinct(selected().map(sparsityOf));
+  if (state.sparsities !== null) {
+    state.sparsities = new Set(known.filter((s) => state.sparsities.has(s)));
+    if (state.sparsities.size === 0 || state.sparsities.size === known.length) {
+      state.sparsities = null;
+    }
+  }
+  if (visible().length === 0) state.hidden.clear();
+  if (visible().length === 0) state.sparsities = null;
+  if (!lengths().includes(state.length)) state.length = usualLength();
+  const here = visible().filter((r) => r.seq_len === state.length);
+  if (!here.some((r) => r.line === state.line)) {
+    state.line = lines().find((line) => here.some((r) => r.line === line));
+  }
+}
+
+// The length at which most was timed; of several the longest.
+function usualLength() {
+  const timed = (n) => visible().filter((r) => r.seq_len === n && r.status === "ok").length;
+  return lengths().reduce((best, n) => (timed(n) >= timed(best) ? n : best));
+}
+
+function toHash() {
+  const parts = new URLSearchParams();
+  for (const name of SETTING) parts.set(name, state[name]);
+  parts.set("show", state.show);
+  parts.set("length", state.length);
+  parts.set("line", state.line);
+  if (state.sparsities) parts.set("sparsity", [...state.sparsities].sort().join(" "));
+  for (const line of lines()) if (state.hidden.has(line)) parts.append("hide", line);
+  return "#" + parts.toString();
+}
+
+function fromHash() {
+  const parts = new URLSearchParams(location.hash.slice(1));
+  for (const name of [...SETTING, "show", "line"]) {
+    if (parts.has(name)) state[name] = parts.get(name);
+  }
+  state.length = parts.has("length") ? Number(parts.get("length")) : state.length;
+  state.sparsities = parts.has("sparsity") ? new Set(parts.get("sparsity").split(" ")) : null;
+  state.hidden = new Set(parts.getAll("hide"));
+}

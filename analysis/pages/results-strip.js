@@ -1,0 +1,116 @@
+// One record: its facts, every sample by process, where it is stored and what made it.
+
+function drawRecord(record) {
+  const by = (id) => document.getElementById(id);
+  by("record-title").textContent =
+    `${labelOf(record)}, ${grouped(String(record.seq_len))} tokens: ` +
+    (record.status === "ok" ? `${interval(record.median, [record.low, record.high])} ms`
+      : statusWords(record));
+  by("facts").replaceChildren(...facts(record).flatMap(([name, value]) =>
+    [make("dt", {}, name), make("dd", {}, value)]).reduce(paired, []));
+  const timed = record.samples.length > 0;
+  for (const id of ["strip", "strip-note", "samples"]) by(id).hidden = !timed;
+  by("strip").replaceChildren();
+  if (timed) drawStrip(by("strip"), record);
+  by("samples").querySelector("div").replaceChildren(...record.samples.map((samples, i) =>
+    make("p", { "data-process": i + 1 }, `Process ${i + 1}: ${samples.join(", ")}`)));
+  by("path").textContent = record.path;
+  // Inside of the report the page has no place that a path could start from.
+  if (location.protocol !== "data:") by("path").href = "../" + record.path;
+  by("command").textContent = record.command;
+  by("provenance").textContent = `${DATA.machines[record.machine]}; PyTorch ${record.torch}` +
+    (record.commit ? `; commit ${record.commit.slice(0, 12)}` : "");
+}
+
+// dt and dd of one fact stay together in the grid.
+function paired(boxes, element, i) {
+  if (i % 2 === 0) boxes.push(make("div", {}));
+  boxes[boxes.length - 1].append(element);
+  return boxes;
+}
+
+function facts(record) {
+  const found = [["System", DATA.looks[record.system].name], ["Pattern", patternWords(record)]];
+  if (record.status !== "ok") {
+    return [...found, ["Status", statusWords(record)], ["Reason", record.reason || DASH]];
+  }
+  const memory = record.memory === null ? DASH : `${number(record.memory / 2 ** 20)} MiB`;
+  found.push(
+    ["Median time", `${interval(record.median, [record.low, record.high])} ms`],
+    ["Peak memory beyond the inputs", memory],
+    ["Useful work", rateWords(record)],
+    ["Share of dense attention's pairs", `${number(100 * record.density)} %`],
+    ["Error against the oracle", errorWords(record.error, record.dense_error)],
+  );
+  if (record.gradient_error !== null) {
+    const words = errorWords(record.gradient_error, record.dense_gradient_error);
+    found.push(["Error of the gradients", words]);
+  }
+  found.push(["Backend", record.backend || DASH],
+    ["Processes, samples", `${record.samples.length}, ${record.samples.flat().length}`]);
+  return found;
+}
+
+function patternWords(record) {
+  if (record.sparsity === null) return record.pattern;
+  return `${record.pattern}, ${sparsityOf(record)} % sparse`;
+}
+
+function rateWords(record) {
+  if (record.rate === null) return DASH;
+  const [unit, name] = record.rate >= 1e12 ? [1e12, "TFLOP/s"] : [1e9, "GFLOP/s"];
+  const ends = record.rate_low === null ? null : [record.rate_low / unit, record.rate_high / unit];
+  return `${interval(record.rate / unit, ends)} ${name}`;
+}
+
+function errorWords(error, dense) {
+  if (error === null) return DASH;
+  return dense ? `${number(error)} (dense: ${number(dense)})` : number(error);
+}
+
+// Samples of each process on a row of their own, in the order they were taken within the row.
+function drawStrip(box, record) {
+  const rows = record.samples;
+  const all = rows.flat();
+  const [low, high] = [Math.min(...all), Math.max(...all)];
+  const slack = (high - low || high) * 0.04;
+  const width = Math.max(box.clientWidth, 260);
+  const [left, right, top, row] = [74, 14, 12, 30];
+  const bottom = top + rows.length * row;
+  const x = (v) => left + ((width - left - right) * (v - low + slack)) / (high - low + 2 * slack);
+  const svg = draw("svg", { viewBox: `0 0 ${width} ${bottom + 24}`, role: "img",
+    "aria-label": `${all.length} samples from ${number(low)} to ${number(high)} ms` });
+  svg.append(draw("rect", { x: x(record.low), y: top, width: Math.max(x(record.high) - x(record.low), 1),
+    height: bottom - top, fill: "#eef4f9" }));
+  svg.append(draw("line", { class: "axis", x1: x(record.median), x2: x(record.median), y1: top,
+    y2: bottom }));
+  rows.forEach((samples, i) => {
+    const middle = top + row * (i + 0.5);
+    svg.append(draw("text", { x: left - 10, y: middle + 4, "text-anchor": "end" },
+      `process ${i + 1}`));
+    samples.forEach((sample, k) => {
+      const shift = samples.length > 1 ? (k / (samples.length - 1) - 0.5) * row * 0.6 : 0;
+      const dot = draw("circle", { class: "sample", cx: x(sample).toFixed(1),
+        cy: (middle + shift).toFixed(1), r: 3, fill: DATA.looks[record.system].color,
+        "fill-opacity": 0.65, "data-ms": sample, "data-process": i + 1 });
+      dot.append(draw("title", {}, `process ${i + 1}, sample ${k + 1}: ${sample} ms`));
+      svg.append(dot);
+    });
+  });
+  svg.append(draw("line", { class: "axis", x1: left, x2: width - right, y1: bottom, y2: bottom }));
+  for (const tick of evenTicks(low, high, width < 500 ? 3 : 6)) {
+    svg.append(draw("line", { class: "axis", x1: x(tick), x2: x(tick), y1: bottom, y2: bottom + 4 }));
+    svg.append(draw("text", { x: x(tick), y: bottom + 18, "text-anchor": "middle" }, plain(tick)));
+  }
+  svg.append(draw("text", { x: left - 10, y: bottom + 18, "text-anchor": "end" }, "ms"));
+  box.append(svg);
+}
+
+function evenTicks(low, high, count) {
+  const rough = (high - low || Math.abs(high) || 1) / count;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
+  const ticks = [];
+  for (let k = Math.ceil(low / step); k * step <= high; k++) ticks.push(k * step);
+  return ticks.length ? ticks : [low];
+}

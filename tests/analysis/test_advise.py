@@ -1,0 +1,220 @@
+"""Advice on synthetic records, whose times are known: ranking, limits, refusals."""
+
+import json
+
+import pytest
+
+from analysis import stats
+from analysis.advise import Question, Refused, advise
+from analysis.advise.__main__ import main, memory
+from analysis.advise.answer import input_bytes
+from tests.analysis import synthetic
+from tests.analysis.synthetic import CPU
+
+GB = 1e9
+
+
+def ask(frame, seq_len, heads=8, head_dim=64, **more):
+    return advise(frame, Question(seq_len, heads, head_dim, **more))
+
+
+def true_ms(frame, option, seq_len):
+    rows = frame[(frame["system"] == option.system) & (frame["path"] == option.records[0])]
+    case = rows.iloc[0]
+    scale, power = synthetic.SPEED[case["variant"]]
+    return 0.3 + scale * (seq_len / 1024) ** power * case["batch"] * case["heads"] / 8
+
+
+def test_a_measured_setting_is_ranked_by_its_medians(laptop):
+    answer = ask(laptop, 4096, is_causal=False, dtype="float32")
+    times = [option.time.value for option in answer.ranked]
+    assert times == sorted(times) and len(times) > 8
+    assert {option.basis for option in answer.ranked} == {"measured"}
+    dense = answer.best("dense")
+    own = laptop[laptop["path"].isin(dense.records)]
+    assert dense.time.value == own.iloc[0]["median_ms"]
+    assert dense.time.low < dense.time.value < dense.time.high
+    assert dense.records and all(command.startswith("python -m") for command in dense.commands)
+
+
+def test_an_interval_resamples_processes():
+    apart = [[10.0, 10.1, 10.2], [14.0, 14.1, 14.2], [12.0, 12.1, 12.2]]
+    together = [[12.0, 12.1, 12.2]] * 3
+    wide, narrow = (stats.resampled_median(r) for r in (apart, together))
+    assert wide.value == narrow.value == 12.1
+    assert wide.high - wide.low > 10 * (narrow.high - narrow.low)
+    assert (wide.low * wide.high) ** 0.5 == pytest.approx(12.1)
+
+
+def test_between_lengths_the_fit_answers_and_its_interval_holds_the_truth(laptop):
+    answer = ask(laptop, 3000, is_causal=True, dtype="float32")
+    option = next(o for o in answer.ranked if o.system == "dilated-gather")
+    assert option.basis == "interpolated" and len(option.lengths) >= 3
+    assert option.lengths[0] < 3000 < option.lengths[-1]
+    assert option.time.value == pytest.approx(true_ms(laptop, option, 3000), rel=0.02)
+    assert len(option.records) == len(option.lengths)
+
+
+def test_an_interval_stays_between_the_measured_neighbours(laptop):
+    answer = ask(laptop, 3000, is_causal=True, dtype="float32")
+    option = next(o for o in answer.ranked if o.system == "dilated-gather")
+    ends = [
+        next(o for o in ask(laptop, n, is_causal=True).ranked if o.system == option.system)
+        for n in (2048, 4096)
+    ]
+    assert ends[0].time.low <= option.time.low and option.time.high <= ends[1].time.high
+
+
+def test_what_is_computed_marks_the_options_and_dense_comes_first(laptop):
+    answer = ask(laptop, 4096, is_causal=False)
+    assert answer.kinds[0] == "dense"
+    by_system = {option.system: option for option in answer.ranked}
+    assert by_system["block-sparse@98"].computes == "98 % sparse, dilated blocks of 64"
+    own = laptop[laptop["path"].isin(by_system["dense"].records)]
+    assert set(by_system["dense"].density) == set(own["realised_density"])
+    assert by_system["dilated-sdpa"].computes == by_system["dilated-gather"].computes
+    assert by_system["dilated-sdpa"].computes == "dilated 1024/2048/2048 at rates 1/2/4"
+    assert by_system["head-partitioned"].computes.startswith("one branch a head")
+    assert by_system["multihead-dilated-sdpa"].computes.endswith(" + projections")
+    assert max(by_system["block-sparse@95"].density) < 0.06
+
+
+def test_options_that_cannot_be_told_from_the_first_are_marked(laptop):
+    rows = laptop[laptop["system"].isin(["dense", "dense-flash"]) & (laptop["dtype"] == "float32")]
+    answer = ask(rows, 4096, is_causal=False)
+    assert [option.ties for option in answer.ranked] == [False, True]
+    slow = rows.copy()
+    slow["samples"] = [
+        [[3 * t for t in one] for one in samples] if system == "dense-flash" else samples
+        for system, samples in zip(rows["system"], rows["samples"], strict=True)
+    ]
+    assert [option.ties for option in ask(slow, 4096, is_causal=False).ranked] == [False, False]
+
+
+def test_what_does_not_fit_is_left_out_with_its_need(laptop):
+    free = ask(laptop, 4096, is_causal=False)
+    need = {option.system: option.memory.value for option in free.ranked}
+    limit = (need["dense"] + need["dilated-gather"]) / 2
+    answer = ask(laptop, 4096, is_causal=False, memory_bytes=limit)
+    kept = {option.system for option in answer.ranked}
+    assert "dense" in kept and "dilated-gather" not in kept
+    assert all(option.memory.high <= limit for option in answer.ranked)
+    left = {one.system: one for one in answer.left_out if one.kind == "memory"}
+    assert f"needs {need['dilated-gather'] / GB:.3g}"[:9] in left["dilated-gather"].reason
+
+
+def test_memory_holds_the_peak_and_the_inputs(laptop):
+    option = ask(laptop, 4096, is_causal=False).best("dense")
+    peak = laptop[laptop["path"].isin(option.records)]["peak_memory_bytes"].max()
+    assert option.memory.value == peak + 3 * 4096 * 8 * 64 * 4
+    training = Question(4096, 8, 64, pass_="forward_backward", dtype="float16")
+    assert input_bytes(training, "dense") == 4 * 4096 * 512 * 2
+    assert input_bytes(training, "multihead-dilated-sdpa") == (2 * 4096 * 512 + 4 * 512**2) * 2
+
+
+def test_by_memory_ranks_by_memory(laptop):
+    answer = ask(laptop, 4096, is_causal=False, by="memory")
+    needs = [option.memory.value for option in answer.ranked]
+    assert needs == sorted(needs)
+
+
+def test_beyond_what_was_timed_it_refuses_and_names_the_range(laptop):
+    with pytest.raises(Refused) as refused:
+        ask(laptop, 1_000_000, is_causal=True)
+    told = str(refused.value)
+    assert "nothing is extrapolated" in told and "nearest 8,192" in told
+    assert "batch 1, 8 heads of 64, float32, causal, forward: 512–8K tokens" in told
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"heads": 7}, "heads 7: never measured on this machine, only 8, 12"),
+        ({"head_dim": 80}, "head_dim 80: never measured on this machine, only 64, 128"),
+        ({"dtype": "float64"}, "dtype float64: never measured on this machine, only"),
+        ({"batch": 3}, "batch 3: never measured on this machine, only 1, 2"),
+    ],
+)
+def test_a_setting_that_was_not_measured_is_refused_with_the_nearest(laptop, more, told):
+    with pytest.raises(Refused) as refused:
+        ask(laptop, 4096, **{"heads": 8, "head_dim": 64, **more})
+    assert told in str(refused.value)
+    assert "the nearest settings that were:" in str(refused.value)
+
+
+def test_out_of_time_at_the_length_is_a_reason(both):
+    answer = ask(both, 131072, 12, device="big", dtype="float16", is_causal=True)
+    left = {one.system: one for one in answer.left_out}
+    assert left["dense"].reason == "out of time at 131,072 tokens"
+    assert left["dilated-gather"].reason == "out of memory at 131,072 tokens"
+    assert left["dense"].kind == "status"
+    assert answer.best().system == "dilated-triton"
+
+
+def test_a_device_is_found_by_its_name_or_id(both):
+    assert ask(both, 4096, device="a BIG gpu").machine == "big-gpu"
+    assert ask(both, 4096, device="two-core").machine == CPU
+    with pytest.raises(Refused, match="device 'H100': there are: .*A Big GPU.*two-core-cpu"):
+        ask(both, 4096, device="H100")
+    with pytest.raises(Refused, match="matches 2 machines; name one of"):
+        ask(both, 4096, device="u")
+
+
+def test_several_ranks_and_replicas_give_no_advice(laptop):
+    answer = ask(laptop, 4096, batch=1, is_causal=True)
+    assert not any("/p" in option.system for option in answer.ranked)
+    frame = laptop.copy()
+    frame.loc[frame["system"] == "dense-flash", "experiment"] = "as_published"
+    systems = {option.system for option in ask(frame, 4096, is_causal=False).ranked}
+    assert "dense-flash" not in systems and "dense" in systems
+
+
+def test_a_rank_of_one_core_is_not_set_against_all_cores(laptop, both):
+    systems = {option.system for option in ask(laptop, 2048, batch=2, is_causal=False).ranked}
+    assert systems == {"dense"}
+    rings = laptop[laptop["world_size"].notna()]
+    systems = {option.system for option in ask(rings, 2048, batch=2, is_causal=False).ranked}
+    assert {"ring-standard", "ring-distributed", "ring-hilbert"} <= systems
+    on_gpu = ask(both, 2048, batch=2, device="big", dtype="float16", is_causal=False)
+    assert {"dense", "ring-standard"} <= {option.system for option in on_gpu.ranked}
+
+
+def test_the_type_most_systems_were_measured_in_is_taken_and_said(both):
+    answer = ask(both, 4096, device="big")
+    assert answer.settled == ("dtype", "is_causal")
+    assert ask(both, 4096, device="big", dtype="float32", is_causal=True).settled == ()
+
+
+def test_records_of_several_experiments_at_one_point_are_pooled(laptop):
+    ranked = ask(laptop, 8192, is_causal=False).ranked
+    dense = next(option for option in ranked if option.system == "dense")
+    own = laptop[laptop["path"].isin(dense.records)]
+    assert {"comprehensive", "dilated", "block_sparse"} <= set(own["experiment"])
+    replicates = [samples for one in own["samples"] for samples in one]
+    assert dense.time == stats.resampled_median(replicates)
+    assert len(replicates) == synthetic.REPLICATES * len(own)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("20GB", 20e9), ("16GiB", 16 * 2**30), ("512MB", 512e6), ("8g", 8e9), ("1.5 TB", 1.5e12)],
+)
+def test_memory_is_read_with_its_unit(text, number):
+    assert memory(text) == number
+
+
+def test_the_command_prints_a_table_or_json_and_fails_without_an_answer(laptop_root, capsys):
+    given = ["--seq-len", "4096", "--no-causal", str(laptop_root)]
+    assert main(given) == 0
+    text = capsys.readouterr().out
+    assert "Fastest: head-partitioned" in text and "A  dense: 33.3 % of" in text
+    assert main(["--json", *given]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ranked"][0]["system"] == "head-partitioned"
+    assert answer["question"]["pass"] == "forward" and answer["ranked"][0]["records"]
+    assert main(["--seq-len", "99999999", str(laptop_root)]) == 1
+    assert "nothing is extrapolated" in capsys.readouterr().err
+    assert main(["--memory", "1KB", *given]) == 1
+    assert "Nothing that was measured here fits." in capsys.readouterr().out
+    assert main(["--heads", "0", *given]) == 1
+    assert "heads: is 0, expected an integer >= 1" in capsys.readouterr().err

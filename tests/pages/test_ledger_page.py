@@ -1,0 +1,114 @@
+"""The ledger page in a real browser: filters, words, links to a claim, and no network."""
+
+import json
+
+import pytest
+
+from analysis import claims, ledger_page, records
+from analysis.published import CLAIMS
+
+ROOT = CLAIMS.parents[1]
+ROWS = "[...document.querySelectorAll('.claim:not([hidden])')]"
+
+
+@pytest.fixture(scope="module")
+def ledger():
+    book = claims.load(CLAIMS)
+    verdicts = claims.evaluate(book, records.load(ROOT / "results" / "published"))
+    return json.loads(claims.to_json(book, verdicts))
+
+
+@pytest.fixture(scope="module")
+def page(ledger, tmp_path_factory):
+    path = tmp_path_factory.mktemp("ledger") / "ledger.html"
+    path.write_text(ledger_page.render(ledger, path, ROOT))
+    return path.as_uri()
+
+
+@pytest.fixture
+def opened(browser, page):
+    browser.open("about:blank")
+    browser.logs("browser")
+    browser.requests()
+    browser.open(page)
+    return browser
+
+
+def shown(browser) -> list[str]:
+    return browser.run(f"return {ROWS}.map(one => one.id)")
+
+
+def choose(browser, field: str, value: str) -> None:
+    browser.run(
+        "const f = document.getElementById('filter').elements[arguments[0]];"
+        "f.value = arguments[1]; f.dispatchEvent(new Event('input', {bubbles: true}))",
+        field,
+        value,
+    )
+
+
+def test_each_filter_shows_what_it_says_and_they_join(opened, ledger):
+    everything = [claim["id"] for claim in ledger["claims"]]
+    assert shown(opened) == everything
+    mechanism = next(c["mechanism"] for c in ledger["claims"] if c["mechanism"])
+    for field, value in [
+        ("writeup", "overview"),
+        ("verdict", "refuted"),
+        ("basis", "arithmetic"),
+        ("mechanism", mechanism),
+    ]:
+        choose(opened, field, value)
+        expected = [c["id"] for c in ledger["claims"] if c[field] == value]
+        assert expected and shown(opened) == expected
+        text = opened.run("return document.getElementById('shown').textContent")
+        assert text == f"{len(expected)} of {len(everything)} claims"
+        choose(opened, field, "")
+    choose(opened, "writeup", "ring")
+    choose(opened, "verdict", "refuted")
+    expected = [
+        c["id"] for c in ledger["claims"] if (c["writeup"], c["verdict"]) == ("ring", "refuted")
+    ]
+    assert shown(opened) == expected
+    assert opened.run("return location.hash") == "#writeup=ring&verdict=refuted"
+    opened.run("document.querySelector('#filter button[type=reset]').click()")
+    assert shown(opened) == everything
+
+
+def test_words_find_claims_as_they_are_typed(opened, ledger):
+    opened.press("#filter input[name=text]", "LOCALITY hilbert")
+    found = shown(opened)
+    assert found == [i for i in found if i.startswith("ring.feature.locality.ring-hilbert")]
+    assert "ring.feature.locality.ring-hilbert.text" in found
+
+
+def test_a_number_of_the_table_shows_its_claims(opened, ledger):
+    opened.run(
+        "document.querySelector('button[data-writeup=dilated][data-verdict=reproduced]').click()"
+    )
+    expected = ledger["counts"]["dilated"]["reproduced"]
+    opened.run("dispatchEvent(new HashChangeEvent('hashchange'))")
+    assert len(shown(opened)) == expected
+
+
+def test_an_address_with_a_claim_opens_it_down_to_record_and_command(browser, page, ledger):
+    claim = next(c for c in ledger["claims"] if c["basis"] == "records")
+    browser.open("about:blank")
+    browser.open(f"{page}#{claim['id']}")
+    row = "document.getElementById(arguments[0])"
+    assert browser.run(f"return {row}.querySelector('details').open", claim["id"])
+    top = browser.run(f"return {row}.getBoundingClientRect().top", claim["id"])
+    assert 0 <= top < browser.run("return innerHeight")
+    text = browser.run(f"return {row}.innerText", claim["id"])
+    for record in claim["evidence"]:
+        assert record["path"] in text and record["command"] in text
+    closed = browser.run(f"return {ROWS}.filter(one => one.querySelector('[open]')).length")
+    assert closed == 1
+
+
+def test_nothing_is_fetched_nothing_is_logged_and_a_phone_does_not_scroll_sideways(opened, page):
+    assert [one for one in opened.requests() if not one.startswith(("file:", "data:"))] == []
+    assert opened.logs("browser") == []
+    opened.resize(390, 800)
+    widths = opened.run("return [document.documentElement.scrollWidth, innerWidth]")
+    opened.devtools("Emulation.clearDeviceMetricsOverride", {})
+    assert widths[0] <= widths[1]
