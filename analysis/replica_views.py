@@ -13,7 +13,7 @@ from functools import cache
 import pandas as pd
 import yaml
 
-from analysis import published, systems, views
+from analysis import extreme_views, published, systems, views
 from analysis.stats import Interval
 from models.registry import VARIANTS
 
@@ -28,7 +28,7 @@ GATHERED = "block-sparse-sdpa"
 CHUNK = (4096, (512, 1024, 2048))  # tokens and segments of the chunk that was multiplied
 SHARES = ("64m", "128m", "256m")  # plots whose share of time was read off
 # Lengths of the table that ends at a billion tokens.
-BILLION = tuple(2**power for power in (17, 20, 22, 24, 26, 28, 30))
+BILLION = tuple(2**power for power in (17, 18, 20, 22, 24, 26, 28, 30))
 
 
 @dataclass(frozen=True)
@@ -176,15 +176,12 @@ def chunk(of: views.View, variant: str = HEADS) -> pd.Series | None:
 
 def streamed(frame: pd.DataFrame, machine: str, seq_len: int) -> pd.Series | None:
     """Exact dilated attention over one real sequence of that length, by experiment `extreme`."""
-    rows = frame[
-        (frame["experiment"] == "extreme")
-        & (frame["machine"] == machine)
-        & (frame["variant"] == "dilated-streamed")
-        & (frame["pass"] == "forward")
-        & (frame["status"] == "ok")
-        & (frame["seq_len"] == seq_len)
-    ]
-    return None if rows.empty else rows.sort_values(["heads", "path"], kind="stable").iloc[-1]
+    of_machine = frame[frame["machine"] == machine]
+    if extreme_views.EXPERIMENT not in set(of_machine["experiment"]):
+        return None
+    rows = extreme_views.extreme(frame, machine).streamed()
+    rows = rows[rows["seq_len"] == seq_len]
+    return None if rows.empty else rows.iloc[0]
 
 
 def largest(of: views.View, replica: str) -> pd.Series | None:
