@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 from snakemake.io import report as in_report
+from snakemake.logging import logger
 from snakemake.utils import Paramspace, min_version
 
-from analysis.outputs import FORMS, caption_path, captions, place, written
+from analysis.outputs import FIGURE_FORMS, TABLE_FORMS, caption_path, captions, place, written
 from experiments import grid as grids
 from experiments import machine as machines
 from experiments.digest import code_digest, files_digest
@@ -90,6 +91,11 @@ def reported(name):
     ]
 
 
+# A new experiment has no published records yet: nothing of it can be built, all else can.
+for name in [name for name in EXPERIMENTS if not records(name)]:
+    logger.warning(f"{name}: left out, it has no record here")
+    del EXPERIMENTS[name]
+
 for name in EXPERIMENTS:
     if not Path(f"analysis/notebooks/{name}.ipynb").exists():
         raise WorkflowError(
@@ -105,10 +111,10 @@ rule all:
         "build/paper.pdf",
         expand("build/writeups/{name}.md", name=WRITEUPS),
         expand("build/notebooks/{name}.html", name=EXPERIMENTS),
-        "build/figures/overview.svg",
+        expand("build/figures/{figure}.svg", figure=["overview", "scaling"]),
         "build/ledger.html",
         "build/results.html",
-        expand("build/tables/advice.{form}", form=FORMS),
+        expand("build/tables/advice.{form}", form=TABLE_FORMS),
         [f"build/{path}" for name in EXPERIMENTS for path in captions(name)],
 
 
@@ -295,7 +301,7 @@ PROVENANCE = expand("{list}.csv", list=["numbers", "records"])
 PROVENANCE += expand(
     "tables/provenance-{table}.{kind}",
     table=["machines", "costs", "code"],
-    kind=FORMS,
+    kind=TABLE_FORMS,
 )
 
 
@@ -332,15 +338,20 @@ rule overview:
         records=[records(name) for name in EXPERIMENTS],
         claims="paper/claims.yaml",
     output:
-        report(
-            "build/figures/overview.svg",
-            caption="paper/captions/overview.rst",
-            category="Figures",
-            subcategory="All",
-            labels={"figure": "overview"},
-        ),
+        [
+            report(
+                f"build/figures/{{figure}}.{form}",
+                caption="paper/captions/overview.rst",
+                category="Figures",
+                subcategory="All",
+                labels={"figure": "{figure}", "form": form},
+            )
+            for form in FIGURE_FORMS
+        ],
     log:
-        "build/logs/overview.log",
+        "build/logs/{figure}.log",
+    wildcard_constraints:
+        figure="overview|scaling",
     conda:
         "envs/reproduce.yaml"
     params:
@@ -348,10 +359,10 @@ rule overview:
         speaker=SPEAKER,
         code=files_digest(*ANALYSIS),
     message:
-        "the figure of the README"
+        "the figure {wildcards.figure} of all experiments"
     shell:
-        "python -m analysis.overview --out {output} --machine {params.speaker}"
-        " {params.roots} > {log} 2>&1"
+        "python -m analysis.overview --figure {wildcards.figure} --out {output[0]}"
+        " --machine {params.speaker} {params.roots} > {log} 2>&1"
 
 
 rule results_page:
@@ -390,7 +401,7 @@ rule advice:
                 subcategory="All",
                 labels={"table": "advice", "form": form},
             )
-            for form in FORMS
+            for form in TABLE_FORMS
         ],
     log:
         "build/logs/advice.log",

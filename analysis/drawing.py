@@ -15,8 +15,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from analysis import systems
-from analysis.text import tokens
+from analysis import drawn, systems
+from analysis.text import tokens, write
 from experiments.files import replacing
 
 STYLE = Path(__file__).with_name("style.mplstyle")
@@ -62,20 +62,20 @@ LOOKS = {
     "multihead-dilated-sdpa": Look("ImprovedMultihead", "#CC79A7", "v", "xxxxxx"),
     "ring": Look("RingDilated", GREY, "d"),
     "ring-multihead": Look("RingMultihead", GREY, "d"),
-    **_shades("block-sparse", "Block-sparse", "#5AAAE0 #1F6FB8 #0B2F66", "^sD"),
-    **_shades("block-sparse-sdpa", "Gathered", "#F0A860 #C8691B #7A3505", "v<>"),
+    **_shades("block-sparse", "Block-sparse", "#5AAAE0 #1F6FB8 #0B2F66", "ps^"),
+    **_shades("block-sparse-sdpa", "Gathered", "#F0A860 #C8691B #7A3505", "<v>"),
     **_shades("block-sparse-flex", "Flex", "#7CC68D #2E8B57 #0E4D2B", "PXd"),
     "dense-flash": Look("SDPA flash", "#0072B2", "^"),
     "dense-efficient": Look("SDPA efficient", "#E69F00", "s"),
     "dense-cudnn": Look("SDPA cuDNN", "#009E73", "D"),
     "dense-math": Look("SDPA math", "#D55E00", "P"),
-    "dense-eager": Look("Eager", "#777777", "X"),
+    "dense-eager": Look("Eager", "#777777", ">"),
     "dense-flex": Look("FlexAttention", "#CC79A7", "v"),
     "dense-flash-attn-2": Look("FlashAttention-2", "#56B4E9", "<"),
-    "dense-flash-attn-4": Look("FlashAttention-4", "#5B3A9E", ">"),
-    "ring-standard": Look("Ring, contiguous", "#0072B2", "^"),
+    "dense-flash-attn-4": Look("FlashAttention-4", "#5B3A9E", "h"),
+    "ring-standard": Look("Ring, contiguous", "#009E73", "D"),
     "ring-distributed": Look("Ring, zigzag", "#D55E00", "s"),
-    "ring-striped": Look("Ring, striped", "#009E73", "D"),
+    "ring-striped": Look("Ring, striped", "#0072B2", "^"),
     "ring-hilbert": Look("Ring, Hilbert", "#CC79A7", "v", "xxxxxx"),
     "ring-morton": Look("Ring, Morton", "#E69F00", "P", "//////"),
     "ring-snake": Look("Ring, snake", "#56B4E9", "<", "......"),
@@ -118,20 +118,35 @@ def style() -> Iterator[None]:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write `figure` as SVG at `path`, whole or not at all; equal figures give equal bytes."""
+    """Write `figure` as SVG at `path`, and what it shows as CSV beside it.
+
+    Each is there whole or not at all. Equal figures give equal bytes.
+    """
     with replacing(path) as partial, style():
         figure.savefig(partial, format="svg", metadata={"Date": None, "Creator": None})
+    write(Path(path).with_suffix(".csv"), drawn.to_csv(figure))
     return Path(path)
 
 
 def length_axis(ax: Axes, lengths: Sequence[int]) -> None:
-    """A logarithmic x axis with a tick at each measured length."""
+    """A logarithmic x axis with a tick at each measured length, labelled where there is room."""
+    labelled = _with_room(lengths)
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_locator(FixedLocator(list(lengths)))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: tokens(n)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: tokens(n) if n in labelled else ""))
     ax.set_xlim(min(lengths) / 1.25, max(lengths) * 1.25)
     ax.set_xlabel("sequence length n (tokens, K = 1024)")
+
+
+def _with_room(lengths: Sequence[int]) -> set[int]:
+    """The powers of two, and those others whose label touches no other's on a logarithmic axis."""
+    found = {n for n in lengths if n & (n - 1) == 0}
+    room = 0.12 * math.log(max(lengths) / min(lengths))
+    for n in sorted(set(lengths) - found):
+        if all(abs(math.log(n / other)) >= room for other in found):
+            found.add(n)
+    return found
 
 
 def ratio_axis(ax: Axes, values: Sequence[float]) -> None:

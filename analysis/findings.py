@@ -10,6 +10,8 @@ from analysis import (
     entries,
     extreme_findings,
     extreme_views,
+    memory_findings,
+    memory_views,
     published,
     rates,
     records,
@@ -50,6 +52,8 @@ def of_experiment(frame: pd.DataFrame, experiment: str, machine: str = "auto") -
         found |= replica_findings.of_replicas(frame, view)
     if experiment == extreme_views.EXPERIMENT:
         found |= extreme_findings.of_streams(frame, view.machine)
+    if experiment == memory_views.EXPERIMENT:
+        found |= memory_findings.of_peaks(view)
     return {f"{experiment}.{key}": value for key, value in found.items()}
 
 

@@ -18,8 +18,9 @@ from pathlib import Path, PurePosixPath
 
 from analysis.text import title, write
 
+# The forms that a figure and a table are written in.
+FIGURE_FORMS, TABLE_FORMS = ("svg", "csv"), ("csv", "md", "typ", "tex")
 NOTEBOOKS = Path(__file__).parent / "notebooks"
-FORMS = ("csv", "md", "typ")
 _SHOWN = re.compile(r'page\.(figure|table)\("([\w-]+)"\)|page\.(numbers)\(\)')
 
 
@@ -27,12 +28,17 @@ def written(experiment: str) -> list[str]:
     """Paths under the build folder that the experiment's notebook writes, besides itself."""
     shown = [(kind, name) for kind, name, _ in _shown(experiment)]
     return [
-        *(f"figures/{experiment}-{name}.svg" for kind, name in shown if kind == "figure"),
+        *(
+            f"figures/{experiment}-{name}.{form}"
+            for kind, name in shown
+            if kind == "figure"
+            for form in FIGURE_FORMS
+        ),
         *(
             f"tables/{experiment}-{name}.{form}"
             for kind, name in shown
             if kind == "table"
-            for form in FORMS
+            for form in TABLE_FORMS
         ),
         f"numbers/{experiment}.json",
     ]
@@ -50,7 +56,6 @@ def place(path: str, experiment: str) -> dict:
     labels = {"of": experiment}
     if kind != "numbers":
         labels = {kind.removesuffix("s"): own.stem.removeprefix(f"{experiment}-")}
-    if kind == "tables":
         labels["form"] = own.suffix[1:]
     return {"category": kind.title(), "subcategory": title(experiment), "labels": labels}
 

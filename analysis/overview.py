@@ -1,6 +1,8 @@
 """The finding in one figure: published speed-ups beside measured ones, every write-up.
 
-python -m analysis.overview --out build/figures/overview.svg [--machine ID] [ROOT ...]
+    python -m analysis.overview --out build/figures/overview.svg [--machine ID] [ROOT ...]
+
+also draws what else is of all experiments together: `--figure scaling`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from matplotlib.lines import Line2D
 
 from analysis import published, records, views
 from analysis.drawing import GREY, PAGE, look, ratio_axis, save, style
+from analysis.figures import forest
 from analysis.stats import Interval
 from analysis.text import tokens
 
@@ -110,6 +113,7 @@ def _draw(ax: Axes, found: list[Line], margin: float) -> None:
 
 def _draw_line(ax: Axes, y: float, line: Line) -> None:
     one = look(line.system)
+    label = f"{one.label}, {line.seq_len} tokens, batch {line.batch}"
     if line.published and line.measured:
         ax.annotate(
             "",
@@ -127,8 +131,10 @@ def _draw_line(ax: Axes, y: float, line: Line) -> None:
     if line.measured:
         gain = line.measured
         if math.isfinite(gain.low):
-            ax.plot([gain.low, gain.high], [y, y], color=one.color, linewidth=0.8)
-        ax.plot(gain.value, y, marker=one.marker, color=one.color, markersize=4, zorder=6)
+            interval = {"label": f"{label}: interval"}
+            ax.plot([gain.low, gain.high], [y, y], color=one.color, linewidth=0.8, **interval)
+        mark = {"marker": one.marker, "color": one.color, "markersize": 4, "label": label}
+        ax.plot(gain.value, y, zorder=6, **mark)
     if line.published:
         ax.plot(
             line.published,
@@ -138,6 +144,7 @@ def _draw_line(ax: Axes, y: float, line: Line) -> None:
             markerfacecolor="white",
             markersize=3.2,
             zorder=5,
+            label=f"{label}: published",
         )
 
 
@@ -166,16 +173,20 @@ def _units(found: list[Line]) -> float:
     return max(len(found) + 0.5 * (len({line.system for line in found}) - 1), 3)
 
 
+FIGURES = {"overview": overview, "scaling": forest.scaling}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write the figure; returns the exit status, 1 with one line on stderr for unusable input."""
     parser = argparse.ArgumentParser(description=overview.__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/figures/overview.svg"))
+    parser.add_argument("--figure", choices=FIGURES, default="overview")
     parser.add_argument("--machine", default="auto")
     parser.add_argument("roots", nargs="*", type=Path, metavar="ROOT", help="records")
     options = parser.parse_args(arguments)
     try:
         frame = records.load(*options.roots)
-        save(overview(frame, options.machine), options.out)
+        save(FIGURES[options.figure](frame, options.machine), options.out)
     except (records.RecordsError, OSError) as error:
         print(f"overview: {error}", file=sys.stderr)
         return 1

@@ -85,6 +85,8 @@ LAYOUTS: Mapping[str, Layout] = {
     "backends": Layout("dense-eager"),
     # What the old code computed; `analysis.replica_views` says what stands beside what.
     "as_published": Layout(DENSE),
+    # Its published figures are those of `dilated` and `ring`.
+    "memory": Layout(DENSE),
 }
 EXPERIMENTS = tuple(LAYOUTS)
 
@@ -187,6 +189,33 @@ def stated(claim_id: str) -> float | None:
     if claim is None or claim.published is None or isinstance(claim.published, str):
         return None
     return float(claim.published)
+
+
+def growth(experiment: str, system: str, quantity: str) -> str | None:
+    """How the write-up says that "time" or "memory" grows, in short; None if it does not.
+
+    Words first, then the power that its own figures follow, of the first batch that it has.
+    """
+    known, book = _systems().get(system), _book()
+    said: dict[str, str] = {}
+    for claim in book.claims.values():
+        asked = claim.predicate
+        if claim.writeup != experiment or claim.kind != "growth":
+            continue
+        if (asked.system, asked.quantity) != (known, quantity):
+            continue
+        derived = asked.derived(book)
+        if asked.at_most or (asked.at_least and asked.at_least > 1):
+            said.setdefault("bound", f"O({_power(asked.at_most or asked.at_least)})")
+        elif asked.below:
+            said.setdefault("below", f"below {_power(asked.below)}")
+        elif derived is not None:
+            said.setdefault("figures", f"figures n^{derived:.2f}")
+    return next((said[key] for key in ("bound", "below", "figures") if key in said), None)
+
+
+def _power(exponent: float) -> str:
+    return "n" if exponent == 1 else f"n^{exponent:g}"
 
 
 def name(system: str) -> str:

@@ -26,12 +26,17 @@ def useful(row: pd.Series | None) -> Interval | None:
     return Interval(*rates, confidence=0.95)
 
 
-def copy_bound(row: pd.Series) -> float:
-    """FLOP/s if each input were read and each output written once at the copy rate; or NaN."""
+def intensity(row: pd.Series) -> float:
+    """Useful FLOPs a byte, with each input read and each output written once."""
     at_queries, at_keys = _TENSORS[row["pass"]]
     heads = at_queries * row["heads"] + at_keys * row["kv_heads"]
     moved = heads * row["batch"] * row["seq_len"] * row["head_dim"] * ITEM_BYTES[row["dtype"]]
-    return row["useful_flops"] * row["copy_bytes_per_s"] / moved
+    return row["useful_flops"] / moved
+
+
+def copy_bound(row: pd.Series) -> float:
+    """FLOP/s if each input were read and each output written once at the copy rate; or NaN."""
+    return intensity(row) * row["copy_bytes_per_s"]
 
 
 def bound(row: pd.Series) -> float:

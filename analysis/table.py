@@ -1,4 +1,4 @@
-"""A table in three forms (CSV, Markdown, Typst), and the cells that are made of records."""
+"""A table in four forms (CSV, Markdown, Typst, LaTeX), and the cells that are made of records."""
 
 from __future__ import annotations
 
@@ -11,13 +11,41 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import views
+from analysis import outputs, views
 from analysis.text import DASH, interval, number, write
 
 MIB = 2**20
 # Where a long name may be broken: before a capital.
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 WORDS = {"oom": "out of memory", "timeout": "out of time"}
+# What LaTeX reads as markup, and what is not ASCII: every engine sets the same then.
+_TEX = {
+    **{mark: "\\" + mark for mark in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    "–": "--",
+    "—": "---",
+    "‘": "`",
+    "’": "'",
+    "“": "``",
+    "”": "''",
+    "…": r"\dots{}",
+    "×": r"$\times$",
+    "±": r"$\pm$",
+    "·": r"$\cdot$",
+    "µ": r"$\mu$",
+    "²": r"$^2$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "≈": r"$\approx$",
+    "→": r"$\rightarrow$",
+    "←": r"$\leftarrow$",
+}
 
 
 @dataclass(frozen=True)
@@ -89,6 +117,30 @@ class Table:
             ]
         )
 
+    def to_latex(self, label: str) -> str:
+        """A `table` to paste anywhere, with caption and label; no cell is read as markup."""
+        align = "".join("l" if left else "r" for left in self._left())
+        caption = f"{self.caption}. {self.note}" if self.note else f"{self.caption}."
+        body = [f"  {_ampersands(map(shown, row))}" for row in self.rows]
+        return "\n".join(
+            [
+                r"% Needs \usepackage{booktabs}.",
+                r"\begin{table}",
+                r"\centering",
+                rf"\caption{{{escaped(caption)}}}",
+                rf"\label{{tab:{label}}}",
+                rf"\begin{{tabular}}{{{align}}}",
+                r"\toprule",
+                f"  {_ampersands(self.columns)}",
+                r"\midrule",
+                *body,
+                r"\bottomrule",
+                r"\end{tabular}",
+                r"\end{table}",
+                "",
+            ]
+        )
+
     def _left(self) -> list[bool]:
         """Columns that hold words only stand left."""
         return [
@@ -98,13 +150,10 @@ class Table:
 
 
 def save(table: Table, stem: Path) -> str:
-    """Write `stem`.csv, .md and .typ; returns the Markdown, for a notebook to show."""
-    for suffix, text in (
-        (".csv", table.to_csv()),
-        (".md", table.to_markdown()),
-        (".typ", table.to_typst()),
-    ):
-        write(stem.parent / (stem.name + suffix), text)
+    """Write `stem` in every form; returns the Markdown, for a notebook to show."""
+    texts = (table.to_csv(), table.to_markdown(), table.to_typst(), table.to_latex(stem.name))
+    for suffix, text in zip(outputs.TABLE_FORMS, texts, strict=True):
+        write(stem.parent / f"{stem.name}.{suffix}", text)
     return table.to_markdown()
 
 
@@ -172,6 +221,19 @@ def _broken(name: str) -> str:
     """A heading in lines: units and what is published or measured under what it is."""
     lines = re.sub(r" (?=\()|(?<=\w) (?=published|measured)", "\n", name)
     return _CAMEL.sub("\u200b", lines)
+
+
+def escaped(text: str) -> str:
+    """`text` as LaTeX sets it letter by letter: in ASCII, with nothing in it read as markup."""
+    return "".join(_TEX.get(letter, letter) for letter in text)
+
+
+def _ampersands(cells) -> str:
+    # In braces: a row that starts with a bracket would be read as an option of the row before.
+    return (
+        " & ".join(f"{{{text}}}" if text[:1] in "[*" else text for text in map(escaped, cells))
+        + r" \\"
+    )
 
 
 def _pipes(cells) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from experiments.workload import Workload, build
 from models.errors import UnsupportedBackend
 
 _L2_FLUSH_BYTES = 256 * 2**20
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def make_reference(case: Case, device: str, reference: Path) -> dict:
@@ -72,8 +74,13 @@ def prepare(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def peak_memory(step: Callable, device: str) -> tuple[object, int | None]:
-    """What an untimed `step()` returns, and its peak memory less the inputs, in bytes."""
+def peak_memory(
+    step: Callable, device: str, *, is_timed: bool = False
+) -> tuple[object, int | None]:
+    """What a `step()` returns, and its peak memory less the inputs, in bytes.
+
+    is_timed: leave the allocator of a CPU as it is, since what it does costs time.
+    """
     if device != "cpu":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -86,7 +93,8 @@ def peak_memory(step: Callable, device: str) -> tuple[object, int | None]:
     with open("/proc/self/clear_refs", "w") as clear:
         clear.write("5")
     before = _status_bytes("VmRSS")
-    out = step()
+    with nullcontext() if is_timed else _freed_memory_given_back():
+        out = step()
     return out, max(0, _status_bytes("VmHWM") - before)
 
 
@@ -95,6 +103,26 @@ def _give_back_free_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl keeps nothing
     if trim is not None:
         trim(0)
+
+
+@contextmanager
+def _freed_memory_given_back() -> Iterator[None]:
+    """Have the allocator give freed buffers back at once, so that a peak is what is held at once.
+
+    glibc does so only above a size that it raises by itself, up to 32 MiB, with what is freed. It
+    is left as glibc has it then: that is what timed passes meet.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it, musl keeps nothing
+    if mallopt is None:
+        yield
+        return
+    mallopt(_M_MMAP_THRESHOLD, 128 * 2**10)
+    mallopt(_M_TRIM_THRESHOLD, 128 * 2**10)
+    try:
+        yield
+    finally:
+        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
+        mallopt(_M_TRIM_THRESHOLD, 64 * 2**20)
 
 
 def _status_bytes(key: str) -> int:

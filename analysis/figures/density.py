@@ -52,18 +52,33 @@ def _draw(ax: Axes, series: views.Series, experiment: str) -> None:
         block = rows["block_size"].iloc[0]
         low = np.maximum(asked - block / n, block / n)
         high = np.maximum(asked, low) + block / n
-        ax.fill_between(n, low, high, color=one.color, alpha=0.12, linewidth=0)
+        text = f"{100 * sparsity:.4g} % sparse"
+        ax.fill_between(
+            n,
+            low,
+            high,
+            color=one.color,
+            alpha=0.12,
+            linewidth=0,
+            label=f"{text}, asked",
+        )
         ax.axhline(asked, color=one.color, linestyle=(0, (4, 2)), linewidth=0.6, zorder=2)
-        marks = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
+        marks = {
+            "color": one.color,
+            "marker": one.marker,
+            "markerfacecolor": one.color,
+            "label": text,
+        }
         ax.plot(rows["seq_len"], rows["realised_density"], linestyle="none", zorder=4, **marks)
         last = rows.iloc[-1]
-        text = f"{100 * sparsity:.4g} % sparse"
         ends.append((last["seq_len"], last["realised_density"], text, one.ink))
     measured = [length for _, length in published.shapes(experiment)]
     theirs = np.array([length for length in measured if n[0] <= length <= n[-1]])
     if len(theirs) > 1:
-        ax.plot(theirs, published_density(theirs), color=GREY, linewidth=1.2, alpha=0.7, zorder=1)
-        ends.append((theirs[-1], published_density(theirs)[-1], "published code", GREY))
+        text = "published code"
+        grey = {"color": GREY, "linewidth": 1.2, "alpha": 0.7, "zorder": 1, "label": text}
+        ax.plot(theirs, published_density(theirs), **grey)
+        ends.append((theirs[-1], published_density(theirs)[-1], text, GREY))
     ax.set_ylabel("density (kept / all pairs)")
     log_height(ax)
     label_lines(ax, ends)

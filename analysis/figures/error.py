@@ -66,21 +66,23 @@ def _draw_errors(ax: Axes, rows: pd.DataFrame) -> None:
     lines = _error_rows(rows)
     bases = [own[f"{prefix}baseline_relative_rms"].max() for _, prefix, own in lines]
     power = math.floor(math.log10(max([*bases, 1e-300])))
+    words = {"": "", "gradient_": ", gradient"}
     for line, (system, prefix, own) in enumerate(lines):
         own = own.sort_values(["seq_len", "path"])
         y = line + (np.linspace(-0.27, 0.27, len(own)) if len(own) > 1 else np.zeros(1))
         errors = own[f"{prefix}relative_rms"] / 10**power
         base = own[f"{prefix}baseline_relative_rms"] / 10**power
-        one = look(system)
+        one, text = look(system), look(system).label + words[prefix]
         ax.hlines(y, np.minimum(errors, base), np.maximum(errors, base), color=GREY, linewidth=0.4)
-        ax.plot(base, y, "o", color=GREY, markerfacecolor="white", markersize=2.4)
+        open_ = {"color": GREY, "markerfacecolor": "white", "markersize": 2.4}
+        ax.plot(base, y, "o", label=f"{text}: dense", **open_)
         marks = {"marker": one.marker, "markersize": 2.8, "markeredgewidth": 0}
-        ax.plot(errors, y, linestyle="none", color=one.color, **marks)
-        ax.plot(LIMITS[prefix] * base, y, "|", color="black", markersize=2.6, markeredgewidth=0.5)
+        ax.plot(errors, y, linestyle="none", color=one.color, label=text, **marks)
+        tick = {"color": "black", "markersize": 2.6, "markeredgewidth": 0.5}
+        ax.plot(LIMITS[prefix] * base, y, "|", label=f"{text}: limit", **tick)
     ax.set_xlim(left=0)
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
-    words = {"": "", "gradient_": ", gradient"}
     ax.set_yticks(range(len(lines)), [look(v).label + words[p] for v, p, _ in lines])
     ax.set_ylim(max(len(lines), 1) - 0.5, -0.5)
     ax.set_xlabel(f"relative rms error ($10^{{{power}}}$); ○ dense, | limit")

@@ -58,7 +58,9 @@ def _draw(ax: Axes, series: views.Series, experiment: str) -> None:
             [ratio.high - ratio.value for _, ratio in found],
         ]
         drawn = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
-        ax.errorbar(n, y, yerr=bars, elinewidth=0.7, capsize=1.5, zorder=4, **drawn)
+        ax.errorbar(
+            n, y, yerr=bars, elinewidth=0.7, capsize=1.5, zorder=4, label=one.label, **drawn
+        )
         ends.append((n[-1], y[-1], one.label, one.ink))
         values += y
         if system.startswith("block-sparse@"):
@@ -80,7 +82,8 @@ def _draw_ideal(ax: Axes, series: views.Series, system: str) -> list[float]:
     rows = series.timed(system)
     ideal = 1 / rows["realised_density"]
     dashes = {"linestyle": (0, (4, 2)), "linewidth": 0.6, "zorder": 3}
-    ax.plot(rows["seq_len"], ideal, color=look(system).color, **dashes)
+    one = look(system)
+    ax.plot(rows["seq_len"], ideal, color=one.color, label=f"{one.label}: ideal", **dashes)
     return list(ideal)
 
 
@@ -89,6 +92,7 @@ def _draw_published(ax: Axes, series: views.Series, experiment: str, system: str
     for batch, n in published.shapes(experiment):
         old = published.figure(experiment, system, batch, n, "speedup")
         if old and series.lengths[0] <= n <= series.lengths[-1]:
-            ax.plot(n, old, marker=one.marker, color=one.color, markerfacecolor="white", zorder=5)
+            marks = {"marker": one.marker, "color": one.color, "markerfacecolor": "white"}
+            ax.plot(n, old, linestyle="none", zorder=5, label=f"{one.label}: published", **marks)
             drawn.append(old)
     return drawn

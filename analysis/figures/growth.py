@@ -28,13 +28,14 @@ def _grown(frame, experiment, machine, quantity, ylabel) -> Figure:
     panels = [s for v in views.all_views(frame, experiment, machine) for s in v.series()]
 
     def draw(ax: Axes, series: views.Series) -> None:
-        _draw_series(ax, series, quantity)
+        draw_series(ax, series, quantity)
         ax.set_ylabel(ylabel)
 
     return over_length(panels, draw)
 
 
-def _draw_series(ax: Axes, series: views.Series, quantity: str) -> None:
+def draw_series(ax: Axes, series: views.Series, quantity: str) -> None:
+    """Points, fits and labels of "time" (ms) or "memory" (MiB); what ran out at the top edge."""
     scale = MIB if quantity == "memory" else 1
     length_axis(ax, series.lengths)
     ax.set_yscale("log")
@@ -60,14 +61,16 @@ def _draw_series(ax: Axes, series: views.Series, quantity: str) -> None:
             elinewidth=0.7,
             capsize=1.5,
             zorder=4,
+            label=one.label,
             **drawn,
         )
         text = one.label
         if fit:
             n = np.geomspace(*fit.n_range, 60)
             low, high = np.quantile(fit.sample_curves(n), (0.025, 0.975), axis=0)
-            ax.fill_between(n, low / scale, high / scale, color=one.color, alpha=0.15, linewidth=0)
-            ax.plot(n, fit.predict(n) / scale, color=one.color, zorder=3)
+            fitted = {"color": one.color, "label": f"{one.label}: fit"}
+            ax.fill_between(n, low / scale, high / scale, alpha=0.15, linewidth=0, **fitted)
+            ax.plot(n, fit.predict(n) / scale, zorder=3, **fitted)
             text += f"  $n^{{{fit.exponent.value:.2f}}}$"
         ends.append((rows["seq_len"].iloc[-1], y.iloc[-1], text, one.ink))
         values += [y.min(), y.max()]

@@ -41,7 +41,7 @@ def model(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure
 
 def _draw_speedup(ax: Axes, shape: ring_model.Shape, link: ring_model.Link) -> None:
     ax.set_yscale("log")
-    ax.plot(RANKS, RANKS, color=GREY, linewidth=0.6, linestyle=":", zorder=1)
+    ax.plot(RANKS, RANKS, color=GREY, linewidth=0.6, linestyle=":", zorder=1, label="ideal")
     ends = [(RANKS[-1], RANKS[-1], "ideal", GREY)]
     for system in ring_model.SYSTEMS:
         costs = [ring_model.cost(system.hops(MODEL_TOKENS, p), shape, link).total for p in RANKS]
@@ -68,7 +68,7 @@ def _draw_waiting(ax: Axes, shape: ring_model.Shape, link: ring_model.Link) -> N
 def _dashed(ax: Axes, system: ring_model.System, y: list[float]):
     one = look(system.key)
     dashes = DASHES["all" if "all keys" in system.name else ""]
-    ax.plot(RANKS, y, color=one.color, linestyle=dashes, zorder=3)
+    ax.plot(RANKS, y, color=one.color, linestyle=dashes, zorder=3, label=system.name)
     return RANKS[-1], y[-1], system.name, one.ink
 
 

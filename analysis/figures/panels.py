@@ -29,7 +29,7 @@ def over_length(
 
     `note`: said below all panels.
     """
-    return grid_of([(_title(s), lambda ax, s=s: draw(ax, s)) for s in panels], note)
+    return grid_of([(title_of(s), lambda ax, s=s: draw(ax, s)) for s in panels], note)
 
 
 def grid_of(panels: Sequence[tuple[str, Callable[[Axes], None]]], note: str = "") -> Figure:
@@ -39,7 +39,7 @@ def grid_of(panels: Sequence[tuple[str, Callable[[Axes], None]]], note: str = ""
     rows = math.ceil(len(panels) / 2)
     with style():
         width = PAGE if columns == 2 else COLUMN
-        lines, foot = _foot(note, width)
+        lines, foot = foot_of(note, width)
         height = PANEL * max(rows, 1) + foot
         figure = Figure(figsize=(width, height))
         for index, (title, draw) in enumerate(panels):
@@ -49,7 +49,7 @@ def grid_of(panels: Sequence[tuple[str, Callable[[Axes], None]]], note: str = ""
             ax = figure.add_axes((left / width, bottom / height, SIDE / width, SIDE / height))
             draw(ax)
             ax.set_title(title, fontsize=7, linespacing=1.15)
-        _finish(figure, lines, empty=not panels)
+        finish(figure, lines, empty=not panels)
     return figure
 
 
@@ -66,7 +66,7 @@ def bars_of(
     tall = [max(heights[i : i + 2]) for i in range(0, len(heights), 2)]
     with style():
         width = PAGE if columns == 2 else COLUMN
-        lines, foot = _foot(note, width)
+        lines, foot = foot_of(note, width)
         height = sum(tall) + foot
         figure = Figure(figsize=(width, height))
         for index, (title, labels, draw) in enumerate(panels):
@@ -82,17 +82,18 @@ def bars_of(
             ax.grid(False, axis="y")
             ax.tick_params(axis="y", length=0)
             ax.set_title(title, fontsize=7, x=-BAR_LABELS / BAR_SIDE + 0.04)
-        _finish(figure, lines, empty=not panels)
+        finish(figure, lines, empty=not panels)
     return figure
 
 
-def _foot(note: str, width: float) -> tuple[list[str], float]:
+def foot_of(note: str, width: float) -> tuple[list[str], float]:
     """The lines of a note, and how high they stand, in inches."""
     lines = textwrap.wrap(note, round(20 * width))
     return lines, 0.05 + 0.115 * len(lines) if lines else 0.0
 
 
-def _finish(figure: Figure, lines: Sequence[str], empty: bool) -> None:
+def finish(figure: Figure, lines: Sequence[str], empty: bool) -> None:
+    """The lines of `foot_of` below all, and words in place of panels where there are none."""
     if empty:
         figure.text(0.5, 0.5, "nothing measured here", ha="center", color=GREY)
     width, height = figure.get_figwidth(), figure.get_figheight()
@@ -115,25 +116,30 @@ def _plain(y: float, _) -> str:
 
 
 def draw_censored(ax: Axes, series: views.Series) -> None:
-    """Points that could not be measured: open markers at the top edge, each with its reason."""
+    """Points that could not be measured: open markers at the top edge, a line a system.
+
+    The reason stands once a line, on the side where there is room.
+    """
     lost = series.rows[series.rows["status"].isin(CENSORED_WORDS)]
     if lost.empty:
         return
     low, high = ax.get_ylim()
-    ax.set_ylim(low, high * (high / low) ** (0.1 * (1 + lost.groupby("seq_len").size().max())))
+    lines = list(lost.groupby(["system", "status"], sort=False))
+    ax.set_ylim(low, high * (high / low) ** (0.1 * (1 + len(lines))))
     across = ax.get_xaxis_transform()
-    depth: dict[int, int] = {}
-    for _, row in lost.iterrows():
-        one, n = look(row["system"]), int(row["seq_len"])
-        at = 0.97 - 0.085 * depth.get(n, 0)
-        depth[n] = depth.get(n, 0) + 1
+    middle = np.sqrt(series.lengths[0] * series.lengths[-1])
+    for depth, ((system, status), rows) in enumerate(lines):
+        one, words, at = look(system), CENSORED_WORDS[status], 0.97 - 0.085 * depth
+        lengths = sorted(int(n) for n in rows["seq_len"])
         ax.plot(
-            n, at, transform=across, marker=one.marker, color=one.color, markerfacecolor="white"
-        )
-        right = n > np.sqrt(series.lengths[0] * series.lengths[-1])
+            lengths, [at] * len(lengths), transform=across, linestyle="none",
+            marker=one.marker, color=one.color, markerfacecolor="white",
+            label=f"{one.label}: {words}",
+        )  # fmt: skip
+        right = lengths[0] > middle
         ax.annotate(
-            CENSORED_WORDS[row["status"]],
-            xy=(n, at),
+            words,
+            xy=(lengths[0] if right else lengths[-1], at),
             xycoords=across,
             xytext=(-4 if right else 4, 0),
             textcoords="offset points",
@@ -144,7 +150,8 @@ def draw_censored(ax: Axes, series: views.Series) -> None:
         )
 
 
-def _title(series: views.Series) -> str:
+def title_of(series: views.Series) -> str:
+    """Two lines that say what a series has in common."""
     causal = "causal" if series.is_causal else "not causal"
     passes = ", forward + backward" if series.training else ""
     heads = f"{series.heads} heads of {series.head_dim}"

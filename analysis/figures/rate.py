@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import rates, views
-from analysis.drawing import GREY, label_lines, length_axis, look
+from analysis.drawing import GREY, Look, label_lines, length_axis, look
 from analysis.figures.panels import over_length
 
 
@@ -48,29 +48,34 @@ def _draw(ax: Axes, series: views.Series) -> None:
             [(rate.high - rate.value) / scale for _, rate in found],
         ]
         drawn = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
-        ax.errorbar(n, y, yerr=bars, elinewidth=0.7, capsize=1.5, zorder=4, **drawn)
+        ax.errorbar(
+            n, y, yerr=bars, elinewidth=0.7, capsize=1.5, zorder=4, label=one.label, **drawn
+        )
         ends.append((n[-1], y[-1], one.label, one.ink))
         # Systems that do the same work have the same bound: drawn once.
         if tuple(rows["useful_flops"]) not in bounds:
-            _draw_copy_bound(ax, rows, one.color, scale)
+            _draw_copy_bound(ax, rows, one, scale)
         bounds.add(tuple(rows["useful_flops"]))
     ceiling = timed.groupby("seq_len")["matmul_flops_per_s"].median().dropna() / scale
     if len(ceiling):
-        ax.plot(ceiling.index, ceiling, color=GREY, linewidth=1.4, alpha=0.6, zorder=2)
-        ends.append((ceiling.index[-1], ceiling.iloc[-1], "matmul ceiling", GREY))
+        text = "matmul ceiling"
+        grey = {"color": GREY, "linewidth": 1.4, "alpha": 0.6, "zorder": 2, "label": text}
+        ax.plot(ceiling.index, ceiling, **grey)
+        ends.append((ceiling.index[-1], ceiling.iloc[-1], text, GREY))
     ax.set_ylim(0, None)
     ax.set_ylabel(f"useful {unit}")
     label_lines(ax, ends)
 
 
-def _draw_copy_bound(ax: Axes, rows: pd.DataFrame, color: str, scale: float) -> None:
+def _draw_copy_bound(ax: Axes, rows: pd.DataFrame, one: Look, scale: float) -> None:
     points = [
         (row["seq_len"], rates.copy_bound(row) / scale)
         for _, row in rows.iterrows()
         if _copy_is_lower(row)
     ]
     if points:
-        ax.plot(*zip(*points, strict=True), color=color, linestyle=(0, (4, 2)), linewidth=0.6)
+        dashes = {"linestyle": (0, (4, 2)), "linewidth": 0.6, "label": f"{one.label}: copy bound"}
+        ax.plot(*zip(*points, strict=True), color=one.color, **dashes)
 
 
 def _copy_is_lower(row: pd.Series) -> bool:

@@ -105,19 +105,21 @@ def _draw(ax: Axes, lines: Sequence[_Line]) -> None:
         batch = line.rows["batch"].to_numpy(float)
         y = line.rows["peak_memory_bytes"].to_numpy() / (batch * n) / KIB
         drawn = {"color": line.color, "marker": line.marker, "markerfacecolor": line.color}
-        ax.plot(n, y, linestyle="none" if line.fit else ":", zorder=4, **drawn)
+        ax.plot(n, y, linestyle="none" if line.fit else ":", zorder=4, label=line.label, **drawn)
         text = line.label
         if line.fit:
             x = np.geomspace(*line.fit.n_range, 60)
             per = batch[0] * x * KIB
             low, high = np.quantile(line.fit.sample_curves(x), (0.025, 0.975), axis=0)
-            ax.fill_between(x, low / per, high / per, color=line.color, alpha=0.15, linewidth=0)
-            ax.plot(x, line.fit.predict(x) / per, color=line.color, zorder=3)
+            fitted = {"color": line.color, "label": f"{line.label}: fit"}
+            ax.fill_between(x, low / per, high / per, alpha=0.15, linewidth=0, **fitted)
+            ax.plot(x, line.fit.predict(x) / per, zorder=3, **fitted)
             text += f"  $n^{{{line.fit.exponent.value:.2f}}}$"
         if line.published:
             ax.plot(
                 PUBLISHED_AT, line.published, marker=line.marker, color=line.color,
                 markerfacecolor="white", linestyle="none", zorder=5,
+                label=f"{line.label}: published",
             )  # fmt: skip
             values.append(line.published)
         ink = tuple(0.72 * part for part in to_rgb(line.color))

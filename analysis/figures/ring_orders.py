@@ -37,7 +37,8 @@ def _draw(ax: Axes, value, unit: str) -> None:
         for curve, system in CURVES.items():
             one, found = look(system), value(counted(curve, width))
             face = "white" if one.hatch else one.color
-            ax.barh(y, found, height=0.62, facecolor=face, edgecolor=one.color, hatch=one.hatch)
+            bar = {"facecolor": face, "edgecolor": one.color, "hatch": one.hatch}
+            ax.barh(y, found, height=0.62, label=one.label, **bar)
             ax.annotate(
                 f"{found:.3g}{unit}", (found, y), xytext=(3, 0), textcoords="offset points",
                 va="center", fontsize=6.5,

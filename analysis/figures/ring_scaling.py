@@ -72,7 +72,8 @@ def _draw_strong(ax: Axes, lines: dict[str, list[tuple[int, Interval]]]) -> None
     counts = sorted({1, *(count for line in lines.values() for count, _ in line)})
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=2)
-    ax.plot([1, most], [1, most], color=GREY, linestyle=(0, (4, 2)), linewidth=0.8, zorder=2)
+    dashes = {"color": GREY, "linestyle": (0, (4, 2)), "linewidth": 0.8, "label": "ideal"}
+    ax.plot([1, most], [1, most], zorder=2, **dashes)
     ends, values = [(most, most, "ideal", GREY)], [1.0, float(most)]
     for system, line in lines.items():
         one = look(system)
@@ -81,7 +82,8 @@ def _draw_strong(ax: Axes, lines: dict[str, list[tuple[int, Interval]]]) -> None
         low = [0.0, *(_size(gain.value - gain.low) for _, gain in line)]
         high = [0.0, *(_size(gain.high - gain.value) for _, gain in line)]
         drawn = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
-        ax.errorbar(x, y, yerr=[low, high], elinewidth=0.7, capsize=1.5, zorder=4, **drawn)
+        drawn |= {"elinewidth": 0.7, "capsize": 1.5, "label": one.label}
+        ax.errorbar(x, y, yerr=[low, high], zorder=4, **drawn)
         ends.append((x[-1], y[-1], one.label, one.ink))
         values += y
     ax.set_xlim(0.9, most * 1.1)
@@ -101,9 +103,21 @@ def _draw_overlap(ax: Axes, bars: list[tuple[str, pd.Series]]) -> None:
         one, at = look(row["system"].partition("/")[0]), 0.0
         for wait, compute in ring_views.hops(row):
             ax.barh(
-                y, wait, left=at, height=0.62, facecolor="white", edgecolor=GREY, hatch="//////"
+                y,
+                wait,
+                left=at,
+                height=0.62,
+                facecolor="white",
+                edgecolor=GREY,
+                hatch="//////",
+                label=f"{one.label}: wait",
             )
-            ax.barh(y, compute, left=at + wait, height=0.62, facecolor=one.color, edgecolor="white")
+            filled = {
+                "facecolor": one.color,
+                "edgecolor": "white",
+                "label": f"{one.label}: compute",
+            }
+            ax.barh(y, compute, left=at + wait, height=0.62, **filled)
             at += wait + compute
         share = f"{100 * row['wait_share']:.0f} % waiting"
         ax.annotate(

@@ -45,7 +45,7 @@ def _draw(ax: Axes, bars: list[tuple[str, pd.Series]]) -> None:
         one = look(row["system"].partition("/")[0])
         ax.barh(
             y, share, height=0.62, facecolor="white" if one.hatch else one.color,
-            edgecolor=one.color, hatch=one.hatch,
+            edgecolor=one.color, hatch=one.hatch, label=one.label,
         )  # fmt: skip
         text = f"{share:.0f} %, {number(row['bytes_sent'] / MIB)} MiB"
         ax.annotate(

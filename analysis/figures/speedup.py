@@ -81,7 +81,7 @@ def _draw_bars(ax: Axes, groups, units: float) -> None:
         ax.text(-0.53, y + 0.3, title, transform=across, va="center", fontweight="bold")
         y += 1.36
         for system, gain, old in bars:
-            _draw_bar(ax, y, system, gain, old)
+            _draw_bar(ax, y, (system, title), gain, old)
             ax.text(OURS, y, f"{gain.value:.2f}", transform=across, ha="right", va="center")
             if known:
                 text = f"{old:.2f}" if old else "–"
@@ -107,8 +107,9 @@ def _draw_bars(ax: Axes, groups, units: float) -> None:
         ax.text(THEIRS, 1.005, "published ◇", color=GREY, **heading)
 
 
-def _draw_bar(ax: Axes, y: float, system: str, gain: Interval, old: float | None) -> None:
-    one = look(system)
+def _draw_bar(ax: Axes, y: float, of: tuple[str, str], gain: Interval, old: float | None) -> None:
+    """`of`: the system, and the heading that it stands under."""
+    one, label = look(of[0]), f"{look(of[0]).label}, {of[1]}"
     ax.barh(
         y,
         gain.value - 1,
@@ -117,9 +118,12 @@ def _draw_bar(ax: Axes, y: float, system: str, gain: Interval, old: float | None
         facecolor=one.color if not one.hatch else "white",
         edgecolor=one.color,
         hatch=one.hatch,
+        label=label,
     )
     if math.isfinite(gain.low) and math.isfinite(gain.high):
+        named = {"label": f"{label}: interval"}
         ax.plot([gain.low, gain.high], [y, y], color="white", linewidth=1.8, zorder=4)
-        ax.plot([gain.low, gain.high], [y, y], color="black", linewidth=0.8, zorder=5)
+        ax.plot([gain.low, gain.high], [y, y], color="black", linewidth=0.8, zorder=5, **named)
     if old:
-        ax.plot(old, y, marker="D", color="black", markerfacecolor="white", zorder=6)
+        marks = {"marker": "D", "color": "black", "markerfacecolor": "white"}
+        ax.plot(old, y, zorder=6, label=f"{label}: published", **marks)

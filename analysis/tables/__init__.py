@@ -20,6 +20,7 @@ from analysis.tables import (
     comprehensive,
     dilated,
     extreme,
+    memory,
     ring,
     ring_orders,
     ring_scaling,
@@ -91,5 +92,12 @@ TABLES: Mapping[str, Mapping[str, Maker]] = {
         "one-ring": as_published_costs.one_ring,
         "censored": common.censored("as_published"),
         "machines": common.machines("as_published"),
+    },
+    "memory": {
+        "peaks": memory.peaks,
+        "per-token": memory.per_token,
+        "vram": memory.vram,
+        "growth": memory.growth,
+        **{make.__name__: make("memory") for make in (common.censored, common.machines)},
     },
 }

@@ -192,6 +192,8 @@ def write_all(root: Path) -> Path:
     write(root, "backends", "gpu", {("dense-eager", 32768): "oom"})
     write(root, "as_published")
     write(root, "as_published", "gpu", {("dense-eager", 16384): "oom"})
+    write(root, "memory")
+    write(root, "memory", "gpu", {("dense-eager", n): "oom" for n in (65536, 131072)})
     return root
 
 

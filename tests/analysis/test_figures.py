@@ -100,6 +100,8 @@ def test_labels_keep_their_order_and_their_distance():
 @pytest.mark.parametrize("experiment", figures.FIGURES)
 def test_looks_are_told_apart_without_colour(experiment):
     own = {systems.on_one_rank(system) for system in systems.of_experiment(experiment)}
+    if experiment == "memory":  # these are in its tables alone
+        own -= {"ring-hilbert", "ring-block-sparse@90"}
     assert len({drawing.look(system).marker for system in own}) == len(own)
     assert len({drawing.look(system).color for system in own}) == len(own)
     assert len({drawing.look(system).label for system in own}) == len(own)

@@ -28,9 +28,9 @@ def test_a_tracked_notebook_has_parameters_and_no_outputs(path):
 def test_a_notebook_writes_every_figure_and_table_of_its_experiment(experiment):
     written = set(outputs.written(experiment))
     for name in figures.FIGURES[experiment]:
-        assert f"figures/{experiment}-{name}.svg" in written
+        assert {f"figures/{experiment}-{name}.{form}" for form in outputs.FIGURE_FORMS} <= written
     for name in tables.TABLES[experiment]:
-        assert f"tables/{experiment}-{name}.csv" in written
+        assert {f"tables/{experiment}-{name}.{form}" for form in outputs.TABLE_FORMS} <= written
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,10 @@ def test_outputs_stand_in_the_report_by_kind_and_experiment():
         "subcategory": "Block-sparse",
         "labels": {"table": "patterns", "form": "csv"},
     }
-    assert outputs.place("figures/dilated-time.svg", "dilated")["labels"] == {"figure": "time"}
+    assert outputs.place("figures/dilated-time.svg", "dilated")["labels"] == {
+        "figure": "time",
+        "form": "svg",
+    }
     assert outputs.place("numbers/ring.json", "ring")["labels"] == {"of": "ring"}
 
 

@@ -2,6 +2,9 @@
 
 import csv
 import io
+import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -175,4 +178,49 @@ def test_unknown_cells_are_dashes_and_typst_reads_no_markup(tmp_path):
     assert '"#panic()", "–",' in made.to_typst()
     assert '"\\"", "0",' in made.to_typst()
     table.save(made, tmp_path / "t" / "x-y")
-    assert sorted(p.name for p in (tmp_path / "t").iterdir()) == ["x-y.csv", "x-y.md", "x-y.typ"]
+    saved = sorted(p.name for p in (tmp_path / "t").iterdir())
+    assert saved == ["x-y.csv", "x-y.md", "x-y.tex", "x-y.typ"]
+
+
+def test_latex_reads_no_markup():
+    made = table.Table(
+        r"50 % of \ $x$", ("a_b", "{c} & d"), [("[x] #1", "~^2–3 × ±"), ("<|>`", None)], "n_1"
+    )
+    lines = made.to_latex("t-x_y").splitlines()
+    assert lines[0] == r"% Needs \usepackage{booktabs}."
+    assert lines[3] == r"\caption{50 \% of \textbackslash{} \$x\$. n\_1}"
+    assert lines[4] == r"\label{tab:t-x_y}"
+    assert lines[5:7] == [r"\begin{tabular}{lr}", r"\toprule"]
+    assert lines[7] == r"  a\_b & \{c\} \& d \\"
+    assert lines[9] == (r"  {[x] \#1} & \textasciitilde{}\textasciicircum{}2--3 $\times$ $\pm$ \\")
+    assert lines[10] == r"  \textless{}\textbar{}\textgreater{}\textasciigrave{} & -- \\"
+
+
+@pytest.mark.parametrize("experiment", tables.TABLES)
+def test_every_table_is_latex_that_closes_what_it_opens(both, experiment):
+    for name, make in tables.TABLES[experiment].items():
+        made = make(both, "auto")
+        text = made.to_latex(f"{experiment}-{name}")
+        assert text.isascii()
+        rows = text[text.index(r"\toprule") : text.index(r"\bottomrule")].splitlines()
+        cells = [re.findall(r"(?<!\\)&", row) for row in rows if row.endswith(r"\\")]
+        assert {len(found) for found in cells} == {len(made.columns) - 1}
+        assert len(cells) == len(made.rows) + 1
+        bare = re.sub(r"\\[{}]", "", text)
+        assert bare.count("{") == bare.count("}")
+        assert text.count(r"\begin") == text.count(r"\end") == 2
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_sets_every_table(both, tmp_path):
+    found = subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True)
+    if found.returncode:
+        pytest.skip("needs booktabs")
+    made = [make(both, "auto") for known in tables.TABLES.values() for make in known.values()]
+    made.append(table.Table("".join(table._TEX), ("[a]", "*"), [("[x]", None), ("*", 1.5)]))
+    head = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
+    body = "\\clearpage\n".join(one.to_latex(f"t{i}") for i, one in enumerate(made))
+    (tmp_path / "t.tex").write_text(f"{head}\n{body}\\end{{document}}\n")
+    command = ["pdflatex", "-halt-on-error", "-interaction=batchmode", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, (tmp_path / "t.log").read_text()[-800:]

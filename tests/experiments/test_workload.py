@@ -140,3 +140,16 @@ def test_peak_memory_sees_a_temporary_and_not_the_inputs(case):
     work.run = with_temporary
     _, peak = measure.peak_memory(work.step, "cpu")
     assert held * 0.95 <= peak <= (held + output_bytes) * 1.1
+
+
+def test_a_peak_on_a_cpu_is_what_is_held_at_once():
+    size = 12 * 2**20  # below the size from which glibc itself gives buffers back
+
+    def step():
+        for count in range(6):
+            torch.ones(size // 4 + 1024 * count)
+            torch.ones(size // 2 + 1024 * count)
+
+    step()
+    _, peak = measure.peak_memory(step, "cpu")
+    assert 1.9 * size < peak < 2.5 * size

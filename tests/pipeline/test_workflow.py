@@ -89,6 +89,17 @@ def test_a_fresh_copy_measures_nothing_for_published_results(tmp_path):
     assert plan and not any(rule.startswith("measure") for rule in plan)
 
 
+def test_an_experiment_without_published_records_is_left_out_and_named(tmp_path):
+    folder = fresh_copy(tmp_path)
+    for path in (folder / "results/published").glob("*/backends/*.json"):
+        path.unlink()
+    done = snakemake(folder, "-n", "--config", "source=published")
+    told = done.stdout + done.stderr
+    assert done.returncode == 0, told
+    assert "backends: left out, it has no record here" in told
+    assert "notebook_backends" not in told and "notebook_dilated" in told
+
+
 def test_a_second_run_has_nothing_to_do(measured):
     assert planned(measured, *SMOKE) == {}
 

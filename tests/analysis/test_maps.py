@@ -1,0 +1,158 @@
+"""Maps, rooflines and the figure of exponents: who wins, by the records' own ratios."""
+
+import csv
+import io
+import math
+
+import pytest
+
+from analysis import drawing, drawn, overview, published, rates, views
+from analysis.figures import crossover, forest, maps, roofline, shapes
+from analysis.figures.maps import Cell, Map
+from analysis.stats import Interval
+from tests.analysis import synthetic
+
+
+def _rows(figure) -> list[dict]:
+    return list(csv.DictReader(io.StringIO(drawn.to_csv(figure))))
+
+
+@pytest.mark.parametrize(
+    ("cell", "verdict"),
+    [
+        (Cell(2.0, 1.8, 2.2), "above"),
+        (Cell(0.5, 0.4, 0.6), "below"),
+        (Cell(1.2, 0.9, 1.6), "undecided"),
+        (Cell(2.0), "above"),  # published: no interval
+        (Cell(1.0), "undecided"),
+        (Cell.measured(Interval(3.0, math.nan, math.nan, 0.0)), "undecided"),
+        (Cell(word="oom"), "none"),
+    ],
+)
+def test_a_cell_is_decided_by_its_interval(cell, verdict):
+    assert cell.verdict == verdict
+
+
+def test_a_map_colours_by_winner_and_hatches_what_is_missing():
+    cells = {("a", "1K"): Cell(4.0, 3, 5), ("a", "2K"): Cell(0.5, 0.4, 0.6)}
+    figure = maps.maps_of([[Map("t", ["a", "b"], ["1K", "2K"], cells)]], "note")
+    patches = [p for p in figure.axes[0].patches if p.get_fill()]
+    above, below, empty, _ = patches
+    assert above.get_facecolor()[2] > above.get_facecolor()[0]  # blue
+    assert below.get_facecolor()[0] > below.get_facecolor()[2]  # orange
+    assert empty.get_hatch() and not above.get_hatch()
+    words = [text.get_text() for text in figure.axes[0].texts]
+    assert words == ["4.00", "0.50", "", ""]
+    assert figure.get_figwidth() == drawing.COLUMN
+    assert maps.maps_of([], "note").axes == []
+
+
+def test_cells_stay_inside_the_page_however_many_lengths():
+    columns = [f"{n}K" for n in range(40)]
+    figure = maps.maps_of([[Map("t", ["a"], columns, {}), Map("u", ["a"], columns, {})]], "")
+    assert figure.get_figwidth() == drawing.PAGE
+    assert max(ax.get_position().x1 for ax in figure.axes) <= 1
+
+
+def test_who_wins_is_dense_over_the_system(laptop):
+    rows = _rows(crossover.crossover(laptop, "block_sparse"))
+    forward = [row for row in rows if "backward" not in row["panel"]]
+    by = {(row["series"], row["column"]): row for row in forward}
+    cell = by["Block-sparse 90 %", "4K"]
+    assert float(cell["ratio"]) == pytest.approx((0.3 + 12 * 16) / (40 + 1.5 * 16))
+    assert cell["verdict"] == "above"
+    assert by["Block-sparse 90 %", "1K"]["verdict"] == "below"
+    training = {row["series"] for row in rows if "backward" in row["panel"]}
+    assert training == {f"Block-sparse {s} %" for s in (90, 95, 98)}
+
+
+def test_what_ran_out_is_named_and_wins_nothing(both):
+    rows = _rows(crossover.crossover(both, "dilated", synthetic.GPU))
+    by = {(row["series"], row["column"]): row for row in rows if "A Big GPU" in row["panel"]}
+    assert by["DilatedAttention", "128K"]["verdict"] == "oom"
+    assert by["FusedDilated", "128K"]["verdict"] == "no dense"
+    assert by["FusedDilated", "128K"]["ratio"] == ""
+
+
+def test_published_speed_ups_stand_beside_measured_ones_by_shape(laptop):
+    figure = shapes.grid(laptop, "comprehensive")
+    assert len(figure.axes) == 2
+    rows = {
+        (row["panel"].split(",")[0], row["series"], row["column"]): row for row in _rows(figure)
+    }
+    assert float(rows["published", "RingDilated", "8K, b1"]["ratio"]) == 17.22
+    assert rows["measured", "RingDilated", "8K, b1"]["verdict"] == "none"
+    own = rows["measured", "ImprovedDilated", "8K, b1"]
+    assert float(own["low"]) < float(own["ratio"]) < float(own["high"])
+    assert rows["measured", "ImprovedDilated", "8K, b4"]["verdict"] == "none"  # laptop: batch 1
+
+
+def test_another_batch_is_told(laptop):
+    note = shapes.grid(laptop, "block_sparse").texts[-1].get_text().replace("\n", " ")
+    assert note.endswith("Measured at another batch: 2K: 1, 4K: 1.")
+
+
+def test_points_stand_at_their_intensity_under_the_measured_roof(laptop):
+    figure = roofline.roofline(laptop, "backends")
+    rows = _rows(figure)
+    view = views.view(laptop, "backends")
+    row = view.series()[0].row("dense-flash", 1024)
+    # A third of 4 n^2 d H over four tensors of n H d float32: n / 12.
+    assert rates.intensity(row) == pytest.approx(1024 / 12)
+    assert rates.copy_bound(row) == pytest.approx(1024 / 12 * 1.2e10)
+    flash = [r for r in rows if r["series"] == "SDPA flash"]
+    point = next(r for r in flash if float(r[_X]) == pytest.approx(1024 / 12))
+    assert float(point["useful GFLOP/s"]) == pytest.approx(rates.useful(row).value / 1e9)
+    roof = [r for r in rows if r["series"] == "roof"]
+    assert max(float(r["useful GFLOP/s"]) for r in roof) == 200
+    first = roof[0]
+    assert float(first["useful GFLOP/s"]) == pytest.approx(12 * float(first[_X]))
+
+
+_X = "useful FLOPs a byte moved"
+
+
+def test_every_exponent_stands_under_its_machine_with_its_interval(laptop):
+    rows = forest.rows_of(laptop)
+    by = {(row.experiment, row.system): row.fits for row in rows}
+    fit = by["dilated", "dense"][synthetic.CPU, "time"]
+    assert fit.exponent.value == pytest.approx(2, abs=0.05)
+    assert ("memory", "dense-eager") in by
+    assert {quantity for _, quantity in by["memory", "dense"]} == {"memory"}
+    figure = overview.FIGURES["scaling"](laptop)
+    drawn_rows = _rows(figure)
+    name = f"dilated, {synthetic.CPU}, 512–8K"
+    own = next(r for r in drawn_rows if r["series"] == name and r["name"] == "Dense")
+    column = "exponent k of time over length"
+    assert float(own[column]) == pytest.approx(fit.exponent.value)
+    assert float(own["low"]) == pytest.approx(fit.exponent.low)
+    assert float(own["high"]) == pytest.approx(fit.exponent.high)
+    words = [text.get_text() for text in figure.axes[1].texts]
+    assert "O($n$)" in words and "O($n^{2}$)" in words
+
+
+def test_the_figure_of_exponents_is_drawn_of_few_records(smoke, nothing, tmp_path):
+    for frame in (smoke, nothing):
+        path = drawing.save(forest.scaling(frame), tmp_path / "f.svg")
+        assert path.read_bytes().startswith(b"<?xml")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "system", "quantity", "said"),
+    [
+        ("ring", "ring-standard", "memory", "O(n)"),
+        ("ring", "ring-block-sparse@90", "memory", "O(n^2)"),
+        ("dilated", "dilated-gather", "memory", "below n"),
+        ("dilated", "dilated-gather", "time", "below n^2"),
+        ("comprehensive", "dilated-gather", "time", "figures n^3.03"),
+        ("block_sparse", "dense", "memory", "O(n^2)"),
+        ("backends", "dense-eager", "time", None),
+    ],
+)
+def test_how_a_write_up_says_that_something_grows(experiment, system, quantity, said):
+    assert published.growth(experiment, system, quantity) == said
+
+
+def test_a_ratio_without_interval_stays_without(laptop):
+    cell = next(r for r in _rows(shapes.grid(laptop, "dilated")) if "published" in r["panel"])
+    assert math.isfinite(float(cell["ratio"])) and (cell["low"], cell["high"]) == ("", "")
