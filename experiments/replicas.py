@@ -105,8 +105,8 @@ def _first_calls(work: Workload, device: str) -> dict:
             torch.cuda.synchronize()
         taken.append(1e3 * (time.perf_counter() - start))
 
-    _, first = measure.peak_memory(step, device)
-    _, second = measure.peak_memory(step, device)
+    _, first = measure.peak_memory(step, device, is_timed=True)
+    _, second = measure.peak_memory(step, device, is_timed=True)
     return {"first_ms": taken[0], "first_peak_bytes": first, "second_peak_bytes": second}
 
 
