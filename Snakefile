@@ -95,6 +95,7 @@ def reported(name):
 for name in [name for name in EXPERIMENTS if not records(name)]:
     logger.warning(f"{name}: left out, it has no record here")
     del EXPERIMENTS[name]
+    WRITEUPS = [writeup for writeup in WRITEUPS if writeup != name]
 
 for name in EXPERIMENTS:
     if not Path(f"analysis/notebooks/{name}.ipynb").exists():
