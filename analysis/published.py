@@ -196,7 +196,7 @@ def growth(experiment: str, system: str, quantity: str) -> str | None:
 
     Words first, then the power that its own figures follow, of the first batch that it has.
     """
-    known, book = _systems().get(system), _book()
+    known, book = _systems(experiment).get(system), _book()
     said: dict[str, str] = {}
     for claim in book.claims.values():
         asked = claim.predicate
