@@ -121,16 +121,15 @@ def plots(frame: pd.DataFrame, machine: str) -> Table:
             body.append(
                 (
                     named(curve.variant),
-                    curve.rates,
+                    f"{curve.rates}: {' '.join(map(str, row['dilation_rates']))}",
                     tokens(row["seq_len"]),
                     str(row["batch"]),
-                    " ".join(map(str, row["dilation_rates"])),
                     quantity(row["median_ms"], row["low_ms"], row["high_ms"]),
                     _share(curve, row),
                     float(curve.model(row)),
                 )
             )
-    columns = ("System", "Rates", "Length", "Batch", "of branches", "Time (ms)", "Share", "Model")
+    columns = ("System", "Rates", "Length", "Batch", "Time (ms)", "Share", "Model")
     read = ", ".join(
         f"{share:g} (plot of {plot.upper()})"
         for plot in SHARES
