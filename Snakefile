@@ -50,7 +50,7 @@ ANALYSIS = ["analysis/**/*.py", "analysis/*.mplstyle"]
 ANALYSIS += [
     f"experiments/{files}" for files in ("schema.py", "case.py", "grid.py", "*.yaml")
 ]
-ANALYSIS += ["models/patterns/*.py", "models/registry.py"]
+ANALYSIS += ["models/patterns/*.py", "models/registry.py", "paper/readings.yaml"]
 SPEAKER = MACHINE if SOURCE == "local" else "auto"
 
 
@@ -95,6 +95,7 @@ def reported(name):
 for name in [name for name in EXPERIMENTS if not records(name)]:
     logger.warning(f"{name}: left out, it has no record here")
     del EXPERIMENTS[name]
+    WRITEUPS = [writeup for writeup in WRITEUPS if writeup != name]
 
 for name in EXPERIMENTS:
     if not Path(f"analysis/notebooks/{name}.ipynb").exists():

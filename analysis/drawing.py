@@ -63,7 +63,7 @@ LOOKS = {
     "ring": Look("RingDilated", GREY, "d"),
     "ring-multihead": Look("RingMultihead", GREY, "d"),
     **_shades("block-sparse", "Block-sparse", "#5AAAE0 #1F6FB8 #0B2F66", "ps^"),
-    **_shades("block-sparse-sdpa", "Gathered", "#F0A860 #C8691B #7A3505", "<v>"),
+    **_shades("block-sparse-sdpa", "Gathered", "#F0A860 #C8691B #7A3505", "<v*"),
     **_shades("block-sparse-flex", "Flex", "#7CC68D #2E8B57 #0E4D2B", "PXd"),
     "dense-flash": Look("SDPA flash", "#0072B2", "^"),
     "dense-efficient": Look("SDPA efficient", "#E69F00", "s"),
@@ -89,6 +89,11 @@ LOOKS = {
     # More than there are filled markers with a name: stars of four and of six points.
     "ring-attention-pytorch": Look("lucidrains", "#555555", (4, 1, 0)),
     "ring-flash-attn-zigzag": Look("zhuzilin", "#AAAAAA", (6, 1, 0)),
+    "published-head-partition": Look("Head loop", "#009E73", "D", "......"),
+    "published-over-heads": Look("Over heads", "#D55E00", "P"),
+    "published-signed-sum": Look("Signed sum", "#882255", "d"),
+    **_shades("published-block-sums", "Block sums", "#7CC68D #2E8B57 #0E4D2B", "hH8"),
+    "published-dense-ring": Look("Dense ring", "#5B3A9E", "p"),
 }
 
 

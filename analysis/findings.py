@@ -15,6 +15,8 @@ from analysis import (
     published,
     rates,
     records,
+    replica_findings,
+    replica_views,
     ring_findings,
     ring_views,
     scaling,
@@ -46,6 +48,8 @@ def of_experiment(frame: pd.DataFrame, experiment: str, machine: str = "auto") -
     }
     if experiment == ring_views.EXPERIMENT:
         found |= ring_findings.of_ranks(frame, view)
+    if experiment == replica_views.EXPERIMENT:
+        found |= replica_findings.of_replicas(frame, view)
     if experiment == extreme_views.EXPERIMENT:
         found |= extreme_findings.of_streams(frame, view.machine)
     if experiment == memory_views.EXPERIMENT:

@@ -83,6 +83,8 @@ LAYOUTS: Mapping[str, Layout] = {
     "extreme": Layout("dilated-sdpa"),
     # What Flash integration is worth: every backend over a softmax that is written out.
     "backends": Layout("dense-eager"),
+    # What the old code computed; `analysis.replica_views` says what stands beside what.
+    "as_published": Layout(DENSE),
     # Its published figures are those of `dilated` and `ring`.
     "memory": Layout(DENSE),
 }
@@ -181,12 +183,20 @@ def figure(experiment: str, system: str, batch: int, seq_len: int, quantity: str
     return None
 
 
+def stated(claim_id: str) -> float | None:
+    """The number published under an id of the claims file; None where there is none."""
+    claim = _book().claims.get(claim_id)
+    if claim is None or claim.published is None or isinstance(claim.published, str):
+        return None
+    return float(claim.published)
+
+
 def growth(experiment: str, system: str, quantity: str) -> str | None:
     """How the write-up says that "time" or "memory" grows, in short; None if it does not.
 
     Words first, then the power that its own figures follow, of the first batch that it has.
     """
-    known, book = _systems().get(system), _book()
+    known, book = _systems(experiment).get(system), _book()
     said: dict[str, str] = {}
     for claim in book.claims.values():
         asked = claim.predicate

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import systems, traffic
+from analysis import replicas, systems, traffic
 from analysis.stats import median_interval
 from experiments.record import RecordError
 from experiments.schema import Record
@@ -54,7 +54,7 @@ def load(*roots) -> pd.DataFrame:
     its source, NaN of others), `rows_checked`, machine and software, `path` from the
     repository root, `origin`. A case without block mask has NaN as sparsity and block size; one
     without ranks has NaN as world size and None as `simulated`. Columns of ranks: see
-    `analysis.traffic`.
+    `analysis.traffic`; of replicas: see `analysis.replicas`.
 
     Raises RecordsError naming the folder (missing, without records) or the bad file and field.
     """
@@ -181,6 +181,7 @@ def _row(record: Record, path: Path) -> dict:
         "source_ms": _median(in_source) if ok else nan,
         "peak_memory_bytes": float(max(memory)) if ok and memory else nan,
         **traffic.columns(record),
+        **replicas.columns(record),
         "rows_checked": record.error.rows_checked if ok else nan,
         "relative_rms": output.relative_rms if output else nan,
         "baseline_relative_rms": output.baseline_relative_rms if output else nan,

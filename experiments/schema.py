@@ -54,6 +54,19 @@ class Rank(_Strict):
     )
 
 
+class Calls(_Strict):
+    """What a procedure without warm-up, true peaks and touched workspaces would have reported.
+
+    Of a replica: the first calls in its process, then what is still held after one.
+    """
+
+    first_ms: float = Field(ge=0, description="wall time of the very first call, ms")
+    first_peak_bytes: int | None = Field(description="peak of that call less the inputs")
+    second_peak_bytes: int | None = Field(description="of the next, identical call")
+    kept_bytes: int = Field(ge=0, description="tensors made by a call and alive after it")
+    dropped_bytes: int = Field(ge=0, description="the same once the output is let go")
+
+
 class Replicate(_Strict):
     """One fresh process."""
 
@@ -71,6 +84,7 @@ class Replicate(_Strict):
         default=None,
         description="null unless over ranks; of a simulated ring one is timed and weighed",
     )
+    calls: Calls | None = Field(default=None, description="null unless of a replica")
 
 
 class Agreement(_Strict):
@@ -86,6 +100,25 @@ class Error(_Strict):
     rows_checked: int = Field(ge=1, description="query rows a batch element")
     output: Agreement
     gradient: Agreement | None = Field(description="null on the forward pass")
+
+
+class Deviation(_Strict):
+    """How a replica's output differs from the attention it was named after. Null: not finite."""
+
+    variant: str = Field(description="the exact system")
+    max_abs: float | None = Field(description="from its float64 oracle, on the checked rows")
+    relative_rms: float | None = Field(description="likewise, over the oracle's own")
+    zero_rows: float = Field(ge=0, le=1, description="share of (position, head) that is zero")
+    weight_sum_low: float | None = Field(
+        description="least sum of a row's weights, rows of zeros left out; 1 in attention"
+    )
+    weight_sum_high: float | None = Field(description="the largest")
+    of_other_tokens: float | None = Field(
+        description="largest change at position 0 when every other token is drawn anew"
+    )
+    of_future_tokens: float | None = Field(
+        description="when causal: largest change in the first half when the second is drawn anew"
+    )
 
 
 class Ceilings(_Strict):
@@ -137,6 +170,7 @@ class Record(_Strict):
     )
     replicates: list[Replicate]
     error: Error | None
+    deviation: Deviation | None = Field(default=None, description="null unless of a replica")
     machine: Machine
     software: Software
     started_at: datetime

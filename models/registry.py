@@ -19,6 +19,8 @@ class Variant:
     called on (B, N, H * D). `shard_order`: the token order in which it takes the shards of a
     sequence over the ranks of a process group, or None where it takes the whole sequence.
     `measured_by`: the module of `experiments` that makes its reference and its replicates.
+    `replica_of`: of a replica, which computes what published code computed and not what it was
+    named after, the variant that computes that; `summary` then says what its figures come from.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Variant:
     multihead: bool = False
     shard_order: str | None = None
     measured_by: str = "measure"
+    replica_of: str | None = None
 
     @property
     def is_peer(self) -> bool:
@@ -130,6 +133,21 @@ def _peer(name: str, published_name: str, order: str, summary: str) -> Variant:
         pattern_class=None,
         shard_order=order,
         measured_by="ranks",
+    )
+
+
+def _replica(
+    name: str, published_name: str, entry: str, replica_of: str, summary: str, pattern_class: str
+) -> Variant:
+    """One of `experiments.as_published`."""
+    return Variant(
+        f"published-{name}",
+        published_name,
+        summary,
+        f"experiments.as_published.{entry}",
+        pattern_class=pattern_class,
+        measured_by="replicas",
+        replica_of=replica_of,
     )
 
 
@@ -319,5 +337,45 @@ VARIANTS = _variants(
         "ring-flash-attn",
         "zigzag",
         "the package of that name (zhuzilin), its zigzag function",
+    ),
+    _replica(
+        "head-partition",
+        "DilatedAttention, as published",
+        "head_partition:head_loop_attention",
+        "dilated-gather",
+        "each head in one branch, head by head in a Python loop with all scores written down",
+        "HeadPartition",
+    ),
+    _replica(
+        "over-heads",
+        "ImprovedDilatedAttention, as published",
+        "over_heads:over_heads_attention",
+        "dilated-sdpa",
+        "attention across the heads at one position; no token sees another",
+        "HeadPartition",
+    ),
+    _replica(
+        "signed-sum",
+        "DilatedAttention of 2023, as published",
+        "signed_sum:signed_sum_attention",
+        "dilated-sdpa",
+        "each head in one branch, whose output is divided by its signed sum over the sequence",
+        "HeadPartition",
+    ),
+    _replica(
+        "block-sums",
+        "Block-Sparse, as published",
+        "block_sums:block_sums_attention",
+        "block-sparse",
+        "a softmax inside each block, the blocks added up; the sparsity asked for is ignored",
+        "BlockMask",
+    ),
+    _replica(
+        "dense-ring",
+        "Ring attention, as published",
+        "dense_ring:dense_ring_attention",
+        "dilated-sdpa",
+        "dense attention with all scores written down, under three names; segments are ignored",
+        "DilatedBranches",
     ),
 )

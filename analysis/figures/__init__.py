@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from matplotlib.figure import Figure
 
 from analysis.figures import (
+    as_published,
     crossover,
     density,
     error,
@@ -64,4 +65,5 @@ FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
     "extreme": {"passes": extreme.passes, "error": error.error},
     "backends": {**_COMMON, "rate": rate.rate, "roofline": roofline.roofline},
     "memory": {"scaling": peaks.scaling, "error": error.error},
+    "as_published": {"speedups": as_published.speedups, "plots": as_published.plots},
 }

@@ -12,6 +12,8 @@ import pandas as pd
 
 from analysis.table import Table
 from analysis.tables import (
+    as_published,
+    as_published_costs,
     backends,
     block_sparse,
     common,
@@ -78,6 +80,18 @@ TABLES: Mapping[str, Mapping[str, Maker]] = {
         "rates": backends.useful,
         "worth": backends.worth,
         "training": backends.training,
+    },
+    "as_published": {
+        "replicas": as_published.replicas,
+        "speedups": as_published.speedups,
+        "deviations": as_published.deviations,
+        "plots": as_published.plots,
+        "billion": as_published_costs.billion,
+        "memory": as_published_costs.memory,
+        "first-call": as_published_costs.first_call,
+        "one-ring": as_published_costs.one_ring,
+        "censored": common.censored("as_published"),
+        "machines": common.machines("as_published"),
     },
     "memory": {
         "peaks": memory.peaks,

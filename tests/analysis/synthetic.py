@@ -13,7 +13,7 @@ import numpy as np
 from experiments import grid
 from experiments.case import Case
 from experiments.runner import path_of
-from tests.analysis import synthetic_ranks
+from tests.analysis import synthetic_ranks, synthetic_replicas
 
 # Milliseconds at 1024 tokens and growth of each variant on the synthetic CPU; block-sparse ones are
 # of no sparsity, and have a fixed cost of FIXED.
@@ -44,6 +44,11 @@ SPEED = {
     "ring-dilated": (9.0, 1.55),
     "distributed-dilated": (10.0, 1.55),
     "multihead-ring-dilated": (15.0, 1.55),
+    "published-head-partition": (20.0, 1.0),
+    "published-over-heads": (1.5, 1.0),
+    "published-signed-sum": (2.0, 1.0),
+    "published-block-sums": (20.0, 1.0),
+    "published-dense-ring": (36.0, 2.0),
 }
 RING = (12.5, 2.0)  # dense, in any order and by anybody
 # Milliseconds at no length at all: block-sparse attention meets dense attention at 2008, 1912 and
@@ -58,7 +63,7 @@ STREAM_BYTES, SOURCE_SHARE = 300 * 2**20, 0.25
 def median_ms(case: Case, machine: str) -> float:
     """The median that the samples of `case` are made to have."""
     scale, power = SPEED.get(case.variant, RING)
-    if case.sparsity is not None:
+    if case.sparsity is not None and not synthetic_replicas.is_replica(case):
         scale *= 1 - case.sparsity
     time = FIXED.get(case.variant, 0.3)
     time += scale * (case.seq_len / 1024) ** power * case.batch * case.heads / 8
@@ -84,6 +89,8 @@ def record(case: Case, experiment: str, tier: str, machine: str, status: str = "
     agreement = {"max_abs": 9 * own, "relative_rms": own * 1.15, "baseline_relative_rms": own}
     training = case.pass_ == "forward_backward"
     density = 1 / 3 if case.sparsity is None else _density(case)
+    if synthetic_replicas.is_replica(case):
+        density = synthetic_replicas.density(case, density)
     memory = tokens * case.heads * case.head_dim * 4 * (8 if "gather" in case.variant else 2)
     if case.variant.startswith("dilated-streamed"):
         memory = STREAM_BYTES
@@ -111,6 +118,9 @@ def record(case: Case, experiment: str, tier: str, machine: str, status: str = "
             "gradient": {k: 1.3 * v for k, v in agreement.items()} if training else None,
         }
         if ok
+        else None,
+        "deviation": synthetic_replicas.deviation(case)
+        if ok and synthetic_replicas.is_replica(case)
         else None,
         "machine": {
             "id": machine,
@@ -180,6 +190,8 @@ def write_all(root: Path) -> Path:
     absent = {("dense-flash-attn-2", 2048): "unsupported", ("dense-cudnn", 2048): "unsupported"}
     write(root, "backends", failed=absent)
     write(root, "backends", "gpu", {("dense-eager", 32768): "oom"})
+    write(root, "as_published")
+    write(root, "as_published", "gpu", {("dense-eager", 16384): "oom"})
     write(root, "memory")
     write(root, "memory", "gpu", {("dense-eager", n): "oom" for n in (65536, 131072)})
     return root
@@ -197,6 +209,9 @@ def _replicates(case: Case, median: float, memory: int, rng: np.random.Generator
             "peak_memory_bytes": int(memory * (1 + 0.002 * index)),
             "energy_j": None,
             "ranks": synthetic_ranks.of(case, median, memory) if case.world_size else None,
+            "calls": synthetic_replicas.calls(case, median, memory)
+            if synthetic_replicas.is_replica(case)
+            else None,
         }
         for index in range(REPLICATES)
     ]

@@ -106,7 +106,9 @@ def test_a_digest_covers_the_variant_and_the_measuring_but_no_other_variant():
         assert "models/registry.py" not in names[variant]
         assert "experiments/__main__.py" not in names[variant]
     for variant, entry in VARIANTS.items():
-        whole = entry.shard_order is None
+        replica = entry.replica_of is not None
+        whole = entry.shard_order is None and not replica
+        assert ("experiments/replicas.py" in names[variant]) == replica
         assert ("models/dense.py" in names[variant]) == (whole and entry.takes is None)
         of_branches = entry.takes == "branches"
         assert ("models/dilated.py" in names[variant]) == (
@@ -116,11 +118,12 @@ def test_a_digest_covers_the_variant_and_the_measuring_but_no_other_variant():
         of_blocks = entry.takes == "blocks"
         assert ("models/block_sparse.py" in names[variant]) == (whole and of_blocks)
         assert ("models/patterns/block_builders.py" in names[variant]) == of_blocks
-        assert ("experiments/ranks.py" in names[variant]) == (not whole)
+        over_ranks = entry.shard_order is not None
+        assert ("experiments/ranks.py" in names[variant]) == over_ranks
         assert "experiments/supervise.py" not in names[variant]
         for path in ("models/ring/plan.py", "models/ring/hops.py"):
             peer = "peer" in entry.options
-            assert (path in names[variant]) == (entry.multihead or (not whole and not peer))
+            assert (path in names[variant]) == (entry.multihead or (over_ranks and not peer))
 
 
 def test_tiles_are_code_of_the_variants_that_may_run_the_kernels(copied):
@@ -167,7 +170,8 @@ def test_a_digest_follows_content_not_time(copied):
             {
                 v
                 for v, entry in VARIANTS.items()
-                if entry.multihead or (entry.takes == "branches" and not entry.shard_order)
+                if entry.multihead
+                or (entry.takes == "branches" and not entry.shard_order and not entry.replica_of)
             },
         ),
         ("models/block_sparse.py", {v for v in VARIANTS if v.startswith("block-sparse")}),
