@@ -53,6 +53,7 @@ def make_reference(case: Case, device: str, reference: Path) -> dict:
     expected, condition = replica.formula(*exact.inputs, rows, *pattern, is_causal=case.is_causal)
     deviation = _deviation(work, found["out"], rows)
     found |= {"out": expected, "baseline": condition * found["baseline"]}
+    found["reference"] = f"replica's own formula in float64: {replica.FORMULA}"
     torch.save(found, reference)
     pairs = replica.pairs(case.seq_len, case.heads, *pattern, is_causal=case.is_causal)
     n = case.seq_len
@@ -73,21 +74,10 @@ def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:
     measure.prepare(device)
     calls |= _held(work)
     out, peak = measure.peak_memory(work.step, device)
-    error = _check(case, out, reference)
+    error = check.compare(case, out[: _checked_batch(case)], [], reference)
     del out
     samples = measure.take_samples(work.step, device, limits)
     return {"samples_ms": samples, "peak_memory_bytes": peak, "error": error, "calls": calls}
-
-
-def _check(case: Case, out: torch.Tensor, reference: Path) -> dict:
-    """The record's `error`: `check.compare`, which names the replica's formula."""
-    formula = importlib.import_module(VARIANTS[case.variant].module).FORMULA
-    against = f"replica's own formula in float64: {formula}"
-    try:
-        error = check.compare(case, out[: _checked_batch(case)], [], reference)
-    except check.CheckFailed as failed:
-        raise check.CheckFailed(str(failed).replace(check.REFERENCE, against)) from None
-    return error | {"reference": f"the {against}"}
 
 
 def _checked_batch(case: Case) -> int:
@@ -105,8 +95,8 @@ def _first_calls(work: Workload, device: str) -> dict:
             torch.cuda.synchronize()
         taken.append(1e3 * (time.perf_counter() - start))
 
-    _, first = measure.peak_memory(step, device, is_timed=True)
-    _, second = measure.peak_memory(step, device, is_timed=True)
+    _, first = measure.peak_memory(step, device)
+    _, second = measure.peak_memory(step, device)
     return {"first_ms": taken[0], "first_peak_bytes": first, "second_peak_bytes": second}
 
 

@@ -36,7 +36,7 @@ def test_a_replica_gives_a_valid_record(of, name):
     record = of(name)
     assert record["status"] == "ok", record["reason"]
     schema.Record.model_validate(record)
-    assert record["error"]["reference"].startswith("the replica's own formula in float64: ")
+    assert record["error"]["reference"].startswith("replica's own formula in float64: ")
     assert record["deviation"]["variant"] == VARIANTS[name].replica_of
     assert record["deviation"]["relative_rms"] > 0.3
     (replicate,) = record["replicates"]
