@@ -5,10 +5,11 @@ from __future__ import annotations
 import platform
 import shlex
 import subprocess
-import sys
 from functools import cache
 from importlib import metadata
 
+from experiments import grid
+from experiments.case import Case
 from experiments.digest import ROOT
 
 # What a record's numbers hang on; a change elsewhere (the paper, say) leaves them clean.
@@ -32,9 +33,12 @@ def software(digest: str) -> dict:
     }
 
 
-def command() -> str:
-    """The command line that made the record, without this machine's paths."""
-    return "python -m experiments " + shlex.join(sys.argv[1:])
+def command(experiment: str, tier: str, case: Case) -> str:
+    """The command line that makes this one record, whichever call of many made it here."""
+    name = grid.load(experiment).file_name(case)
+    return shlex.join(
+        ["python", "-m", "experiments", "run", experiment, "--tier", tier, "--case", name]
+    )
 
 
 def _dirty() -> bool | None:

@@ -81,7 +81,7 @@ def supervise(
         "software": provenance.software(digest),
         "started_at": started.isoformat(timespec="seconds"),
         "wall_s": round(time.monotonic() - start, 3),
-        "command": provenance.command(),
+        "command": provenance.command(experiment, tier, case),
     }
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import experiments.measure
+from experiments import grid
 from experiments.grid import Limits
 from experiments.schema import Record
 from models import UnsupportedBackend, dilated
@@ -174,3 +175,9 @@ def test_errors_become_statuses(measure, monkeypatch, error, status, reason):
     result = measure()
     assert (result["status"], result["reason"]) == (status, reason)
     Record.model_validate(result)
+
+
+def test_a_record_names_the_command_that_makes_it_alone(measure, case):
+    command = measure()["command"]
+    name = grid.load("dilated").file_name(case())
+    assert command == f"python -m experiments run dilated --tier smoke --case {name}"
