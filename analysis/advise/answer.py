@@ -175,7 +175,12 @@ def _encloses(points: tuple[Point, ...], point: Point, question: Question) -> bo
 
 
 def input_bytes(question: Question, variant: str) -> int:
-    """What a pass is given: q, k, v, of a module x and its four projections; dout on training."""
+    """What a pass is given: q, k, v, of a module x and its four projections; dout on training.
+
+    A streamed pass is given nothing that is held beside it.
+    """
+    if variant in VARIANTS and VARIANTS[variant].measured_by == "streams":
+        return 0
     width = question.heads * question.head_dim
     tokens = question.batch * question.seq_len * width
     training = tokens if question.pass_ == "forward_backward" else 0

@@ -112,6 +112,13 @@ def test_memory_holds_the_peak_and_the_inputs(laptop):
     assert input_bytes(training, "multihead-dilated-sdpa") == (2 * 4096 * 512 + 4 * 512**2) * 2
 
 
+def test_a_streamed_pass_is_given_nothing_that_is_held(laptop):
+    answer = ask(laptop, 4194304, is_causal=True, memory_bytes=2**29)
+    option = answer.best()
+    assert option.system == "dilated-streamed"
+    assert option.memory.value == pytest.approx(synthetic.STREAM_BYTES, rel=0.01)
+
+
 def test_by_memory_ranks_by_memory(laptop):
     answer = ask(laptop, 4096, is_causal=False, by="memory")
     needs = [option.memory.value for option in answer.ranked]
@@ -120,10 +127,10 @@ def test_by_memory_ranks_by_memory(laptop):
 
 def test_beyond_what_was_timed_it_refuses_and_names_the_range(laptop):
     with pytest.raises(Refused) as refused:
-        ask(laptop, 1_000_000, is_causal=True)
+        ask(laptop, 10_000_000, is_causal=True)
     told = str(refused.value)
-    assert "nothing is extrapolated" in told and "nearest 8,192" in told
-    assert "batch 1, 8 heads of 64, float32, causal, forward: 512–8K tokens" in told
+    assert "nothing is extrapolated" in told and "nearest 4,194,304" in told
+    assert "batch 1, 8 heads of 64, float32, causal, forward: 512–4M tokens" in told
 
 
 @pytest.mark.parametrize(
