@@ -10,7 +10,14 @@ from snakemake.io import report as in_report
 from snakemake.logging import logger
 from snakemake.utils import Paramspace, min_version
 
-from analysis.outputs import FIGURE_FORMS, TABLE_FORMS, caption_path, captions, place, written
+from analysis.outputs import (
+    FIGURE_FORMS,
+    TABLE_FORMS,
+    caption_path,
+    captions,
+    place,
+    written,
+)
 from experiments import grid as grids
 from experiments import machine as machines
 from experiments.digest import code_digest, files_digest
@@ -449,7 +456,7 @@ rule writeup:
 rule paper:
     input:
         expand("build/{path}", path=[p for name in EXPERIMENTS for p in written(name)]),
-        "build/figures/overview.svg",
+        expand("build/figures/{figure}.svg", figure=["overview", "scaling"]),
         "build/numbers.json",
         "build/claims.json",
         rules.provenance.output,

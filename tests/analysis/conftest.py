@@ -71,7 +71,8 @@ def build(laptop, tmp_path_factory):
             drawing.save(draw(laptop, experiment), folder / f"figures/{experiment}-{name}.svg")
         for name, make in tables.TABLES[experiment].items():
             table.save(make(laptop, "auto"), folder / "tables" / f"{experiment}-{name}")
-    drawing.save(overview.overview(laptop), folder / "figures/overview.svg")
+    for name, draw in overview.FIGURES.items():
+        drawing.save(draw(laptop), folder / f"figures/{name}.svg")
     book = claims.load(published.CLAIMS)
     verdicts = claims.evaluate(book, laptop)
     (folder / "claims.json").write_text(claims.to_json(book, verdicts))

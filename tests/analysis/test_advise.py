@@ -72,8 +72,9 @@ def test_what_is_computed_marks_the_options_and_dense_comes_first(laptop):
     assert by_system["block-sparse@98"].computes == "98 % sparse, dilated blocks of 64"
     own = laptop[laptop["path"].isin(by_system["dense"].records)]
     assert set(by_system["dense"].density) == set(own["realised_density"])
-    assert by_system["dilated-sdpa"].computes == by_system["dilated-gather"].computes
-    assert by_system["dilated-sdpa"].computes == "dilated 1024/2048/2048 at rates 1/2/4"
+    for system in ("dilated-sdpa", "dilated-gather"):
+        found = {option.computes for option in answer.ranked if option.system == system}
+        assert "dilated 1024/2048/2048 at rates 1/2/4" in found
     assert by_system["head-partitioned"].computes.startswith("one branch a head")
     assert by_system["multihead-dilated-sdpa"].computes.endswith(" + projections")
     assert max(by_system["block-sparse@95"].density) < 0.06

@@ -102,7 +102,7 @@ def test_the_command_writes_all_and_names_what_is_wrong(laptop_root, tmp_path, c
     assert {path.name for path in (tmp_path / "tables").iterdir()} == {
         f"provenance-{name}.{kind}"
         for name in ("machines", "costs", "code")
-        for kind in ("csv", "md", "typ")
+        for kind in ("csv", "md", "typ", "tex")
     }
     found.write_text("{")
     assert provenance.main(arguments) == 1
