@@ -11,7 +11,6 @@ from snakemake.logging import logger
 from snakemake.utils import Paramspace, min_version
 
 from analysis.outputs import (
-    FIGURE_FORMS,
     TABLE_FORMS,
     caption_path,
     captions,
@@ -346,16 +345,20 @@ rule overview:
         records=[records(name) for name in EXPERIMENTS],
         claims="paper/claims.yaml",
     output:
-        [
-            report(
-                f"build/figures/{{figure}}.{form}",
-                caption="paper/captions/overview.rst",
-                category="Figures",
-                subcategory="All",
-                labels={"figure": "{figure}", "form": form},
-            )
-            for form in FIGURE_FORMS
-        ],
+        svg=report(
+            "build/figures/{figure}.svg",
+            caption="paper/captions/overview.rst",
+            category="Figures",
+            subcategory="All",
+            labels={"figure": "{figure}", "form": "svg"},
+        ),
+        csv=report(
+            "build/figures/{figure}.csv",
+            caption="paper/captions/overview.rst",
+            category="Figures",
+            subcategory="All",
+            labels={"figure": "{figure}", "form": "csv"},
+        ),
     log:
         "build/logs/{figure}.log",
     wildcard_constraints:
@@ -369,7 +372,7 @@ rule overview:
     message:
         "the figure {wildcards.figure} of all experiments"
     shell:
-        "python -m analysis.overview --figure {wildcards.figure} --out {output[0]}"
+        "python -m analysis.overview --figure {wildcards.figure} --out {output.svg}"
         " --machine {params.speaker} {params.roots} > {log} 2>&1"
 
 
