@@ -12,6 +12,8 @@ import pandas as pd
 from analysis import published, records, scaling, systems
 from analysis.stats import Interval, speedup
 
+# Peaks over length this close to each other do not grow.
+STEADY = 1.05
 CENSORED = ("oom", "timeout")
 TWIN = ("machine", "dtype", "is_causal", "pass", "batch", "seq_len", "heads", "head_dim")
 GROUP = ["dtype", "is_causal", "heads", "head_dim", "batch", "family"]
@@ -55,10 +57,15 @@ class Series:
         return self.rows[(self.rows["system"] == system) & (self.rows["status"] == "ok")]
 
     def growth(self, system: str, quantity: str) -> scaling.ScalingFit | None:
-        """The fit of "time" (ms) or "memory" (bytes) over length; None below three points."""
+        """The fit of "time" (ms) or "memory" (bytes) over length; None below three points.
+
+        Memory that is the same at all lengths, within STEADY, has no exponent, and no fit either.
+        """
         fine = self.timed(system)
         if quantity == "memory":
             fine = fine[fine["peak_memory_bytes"] > 0]
+            if fine["peak_memory_bytes"].max() < STEADY * fine["peak_memory_bytes"].min():
+                return None
         if len(fine) < 3:
             return None
         lost = self.rows[(self.rows["system"] == system) & self.rows["status"].isin(CENSORED)]
