@@ -1,7 +1,9 @@
 """What every test session does first."""
 
+import json
 import os
 
+import pytest
 import torch
 
 # Before Triton is imported, whose own functions are made for one or the other: without
@@ -27,3 +29,13 @@ def pytest_sessionstart(session):
     """
     torch.set_num_threads(1)
     torch.full((64,), 2.0).log()
+
+
+@pytest.fixture(scope="session")
+def ledger():
+    """`build/claims.json` by the published records of this repository."""
+    from analysis import claims, published, records
+
+    book = claims.load(published.CLAIMS)
+    verdicts = claims.evaluate(book, records.load(records.repository() / "results" / "published"))
+    return json.loads(claims.to_json(book, verdicts))

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
-from analysis import claims, ledger_page, records
+from analysis import claims, ledger_page
 from analysis.published import CLAIMS
 from tests.analysis.claims_cases import SPEEDUP, data, entry, load, times
 
@@ -43,14 +43,6 @@ class _Page(HTMLParser):
     def handle_data(self, data):
         if self._open is not None:
             self._open["text"] += data
-
-
-@pytest.fixture(scope="module")
-def ledger():
-    """Judged by the records of this repository."""
-    book = claims.load(CLAIMS)
-    verdicts = claims.evaluate(book, records.load(ROOT / "results" / "published"))
-    return json.loads(claims.to_json(book, verdicts))
 
 
 @pytest.fixture(scope="module")

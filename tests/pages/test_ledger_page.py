@@ -1,21 +1,12 @@
 """The ledger page in a real browser: filters, words, links to a claim, and no network."""
 
-import json
-
 import pytest
 
-from analysis import claims, ledger_page, records
+from analysis import ledger_page
 from analysis.published import CLAIMS
 
 ROOT = CLAIMS.parents[1]
 ROWS = "[...document.querySelectorAll('.claim:not([hidden])')]"
-
-
-@pytest.fixture(scope="module")
-def ledger():
-    book = claims.load(CLAIMS)
-    verdicts = claims.evaluate(book, records.load(ROOT / "results" / "published"))
-    return json.loads(claims.to_json(book, verdicts))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -38,7 +39,8 @@ class Browser:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        try:
+        with ExitStack() as on_failure:
+            on_failure.callback(self._driver.kill)
             self._root = f"http://127.0.0.1:{self._port()}/session"
             options = {
                 "binary": shutil.which("chromium"),
@@ -51,9 +53,7 @@ class Browser:
             }
             made = self._send("POST", "", {"capabilities": {"alwaysMatch": wanted}})
             self._root += f"/{made['sessionId']}"
-        except BaseException:
-            self._driver.kill()
-            raise
+            on_failure.pop_all()
 
     def close(self) -> None:
         """End the window and its driver."""
