@@ -16,7 +16,14 @@ PATTERNS = {
 }
 
 # These fork, which a process whose torch has run on several threads must not: they come first.
-FORKING = ("test_cli", "test_ranks", "test_runner", "test_supervise")
+FORKING = (
+    "test_children",
+    "test_cli",
+    "test_crew",
+    "test_ranks",
+    "test_runner",
+    "test_supervise",
+)
 
 
 def pytest_collection_modifyitems(items):
