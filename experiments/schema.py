@@ -122,7 +122,10 @@ class Deviation(_Strict):
 
 
 class Ceilings(_Strict):
-    """What the device does at best in the case's dtype, measured beside the case."""
+    """What the device does at best in the case's dtype, measured within a minute of the case.
+
+    On a GPU cases share them: one process makes their references and measures once a minute.
+    """
 
     matmul_flops_per_s: float = Field(gt=0, description="square matrix product, FLOP/s")
     copy_bytes_per_s: float = Field(gt=0, description="bytes read and written a second")
