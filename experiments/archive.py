@@ -220,7 +220,8 @@ def _packed(kept: list[tuple[str, Path]], logs: Iterator[tuple[str, bytes]]) -> 
             raise ArchiveError(f"{name} has {len(data):,} bytes, and may have {MAX_MEMBER:,}")
         info = tarfile.TarInfo(name)
         info.size = len(data)
-        # A name that the old header has no room for stands whole in a pax header before it.
+        # In a pax header before the member, as is a name that its own has no room for.
+        info.pax_headers = {"comment": tar_stream.comment(data)}
         header = info.tobuf(tarfile.PAX_FORMAT, "utf-8")
         block = header + data + bytes(-len(data) % tar_stream.BLOCK)
         parts.append(xz.compress(block))

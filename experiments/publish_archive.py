@@ -223,10 +223,7 @@ def _beside(target: Path, data: dict, one: Record) -> tuple[bool, str | None]:
     if _without_commit(old) == _without_commit(data):
         return True, None
     if _utc(old_one.started_at) >= _utc(one.started_at):
-        return (
-            False,
-            f"started_at: is no later than that of the one published ({old_one.started_at})",
-        )
+        return False, f"started_at: is no later than the published one's, {old_one.started_at}"
     return False, None
 
 

@@ -6,16 +6,19 @@ errors are of many kinds.
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 BLOCK = 512
+_MAGIC = b"\xfd7zXZ\0"
 # Of one extended header: a name is at most a few hundred bytes.
 HEADER_BYTES = 64 * 2**10
 # What xz may take to unpack: its largest preset needs 65 MiB.
 _MEMORY_BYTES = 128 * 2**20
+_DIGEST = "sha256:"
 _CHUNK = 64 * 2**10
 _WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")
 _KINDS = {
@@ -54,9 +57,12 @@ def members(archive: Path, *, count: int, each: int, total: int) -> Iterator[Mem
     is Broken. OSError where the file cannot be read.
     """
     with open(archive, "rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise Broken("is no .tar.xz archive")
+        file.seek(0)
         stream = _Xz(file, total)
         # From extended headers, for the member that follows them.
-        name, size, fault = None, None, None
+        name, size, fault, digest = None, None, None, None
         for _ in range(count):
             header = stream.read(BLOCK)
             if header == bytes(BLOCK):
@@ -76,6 +82,7 @@ def members(archive: Path, *, count: int, each: int, total: int) -> Iterator[Mem
                     fields = _fields(data)
                     name = fields.get(b"path", name)
                     size = _decimal(fields[b"size"]) if b"size" in fields else size
+                    digest = _stated_digest(fields.get(b"comment", b""))
                     if any(key.startswith(b"GNU.sparse") for key in fields):
                         fault = fault or _of_kind(b"S")
                 continue
@@ -93,9 +100,24 @@ def members(archive: Path, *, count: int, each: int, total: int) -> Iterator[Mem
                 stream.skip(size)
                 yield Member(name, kind == b"5", fault, None)
             else:
-                yield Member(name, False, None, stream.read_padded(size))
-            name, size, fault = None, None, None
+                data = stream.read_padded(size)
+                # xz's own checksum comes after all members: these may be damaged before it.
+                if digest and hashlib.sha256(data).hexdigest() != digest:
+                    fault = "is damaged: its SHA-256 is not the one that its header states"
+                yield Member(name, False, fault, None if fault else data)
+            name, size, fault, digest = None, None, None, None
         raise Broken(f"has more than the {count:,} members that an archive may have")
+
+
+def comment(data: bytes) -> str:
+    """The comment of a member's pax header by which damage to `data` is found."""
+    return _DIGEST + hashlib.sha256(data).hexdigest()
+
+
+def _stated_digest(text: bytes) -> str | None:
+    """The SHA-256, as hex digits, of such a comment; None of another."""
+    text = text.decode(errors="replace")
+    return text.removeprefix(_DIGEST) if text.startswith(_DIGEST) else None
 
 
 class _Xz:
@@ -143,11 +165,9 @@ class _Xz:
                     # Streams may follow one another, with zeros between.
                     self._waiting = self._waiting.lstrip(b"\0") if self._xz else self._waiting
                     if not self._waiting:
-                        if self._xz is None:
-                            raise Broken("is empty")
-                        if not (more := self._file.read(_CHUNK)):
+                        self._waiting = self._file.read(_CHUNK)
+                        if not self._waiting:
                             return False
-                        self._waiting = more
                         continue
                     self._xz = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MEMORY_BYTES)
                 elif not self._waiting:
@@ -155,7 +175,7 @@ class _Xz:
             try:
                 self._ready = self._xz.decompress(self._waiting, max_length=_CHUNK)
             except lzma.LZMAError as error:
-                raise Broken(f"is no .xz file, or damaged ({error})") from None
+                raise Broken(f"is damaged, or no .tar.xz archive ({error})") from None
             self._waiting = self._xz.unused_data
             self._left -= len(self._ready)
             if self._left < 0:
