@@ -60,6 +60,13 @@ def _run(options) -> int:
 
 
 def _publish(options) -> int:
+    _need_pydantic("publish")
+    if _is_archive(options.path):
+        from experiments.publish_archive import publish_archive
+
+        return publish_archive(options.path, take_tiles=options.tiles)
+    if options.tiles:
+        raise ValueError(f"--tiles: {options.path} is no archive of a campaign")
     from experiments.publish import publish
 
     for path in publish(options.path):
@@ -75,16 +82,37 @@ def _compare(options) -> int:
 
 
 def _validate(options) -> int:
-    from experiments.publish import validate
+    _need_pydantic("validate")
+    if _is_archive(options.path):
+        from experiments.publish_archive import validate_archive
 
-    valid, problems = validate(options.path)
+        valid, problems = validate_archive(options.path)
+    else:
+        from experiments.publish import validate
+
+        valid, problems = validate(options.path)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     print(f"{valid} records valid, {len(problems)} not")
     return 1 if problems else 0
 
 
+def _is_archive(path: Path) -> bool:
+    return path.is_file() and path.suffix != ".json"
+
+
+def _need_pydantic(command: str) -> None:
+    try:
+        import pydantic  # noqa: F401
+    except ModuleNotFoundError:
+        raise ValueError(
+            f"{command}: needs pydantic, which is not here: use the environment of "
+            "envs/pipeline.txt, which `make paper` sets up in .venv"
+        ) from None
+
+
 def _schema(options) -> int:
+    _need_pydantic("schema")
     from experiments.schema import json_schema
 
     print(json_schema(), end="")
@@ -153,13 +181,25 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--budget", type=_seconds, metavar="S", help="seconds; most valuable cases first"
             )
-    sub = command("publish", _publish, "validate local records and copy them to results/published")
-    sub.add_argument("path", nargs="?", type=Path, default=runner.LOCAL, metavar="PATH")
+    sub = command("publish", _publish, "validate records and copy them to results/published")
+    sub.add_argument(
+        "path",
+        nargs="?",
+        type=Path,
+        default=runner.LOCAL,
+        metavar="PATH",
+        help="a folder of records (results/local), all or none; or a campaign's .tar.xz",
+    )
+    sub.add_argument(
+        "--tiles", action="store_true", help="put the archive's tile tables in models/kernels"
+    )
     sub = command("compare", _compare, "ratios with intervals between two sets of records")
     sub.add_argument("a", type=Path, metavar="A", help="a folder of records")
     sub.add_argument("b", type=Path, metavar="B", help="another")
     sub = command("validate", _validate, "check records against the schema")
-    sub.add_argument("path", type=Path, metavar="PATH", help="a record or a folder of records")
+    sub.add_argument(
+        "path", type=Path, metavar="PATH", help="a record, a folder of records, or an archive"
+    )
     sub = command("tune", _tune, "pick the tiles of our kernels on this GPU and write their tables")
     sub.add_argument("kernel", nargs="*", metavar="KERNEL", help="a kernel; default: every one")
     sub.add_argument("--device", metavar="DEVICE", help="cuda or cuda:INDEX")
