@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from experiments import cost, machine, runner
 from experiments import grid as grids
-from experiments import machine, runner
 from experiments.lease import hold
 from experiments.machine import DeviceError
 from experiments.record import RecordError
@@ -36,15 +36,48 @@ def _list(options) -> int:
 
 
 def _plan(options) -> int:
-    device = machine.choose_device(options.device)
-    machine_id = machine.describe(device).id
+    device, reference = machine.choose_device(options.device), None
+    machine_id, name = machine.describe(device).id, machine.describe(device).device
+    kind = "cpu" if device == "cpu" else "cuda"
+    if options.tier == "gpu" and kind == "cpu":
+        kind, name, reference = "cuda", "", cost.reference_device("cuda")
     for grid, tier, cases in _selected(options, device):
         print(f"{grid.name} ({tier.name}) on {machine_id}")
-        for case in cases:
+        expected = [cost.seconds(case, tier.limits, kind, name) for case in cases]
+        for case, one in zip(cases, expected, strict=True):
             path = runner.path_of(options.out, machine_id, grid, case)
             state = "done   " if runner.is_done(path, case) else "measure"
+            status = "" if one.status == "ok" else f" ({one.status})"
             print(f"  {state} {runner.label(case)}  {grid.file_name(case)}")
+            print(f"          about {one.total:.1f} s{status}")
+        print(f"  {len(cases)} cases, about {runner.duration(cost.total(expected))}")
+    if options.tier is None and not options.only and not options.case:
+        print(_tiers_table([options.name] if options.name else grids.names(), kind, name))
+    if reference:
+        print(f"no GPU here: expected times are those of the reference card, {reference}")
     return 0
+
+
+def _tiers_table(names: list[str], kind: str, name: str) -> str:
+    """Cases and expected time of each experiment and tier; of the gpu tier, on a GPU."""
+    lines = [f"{'expected time':16}" + "".join(f"{tier:>26}" for tier in grids.TIERS)]
+    sums = dict.fromkeys(grids.TIERS, (0, 0.0))
+    for experiment in names:
+        cells = ""
+        for tier in grids.load(experiment).tiers.values():
+            # A CPU takes days for the lengths of the gpu tier: the reference card stands in.
+            on = ("cuda", "") if tier.name == "gpu" and kind == "cpu" else (kind, name)
+            spent = cost.total(cost.seconds(case, tier.limits, *on) for case in tier.cases)
+            cells += f"{f'{len(tier.cases)} cases, {runner.duration(spent)}':>26}"
+            count, seconds = sums[tier.name]
+            sums[tier.name] = (count + len(tier.cases), seconds + spent)
+        lines.append(f"{experiment:16}{cells}")
+    if len(names) > 1:
+        cells = (f"{count} cases, {runner.duration(spent)}" for count, spent in sums.values())
+        lines.append(f"{'all':16}" + "".join(f"{cell:>26}" for cell in cells))
+    if kind == "cpu":
+        lines.append(f"(gpu: on the reference card, {cost.reference_device('cuda')})")
+    return "\n".join(lines)
 
 
 def _run(options) -> int:
@@ -52,7 +85,11 @@ def _run(options) -> int:
     budget = options.budget
     start = time.monotonic()
     selected = _selected(options, device)
+    name, kind = machine.describe(device).device, "cpu" if device == "cpu" else "cuda"
     for number, (grid, tier, cases) in enumerate(selected):
+        expected = cost.total(cost.seconds(case, tier.limits, kind, name) for case in cases)
+        text = f"{grid.name} ({tier.name}): {len(cases)} cases, "
+        print(f"{text}expected to take {runner.duration(expected)}", file=sys.stderr, flush=True)
         # What is left of the budget goes to the remaining experiments in equal parts.
         left = budget and max(0.0, budget + start - time.monotonic()) / (len(selected) - number)
         runner.run(grid, tier, cases, device=device, out=options.out, budget_s=left)

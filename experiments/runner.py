@@ -126,7 +126,7 @@ def run(
             if budget_s is not None and elapsed + typical > budget_s:
                 _say(f"budget of {budget_s:g} s: {left} cases left for another run")
                 break
-            eta = f", about {_duration(typical * left)} left" if walls else ""
+            eta = f", about {duration(typical * left)} left" if walls else ""
             _say(f"[{number}/{len(waiting)}{eta}] {label(case)}")
             before = time.monotonic()
             with hold(device, case.world_size if case.is_spread else 1) as held:
@@ -170,8 +170,12 @@ def outcome(result: dict) -> str:
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
     minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
