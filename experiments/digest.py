@@ -13,6 +13,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from models.kernels import tile_tables
 from models.registry import VARIANTS
 
 ROOT = Path(__file__).parent.parent
@@ -30,8 +31,14 @@ def code_digest(variant: str) -> str:
     sha.update(repr((entry.pattern_class, entry.multihead, _version("torch"))).encode())
     for path in sources(variant):
         sha.update(path.relative_to(ROOT).as_posix().encode())
-        sha.update(path.read_bytes())
+        sha.update(_as_used(path).read_bytes())
     return sha.hexdigest()[:16]
+
+
+def _as_used(path: Path) -> Path:
+    """The file itself, but for a table of tiles the one in its place: see `tile_tables`."""
+    is_table = path.parent == ROOT / "models/kernels" and path.suffix == ".json"
+    return tile_tables.path(path.stem) if is_table and path.stem in tile_tables.overlaid() else path
 
 
 def sources(variant: str) -> list[Path]:

@@ -11,6 +11,7 @@ from importlib import metadata
 from experiments import grid
 from experiments.case import Case
 from experiments.digest import ROOT
+from models.kernels import tile_tables
 
 # What a record's numbers hang on; a change elsewhere (the paper, say) leaves them clean.
 _MEASURED = ("models", "experiments")
@@ -30,6 +31,7 @@ def software(digest: str) -> dict:
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": _dirty(),
         "code_digest": digest,
+        "tile_tables": tile_tables.digest(),
     }
 
 

@@ -155,6 +155,11 @@ class Software(_Strict):
     git_commit: str | None
     git_dirty: bool | None
     code_digest: str
+    tile_tables: str | None = Field(
+        default=None,
+        description="digest of the tables of tiles in the place of the repository's own; "
+        "null where those were used",
+    )
 
 
 class Record(_Strict):

@@ -12,15 +12,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import re
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import triton
 import triton.language as tl
@@ -37,6 +33,7 @@ from models.kernels import (
     row_statistics,
     tiles,
 )
+from models.kernels.assembled import Built, built, remarks
 from models.kernels.tiles import Tile
 
 KERNELS = {
@@ -62,11 +59,6 @@ STATISTICS = {
     "block_sparse": row_statistics.kernel,
     "hop": row_statistics.kernel,
 }
-# Bytes a thread: what the prologue or epilogue may put aside; a loop would take more.
-SPILL_BYTES = 64
-# Bytes of shared memory a program may have (CUDA C++ Programming Guide, table of compute
-# capabilities). The tiles of 80 also serve 8.6, 8.9 and 12.0, which have 99 KiB.
-SHARED_BYTES = {80: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 _STRIDES = [f"{x}_{axis}" for x in "qkvgo" for axis in "bnh"]
 _TYPES = {
     **dict.fromkeys(
@@ -101,39 +93,6 @@ class Form:
         )
 
 
-@dataclass(frozen=True)
-class Built:
-    """What a form takes: registers and spilled bytes a thread, bytes of shared memory.
-
-    serialized: whether the assembler makes tensor-core instructions wait for one another.
-    """
-
-    registers: int
-    spill_bytes: int
-    shared_bytes: int
-    serialized: bool
-    seconds: float
-
-    def __str__(self) -> str:
-        return (
-            f"{self.registers} registers, {self.spill_bytes} bytes spilled, "
-            f"{self.shared_bytes} of shared memory"
-        )
-
-    def fault(self, capability: int) -> str | None:
-        """What is wrong with it, or None."""
-        if self.serialized:
-            return "its tensor-core instructions are serialized"
-        if self.spill_bytes > SPILL_BYTES:
-            return f"spills {self.spill_bytes} bytes a thread, {SPILL_BYTES} are allowed"
-        if self.shared_bytes > SHARED_BYTES[capability]:
-            return (
-                f"takes {self.shared_bytes} bytes of shared memory, the card has "
-                f"{SHARED_BYTES[capability]}"
-            )
-        return None
-
-
 def build(form: Form) -> Built:
     """Compile one form down to machine code; needs no GPU."""
     kernel = (KERNELS[form.table] | {"statistics": STATISTICS[form.table]})[form.kernel]
@@ -162,31 +121,15 @@ def build(form: Form) -> Built:
         {(names.index(n),): [["tt.divisibility", 16]] for n in aligned},
     )
     start = time.monotonic()
-    compiled = triton.compile(
-        source,
-        target=GPUTarget("cuda", form.capability, 32),
-        options={"num_warps": form.tile.warps, "num_stages": form.tile.stages},
-    )
-    seconds = time.monotonic() - start
-    log = _assemble(compiled.asm["ptx"], form.capability)
-    registers, stores = (
-        int(re.search(pattern, log)[1]) for pattern in (r"Used (\d+) reg", r"(\d+) bytes spill st")
-    )
-    return Built(registers, stores, compiled.metadata.shared, "serialized" in log, seconds)
-
-
-def _assemble(ptx: str, capability: int) -> str:
-    """What the assembler says of a kernel, remarks on performance included."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "kernel.ptx"
-        source.write_text(ptx)
-        # Hopper's and Blackwell's tensor-core instructions are of "sm_90a", "sm_100a".
-        target = f"sm_{capability}{'a' if capability >= 90 else ''}"
-        tool = (
-            triton.knobs.nvidia.ptxas_blackwell if capability >= 100 else triton.knobs.nvidia.ptxas
+    with remarks() as said:
+        compiled = triton.compile(
+            source,
+            target=GPUTarget("cuda", form.capability, 32),
+            options={"num_warps": form.tile.warps, "num_stages": form.tile.stages},
         )
-        command = [tool.path, "-v", f"--gpu-name={target}", str(source), "-o", f"{folder}/kernel"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    seconds = time.monotonic() - start
+    files, shared = compiled.metadata_group, compiled.metadata.shared
+    return built(files, shared, form.capability, said.getvalue(), seconds)
 
 
 def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:

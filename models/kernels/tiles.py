@@ -1,29 +1,30 @@
-"""Tile configurations: data beside each kernel (`dilated.json`, `block_sparse.json`), read here.
+"""Tile configurations: data beside each kernel (`dilated.json`, ...), read here.
 
 A table maps a kernel to entries, each with the card (`capability`: 80, 90, 100), head
 dimension (padded to a power of two), bits of the dtype and, for block masks, block size
 that it is for; the tile; and `source`, where the tile came from. `python -m experiments
-tune` measures candidates on the card at hand and rewrites the entries of that card.
+tune` measures candidates on the card at hand and rewrites the entries of that card;
+`tile_tables` says where a table lies.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 import torch
 import triton
 
 from models.errors import UnsupportedBackend
+from models.kernels import tile_tables
 
-FOLDER = Path(__file__).parent
 # As it was when Triton was imported: its own functions are made for one or the other then.
 INTERPRETED = triton.knobs.runtime.interpret
 MAX_HEAD_DIM = 256
 # Cards that a table is kept for, by compute capability.
 CAPABILITIES = (80, 90, 100)
+KERNELS = ("forward", "backward_q", "backward_kv")
 KEYS = ("capability", "head_dim", "bits", "block_size")
 
 
@@ -36,6 +37,11 @@ class Tile:
     warps: int
     stages: int
 
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name}={value!r}: expected a positive integer")
+
     def options(self) -> dict:
         """As keyword arguments of a kernel launch."""
         return {
@@ -47,13 +53,25 @@ class Tile:
 
 
 def read(table: str) -> dict[str, list[dict]]:
-    """The table of kernel file `table` as it lies on disk: kernel -> entries."""
-    return json.loads((FOLDER / f"{table}.json").read_text())
+    """The table of kernel file `table` as it lies on disk: kernel -> entries.
+
+    ValueError, naming the file, where it holds anything but whole entries of every kernel.
+    """
+    path = tile_tables.path(table)
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict) or set(found) != set(KERNELS):
+            raise ValueError(f"expected an object with {', '.join(KERNELS)}")
+        for entry in (entry for entries in found.values() for entry in entries):
+            tile_of(entry)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: not a table of tiles: {error}") from error
+    return found
 
 
 def tile_of(entry: dict) -> Tile:
-    """The tile of a table's entry."""
-    return Tile(entry["block_m"], entry["block_n"], entry["warps"], entry["stages"])
+    """The tile of a table's entry: all of it but KEYS and `source`."""
+    return Tile(**{name: x for name, x in entry.items() if name not in (*KEYS, "source")})
 
 
 def padded(head_dim: int) -> int:
@@ -74,7 +92,15 @@ def _index(table: str) -> dict[str, dict[tuple, Tile]]:
 
 
 # Read once, so that torch.compile, which follows look-ups, meets no file.
-_TILES = {path.stem: _index(path.stem) for path in FOLDER.glob("*.json")}
+_TILES: dict[str, dict[str, dict[tuple, Tile]]] = {}
+
+
+def reread() -> None:
+    """Take the tables as they now lie on disk: for the process that tunes."""
+    _TILES.update({table: _index(table) for table in tile_tables.tables()})
+
+
+reread()
 
 
 def look_up(
@@ -91,6 +117,19 @@ def look_up(
 
 
 _FORCED: dict[tuple[str, str], Tile] = {}
+# The compute capability (90 for Hopper) that tensors on the CPU are taken to be on, or None.
+_ASSUMED: int | None = None
+
+
+@contextlib.contextmanager
+def assumed(capability: int):
+    """Within, tensors on the CPU take the tiles of that card: for compiling ahead of it."""
+    global _ASSUMED
+    before, _ASSUMED = _ASSUMED, capability
+    try:
+        yield
+    finally:
+        _ASSUMED = before
 
 
 @contextlib.contextmanager
@@ -107,12 +146,17 @@ def choose(table: str, kernel: str, q: torch.Tensor, block_size: int | None = No
     """The tile for q (B, N, H, D); in the interpreter the smallest there can be."""
     if (table, kernel) in _FORCED:
         return _FORCED[table, kernel]
-    if q.device.type == "cpu":
+    if q.device.type == "cpu" and _ASSUMED is None:
         block = block_size or 16
         return Tile(block, block, 1, 1)
-    major, minor = torch.cuda.get_device_capability(q.device)
-    bits = 8 * q.element_size()
-    return look_up(table, kernel, 10 * major + minor, q.shape[3], bits, block_size)
+    capability = _ASSUMED or capability_of(q.device)
+    return look_up(table, kernel, capability, q.shape[3], 8 * q.element_size(), block_size)
+
+
+def capability_of(device) -> int:
+    """The compute capability of a CUDA device: 90 for Hopper."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def why_not(q: torch.Tensor) -> str | None:
@@ -138,7 +182,7 @@ def why_not(q: torch.Tensor) -> str | None:
 def why_no_tile(table: str, q: torch.Tensor, block_size: int | None = None) -> str | None:
     """Which kernel of `table` has no tile for q (B, N, H, D), or None where all have."""
     try:
-        for kernel in ("forward", "backward_q", "backward_kv"):
+        for kernel in KERNELS:
             choose(table, kernel, q, block_size)
     except UnsupportedBackend as error:
         return str(error)

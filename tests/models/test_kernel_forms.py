@@ -9,7 +9,8 @@ import pytest
 
 from models.errors import UnsupportedBackend
 from models.kernels import compile, tiles
-from models.kernels.compile import KERNELS, SHARED_BYTES, SPILL_BYTES, Built
+from models.kernels.assembled import SHARED_BYTES, SPILL_BYTES, Built
+from models.kernels.compile import KERNELS
 from models.kernels.tiles import Tile
 
 HEAD_DIMS, BITS = (32, 64, 128, 256), (16, 32)

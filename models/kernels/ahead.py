@@ -1,0 +1,220 @@
+"""Compiles exactly what calls of our kernels would launch, off the card and in parallel.
+
+Each call runs in a process of its own on tensors that are never touched, with a stand-in for
+Triton's driver that names the card and launches nothing. So all else is Triton's own: types,
+divisibility, constants, options, hence the key in its cache on disk (TRITON_CACHE_DIR),
+where the same call on the card finds what was made here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler.compiler import get_cache_key, make_backend
+
+from models.kernels import tiles
+from models.kernels.assembled import SHARED_BYTES, Built, built, remarks
+from models.kernels.calls import Call, problem
+
+# Of one call, seconds: of all here the slowest takes some 20 on a busy machine.
+LIMIT = 120.0
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One compiled form. code: digest of its PTX. cached: whether it was there before."""
+
+    name: str
+    built: Built
+    code: str
+    cached: bool
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The kernels of a call in the order of their launches; reason: why there are none, or None."""
+
+    call: Call
+    kernels: tuple[Kernel, ...] = ()
+    reason: str | None = None
+
+    def fault(self, capability: int) -> str | None:
+        """What is wrong with the call's kernels on that card, or None."""
+        faults = (kernel.built.fault(tiles.generation(capability)) for kernel in self.kernels)
+        return self.reason or next((fault for fault in faults if fault), None)
+
+
+class Driver:
+    """Stands for a card of `capability` that is not there: a launch on it does nothing."""
+
+    def __init__(self, capability: int):
+        self.target = GPUTarget("cuda", capability, 32)
+        # No card's number: what Triton keeps in memory for it is never launched on a real one.
+        self.get_current_device = lambda: -capability
+        self.get_current_stream = lambda device: 0
+        self.get_current_target = lambda: self.target
+        self.launcher_cls = lambda source, metadata: lambda *arguments: None
+        self.utils = SimpleNamespace(
+            # A fault to be told and not to be raised.
+            get_device_properties=lambda device: {"max_shared_mem": 2**31},
+            load_binary=lambda *binary: (None, None, 0, 0, 1024),
+        )
+
+
+def compile_here(call: Call, capability: int) -> tuple[Kernel, ...]:
+    """Compile the kernels of `call` in this process, which can launch none from then on."""
+    made, start = [], time.monotonic()
+    with remarks() as said, tiles.assumed(capability):
+
+        def listen(src, metadata, metadata_group, times, cache_hit):
+            nonlocal start
+            seconds = time.monotonic() - start
+            files, shared = metadata_group, metadata["shared"]
+            takes = built(files, shared, capability, said.getvalue(), seconds)
+            ptx = next(Path(path) for path in files.values() if path.endswith(".ptx"))
+            code = sha256(ptx.read_bytes()).hexdigest()[:16]
+            made.append(Kernel(src.fn.__name__, takes, code, cache_hit))
+            said.seek(0)
+            said.truncate()
+            start = time.monotonic()
+
+        def passed_over(*, fn, **_):
+            return call.launches is not None and fn.name not in call.launches
+
+        triton.runtime.driver.set_active(Driver(capability))
+        triton.knobs.compilation.listener = listen
+        triton.knobs.runtime.jit_cache_hook = passed_over
+        with forced(call):
+            problem(call, "cpu", values=False)()
+    return tuple(made)
+
+
+def forced(call: Call):
+    """A context in which `call` runs with its own tile, if it has one."""
+    if call.tile is None:
+        return contextlib.nullcontext()
+    return tiles.forced(call.table, call.kernel, call.tile)
+
+
+def compile_ahead(
+    calls: Sequence[Call], *, capability: int, processes: int, deadline: float
+) -> list[Compiled]:
+    """`compiling`, all of it, in the order of `calls`."""
+    found = dict(compiling(calls, capability=capability, processes=processes, deadline=deadline))
+    return [found[number] for number in range(len(calls))]
+
+
+def compiling(
+    calls: Sequence[Call], *, capability: int, processes: int, deadline: float, limit: float = LIMIT
+) -> Iterator[tuple[int, Compiled]]:
+    """Compile calls for a card of `capability`, `processes` at once: (number, result) as each ends.
+
+    Begun in the order of `calls`. deadline: by `time.monotonic()`; limit: seconds a call. One
+    that fails, crashes or takes too long has that as its `reason` and takes no other with it;
+    what the deadline cuts off or leaves says so. ValueError where Triton interprets or the
+    capability is of no card that there are tiles for.
+
+    Forks, without touching CUDA: to be called where torch has run no op on several threads.
+    """
+    if tiles.INTERPRETED:
+        raise ValueError("TRITON_INTERPRET: kernels are interpreted in this process, not compiled")
+    if tiles.generation(capability) not in SHARED_BYTES:
+        raise ValueError(f"capability={capability}: there are tiles for none such")
+    _load_once(capability)
+    waiting = list(reversed(range(len(calls))))
+    running: dict[Connection, _Child] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < processes and time.monotonic() < deadline:
+                number = waiting.pop()
+                child = _Child(number, calls[number], capability, limit)
+                running[child.connection] = child
+            now = time.monotonic()
+            until = min([deadline, *(child.until for child in running.values())])
+            for connection in wait(list(running), max(0.0, until - now)) if running else ():
+                child = running.pop(connection)
+                yield child.number, child.result()
+            now = time.monotonic()
+            for connection, child in list(running.items()):
+                if now >= min(child.until, deadline):
+                    del running[connection]
+                    child.kill()
+                    late = f"not compiled within {limit:g} s"
+                    reason = late if now >= child.until else "the time was up while it compiled"
+                    yield child.number, Compiled(child.call, reason=reason)
+            if now >= deadline:
+                while waiting:
+                    number = waiting.pop()
+                    yield number, Compiled(calls[number], reason="the time was up before it")
+    finally:
+        for child in running.values():
+            child.kill()
+
+
+def _load_once(capability: int) -> None:
+    """What each process would spend seconds on: imports, and digests of Triton's own files."""
+    import torch._dynamo  # noqa: F401  by the first call of any custom op
+
+    backend = make_backend(GPUTarget("cuda", capability, 32))
+    get_cache_key(SimpleNamespace(hash=str), backend, backend.parse_options({}), {})
+
+
+class _Child:
+    """One call compiled in a process of its own, in a process group with its assembler."""
+
+    def __init__(self, number: int, call: Call, capability: int, limit: float):
+        self.number, self.call, self.until = number, call, time.monotonic() + limit
+        self.connection, theirs = multiprocessing.Pipe(duplex=False)
+        context = multiprocessing.get_context("fork")
+        arguments = (theirs, call, capability, limit)
+        self.process = context.Process(target=_child, args=arguments, daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def result(self) -> Compiled:
+        try:
+            made = self.connection.recv()
+        except EOFError:
+            self.process.join()
+            made = f"the process that compiled it ended with {_ending(self.process.exitcode)}"
+        self.kill()
+        if isinstance(made, str):
+            return Compiled(self.call, reason=made)
+        return Compiled(self.call, made)
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def _ending(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+
+
+def _child(connection: Connection, call: Call, capability: int, limit: float) -> None:
+    os.setpgid(0, 0)
+    # Should nobody be left to kill it: no handler of the parent's holds this one up.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(int(limit) + 5)
+    torch.set_num_threads(1)
+    try:
+        connection.send(compile_here(call, capability))
+    except Exception as error:  # a compiler's own, of any kind: it is the result
+        told = " ".join(str(error).split())[:300]
+        connection.send(f"{type(error).__name__}: {told}" if told else type(error).__name__)

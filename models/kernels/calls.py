@@ -1,0 +1,125 @@
+"""One call of our kernels as small data, and the tensors and function that it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from models import patterns
+
+if TYPE_CHECKING:
+    from models.kernels.tiles import Tile
+
+TABLES = ("dilated", "block_sparse", "hop")
+KERNELS = ("forward", "backward_q", "backward_kv", "backward")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of the op of `table`, forward or backward, on (batch, tokens, heads, head_dim).
+
+    kernel: "forward", or "backward" for all kernels of that pass; "backward_q" and
+    "backward_kv" make the same call and mean that kernel of it. dtype: of torch, by name.
+    dilated takes segment_lengths and dilation_rates, and tf32; block_sparse takes a mask by
+    `builder` of `models.patterns`, sparsity and block_size (16, 32 or 64). tile: of `kernel`
+    in the place of the table's own. ValueError on anything else.
+    """
+
+    table: str
+    kernel: str
+    dtype: str
+    head_dim: int
+    tokens: int
+    heads: int
+    kv_heads: int
+    batch: int = 1
+    is_causal: bool = True
+    segment_lengths: tuple[int, ...] = ()
+    dilation_rates: tuple[int, ...] = ()
+    head_offset: str = "modulo"
+    tf32: bool = False
+    builder: str | None = None
+    sparsity: float | None = None
+    block_size: int | None = None
+    tile: Tile | None = None
+
+    def __post_init__(self):
+        for name, value, choices in (
+            ("table", self.table, TABLES),
+            ("kernel", self.kernel, KERNELS),
+            ("dtype", self.dtype, ("float16", "bfloat16", "float32")),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name}={value!r}: expected one of {', '.join(choices)}")
+        if self.tile is not None and self.kernel == "backward":
+            raise ValueError("tile: expected kernel to name one, not all of the backward pass")
+        if (self.table == "dilated") != bool(self.segment_lengths):
+            raise ValueError(f"segment_lengths={self.segment_lengths}: goes with table 'dilated'")
+        if (self.table == "block_sparse") != (self.block_size is not None):
+            raise ValueError(f"block_size={self.block_size}: goes with table 'block_sparse'")
+
+    @property
+    def launches(self) -> tuple[str, ...] | None:
+        """The kernel functions that this call is about, None for all that it launches."""
+        return None if self.kernel == "backward" else (self.kernel,)
+
+
+def problem(
+    call: Call, device: str, *, values: bool = True
+) -> Callable[[], tuple[torch.Tensor, ...]]:
+    """The function that `call` stands for, on tensors on `device`; each call of it is one pass.
+
+    values: draw the inputs (standard normal, seeded); otherwise their memory is not touched.
+    A backward pass runs its forward here, once. Returns out and LSE, or dQ, dK and dV.
+    """
+    from models.kernels import block_sparse, dilated, hop
+
+    dtype = getattr(torch, call.dtype)
+    generator = torch.Generator(device).manual_seed(0) if values else None
+
+    def tensor(heads: int) -> torch.Tensor:
+        shape = (call.batch, call.tokens, heads, call.head_dim)
+        if generator is None:
+            return torch.empty(shape, dtype=dtype, device=device)
+        return torch.randn(shape, generator=generator, device=device).to(dtype)
+
+    q, k, v, grad = (tensor(n) for n in (call.heads, call.kv_heads, call.kv_heads, call.heads))
+    scale, backward = call.head_dim**-0.5, call.kernel != "forward"
+    if call.table == "hop":
+        op = hop.Triton()
+        q, k, v, grad = (x.transpose(1, 2) for x in (q, k, v, grad))
+        if not backward:
+            return lambda: op.forward(q, k, v, call.is_causal, scale)[:2]
+        out, lse, saved = op.forward(q, k, v, call.is_causal, scale)
+        return lambda: op.backward(grad, q, k, v, out, lse, saved, call.is_causal, scale)
+    if call.table == "dilated":
+        op, rest = dilated, [*_branches(call), call.is_causal, scale, call.tf32]
+    else:
+        op, rest = block_sparse, [*_lists(call, device), call.block_size, call.is_causal, scale]
+    if not backward:
+        return lambda: op.forward(q, k, v, *rest)
+    out, lse = op.forward(q, k, v, *rest)
+    return lambda: op.backward(grad, None, q, k, v, out, lse, *rest)
+
+
+def _branches(call: Call) -> list[list[int]]:
+    pattern = patterns.DilatedBranches(call.segment_lengths, call.dilation_rates, call.head_offset)
+    offsets = []
+    for branch in range(len(call.segment_lengths)):
+        of_head = (pattern.offset(branch, head, call.heads) for head in range(call.heads))
+        offsets += [-1 if offset is None else offset for offset in of_head]
+    return [list(call.segment_lengths), list(call.dilation_rates), offsets]
+
+
+def _lists(call: Call, device: str) -> list[torch.Tensor]:
+    options = {"sparsity": call.sparsity, "block_size": call.block_size}
+    builder = getattr(patterns, call.builder)
+    mask = builder(call.tokens, is_causal=call.is_causal, device=device, **options)
+    mask = mask.causal() if call.is_causal else mask
+    lists = []
+    for by in (mask, mask.transpose()):
+        lists += [by.row_ptr, by.col_idx, by.longest_first()]
+    return lists

@@ -1,0 +1,205 @@
+"""What is compiled ahead is what a call launches; a call that goes wrong takes no other with it.
+
+In processes of their own: in this one Triton interprets.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from models.kernels.calls import Call
+
+HEAD = """
+import json, os, signal, sys, time
+import triton
+from models.kernels import ahead, tiles
+from models.kernels.calls import Call, problem
+from models.kernels.tiles import Tile
+
+BASE = dict(dtype="float16", head_dim=40, tokens=1000, heads=2, kv_heads=1)
+BRANCHES = dict(segment_lengths=(256, 1000), dilation_rates=(1, 3))
+TILE = Tile(16, 16, 4, 1)
+FORWARD = Call("dilated", "forward", **BASE, **BRANCHES, tile=TILE)
+# Keys of the key-and-value pass, with a step of few instructions: seconds of compiling count.
+HOP = Call("hop", "backward_kv", **BASE, tile=TILE)
+"""
+AHEAD = """
+found = ahead.compile_ahead(
+    [FORWARD, HOP], capability=90, processes=2, deadline=time.monotonic() + 300
+)
+told = [[c.reason, [[k.name, k.built.registers > 0, k.cached] for k in c.kernels]] for c in found]
+print(json.dumps([told, [c.fault(90) for c in found], "torch.cuda" in sys.modules and
+    sys.modules["torch"].cuda.is_initialized()]))
+"""
+# Triton's own driver for CUDA, with what it asks of torch and of the card answered here; the
+# whole path of a launch is Triton's.
+LAUNCHED = """
+from types import SimpleNamespace
+from triton.backends.nvidia.driver import CudaDriver
+launched, misses = [], []
+driver = object.__new__(CudaDriver)
+driver.get_current_device = lambda: 0
+driver.get_device_capability = lambda device: (9, 0)
+driver.get_current_stream = lambda device: 0
+driver.launcher_cls = lambda src, metadata: lambda *a: launched.append(src.fn.__name__)
+driver.utils = SimpleNamespace(
+    get_device_properties=lambda device: {"max_shared_mem": 232448},
+    load_binary=lambda *binary: (1, 1, 32, 0, 1024),
+)
+triton.runtime.driver.set_active(driver)
+def listen(*, src, cache_hit, **_):
+    if not cache_hit:
+        misses.append(src.fn.__name__)
+triton.knobs.compilation.listener = listen
+with tiles.assumed(90):
+    for call, passed_over in ((FORWARD, ()), (HOP, ("backward_q", "kernel"))):
+        triton.knobs.runtime.jit_cache_hook = (
+            lambda *, fn, **_: fn.name in (*passed_over, "forward") and call is HOP
+        )
+        with tiles.forced(call.table, call.kernel, call.tile):
+            # Other tensors, at other addresses.
+            held = bytearray(1000)
+            problem(call, "cpu")()
+print(json.dumps([launched, misses]))
+"""
+
+
+def run(script, cache):
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", HEAD + script],
+        capture_output=True,
+        text=True,
+        env=env | {"TRITON_CACHE_DIR": str(cache)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_what_is_compiled_ahead_is_what_the_card_launches(tmp_path):
+    told, faults, touched = run(AHEAD, tmp_path)
+    # A launch for the carried branches and one for the base.
+    forward = [["forward", True, False]] * 2
+    assert told == [[None, forward], [None, [["backward_kv", True, False]]]]
+    assert faults == [None, None] and not touched
+    assert run(LAUNCHED, tmp_path) == [["forward", "forward", "backward_kv"], []]
+    # Once more: all of it is there, and known without assembling it again.
+    kept = [[None, [[name, True, True] for name, *_ in kernels]] for _, kernels in told]
+    assert run(AHEAD, tmp_path)[0] == kept
+    logs = list(tmp_path.rglob("*.ptxas"))
+    assert len(logs) == 3 and all("Used " in log.read_text() for log in logs)
+    # The proof is one only if another tile would have been a miss.
+    other = LAUNCHED.replace("call.kernel, call.tile", "call.kernel, Tile(32, 16, 4, 1)")
+    assert run(other, tmp_path)[1] == ["forward", "forward", "backward_kv"]
+
+
+FAULTY = """
+from dataclasses import replace
+def compile_here(call, capability):
+    if call.head_dim == 1:
+        raise RuntimeError("no such\\n layout")
+    if call.head_dim == 2:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if call.head_dim == 3:
+        time.sleep(600)
+    return ()
+ahead.compile_here = compile_here
+calls = [replace(FORWARD, head_dim=dim) for dim in (3, 1, 2, 40)]
+start = time.monotonic()
+options = dict(capability=90, processes=2)
+found = dict(ahead.compiling(calls, deadline=start + 300, limit=3, **options))
+first = [found[number].reason for number in range(4)]
+start = time.monotonic()
+late = ahead.compile_ahead([calls[0], calls[0], calls[3]], deadline=start + 2, **options)
+took = time.monotonic() - start
+print(json.dumps([first, [c.reason for c in late], took < 30, found[1].fault(90)]))
+"""
+
+
+def test_a_call_that_fails_crashes_or_hangs_is_named_and_takes_no_other_with_it(tmp_path):
+    first, late, in_time, fault = run(FAULTY, tmp_path)
+    assert first == [
+        "not compiled within 3 s",
+        "RuntimeError: no such layout",
+        "the process that compiled it ended with signal SIGSEGV",
+        None,
+    ]
+    assert fault == first[1]
+    cut = "the time was up while it compiled"
+    assert late == [cut, cut, "the time was up before it"] and in_time
+
+
+def test_bad_requests_are_told_before_any_work(tmp_path):
+    script = """
+told = []
+for capability in (75, 30):
+    try:
+        ahead.compile_ahead([], capability=capability, processes=1, deadline=0.0)
+    except ValueError as error:
+        told.append(str(error))
+print(json.dumps(told))
+"""
+    expected = "capability={}: there are tiles for none such"
+    assert run(script, tmp_path) == [expected.format(75), expected.format(30)]
+
+
+BASE = {"dtype": "float16", "head_dim": 64, "tokens": 64, "heads": 2, "kv_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"table": "ring"}, "table='ring': expected one of dilated, block_sparse, hop"),
+        ({"kernel": "both"}, "kernel='both': expected one of forward, backward_q"),
+        ({"dtype": "float64"}, "dtype='float64': expected one of float16, bfloat16, float32"),
+        ({"segment_lengths": (2,)}, "segment_lengths=.*: goes with table 'dilated'"),
+        ({"table": "block_sparse"}, "block_size=None: goes with table 'block_sparse'"),
+        ({"kernel": "backward", "tile": 1}, "tile: expected kernel to name one"),
+    ],
+)
+def test_a_call_that_makes_no_sense_is_an_error(changes, told):
+    with pytest.raises(ValueError, match=told):
+        Call(**{"table": "hop", "kernel": "forward", **BASE, **changes})
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"table": "hop"},
+        {"table": "dilated", "segment_lengths": (16, 64), "dilation_rates": (1, 3)},
+        {"table": "block_sparse", "builder": "local_window", "sparsity": 0.5, "block_size": 16},
+    ],
+    ids=lambda call: call["table"],
+)
+def test_a_problem_computes_what_its_call_says(call):
+    """Here in the interpreter: out, LSE, dQ, dK, dV by the functional API's other backend."""
+    import torch
+
+    from models import block_sparse_attention, dilated_attention, patterns
+    from models.dense import dense_attention
+    from models.kernels.calls import problem
+
+    call = Call(kernel="forward", **{**BASE, "dtype": "float32", "head_dim": 16, **call})
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, 64, 2, 16)
+    q, k, v, grad = (torch.randn(shape, generator=generator) for _ in range(4))
+    inputs = [x.requires_grad_() for x in (q, k, v)]
+    options = {"is_causal": True, "return_lse": True}
+    if call.table == "hop":
+        out, lse = dense_attention(*inputs, **options)
+    elif call.table == "dilated":
+        out, lse = dilated_attention(*inputs, [16, 64], [1, 3], backend="gather", **options)
+    else:
+        mask = patterns.local_window(64, sparsity=0.5, block_size=16, is_causal=True)
+        out, lse = block_sparse_attention(*inputs, mask, backend="sdpa", **options)
+    got = problem(call, "cpu")()
+    grads = torch.autograd.grad(out, inputs, grad)
+    backward = problem(Call(**{**vars(call), "kernel": "backward"}), "cpu")()
+    got = [x.transpose(1, 2) if call.table == "hop" and x.dim() == 4 else x for x in got]
+    if call.table == "hop":
+        backward = [x.transpose(1, 2) for x in backward]
+    for ours, theirs in zip((*got, *backward), (out, lse, *grads), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
