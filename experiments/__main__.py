@@ -9,6 +9,7 @@ from pathlib import Path
 
 from experiments import cost, machine, runner
 from experiments import grid as grids
+from experiments.campaign.command import add_arguments, campaign
 from experiments.lease import hold
 from experiments.machine import DeviceError
 from experiments.record import RecordError
@@ -240,6 +241,10 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("tune", _tune, "pick the tiles of our kernels on this GPU and write their tables")
     sub.add_argument("kernel", nargs="*", metavar="KERNEL", help="a kernel; default: every one")
     sub.add_argument("--device", metavar="DEVICE", help="cuda or cuda:INDEX")
+    sub = command(
+        "campaign", campaign, "a device for so many minutes: check, time, tune, measure, pack"
+    )
+    add_arguments(sub)
     command("schema", _schema, "the JSON schema of records, as kept in record.schema.json")
     return parser
 

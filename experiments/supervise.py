@@ -121,20 +121,42 @@ def supervise(
         wall_s = round(earlier["wall_s"] + wall_s, 3)
         return {**earlier, "replicates": replicates, "wall_s": wall_s}
     return {
-        "schema_version": SCHEMA_VERSION,
-        "experiment": experiment,
-        "tier": tier,
-        "variant": case.variant,
-        "case": case.to_json(),
+        **_frame(experiment, tier, case, machine, digest),
         "status": status,
         "reason": reason,
         **known,
         "replicates": replicates if status == "ok" else [],
         "error": error if status == "ok" else None,
-        "machine": machine.to_json(),
-        "software": provenance.software(digest),
         "started_at": started.isoformat(timespec="seconds"),
         "wall_s": round(wall_s, 3),
+    }
+
+
+def not_measured(
+    experiment: str, tier: str, case: Case, machine: Machine, digest: str, reason: str
+) -> dict:
+    """The record of a case that was not begun, since what it runs is known to fail."""
+    return {
+        **_frame(experiment, tier, case, machine, digest),
+        "status": "failed",
+        "reason": reason,
+        **dict.fromkeys(("backend", "realised_density", "useful_flops", "ceilings", "error")),
+        "replicates": [],
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "wall_s": 0.0,
+    }
+
+
+def _frame(experiment: str, tier: str, case: Case, machine: Machine, digest: str) -> dict:
+    """What a record says of its case and of where it was made."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "experiment": experiment,
+        "tier": tier,
+        "variant": case.variant,
+        "case": case.to_json(),
+        "machine": machine.to_json(),
+        "software": provenance.software(digest),
         "command": provenance.command(experiment, tier, case),
     }
 

@@ -27,7 +27,7 @@ _LAST = 12  # cases that tell how expected seconds have turned out
 class Measuring:
     """Measures cases into `folder.records`, each within what time is left.
 
-    ahead of each case `why_failed(case)` says why it cannot be, of a kernel that failed its check.
+    A case that names a kernel with a bad mark becomes a failed record, with the reason, unmeasured.
     """
 
     folder: Folder
@@ -91,7 +91,7 @@ class Measuring:
         reason = trust.why_failed(case, self.marks)
         names = (one.experiment, self.tier, case)
         if reason is not None:
-            record.write(path, not_measured(*names, self.machine, digest, "failed", reason))
+            record.write(path, not_measured(*names, self.machine, digest, reason))
             self.folder.say(f"    failed: {reason}")
             return
         patience = max(_PATIENCE_S, _PATIENCE * expected)

@@ -41,7 +41,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Mark:
-    """What became of a check. status: "ok", "failed", "oom", "timeout", or "not run".
+    """What became of a check. status: "ok", "failed", "oom", "timeout", "unsupported" or "not run".
 
     relative_rms, baseline: error of the output, or of the worst gradient, and dense attention's
     own; None where there is none.
@@ -60,7 +60,7 @@ class Mark:
     @property
     def is_bad(self) -> bool:
         """Whether the kernel was seen to be wrong."""
-        return self.status not in ("ok", "not run")
+        return self.status not in ("ok", "not run", "unsupported")
 
 
 def checks_at_real_sizes() -> list[Check]:
@@ -140,7 +140,7 @@ def examine(case: Case, device: str) -> dict:
 
     measure.prepare(device)
     work = build(case, device, backend="triton")
-    work.backend()
+    work.backend()  # UnsupportedBackend where it cannot
     rows = check.sample_rows(case.seq_len, case.seed).to(work.inputs[0].device)
     with tempfile.TemporaryDirectory(prefix="attention-trust-") as folder:
         reference = Path(folder) / "reference.pt"
@@ -150,13 +150,13 @@ def examine(case: Case, device: str) -> dict:
             error = check.compare(case, found[0][0], [], reference)["output"]
         else:
             found = [work.limited_to(rows).gradients() for _ in range(2)]
-            error = check.compare_gradients(case, found[0], reference)
+            error = check.compare(case, work.step(), found[0], reference)["gradient"]
     if not all(map(torch.equal, *found)):
         raise check.CheckFailed("gives other bits when it is called again")
     return {"relative_rms": error["relative_rms"], "baseline": error["baseline_relative_rms"]}
 
 
-def examine_all(checks: list[Check], device: str, run_all, known: dict[Check, str]) -> list[Mark]:
+def examine_all(checks: list[Check], run_all, known: dict[Check, str]) -> list[Mark]:
     """A mark for each check.
 
     run_all(checks) -> their outcomes (`experiments.children.Outcome`). known: reasons of those
@@ -214,15 +214,16 @@ def why_failed(case: Case, marks: list[Mark]) -> str | None:
     needed = ["forward"] if case.pass_ == "forward" else list(DIRECTION.values())
     for mark in marks:
         same = (mark.table, mark.dtype) == (table, case.dtype) and mark.direction in needed
-        if mark.is_bad and same and _padded(mark.head_dim) == _padded(case.head_dim):
+        if mark.is_bad and same and withdrawn.padded(mark.head_dim) == withdrawn.padded(case.head_dim):
             return str_of(mark)
     return None
-
-
-def _padded(head_dim: int) -> int:
-    return max(32, 1 << (head_dim - 1).bit_length())
 
 
 def to_json(marks: list[Mark]) -> list[dict]:
     """For the folder of a campaign."""
     return [asdict(mark) for mark in marks]
+
+
+def of_json(found: list[dict]) -> list[Mark]:
+    """What `to_json` made."""
+    return [Mark(**mark) for mark in found]

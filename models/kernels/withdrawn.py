@@ -1,17 +1,21 @@
-"""Kernels that this process has seen to be wrong: "auto" passes them over, by name they raise."""
+"""Kernels that were seen to be wrong on the machine at hand: backend "auto" passes them over."""
 
 from __future__ import annotations
 
 _REASONS: dict[tuple[str, str, int], str] = {}
 
 
+def padded(head_dim: int) -> int:
+    """The head dimension as kernels tile it: a power of two, 32 at least."""
+    return max(32, 1 << (head_dim - 1).bit_length())
+
+
 def _key(table: str, dtype: str, head_dim: int) -> tuple[str, str, int]:
-    # Head dimensions share a kernel's form with the power of two that they are padded to.
-    return table, dtype.removeprefix("torch."), max(32, 1 << (head_dim - 1).bit_length())
+    return table, dtype.removeprefix("torch."), padded(head_dim)
 
 
 def withdraw(table: str, dtype: str, head_dim: int, reason: str) -> None:
-    """From now on no backend uses the kernels of `table` ("dilated", ...) at that type and size.
+    """From now on "auto" is not the kernels of `table` ("dilated", ...) at that type and size.
 
     dtype: "float16" or "torch.float16". Processes forked from this one know it too.
     """
