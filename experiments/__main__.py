@@ -13,6 +13,7 @@ from experiments.campaign.command import add_arguments, campaign
 from experiments.lease import hold
 from experiments.machine import DeviceError
 from experiments.record import RecordError
+from models.kernels.tile_tables import HOME
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -161,16 +162,26 @@ def _tune(options) -> int:
     device = machine.choose_device(options.device)
     if device == "cpu":
         raise DeviceError("tune: needs a CUDA GPU; there is only the CPU")
+    from experiments.tuning.plan import plan
+    from models.errors import check_choice
+    from models.kernels.calls import TABLES
+
+    for table in options.table:
+        check_choice("TABLE", table, TABLES)
     # The lease shows one card alone, so that it is "cuda" to torch, which must not have
     # looked before.
     with hold(device):
-        from experiments.tune import tune
-        from models.errors import check_choice
-        from models.kernels.compile import KERNELS
+        from experiments.tuning.clocks import OnCard, card_at_hand
+        from experiments.tuning.tune import tune
 
-        for kernel in options.kernel:
-            check_choice("KERNEL", kernel, KERNELS)
-        tune(options.kernel or KERNELS, "cuda")
+        capability, name = card_at_hand()
+        tune(
+            plan(options.table or TABLES),
+            folder=options.out,
+            seconds=60 * options.minutes,
+            clock=OnCard(name),
+            capability=capability,
+        )
     return 0
 
 
@@ -239,8 +250,14 @@ def _parser() -> argparse.ArgumentParser:
         "path", type=Path, metavar="PATH", help="a record, a folder of records, or an archive"
     )
     sub = command("tune", _tune, "pick the tiles of our kernels on this GPU and write their tables")
-    sub.add_argument("kernel", nargs="*", metavar="KERNEL", help="a kernel; default: every one")
+    sub.add_argument("table", nargs="*", metavar="TABLE", help="of a kernel; default: every one")
     sub.add_argument("--device", metavar="DEVICE", help="cuda or cuda:INDEX")
+    sub.add_argument(
+        "--minutes", type=_positive, default=float("inf"), metavar="M", help="default: no limit"
+    )
+    sub.add_argument(
+        "--out", type=Path, default=HOME, metavar="FOLDER", help="of tables (models/kernels)"
+    )
     sub = command(
         "campaign", campaign, "a device for so many minutes: check, time, tune, measure, pack"
     )
@@ -253,6 +270,13 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not value > 0:
         raise argparse.ArgumentTypeError(f"{text}: expected a positive number of seconds")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text}: expected a positive number")
     return value
 
 

@@ -31,6 +31,8 @@ from models.kernels.calls import Call, problem
 
 # Of one call, seconds: of all here the slowest takes some 20 on a busy machine.
 LIMIT = 120.0
+# The reasons of what a deadline left, and of nothing else.
+BEFORE, WHILE = "the time was up before it", "the time was up while it compiled"
 
 
 @dataclass(frozen=True)
@@ -153,12 +155,12 @@ def compiling(
                     del running[connection]
                     child.kill()
                     late = f"not compiled within {limit:g} s"
-                    reason = late if now >= child.until else "the time was up while it compiled"
+                    reason = late if now >= child.until else WHILE
                     yield child.number, Compiled(child.call, reason=reason)
             if now >= deadline:
                 while waiting:
                     number = waiting.pop()
-                    yield number, Compiled(calls[number], reason="the time was up before it")
+                    yield number, Compiled(calls[number], reason=BEFORE)
     finally:
         for child in running.values():
             child.kill()

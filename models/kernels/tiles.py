@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 import triton
@@ -53,11 +54,12 @@ class Tile:
 
 
 def read(table: str) -> dict[str, list[dict]]:
-    """The table of kernel file `table` as it lies on disk: kernel -> entries.
+    """The table of kernel file `table` as it lies on disk: kernel -> entries."""
+    return read_file(tile_tables.path(table))
 
-    ValueError, naming the file, where it holds anything but whole entries of every kernel.
-    """
-    path = tile_tables.path(table)
+
+def read_file(path: Path) -> dict[str, list[dict]]:
+    """A table by its file; ValueError where it holds aught but whole entries of every kernel."""
     try:
         found = json.loads(path.read_text())
         if not isinstance(found, dict) or set(found) != set(KERNELS):

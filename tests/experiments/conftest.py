@@ -23,6 +23,7 @@ FORKING = (
     "test_ranks",
     "test_runner",
     "test_supervise",
+    "test_tuning",
 )
 
 

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,6 +41,7 @@ def cli(*arguments, **options):
         (("publish", "paper"), "error: paper: no records"),
         (("tune",), "error: tune: needs a CUDA GPU; there is only the CPU"),
         (("tune", "dilated", "--device", "cpu"), "error: tune: needs a CUDA GPU"),
+        (("tune", "--minutes", "0"), "expected a positive number"),
         (("tune", "--device", "cuda:7"), "error: --device cuda:7: not here; there is cpu"),
     ],
 )
@@ -58,11 +58,16 @@ def test_list_and_plan_tell_the_cases():
     assert planned.count("\n  measure ") + planned.count("\n  done ") == 520
 
 
-def test_tune_holds_a_gpu_while_it_measures(monkeypatch, capsys):
-    pytest.importorskip("triton")
-    told, tuning = [], types.ModuleType("experiments.tune")
-    tuning.tune = lambda kernels, device: told.append((list(kernels), device))
-    monkeypatch.setitem(sys.modules, "experiments.tune", tuning)
+def test_tune_holds_a_gpu_while_it_measures(monkeypatch, capsys, tmp_path):
+    from experiments.tuning import clocks, tune
+
+    told = []
+
+    def tuned(entries, **options):
+        told.append(({entry.table for entry in entries}, options))
+
+    monkeypatch.setattr(tune, "tune", tuned)
+    monkeypatch.setattr(clocks, "card_at_hand", lambda: (90, "a card"))
     monkeypatch.setattr(__main__.machine, "choose_device", lambda asked: asked or "cuda")
 
     @contextmanager
@@ -72,15 +77,17 @@ def test_tune_holds_a_gpu_while_it_measures(monkeypatch, capsys):
         told.append("free")
 
     monkeypatch.setattr(__main__, "hold", hold)
+    clock = {"clock": clocks.OnCard("a card"), "capability": 90}
+    options = {"folder": ROOT / "models/kernels", "seconds": float("inf"), **clock}
     assert __main__.main(["tune"]) == 0
-    assert told == ["hold cuda", (["dilated", "block_sparse", "hop"], "cuda"), "free"]
+    assert told == ["hold cuda", ({"dilated", "block_sparse", "hop"}, options), "free"]
     told.clear()
-    assert __main__.main(["tune", "block_sparse", "--device", "cuda:1"]) == 0
-    assert told == ["hold cuda:1", (["block_sparse"], "cuda"), "free"]
+    given = ["--device", "cuda:1", "--minutes", "2.5", "--out", str(tmp_path)]
+    assert __main__.main(["tune", "block_sparse", *given]) == 0
+    options = {"folder": tmp_path, "seconds": 150.0, **clock}
+    assert told == ["hold cuda:1", ({"block_sparse"}, options), "free"]
     assert __main__.main(["tune", "sparse"]) == 2
-    assert (
-        "error: KERNEL='sparse': expected one of dilated, block_sparse" in capsys.readouterr().err
-    )
+    assert "error: TABLE='sparse': expected one of dilated, block_sparse" in capsys.readouterr().err
 
 
 BARE = """

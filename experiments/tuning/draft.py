@@ -1,0 +1,57 @@
+"""Drafts tables without a GPU: `python -m experiments.tuning.draft [TABLE ...]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+
+from experiments.tuning import plan, tables
+from experiments.tuning.candidates import candidates
+from models.errors import check_choice
+from models.kernels import tile_tables, tiles
+from models.kernels.compile import KERNELS, build, forms
+from models.kernels.tiles import Tile
+
+DRAFTED = "first candidate that compiles without a fault; not measured"
+
+
+def draft(names, say: Callable[[str], None] = print) -> None:
+    """Write tables, of `KERNELS`, anew for every card: the first candidate without a fault."""
+    for table in names:
+        check_choice("TABLE", table, KERNELS)
+    for table in names:
+        made: dict[str, list[dict]] = {kernel: [] for kernel in KERNELS[table]}
+        wanted = [
+            (entry, capability)
+            for kernel in KERNELS[table]
+            for capability in tiles.CAPABILITIES
+            for entry in plan.entries([table])
+            if entry.kernel == kernel
+        ]
+        with ProcessPoolExecutor() as pool:
+            found = pool.map(_first_clean, *zip(*wanted, strict=True))
+            for (entry, capability), tile in zip(wanted, found, strict=True):
+                told = f"sm_{capability} {entry}"
+                if tile is None:
+                    say(f"{told}: no candidate compiles without a fault")
+                    continue
+                line = entry.key(capability) | asdict(tile) | {"source": DRAFTED}
+                made[entry.kernel].append(line)
+                say(f"{told}: {tile}")
+        tables.write(tile_tables.HOME, table, made)
+
+
+def _first_clean(entry: plan.Entry, capability: int) -> Tile | None:
+    key = entry.key(capability)
+    for tile in candidates(entry):
+        # Lazily: the first fault rules a tile out.
+        made = (build(form) for form in forms(entry.table, entry.kernel, key, tile))
+        if not any(one.fault(capability) for one in made):
+            return tile
+    return None
+
+
+if __name__ == "__main__":
+    draft(sys.argv[1:] or KERNELS)
