@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 # never exceeds. What a step leaves, and all else, is for measuring.
 SHARES = {
     "look": (0.05, 10.0),
-    "build": (0.08, 75.0),
-    "trust": (0.10, 90.0),
+    "build": (0.10, 75.0),
+    "trust": (0.20, 90.0),
     "first": (0.15, 120.0),
     "tune": (0.20, 420.0),
 }

@@ -37,7 +37,9 @@ class Folder:
     def begin(cls, path: Path, manifest: dict) -> Folder:
         """A new campaign in `path`, which must be empty or not there."""
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            held = "holds a campaign; add --resume" if (path / MANIFEST).exists() else "is not empty"
+            held = (
+                "holds a campaign; add --resume" if (path / MANIFEST).exists() else "is not empty"
+            )
             raise CampaignError(f"--out {path}: {held}, or name an empty folder")
         for folder in (path, path / "records", path / "tiles", path / "logs", path / "steps"):
             _make(folder)

@@ -110,8 +110,9 @@ class Measuring:
         )
         spent = time.monotonic() - start
         if is_cut and found["status"] == "timeout":
-            why = f"given up after {spent:.0f} s, expected {expected:.1f} s"
+            why = f"cut off after {spent:.0f} s by the end of the step"
             if allowed == patience:
+                why = f"given up after {spent:.0f} s, expected {expected:.1f} s"
                 self.given_up[path.name] = why
             self.folder.say(f"    {why}: left for another run")
             return

@@ -39,7 +39,9 @@ def text(work: Work, kind: str, name: str, minutes: float) -> str:
         if one.why != why:
             why = one.why
             lines.append(f"       {why}")
-        lines.append(f"{_clock(now)}  {expected:5.1f} s  {one.experiment}: {runner.label(one.case)}")
+        lines.append(
+            f"{_clock(now)}  {expected:5.1f} s  {one.experiment}: {runner.label(one.case)}"
+        )
         fitting.append((one, expected))
         now += expected
     left = len(work.cases) - len(fitting)
@@ -53,7 +55,8 @@ def claims_text(work: Work, kind: str, name: str) -> str:
         return "which claims that decides: needs pandas, as `make reproduce` sets it up"
     from analysis import coverage
 
-    found = coverage.coverage(list(timed(work, kind, name)), minutes=MINUTES)
+    cases = [(one.experiment, one.case, seconds) for one, seconds in timed(work, kind, name)]
+    found = coverage.coverage(cases, minutes=MINUTES)
     return coverage.text(found, MINUTES)
 
 

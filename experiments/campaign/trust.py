@@ -156,11 +156,11 @@ def examine(case: Case, device: str) -> dict:
     return {"relative_rms": error["relative_rms"], "baseline": error["baseline_relative_rms"]}
 
 
-def examine_all(checks: list[Check], run_all, known: dict[Check, str]) -> list[Mark]:
+def examine_all(checks: list[Check], run_all, known: dict[Check, str], each_s: float) -> list[Mark]:
     """A mark for each check.
 
-    run_all(checks) -> their outcomes (`experiments.children.Outcome`). known: reasons of those
-    that need not be run, since they do not compile.
+    run_all(checks) -> their outcomes (`experiments.children.Outcome`), of at most `each_s` seconds
+    each. known: reasons of those that need not be run, since they do not compile.
     """
     marks: dict[Check, Mark] = {c: _mark(c, "failed", reason) for c, reason in known.items()}
     for pass_, direction in DIRECTION.items():
@@ -175,6 +175,10 @@ def examine_all(checks: list[Check], run_all, known: dict[Check, str]) -> list[M
             else:
                 waiting.append(one)
         for one, outcome in zip(waiting, run_all(waiting), strict=True):
+            if outcome.status == "timeout" and outcome.seconds < 0.9 * each_s:
+                # The step's time ended, which says nothing of the kernel.
+                marks[one] = _mark(one, "not run", "the time was up while it ran")
+                continue
             value = outcome.value if outcome.status == "ok" else {}
             marks[one] = _mark(one, outcome.status, outcome.reason, **value)
     return [marks[one] for one in checks]
@@ -214,7 +218,11 @@ def why_failed(case: Case, marks: list[Mark]) -> str | None:
     needed = ["forward"] if case.pass_ == "forward" else list(DIRECTION.values())
     for mark in marks:
         same = (mark.table, mark.dtype) == (table, case.dtype) and mark.direction in needed
-        if mark.is_bad and same and withdrawn.padded(mark.head_dim) == withdrawn.padded(case.head_dim):
+        if (
+            mark.is_bad
+            and same
+            and withdrawn.padded(mark.head_dim) == withdrawn.padded(case.head_dim)
+        ):
             return str_of(mark)
     return None
 
