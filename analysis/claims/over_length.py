@@ -10,11 +10,11 @@ from pydantic import Field
 
 from analysis import scaling, stats
 from analysis.claims.predicate import (
-    of_one_process,
     Predicate,
     in_text,
     joined,
     measured_as,
+    of_one_process,
     starred,
 )
 from analysis.claims.vocabulary import (

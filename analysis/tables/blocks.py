@@ -1,4 +1,4 @@
-"""Tables of several machines: the first one's rows, then those of others that it has nothing for."""
+"""Tables of several machines: the rows of the first, then what others have that it lacks."""
 
 from __future__ import annotations
 
