@@ -97,9 +97,9 @@ class Table:
         """A pipe table with the caption above and the note below; a line heads each block."""
         align = ["---" if left else "---:" for left in self._left()]
         lines = [f"**{self.caption}**", "", _pipes(self.columns), _pipes(align)]
-        for head, row in self._headed():
-            if head:
-                lines.append(_pipes([f"*{head}*", *[""] * (len(self.columns) - 1)]))
+        for machine, row in self._headed():
+            if machine:
+                lines.append(_pipes([f"*{machine}*", *[""] * (len(self.columns) - 1)]))
             lines.append(_pipes([shown(cell) for cell in row]))
         if self.note:
             lines += ["", self.note]
@@ -110,10 +110,10 @@ class Table:
         align = ", ".join("left" if left else "right" for left in self._left())
         head = ", ".join(_quoted(_broken(name)) for name in self.columns)
         body = []
-        for head, row in self._headed():
-            if head:
+        for machine, row in self._headed():
+            if machine:
                 spans = f"colspan: {len(self.columns)}, align: left, inset: (top: 4pt, bottom: 2pt)"
-                body.append(f"  table.cell({spans}, emph({_quoted(head)})),")
+                body.append(f"  table.cell({spans}, emph({_quoted(machine)})),")
             body.append(f"  {', '.join(_quoted(shown(cell)) for cell in row)},")
         caption = f"{self.caption}. {self.note}" if self.note else f"{self.caption}."
         return "\n".join(
@@ -135,9 +135,9 @@ class Table:
         align = "".join("l" if left else "r" for left in self._left())
         caption = f"{self.caption}. {self.note}" if self.note else f"{self.caption}."
         body = []
-        for head, row in self._headed():
-            if head:
-                spans = rf"\multicolumn{{{len(self.columns)}}}{{l}}{{\emph{{{escaped(head)}}}}}"
+        for machine, row in self._headed():
+            if machine:
+                spans = rf"\multicolumn{{{len(self.columns)}}}{{l}}{{\emph{{{escaped(machine)}}}}}"
                 body.append(rf"  {spans} \\")
             body.append(f"  {_ampersands(map(shown, row))}")
         return "\n".join(

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from analysis import records, views
-from analysis.text import span
+from analysis.text import DASH, span
 
 # What the keys of one statement have in common (`id`, `more`), and their `part` in it; then the
 # parts that it cannot do without. A key that fits none is a statement of its own.
@@ -71,7 +71,9 @@ _IN_SERIES = re.compile(
 # Numbers that say where a statement was made, and need no machine of their own.
 _PLACES = ("tokens", "sequences", "rows")
 # These hold over a range of lengths, which is another on another machine.
-_RANGES = re.compile(r"(training\.)?growth\.|(?:forward|training)\.exponent|.*\.per_token$")
+_RANGES = re.compile(
+    r"(training\.)?(growth|crossover)\.|(?:forward|training)\.exponent|.*\.per_token$"
+)
 
 
 def order(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> list[str]:
@@ -128,7 +130,7 @@ def _first_with(needed: list[str], found: Mapping, ids: Sequence[str]) -> str:
     """The first machine with every needed number that any has; else the first with most."""
 
     def has(machine: str) -> set[str]:
-        return {key for key in needed if found[machine][key]["value"] is not None}
+        return {key for key in needed if found[machine][key]["text"] != DASH}
 
     return max(ids, key=lambda machine: (len(has(machine)), -ids.index(machine)))
 
@@ -157,6 +159,7 @@ def _placed(key: str, entry: dict, by_path: pd.DataFrame, first: str, homes: Map
     own = [by_path.loc[path] for path in entry["records"] if path in by_path.index]
     placed = entry | {"bare": entry["text"]}
     is_number = isinstance(entry["value"], int | float) and entry["unit"] not in _PLACES
+    is_number |= "crossover." in key and entry["text"] != DASH
     if not own or not is_number or _OWN.match(key) or key.endswith((".ranks", ".at")):
         return placed
     row, told = own[-1], [first]

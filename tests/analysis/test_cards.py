@@ -80,6 +80,13 @@ def test_every_measured_number_of_another_machine_names_it(half, told):
                 assert "CPU" not in entry["text"], key
 
 
+def test_a_crossover_of_the_cpu_says_so(told):
+    found = told["block_sparse"]["block_sparse.crossover.block-sparse@95"]
+    assert found["value"] == pytest.approx(1024 * (39.7 / 11.25) ** 0.5, rel=0.02)
+    assert found["text"].endswith(" tokens (2-core CPU, float32, 1K–16K tokens)")
+    assert told["block_sparse"]["block_sparse.series.longest"]["device"] == "2-core CPU"
+
+
 def test_a_named_machine_speaks_alone(half):
     found = findings.of_experiment(half, "ring", H100.id)
     assert found["ring.strong.ring-distributed.speedup"]["text"] == "–"
@@ -131,7 +138,9 @@ def test_a_table_keeps_what_the_cpu_measured_in_a_block_of_its_own(half):
     own = [line for line in lines if line.startswith('"2-core CPU')]
     assert len(own) == sum(name.startswith("2-core") for name in made.machines) > 0
     assert "| *2-core CPU, A CPU @ 2.0GHz* |" in made.to_markdown()
-    assert 'emph("2-core CPU, A CPU @ 2.0GHz")' in made.to_typst()
+    typst = made.to_typst()
+    assert 'emph("2-core CPU, A CPU @ 2.0GHz")' in typst
+    assert 'table.header("Implementation", "Time\\npublished' in typst
     assert r"\emph{2-core CPU, A CPU @ 2.0GHz}" in made.to_latex("x")
     # Where nothing is of the card, the CPU's note stands.
     strong = tables.TABLES["ring"]["strong"](half, "auto")
