@@ -163,7 +163,7 @@ def examine_all(checks: list[Check], run_all, known: dict[Check, str], each_s: f
     each. known: reasons of those that need not be run, since they do not compile.
     """
     marks: dict[Check, Mark] = {c: _mark(c, "failed", reason) for c, reason in known.items()}
-    for pass_, direction in DIRECTION.items():
+    for direction in DIRECTION.values():
         waiting = []
         for one in checks:
             if one.direction != direction or one in marks:

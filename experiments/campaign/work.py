@@ -19,7 +19,7 @@ class Work:
     """The work of each step on `device`, "cpu" or "cuda[:INDEX]".
 
     checks, first, cases: for the steps trust, first and measure. compiled: the checks whose
-    kernels are compiled ahead. tables: whose tiles are tuned. check_s: seconds of one check at most.
+    kernels are compiled ahead. tables: whose tiles are tuned. check_s: of one check at most.
     """
 
     device: str
