@@ -97,7 +97,7 @@ def _outcome_by(process: Process, end: float) -> Outcome | None:
 
 def over(limit_s: float, seconds: float) -> Outcome:
     """The outcome of what was ended after `seconds`, for it was over its limit."""
-    return Outcome("timeout", None, f"over its limit of {limit_s:.3g} s", seconds)
+    return Outcome("timeout", None, f"over its limit of {round(limit_s, 1):g} s", seconds)
 
 
 def resolve(function: str | Callable) -> Callable:

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from experiments import cost, machine
-from experiments.campaign import planning, work
 from experiments.campaign.clock import Clock
 from experiments.campaign.folder import CampaignError
 from experiments.digest import ROOT
@@ -39,12 +38,15 @@ def campaign(options) -> int:
         minutes = _REHEARSAL_MINUTES
     if not _LEAST_MINUTES <= minutes < 1e5:
         raise CampaignError(f"--minutes {minutes:g}: expected at least {_LEAST_MINUTES:g}")
+    if options.rehearse and options.device not in (None, "cpu"):
+        raise CampaignError(f"--device {options.device}: a rehearsal is on the CPU")
     if options.plan:
         return _plan(options, minutes)
     clock = Clock(60 * minutes)
+    # Imported late: the other commands need nothing of the kernels.
+    from experiments.campaign import work
+
     if options.rehearse:
-        if options.device not in (None, "cpu"):
-            raise CampaignError(f"--device {options.device}: a rehearsal is on the CPU")
         # Before Triton is imported, whose own functions are made for one or the other.
         os.environ["TRITON_INTERPRET"] = "1"
         chosen = work.rehearsal()
@@ -66,6 +68,8 @@ def campaign(options) -> int:
 
 
 def _plan(options, minutes: float) -> int:
+    from experiments.campaign import planning, work
+
     if options.rehearse:
         chosen, kind, name = work.rehearsal(), "cpu", "this CPU"
     else:
