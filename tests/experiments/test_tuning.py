@@ -48,7 +48,7 @@ class Clock:
             if how == "hang":
                 time.sleep(600)
             if how == "die":
-                os.kill(os.getpid(), signal.SIGSEGV)
+                os.kill(os.getpid(), signal.SIGKILL)
             if how == "wrong":
                 raise Wrong("its result is not that of the current tile")
             if how == "memory":
@@ -120,7 +120,7 @@ def test_a_tile_that_goes_wrong_loses_the_race_and_nothing_else():
     assert result.best == MANY[5] and result.finished
     assert result.lost == {
         MANY[0]: "no answer within 1 s",
-        MANY[1]: "its process ended with signal SIGSEGV",
+        MANY[1]: "its process ended with signal SIGKILL",
         MANY[2]: "its result is not that of the current tile",
         MANY[3]: "OutOfMemoryError: no room at all",
     }
