@@ -2,7 +2,9 @@
 # there, and is done again only when the pins it comes from change.
 
 PYTHON ?= python3
-VENV := .venv
+# TORCH=2.11: with that torch, in an environment of its own (a CUDA build: some GB).
+TORCH ?=
+VENV := .venv$(if $(TORCH),-torch-$(TORCH))
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -31,7 +33,7 @@ paper: $(VENV)/.ready-reproduce ## analysis, figures and paper from the publishe
 report: paper ## build/report.html: all of these in one file, with captions, to read offline
 	snakemake --config source=published --report build/report.html
 
-test: $(VENV)/.ready-test ## the test suite; ARGS='-k name' goes to pytest
+test: $(VENV)/.ready-test ## the test suite; ARGS='-k name' goes to pytest, TORCH=2.11 takes that torch
 	pytest $(ARGS)
 
 lint: $(VENV)/.ready-test ## style of the Python code and of the workflow
@@ -71,6 +73,11 @@ $(VENV)/.stamp-%: envs/%.txt $(VENV)/.stamp-python
 	@touch $@
 
 $(VENV)/.stamp-torch: $(VENV)/.stamp-run
+ifneq ($(TORCH),)
+	@echo "setting up $(VENV): torch $(TORCH)"
+	@$(PIP) $(PIPFLAGS_torch) 'torch==$(TORCH).*'
+	@touch $@
+endif
 
 # A CUDA build of torch brings the Triton that it needs.
 $(VENV)/.stamp-triton: envs/triton.txt $(VENV)/.stamp-torch

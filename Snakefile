@@ -57,7 +57,6 @@ ANALYSIS += [
     f"experiments/{files}" for files in ("schema.py", "case.py", "grid.py", "*.yaml")
 ]
 ANALYSIS += ["models/patterns/*.py", "models/registry.py", "paper/readings.yaml"]
-SPEAKER = MACHINE if SOURCE == "local" else "auto"
 
 
 def cases(name):
@@ -176,13 +175,11 @@ for name in EXPERIMENTS:
         params:
             experiment=name,
             roots=ROOTS,
-            speaker=SPEAKER,
             code=files_digest(*ANALYSIS),
         message:
             "executing the notebook: its figures, tables and numbers"
         shell:
-            "python -m analysis.notebook {params.experiment} --machine {params.speaker}"
-            " {params.roots} > {log} 2>&1"
+            "python -m analysis.notebook {params.experiment} {params.roots} > {log} 2>&1"
 
     rule:
         name:
@@ -367,13 +364,12 @@ rule overview:
         "envs/reproduce.yaml"
     params:
         roots=ROOTS,
-        speaker=SPEAKER,
         code=files_digest(*ANALYSIS),
     message:
         "the figure {wildcards.figure} of all experiments"
     shell:
         "python -m analysis.overview --figure {wildcards.figure} --out {output.svg}"
-        " --machine {params.speaker} {params.roots} > {log} 2>&1"
+        " {params.roots} > {log} 2>&1"
 
 
 rule results_page:
@@ -420,13 +416,12 @@ rule advice:
         "envs/reproduce.yaml"
     params:
         roots=ROOTS,
-        speaker=SPEAKER,
         code=files_digest(*ANALYSIS),
     message:
         "what the write-ups advise, beside what the records do"
     shell:
         "python -m analysis.advise.recommendations --out build/tables/advice"
-        " --machine {params.speaker} {params.roots} > {log} 2>&1"
+        " {params.roots} > {log} 2>&1"
 
 
 rule writeup:

@@ -34,7 +34,9 @@ def gain(key: str, base: pd.Series | None, own: pd.Series | None) -> dict[str, d
     found = None if itself else views.ratio(base, own)
     if found is None:
         return {key: entry(None), f"{key}.word": entry("not compared with")}
-    if found.low > 1:
+    if math.isnan(found.low):
+        word = f"in one process {'faster' if found.value > 1 else 'slower'} than"
+    elif found.low > 1:
         word = "faster than"
     elif found.high < 1:
         word = "slower than"

@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis import scaling, views
 from analysis.published import DENSE
-from analysis.stats import Interval, speedup
+from analysis.stats import Interval
 
 EXPERIMENT = "extreme"
 STREAMED = "dilated-streamed"
@@ -79,7 +79,7 @@ def all_machines(frame: pd.DataFrame, machine: str) -> list[Extreme]:
 
 def per_token(row: pd.Series, shortest: pd.Series) -> Interval:
     """The time of a token in `row` over that in `shortest`."""
-    slower = speedup(row["samples"], shortest["samples"])
+    slower = views.ratio(row, shortest)
     share = shortest["seq_len"] * shortest["batch"] / (row["seq_len"] * row["batch"])
     return Interval(slower.value * share, slower.low * share, slower.high * share, 0.95)
 

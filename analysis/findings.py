@@ -22,6 +22,7 @@ from analysis import (
     scaling,
     systems,
     views,
+    voices,
 )
 from analysis.numbers import entry
 from analysis.text import interval
@@ -31,12 +32,20 @@ _PASSES = {"series": "forward", "training": "forward_backward"}
 
 
 def of_experiment(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> dict[str, dict]:
-    """Key -> entry for `experiment`, spoken by `machine`.
+    """Key -> entry for `experiment`, spoken by `machine`; of "auto" see `analysis.voices`.
 
     The keys do not depend on what was measured: a key that is not here is a misspelling, a
     number that was not measured is an entry with the value null. `.word` keys hold "faster than",
     "slower than" or "as fast as, within the interval," for sentences that hold either way.
     """
+    ids = voices.order(frame, experiment, machine)
+    found = {one: _on_machine(frame, experiment, one) for one in ids}
+    spoken = voices.chosen(found, records.of_experiment(frame, experiment), ids)
+    return {f"{experiment}.{key}": value for key, value in spoken.items()}
+
+
+def _on_machine(frame: pd.DataFrame, experiment: str, machine: str) -> dict[str, dict]:
+    """Key, without the experiment's name -> entry of one machine."""
     view = views.view(frame, experiment, machine)
     found = {
         **_machine(frame, view),
@@ -54,7 +63,7 @@ def of_experiment(frame: pd.DataFrame, experiment: str, machine: str = "auto") -
         found |= extreme_findings.of_streams(frame, view.machine)
     if experiment == memory_views.EXPERIMENT:
         found |= memory_findings.of_peaks(view)
-    return {f"{experiment}.{key}": value for key, value in found.items()}
+    return found
 
 
 def _machine(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:

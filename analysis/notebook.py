@@ -35,7 +35,8 @@ class Page:
         self.build = root / _text("build", build)
         self.frame = sources.load(*_paths(root, records))
         rows = sources.of_experiment(self.frame, experiment)
-        self.machine = sources.speaker(rows, _text("machine", machine))
+        self.machine = _text("machine", machine)
+        sources.speaker(rows, self.machine)
 
     def figure(self, name: str) -> SVG:
         """Draw figure `name`, write it to `figures/` of the build folder, and show it."""

@@ -1,7 +1,8 @@
 """Every number that prose may say, by key.
 
 An entry is {value, low, high, unit, text, records}: `text` is what is printed, an en dash where
-nothing was measured; `records` are the paths it came from. A notebook writes those of its
+nothing was measured; `records` are the paths it came from. Those of an experiment have `device`
+and `bare` too (see `analysis.voices`). A notebook writes those of its
 experiment (`findings.of_experiment`); the command line joins them with the verdicts' counts:
 
     python -m analysis.numbers --out build/numbers.json build/numbers/*.json build/claims.json
@@ -68,6 +69,12 @@ def lookup(numbers: dict[str, dict], key: str, where: str, field: str = "text"):
     if key not in numbers:
         raise NumbersError(f"{where}: unknown number {key!r}")
     return numbers[key][field]
+
+
+def bare(numbers: dict[str, dict], key: str, where: str) -> str:
+    """The text of a number without its device, for a sentence that names it."""
+    lookup(numbers, key, where)
+    return numbers[key].get("bare", numbers[key]["text"])
 
 
 def _read(file: Path) -> dict[str, dict]:

@@ -16,7 +16,7 @@ import sys
 
 import jinja2
 
-from analysis.numbers import NumbersError, lookup
+from analysis.numbers import NumbersError, bare, lookup
 from analysis.records import repository
 from analysis.text import write
 
@@ -27,7 +27,12 @@ def fill(readme: str, template: str, numbers: dict) -> str:
     """`readme` with its marked part rendered from `template`; NumbersError on an unknown key."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     where = "paper/readme.md.j2"
-    found = environment.from_string(template).render(n=lambda key: lookup(numbers, key, where))
+    found = environment.from_string(template).render(
+        # The README names the device of every sentence, where a number's text names another's.
+        n=lambda key: bare(numbers, key, where),
+        on=lambda key: lookup(numbers, key, where, "device"),
+        known=lambda key: lookup(numbers, key, where, "value") is not None,
+    )
     return _MARKED.sub(lambda marks: f"{marks[1]}{found.strip()}\n{marks[2]}", readme)
 
 

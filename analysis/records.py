@@ -49,7 +49,8 @@ def load(*roots) -> pd.DataFrame:
     machine has a case both published and local, the local record speaks. Times are ms,
     memory bytes, lengths tokens; numbers of a record that is not ok are NaN. Columns:
     the case's fields, `system` (see `analysis.systems`), `median_ms`/`low_ms`/`high_ms` (95 %
-    order-statistic interval over all samples), errors, the measured ceilings (FLOP/s and bytes
+    order-statistic interval over all samples; NaN bounds where they are of one process, which
+    says nothing of others), errors, the measured ceilings (FLOP/s and bytes
     read and written a second; NaN in old records), `source_ms` (median time of a streamed pass in
     its source, NaN of others), `rows_checked`, machine and software, `path` from the
     repository root, `origin`. A case without block mask has NaN as sparsity and block size; one
@@ -109,9 +110,10 @@ def speaker(frame: pd.DataFrame, machine: str = "auto") -> str:
 
 
 def machines(frame: pd.DataFrame, first: str) -> list[str]:
-    """All machine ids of `frame`, `first` leading, then CUDA ones, then by id."""
+    """All machine ids of `frame`: `first`, then CUDA ones, then those with most timed, by id."""
     kinds = frame.groupby("machine")["device_kind"].first()
-    return sorted(kinds.index, key=lambda m: (m != first, kinds[m] != "cuda", m))
+    timed = frame.groupby("machine")["median_ms"].count()
+    return sorted(kinds.index, key=lambda m: (m != first, kinds[m] != "cuda", -timed[m], m))
 
 
 def _record_files(roots) -> list[Path]:
@@ -141,6 +143,7 @@ def _row(record: Record, path: Path) -> dict:
     ok = record.status == "ok"
     samples = [list(r.samples_ms) for r in record.replicates] if ok else []
     time = median_interval([s for one in samples for s in one]) if ok else None
+    several = ok and len(samples) > 1
     in_source = [ms for r in record.replicates for ms in r.source_ms or ()]
     memory = [r.peak_memory_bytes for r in record.replicates if r.peak_memory_bytes is not None]
     output = record.error.output if ok else None
@@ -176,8 +179,8 @@ def _row(record: Record, path: Path) -> dict:
         "copy_bytes_per_s": ceilings.copy_bytes_per_s if ceilings else nan,
         "samples": samples,
         "median_ms": time.value if ok else nan,
-        "low_ms": time.low if ok else nan,
-        "high_ms": time.high if ok else nan,
+        "low_ms": time.low if several else nan,
+        "high_ms": time.high if several else nan,
         "source_ms": _median(in_source) if ok else nan,
         "peak_memory_bytes": float(max(memory)) if ok and memory else nan,
         **traffic.columns(record),

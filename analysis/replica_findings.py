@@ -129,6 +129,8 @@ def _memory(view: views.View) -> dict[str, dict]:
         found[f"{at}.published"] = entry(
             published.figure(*shape), unit="MiB", text=published.printed(*shape)
         )
+        kind = None if loop is None else loop["dtype"]
+        found[f"{at}.type"] = entry(kind, rows=[loop])
         found[f"{at}.alive"] = _bytes(loop, "calls_kept_bytes", MIB, "MiB")
         found[f"{at}.dropped"] = _bytes(loop, "calls_dropped_bytes", MIB, "MiB")
         found[f"{at}.peak"] = entries.memory(loop)

@@ -105,6 +105,8 @@ def _scaling(view: views.View) -> dict[str, dict]:
             None if gain is None else gain.value / row["world_size"], [alone, row]
         )
         found[f"{key}.ranks"] = _count(row)
+        each = None if row is None else {"cpu": "core", "cuda": "card"}[row["device_kind"]]
+        found[f"{key}.each"] = entry(each)
         found[f"{key}.tokens"] = entries.tokens(None if row is None else int(row["seq_len"]))
         found[f"{key}.waiting"] = _per_cent(None if row is None else row["wait_share"], [row])
         row, alone = _longest(grown, system)

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,12 +64,16 @@ Cell = str | float | int | None | Quantity
 
 @dataclass(frozen=True)
 class Table:
-    """`rows` of cells under `columns`; `note` says what the measured side is."""
+    """`rows` of cells under `columns`; `note` says what the measured side is.
+
+    machines: of a table with blocks of several machines, the machine of each row; else empty.
+    """
 
     caption: str
     columns: tuple[str, ...]
     rows: list[tuple[Cell, ...]]
     note: str = ""
+    machines: tuple[str, ...] = ()
 
     def to_csv(self) -> str:
         """Numbers at full precision; a measured column is followed by its low and high."""
@@ -77,22 +82,25 @@ class Table:
         ]
         out = io.StringIO()
         lines = csv.writer(out, lineterminator="\n")
-        head: list[str] = []
+        head: list[str] = ["Machine"] if self.machines else []
         for name, measured in zip(self.columns, wide, strict=True):
             head += [name, f"{name} low", f"{name} high"] if measured else [name]
         lines.writerow(head)
-        for row in self.rows:
-            line: list = []
+        for place, row in enumerate(self.rows):
+            line: list = [self.machines[place]] if self.machines else []
             for cell, measured in zip(row, wide, strict=True):
                 line += _plain(cell) if measured else _plain(cell)[:1]
             lines.writerow(line)
         return out.getvalue()
 
     def to_markdown(self) -> str:
-        """A pipe table with the caption above and the note below."""
+        """A pipe table with the caption above and the note below; a line heads each block."""
         align = ["---" if left else "---:" for left in self._left()]
         lines = [f"**{self.caption}**", "", _pipes(self.columns), _pipes(align)]
-        lines += [_pipes([shown(cell) for cell in row]) for row in self.rows]
+        for machine, row in self._headed():
+            if machine:
+                lines.append(_pipes([f"*{machine}*", *[""] * (len(self.columns) - 1)]))
+            lines.append(_pipes([shown(cell) for cell in row]))
         if self.note:
             lines += ["", self.note]
         return "\n".join(lines) + "\n"
@@ -101,7 +109,12 @@ class Table:
         """A `figure(table(...))`; strings only, so no cell is read as markup."""
         align = ", ".join("left" if left else "right" for left in self._left())
         head = ", ".join(_quoted(_broken(name)) for name in self.columns)
-        body = [f"  {', '.join(_quoted(shown(cell)) for cell in row)}," for row in self.rows]
+        body = []
+        for machine, row in self._headed():
+            if machine:
+                spans = f"colspan: {len(self.columns)}, align: left, inset: (top: 4pt, bottom: 2pt)"
+                body.append(f"  table.cell({spans}, emph({_quoted(machine)})),")
+            body.append(f"  {', '.join(_quoted(shown(cell)) for cell in row)},")
         caption = f"{self.caption}. {self.note}" if self.note else f"{self.caption}."
         return "\n".join(
             [
@@ -121,7 +134,12 @@ class Table:
         """A `table` to paste anywhere, with caption and label; no cell is read as markup."""
         align = "".join("l" if left else "r" for left in self._left())
         caption = f"{self.caption}. {self.note}" if self.note else f"{self.caption}."
-        body = [f"  {_ampersands(map(shown, row))}" for row in self.rows]
+        body = []
+        for machine, row in self._headed():
+            if machine:
+                spans = rf"\multicolumn{{{len(self.columns)}}}{{l}}{{\emph{{{escaped(machine)}}}}}"
+                body.append(rf"  {spans} \\")
+            body.append(f"  {_ampersands(map(shown, row))}")
         return "\n".join(
             [
                 r"% Needs \usepackage{booktabs}.",
@@ -140,6 +158,14 @@ class Table:
                 "",
             ]
         )
+
+    def _headed(self) -> Iterator[tuple[str, tuple[Cell, ...]]]:
+        """Each row, with the machine whose block it begins or ""."""
+        before = ""
+        for place, row in enumerate(self.rows):
+            machine = self.machines[place] if self.machines else ""
+            yield (machine if machine != before else ""), row
+            before = machine
 
     def _left(self) -> list[bool]:
         """Columns that hold words only stand left."""

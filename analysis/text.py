@@ -64,6 +64,7 @@ def tokens(n: float) -> str:
 
 def span(lengths) -> str:
     """The shortest and longest of some lengths, in short."""
+    lengths = list(lengths)
     low, high = min(lengths), max(lengths)
     return tokens(low) if low == high else f"{tokens(low)}–{tokens(high)}"
 

@@ -278,12 +278,16 @@ def all_views(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> li
 def ratio(base: pd.Series | None, other: pd.Series | None, quantity: str = "time"):
     """`base` over `other`: how many times faster, or smaller in memory, `other` is.
 
-    An `Interval` (NaN bounds for memory), or None unless both rows are there and ok.
+    An `Interval`, or None unless both rows are there and ok. Its bounds are NaN for memory, and
+    where either side is of one process: what differs between processes is not known then.
     """
     if any(row is None or row["status"] != "ok" for row in (base, other)):
         return None
     if quantity == "time":
-        return speedup(base["samples"], other["samples"])
+        gain = speedup(base["samples"], other["samples"])
+        if min(len(base["samples"]), len(other["samples"])) > 1:
+            return gain
+        return Interval(gain.value, math.nan, math.nan, 0.0)
     value = base["peak_memory_bytes"] / other["peak_memory_bytes"]
     return Interval(value, float("nan"), float("nan"), 0.0) if value > 0 else None
 

@@ -7,8 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+from experiments import cost, machine, runner
 from experiments import grid as grids
-from experiments import machine, runner
+from experiments.campaign.command import add_arguments, campaign
 from experiments.lease import hold
 from experiments.machine import DeviceError
 from experiments.record import RecordError
@@ -37,15 +38,48 @@ def _list(options) -> int:
 
 
 def _plan(options) -> int:
-    device = machine.choose_device(options.device)
-    machine_id = machine.describe(device).id
+    device, reference = machine.choose_device(options.device), None
+    machine_id, name = machine.describe(device).id, machine.describe(device).device
+    kind = "cpu" if device == "cpu" else "cuda"
+    if options.tier == "gpu" and kind == "cpu":
+        kind, name, reference = "cuda", "", cost.reference_device("cuda")
     for grid, tier, cases in _selected(options, device):
         print(f"{grid.name} ({tier.name}) on {machine_id}")
-        for case in cases:
+        expected = [cost.seconds(case, tier.limits, kind, name) for case in cases]
+        for case, one in zip(cases, expected, strict=True):
             path = runner.path_of(options.out, machine_id, grid, case)
             state = "done   " if runner.is_done(path, case) else "measure"
+            status = "" if one.status == "ok" else f" ({one.status})"
             print(f"  {state} {runner.label(case)}  {grid.file_name(case)}")
+            print(f"          about {one.total:.1f} s{status}")
+        print(f"  {len(cases)} cases, about {runner.duration(cost.total(expected))}")
+    if options.tier is None and not options.only and not options.case:
+        print(_tiers_table([options.name] if options.name else grids.names(), kind, name))
+    if reference:
+        print(f"no GPU here: expected times are those of the reference card, {reference}")
     return 0
+
+
+def _tiers_table(names: list[str], kind: str, name: str) -> str:
+    """Cases and expected time of each experiment and tier; of the gpu tier, on a GPU."""
+    lines = [f"{'expected time':16}" + "".join(f"{tier:>26}" for tier in grids.TIERS)]
+    sums = dict.fromkeys(grids.TIERS, (0, 0.0))
+    for experiment in names:
+        cells = ""
+        for tier in grids.load(experiment).tiers.values():
+            # A CPU takes days for the lengths of the gpu tier: the reference card stands in.
+            on = ("cuda", "") if tier.name == "gpu" and kind == "cpu" else (kind, name)
+            spent = cost.total(cost.seconds(case, tier.limits, *on) for case in tier.cases)
+            cells += f"{f'{len(tier.cases)} cases, {runner.duration(spent)}':>26}"
+            count, seconds = sums[tier.name]
+            sums[tier.name] = (count + len(tier.cases), seconds + spent)
+        lines.append(f"{experiment:16}{cells}")
+    if len(names) > 1:
+        cells = (f"{count} cases, {runner.duration(spent)}" for count, spent in sums.values())
+        lines.append(f"{'all':16}" + "".join(f"{cell:>26}" for cell in cells))
+    if kind == "cpu":
+        lines.append(f"(gpu: on the reference card, {cost.reference_device('cuda')})")
+    return "\n".join(lines)
 
 
 def _run(options) -> int:
@@ -53,7 +87,11 @@ def _run(options) -> int:
     budget = options.budget
     start = time.monotonic()
     selected = _selected(options, device)
+    name, kind = machine.describe(device).device, "cpu" if device == "cpu" else "cuda"
     for number, (grid, tier, cases) in enumerate(selected):
+        expected = cost.total(cost.seconds(case, tier.limits, kind, name) for case in cases)
+        text = f"{grid.name} ({tier.name}): {len(cases)} cases, "
+        print(f"{text}expected to take {runner.duration(expected)}", file=sys.stderr, flush=True)
         # What is left of the budget goes to the remaining experiments in equal parts.
         left = budget and max(0.0, budget + start - time.monotonic()) / (len(selected) - number)
         runner.run(grid, tier, cases, device=device, out=options.out, budget_s=left)
@@ -61,6 +99,13 @@ def _run(options) -> int:
 
 
 def _publish(options) -> int:
+    _need_pydantic("publish")
+    if _is_archive(options.path):
+        from experiments.publish_archive import publish_archive
+
+        return publish_archive(options.path, take_tiles=options.tiles)
+    if options.tiles:
+        raise ValueError(f"--tiles: {options.path} is no archive of a campaign")
     from experiments.publish import publish
 
     for path in publish(options.path):
@@ -76,16 +121,37 @@ def _compare(options) -> int:
 
 
 def _validate(options) -> int:
-    from experiments.publish import validate
+    _need_pydantic("validate")
+    if _is_archive(options.path):
+        from experiments.publish_archive import validate_archive
 
-    valid, problems = validate(options.path)
+        valid, problems = validate_archive(options.path)
+    else:
+        from experiments.publish import validate
+
+        valid, problems = validate(options.path)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     print(f"{valid} records valid, {len(problems)} not")
     return 1 if problems else 0
 
 
+def _is_archive(path: Path) -> bool:
+    return path.is_file() and path.suffix != ".json"
+
+
+def _need_pydantic(command: str) -> None:
+    try:
+        import pydantic  # noqa: F401
+    except ModuleNotFoundError:
+        raise ValueError(
+            f"{command}: needs pydantic, which is not here: use the environment of "
+            "envs/pipeline.txt, which `make paper` sets up in .venv"
+        ) from None
+
+
 def _schema(options) -> int:
+    _need_pydantic("schema")
     from experiments.schema import json_schema
 
     print(json_schema(), end="")
@@ -164,13 +230,25 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--budget", type=_seconds, metavar="S", help="seconds; most valuable cases first"
             )
-    sub = command("publish", _publish, "validate local records and copy them to results/published")
-    sub.add_argument("path", nargs="?", type=Path, default=runner.LOCAL, metavar="PATH")
+    sub = command("publish", _publish, "validate records and copy them to results/published")
+    sub.add_argument(
+        "path",
+        nargs="?",
+        type=Path,
+        default=runner.LOCAL,
+        metavar="PATH",
+        help="a folder of records (results/local), all or none; or a campaign's .tar.xz",
+    )
+    sub.add_argument(
+        "--tiles", action="store_true", help="put the archive's tile tables in models/kernels"
+    )
     sub = command("compare", _compare, "ratios with intervals between two sets of records")
     sub.add_argument("a", type=Path, metavar="A", help="a folder of records")
     sub.add_argument("b", type=Path, metavar="B", help="another")
     sub = command("validate", _validate, "check records against the schema")
-    sub.add_argument("path", type=Path, metavar="PATH", help="a record or a folder of records")
+    sub.add_argument(
+        "path", type=Path, metavar="PATH", help="a record, a folder of records, or an archive"
+    )
     sub = command("tune", _tune, "pick the tiles of our kernels on this GPU and write their tables")
     sub.add_argument("table", nargs="*", metavar="TABLE", help="of a kernel; default: every one")
     sub.add_argument("--device", metavar="DEVICE", help="cuda or cuda:INDEX")
@@ -180,6 +258,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--out", type=Path, default=HOME, metavar="FOLDER", help="of tables (models/kernels)"
     )
+    sub = command(
+        "campaign", campaign, "a device for so many minutes: check, time, tune, measure, pack"
+    )
+    add_arguments(sub)
     command("schema", _schema, "the JSON schema of records, as kept in record.schema.json")
     return parser
 

@@ -130,11 +130,11 @@ def _tier(where: str, name: str, data) -> Tier:
         raise GridError(f"{where}: cases: expected a list of blocks")
     cases: dict[Case, None] = {}
     for number, block in enumerate(data["cases"], start=1):
-        cases.update(dict.fromkeys(_expand(f"{where}: cases, block {number}", block)))
+        cases.update(dict.fromkeys(expand(f"{where}: cases, block {number}", block)))
     return Tier(name, Limits(**limits), tuple(cases))
 
 
-def _expand(where: str, block) -> list[Case]:
+def expand(where: str, block) -> list[Case]:
     """All combinations of a block's lists; `shapes` lists mappings whose keys go together."""
     if not isinstance(block, dict) or not isinstance(block.get("shapes"), list):
         raise GridError(f"{where}: expected a mapping with a list of `shapes`")

@@ -17,6 +17,9 @@ from pathlib import Path
 
 from experiments.machine import gpus
 
+# Of this process, or of the one that it was forked from.
+_held: list[int] = []
+
 
 def lease_folder() -> Path:
     """A folder local to this machine and user (flock is not reliable on network disks)."""
@@ -48,6 +51,7 @@ def hold(device: str, count: int = 1) -> Iterator[str]:
     # Several in the order of their index, so that no two jobs wait for each other.
     asked = [candidates] if count == 1 else [[name] for name in candidates[:count]]
     leases = [_wait(names) for names in asked]
+    _held.extend(descriptor for descriptor, _ in leases)
     held = leases[0][1]
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     if held != "cpu":
@@ -58,12 +62,22 @@ def hold(device: str, count: int = 1) -> Iterator[str]:
         yield held
     finally:
         for descriptor, _ in leases:
+            _held.remove(descriptor)
             os.close(descriptor)
         if held != "cpu":
             if before is None:
                 del os.environ["CUDA_VISIBLE_DEVICES"]
             else:
                 os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+def leave() -> None:
+    """Give up, in a fork, the leases of its parent: for one that outlives a case.
+
+    It must leave the device idle between cases; what memory it holds there, others lack.
+    """
+    while _held:
+        os.close(_held.pop())
 
 
 def _wait(candidates: list[str]) -> tuple[int, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from experiments import grid as grids
 from experiments import record
+from experiments.archive import MANIFEST
 from experiments.digest import ROOT
 from experiments.runner import path_of
 from experiments.schema import Record, load
@@ -18,6 +19,8 @@ def record_paths(root: Path) -> list[Path]:
     """All records at or under `root`, sorted; RecordError if there is none."""
     if not root.exists():
         raise record.RecordError(f"{root}: no such file or folder")
+    if (root / MANIFEST).is_file():
+        raise record.RecordError(f"{root}: is a campaign's folder: name the .tar.xz in it")
     paths = [root] if root.is_file() else sorted(root.rglob("*.json"))
     if not paths:
         raise record.RecordError(f"{root}: no records (*.json) there")
@@ -45,16 +48,9 @@ def publish(root: Path, published: Path = PUBLISHED) -> list[Path]:
     records = {path: load(path) for path in record_paths(root)}
     for path, found in records.items():
         _check_name(path, found)
-        if found.tier == "smoke":
-            raise record.RecordError(f"{path}: tier: is smoke, which is not for publishing")
-        if found.software.git_commit is None or found.software.git_dirty:
-            raise record.RecordError(
-                f"{path}: software.git_dirty: measured with uncommitted changes in models/ or "
-                "experiments/; commit and measure again"
-            )
-        # That somebody else's system is wrong is a result; that ours is, is a fault to mend.
-        if found.status == "failed" and not VARIANTS[found.variant].is_peer:
-            raise record.RecordError(f"{path}: status: is failed ({found.reason})")
+        reason = why_not(found)
+        if reason:
+            raise record.RecordError(f"{path}: {reason}")
     targets = []
     for path, found in records.items():
         grid = grids.load(found.experiment)
@@ -62,6 +58,26 @@ def publish(root: Path, published: Path = PUBLISHED) -> list[Path]:
         record.write(target, record.read(path))
         targets.append(target)
     return targets
+
+
+def why_not(found: Record) -> str | None:
+    """Why a valid record may not be published, or None where it may."""
+    if found.tier == "smoke":
+        return "tier: is smoke, which is not for publishing"
+    if found.software.git_commit is None or found.software.git_dirty:
+        return (
+            "software.git_dirty: measured with uncommitted changes in models/ or "
+            "experiments/; commit and measure again"
+        )
+    return own_failure(found)
+
+
+def own_failure(found: Record) -> str | None:
+    """What is wrong with code of ours, by a record that failed; None of any other record."""
+    # That somebody else's system is wrong is a result; that ours is, is a fault to mend.
+    if found.status == "failed" and not VARIANTS[found.variant].is_peer:
+        return f"status: is failed ({found.reason})"
+    return None
 
 
 def _check_name(path: Path, found: Record) -> None:

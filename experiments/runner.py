@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from experiments import record
 from experiments.case import Case
+from experiments.crew import Crew
 from experiments.digest import ROOT, code_digest
 from experiments.grid import Grid, Tier
 from experiments.lease import hold
@@ -92,13 +95,16 @@ def run(
     device: str,
     out: Path = LOCAL,
     budget_s: float | None = None,
+    crew: Crew | None = None,
+    tick: Callable[[], object] | None = None,
 ) -> list[Path]:
     """Measure `cases` and write a record each; returns their paths.
 
     Records by the same code are kept. With a budget (seconds) the most valuable
     cases come first and none starts that would likely overrun; without one the
     order is random, so that a drift of the machine does not line up with a
-    variant or a length.
+    variant or a length. crew: of several runs; None for this run's own. tick: called
+    after each case, and at least once a second while one is measured.
     """
     machine_id = describe(device).id
     check_writable(out / machine_id / grid.name)
@@ -112,24 +118,28 @@ def run(
     kept = len(cases) - len(waiting)
     _say(f"{grid.name} ({tier.name}) on {machine_id}: {len(waiting)} cases to measure, {kept} kept")
     start, walls = time.monotonic(), []
-    for number, case in enumerate(waiting, start=1):
-        elapsed = time.monotonic() - start
-        left = len(waiting) - number + 1
-        typical = statistics.mean(walls) if walls else 0.0
-        if budget_s is not None and elapsed + typical > budget_s:
-            _say(f"budget of {budget_s:g} s: {left} cases left for another run")
-            break
-        eta = f", about {_duration(typical * left)} left" if walls else ""
-        _say(f"[{number}/{len(waiting)}{eta}] {label(case)}")
-        before = time.monotonic()
-        with hold(device, case.world_size if case.is_spread else 1) as held:
-            from experiments.supervise import supervise
+    with contextlib.nullcontext(crew) if crew else Crew.of(device) as crew:
+        for number, case in enumerate(waiting, start=1):
+            elapsed = time.monotonic() - start
+            left = len(waiting) - number + 1
+            typical = statistics.mean(walls) if walls else 0.0
+            if budget_s is not None and elapsed + typical > budget_s:
+                _say(f"budget of {budget_s:g} s: {left} cases left for another run")
+                break
+            eta = f", about {duration(typical * left)} left" if walls else ""
+            _say(f"[{number}/{len(waiting)}{eta}] {label(case)}")
+            before = time.monotonic()
+            with hold(device, case.world_size if case.is_spread else 1) as held:
+                from experiments.supervise import Account, supervise
 
-            digest = digests[case.variant]
-            result = supervise(grid.name, tier.name, case, tier.limits, describe(held), digest)
-        record.write(paths[case], result)
-        walls.append(time.monotonic() - before)
-        _say(f"    {outcome(result)}")
+                account, digest = Account(), digests[case.variant]
+                what = (grid.name, tier.name, case, tier.limits, describe(held), digest)
+                result = supervise(*what, crew=crew, tick=tick, account=account)
+            record.write(paths[case], result)
+            walls.append(time.monotonic() - before)
+            _say(f"    {outcome(result)} ({account})")
+            if tick is not None:
+                tick()
     return list(paths.values())
 
 
@@ -160,8 +170,12 @@ def outcome(result: dict) -> str:
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
     minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 

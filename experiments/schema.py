@@ -18,7 +18,9 @@ from experiments.record import SCHEMA_VERSION, RecordError
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False
+    )
 
 
 class CaseFields(_Strict):
@@ -122,7 +124,10 @@ class Deviation(_Strict):
 
 
 class Ceilings(_Strict):
-    """What the device does at best in the case's dtype, measured beside the case."""
+    """What the device does at best in the case's dtype, measured within a minute of the case.
+
+    On a GPU cases share them: one process makes their references and measures once a minute.
+    """
 
     matmul_flops_per_s: float = Field(gt=0, description="square matrix product, FLOP/s")
     copy_bytes_per_s: float = Field(gt=0, description="bytes read and written a second")
@@ -203,21 +208,33 @@ class Record(_Strict):
 
 def load(path: Path) -> Record:
     """Read and validate one record; RecordError names the file and the field."""
+    return check(read_json(Path(path)), path)
+
+
+def read_json(path: Path, name: Path | str | None = None):
+    """What the JSON file at `path` holds; RecordError, under `name`, where it is none."""
     try:
-        data = json.loads(Path(path).read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RecordError(f"{path}: not JSON (truncated?): {error}") from error
+        return json.loads(path.read_bytes().decode())
+    except RecursionError:
+        raise RecordError(f"{name or path}: not JSON that can be read: nested too deeply") from None
+    # Of bytes that are no text, of text that is no JSON, and of a number of 4,300 digits.
+    except ValueError as error:
+        raise RecordError(f"{name or path}: not JSON (truncated?): {error}") from error
+
+
+def check(data, name: Path | str) -> Record:
+    """The record that `data`, read from JSON, is; RecordError names `name` and the field."""
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
         raise RecordError(
-            f"{path}: schema_version: is {version!r}, this code reads {SCHEMA_VERSION}"
+            f"{name}: schema_version: is {version!r}, this code reads {SCHEMA_VERSION}"
         )
     try:
         return Record.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "record"
-        raise RecordError(f"{path}: {field}: {first['msg']}") from error
+        raise RecordError(f"{name}: {field}: {first['msg']}") from error
 
 
 def json_schema() -> str:

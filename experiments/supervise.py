@@ -1,31 +1,32 @@
-"""The parent of a case: watches its processes and always comes back with a record.
+"""The parent of a case: has processes measure it, and always comes back with a record.
 
-torch is imported here once and never used, so each replicate is a fork: a fresh
-process without the seconds of an import. Whatever happens to a child (out of
-memory, kill -9, over its time) becomes the record's status.
+torch is imported here once and never used, so each process is a fork, without the seconds of an
+import. Whatever happens to one (out of memory, kill -9, over its time) becomes the record's status.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import multiprocessing
-import os
-import resource
-import signal
-import sys
+import math
 import tempfile
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from experiments import provenance
 from experiments.case import Case
+from experiments.children import Outcome
+from experiments.crew import Crew
 from experiments.grid import Limits
-from experiments.machine import Machine, memory_available
-from experiments.parent import die_with_parent
+from experiments.machine import Machine
 from experiments.record import SCHEMA_VERSION
 from models.registry import VARIANTS
+
+# What of the software may differ between the replicates of one record.
+_NO_SOFTWARE = ("git_commit", "git_dirty")
 
 
 class _Stop(Exception):
@@ -36,165 +37,221 @@ class _Stop(Exception):
         self.status, self.reason = status, reason
 
 
+@dataclass
+class Account:
+    """What a case's time went to, and what is to be said beside its record.
+
+    seconds: in the reference; in samples; in the checks, all else that a replicate's process did
+    at its job; and in processes, waiting for them to start and to end.
+    """
+
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("reference", "processes", "checks", "samples"), 0.0)
+    )
+    note: str | None = None
+
+    def add(self, elapsed: float, outcome: Outcome) -> None:
+        """Book a replicate whose outcome took so many seconds to come by."""
+        value = outcome.value or {}
+        samples = sum(sum(value.get(key) or ()) for key in ("samples_ms", "source_ms")) / 1e3
+        self.seconds["processes"] += elapsed - outcome.seconds
+        self.seconds["checks"] += max(0.0, outcome.seconds - samples)
+        self.seconds["samples"] += samples
+
+    def __str__(self) -> str:
+        spent = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in self.seconds.items())
+        return f"{spent} s" + (f"; {self.note}" if self.note else "")
+
+
 def supervise(
-    experiment: str, tier: str, case: Case, limits: Limits, machine: Machine, digest: str
+    experiment: str,
+    tier: str,
+    case: Case,
+    limits: Limits,
+    machine: Machine,
+    digest: str,
+    *,
+    crew: Crew | None = None,
+    earlier: dict | None = None,
+    tick: Callable[[], object] | None = None,
+    account: Account | None = None,
 ) -> dict:
     """Measure `case` in child processes on the device held: always comes to a record.
 
     To be called where torch has not yet run an op on several threads: a fork would
     inherit a thread pool without its threads, and hang.
+
+    crew: the processes of a run of several cases; None for the case's own. earlier: a record
+    of the same case, code, software and machine, status ok, which is to have `limits.replicates`
+    more: what is returned is that record with the new replicates after its own and their time
+    added, or as it was where they came to nothing, with the reason in the account's note;
+    ValueError where it cannot be extended. tick: called at least once a second. account: filled in.
     """
+    if earlier is not None:
+        _check_extensible(earlier, case, machine, digest)
+    account = Account() if account is None else account
     started, start = datetime.now(UTC), time.monotonic()
     device = "cpu" if machine.device_kind == "cpu" else "cuda"
     known = dict.fromkeys(("backend", "realised_density", "useful_flops", "ceilings"))
     replicates, error, status, reason = [], None, "ok", None
-    with tempfile.TemporaryDirectory(prefix="attention-case-") as folder:
-        reference = Path(folder) / "reference.pt"
+    with contextlib.ExitStack() as stack:
+        crew = crew or stack.enter_context(Crew.of(device))
+        stack.callback(crew.end_case)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attention-case-")))
+        watch = _Watch(case, device, folder / "reference.pt", limits, start, crew, tick, account)
         try:
-            deadline = start + limits.timeout_s
-            known |= _reference(case, device, reference, limits, deadline)
+            known |= watch.reference()
             unsupported = known.pop("unsupported", None)
             if unsupported is not None:
                 raise _Stop("unsupported", unsupported)
-            module = VARIANTS[case.variant].measured_by
-            for _ in range(limits.replicates):
-                arguments = (case, device, reference, asdict(limits))
-                result = _in_child(f"{module}.replicate", arguments, limits, deadline)
+            for left in reversed(range(limits.replicates)):
+                result = watch.replicate(is_last=left == 0)
                 error = result.pop("error")
                 replicates.append({**result, "energy_j": None})
         except _Stop as stop:
             # Replicates already there are good: only when there are none is it a time-out.
             if stop.status != "timeout" or not replicates:
                 status, reason = stop.status, stop.reason
+    wall_s = time.monotonic() - start
+    if earlier is not None:
+        if status != "ok":
+            account.note = f"no further replicates, {status}: {reason}"
+            return earlier
+        replicates = [*earlier["replicates"], *replicates]
+        wall_s = round(earlier["wall_s"] + wall_s, 3)
+        return {**earlier, "replicates": replicates, "wall_s": wall_s}
+    return {
+        **_frame(experiment, tier, case, machine, digest),
+        "status": status,
+        "reason": reason,
+        **known,
+        "replicates": replicates if status == "ok" else [],
+        "error": error if status == "ok" else None,
+        "started_at": started.isoformat(timespec="seconds"),
+        "wall_s": round(wall_s, 3),
+    }
+
+
+def not_measured(
+    experiment: str, tier: str, case: Case, machine: Machine, digest: str, reason: str
+) -> dict:
+    """The record of a case that was not begun, since what it runs is known to fail."""
+    return {
+        **_frame(experiment, tier, case, machine, digest),
+        "status": "failed",
+        "reason": reason,
+        **dict.fromkeys(("backend", "realised_density", "useful_flops", "ceilings", "error")),
+        "replicates": [],
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "wall_s": 0.0,
+    }
+
+
+def _frame(experiment: str, tier: str, case: Case, machine: Machine, digest: str) -> dict:
+    """What a record says of its case and of where it was made."""
     return {
         "schema_version": SCHEMA_VERSION,
         "experiment": experiment,
         "tier": tier,
         "variant": case.variant,
         "case": case.to_json(),
-        "status": status,
-        "reason": reason,
-        **known,
-        "replicates": replicates if status == "ok" else [],
-        "error": error if status == "ok" else None,
         "machine": machine.to_json(),
         "software": provenance.software(digest),
-        "started_at": started.isoformat(timespec="seconds"),
-        "wall_s": round(time.monotonic() - start, 3),
         "command": provenance.command(experiment, tier, case),
     }
 
 
-def _reference(case: Case, device: str, path: Path, limits: Limits, deadline: float) -> dict:
-    """Have the oracle's rows written to `path`; returns what `make_reference` does."""
-    try:
-        module = VARIANTS[case.variant].measured_by
-        return _in_child(f"{module}.make_reference", (case, device, path), limits, deadline)
-    except _Stop as stop:
-        # What the oracle cannot do is no result of the variant's.
-        if stop.status in ("oom", "timeout"):
-            raise _Stop("failed", f"no reference to check against: {stop.reason}") from None
-        raise
+def _check_extensible(earlier: dict, case: Case, machine: Machine, digest: str) -> None:
+    def less_git(software: dict) -> dict:
+        return {key: value for key, value in software.items() if key not in _NO_SOFTWARE}
+
+    expected = {
+        "schema_version": SCHEMA_VERSION,
+        "status": "ok",
+        "variant": case.variant,
+        "case": case.to_json(),
+        "machine": (machine.id, machine.driver),
+        "software": less_git(provenance.software(digest)),
+    }
+    of = earlier.get("machine") or {}
+    software = less_git(earlier.get("software") or {})
+    found = {**earlier, "machine": (of.get("id"), of.get("driver")), "software": software}
+    for key, value in expected.items():
+        if found.get(key) != value:
+            raise ValueError(f"earlier: {key}={found.get(key)!r}: expected {value!r}")
 
 
-def _in_child(function: str, arguments: tuple, limits: Limits, deadline: float) -> dict:
-    """The value of `experiments.<function>(*arguments)` in a forked child; _Stop if there is none.
+@dataclass
+class _Watch:
+    """One case on the device held, from its start: its reference and its replicates, or _Stop."""
 
-    function: "module.name".
-    """
-    # Imported before the fork, so that children need not: the second is what
-    # torch.autograd.grad imports when it is given cotangents, 0.4 s a process.
-    case = arguments[0]
-    for module in (f"experiments.{function.partition('.')[0]}", *VARIANTS[case.variant].modules):
-        importlib.import_module(module)
-    if case.pass_ == "forward_backward":
-        import torch.fx.experimental.symbolic_shapes  # noqa: F401
+    case: Case
+    device: str
+    path: Path
+    limits: Limits
+    start: float
+    crew: Crew
+    tick: Callable[[], object] | None
+    account: Account
 
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    # The oracle may take what the machine has: the limit is the variant's.
-    memory_gib = limits.memory_gib if function.endswith(".replicate") else None
-    child = context.Process(
-        target=_child, args=(sender, function, arguments, memory_gib, os.getpid())
-    )
-    kills = _oom_kills()
-    child.start()
-    sender.close()
-    try:
-        if not receiver.poll(max(0.0, deadline - time.monotonic())):
-            raise _Stop("timeout", f"over its limit of {limits.timeout_s:g} s")
+    def reference(self) -> dict:
+        """Have the oracle's rows written to `path`; returns what `make_reference` does."""
+        self._import()
+        begin = time.monotonic()
+        # The oracle may take what the machine has: the limit is the variant's.
+        outcome = self.crew.reference(
+            f"{self._module}.make_reference",
+            (self.case, self.device, self.path),
+            memory_gib=math.inf if self.device == "cpu" else None,
+            ahead=not self.case.is_spread,
+            **self._waiting,
+        )
+        self.account.seconds["reference"] += time.monotonic() - begin
         try:
-            status, value = receiver.recv()
-        except EOFError:
-            child.join()
-            raise _died(child.exitcode, kills) from None
-    finally:
-        child.kill()
-        child.join()
-        receiver.close()
-    if status != "ok":
-        raise _Stop(status, value)
-    return value
+            return self._value(outcome)
+        except _Stop as stop:
+            # What the oracle cannot do is no result of the variant's.
+            if stop.status in ("oom", "timeout"):
+                told = f"no reference to check against: {stop.reason}"
+                raise _Stop("failed", told) from None
+            raise
 
+    def replicate(self, *, is_last: bool) -> dict:
+        """What the variant's `replicate` returns, of a fresh process."""
+        memory_gib = None
+        if self.device == "cpu":
+            memory_gib = math.inf if self.limits.memory_gib is None else self.limits.memory_gib
+        begin = time.monotonic()
+        outcome = self.crew.replicate(
+            f"{self._module}.replicate",
+            (self.case, self.device, self.path, asdict(self.limits)),
+            memory_gib=memory_gib,
+            forks=self.case.is_spread,
+            ahead=not is_last and not self.case.is_spread,
+            **self._waiting,
+        )
+        self.account.add(time.monotonic() - begin, outcome)
+        return self._value(outcome)
 
-def _died(exitcode: int, oom_kills_before: int) -> _Stop:
-    if exitcode == -signal.SIGKILL and _oom_kills() > oom_kills_before:
-        return _Stop("oom", "killed by the kernel: out of host memory")
-    if exitcode < 0:
-        return _Stop("failed", f"its process was killed by {signal.Signals(-exitcode).name}")
-    return _Stop("failed", f"its process ended with exit code {exitcode} and no result")
+    @property
+    def _module(self) -> str:
+        return VARIANTS[self.case.variant].measured_by
 
+    @property
+    def _waiting(self) -> dict:
+        return {"deadline": self.start + self.limits.timeout_s, "tick": self.tick}
 
-def _child(sender, function: str, arguments: tuple, memory_gib, parent: int) -> None:
-    """Runs in the fork: die with the parent, be the first to go when memory is short, report."""
-    die_with_parent()
-    if os.getppid() != parent:
-        os._exit(1)
-    Path("/proc/self/oom_score_adj").write_text("1000")
-    device = arguments[1]
-    if device == "cpu":
-        _limit_memory(memory_gib)
-    sender.send(_outcome(function, arguments))
-    sender.close()
-    sys.stdout.flush()
-    os._exit(0)
+    def _import(self) -> None:
+        """What the processes need is imported before they are forked, so that they need not."""
+        for module in VARIANTS[self.case.variant].modules:
+            importlib.import_module(module)
+        if self.case.pass_ == "forward_backward":
+            # What torch.autograd.grad imports when it is given cotangents, 0.4 s a process.
+            import torch.fx.experimental.symbolic_shapes  # noqa: F401
 
-
-def _outcome(function: str, arguments: tuple) -> tuple[str, object]:
-    import torch
-
-    from experiments import check
-    from models.errors import UnsupportedBackend
-
-    try:
-        module, _, name = function.partition(".")
-        return "ok", getattr(importlib.import_module(f"experiments.{module}"), name)(*arguments)
-    except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-        return "oom", _first_line(error)
-    except UnsupportedBackend as error:
-        return "unsupported", _first_line(error)
-    except check.CheckFailed as error:
-        return "failed", _first_line(error)
-    except Exception as error:  # The record tells what it was; nothing is swallowed.
-        if "can't allocate memory" in str(error):
-            return "oom", _first_line(error)
-        return "failed", f"{type(error).__name__}: {_first_line(error)}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _limit_memory(memory_gib: float | None) -> None:
-    """Let allocations fail before the machine swaps: the address space may grow by what is free."""
-    allowed = memory_available() * 9 // 10
-    if memory_gib is not None:
-        allowed = min(allowed, int(memory_gib * 2**30))
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + allowed
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
-def _oom_kills() -> int:
-    with open("/proc/vmstat") as lines:
-        return next((int(x.split()[1]) for x in lines if x.startswith("oom_kill ")), 0)
+    def _value(self, outcome: Outcome) -> dict:
+        if outcome.status in ("timeout", "not run"):
+            raise _Stop("timeout", f"over its limit of {self.limits.timeout_s:g} s")
+        if outcome.status != "ok":
+            raise _Stop(outcome.status, outcome.reason)
+        return outcome.value

@@ -168,12 +168,15 @@ class Workload:
         return self.case.heads * (n * (n + 1) // 2 if self.case.is_causal else n * n)
 
 
-def build(case: Case, device: str, group=None) -> Workload:
+def build(case: Case, device: str, group=None, *, backend: str | None = None) -> Workload:
     """Seeded normal tensors of the case's shape on `device`, and the variant over them.
 
-    group: the process group of a variant over ranks, where it is to be run.
+    group: the process group of a variant over ranks, where it is to be run. backend: in the
+    place of the variant's own, to check one by name.
     """
     variant = VARIANTS[case.variant]
+    if backend is not None:
+        variant = replace(variant, options={**variant.options, "backend": backend})
     dtype = getattr(torch, case.dtype)
     generator = torch.Generator(device).manual_seed(case.seed)
 

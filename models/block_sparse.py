@@ -80,7 +80,9 @@ def resolve_backend(
     check_choice("backend", backend, BACKENDS)
     if backend == "auto":
         half = q.dtype in (torch.float16, torch.bfloat16)
-        fused = q.device.type == "cuda" and half and not _why_not("triton", q, mask, return_lse)
+        trusted = not kernels.why_withdrawn("block_sparse", str(q.dtype), q.shape[3])
+        fused = q.device.type == "cuda" and half and trusted
+        fused = fused and not _why_not("triton", q, mask, return_lse)
         return "triton" if fused else "sdpa"
     reason = _why_not(backend, q, mask, return_lse)
     if reason:

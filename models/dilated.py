@@ -96,7 +96,8 @@ def resolve_backend(q: torch.Tensor, backend: str) -> str:
         if reason:
             raise UnsupportedBackend(f"{backend}: {reason}")
         return backend
-    if backend == "auto" and q.is_cuda and q.element_size() == 2 and not _why_not_triton(q):
+    half_on_card = q.is_cuda and q.element_size() == 2
+    if backend == "auto" and half_on_card and not _why_not_auto(q):
         return "triton"
     try:
         return f"sdpa ({fused_op(q).name})"
@@ -104,6 +105,11 @@ def resolve_backend(q: torch.Tensor, backend: str) -> str:
         if backend == "sdpa":
             raise
         return "gather"
+
+
+def _why_not_auto(q: torch.Tensor) -> str | None:
+    """Why "auto" is not the Triton kernels for q (B, N, H, D), or None."""
+    return kernels.why_withdrawn("dilated", str(q.dtype), q.shape[3]) or _why_not_triton(q)
 
 
 def _why_not_triton(q: torch.Tensor, backend: str = "triton") -> str | None:

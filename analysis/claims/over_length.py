@@ -14,6 +14,7 @@ from analysis.claims.predicate import (
     in_text,
     joined,
     measured_as,
+    of_one_process,
     starred,
 )
 from analysis.claims.vocabulary import (
@@ -257,7 +258,7 @@ class Rising(Predicate):
             (samples[against, 1], samples[system, 1]),
             (samples[system, 0], samples[against, 0]),
         ]
-        mean = stats.geometric_mean_speedup(pairs)
+        mean = of_one_process(stats.geometric_mean_speedup(pairs), *rows.values())
         rise = stats.Interval(mean.value**2, mean.low**2, mean.high**2, mean.confidence)
         verdict = REPRODUCED if rise.low > 1 else REFUTED if rise.high < 1 else NOT_REPRODUCED
         ends = " and ".join(str(self.shapes[i].seq_len) for i in (0, -1))

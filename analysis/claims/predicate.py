@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from analysis import stats
-from analysis.claims.vocabulary import FACTOR, Judgement, Number, Strict
+from analysis.claims.vocabulary import DIRECTION, FACTOR, Judgement, Number, Strict
 
 if TYPE_CHECKING:
     from analysis.claims.ledger import Book, Claim, Ledger
@@ -42,7 +42,20 @@ class Predicate(Strict):
 
 
 def ratio_of(base: Mapping, other: Mapping) -> stats.Interval:
-    return stats.speedup(base["samples"], other["samples"])
+    return of_one_process(stats.speedup(base["samples"], other["samples"]), base, other)
+
+
+def of_one_process(gain: stats.Interval, *rows: Mapping) -> stats.Interval:
+    """`gain` as it is if every row has several processes; else at least DIRECTION either way.
+
+    One process says nothing of others: its interval is a margin to judge by, of confidence 0,
+    and is not printed.
+    """
+    if all(len(row["samples"]) > 1 for row in rows):
+        return gain
+    bounds = (gain.value / DIRECTION, gain.value * DIRECTION, gain.low, gain.high)
+    known = [bound for bound in bounds if not math.isnan(bound)]
+    return stats.Interval(gain.value, min(known), max(known), 0.0)
 
 
 def is_close(figure: float, value: stats.Interval) -> bool:
@@ -50,12 +63,15 @@ def is_close(figure: float, value: stats.Interval) -> bool:
 
 
 def measured_as(value: stats.Interval, unit: str) -> dict:
-    numbers = {"value": value.value, "low": value.low, "high": value.high}
+    numbers = {"value": value.value}
+    numbers |= {b: getattr(value, b) if value.confidence else math.nan for b in ("low", "high")}
     return {k: None if math.isnan(v) else float(v) for k, v in numbers.items()} | {"unit": unit}
 
 
 def in_text(value: stats.Interval) -> str:
-    return f"{value.value:.4g}" if math.isnan(value.low) else f"{value:.4g}"
+    if math.isnan(value.low):
+        return f"{value.value:.4g}"
+    return f"{value:.4g}" if value.confidence else f"{value.value:.4g} (one process)"
 
 
 def starred(pattern: str | None, fillings) -> dict:

@@ -33,7 +33,7 @@ def rate(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
 def _draw(ax: Axes, series: views.Series) -> None:
     length_axis(ax, series.lengths)
     timed = series.rows[series.rows["status"] == "ok"]
-    fastest = (1000 * timed["useful_flops"] / timed["low_ms"]).max()
+    fastest = (1000 * timed["useful_flops"] / timed["low_ms"].fillna(timed["median_ms"])).max()
     highest = [h for h in (timed["matmul_flops_per_s"].max(), fastest) if not math.isnan(h)]
     scale, unit = rates.unit(max(highest, default=0.0))
     ends, bounds = [], set()

@@ -16,6 +16,7 @@ from analysis.tables import (
     as_published_costs,
     backends,
     block_sparse,
+    blocks,
     common,
     comprehensive,
     dilated,
@@ -28,6 +29,37 @@ from analysis.tables import (
 
 Maker = Callable[[pd.DataFrame, str], Table]
 
+# Of a table of what one machine measured: how many columns say what a row is of, and which others
+# are not measured. Machines that have what the first lacks are added in blocks.
+LABELS: Mapping[str, tuple[int, tuple[str, ...]]] = {
+    **{f"dilated-{name}": (1, ()) for name in ("small", "medium", "large")},
+    "dilated-vram": (1, ("Dilated batch", "Multihead batch")),
+    **{f"{name}-training": (4, ()) for name in ("dilated", "comprehensive", "ring", "extreme")},
+    "comprehensive-times": (3, ()),
+    **{f"comprehensive-summary-{n}": (1, ()) for n in (2048, 4096, 8192)},
+    "block_sparse-comparison": (3, ("Batch", "Density asked", "Density realised")),
+    "block_sparse-lengths": (4, ()),
+    "block_sparse-training": (4, ()),
+    "block_sparse-patterns": (5, ("Density realised",)),
+    "ring-single": (2, ()),
+    "ring-memory": (4, ()),
+    **{f"ring-{name}": (4, ()) for name in ("strong", "weak", "traffic", "peers", "orders")},
+    "extreme-lengths": (2, ()),
+    "extreme-dense": (1, ("Dense is",)),
+    "extreme-sources": (2, ()),
+    **{f"backends-{name}": (3, ("Ceiling",)) for name in ("times", "rates", "worth", "training")},
+    "as_published-speedups": (3, ()),
+    "as_published-deviations": (2, ("Exact system",)),
+    "as_published-plots": (4, ("Model",)),
+    "as_published-billion": (2, ()),
+    "as_published-memory": (2, ("Output, published type", "Output here")),
+    "as_published-first-call": (1, ()),
+    "as_published-one-ring": (1, ()),
+    "memory-peaks": (3, ()),
+    "memory-per-token": (1, ("Batch", "Longest")),
+    "memory-vram": (2, ()),
+}
+
 
 def _common(experiment: str) -> dict[str, Maker]:
     """The tables that every experiment has."""
@@ -35,7 +67,7 @@ def _common(experiment: str) -> dict[str, Maker]:
     return {make.__name__: make(experiment) for make in made}
 
 
-TABLES: Mapping[str, Mapping[str, Maker]] = {
+_MADE: Mapping[str, Mapping[str, Maker]] = {
     "dilated": {
         **{name: dilated.shape(i) for i, name in enumerate(("small", "medium", "large"))},
         "cpu": dilated.cpu,
@@ -100,4 +132,15 @@ TABLES: Mapping[str, Mapping[str, Maker]] = {
         "growth": memory.growth,
         **{make.__name__: make("memory") for make in (common.censored, common.machines)},
     },
+}
+
+
+def _spoken(experiment: str, name: str, make: Maker) -> Maker:
+    labels = LABELS.get(f"{experiment}-{name}")
+    return make if labels is None else blocks.by_machine(make, experiment, *labels)
+
+
+TABLES: Mapping[str, Mapping[str, Maker]] = {
+    experiment: {name: _spoken(experiment, name, make) for name, make in made.items()}
+    for experiment, made in _MADE.items()
 }

@@ -38,11 +38,11 @@ def useful(frame: pd.DataFrame, machine: str) -> Table:
 
     def ceiling(own: pd.DataFrame) -> Cell:
         found = own["matmul_flops_per_s"].median() / size
-        return None if pd.isna(found) else number(found)
+        return None if pd.isna(found) else f"{number(found)} {name}"
 
     note = (
-        f"Useful {name}; the interval is in the CSV. Ceiling: a square matrix product in the "
-        "same type, measured beside each case (median)."
+        "Useful FLOP/s in the unit of the ceiling; the interval is in the CSV. Ceiling: a square "
+        "matrix product in the same type, measured beside each case (median)."
     )
     return _matrix(frame, machine, "forward", "forward rates", cell, note, ("Ceiling", ceiling))
 

@@ -11,7 +11,7 @@ from experiments.tuning.plan import Entry
 from models.kernels import tile_tables, tiles
 from models.kernels.tiles import Tile
 
-JOURNAL = "tuned.json"
+JOURNAL = ".tuned.json"
 
 
 def read(folder: Path, table: str) -> dict[str, list[dict]]:

@@ -18,7 +18,7 @@ import torch
 import triton
 
 from models.errors import UnsupportedBackend
-from models.kernels import tile_tables
+from models.kernels import tile_tables, withdrawn
 
 # As it was when Triton was imported: its own functions are made for one or the other then.
 INTERPRETED = triton.knobs.runtime.interpret
@@ -78,7 +78,7 @@ def tile_of(entry: dict) -> Tile:
 
 def padded(head_dim: int) -> int:
     """The head dimension as kernels tile it: a power of two, 32 at least."""
-    return max(32, triton.next_power_of_2(head_dim))
+    return withdrawn.padded(head_dim)
 
 
 def generation(capability: int) -> int | None:

@@ -100,7 +100,8 @@ def resolve_op(q: torch.Tensor, backend: str):
     if backend == "eager":
         return Eager()
     # PyTorch's ops on CUDA round each part to half types before parts are joined.
-    wants_triton = backend == "auto" and q.is_cuda and q.element_size() == 2
+    trusted = not kernels.why_withdrawn("hop", str(q.dtype), q.shape[3])
+    wants_triton = backend == "auto" and q.is_cuda and q.element_size() == 2 and trusted
     if backend == "triton" or wants_triton:
         reason = _why_not_triton(q)
         if reason is None:

@@ -159,7 +159,7 @@ def test_backends_stand_by_shape_with_reasons_for_what_has_no_time(both):
     assert times.rows[-1][:3] == ("float32", "1 × 8 × 128", "4K")
     assert times.note.endswith("Timed nowhere here: SDPA cuDNN, FlashAttention-2.")
     rates = tables.TABLES["backends"]["rates"](both, synthetic.CPU)
-    assert rates.columns[-1] == "Ceiling" and rates.rows[-1][-1] == "200"
+    assert rates.columns[-1] == "Ceiling" and rates.rows[-1][-1] == "200 GFLOP/s"
 
 
 @pytest.mark.parametrize("experiment", tables.TABLES)
@@ -168,7 +168,8 @@ def test_every_table_is_made_of_any_records(both, smoke, nothing, experiment):
         for make in tables.TABLES[experiment].values():
             made = make(frame, "auto")
             assert all(len(row) == len(made.columns) for row in made.rows)
-            assert made.to_markdown().count("\n|") == len(made.rows) + 2
+            blocks = len(set(made.machines))
+            assert made.to_markdown().count("\n|") == len(made.rows) + blocks + 2
             assert made.to_typst().startswith("#figure(kind: table")
 
 
@@ -203,6 +204,7 @@ def test_every_table_is_latex_that_closes_what_it_opens(both, experiment):
         text = made.to_latex(f"{experiment}-{name}")
         assert text.isascii()
         rows = text[text.index(r"\toprule") : text.index(r"\bottomrule")].splitlines()
+        rows = [row for row in rows if "multicolumn" not in row]
         cells = [re.findall(r"(?<!\\)&", row) for row in rows if row.endswith(r"\\")]
         assert {len(found) for found in cells} == {len(made.columns) - 1}
         assert len(cells) == len(made.rows) + 1

@@ -16,7 +16,15 @@ PATTERNS = {
 }
 
 # These fork, which a process whose torch has run on several threads must not: they come first.
-FORKING = ("test_cli", "test_ranks", "test_runner", "test_supervise", "test_tuning")
+FORKING = (
+    "test_children",
+    "test_cli",
+    "test_crew",
+    "test_ranks",
+    "test_runner",
+    "test_supervise",
+    "test_tuning",
+)
 
 
 def pytest_collection_modifyitems(items):

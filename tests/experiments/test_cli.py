@@ -53,7 +53,7 @@ def test_bad_input_is_told_in_one_line(arguments, told):
 
 def test_list_and_plan_tell_the_cases():
     listed = cli("list").stdout
-    assert "comprehensive" in listed and "smoke 12, laptop 30, gpu 520" in listed
+    assert "comprehensive" in listed and "smoke 12, laptop 30, gpu 522" in listed
     planned = cli("plan", "comprehensive", "--tier", "gpu", "--device", "cpu").stdout
     assert planned.count("\n  measure ") + planned.count("\n  done ") == 520
 

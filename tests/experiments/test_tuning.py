@@ -167,7 +167,7 @@ def test_tables_hold_the_winners_and_nothing_else_changes(tmp_path):
     expected = {**entry.key(90), **vars(winner), "source": line["source"]}
     assert kernel == "forward" and line == expected
     assert tables.current(tmp_path, entry, 90) == winner
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["block_sparse.json", "tuned.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".tuned.json", "block_sparse.json"]
 
 
 def test_what_was_tuned_on_this_card_with_this_code_is_not_raced_again(tmp_path):
@@ -178,10 +178,10 @@ def test_what_was_tuned_on_this_card_with_this_code_is_not_raced_again(tmp_path)
     assert said[0] == "2 entries already tuned here"
     assert run(tmp_path, StandIn()) == []
     assert [made.entry for made in run(tmp_path, Clock())] == ENTRIES
-    journal = json.loads((tmp_path / "tuned.json").read_text())
+    journal = json.loads((tmp_path / ".tuned.json").read_text())
     assert len(journal) == 6
     journal[0]["made_by"]["code"] = "other"
-    (tmp_path / "tuned.json").write_text(json.dumps(journal[:3]))
+    (tmp_path / ".tuned.json").write_text(json.dumps(journal[:3]))
     assert [made.entry for made in run(tmp_path, StandIn())] == ENTRIES[:1]
 
 
@@ -191,7 +191,7 @@ def test_it_stops_when_its_share_is_spent(tmp_path):
     made = run(tmp_path, hanging, seconds=1.0, said=said)
     assert time.monotonic() - start < 15
     assert len(made) <= 1 and said[-1].startswith("the time is up: ")
-    assert not (tmp_path / "tuned.json").exists() and not list(tmp_path.glob("*.json"))
+    assert not (tmp_path / ".tuned.json").exists() and not list(tmp_path.glob("*.json"))
     assert run(tmp_path, StandIn(), seconds=0.0) == []
 
 
@@ -199,7 +199,9 @@ def test_the_same_clock_gives_the_same_tables(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         run(tmp_path / folder, StandIn())
-    for name in ("dilated.json", "block_sparse.json"):
+    names = sorted(path.name for path in (tmp_path / "a").glob("*.json"))
+    assert names and names == sorted(path.name for path in (tmp_path / "b").glob("*.json"))
+    for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 

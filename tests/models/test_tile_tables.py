@@ -48,7 +48,7 @@ def test_without_a_folder_all_are_the_repositorys_own(monkeypatch):
 def test_a_table_there_is_read_and_others_are_the_repositorys(folder):
     own = of_hopper()
     altered(folder, "dilated", warps=16)
-    (folder / "tuned.json").write_text("{}")
+    (folder / ".tuned.json").write_text("{}")
     assert tile_tables.overlaid() == ["dilated"]
     assert tile_tables.path("dilated") == folder / "dilated.json"
     assert tile_tables.path("hop") == tile_tables.HOME / "hop.json"

@@ -1,0 +1,295 @@
+"""A campaign's archive, brought home: every record is checked by itself, and filed.
+
+What is refused is named with its reason; the rest is published.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+from experiments import grid as grids
+from experiments import record, tile_tables
+from experiments.archive import MANIFEST, SUMMARY, shown, unpack
+from experiments.digest import ROOT
+from experiments.files import replacing
+from experiments.publish import own_failure, why_not
+from experiments.schema import Record, check, read_json
+from experiments.source_tree import FOLDERS, commit_of
+from models.registry import VARIANTS
+
+RESULTS = ROOT / "results"
+_FORMAT = 1
+# As `experiments.machine` makes them.
+_MACHINE = re.compile(r"[a-z0-9-]{1,200}")
+_SHA = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `campaign.json` says of a campaign."""
+
+    is_rehearsal: bool
+    started_at: datetime
+    machine: str
+    trees: dict[str, str]
+
+
+@dataclass
+class Found:
+    """What an archive holds that is sound; `refused`: a line each of what is not."""
+
+    manifest: Manifest | None = None
+    summary: str | None = None
+    records: dict[str, tuple[dict, Record]] = field(default_factory=dict)
+    tiles: dict[str, dict] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+
+
+def validate_archive(path: Path) -> tuple[int, list[str]]:
+    """How many records of the archive are valid, and what is wrong with all else in it."""
+    found = _read(path, tile_tables.FOLDER)
+    return len(found.records), found.refused
+
+
+def publish_archive(
+    path: Path, *, take_tiles: bool = False, results: Path = RESULTS, kernels: Path | None = None
+) -> int:
+    """File what may be published of the archive at `path`; returns the exit status.
+
+    That is 0 where a record was published or was already, the same, and 1 where none was.
+    Records go to `results`/published, those of a rehearsal to `results`/rehearsed, where
+    smoke tests, failures and uncommitted code are let in. take_tiles: its tile tables replace
+    those in `kernels` (models/kernels); ValueError of a rehearsal's. OSError or RecordError where
+    the archive cannot be read or nothing can be written.
+    """
+    kernels = kernels or tile_tables.FOLDER
+    found = _read(path, kernels)
+    manifest, refused = found.manifest, found.refused
+    if manifest is None:
+        refused += [f"{name}: {MANIFEST} does not say what made it" for name in found.records]
+        return _told(0, 0, refused, [])
+    if manifest.is_rehearsal and take_tiles:
+        raise ValueError(f"--tiles: {path} is of a rehearsal, whose tiles are not measured")
+    base = results / ("rehearsed" if manifest.is_rehearsal else "published")
+    commit = cache(lambda: commit_of(manifest.trees))
+    failures, published, same = [], 0, 0
+    for name, (data, one) in found.records.items():
+        if one.software.git_commit is None and not one.software.git_dirty and commit():
+            software = {**data["software"], "git_commit": commit(), "git_dirty": False}
+            data = {**data, "software": software}
+            one = check(data, name)
+        failure = None if manifest.is_rehearsal else own_failure(one)
+        if failure:
+            failures.append(f"{name}: {failure}")
+            continue
+        reason = None if manifest.is_rehearsal else _why_not(one, manifest)
+        target = base.joinpath(*name.split("/")[1:])
+        is_there, older = _beside(target, data, one)
+        if reason or older:
+            refused.append(f"{name}: {reason or older}")
+            continue
+        if not is_there:
+            record.write(target, data)
+        published += 1
+        same += is_there
+    status = _told(published, same, refused, failures)
+    if manifest.is_rehearsal:
+        print(f"it is a rehearsal: filed under {_near(base)}, which nothing reads")
+    if published:
+        _explain(found, base)
+        _tell_tiles(found, kernels, take_tiles)
+    return status
+
+
+def _read(path: Path, kernels: Path) -> Found:
+    """Unpack the archive to a temporary folder and check all that is in it."""
+    found = Found()
+    with tempfile.TemporaryDirectory(prefix="campaign-") as temporary:
+        folder = Path(temporary)
+        found.refused += [f"{one.name}: {one.reason}" for one in unpack(path, folder)]
+        try:
+            found.manifest = _manifest(folder / MANIFEST)
+        except record.RecordError as error:
+            found.refused.append(str(error))
+        for file in sorted(folder.glob("records/*/*/*.json")):
+            name = file.relative_to(folder).as_posix()
+            try:
+                data = read_json(file, name)
+                one = check(data, name)
+                _check_place(name, one)
+                found.records[name] = data, one
+            except record.RecordError as error:
+                found.refused.append(str(error))
+        for file in sorted(folder.glob("tiles/*.json")):
+            name = file.relative_to(folder).as_posix()
+            try:
+                table = read_json(file, name)
+                tile_tables.check(file.stem, table, kernels)
+                found.tiles[file.stem] = table
+            except record.RecordError as error:
+                found.refused.append(str(error))
+            except tile_tables.TileTableError as error:
+                found.refused.append(f"{name}: {error}")
+        if (folder / SUMMARY).is_file():
+            try:
+                found.summary = _plain((folder / SUMMARY).read_bytes())
+            except ValueError:
+                found.refused.append(f"{SUMMARY}: expected UTF-8 text without control characters")
+    return found
+
+
+def _manifest(path: Path) -> Manifest:
+    """RecordError where it is not there or does not say what it must."""
+    if not path.is_file():
+        raise record.RecordError(f"{MANIFEST}: is not in the archive, which is no campaign's")
+    data = read_json(path, MANIFEST)
+
+    def need(key: str, is_right: bool, expected: str) -> None:
+        if not is_right:
+            raise record.RecordError(f"{MANIFEST}: {key}: expected {expected}")
+
+    need("the whole", isinstance(data, dict), "a mapping")
+    is_first = type(data.get("format")) is int and data["format"] == _FORMAT
+    need("format", is_first, f"{_FORMAT}, which this code reads")
+    need("rehearsal", type(data.get("rehearsal")) is bool, "true or false")
+    machine, trees = data.get("machine"), data.get("trees")
+    need("machine", isinstance(machine, str) and _MACHINE.fullmatch(machine), "a machine's id")
+    is_trees = isinstance(trees, dict) and set(trees) == set(FOLDERS)
+    is_trees = is_trees and all(isinstance(x, str) and _SHA.fullmatch(x) for x in trees.values())
+    need("trees", is_trees, f"git's tree SHA-1 of {' and '.join(FOLDERS)}")
+    try:
+        started_at = _utc(datetime.fromisoformat(data.get("started_at"))).astimezone(UTC)
+        need("started_at", started_at.year >= 2000, "a time of this century")
+    except (TypeError, ValueError, OverflowError):
+        raise record.RecordError(f"{MANIFEST}: started_at: expected a time in UTC") from None
+    return Manifest(data["rehearsal"], started_at, machine, trees)
+
+
+def _check_place(name: str, found: Record) -> None:
+    """RecordError unless the record is of an experiment here and lies where it belongs."""
+    _, machine, experiment, file = name.split("/")
+    for key, value, expected in (
+        ("machine.id", found.machine.id, machine),
+        ("experiment", found.experiment, experiment),
+    ):
+        if value != expected:
+            raise record.RecordError(f"{name}: {key}: is {value!r}, and it lies under {expected!r}")
+    if not _MACHINE.fullmatch(machine):
+        raise record.RecordError(f"{name}: machine.id: is {machine!r}, which is no machine's id")
+    for key, value, known in (
+        ("experiment", experiment, grids.names()),
+        ("variant", found.variant, VARIANTS),
+        ("tier", found.tier, grids.TIERS),
+    ):
+        if value not in known:
+            raise record.RecordError(f"{name}: {key}: is {value!r}, and there is no such {key}")
+    belongs = f"{_grid(experiment).file_name(found.to_case())}.json"
+    if file != belongs:
+        raise record.RecordError(f"{name}: case: belongs at {machine}/{experiment}/{belongs}")
+
+
+_grid = cache(grids.load)
+
+
+def _why_not(one: Record, manifest: Manifest) -> str | None:
+    """Why a valid record of an archive may not be published, or None where it may."""
+    commit = one.software.git_commit
+    if one.tier != "smoke" and commit is None and not one.software.git_dirty:
+        trees = ", ".join(f"{name} {sha[:12]}" for name, sha in manifest.trees.items())
+        return (
+            f"software.git_commit: is null, and no commit here has the sources that {MANIFEST} "
+            f"names ({trees}); fetch that commit, or commit those sources, and publish again"
+        )
+    if commit is not None and not _SHA.fullmatch(commit):
+        return "software.git_commit: expected a commit's SHA-1"
+    return why_not(one)
+
+
+def _beside(target: Path, data: dict, one: Record) -> tuple[bool, str | None]:
+    """Whether the same record lies at `target`, and why this one must not replace what does."""
+    if not target.exists():
+        return False, None
+    try:
+        old = read_json(target)
+        old_one = check(old, target)
+    except record.RecordError as error:
+        return False, f"what is published is no record: {error}"
+    if _without_commit(old) == _without_commit(data):
+        return True, None
+    if _utc(old_one.started_at) >= _utc(one.started_at):
+        return False, f"started_at: is no later than the published one's, {old_one.started_at}"
+    return False, None
+
+
+def _without_commit(data: dict) -> dict:
+    """The same sources are in many commits, and the newest of them changes."""
+    software = {**data["software"], "git_commit": None, "git_dirty": None}
+    return {**data, "software": software}
+
+
+def _explain(found: Found, base: Path) -> None:
+    """Keep the summary and the tile tables beside the records, and say where."""
+    manifest = found.manifest
+    folder = base / manifest.machine / "campaigns" / f"{manifest.started_at:%Y%m%dT%H%M%SZ}"
+    # Not as JSON: whatever ends so under `published` is taken for a record.
+    tiles = [f"{name}.json\n{tile_tables.text_of(table)}" for name, table in found.tiles.items()]
+    for name, text in ((SUMMARY, found.summary), ("tiles.txt", "\n".join(tiles))):
+        if text:
+            with replacing(folder / name) as partial:
+                partial.write_text(text)
+            print(f"kept {_near(folder / name)}")
+
+
+def _tell_tiles(found: Found, kernels: Path, take_tiles: bool) -> None:
+    """Replace the tile tables of the kernels, or say how."""
+    new = [
+        name
+        for name, table in found.tiles.items()
+        if tile_tables.text_of(table) != (kernels / f"{name}.json").read_text()
+    ]
+    if not new:
+        print("no tile table in it differs from those of models/kernels")
+    elif take_tiles:
+        for name in new:
+            tile_tables.write(name, found.tiles[name], kernels)
+        print(f"replaced the tile tables {', '.join(new)} of models/kernels")
+    elif not found.manifest.is_rehearsal:
+        print(f"its tile tables {', '.join(new)} are new: --tiles puts them in models/kernels")
+
+
+def _told(published: int, same: int, refused: list[str], failures: list[str]) -> int:
+    """Say what became of the records; returns the exit status."""
+    for line in refused:
+        print(f"refused: {shown(line)}", file=sys.stderr)
+    for line in failures:
+        print(f"refused, our own fault to mend: {shown(line)}", file=sys.stderr)
+    print(f"published {published} records, refused {len(refused) + len(failures)}")
+    if same:
+        print(f"{same} of the published were there already, the same")
+    if failures:
+        print(f"{len(failures)} of the refused are failures of our own code, findings to mend")
+    if not published:
+        print("error: no record was published", file=sys.stderr)
+    return 0 if published else 1
+
+
+def _plain(data: bytes) -> str:
+    """`data` as text; ValueError where it is none."""
+    text = data.decode()
+    if not all(c.isprintable() or c in "\n\t" for c in text):
+        raise ValueError("control characters")
+    return text
+
+
+def _utc(time: datetime) -> datetime:
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _near(path: Path) -> Path:
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path

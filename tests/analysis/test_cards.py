@@ -1,0 +1,178 @@
+"""A campaign on a card that was cut short, beside the records of a CPU: who speaks, and how."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from analysis import claims, entries, findings, published, readme, records, tables, views, voices
+from analysis.numbers import lookup
+from experiments.case import Case
+from tests.analysis import synthetic, synthetic_cards
+from tests.analysis.synthetic_cards import H100, H200
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = ("comprehensive", "block_sparse", "ring", "extreme", "as_published")
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    root = tmp_path_factory.mktemp("half") / "published"
+    for experiment in EXPERIMENTS:
+        synthetic.write(root, experiment)
+    chosen = [one for one in synthetic_cards.half_full() if one[0] in EXPERIMENTS]
+    synthetic_cards.write(root, chosen, H100, 1)
+    return records.load(root)
+
+
+@pytest.fixture(scope="module")
+def told(half):
+    return {e: findings.of_experiment(half, e) for e in EXPERIMENTS}
+
+
+def at_8192(variant: str) -> Case:
+    return next(
+        case
+        for case in synthetic.cases("comprehensive", "gpu")
+        if (case.variant, case.batch, case.seq_len) == (variant, 1, 8192)
+    )
+
+
+def test_a_card_speaks_before_a_cpu_and_prints_no_interval_of_one_process(told):
+    found = told["comprehensive"]["comprehensive.vs_dense.dilated-sdpa.b1.n8192"]
+    times = [synthetic_cards.median_ms(at_8192(v), H100) for v in ("dense", "dilated-sdpa")]
+    assert found["value"] == pytest.approx(times[0] / times[1])
+    assert (found["low"], found["high"]) == (None, None)
+    assert found["text"] == found["bare"] == f"{times[0] / times[1]:.2f}"
+    assert found["device"] == "NVIDIA H100 80GB HBM3"
+    word = told["comprehensive"]["comprehensive.vs_dense.dilated-sdpa.b1.n8192.word"]
+    assert word["value"] == "in one process faster than"
+
+
+def test_what_only_the_cpu_has_is_told_of_it_by_name(told):
+    ring = told["ring"]
+    key = "ring.strong.ring-distributed"
+    assert ring["ring.machine.device"]["text"] == "NVIDIA H100 80GB HBM3"
+    assert ring[f"{key}.speedup"]["value"] == pytest.approx(2**0.9)
+    assert ring[f"{key}.speedup"]["text"].endswith("] (2-core CPU, float32)")
+    assert ring[f"{key}.speedup"]["device"] == "2-core CPU"
+    # All of a statement is of one machine, though the card has unsupported cases at 8 ranks.
+    assert (ring[f"{key}.ranks"]["value"], ring[f"{key}.each"]["text"]) == (2, "core")
+
+
+def test_no_ratio_and_no_fit_mixes_machines(half, told):
+    machine = dict(zip(half["path"], half["machine"], strict=True))
+    mixed = [
+        key
+        for found in told.values()
+        for key, entry in found.items()
+        if len({machine[path] for path in entry["records"]}) > 1
+    ]
+    assert mixed == []
+
+
+def test_every_measured_number_of_another_machine_names_it(half, told):
+    machine = dict(zip(half["path"], half["machine"], strict=True))
+    for experiment, found in told.items():
+        for key, entry in found.items():
+            here = {machine[path] for path in entry["records"]} <= {H100.id}
+            if here and not key.startswith(f"{experiment}.error."):
+                assert "CPU" not in entry["text"], key
+
+
+def test_a_crossover_of_the_cpu_says_so(told):
+    found = told["block_sparse"]["block_sparse.crossover.block-sparse@95"]
+    assert found["value"] == pytest.approx(1024 * (39.7 / 11.25) ** 0.5, rel=0.02)
+    assert found["text"].endswith(" tokens (2-core CPU, float32, 1K–16K tokens)")
+    assert told["block_sparse"]["block_sparse.series.longest"]["device"] == "2-core CPU"
+
+
+def test_a_named_machine_speaks_alone(half):
+    found = findings.of_experiment(half, "ring", H100.id)
+    assert found["ring.strong.ring-distributed.speedup"]["text"] == "–"
+
+
+def test_cards_come_before_cpus_and_the_fuller_one_first(half, tmp_path):
+    cases = [("comprehensive", case) for case in synthetic.cases("comprehensive", "gpu")[:5]]
+    synthetic_cards.write(tmp_path / "published", cases, H200, 3)
+    synthetic_cards.write(tmp_path / "published", cases[:2], H100, 3)
+    synthetic.write(tmp_path / "published", "comprehensive")
+    frame = records.load(tmp_path / "published")
+    order = [H200.id, H100.id, synthetic.CPU]
+    assert voices.order(frame, "comprehensive") == order
+    assert voices.order(frame, "comprehensive", H100.id) == [H100.id]
+
+
+def test_the_readme_names_the_device_of_each_sentence(half, told):
+    numbers = {key: value for found in told.values() for key, value in found.items()}
+    book = claims.load(published.CLAIMS)
+    for word in ("total", "reproduced", "not-reproduced", "refuted", "not-testable-here"):
+        numbers[f"claims.all.{word}"] = {"value": len(book.claims), "text": "7"}
+    template = (ROOT / "paper/readme.md.j2").read_text()
+    text = readme.fill("<!-- found -->\n<!-- /found -->", template, numbers)
+    text = " ".join(text.split())
+    gain = lookup(numbers, "comprehensive.vs_dense.dilated-sdpa.b1.n8192", "")
+    assert f"is {gain} times as fast as dense attention at 8192 tokens (NVIDIA H100 80GB" in text
+    assert "over one (2-core CPU, a core a rank)" in text
+    assert "(NVIDIA H100 80GB HBM3, a core a rank)" not in text and "–" not in text
+
+
+def test_a_readme_without_several_ranks_has_no_sentence_of_them(told):
+    numbers = {key: value for found in told.values() for key, value in found.items()}
+    for word in ("total", "reproduced", "not-reproduced", "refuted", "not-testable-here"):
+        numbers[f"claims.all.{word}"] = {"value": 7, "text": "7"}
+    numbers["ring.strong.ring-distributed.speedup"] |= {"value": None, "text": "–"}
+    template = (ROOT / "paper/readme.md.j2").read_text()
+    text = readme.fill("<!-- found -->\n<!-- /found -->", template, numbers)
+    numbers["ring.strong.ring-distributed.speedup"] |= {"value": 2**0.9}
+    assert "real ranks" not in text
+
+
+def test_a_table_keeps_what_the_cpu_measured_in_a_block_of_its_own(half):
+    made = tables.TABLES["comprehensive"]["summary-4096"](half, "auto")
+    assert list(dict.fromkeys(made.machines)) == [
+        "NVIDIA H100 80GB HBM3", "2-core CPU, A CPU @ 2.0GHz",
+    ]  # fmt: skip
+    lines = made.to_csv().splitlines()
+    assert lines[0].startswith("Machine,Implementation,")
+    own = [line for line in lines if line.startswith('"2-core CPU')]
+    assert len(own) == sum(name.startswith("2-core") for name in made.machines) > 0
+    assert "| *2-core CPU, A CPU @ 2.0GHz* |" in made.to_markdown()
+    typst = made.to_typst()
+    assert 'emph("2-core CPU, A CPU @ 2.0GHz")' in typst
+    assert 'table.header("Implementation", "Time\\npublished' in typst
+    assert r"\emph{2-core CPU, A CPU @ 2.0GHz}" in made.to_latex("x")
+    # Where nothing is of the card, the CPU's note stands.
+    strong = tables.TABLES["ring"]["strong"](half, "auto")
+    assert strong.note.startswith("Measured: 2-core CPU, real ranks; a rank is one core")
+
+
+def test_a_full_card_needs_no_second_card(tmp_path):
+    cases = [("comprehensive", case) for case in synthetic.cases("comprehensive", "gpu")[:63]]
+    for card in (H100, H200):
+        synthetic_cards.write(tmp_path / "published", cases, card, 2)
+    made = tables.TABLES["comprehensive"]["times"](records.load(tmp_path / "published"), "auto")
+    assert made.machines == () and "H200" not in made.note
+
+
+def test_times_of_one_process_have_no_interval_and_those_of_three_have(half):
+    card = half[(half["machine"] == H100.id) & (half["status"] == "ok")]
+    assert card["low_ms"].isna().all() and card["median_ms"].notna().all()
+    host = half[half["machine"] == synthetic.CPU]
+    assert (host["low_ms"] < host["median_ms"]).all()
+    rows = [card[card["variant"] == v].iloc[0] for v in ("dense", "dilated-sdpa")]
+    gain = views.ratio(*rows)
+    assert math.isnan(gain.low) and gain.confidence == 0
+    assert entries.time(rows[0])["text"].count("[") == 0
+
+
+def test_a_verdict_of_one_process_says_so_and_needs_a_clear_direction(half):
+    book = claims.load(published.CLAIMS)
+    by = {verdict.id: verdict for verdict in claims.evaluate(book, half)}
+    found = by["comprehensive.speedup.improved.b1.n8192"]
+    times = [
+        synthetic_cards.median_ms(at_8192(v), H100) for v in ("dilated-gather", "dilated-sdpa")
+    ]
+    assert found.reason.startswith(f"{times[0] / times[1]:.4g} (one process) times as fast")
+    assert H100.id in found.reason
+    assert (found.measured["low"], found.measured["high"]) == (None, None)

@@ -1,0 +1,97 @@
+"""Which claims get a verdict by which minute, judged over records that do not exist yet."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from analysis import coverage
+from analysis.expected_records import expected_record
+from experiments import cost, grid
+from experiments.campaign import value
+from experiments.schema import Record
+
+
+def _selected(*names):
+    """(experiment, case, seconds) of the ordered cases of some experiments."""
+    limits = {name: grid.load(name).tiers["gpu"].limits for name in grid.names()}
+    return [
+        (
+            one.experiment,
+            one.case,
+            cost.seconds(one.case, limits[one.experiment], "cuda", replicates=1).total,
+        )
+        for one in value.ordered()
+        if not names or one.experiment in names
+    ]
+
+
+def test_expected_records_are_valid_and_say_what_was_expected():
+    for name in grid.names():
+        for case in grid.load(name).tiers["gpu"].cases[::7]:
+            record = Record.model_validate(expected_record(name, case, 5.0))
+            assert record.to_case() == case
+            expected = cost.seconds(case, grid.load(name).tiers["gpu"].limits, "cuda")
+            assert record.status == expected.status
+            if record.status == "ok":
+                samples = sorted(record.replicates[0].samples_ms)
+                assert samples[len(samples) // 2] == pytest.approx(expected.pass_ms)
+                assert record.replicates[0].peak_memory_bytes > 0
+
+
+@pytest.fixture(scope="module")
+def covered():
+    return coverage.coverage(_selected(), (2, 10))
+
+
+def test_every_claim_stands_in_the_table_once(covered):
+    assert len(covered) == 605
+    assert covered["claim"].is_unique
+    assert set(covered["decided"]) == {"before", 2, 10, "-"}
+
+
+def test_a_claim_that_waits_for_a_case_is_decided_once_it_ends(covered):
+    decided = covered.set_index("claim")["decided"]
+    # A billion streamed tokens are measured after some two minutes; no CPU has them.
+    assert decided["overview.scale.billion"] == 10
+    assert decided["block_sparse.memory.block-sparse-95.n16384"] == 2
+
+
+def test_what_is_not_decided_says_what_it_needs(covered):
+    rows = covered.set_index("claim")
+    assert (rows.loc[rows["decided"] != "-", "needs"] == "").all()
+    assert (rows.loc[rows["decided"] == "-", "needs"] != "").all()
+    assert rows.loc["comprehensive.setup.gpus", "needs"].startswith("not by any case: ")
+    time = rows.loc["comprehensive.time.dilated.b1.n2048", "needs"]
+    assert time.startswith("the published card: no record on a GTX 1080")
+    assert rows.loc["ring.feature.multi-gpu.ring-hilbert", "needs"].startswith("several cards: ")
+    ring = rows.loc["comprehensive.log.functional.ring", "needs"]
+    assert ring.startswith("a system that no grid has: ")
+
+
+def test_counts_add_up(covered):
+    counts = coverage.counts(covered)
+    assert list(counts) == ["before", 2, 10, "-"]
+    assert counts["before"] < counts[2] < counts[10]
+    assert counts[10] + counts["-"] == len(covered)
+
+
+def test_text_lists_what_is_new_and_what_is_missing(covered):
+    text = coverage.text(covered, (2, 10))
+    total = next(line for line in text.splitlines() if line.startswith("all "))
+    numbers = [int(word) for word in total.split()[1:]]
+    counts = coverage.counts(covered)
+    assert numbers == [counts["before"], counts[2], counts[10], counts["-"]]
+    assert "  10 min  overview.scale.billion" in text
+    assert "comprehensive.setup.gpus" not in text
+
+
+def test_counts_leave_out_no_minute():
+    frame = pd.DataFrame({"decided": ["before", 5, 20, "-", "-"]})
+    assert coverage.counts(frame) == {"before": 1, 5: 2, 20: 3, "-": 2}
+
+
+@pytest.mark.parametrize("minutes", [(), (5, 5), (10, 5), (0, 5), (-1,)])
+def test_minutes_that_do_not_rise(minutes):
+    with pytest.raises(ValueError, match="expected rising numbers above 0"):
+        coverage.coverage([], minutes)

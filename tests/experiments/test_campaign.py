@@ -1,0 +1,314 @@
+"""A campaign without a card: shares of time, marks of kernels, and rehearsals that are killed."""
+
+import json
+import math
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments import archive, children, source_tree
+from experiments.campaign import build, summary, trust, work
+from experiments.campaign.clock import SHARES, STEPS, Clock, share
+from experiments.campaign.folder import CampaignError, Folder
+from experiments.case import Case
+from experiments.digest import ROOT
+from models import kernels
+from models.kernels import withdrawn
+from models.ring.call import resolve_op
+
+SECONDS = 20.0
+
+
+@pytest.fixture(autouse=True)
+def nothing_withdrawn():
+    yield
+    withdrawn.restore()
+
+
+def test_shares_leave_most_of_half_an_hour_for_measuring():
+    assert share("measure", 1680) >= 1000
+    for seconds in (30, 300, 1680):
+        assert sum(share(step, seconds) for step in STEPS) == pytest.approx(seconds)
+        assert share("measure", seconds) > 0.25 * seconds
+    clock = Clock(100.0, start=time.monotonic() - 99)
+    assert clock.left() == 0 and all(clock.share(step) == 0 for step in SHARES)
+
+
+def test_checks_cover_every_kernel_dtype_head_size_and_direction():
+    met = {(c.table, c.direction, c.case.dtype, c.case.head_dim) for c in
+           trust.checks_at_real_sizes()}  # fmt: skip
+    for direction in ("forward", "backward"):
+        for dim in (32, 64, 128, 256):
+            for table, dtypes in {
+                "dilated": ("float16", "bfloat16", "float32"),
+                "hop": ("float16", "bfloat16", "float32"),
+                "block_sparse": ("float16", "bfloat16"),
+            }.items():
+                assert {(table, direction, dtype, dim) for dtype in dtypes} <= met
+    assert {c.case.block_size for c in trust.checks_at_real_sizes()} == {None, 16, 32, 64, 128}
+
+
+def test_checks_travel_as_json():
+    checks = trust.checks_at_real_sizes()
+    assert build.of_json(json.loads(json.dumps(build.to_json(checks)))) == checks
+    assert [build.call_of(one).table for one in checks] == [one.table for one in checks]
+
+
+needs_interpreter = pytest.mark.skipif(
+    not kernels.HAS_TRITON or torch.cuda.is_available(), reason="interpreted on a CPU alone"
+)
+
+
+def examine(checks, each_s=SECONDS, deadline_s=60.0):
+    def run_all(waiting):
+        return children.run_all(
+            [(trust.examine, (one.case, "cpu")) for one in waiting],
+            processes=2,
+            deadline=time.monotonic() + deadline_s,
+            each_s=each_s,
+            memory_gib=math.inf,
+        )
+
+    return {(m.table, m.direction): m for m in trust.examine_all(checks, run_all, {}, each_s)}
+
+
+def of_hop():
+    return [c for c in trust.checks_interpreted() if c.table == "hop" and
+            c.case.dtype == "float16"]  # fmt: skip
+
+
+@needs_interpreter
+def test_right_kernels_pass_with_errors_below_twice_those_of_dense_attention():
+    marks = examine([c for c in trust.checks_interpreted() if c.case.dtype == "float16"])
+    assert {m.status for m in marks.values()} == {"ok"}, marks
+    assert len(marks) == 6
+    for mark in marks.values():
+        assert 0 < mark.relative_rms <= 3 * mark.baseline
+
+
+def wrong(forward):
+    def call(self, *arguments):
+        out, lse, saved = forward(self, *arguments)
+        return 1.01 * out, lse, saved
+
+    return call
+
+
+def hanging(_):
+    def call(*_):
+        while True:
+            time.sleep(1)
+
+    return call
+
+
+def greedy(_):
+    return lambda *_: torch.empty(2**48)
+
+
+def crashing(_):
+    return lambda *_: os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def not_compiling(_):
+    def call(*_):
+        raise NameError("undefined_name is not defined")
+
+    return call
+
+
+@needs_interpreter
+@pytest.mark.parametrize(
+    ("fault", "status", "reason", "each_s"),
+    [
+        (wrong, "failed", "output: relative error", SECONDS),
+        (hanging, "timeout", "over its limit of 5", 5.0),
+        (greedy, "oom", "", SECONDS),
+        (crashing, "failed", "SIGSEGV", SECONDS),
+        (not_compiling, "failed", "NameError", SECONDS),
+    ],
+)
+def test_a_bad_kernel_is_marked_and_takes_nothing_with_it(
+    monkeypatch, fault, status, reason, each_s
+):
+    from models.kernels.hop import Triton
+
+    monkeypatch.setattr(Triton, "forward", fault(Triton.forward))
+    others = [c for c in trust.checks_interpreted() if (c.table, c.case.dtype, c.direction) ==
+              ("block_sparse", "float16", "forward")]  # fmt: skip
+    marks = examine([*of_hop(), *others], each_s)
+    assert marks["hop", "forward"].status == status
+    assert reason in marks["hop", "forward"].reason
+    assert marks["hop", "backward"].status == "failed"
+    assert marks["hop", "backward"].reason.startswith(f"its forward pass {status}: ")
+    assert marks["block_sparse", "forward"].status == "ok"
+
+
+@needs_interpreter
+def test_what_the_end_of_the_step_cuts_off_is_no_fault(monkeypatch):
+    from models.kernels.hop import Triton
+
+    monkeypatch.setattr(Triton, "forward", hanging(None))
+    marks = examine(of_hop(), each_s=SECONDS, deadline_s=2.0)
+    assert {mark.status for mark in marks.values()} == {"not run"}
+    assert not any(mark.is_bad for mark in marks.values())
+
+
+def bad(table, direction="forward", dtype="float16", head_dim=64):
+    return trust.Mark(table, direction, dtype, head_dim, None, "failed", "is wrong by 1 %")
+
+
+def on_card(**changes):
+    shape = {"batch": 1, "seq_len": 64, "heads": 2, "kv_heads": 2, "head_dim": 64}
+    branches = {"segment_lengths": (64,), "dilation_rates": (1,)}
+    fields = {"variant": "dilated-triton", "dtype": "float16", "is_causal": True}
+    return Case(**{**shape, **branches, **fields, "pass_": "forward", **changes})
+
+
+def test_a_case_that_names_a_bad_kernel_fails_with_the_reason():
+    marks = [bad("dilated", "backward")]
+    assert trust.why_failed(on_card(), marks) is None
+    reason = trust.why_failed(on_card(pass_="forward_backward"), marks)
+    assert reason == ("dilated.backward failed its check at float16, head_dim 64: is wrong by 1 %")
+    # Padded to 64 too, but not float32, nor 128.
+    assert trust.why_failed(on_card(head_dim=40, pass_="forward_backward"), marks) == reason
+    assert trust.why_failed(on_card(head_dim=128), [bad("dilated")]) is None
+    assert trust.why_failed(on_card(dtype="float32"), [bad("dilated")]) is None
+    # What "auto" takes, or another backend, is measured.
+    assert trust.why_failed(on_card(variant="dilated-sdpa"), [bad("dilated")]) is None
+
+
+class OnCard(torch.Tensor):
+    """Says that it lies on a card."""
+
+    is_cuda = property(lambda self: True)
+
+
+@needs_interpreter
+def test_auto_passes_over_a_bad_kernel_and_takes_it_where_it_is_right():
+    q = torch.empty(1, 64, 2, 64, dtype=torch.float16).as_subclass(OnCard)
+    assert resolve_op(q, "auto").name == "triton"
+    trust.withdraw([bad("hop", "backward"), replace(bad("dilated"), status="not run")])
+    assert kernels.why_withdrawn("hop", "torch.float16", 40).startswith("hop.backward failed")
+    assert kernels.why_withdrawn("dilated", "torch.float16", 64) is None
+    assert kernels.why_withdrawn("hop", "torch.bfloat16", 64) is None
+    trust.withdraw([])
+    assert kernels.why_withdrawn("hop", "torch.float16", 64) is None
+
+
+def test_a_folder_is_begun_once_and_taken_up_by_the_same_code_only(tmp_path):
+    told = {"format": 1, "rehearsal": True, "started_at": "2026-01-02T03:04:05+00:00",
+            "machine": "here", "trees": source_tree.of_sources()}  # fmt: skip
+    folder = Folder.begin(tmp_path / "a", told)
+    with pytest.raises(CampaignError, match="add --resume"):
+        Folder.begin(tmp_path / "a", told)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.txt").touch()
+    with pytest.raises(CampaignError, match="is not empty"):
+        Folder.begin(tmp_path / "b", told)
+    with pytest.raises(CampaignError, match="holds no campaign.json"):
+        Folder.resume(tmp_path / "b", told)
+    os.close(folder._lock)
+    assert Folder.resume(tmp_path / "a", told).manifest == told
+    for key, value in {"machine": "there", "rehearsal": False, "trees": {}}.items():
+        with pytest.raises(CampaignError, match="--resume: the campaign in"):
+            Folder.resume(tmp_path / "a", {**told, key: value})
+
+
+def campaign(*arguments, **options):
+    command = [sys.executable, "-m", "experiments", "campaign", *arguments]
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--minutes: say how long the device is yours"),
+        (["--minutes", "0"], "--minutes 0: expected at least 0.25"),
+        (["--minutes", "nan"], "--minutes nan: expected at least 0.25"),
+        (["--rehearse", "--device", "cuda"], "a rehearsal is on the CPU"),
+        (["--rehearse", "--resume"], "--resume: name the campaign's folder by --out"),
+    ],
+)
+def test_bad_arguments_end_before_any_work(arguments, message):
+    process = campaign(*arguments)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert message in errors and errors.count("\n") == 1
+
+
+def unpacked(folder: Path, into: Path) -> dict[str, dict]:
+    """The records in the archive of a campaign, by name; none may be refused."""
+    (packed,) = folder.glob("*.tar.xz")
+    assert archive.unpack(packed, into) == []
+    return {path.name: json.loads(path.read_text()) for path in into.rglob("records/**/*.json")}
+
+
+def test_a_rehearsal_killed_five_times_goes_on_and_loses_nothing(tmp_path):
+    out, kept = tmp_path / "campaign", {}
+    chance = random.Random(2026)
+    for number in range(5):
+        resume = ["--resume"] if (out / "campaign.json").exists() else []
+        process = campaign("--rehearse", "--minutes", "2", "--out", str(out), *resume)
+        time.sleep(chance.uniform(2, 14))
+        assert process.poll() is None, process.communicate()
+        process.kill()
+        process.communicate()
+        if list(out.glob("*.tar.xz")):
+            found = unpacked(out, tmp_path / f"killed-{number}")
+            assert set(kept) <= set(found)
+            (packed,) = out.glob("*.tar.xz")
+            assert time.time() - packed.stat().st_mtime < 60
+            kept = found
+    process = campaign("--rehearse", "--minutes", "0.8", "--out", str(out), "--resume")
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert Path(printed.strip()) in set(out.glob("*.tar.xz"))
+    found = unpacked(out, tmp_path / "end")
+    assert set(kept) <= set(found) and len(found) >= 5
+    assert all(found[name] == kept[name] for name in kept if kept[name]["status"] == "ok")
+    assert {one["status"] for one in found.values()} <= {"ok", "unsupported"}
+    text = (tmp_path / "end" / "summary.md").read_text()
+    assert re.search(rf"## {len(found)} records", text)
+    assert "## Kernels: " in text or not kernels.HAS_TRITON
+
+
+def test_the_summary_gives_speed_ups_over_dense_of_the_same_setting():
+    def record(variant, ms, **changes):
+        fields = on_card(variant="dilated-sdpa").to_json() | changes
+        if variant == "dense":
+            fields |= {"segment_lengths": None, "dilation_rates": None}
+        error = {"relative_rms": 3e-4, "baseline_relative_rms": 2e-4}
+        return {
+            "experiment": "dilated", "variant": variant, "case": fields, "status": "ok",
+            "replicates": [{"samples_ms": [ms, ms, ms]}], "useful_flops": 10**12,
+            "error": {"output": error},
+        }  # fmt: skip
+
+    text = summary.records_table(
+        [record("dense", 8.0), record("dilated-sdpa", 2.0), record("dilated-sdpa", 4.0, batch=2)]
+    )
+    rows = [[cell.strip() for cell in line.split("|")[3:-1]] for line in text.splitlines()[4:]]
+    assert rows == [
+        ["8", "1", "125", "1.00", "1.50"],
+        ["2", "1", "500", "4.00", "1.50"],
+        ["4", "1", "250", "", "1.50"],
+    ]
+
+
+def test_the_first_cases_of_a_card_are_cases_of_its_tier():
+    chosen = work.on_device("cuda", "gpu")
+    of_tier = {(one.experiment, one.case) for one in chosen.cases}
+    assert {(one.experiment, one.case) for one in chosen.first} <= of_tier
+    assert len(chosen.first) == 30
