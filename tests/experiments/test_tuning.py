@@ -48,7 +48,7 @@ class Clock:
             if how == "hang":
                 time.sleep(600)
             if how == "die":
-                os.kill(os.getpid(), signal.SIGSEGV)
+                os.kill(os.getpid(), signal.SIGKILL)
             if how == "wrong":
                 raise Wrong("its result is not that of the current tile")
             if how == "memory":
@@ -100,11 +100,12 @@ def test_the_fastest_wins_by_halving(tmp_path):
     assert result.raced == 9
     assert result.ms_before == pytest.approx(5.0, abs=1e-4)
     assert result.ms_after == pytest.approx(1.0, abs=1e-4)
-    asked = [tuple(map(int, line.split())) for line in (tmp_path / "asked").read_text().split("\n")
-             if line]  # fmt: skip
+    lines = (tmp_path / "asked").read_text().splitlines()
+    asked = [tuple(map(int, line.split())) for line in lines]
     per_round = {count: [b for b, c in asked if c == count] for count in (5, 10, 20, 40)}
-    assert [len(of) for of in per_round.values()] == [9, 5, 3, 2]
-    assert per_round[20][1:] == [128, 112] and len(asked) == 19
+    assert [len(of) for of in per_round.values()] == [9, 5, 3, 2] and len(asked) == 19
+    # The current one, of 128 rows too, to the end.
+    assert per_round[20] == [128, 128, 112] and per_round[40] == [128, 128]
 
 
 def test_the_current_tile_stays_where_none_is_faster():
@@ -119,7 +120,7 @@ def test_a_tile_that_goes_wrong_loses_the_race_and_nothing_else():
     assert result.best == MANY[5] and result.finished
     assert result.lost == {
         MANY[0]: "no answer within 1 s",
-        MANY[1]: "its process ended with signal SIGSEGV",
+        MANY[1]: "its process ended with signal SIGKILL",
         MANY[2]: "its result is not that of the current tile",
         MANY[3]: "OutOfMemoryError: no room at all",
     }
@@ -172,7 +173,6 @@ def test_tables_hold_the_winners_and_nothing_else_changes(tmp_path):
 def test_what_was_tuned_on_this_card_with_this_code_is_not_raced_again(tmp_path):
     said = []
     assert len(run(tmp_path, StandIn(), ENTRIES[:2])) == 2
-    # A damaged last line of another kind: the journal is written whole.
     again = run(tmp_path, StandIn(), said=said)
     assert [made.entry for made in again] == ENTRIES[2:]
     assert said[0] == "2 entries already tuned here"
@@ -239,3 +239,34 @@ def test_without_triton_it_says_so():
     )
     told = "nothing to tune: the package triton is not installed"
     assert done.stdout.splitlines() == [told, "84 []"], done.stderr[-2000:]
+
+
+COMPILED = """
+import json, math, sys
+from experiments.tuning.clocks import StandIn
+from experiments.tuning.plan import Entry, call_of
+from experiments.tuning.tune import _judged, tune
+from models.kernels.tiles import Tile
+entry = Entry("hop", "backward_kv", 32, 32)
+options = dict(folder=sys.argv[1], clock=StandIn(), capability=90, say=lambda text: None)
+made = tune([entry], seconds=math.inf, processes=2, **options)
+print(json.dumps([made[0].note.split(" on ")[0], made[0].was, made[0].now]))
+((left, out),) = _judged([(entry, Tile(32, 32, 4, 2))], 90, 1, 0.0)
+print(json.dumps([left, sorted(set(out.values()))]))
+"""
+
+
+def test_candidates_are_compiled_ahead_and_the_faulty_do_not_race(tmp_path):
+    """In a process that does not interpret; what its time leaves uncompiled does not race."""
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    env["TRITON_CACHE_DIR"] = str(tmp_path / "cache")
+    command = [sys.executable, "-c", COMPILED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (note, was, now), late = map(json.loads, done.stdout.splitlines())
+    assert note == "fastest of 3 (1 out)" or note == "fastest of 4 (0 out)"
+    assert was != now or was == {"block_m": 32, "block_n": 32, "warps": 4, "stages": 2}
+    assert late == [[], ["the time was up before it"]]
+    # The whole pass too, with which a race begins, lies ready.
+    names = {path.name for path in (tmp_path / "cache").rglob("*.cubin")}
+    assert {"backward_q.cubin", "backward_kv.cubin", "kernel.cubin"} <= names
