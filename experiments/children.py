@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 
-from experiments.forks import TICK_S, Gone, Outcome, Process, send
+from experiments.forks import TICK_S, Gone, Outcome, Process, send, uninterrupted
 
 __all__ = ["Outcome", "attempt", "over", "resolve", "run", "run_all"]
 
@@ -65,7 +65,8 @@ def run_all(
         while True:
             while waiting and len(running) < processes and time.monotonic() < deadline:
                 number, task = waiting.pop(0)
-                running[number] = Process(_report, task, memory_gib=memory_gib)
+                with uninterrupted():
+                    running[number] = Process(_report, task, memory_gib=memory_gib)
             if not running:
                 return outcomes
             ends = {n: min(deadline, process.started + each_s) for n, process in running.items()}

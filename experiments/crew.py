@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from experiments import lease
 from experiments.children import Outcome, attempt, over, resolve, run
-from experiments.forks import Gone, Process, send
+from experiments.forks import Gone, Process, send, uninterrupted
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,14 @@ class Crew:
         if self._keeper is not None and self._keeper.cards != _cards():
             self._dismiss_keeper()
         if self._keeper is None:
-            self._keeper = _Waiting(self._context, is_lasting=True)
+            with uninterrupted():
+                self._keeper = _Waiting(self._context, is_lasting=True)
         try:
             outcome = self._keeper.begin(function, arguments, deadline, tick)
             if outcome is None:
                 if ahead:
-                    self._standby = _Waiting(self._context, is_lasting=False)
+                    with uninterrupted():
+                        self._standby = _Waiting(self._context, is_lasting=False)
                 outcome = self._keeper.outcome(deadline, tick)
             # One that failed may have lost its context, or not have its memory back.
             if outcome.status not in ("ok", "unsupported"):
@@ -137,7 +139,8 @@ class Crew:
                 outcome = process.outcome(deadline, tick)
             if ahead and outcome.status == "ok":
                 # Its context is made while that of the one before goes.
-                self._standby = _Waiting(self._context, is_lasting=False)
+                with uninterrupted():
+                    self._standby = _Waiting(self._context, is_lasting=False)
             return outcome
         finally:
             process.kill()

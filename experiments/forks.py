@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +54,16 @@ def send(pipe, report: tuple[str, object, str | None]) -> None:
     except Exception as error:  # Whatever a value's own pickling raises.
         text = pickle.dumps(("failed", None, f"its result cannot be sent: {error!r}"))
     pipe.send_bytes(text)
+
+
+@contextmanager
+def uninterrupted():
+    """Have Ctrl-C wait: a process that is forked within is booked before it can be forgotten."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Process:
@@ -165,6 +175,7 @@ def _be_a_child(parent: int, memory_gib, serve: Callable, pipe, arguments: Seque
         os.setpgid(0, 0)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         # A terminal would stop a process of another group that reads from it.
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         Path("/proc/self/oom_score_adj").write_text("1000")

@@ -55,7 +55,7 @@ def test_list_and_plan_tell_the_cases():
     listed = cli("list").stdout
     assert "comprehensive" in listed and "smoke 12, laptop 30, gpu 522" in listed
     planned = cli("plan", "comprehensive", "--tier", "gpu", "--device", "cpu").stdout
-    assert planned.count("\n  measure ") + planned.count("\n  done ") == 520
+    assert planned.count("\n  measure ") + planned.count("\n  done ") == 522
 
 
 def test_tune_holds_a_gpu_while_it_measures(monkeypatch, capsys, tmp_path):
