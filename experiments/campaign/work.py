@@ -77,6 +77,6 @@ def _blocks(name: str) -> list[Selected]:
     found = []
     for block in loads((_HERE / name).read_text()):
         fields = {key: of for key, of in block.items() if key != "experiment"}
-        for case in grid.expand(name, fields):
+        for case in dict.fromkeys(grid.expand(name, fields)):
             found.append(Selected(block["experiment"], case, "before tuning", len(found)))
     return found

@@ -261,7 +261,7 @@ def test_a_rehearsal_killed_five_times_goes_on_and_loses_nothing(tmp_path):
     for number in range(5):
         resume = ["--resume"] if (out / "campaign.json").exists() else []
         process = campaign("--rehearse", "--minutes", "2", "--out", str(out), *resume)
-        time.sleep(chance.uniform(2, 14))
+        time.sleep(chance.uniform(4, 26))
         assert process.poll() is None, process.communicate()
         process.kill()
         process.communicate()
@@ -271,7 +271,7 @@ def test_a_rehearsal_killed_five_times_goes_on_and_loses_nothing(tmp_path):
             (packed,) = out.glob("*.tar.xz")
             assert time.time() - packed.stat().st_mtime < 60
             kept = found
-    process = campaign("--rehearse", "--minutes", "0.8", "--out", str(out), "--resume")
+    process = campaign("--rehearse", "--minutes", "1.2", "--out", str(out), "--resume")
     printed, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert Path(printed.strip()) in set(out.glob("*.tar.xz"))
@@ -311,4 +311,4 @@ def test_the_first_cases_of_a_card_are_cases_of_its_tier():
     chosen = work.on_device("cuda", "gpu")
     of_tier = {(one.experiment, one.case) for one in chosen.cases}
     assert {(one.experiment, one.case) for one in chosen.first} <= of_tier
-    assert len(chosen.first) == 30
+    assert len(set(chosen.first)) == len(chosen.first) == 34
