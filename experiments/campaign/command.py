@@ -82,5 +82,5 @@ def _plan(options, minutes: float) -> int:
         chosen = work.on_device(device, machine.default_tier(device))
     print(planning.text(chosen, kind, name, minutes))
     if kind == "cuda":
-        print(f"\n{planning.claims_text(chosen, kind, name)}")
+        print(f"\n{planning.claims_text(chosen, kind, name, minutes)}")
     return 0

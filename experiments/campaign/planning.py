@@ -6,19 +6,21 @@ import importlib.util
 from collections.abc import Iterator
 
 from experiments import cost, grid, runner
-from experiments.campaign.clock import SHARES, share
+from experiments.campaign.clock import SHARES, STEPS, share
 from experiments.campaign.value import Selected
 from experiments.campaign.work import Work
 
 MINUTES = (5, 10, 20, 28)
 
 
-def timed(work: Work, kind: str, name: str) -> Iterator[tuple[Selected, float]]:
-    """The cases to measure in order, each with the seconds expected of one replicate.
+def timed(
+    cases: list[Selected], work: Work, kind: str, name: str
+) -> Iterator[tuple[Selected, float]]:
+    """Cases in order, each with the seconds expected of one replicate.
 
     kind: "cpu" or "cuda"; name: of the device, as `cost.seconds` takes them.
     """
-    for one in work.cases:
+    for one in cases:
         limits = grid.load(one.experiment).tiers[work.tier].limits
         yield one, cost.seconds(one.case, limits, kind, name, replicates=1).total
 
@@ -33,7 +35,7 @@ def text(work: Work, kind: str, name: str, minutes: float) -> str:
         begin += share(step, seconds)
     lines.append(f"{_clock(begin)}  measure: {seconds - begin:.0f} s, most valuable first")
     fitting, why, now = [], None, begin
-    for one, expected in timed(work, kind, name):
+    for one, expected in timed(work.cases, work, kind, name):
         if now + expected > seconds:
             continue
         if one.why != why:
@@ -49,14 +51,35 @@ def text(work: Work, kind: str, name: str, minutes: float) -> str:
     return "\n".join(lines)
 
 
-def claims_text(work: Work, kind: str, name: str) -> str:
-    """Claim by claim, by which minute of measuring it would have a verdict."""
+def by_the_clock(work: Work, kind: str, name: str, minutes: float) -> list[tuple]:
+    """(experiment, case, seconds) of all that is measured, in order; seconds add up to the clock.
+
+    What goes before is in the seconds of the case that it holds up: the checks before the first
+    one of all, and the tuning before the first that is measured after it.
+    """
+    begins, now = {}, 0.0
+    for step in STEPS:
+        begins[step] = now
+        now += share(step, 60 * minutes)
+    found, now = [], 0.0
+    for step, cases in (("first", work.first), ("measure", work.cases)):
+        end = begins[step] + share(step, 60 * minutes)
+        at = begins[step]
+        for one, expected in timed(cases, work, kind, name):
+            if at + expected <= end:
+                at += expected
+                found.append((one.experiment, one.case, at - now))
+                now = at
+    return found
+
+
+def claims_text(work: Work, kind: str, name: str, minutes: float) -> str:
+    """Claim by claim, by which minute of the campaign it would have a verdict."""
     if importlib.util.find_spec("pandas") is None:
         return "which claims that decides: needs pandas, as `make reproduce` sets it up"
     from analysis import coverage
 
-    cases = [(one.experiment, one.case, seconds) for one, seconds in timed(work, kind, name)]
-    found = coverage.coverage(cases, minutes=MINUTES)
+    found = coverage.coverage(by_the_clock(work, kind, name, minutes), minutes=MINUTES)
     return coverage.text(found, MINUTES)
 
 

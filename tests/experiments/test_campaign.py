@@ -1,5 +1,6 @@
 """A campaign without a card: shares of time, marks of kernels, and rehearsals that are killed."""
 
+import itertools
 import json
 import math
 import os
@@ -15,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import archive, children, source_tree
-from experiments.campaign import build, summary, trust, work
+from experiments import archive, children, cost, source_tree
+from experiments.campaign import build, planning, summary, trust, work
 from experiments.campaign.clock import SHARES, STEPS, Clock, share
 from experiments.campaign.folder import CampaignError, Folder
 from experiments.case import Case
@@ -305,6 +306,23 @@ def test_the_summary_gives_speed_ups_over_dense_of_the_same_setting():
         ["2", "1", "500", "4.00", "1.50"],
         ["4", "1", "250", "", "1.50"],
     ]
+
+
+def test_a_plan_names_cases_seconds_and_order_within_the_time():
+    chosen = work.on_device("cuda", "gpu")
+    told = planning.text(chosen, "cuda", cost.reference_device("cuda"), 28)
+    begins = re.findall(r"^ ?(\d+):(\d\d)  +[\d.]+ s  ", told, re.MULTILINE)
+    seconds = [60 * int(minute) + int(second) for minute, second in begins]
+    assert seconds == sorted(seconds) and len(seconds) > 100
+    assert seconds[0] == int(sum(share(step, 1680) for step in SHARES)) and seconds[-1] < 1680
+    assert f"{len(seconds)} cases; {len(chosen.cases) - len(seconds)} are left" in told
+    found = planning.by_the_clock(chosen, "cuda", cost.reference_device("cuda"), 28)
+    ends = list(itertools.accumulate(spent for *_, spent in found))
+    before_first = sum(share(step, 1680) for step in ("look", "build", "trust"))
+    assert before_first < ends[0] < before_first + 15 and ends[-1] <= 1680
+    assert len(found) > len(seconds)
+    # The goals come first.
+    assert (found[0][0], found[0][1].variant) == ("dilated", "dilated-triton")
 
 
 def test_the_first_cases_of_a_card_are_cases_of_its_tier():
