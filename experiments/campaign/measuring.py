@@ -38,6 +38,10 @@ class Measuring:
     tick: Callable[[], object]
     given_up: dict[str, str] = field(default_factory=dict)
     _ratios: list[float] = field(default_factory=list)
+    # Read once: there are thousands of cases, and each asks for its grid.
+    _grids: dict[str, grid.Grid] = field(
+        default_factory=lambda: {name: grid.load(name) for name in grid.names()}
+    )
 
     def run(self, cases: list[Selected], *, rounds: int, end: float) -> None:
         """Until `end`, by the monotonic clock, or until every case has `rounds` replicates."""
@@ -70,11 +74,11 @@ class Measuring:
 
     def path(self, one: Selected) -> Path:
         """Where its record lies."""
-        tier = grid.load(one.experiment)
-        return runner.path_of(self.folder.records, self.machine.id, tier, one.case)
+        of_case = self._grids[one.experiment]
+        return runner.path_of(self.folder.records, self.machine.id, of_case, one.case)
 
     def _limits(self, one: Selected) -> grid.Limits:
-        limits = grid.load(one.experiment).tiers[self.tier].limits
+        limits = self._grids[one.experiment].tiers[self.tier].limits
         return replace(limits, replicates=1)
 
     def _wants(self, one: Selected, number: int) -> bool:

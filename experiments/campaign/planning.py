@@ -20,8 +20,9 @@ def timed(
 
     kind: "cpu" or "cuda"; name: of the device, as `cost.seconds` takes them.
     """
+    grids = {name: grid.load(name) for name in {one.experiment for one in cases}}
     for one in cases:
-        limits = grid.load(one.experiment).tiers[work.tier].limits
+        limits = grids[one.experiment].tiers[work.tier].limits
         yield one, cost.seconds(one.case, limits, kind, name, replicates=1).total
 
 
