@@ -28,6 +28,8 @@ from models.kernels.tile_tables import VARIABLE
 _REFERENCE_CAPABILITY = 90
 # Seconds after which a device that has not answered does not work.
 _LOOK_S = 60.0
+# Seconds that the tuner has, beyond its share, to end the race at hand.
+_TUNER_ENDS_S = 10.0
 
 
 def manifest(here: machine.Machine, *, is_rehearsal: bool) -> dict:
@@ -216,6 +218,20 @@ class _Steps:
         if reason:
             self.say(f"nothing is tuned: {reason}")
             return
+        from models.kernels import tiles
+
+        # In a process of its own, so that the archive stays young meanwhile.
+        seconds = self.clock.share("tune")
+        deadline = time.monotonic() + seconds + _TUNER_ENDS_S
+        outcome = children.run(self._tuned, (seconds,), deadline=deadline, tick=self.tick)
+        tiles.reread()
+        if outcome.status != "ok":
+            self.say(f"tuning came to no end: {outcome.reason}; what it wrote is kept")
+        before = self.folder.found("tune") or {"done": []}
+        self.folder.save("tune", {"done": [*before["done"], *(outcome.value or [])]})
+
+    def _tuned(self, seconds: float) -> list[dict]:
+        """Tune into the folder; what was done for each entry."""
         from experiments.tuning import clocks
         from experiments.tuning.plan import plan
         from experiments.tuning.tune import tune
@@ -226,24 +242,16 @@ class _Steps:
             places = ((entry.table, dtype, entry.head_dim) for dtype in dtypes)
             return not any(withdrawn.why_withdrawn(*place) for place in places)
 
-        def say(text: str) -> None:
-            self.say(f"  {text}")
-            self.tick()
-
-        name = self.here.device
-        entries = [entry for entry in plan(self.work.tables) if passed(entry)]
         done = tune(
-            entries,
+            [entry for entry in plan(self.work.tables) if passed(entry)],
             folder=self.folder.tiles,
-            seconds=self.clock.share("tune"),
-            clock=clocks.StandIn() if self.is_rehearsal else clocks.OnCard(name),
+            seconds=seconds,
+            clock=clocks.StandIn() if self.is_rehearsal else clocks.OnCard(self.here.device),
             capability=self.capability,
             processes=self.work.processes,
-            say=say,
+            say=lambda text: self.say(f"  {text}"),
         )
-        told = [{**asdict(one), "entry": str(one.entry)} for one in done]
-        before = self.folder.found("tune") or {"done": []}
-        self.folder.save("tune", {"done": [*before["done"], *told]})
+        return [{**asdict(one), "entry": str(one.entry)} for one in done]
 
     def measure(self) -> None:
         """The most valuable cases of all experiments, one record each, then further rounds."""

@@ -63,7 +63,7 @@ def rehearsal() -> Work:
         first=first,
         cases=[*first, *value.ordered("smoke")],
         processes=len(os.sched_getaffinity(0)),
-        check_s=12.0,
+        check_s=15.0,
     )
 
 
