@@ -103,7 +103,7 @@ def test_the_series_keeps_one_pattern_and_the_longer_one_follows(both):
     assert cpu[0].pattern == "segments 512/1024/2048, rates 1/2/4"
     assert cpu[0].systems == ["dense", "dilated-gather", "dilated-sdpa"]
     first, longer = views.view(both, "comprehensive", synthetic.GPU).series()
-    assert (first.lengths, first.dtype) == ([2048, 4096, 8192], "float32")
+    assert (first.lengths, first.dtype) == ([2048, 4096, 8192, 16384], "float32")
     assert first.pattern == longer.pattern == "the published segments"
     assert (longer.lengths[-1], longer.dtype) == (131072, "float16")
 
