@@ -154,7 +154,7 @@ def test_block_sparse_on_the_cpu_and_no_more_kernels_than_allowed(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     for heads, block_size, dtype, is_causal in (
         (1, 32, torch.float32, True),
-        (6, 24, torch.bfloat16, False),
+        (6, 48, torch.bfloat16, False),
     ):
         mask = sparse_mask(heads, 6, block_size, generator)
         n = 6 * block_size - 7
@@ -271,3 +271,12 @@ def test_pytorch_takes_a_default_tile_that_divides_every_block():
         assert {tile.block_m1, tile.block_n1, tile.block_m2, tile.block_n2} == {16}
         assert config.force_non_lazy_backward_lowering
     assert V.choices is before and not config.force_non_lazy_backward_lowering
+
+
+@torch.no_grad()
+def test_blocks_that_the_cpu_kernel_gets_wrong_are_refused():
+    """PyTorch's is off by half for blocks of 24 where the CPU has AVX2 and no more."""
+    mask = sparse_mask(1, 6, 24, torch.Generator().manual_seed(0))
+    q, k, v, *_ = Problem(1, 137, 2, 2, 16).tensors(torch.float32)
+    with pytest.raises(UnsupportedBackend, match="block_size=24: takes multiples of 16 on the CPU"):
+        flex.block_sparse(q, k, v, mask, False, 0.3, False)
