@@ -77,13 +77,16 @@ class Measuring:
         of_case = self._grids[one.experiment]
         return runner.path_of(self.folder.records, self.machine.id, of_case, one.case)
 
+    def _name(self, one: Selected) -> str:
+        return f"{one.experiment}/{self.path(one).stem}"
+
     def _limits(self, one: Selected) -> grid.Limits:
         limits = self._grids[one.experiment].tiers[self.tier].limits
         return replace(limits, replicates=1)
 
     def _wants(self, one: Selected, number: int) -> bool:
         path = self.path(one)
-        if str(path.name) in self.given_up:
+        if self._name(one) in self.given_up:
             return False
         found = runner.current(path, one.case)
         if found is None:
@@ -117,7 +120,7 @@ class Measuring:
             why = f"cut off after {spent:.0f} s by the end of the step"
             if allowed == patience:
                 why = f"given up after {spent:.0f} s, expected {expected:.1f} s"
-                self.given_up[path.name] = why
+                self.given_up[self._name(one)] = why
             self.folder.say(f"    {why}: left for another run")
             return
         self._ratios.append(spent / (expected / self._ratio()))

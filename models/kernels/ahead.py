@@ -24,6 +24,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import get_cache_key, make_backend
+from triton.compiler.errors import CompilationError
 
 from models.kernels import tiles
 from models.kernels.assembled import SHARED_BYTES, Built, built, remarks
@@ -205,6 +206,17 @@ class _Child:
         self.connection.close()
 
 
+def _told(error: Exception) -> str:
+    """What an error says, in a line; of Triton's, which quote the source, the end of that."""
+    lines = str(error).strip().splitlines()
+    if isinstance(error, CompilationError) and len(lines) > 3:
+        # The line at fault stands above the mark.
+        marks = [number for number, line in enumerate(lines) if line.strip() == "^"]
+        at_fault = lines[marks[-1] - 1 :] if marks else lines[-1:]
+        lines = [lines[0], *(line for line in at_fault if line.strip() != "^")]
+    return " ".join(" ".join(lines).split())[:300]
+
+
 def _ending(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
@@ -218,5 +230,5 @@ def _child(connection: Connection, call: Call, capability: int, limit: float) ->
     try:
         connection.send(compile_here(call, capability))
     except Exception as error:  # a compiler's own, of any kind: it is the result
-        told = " ".join(str(error).split())[:300]
+        told = _told(error)
         connection.send(f"{type(error).__name__}: {told}" if told else type(error).__name__)

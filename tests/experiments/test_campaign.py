@@ -6,6 +6,7 @@ import math
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,7 +230,7 @@ def campaign(*arguments, **options):
     command = [sys.executable, "-m", "experiments", "campaign", *arguments]
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes, **options)
+    return subprocess.Popen(command, env=environment, **pipes, **({"cwd": ROOT} | options))
 
 
 @pytest.mark.parametrize(
@@ -253,7 +254,8 @@ def unpacked(folder: Path, into: Path) -> dict[str, dict]:
     """The records in the archive of a campaign, by name; none may be refused."""
     (packed,) = folder.glob("*.tar.xz")
     assert archive.unpack(packed, into) == []
-    return {path.name: json.loads(path.read_text()) for path in into.rglob("records/**/*.json")}
+    paths = (into / "records").rglob("*.json")
+    return {f"{path.parent.name}/{path.name}": json.loads(path.read_text()) for path in paths}
 
 
 def test_a_rehearsal_killed_five_times_goes_on_and_loses_nothing(tmp_path):
@@ -330,3 +332,65 @@ def test_the_first_cases_of_a_card_are_cases_of_its_tier():
     of_tier = {(one.experiment, one.case) for one in chosen.cases}
     assert {(one.experiment, one.case) for one in chosen.first} <= of_tier
     assert len(set(chosen.first)) == len(chosen.first) == 34
+
+
+# In a copy of the code: (file, before, after) of a kernel that is wrong, one that takes all memory,
+# one that hangs, and one that does not compile.
+FAULTS = (
+    ("dilated.py", "    return out, lse\n", "    return 1.01 * out, lse\n"),
+    # Only where it is interpreted: the build, which allocates nothing, finds no fault in it.
+    (
+        "hop.py",
+        "        out = q.new_empty(q.shape, dtype=torch.float32)\n",
+        "        out = q.new_empty(2**48 if tiles.INTERPRETED else q.shape, dtype=torch.float32)\n",
+    ),
+    (
+        "block_sparse.py",
+        "    q, k, v = (as_operand(x) for x in (q, k, v))\n    size",
+        "    while True:\n        pass\n    size",
+    ),
+    (
+        "block_sparse_backward.py",
+        "    d, d_mask = head_columns(D, BLOCK_D)\n",
+        "    d, d_mask = undefined_name(D, BLOCK_D)\n",
+    ),
+)
+
+
+@needs_interpreter
+def test_a_rehearsal_with_bad_kernels_goes_on_and_says_which(tmp_path):
+    for package in ("models", "experiments"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=ignore)
+    for name, before, after in FAULTS:
+        path = tmp_path / "models" / "kernels" / name
+        text = path.read_text()
+        assert before in text, name
+        path.write_text(text.replace(before, after, 1))
+    out = tmp_path / "campaign"
+    process = campaign("--rehearse", "--minutes", "2", "--out", str(out), cwd=tmp_path)
+    _, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors
+    found = unpacked(out, tmp_path / "unpacked")
+    marks = json.loads((tmp_path / "unpacked" / "steps" / "trust.json").read_text())["marks"]
+    told = {(m["table"], m["direction"]): (m["status"], m["reason"]) for m in marks
+            if m["dtype"] == "float16"}  # fmt: skip
+    assert told["dilated", "forward"][0] == "failed"
+    assert told["dilated", "forward"][1].startswith("output: relative error 1.0")
+    assert told["hop", "forward"][0] == "oom"
+    assert told["block_sparse", "forward"] == ("timeout", "over its limit of 15 s")
+    assert told["block_sparse", "backward"][0] == "failed"
+    assert told["block_sparse", "backward"][1].startswith("does not compile: ")
+    assert "undefined_name" in told["block_sparse", "backward"][1]
+    # Its variant has failed records with the reason; everything else went on.
+    of_kernel = [one for one in found.values() if one["variant"] == "dilated-triton"]
+    assert len(of_kernel) == 4
+    for one in of_kernel:
+        assert one["status"] == "failed" and one["replicates"] == []
+        # By its mark, or where the time of the checks was up before, by the case's own check.
+        known = ("dilated.forward failed its check at float32", "output: relative error 1.0")
+        assert one["reason"].startswith(known)
+    others = {one["status"] for one in found.values() if one["variant"] != "dilated-triton"}
+    assert others <= {"ok", "unsupported"} and len(found) > 20
+    text = (tmp_path / "unpacked" / "summary.md").read_text()
+    assert "- dilated.forward failed its check at float16, head_dim 32: output" in text
