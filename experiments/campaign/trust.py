@@ -100,9 +100,9 @@ def checks_interpreted() -> list[Check]:
     found = []
     for dtype, dim in (("float16", 32), ("float32", 40)):
         shape = {**common, "dtype": dtype, "head_dim": dim, "is_causal": dtype == "float16"}
-        found += [("dilated", {**shape, **branches}), ("hop", {**shape, **ring})]
         if dtype == "float16":
             found.append(("block_sparse", {**shape, **blocks}))
+        found += [("dilated", {**shape, **branches}), ("hop", {**shape, **ring})]
     return _of_both_directions(found)
 
 
