@@ -42,13 +42,15 @@ class Account:
     """What a case's time went to, and what is to be said beside its record.
 
     seconds: in the reference; in samples; in the checks, all else that a replicate's process did
-    at its job; and in processes, waiting for them to start and to end.
+    at its job; and in processes, waiting for them to start and to end. is_cut: whether its limit
+    of time ended it, be it in the reference, where that is no time-out of the variant's.
     """
 
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("reference", "processes", "checks", "samples"), 0.0)
     )
     note: str | None = None
+    is_cut: bool = False
 
     def add(self, elapsed: float, outcome: Outcome) -> None:
         """Book a replicate whose outcome took so many seconds to come by."""
@@ -251,6 +253,7 @@ class _Watch:
 
     def _value(self, outcome: Outcome) -> dict:
         if outcome.status in ("timeout", "not run"):
+            self.account.is_cut = True
             raise _Stop("timeout", f"over its limit of {self.limits.timeout_s:g} s")
         if outcome.status != "ok":
             raise _Stop(outcome.status, outcome.reason)

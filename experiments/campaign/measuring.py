@@ -15,7 +15,7 @@ from experiments.campaign.value import Selected
 from experiments.crew import Crew
 from experiments.digest import code_digest
 from experiments.machine import Machine
-from experiments.supervise import not_measured, supervise
+from experiments.supervise import Account, not_measured, supervise
 
 # A case that takes this many times what was expected of it, and this long, is given up: it is not
 # "over its limit", which would be a result, but left for a run that has more time.
@@ -105,7 +105,7 @@ class Measuring:
         allowed = min(patience, end - time.monotonic())
         is_cut = allowed < limits.timeout_s
         earlier = runner.current(path, case)
-        start = time.monotonic()
+        account, start = Account(), time.monotonic()
         found = supervise(
             *names,
             replace(limits, timeout_s=min(allowed, limits.timeout_s)),
@@ -114,9 +114,10 @@ class Measuring:
             crew=self.crew,
             earlier=earlier,
             tick=self.tick,
+            account=account,
         )
         spent = time.monotonic() - start
-        if is_cut and found["status"] == "timeout":
+        if is_cut and account.is_cut and found["status"] != "ok":
             why = f"cut off after {spent:.0f} s by the end of the step"
             if allowed == patience:
                 why = f"given up after {spent:.0f} s, expected {expected:.1f} s"

@@ -17,6 +17,7 @@ PATTERNS = {
 
 # These fork, which a process whose torch has run on several threads must not: they come first.
 FORKING = (
+    "test_campaign_measuring",
     "test_children",
     "test_cli",
     "test_crew",
