@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import published, records, views
+from analysis import published, records, views, voices
 from analysis.drawing import GREY, PAGE, look, ratio_axis, save, style
 from analysis.figures import forest
 from analysis.stats import Interval
@@ -61,27 +61,40 @@ def lines(view: views.View) -> list[Line]:
     return found
 
 
+def _fullest(frame: pd.DataFrame, experiment: str, machine: str) -> views.View:
+    """The view of the machine with most comparisons."""
+
+    def count(view: views.View) -> int:
+        return sum(line.measured is not None for line in lines(view))
+
+    return voices.fullest(frame, experiment, machine, count)
+
+
 def overview(frame: pd.DataFrame, machine: str = "auto") -> Figure:
     """Published and measured speed-ups, a panel a write-up: the longest on the left."""
     present = set(frame["experiment"])
-    panels = [views.view(frame, e, machine) for e in PANELS if e in present]
+    panels = [_fullest(frame, e, machine) for e in PANELS if e in present]
     rows = [lines(view) for view in panels]
     heights = [LINE * _units(found) for found in rows]
+    # Of several devices each panel names its own, in a line more.
+    names_devices = len({view.device for view in panels}) > 1
+    gap = GAP + 0.13 * names_devices
     # The legend stands below the left panel.
-    tall = max(heights[0] + 1.42, sum(heights[1:]) + GAP * len(heights[1:]))
+    tall = max(heights[0] + 0.76 + gap, sum(heights[1:]) + gap * len(heights[1:]))
     with style():
         figure = Figure(figsize=(PAGE, tall))
         top = tall - 0.28
         for index, (view, found, height) in enumerate(zip(panels, rows, heights, strict=True)):
             left, width = (1.3, 2.45) if index == 0 else (5.1, 1.8)
             if index > 1:
-                top -= heights[index - 1] + GAP
+                top -= heights[index - 1] + gap
             box = (left / PAGE, (top - height) / tall, width / PAGE, height / tall)
             ax = figure.add_axes(box)
             _draw(ax, found, -1.22 / width)
             title = f"write-up “{view.experiment}”"
             ax.set_title(title, x=-1.22 / width, fontweight="bold", pad=4)
-            ax.set_xlabel(f"speed-up over {published.name(published.base(view.experiment))}")
+            over = f"speed-up over {published.name(published.base(view.experiment))}"
+            ax.set_xlabel(f"{over}\n{view.device}" if names_devices else over)
         _legend(figure, panels, tall)
     return figure
 

@@ -9,7 +9,7 @@ measurements of the same code is mostly the process. Speed-ups therefore resampl
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import exp, nan, prod, sqrt
+from math import exp, isnan, nan, prod, sqrt
 
 import numpy as np
 from scipy import stats
@@ -34,7 +34,12 @@ class Interval:
         return self.low <= x <= self.high
 
     def __format__(self, spec: str) -> str:
-        """`f"{interval:.2f}"` reads `1.98 [1.91, 2.04]`; the spec applies to all three numbers."""
+        """`f"{interval:.2f}"` reads `1.98 [1.91, 2.04]`; the spec applies to all three numbers.
+
+        Bounds that are not known (NaN) are left out.
+        """
+        if isnan(self.low) or isnan(self.high):
+            return f"{self.value:{spec}}"
         return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
 

@@ -113,8 +113,12 @@ class Table:
         for machine, row in self._headed():
             if machine:
                 spans = f"colspan: {len(self.columns)}, align: left, inset: (top: 4pt, bottom: 2pt)"
-                body.append(f"  table.cell({spans}, emph({_quoted(machine)})),")
-            body.append(f"  {', '.join(_quoted(shown(cell)) for cell in row)},")
+                # A header, so that none stands alone at the foot of a page.
+                named = f"table.cell({spans}, emph({_quoted(machine)}))"
+                body.append(f"  table.header(level: 2, {named}),")
+            # A name of many words may break where its column is narrow.
+            texts = (_CAMEL.sub("\u200b", shown(cell)) for cell in row)
+            body.append(f"  {', '.join(map(_quoted, texts))},")
         caption = f"{self.caption}. {self.note}" if self.note else f"{self.caption}."
         return "\n".join(
             [
@@ -245,7 +249,7 @@ def _plain(cell: Cell) -> list:
 
 def _broken(name: str) -> str:
     """A heading in lines: units and what is published or measured under what it is."""
-    lines = re.sub(r" (?=\()|(?<=\w) (?=published|measured)", "\n", name)
+    lines = re.sub(r" (?=\()|(?<=\w) (?=published|measured)|(?<=Weight of) ", "\n", name)
     return _CAMEL.sub("\u200b", lines)
 
 

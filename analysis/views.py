@@ -96,6 +96,11 @@ class View:
         return device(self.rows.iloc[0])
 
     @property
+    def is_cpu(self) -> bool:
+        """Whether the measured code ran on a CPU: what a note says of one is then to be said."""
+        return self.rows["device_kind"].iloc[0] == "cpu"
+
+    @property
     def setting(self) -> published.Setting:
         """What the write-up held fixed."""
         return published.setting(self.experiment)

@@ -9,7 +9,7 @@ the machine that the experiment's prose names says in its text where it is from.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
@@ -82,6 +82,17 @@ def order(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> list[s
     rows = records.of_experiment(frame, experiment)
     first = records.speaker(rows, machine)
     return [first] if machine != "auto" else records.machines(rows, first)
+
+
+def fullest(
+    frame: pd.DataFrame, experiment: str, machine: str, count: Callable[[views.View], int]
+) -> views.View:
+    """The view of the machine that has most to show in a figure of one machine.
+
+    count: how much a view has. Of machines with as much, the first in order.
+    """
+    names = order(frame, experiment, machine)
+    return max((views.view(frame, experiment, name) for name in names), key=count)
 
 
 def chosen(

@@ -53,13 +53,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def as_json(answer) -> str:
-    """The whole answer; numbers that are not known are null."""
+    """The whole answer; numbers that are not known are null, as the interval of one process."""
     plain = dataclasses.asdict(answer)
     return json.dumps(_known(plain), indent=1) + "\n"
 
 
 def _known(value):
     if isinstance(value, dict):
+        if value.get("confidence") == 0:
+            value = value | {"low": None, "high": None}
         return {key.rstrip("_"): _known(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [_known(part) for part in value]

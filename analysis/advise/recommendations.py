@@ -6,6 +6,7 @@ python -m analysis.advise.recommendations [--out build/tables/advice] [--machine
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,16 +98,9 @@ def _shortest(view: views.View, at_least: int) -> int | None:
     return None if longer.empty else int(longer.min())
 
 
-def beside(frame: pd.DataFrame, machine: str = "auto") -> Table:
-    """Every recommendation for one device beside the answer of `advise` at its shape.
-
-    "borne out": "yes" if the advised one is better than each that its write-up holds it against,
-    "no" if one of these is better, "not told apart" if that is within the intervals. Best of its
-    kind, of all: of everything that was measured there.
-    """
-    machine = records.speaker(frame, machine)
+def _answers(book, frame: pd.DataFrame, machine: str) -> tuple[pd.DataFrame, list, list[str]]:
+    """Records of a machine, its line for each recommendation, and those that it has none for."""
     own = frame[frame["machine"] == machine]
-    book = claims.load(published.CLAIMS)
     answered, absent = [], []
     for experiment in book.writeups:
         if experiment not in set(own["experiment"]):
@@ -118,15 +112,33 @@ def beside(frame: pd.DataFrame, machine: str = "auto") -> Table:
                 absent.append(one.claim)
             else:
                 answered.append(row)
+    return own, answered, absent
+
+
+def beside(frame: pd.DataFrame, machine: str = "auto") -> Table:
+    """Every recommendation for one device beside the answer of `advise` at its shape.
+
+    "borne out": "yes" if the advised one is better than each that its write-up holds it against,
+    "no" if one of these is better, "not told apart" if that is within the intervals. Best of its
+    kind, of all: of everything that was measured there.
+    """
+    book = claims.load(published.CLAIMS)
+    speaks = records.speaker(frame, machine)
+    names = [speaks] if machine != "auto" else records.machines(frame, speaks)
+    # Of the machine with most answers, the first in order of those with as many.
+    own, answered, absent = max(
+        (_answers(book, frame, name) for name in names), key=lambda found: len(found[1])
+    )
     note = (
         f"Advice x: y is claim x{SHARED}y, borne out if better than what the write-up holds it "
         "against. b: batch. Times are medians in ms, intervals in the CSV. "
         f"Measured on {views.device(own.iloc[0])} at the write-up's heads and causality, in "
         "its type where that was measured, else in float32; a length measured in others only, in "
         "those. Systems of a kind give the same result; sparse and dilated attention give another "
-        "than dense. Where memory is what the advice is for, best is least memory. On a CPU a rank "
-        "has one core, so rings are held against each other only."
+        "than dense. Where memory is what the advice is for, best is least memory."
     )
+    if own["device_kind"].iloc[0] == "cpu":
+        note += " On a CPU a rank has one core, so rings are held against each other only."
     if absent:
         note += f" Nothing was measured at the shape of {', '.join(absent)}."
     return Table("What the write-ups advise, and what the records do", COLUMNS, answered, note)
@@ -194,7 +206,8 @@ def _option(option: Option | None) -> tuple[Cell, Cell]:
     if option is None:
         return None, None
     time = option.time
-    return look(option.system).label, brief(quantity(time.value, time.low, time.high))
+    bounds = (time.low, time.high) if time.confidence else (math.nan, math.nan)
+    return look(option.system).label, brief(quantity(time.value, *bounds))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -95,7 +95,11 @@ def _legend(answer: Advice, marks: dict[str, str]) -> list[str]:
         lines.append(f"  {mark}  {computes}: {share} % of dense attention's pairs")
     if any(option.ties for option in answer.ranked):
         lines.append("  =  its interval does not tell it from the first")
-    lines.append("Brackets: 95 % intervals over resampled processes. Memory: peak and inputs.")
+    if any(option.time.confidence > 0 for option in answer.ranked):
+        lines.append("Brackets: 95 % intervals over resampled processes.")
+    if any(option.time.confidence == 0 for option in answer.ranked):
+        lines.append("Without brackets: of one process; two within some 5 % are not told apart.")
+    lines.append("Memory: peak and inputs.")
     return lines
 
 
@@ -109,7 +113,8 @@ def _value(value: Interval | None, unit: float) -> str:
         return DASH
     if value.low == value.high:
         return number(round(value.value / unit))
-    return interval(value.value / unit, value.low / unit, value.high / unit)
+    bounds = (value.low / unit, value.high / unit) if value.confidence else (math.nan, math.nan)
+    return interval(value.value / unit, *bounds)
 
 
 def _letter(index: int) -> str:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from analysis import published, replica_views, systems, views
+from analysis import published, replica_views, systems, views, voices
 from analysis.drawing import GREY, label_lines, look, ratio_axis
 from analysis.figures.panels import bars_of, grid_of
 from analysis.replica_views import SHARES, Curve, Three
@@ -27,9 +27,14 @@ _MARKS = {
 
 
 def speedups(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
-    """Published, replica and exact speed-ups on one machine, a line each."""
-    view = replica_views.view(frame, machine)
-    found = [three for three in replica_views.speedups(view) if _has_any(three)]
+    """Published, replica and exact speed-ups on one machine, a line each: of several the one that
+    has most lines."""
+
+    def lines(view: views.View) -> list[Three]:
+        return [three for three in replica_views.speedups(view) if _has_any(three)]
+
+    view = voices.fullest(frame, experiment, machine, lambda view: len(lines(view)))
+    found = lines(view)
     panels = []
     for writeup in dict.fromkeys(three.writeup for three in found):
         own = [three for three in found if three.writeup == writeup]
@@ -81,7 +86,11 @@ def _arms(found: Iterable[Interval]) -> list[list[float]]:
 
 def plots(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     """Time at a constant number of tokens over that of the shortest length, against length."""
-    view = replica_views.view(frame, machine)
+
+    def count(view: views.View) -> int:
+        return sum(len(curve.rows) for curve in replica_views.curves(view))
+
+    view = voices.fullest(frame, experiment, machine, count)
     curves = replica_views.curves(view)
     note = (
         "Points: measured, with 95 % intervals; lines: counted pairs. Rates as the script made "

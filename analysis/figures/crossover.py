@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from analysis import published, views
 from analysis.drawing import look
-from analysis.figures.maps import Cell, Map, maps_of
+from analysis.figures.maps import Cell, Map, maps_of, one_process
 from analysis.figures.panels import title_of
 from analysis.text import tokens
 
@@ -28,7 +28,7 @@ def crossover(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Fi
                 found = _map(series)
                 if found is not None:
                     bands.append([found])
-    return maps_of(bands, NOTE)
+    return maps_of(bands, NOTE + one_process([one for band in bands for one in band]))
 
 
 def _map(series: views.Series) -> Map | None:

@@ -61,6 +61,12 @@ class Map:
     below: str = ""  # what the columns are, where they do not say it
 
 
+def one_process(maps: Sequence[Map]) -> str:
+    """What a note says where a ratio has no interval, though it is drawn as undecided."""
+    alone = any(cell.high == math.inf for one in maps for cell in one.cells.values())
+    return " Grey too: of one process, whose ratio has no interval." if alone else ""
+
+
 def maps_of(bands: Sequence[Sequence[Map]], note: str) -> Figure:
     """A figure of bands below each other; the maps of a band share its rows, named on the left."""
     bands = bands[:MAX_BANDS]
@@ -81,6 +87,9 @@ def maps_of(bands: Sequence[Sequence[Map]], note: str) -> Figure:
                 box = (left / width, (top - HEAD - down) / height, across / width, down / height)
                 ax = figure.add_axes(box)
                 _draw(ax, one, cell, named=index == 0)
+                # Alone it has the whole width: a card's name does not fit over a few cells.
+                alone = {"x": (0.06 - LABELS) / across} if len(band) == 1 else {}
+                ax.set_title(one.title, fontsize=7, linespacing=1.15, **alone)
                 left += across + GAP
             top -= high
         finish(figure, lines, empty=not bands)
@@ -113,7 +122,6 @@ def _draw(ax: Axes, one: Map, width: float, named: bool) -> None:
     for side in ax.spines.values():
         side.set_visible(False)
     ax.set_xlabel(one.below)
-    ax.set_title(one.title, fontsize=7, linespacing=1.15)
 
 
 def _draw_cell(ax: Axes, x: int, y: int, cell: Cell, size: float) -> None:

@@ -110,6 +110,15 @@ def log_height(ax: Axes) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
+def log_width(ax: Axes) -> None:
+    """Ticks of a logarithmic x axis; over less than a decade or two as plain numbers."""
+    low, high = ax.get_xlim()
+    if high / low < 100:
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(FuncFormatter(_plain))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _plain(y: float, _) -> str:
     """A number as it is, from ten thousand on as a power of ten."""
     return f"{y:g}" if y < 1e4 else f"$10^{{{math.log10(y):.3g}}}$"

@@ -15,7 +15,8 @@ from analysis.figures.panels import bars_of, grid_of, log_height
 from analysis.stats import Interval
 from analysis.text import tokens
 
-NOTE = "Dashed: as many times as fast as there are ranks. On a CPU a rank is one core, alone too."
+NOTE = "Dashed: as many times as fast as there are ranks."
+ONE_CORE = " On a CPU a rank is one core, alone too."
 
 
 def strong(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
@@ -24,7 +25,8 @@ def strong(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figur
     A panel a pass, masking, type and length. Simulated ranks are not in it.
     """
     panels = []
-    for view in views.all_views(frame, experiment, machine):
+    measured = views.all_views(frame, experiment, machine)
+    for view in measured:
         found: dict[tuple, dict[str, list[tuple[int, Interval]]]] = {}
         for row, alone in ring_views.strong(view.rows):
             gain = views.ratio(alone, row)
@@ -38,7 +40,7 @@ def strong(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figur
             masked = "causal" if causal else "not causal"
             title = f"{view.device}, {dtype}, {masked}\n{words}, {tokens(n)} tokens"
             panels.append((title, lambda ax, x=lines: _draw_strong(ax, x)))
-    return grid_of(panels, NOTE)
+    return grid_of(panels, NOTE + ONE_CORE * any(view.is_cpu for view in measured))
 
 
 def overlap(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from analysis import rates, views
 from analysis.drawing import GREY, label_lines, look
-from analysis.figures.panels import grid_of, log_height, title_of
+from analysis.figures.panels import grid_of, log_height, log_width, title_of
 from analysis.text import span
 
 NOTE = (
@@ -67,6 +67,7 @@ def _draw(ax: Axes, series: views.Series) -> None:
     ax.set_xlabel("useful FLOPs a byte moved")
     ax.set_ylabel(f"useful {unit}")
     log_height(ax)
+    log_width(ax)
     label_lines(ax, ends)
 
 

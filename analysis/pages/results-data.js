@@ -15,12 +15,27 @@ const RECORDS = DATA.columns.seq_len.map((_, i) => {
   return record;
 });
 const SETTING = DATA.setting;
+// What a machine's useful work reads well in: a unit for all its records, so that they compare.
+const RATE_UNITS = {};
+for (const record of RECORDS) {
+  const before = RATE_UNITS[record.machine];
+  RATE_UNITS[record.machine] = before && before[0] === 1e12 ? before
+    : record.rate >= 1e12 ? [1e12, "TFLOP/s"] : [1e9, "GFLOP/s"];
+}
+
+// The useful work of a record in its machine's unit, with its interval; null without.
+function rateOf(record) {
+  const [size] = RATE_UNITS[record.machine];
+  const of = (rate) => (rate === null ? null : rate / size);
+  return record.rate && { value: of(record.rate), ends: [of(record.rate_low), of(record.rate_high)] };
+}
+
 const QUANTITIES = {
   time: { title: "Median time", unit: "ms", value: (r) => r.median, ends: (r) => [r.low, r.high] },
   memory: { title: "Peak memory beyond the inputs", unit: "MiB", ends: () => null,
     value: (r) => (r.memory > 0 ? r.memory / 2 ** 20 : null) },
-  rate: { title: "Useful work", unit: "GFLOP/s", value: (r) => r.rate && r.rate / 1e9,
-    ends: (r) => r.rate && [r.rate_low / 1e9, r.rate_high / 1e9] },
+  rate: { title: "Useful work", get unit() { return RATE_UNITS[state.machine][1]; },
+    value: (r) => r.rate && rateOf(r).value, ends: (r) => r.rate && rateOf(r).ends },
   error: { title: "Relative error against the oracle", unit: "", value: (r) => r.error || null,
     ends: () => null },
 };

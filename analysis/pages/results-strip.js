@@ -58,9 +58,8 @@ function patternWords(record) {
 
 function rateWords(record) {
   if (record.rate === null) return DASH;
-  const [unit, name] = record.rate >= 1e12 ? [1e12, "TFLOP/s"] : [1e9, "GFLOP/s"];
-  const ends = record.rate_low === null ? null : [record.rate_low / unit, record.rate_high / unit];
-  return `${interval(record.rate / unit, ends)} ${name}`;
+  const { value, ends } = rateOf(record);
+  return `${interval(value, ends)} ${RATE_UNITS[record.machine][1]}`;
 }
 
 function errorWords(error, dense) {

@@ -97,13 +97,15 @@ function drawLines() {
   group.append(button);
 }
 
-const HEAD = ["System", "Time, ms", "Memory, MiB", "GFLOP/s, useful", "Error / dense's", "Pairs"];
+const HEAD = ["System", "Time, ms", "Memory, MiB", "useful", "Error / dense's", "Pairs"];
 
 function drawTable() {
   const order = lines();
   const rows = visible().filter((r) => r.seq_len === state.length)
     .sort((a, b) => order.indexOf(a.line) - order.indexOf(b.line));
-  const head = make("tr", {}, ...HEAD.map((name) => make("th", { scope: "col" }, name)));
+  const unit = RATE_UNITS[state.machine][1];
+  const names = HEAD.map((name) => (name === "useful" ? `${unit}, useful` : name));
+  const head = make("tr", {}, ...names.map((name) => make("th", { scope: "col" }, name)));
   byId("table").replaceChildren(make("thead", {}, head),
     make("tbody", {}, ...rows.map(tableRow)));
 }
@@ -120,8 +122,7 @@ function tableRow(record) {
     row.append(make("td", { colspan: HEAD.length - 1, class: "reason" }, words));
     return row;
   }
-  const rate = record.rate === null ? DASH
-    : interval(record.rate / 1e9, [record.rate_low / 1e9, record.rate_high / 1e9]);
+  const rate = record.rate === null ? DASH : interval(rateOf(record).value, rateOf(record).ends);
   const error = record.dense_error ? number(record.error / record.dense_error) : DASH;
   const memory = record.memory === null ? null : record.memory / 2 ** 20;
   const cells = [interval(record.median, [record.low, record.high]), number(memory), rate, error,

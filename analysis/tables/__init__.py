@@ -41,7 +41,7 @@ LABELS: Mapping[str, tuple[int, tuple[str, ...]]] = {
     "block_sparse-lengths": (4, ()),
     "block_sparse-training": (4, ()),
     "block_sparse-patterns": (5, ("Density realised",)),
-    "ring-single": (2, ()),
+    "ring-single": (3, ()),
     "ring-memory": (4, ()),
     **{f"ring-{name}": (4, ()) for name in ("strong", "weak", "traffic", "peers", "orders")},
     "extreme-lengths": (2, ()),

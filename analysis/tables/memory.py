@@ -13,7 +13,7 @@ from analysis.text import DASH, span, tokens
 
 KIB = 2**10
 PASSES = {False: "forward", True: "forward, backward"}
-RESIDENT = "On a CPU a peak is the growth of the process, in whole pages."
+RESIDENT = " On a CPU a peak is the growth of the process, in whole pages."
 
 
 def peaks(frame: pd.DataFrame, machine: str) -> Table:
@@ -28,7 +28,7 @@ def peaks(frame: pd.DataFrame, machine: str) -> Table:
             name = published.name(system)
             body.append((PASSES[one.training], _case(one), name, *map(_peak, rows)))
     columns = ("Pass", "Case", "System", *(f"{tokens(n)} (MiB)" for n in lengths))
-    note = f"True peak of an untimed pass beyond its inputs, {view.device}. {RESIDENT}"
+    note = f"True peak of an untimed pass beyond its inputs, {view.device}.{resident([view])}"
     return Table("Memory, peaks by length", columns, body, note)
 
 
@@ -68,7 +68,8 @@ def per_token(frame: pd.DataFrame, machine: str) -> Table:
     )
     note = (
         f"Published: {TOKEN_LENGTH} tokens, float16, a KB of 1024 bytes; whether the inputs count "
-        f"is not said. Measured: forward, not causal, {view.device}, {_types(view)}. {RESIDENT}"
+        f"is not said. Measured: forward, not causal, {view.device}, {_types(view)}."
+        f"{resident([view])}"
     )
     return Table("Memory, what a token takes", columns, body, note)
 
@@ -99,7 +100,7 @@ def vram(frame: pd.DataFrame, machine: str) -> Table:
     note = (
         f"Published: least memory of a card, batch {VRAM_BATCH}, float16. Measured: batch "
         f"{VRAM_BATCH}, {memory_views.VRAM_HEADS} heads of 64, causal, {_types(view)}, "
-        f"{view.device}; weights not counted. {RESIDENT}"
+        f"{view.device}; weights not counted.{resident([view])}"
     )
     return Table("Memory, what card a length needs", columns, body, note)
 
@@ -107,7 +108,8 @@ def vram(frame: pd.DataFrame, machine: str) -> Table:
 def growth(frame: pd.DataFrame, machine: str) -> Table:
     """The fits of every machine: exponent, model taken, weights of all that were compared."""
     body: list[tuple[Cell, ...]] = []
-    for view in views.all_views(frame, EXPERIMENT, machine):
+    measured = views.all_views(frame, EXPERIMENT, machine)
+    for view in measured:
         for one in memory_views.together(view):
             for system in one.systems:
                 fit = one.growth(system, "memory")
@@ -141,9 +143,14 @@ def growth(frame: pd.DataFrame, machine: str) -> Table:
         "is one number, and its distance from the curve is all that is known of its noise. "
         "Weights: Akaike weights by AICc, a dash where there are too few lengths for a model. Held "
         "out: the model fitted without the longest length, there, over the peak, less 1. Ran out: "
-        f"lengths out of memory or time, in no fit. {RESIDENT}"
+        f"lengths out of memory or time, in no fit.{resident(measured)}"
     )
     return Table("Memory, growth with length", columns, body, note)
+
+
+def resident(measured: list[views.View]) -> str:
+    """What the note of a table of peaks says where some of them are a CPU's."""
+    return RESIDENT if any(view.is_cpu for view in measured) else ""
 
 
 def vram_row(view: views.View, system: str, n: int, pass_: str) -> pd.Series | None:

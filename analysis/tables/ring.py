@@ -46,9 +46,10 @@ def single(frame: pd.DataFrame, machine: str) -> Table:
     )
     note = (
         f"Published: {published.CARD}, the fastest of its four at each length, one run. "
-        f"{measured_on(view)} Over a single rank the first three rings are dense attention. On a "
-        "CPU a rank is one core, and the baseline has all cores."
+        f"{measured_on(view)} Over a single rank the first three rings are dense attention."
     )
+    if view.is_cpu:
+        note += " On a CPU a rank is one core, and the baseline has all cores."
     return Table("Ring, one device, published beside measured", columns, body, note)
 
 

@@ -4,8 +4,25 @@ import math
 from pathlib import Path
 
 import pytest
+from matplotlib.text import Text
 
-from analysis import claims, entries, findings, published, readme, records, tables, views, voices
+from analysis import (
+    claims,
+    drawn,
+    entries,
+    findings,
+    published,
+    readme,
+    records,
+    stats,
+    tables,
+    views,
+    voices,
+)
+from analysis.advise.answer import advise
+from analysis.advise.question import Question
+from analysis.advise.words import in_words
+from analysis.figures import FIGURES
 from analysis.numbers import lookup
 from experiments.case import Case
 from tests.analysis import synthetic, synthetic_cards
@@ -176,3 +193,56 @@ def test_a_verdict_of_one_process_says_so_and_needs_a_clear_direction(half):
     assert found.reason.startswith(f"{times[0] / times[1]:.4g} (one process) times as fast")
     assert H100.id in found.reason
     assert (found.measured["low"], found.measured["high"]) == (None, None)
+
+
+def test_advice_of_one_process_prints_no_interval_and_tells_close_ones_not_apart(half):
+    options = {"seq_len": 16384, "heads": 8, "head_dim": 64, "device": "H100", "batch": 1}
+    question = Question(**options, dtype="float16", is_causal=False)
+    ranked = advise(half, question).ranked
+    first, second = ranked[0].time, ranked[1].time
+    assert (first.confidence, first.high / first.value) == (0, pytest.approx(1.05, abs=0.03))
+    assert ranked[1].ties == (math.log(second.value / first.value) < math.hypot(0.05, 0.05))
+    text = in_words(advise(half, question))
+    assert "ms, measured)" in text and "[" not in text and "Without brackets: of one" in text
+
+
+def test_the_labels_of_a_table_tell_its_rows_apart(half):
+    # Else a block of another machine loses the rows that are called alike.
+    for key, (labels, _) in tables.LABELS.items():
+        experiment = next(e for e in tables.TABLES if key.startswith(f"{e}-"))
+        if experiment not in EXPERIMENTS:
+            continue
+        make = tables.TABLES[experiment][key.removeprefix(f"{experiment}-")]
+        for machine in set(half[half["experiment"] == experiment]["machine"]):
+            rows = [row[:labels] for row in make(half, machine).rows]
+            assert len(set(rows)) == len(rows), (key, machine)
+
+
+@pytest.mark.parametrize(("name", "experiment"), [
+    ("speedup", "comprehensive"), ("grid", "comprehensive"), ("plots", "as_published"),
+    ("speedups", "as_published"),
+])  # fmt: skip
+def test_a_figure_of_one_machine_is_of_the_one_with_most_to_show(half, name, experiment):
+    card, cpu = voices.order(half, experiment)
+    shown = {
+        machine: drawn.to_csv(FIGURES[experiment][name](half, experiment, machine))
+        for machine in ("auto", card, cpu)
+    }
+    assert shown["auto"] == shown[cpu] != shown[card]
+
+
+def test_an_interval_without_bounds_prints_none():
+    assert f"{stats.Interval(0.5, math.nan, math.nan, 0.0):.3f}" == "0.500"
+    assert f"{stats.Interval(0.5, 0.25, 1, 0.95):.2f}" == "0.50 [0.25, 1.00]"
+
+
+def test_of_a_card_alone_nothing_is_said_of_a_cpu(half):
+    own = half[half["machine"] == H100.id]
+    for experiment in EXPERIMENTS:
+        for name, make in tables.TABLES[experiment].items():
+            made = make(own, "auto")
+            assert "CPU" not in f"{made.caption} {made.note}", (experiment, name)
+        for name, draw in FIGURES[experiment].items():
+            figure = draw(own, experiment)
+            texts = [text.get_text() for text in figure.findobj(Text)]
+            assert not any("CPU" in text for text in texts), (experiment, name)

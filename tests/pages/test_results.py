@@ -90,10 +90,12 @@ def of(frame, **fixed):
 def expected(row):
     """The cells of a record's row, as tables of ours have them."""
     rate = useful(row)
+    # A card's in TFLOP/s, a CPU's in GFLOP/s, however little a record does.
+    size = 1e12 if row["device_kind"] == "cuda" else 1e9
     return [
         interval(row["median_ms"], row["low_ms"], row["high_ms"]),
         number(row["peak_memory_bytes"] / 2**20),
-        interval(*(v / 1e9 for v in (rate.value, rate.low, rate.high))),
+        interval(*(v / size for v in (rate.value, rate.low, rate.high))),
         number(row["relative_rms"] / row["baseline_relative_rms"]),
         f"{number(100 * row['realised_density'])} %",
     ]
@@ -388,3 +390,11 @@ def test_the_data_cannot_end_its_element(browser, frame, tmp_path):
     found = browser.run("return RECORDS.filter((r) => r.status !== 'ok').map((r) => r.reason);")
     assert found and set(found) == {reason}
     assert json.loads(browser.run("return JSON.stringify(DATA.setting);")) == results_page.SETTING
+
+
+def test_the_rate_of_one_process_has_no_interval(page):
+    found = page.run(
+        "const record = { machine: state.machine, rate: 2.5e12, rate_low: null, rate_high: null };"
+        "return [rateOf(record).ends, rateWords(record)];"
+    )
+    assert found == [[None, None], "2.50 TFLOP/s"]
