@@ -69,7 +69,7 @@ def _on_machine(frame: pd.DataFrame, experiment: str, machine: str) -> dict[str,
 def _machine(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
     rows = records.of_experiment(frame, view.experiment)
     row = view.rows.iloc[0]
-    near = view.nearest()
+    near = view.nearest
     words = {
         "id": view.machine,
         "device": view.device,

@@ -122,9 +122,10 @@ def chosen(
         if series := _SERIES.fullmatch(key):
             machine_of[key] = homes[series["id"]]
     by_path = rows.set_index("path", drop=False)
+    devices = {machine: _device(rows, machine, first) for machine in ids}
     return {
-        key: _placed(key, found[machine][key], by_path, first, homes)
-        | {"device": _device(rows, machine, first)}
+        key: _placed(key, found[machine][key], by_path, first, homes, devices)
+        | {"device": devices[machine]}
         for key, machine in machine_of.items()
     }
 
@@ -165,20 +166,24 @@ def _device(rows: pd.DataFrame, machine: str, first: str) -> str:
     return f"{named}, {row['cpu']}" if machine != first and named == same else named
 
 
-def _placed(key: str, entry: dict, by_path: pd.DataFrame, first: str, homes: Mapping) -> dict:
+def _placed(
+    key: str, entry: dict, by_path: pd.DataFrame, first: str, homes: Mapping, devices: Mapping
+) -> dict:
     """The entry, with its device, type and batch in its text where they are not as told."""
-    own = [by_path.loc[path] for path in entry["records"] if path in by_path.index]
     placed = entry | {"bare": entry["text"]}
     is_number = isinstance(entry["value"], int | float) and entry["unit"] not in _PLACES
     is_number |= "crossover." in key and entry["text"] != DASH
-    if not own or not is_number or _OWN.match(key) or key.endswith((".ranks", ".at")):
+    if not is_number or _OWN.match(key) or key.endswith((".ranks", ".at")):
+        return placed
+    own = [by_path.loc[path] for path in entry["records"] if path in by_path.index]
+    if not own:
         return placed
     row, told = own[-1], [first]
     if series := _IN_SERIES.match(key):
         told.append(homes["training" if series["training"] else series["id"] or "series"])
     if all(row["machine"] == machine for machine in told):
         return placed
-    words = [_device(by_path, row["machine"], first), row["dtype"]]
+    words = [devices[row["machine"]], row["dtype"]]
     shape = re.search(r"\.b(\d+)\.n\d+", key)
     if shape and row["batch"] != int(shape[1]):
         words.append(f"batch {row['batch']}")

@@ -157,7 +157,7 @@ def _line(frame: pd.DataFrame, view: views.View, one: Recommendation) -> tuple[C
     name = look(one.system).label if one.system else one.name
     name = f"not {name}" if one.against else name
     nothing = (None,) * 6
-    near = view.nearest()
+    near = view.nearest
     if one.batch is None or near.empty:
         return (*start, name, *nothing, NO_RECORD)
     first, here = near.iloc[0], one.seq_len in set(near["seq_len"])

@@ -8,7 +8,7 @@ from analysis.text import DASH
 
 def measured_on(view: views.View) -> str:
     """A sentence for table notes: where, and at which dtype."""
-    rows = view.nearest()
+    rows = view.nearest
     dtype = f", {rows.iloc[0]['dtype']}" if len(rows) else ""
     return f"Measured: {view.device}{dtype}, median and 95 % interval."
 
@@ -32,7 +32,7 @@ def plus_minus(mean: str, std: str) -> str:
 
 def rows_of(view: views.View) -> list[str]:
     """Systems of the write-up first, then what was measured beside them."""
-    known = systems.ordered(view.nearest()["system"])
+    known = systems.ordered(view.nearest["system"])
     own = [
         system
         for system in systems.of_experiment(view.experiment)

@@ -65,10 +65,11 @@ def _joined(blocks: list[tuple[str, Table]], rows: pd.DataFrame) -> Table:
     columns = tuple(dict.fromkeys(name for _, table in blocks for name in table.columns))
     body, machines = [], []
     for machine, table in blocks:
+        named = _named(rows, machine)
         for row in table.rows:
             cells = dict(zip(table.columns, row, strict=True))
             body.append(tuple(cells.get(name) for name in columns))
-            machines.append(_named(rows, machine))
+            machines.append(named)
     first = blocks[0][1]
     note = first.note
     if len(blocks) > 1:

@@ -102,7 +102,7 @@ def vram(frame: pd.DataFrame, machine: str) -> Table:
     """Least memory of a card by length, against the measured peak with the inputs added."""
     view = views.view(frame, "dilated", machine)
     pair = {BASE: "Dilated", "multihead-dilated-gather": "Multihead"}
-    rows, fixed = [], view.nearest()
+    rows, fixed = [], view.nearest
     for n in (2048, 4096, 8192, 16384, 32768):
         cells: list[Cell] = [str(n)]
         for system in pair:
