@@ -71,6 +71,7 @@ _TYPES = {
     **dict.fromkeys(["n_queries", "n_keys"], "i32"),
     "scale": "fp32",
 }
+_WRITTEN_FOR = 90
 # Of the inputs' type, but float32 where they are parts of a sum.
 _RESULTS = ("out", "grad_q", "grad_k", "grad_v")
 
@@ -135,8 +136,9 @@ def build(form: Form) -> Built:
 def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:
     """Every form of a kernel that a table's entry is compiled in here.
 
-    All take the heaviest: causal, ragged. Head dimension 64 in half precision with blocks
-    of 64, which all else is near to, also takes each lighter or rarer constant by itself.
+    All take the heaviest: causal, ragged. For Hopper, which they are written for, they take others
+    that are launched often, and head dimension 64 in half precision with blocks of 64, which all
+    else is near to, takes each lighter or rarer constant by itself.
     """
     base = {"IS_CAUSAL": True, "INDEX": 32}
     # A head dimension of 48 is padded to 64, and its columns masked.
@@ -164,6 +166,8 @@ def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:
         others = others + rare
     if table == "dilated" and entry["bits"] == 32:
         others = [*others, {"PRECISION": "tf32"}]
+    if entry["capability"] != _WRITTEN_FOR:
+        others = []
     for changes in [{}, *others]:
         constants = {"D": entry["head_dim"], **base, **changes}
         capability, bits = entry["capability"], entry["bits"]

@@ -1,5 +1,8 @@
 """Synthetic records of every experiment, written and read once a session."""
 
+import shutil
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -16,7 +19,7 @@ from analysis import (
     table,
     tables,
 )
-from tests.analysis import synthetic
+from tests.analysis import synthetic, synthetic_cards
 from tests.analysis.claims_cases import EMPTY, data, entry, load
 
 
@@ -63,26 +66,38 @@ def both(tmp_path_factory):
 @pytest.fixture(scope="session")
 def build(laptop, tmp_path_factory):
     """Everything that write-ups and paper read, of synthetic laptop records."""
-    folder = tmp_path_factory.mktemp("build")
+    return _built(laptop, tmp_path_factory.mktemp("build"))
+
+
+@pytest.fixture(scope="session")
+def build_with_card(laptop_root, tmp_path_factory):
+    """The same where a campaign on a card, cut short, stands beside the laptop."""
+    root = tmp_path_factory.mktemp("card") / "published"
+    shutil.copytree(laptop_root, root)
+    synthetic_cards.write(root, synthetic_cards.half_full(), synthetic_cards.H100, 1)
+    return _built(records.load(root), tmp_path_factory.mktemp("build-card"))
+
+
+def _built(frame: pd.DataFrame, folder: Path) -> Path:
     for experiment in published.EXPERIMENTS:
-        found = findings.of_experiment(laptop, experiment)
+        found = findings.of_experiment(frame, experiment)
         numbers.save(found, folder / "numbers" / f"{experiment}.json")
         for name, draw in figures.FIGURES[experiment].items():
-            drawing.save(draw(laptop, experiment), folder / f"figures/{experiment}-{name}.svg")
+            drawing.save(draw(frame, experiment), folder / f"figures/{experiment}-{name}.svg")
         for name, make in tables.TABLES[experiment].items():
-            table.save(make(laptop, "auto"), folder / "tables" / f"{experiment}-{name}")
+            table.save(make(frame, "auto"), folder / "tables" / f"{experiment}-{name}")
     for name, draw in overview.FIGURES.items():
-        drawing.save(draw(laptop), folder / f"figures/{name}.svg")
+        drawing.save(draw(frame), folder / f"figures/{name}.svg")
     book = claims.load(published.CLAIMS)
-    verdicts = claims.evaluate(book, laptop)
+    verdicts = claims.evaluate(book, frame)
     (folder / "claims.json").write_text(claims.to_json(book, verdicts))
     files = [*sorted((folder / "numbers").iterdir()), folder / "claims.json"]
     joined = numbers.join(files)
     numbers.save(joined, folder / "numbers.json")
-    (folder / "numbers.csv").write_text(provenance.numbers_csv(joined, laptop))
-    (folder / "records.csv").write_text(provenance.records_csv(laptop))
+    (folder / "numbers.csv").write_text(provenance.numbers_csv(joined, frame))
+    (folder / "records.csv").write_text(provenance.records_csv(frame))
     for name, make in provenance.TABLES.items():
-        table.save(make(laptop), folder / "tables" / f"provenance-{name}")
+        table.save(make(frame), folder / "tables" / f"provenance-{name}")
     return folder
 
 

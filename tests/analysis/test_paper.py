@@ -24,6 +24,22 @@ def test_two_papers_are_the_same_bytes(build):
     assert first == paper.compile_paper(build)
 
 
+def test_the_paper_of_a_card_that_was_taken_away_lacks_nothing(build, build_with_card):
+    assert paper.compile_paper(build_with_card).startswith(b"%PDF")
+    numbers = json.loads((build_with_card / "numbers.json").read_text())
+    assert numbers["comprehensive.machine.device"]["text"] == "NVIDIA H100 80GB HBM3"
+    for key, entry in numbers.items():
+        assert not re.search(r"\bnan\b", entry["text"]), key
+    # What the card did not measure is of the laptop still: nothing is empty that was not.
+    for kind in ("figures", "tables"):
+        for path in sorted((build / kind).glob("*.csv")):
+            before, now = (
+                len((folder / kind / path.name).read_text().splitlines())
+                for folder in (build, build_with_card)
+            )
+            assert now > 1 or before == 1, path.name
+
+
 def test_the_paper_command_names_an_unknown_number(build, tmp_path, capsys):
     folder = shutil.copytree(build, tmp_path / "build")
     joined = json.loads((folder / "numbers.json").read_text())
