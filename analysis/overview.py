@@ -61,20 +61,15 @@ def lines(view: views.View) -> list[Line]:
     return found
 
 
-def _fullest(frame: pd.DataFrame, experiment: str, machine: str) -> views.View:
-    """The view of the machine with most comparisons."""
-
-    def count(view: views.View) -> int:
-        return sum(line.measured is not None for line in lines(view))
-
-    return voices.fullest(frame, experiment, machine, count)
+def _measured(found: list[Line]) -> int:
+    return sum(line.measured is not None for line in found)
 
 
 def overview(frame: pd.DataFrame, machine: str = "auto") -> Figure:
     """Published and measured speed-ups, a panel a write-up: the longest on the left."""
     present = set(frame["experiment"])
-    panels = [_fullest(frame, e, machine) for e in PANELS if e in present]
-    rows = [lines(view) for view in panels]
+    chosen = [voices.fullest(frame, e, machine, lines, _measured) for e in PANELS if e in present]
+    panels, rows = ([pair[side] for pair in chosen] for side in (0, 1))
     heights = [LINE * _units(found) for found in rows]
     # Of several devices each panel names its own, in a line more.
     names_devices = len({view.device for view in panels}) > 1

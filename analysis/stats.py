@@ -33,6 +33,11 @@ class Interval:
     def __contains__(self, x: float) -> bool:
         return self.low <= x <= self.high
 
+    @property
+    def shown(self) -> tuple[float, float]:
+        """The bounds to print: NaN where they are a margin to judge by, of confidence 0."""
+        return (self.low, self.high) if self.confidence else (nan, nan)
+
     def __format__(self, spec: str) -> str:
         """`f"{interval:.2f}"` reads `1.98 [1.91, 2.04]`; the spec applies to all three numbers.
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import pandas as pd
 
 from analysis import records, views
 from analysis.text import DASH, span
+
+Found = TypeVar("Found")
 
 # What the keys of one statement have in common (`id`, `more`), and their `part` in it; then the
 # parts that it cannot do without. A key that fits none is a statement of its own.
@@ -85,14 +88,20 @@ def order(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> list[s
 
 
 def fullest(
-    frame: pd.DataFrame, experiment: str, machine: str, count: Callable[[views.View], int]
-) -> views.View:
-    """The view of the machine that has most to show in a figure of one machine.
+    frame: pd.DataFrame,
+    experiment: str,
+    machine: str,
+    find: Callable[[views.View], Found],
+    size: Callable[[Found], int] = len,
+) -> tuple[views.View, Found]:
+    """The view of the machine that has most to show in a figure of one machine, and what it has.
 
-    count: how much a view has. Of machines with as much, the first in order.
+    find(view) -> what is shown; size: how much that is. Of machines with as much, the first.
     """
-    names = order(frame, experiment, machine)
-    return max((views.view(frame, experiment, name) for name in names), key=count)
+    of_machines = (
+        views.view(frame, experiment, name) for name in order(frame, experiment, machine)
+    )
+    return max(((view, find(view)) for view in of_machines), key=lambda pair: size(pair[1]))
 
 
 def chosen(

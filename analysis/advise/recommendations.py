@@ -6,7 +6,6 @@ python -m analysis.advise.recommendations [--out build/tables/advice] [--machine
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,8 +205,7 @@ def _option(option: Option | None) -> tuple[Cell, Cell]:
     if option is None:
         return None, None
     time = option.time
-    bounds = (time.low, time.high) if time.confidence else (math.nan, math.nan)
-    return look(option.system).label, brief(quantity(time.value, *bounds))
+    return look(option.system).label, brief(quantity(time.value, *time.shown))
 
 
 def main(arguments: list[str] | None = None) -> int:

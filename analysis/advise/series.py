@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import published, scaling, views
-from analysis.claims.vocabulary import DIRECTION
+from analysis.claims.predicate import margin
 from analysis.stats import Interval, resampled_median
 from analysis.table import WORDS
 from models.registry import VARIANTS
@@ -110,17 +110,9 @@ def series(rows: pd.DataFrame, seq_len: int) -> Iterator[Series]:
 def _measured(point: Point) -> Estimate:
     time, peak = resampled_median(point.replicates, confidence=CONFIDENCE), point.peak_bytes
     if len(point.replicates) == 1:
-        time = _margin(time)
+        time = margin(time)
     weighed = None if math.isnan(peak) else Interval(peak, peak, peak, 1.0)
     return Estimate(time, weighed, (point,))
-
-
-def _margin(time: Interval) -> Interval:
-    """The time of one process, which says nothing of others: at least DIRECTION either way, a
-    margin to rank by, of confidence 0, that is not printed."""
-    bounds = (time.value / DIRECTION, time.value * DIRECTION, time.low, time.high)
-    known = [bound for bound in bounds if not math.isnan(bound)]
-    return Interval(time.value, min(known), max(known), 0.0)
 
 
 def _fitted(timed: list[Point], seq_len: int) -> Estimate:

@@ -113,8 +113,7 @@ def _value(value: Interval | None, unit: float) -> str:
         return DASH
     if value.low == value.high:
         return number(round(value.value / unit))
-    bounds = (value.low / unit, value.high / unit) if value.confidence else (math.nan, math.nan)
-    return interval(value.value / unit, *bounds)
+    return interval(value.value / unit, *(bound / unit for bound in value.shown))
 
 
 def _letter(index: int) -> str:

@@ -46,16 +46,19 @@ def ratio_of(base: Mapping, other: Mapping) -> stats.Interval:
 
 
 def of_one_process(gain: stats.Interval, *rows: Mapping) -> stats.Interval:
-    """`gain` as it is if every row has several processes; else at least DIRECTION either way.
+    """`gain` as it is if every row has several processes; else its margin."""
+    return gain if all(len(row["samples"]) > 1 for row in rows) else margin(gain)
+
+
+def margin(value: stats.Interval) -> stats.Interval:
+    """What is of one process, with at least DIRECTION either way.
 
     One process says nothing of others: its interval is a margin to judge by, of confidence 0,
     and is not printed.
     """
-    if all(len(row["samples"]) > 1 for row in rows):
-        return gain
-    bounds = (gain.value / DIRECTION, gain.value * DIRECTION, gain.low, gain.high)
+    bounds = (value.value / DIRECTION, value.value * DIRECTION, value.low, value.high)
     known = [bound for bound in bounds if not math.isnan(bound)]
-    return stats.Interval(gain.value, min(known), max(known), 0.0)
+    return stats.Interval(value.value, min(known), max(known), 0.0)
 
 
 def is_close(figure: float, value: stats.Interval) -> bool:
@@ -63,8 +66,7 @@ def is_close(figure: float, value: stats.Interval) -> bool:
 
 
 def measured_as(value: stats.Interval, unit: str) -> dict:
-    numbers = {"value": value.value}
-    numbers |= {b: getattr(value, b) if value.confidence else math.nan for b in ("low", "high")}
+    numbers = dict(zip(("value", "low", "high"), (value.value, *value.shown), strict=True))
     return {k: None if math.isnan(v) else float(v) for k, v in numbers.items()} | {"unit": unit}
 
 

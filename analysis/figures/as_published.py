@@ -33,8 +33,7 @@ def speedups(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Fig
     def lines(view: views.View) -> list[Three]:
         return [three for three in replica_views.speedups(view) if _has_any(three)]
 
-    view = voices.fullest(frame, experiment, machine, lambda view: len(lines(view)))
-    found = lines(view)
+    view, found = voices.fullest(frame, experiment, machine, lines)
     panels = []
     for writeup in dict.fromkeys(three.writeup for three in found):
         own = [three for three in found if three.writeup == writeup]
@@ -87,11 +86,10 @@ def _arms(found: Iterable[Interval]) -> list[list[float]]:
 def plots(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     """Time at a constant number of tokens over that of the shortest length, against length."""
 
-    def count(view: views.View) -> int:
-        return sum(len(curve.rows) for curve in replica_views.curves(view))
+    def points(found: Sequence[Curve]) -> int:
+        return sum(len(curve.rows) for curve in found)
 
-    view = voices.fullest(frame, experiment, machine, count)
-    curves = replica_views.curves(view)
+    view, curves = voices.fullest(frame, experiment, machine, replica_views.curves, points)
     note = (
         "Points: measured, with 95 % intervals; lines: counted pairs. Rates as the script made "
         "them, 1, 2, 8, 128, or as they were meant, 1, 2, 4, 8."

@@ -18,12 +18,11 @@ def grid(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     Of several machines the one that measured most cells.
     """
     base, shapes = published.base(experiment), published.shapes(experiment)
-    view = voices.fullest(frame, experiment, machine, lambda view: len(_measured(view)))
+    view, measured = voices.fullest(frame, experiment, machine, _measured)
     # Batch and length; the batch that was measured stands below where it is another one.
     columns = [f"{tokens(n)}\nb{batch}" for batch, n in shapes]
     theirs: dict[tuple[str, str], Cell] = {}
     ours: dict[tuple[str, str], Cell] = {}
-    measured = _measured(view)
     for system in _systems(experiment):
         name = look(system).label
         for column, shape in zip(columns, shapes, strict=True):

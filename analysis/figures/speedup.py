@@ -27,11 +27,10 @@ def speedup(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figu
         series = view.series()
         return _over_base(view) or _over(series, base), _over(series, published.DENSE)
 
-    def count(view: views.View) -> int:
-        return sum(len(bars) for side in sides(view) for _, bars in side)
+    def bars(found: tuple[list, list]) -> int:
+        return sum(len(own) for side in found for _, own in side)
 
-    view = voices.fullest(frame, experiment, machine, count)
-    left, right = sides(view)
+    view, (left, right) = voices.fullest(frame, experiment, machine, sides, bars)
     with style():
         tall = 0.125 * max(_units(left), _units(right), 5) + 0.68
         figure = Figure(figsize=(PAGE, tall))
