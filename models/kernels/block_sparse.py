@@ -79,7 +79,8 @@ def forward(
     lse = q.new_empty(batch, heads, n, dtype=torch.float32)
     tile = tiles.choose(TABLE, "forward", q, block_size)
     lists = (row_ptr, col_idx, order)
-    shape = (*tiles.strides(q, k, v), n, heads, order.shape[1], scale * LOG2_E.value)
+    steps = tiles.strides(q, k, v, unit=tiles.vector(q, k, v))
+    shape = (*steps, n, heads, order.shape[1], scale * LOG2_E.value)
     _launch(
         block_sparse_forward.forward, (q, k, v, out, lse, *lists, *shape), (q, k, v), order,
         block_size, is_causal, tile, heads,
@@ -119,17 +120,18 @@ def backward(
     tensors = (q, k, v, grad_out)
     grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     statistics = row_statistics(grad_out, grad_lse, out, lse)
-    shape = (*tiles.strides(*tensors), q.shape[1], heads, order.shape[1], scale)
+    steps = tiles.strides(*tensors, unit=tiles.vector(*tensors))
+    shape = (*steps, q.shape[1], heads, order.shape[1], scale)
     options = (tensors, order, block_size, is_causal)
     _launch(
         block_sparse_backward.backward_q,
-        (*tensors, *statistics, grads[0], row_ptr, col_idx, order, *shape),
+        (*tensors, statistics, grads[0], row_ptr, col_idx, order, *shape),
         *options, tiles.choose(TABLE, "backward_q", q, block_size), heads,
     )  # fmt: skip
     lists = (column_row_ptr, column_col_idx, column_order)
     _launch(
         block_sparse_backward.backward_kv,
-        (*tensors, *statistics, *grads[1:], *lists, *shape),
+        (*tensors, statistics, *grads[1:], *lists, *shape),
         *options, tiles.choose(TABLE, "backward_kv", q, block_size), kv_heads,
     )  # fmt: skip
     return grads
@@ -175,7 +177,8 @@ def _launch(kernel, arguments, tensors, order, block_size, is_causal, tile, owne
             GROUP=q.shape[2] // k.shape[2],
             D=q.shape[3],
             BLOCK_D=tiles.padded(q.shape[3]),
+            VECTOR=tiles.vector(*tensors),
             PRECISION="ieee",
             INDEX=tl.int32 if reach < 2**31 else tl.int64,
-            **tile.options(),
+            **tile.options(kernel),
         )

@@ -12,25 +12,26 @@ from models.kernels.tile_math import (
     LOG2_E,
     head_columns,
     key_step,
-    load_numbers,
     load_rows,
+    load_statistics,
     query_step,
+    row_of,
 )
 
 
 @triton.jit
 def backward_q(
-    q, k, v, grad_out, lse_2, delta, grad_q, row_ptr, col_idx, order,
+    q, k, v, grad_out, statistics, grad_q, row_ptr, col_idx, order,
     q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h, g_b, g_n, g_h,
     n_tokens, n_heads, n_blocks, scale,
     BLOCK_SIZE: tl.constexpr, PER_HEAD: tl.constexpr, EVEN_N: tl.constexpr,
     IS_CAUSAL: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    VECTOR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """dQ of one query block; as in the forward pass only the last step is masked.
 
-    lse_2, delta: (B, H, N), of `row_statistics`; grad_q: (B, N, H, D), packed. scale: that
+    statistics: (B, H, N), of `row_statistics`; grad_q: (B, N, H, D), packed. scale: that
     of the scores.
     """
     block, head, batch = owner(order, n_blocks, n_heads, 1, PER_HEAD)
@@ -39,15 +40,18 @@ def backward_q(
     i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     queries = block * BLOCK_SIZE + i_m
     held = queries < n_tokens
-    p_q = q + batch * q_b + head * q_h + queries.to(INDEX)[:, None] * q_n + d[None, :]
-    p_g = grad_out + batch * g_b + head * g_h + queries.to(INDEX)[:, None] * g_n + d[None, :]
+    p_q, q_step = row_of(q, q_b, q_n, q_h, batch, 0, head, VECTOR, INDEX)
+    p_g, g_step = row_of(grad_out, g_b, g_n, g_h, batch, 0, head, VECTOR, INDEX)
+    p_q += queries.to(INDEX)[:, None] * q_step + d[None, :]
+    p_g += queries.to(INDEX)[:, None] * g_step + d[None, :]
     b_q = load_rows(p_q, held, d_mask, D, BLOCK_D, not EVEN_N)
     b_g = load_rows(p_g, held, d_mask, D, BLOCK_D, not EVEN_N)
     rows = (batch * n_heads + head) * n_tokens + queries
-    b_lse = load_numbers(lse_2 + rows, held, True)
-    b_delta = load_numbers(delta + rows, held, True)
-    p_k = k + batch * k_b + head // GROUP * k_h + d[None, :]
-    p_v = v + batch * v_b + head // GROUP * v_h + d[None, :]
+    b_lse, b_delta = load_statistics(statistics + rows, held, True)
+    p_k, k_step = row_of(k, k_b, k_n, k_h, batch, 0, head // GROUP, VECTOR, INDEX)
+    p_v, v_step = row_of(v, v_b, v_n, v_h, batch, 0, head // GROUP, VECTOR, INDEX)
+    p_k += d[None, :]
+    p_v += d[None, :]
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
     STEP: tl.constexpr = BLOCK_N // BLOCK_SIZE
@@ -57,8 +61,8 @@ def backward_q(
     scale_2 = scale * LOG2_E
     for e in range(0, full, STEP):
         keys = tokens_of(p_col, e, count, i_n, BLOCK_SIZE, STEP, 1, False).to(INDEX)[:, None]
-        b_k = load_rows(p_k + keys * k_n, held, d_mask, D, BLOCK_D, False)
-        b_v = load_rows(p_v + keys * v_n, held, d_mask, D, BLOCK_D, False)
+        b_k = load_rows(p_k + keys * k_step, held, d_mask, D, BLOCK_D, False)
+        b_v = load_rows(p_v + keys * v_step, held, d_mask, D, BLOCK_D, False)
         acc = query_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, held, scale_2, False, PRECISION)
     for e in tl.range(full, count, STEP, num_stages=1):
         keys = tokens_of(p_col, e, count, i_n, BLOCK_SIZE, STEP, 1, True)
@@ -66,8 +70,8 @@ def backward_q(
         seen = here[None, :]
         if IS_CAUSAL:
             seen = queries[:, None] >= tl.where(here, keys, n_tokens + BLOCK_SIZE)[None, :]
-        b_k = load_rows(p_k + keys.to(INDEX)[:, None] * k_n, here, d_mask, D, BLOCK_D, True)
-        b_v = load_rows(p_v + keys.to(INDEX)[:, None] * v_n, here, d_mask, D, BLOCK_D, True)
+        b_k = load_rows(p_k + keys.to(INDEX)[:, None] * k_step, here, d_mask, D, BLOCK_D, True)
+        b_v = load_rows(p_v + keys.to(INDEX)[:, None] * v_step, here, d_mask, D, BLOCK_D, True)
         acc = query_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, seen, scale_2, True, PRECISION)
 
     p_out = grad_q + ((batch * n_tokens + queries) * n_heads + head)[:, None] * D + d[None, :]
@@ -77,12 +81,12 @@ def backward_q(
 
 @triton.jit
 def backward_kv(
-    q, k, v, grad_out, lse_2, delta, grad_k, grad_v, row_ptr, col_idx, order,
+    q, k, v, grad_out, statistics, grad_k, grad_v, row_ptr, col_idx, order,
     q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h, g_b, g_n, g_h,
     n_tokens, n_heads, n_blocks, scale,
     BLOCK_SIZE: tl.constexpr, PER_HEAD: tl.constexpr, EVEN_N: tl.constexpr,
     IS_CAUSAL: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    VECTOR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """dK and dV of one key block of a key head, over its GROUP of query heads; BLOCK_N: its size.
@@ -95,8 +99,10 @@ def backward_kv(
     i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     keys = block * BLOCK_SIZE + i_n
     held = keys < n_tokens
-    p_k = k + batch * k_b + kv_head * k_h + keys.to(INDEX)[:, None] * k_n + d[None, :]
-    p_v = v + batch * v_b + kv_head * v_h + keys.to(INDEX)[:, None] * v_n + d[None, :]
+    p_k, k_step = row_of(k, k_b, k_n, k_h, batch, 0, kv_head, VECTOR, INDEX)
+    p_v, v_step = row_of(v, v_b, v_n, v_h, batch, 0, kv_head, VECTOR, INDEX)
+    p_k += keys.to(INDEX)[:, None] * k_step + d[None, :]
+    p_v += keys.to(INDEX)[:, None] * v_step + d[None, :]
     b_k = load_rows(p_k, held, d_mask, D, BLOCK_D, not EVEN_N)
     b_v = load_rows(p_v, held, d_mask, D, BLOCK_D, not EVEN_N)
     acc_k = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
@@ -113,17 +119,18 @@ def backward_kv(
             is_cut = (first == block).to(tl.int32)
         full = (count - is_cut) // STEP * STEP
         p_row = col_idx + begin + count - 1
-        p_q = q + batch * q_b + head * q_h + d[None, :]
-        p_g = grad_out + batch * g_b + head * g_h + d[None, :]
+        p_q, q_step = row_of(q, q_b, q_n, q_h, batch, 0, head, VECTOR, INDEX)
+        p_g, g_step = row_of(grad_out, g_b, g_n, g_h, batch, 0, head, VECTOR, INDEX)
+        p_q += d[None, :]
+        p_g += d[None, :]
         of_head = (batch * n_heads + head) * n_tokens
         for e in range(0, full, STEP):
             queries = tokens_of(p_row, e, count, i_m, BLOCK_SIZE, STEP, -1, False)
             here = queries < n_tokens
             at = queries.to(INDEX)[:, None]
-            b_q = load_rows(p_q + at * q_n, here, d_mask, D, BLOCK_D, not EVEN_N)
-            b_g = load_rows(p_g + at * g_n, here, d_mask, D, BLOCK_D, not EVEN_N)
-            b_lse = load_numbers(lse_2 + of_head + queries, here, not EVEN_N)
-            b_delta = load_numbers(delta + of_head + queries, here, not EVEN_N)
+            b_q = load_rows(p_q + at * q_step, here, d_mask, D, BLOCK_D, not EVEN_N)
+            b_g = load_rows(p_g + at * g_step, here, d_mask, D, BLOCK_D, not EVEN_N)
+            b_lse, b_delta = load_statistics(statistics + of_head + queries, here, not EVEN_N)
             acc_k, acc_v = key_step(
                 acc_k, acc_v, b_k, b_v, b_q, b_g, b_lse, b_delta, here, scale_2, False, PRECISION
             )
@@ -132,10 +139,9 @@ def backward_kv(
             # What is not there is loaded as 0 and adds nothing.
             here = (e + i_m // BLOCK_SIZE < count) & (queries < n_tokens)
             at = queries.to(INDEX)[:, None]
-            b_q = load_rows(p_q + at * q_n, here, d_mask, D, BLOCK_D, True)
-            b_g = load_rows(p_g + at * g_n, here, d_mask, D, BLOCK_D, True)
-            b_lse = load_numbers(lse_2 + of_head + queries, here, True)
-            b_delta = load_numbers(delta + of_head + queries, here, True)
+            b_q = load_rows(p_q + at * q_step, here, d_mask, D, BLOCK_D, True)
+            b_g = load_rows(p_g + at * g_step, here, d_mask, D, BLOCK_D, True)
+            b_lse, b_delta = load_statistics(statistics + of_head + queries, here, True)
             seen = here[None, :]
             if IS_CAUSAL:
                 seen = keys[:, None] <= queries[None, :]

@@ -9,7 +9,7 @@ the end of the sequence), so only the last step is masked.
 import triton
 import triton.language as tl
 
-from models.kernels.tile_math import LN_2, attend_step, finish, head_columns, load_rows
+from models.kernels.tile_math import LN_2, attend_step, finish, head_columns, load_rows, row_of
 
 
 @triton.jit
@@ -73,7 +73,7 @@ def forward(
     n_tokens, n_heads, n_blocks, scale,
     BLOCK_SIZE: tl.constexpr, PER_HEAD: tl.constexpr, EVEN_N: tl.constexpr,
     IS_CAUSAL: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    VECTOR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """The queries of one block, one head, one batch element; BLOCK_M is BLOCK_SIZE.
@@ -88,10 +88,13 @@ def forward(
     i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     queries = block * BLOCK_SIZE + i_m
     held = queries < n_tokens
-    p_q = q + batch * q_b + head * q_h + queries.to(INDEX)[:, None] * q_n + d[None, :]
+    p_q, q_step = row_of(q, q_b, q_n, q_h, batch, 0, head, VECTOR, INDEX)
+    p_q += queries.to(INDEX)[:, None] * q_step + d[None, :]
     b_q = load_rows(p_q, held, d_mask, D, BLOCK_D, not EVEN_N)  # [BLOCK_M, BLOCK_D]
-    p_k = k + batch * k_b + head // GROUP * k_h + d[None, :]
-    p_v = v + batch * v_b + head // GROUP * v_h + d[None, :]
+    p_k, k_step = row_of(k, k_b, k_n, k_h, batch, 0, head // GROUP, VECTOR, INDEX)
+    p_v, v_step = row_of(v, v_b, v_n, v_h, batch, 0, head // GROUP, VECTOR, INDEX)
+    p_k += d[None, :]
+    p_v += d[None, :]
     m = tl.full([BLOCK_M], float("-inf"), tl.float32)
     z = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -102,8 +105,8 @@ def forward(
     p_col = col_idx + begin
     for e in range(0, full, STEP):
         keys = tokens_of(p_col, e, count, i_n, BLOCK_SIZE, STEP, 1, False).to(INDEX)[:, None]
-        b_k = load_rows(p_k + keys * k_n, held, d_mask, D, BLOCK_D, False)
-        b_v = load_rows(p_v + keys * v_n, held, d_mask, D, BLOCK_D, False)
+        b_k = load_rows(p_k + keys * k_step, held, d_mask, D, BLOCK_D, False)
+        b_v = load_rows(p_v + keys * v_step, held, d_mask, D, BLOCK_D, False)
         m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, held, scale, False, PRECISION)
     for e in tl.range(full, count, STEP, num_stages=1):
         keys = tokens_of(p_col, e, count, i_n, BLOCK_SIZE, STEP, 1, True)
@@ -111,8 +114,8 @@ def forward(
         seen = here[None, :]
         if IS_CAUSAL:
             seen = queries[:, None] >= tl.where(here, keys, n_tokens + BLOCK_SIZE)[None, :]
-        b_k = load_rows(p_k + keys.to(INDEX)[:, None] * k_n, here, d_mask, D, BLOCK_D, True)
-        b_v = load_rows(p_v + keys.to(INDEX)[:, None] * v_n, here, d_mask, D, BLOCK_D, True)
+        b_k = load_rows(p_k + keys.to(INDEX)[:, None] * k_step, here, d_mask, D, BLOCK_D, True)
+        b_v = load_rows(p_v + keys.to(INDEX)[:, None] * v_step, here, d_mask, D, BLOCK_D, True)
         m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, seen, scale, True, PRECISION)
 
     b_out, lse_2 = finish(m, z, acc)

@@ -61,10 +61,8 @@ STATISTICS = {
 }
 _STRIDES = [f"{x}_{axis}" for x in "qkvgo" for axis in "bnh"]
 _TYPES = {
-    **dict.fromkeys(
-        ["lse", "grad_lse", "lse_2", "delta", "part", "part_lse", "part_k", "part_v"], "*fp32"
-    ),
-    **dict.fromkeys(["table", "row_ptr"], "*i64"),
+    **dict.fromkeys(["lse", "grad_lse", "part", "part_lse", "part_k", "part_v"], "*fp32"),
+    **dict.fromkeys(["table", "row_ptr", "statistics"], "*i64"),
     "base_rows": "i64",
     **dict.fromkeys(["col_idx", "order"], "*i32"),
     **dict.fromkeys([*_STRIDES, "l_b", "l_h", "l_n", "n_tokens", "n_heads", "n_blocks"], "i32"),
@@ -101,19 +99,19 @@ def build(form: Form) -> Built:
     types = _TYPES
     if form.table == "hop":
         types = _TYPES | dict.fromkeys(_RESULTS, "*fp32")
-    constants = {
-        **dict(form.constants),
-        "BLOCK_M": form.tile.block_m,
-        "BLOCK_N": form.tile.block_n,
-    }
+    options = form.tile.options(kernel)
+    constants = dict(form.constants)
+    constants |= {name: options.pop(name) for name in list(options) if name.isupper()}
+    constants["VECTOR"] = 128 // form.bits
     constants["BLOCK_D"] = tiles.padded(constants["D"])
     constants["INDEX"] = {32: tl.int32, 64: tl.int64}[constants["INDEX"]]
     names = kernel.arg_names
     constants = {name: value for name, value in constants.items() if name in names}
     signature = {n: "constexpr" if n in constants else types.get(n, element) for n in names}
-    # As at a launch: pointers and strides are multiples of 16.
-    lengths = {"n_tokens"} if constants.get("EVEN_N") else set()
-    wide = {*_STRIDES, *lengths}
+    # As at a launch: pointers are multiples of 16, and strides where the head dimension is.
+    wide = {"n_tokens"} if constants.get("EVEN_N") else set()
+    if constants["D"] % 16 == 0:
+        wide.update(_STRIDES)
     aligned = [n for n in names if signature[n].startswith("*") or n in wide]
     source = ASTSource(
         kernel,
@@ -126,7 +124,7 @@ def build(form: Form) -> Built:
         compiled = triton.compile(
             source,
             target=GPUTarget("cuda", form.capability, 32),
-            options={"num_warps": form.tile.warps, "num_stages": form.tile.stages},
+            options=options,
         )
     seconds = time.monotonic() - start
     files, shared = compiled.metadata_group, compiled.metadata.shared
@@ -141,8 +139,8 @@ def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:
     else is near to, takes each lighter or rarer constant by itself.
     """
     base = {"IS_CAUSAL": True, "INDEX": 32}
-    # A head dimension of 48 is padded to 64, and its columns masked.
-    rare = [{"INDEX": 64}, {"D": 48}]
+    # A head dimension of 40 is padded to 64, and its columns masked; no stride is a multiple of 16.
+    rare = [{"INDEX": 64}, {"D": 40}]
     if table != "hop":
         base |= {"GROUP": 1, "PRECISION": "ieee"}
         rare.append({"GROUP": 4})

@@ -18,7 +18,7 @@ from models.fused_ops import as_operand
 from models.kernels import dilated_backward, dilated_forward
 from models.kernels.row_statistics import BLOCK as STATISTICS_BLOCK
 from models.kernels.tile_math import LOG2_E
-from models.kernels.tiles import choose, on_device, padded, strides
+from models.kernels.tiles import choose, on_device, padded, strides, vector
 
 TABLE = "dilated"
 
@@ -123,7 +123,7 @@ def forward(
     part = q.new_empty(work.rows, q.shape[3], dtype=torch.float32)
     part_lse = q.new_empty(work.rows, dtype=torch.float32)
     arguments = (q, k, v, out, lse, part, part_lse, work.table)
-    arguments += (*strides(q, k, v), n, heads, scale * LOG2_E.value)
+    arguments += (*strides(q, k, v, unit=vector(q, k, v)), n, heads, scale * LOG2_E.value)
     _launch(dilated_forward.forward, arguments, work, tile, (q, k, v), is_causal, tf32)
     return out, lse
 
@@ -161,8 +161,8 @@ def backward(
     statistics = _statistics(grad_out, grad_lse, out, lse, work)
     grad_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     part = q.new_empty(work.rows, q.shape[3], dtype=torch.float32)
-    shape = (*strides(*tensors), q.shape[1], heads, work.base_rows, scale)
-    arguments = (*tensors, *statistics, grad_q, part, work.table, *shape)
+    shape = (*strides(*tensors, unit=vector(*tensors)), q.shape[1], heads, work.base_rows, scale)
+    arguments = (*tensors, statistics, grad_q, part, work.table, *shape)
     _launch(dilated_backward.backward_q, arguments, work, tile, tensors, is_causal, tf32)
     del part, arguments
 
@@ -170,7 +170,7 @@ def backward(
     work = _plan(q, *lists, kv_heads, tile.block_n)
     grad_k, grad_v = (torch.empty(k.shape, dtype=k.dtype, device=k.device) for _ in "kv")
     parts = tuple(q.new_empty(work.rows, q.shape[3], dtype=torch.float32) for _ in "kv")
-    arguments = (*tensors, *statistics, grad_k, grad_v, *parts, work.table, *shape)
+    arguments = (*tensors, statistics, grad_k, grad_v, *parts, work.table, *shape)
     _launch(dilated_backward.backward_kv, arguments, work, tile, tensors, is_causal, tf32)
     return grad_q, grad_k, grad_v
 
@@ -209,36 +209,38 @@ def _plan(q, segment_lengths, dilation_rates, offsets, base_owners, block) -> Pl
 def _statistics(grad_out, grad_lse, out, lse, work: Plan):
     """LSE in base 2 and delta of every branch's rows, as `dilated_backward.statistics` says."""
     batch, n, heads, dim = out.shape
-    lse_2, delta = (lse.new_empty(work.base_rows + work.rows) for _ in range(2))
+    unit = vector(grad_out)
+    packed = lse.new_empty(work.base_rows + work.rows, dtype=torch.int64)
     with on_device(out):
         dilated_backward.statistics[(batch * heads * triton.cdiv(n, STATISTICS_BLOCK),)](
-            grad_out, out, lse, lse if grad_lse is None else grad_lse.contiguous(), lse_2, delta,
-            work.table, *grad_out.stride()[:3], n, heads, work.base_rows,
+            grad_out, out, lse, lse if grad_lse is None else grad_lse.contiguous(), packed,
+            work.table, *strides(grad_out, unit=unit), n, heads, work.base_rows,
             N_CARRIED=work.carried, HAS_KEYS=work.base_has_keys,
             SHORT=work.shortest < STATISTICS_BLOCK, HAS_GRAD_LSE=grad_lse is not None,
-            D=dim, BLOCK_D=padded(dim), BLOCK_M=STATISTICS_BLOCK, INDEX=tl.int64,
+            D=dim, BLOCK_D=padded(dim), VECTOR=unit, BLOCK_M=STATISTICS_BLOCK, INDEX=tl.int64,
         )  # fmt: skip
-    return lse_2, delta
+    return packed
 
 
 def _launch(kernel, arguments, work: Plan, tile, tensors, is_causal, tf32) -> None:
     """The carried branches, then the base, which reads what they wrote."""
     q, k = tensors[:2]
     block = max(tile.block_m, tile.block_n)
-    reach = max(
-        work.longest_rate * max(x.stride(1) for x in tensors) * block,
-        work.longest_row * block * q.shape[3],
-    )
+    # A tile reaches into the next segment at most, unless segments are shorter than it.
+    is_short = work.shortest < block
+    rows = work.longest_row * (block if is_short else 1) + block
+    reach = max(work.longest_rate * max(x.stride(1) for x in tensors) * block, rows * q.shape[3])
     options = {
         "N_CARRIED": work.carried,
-        "SHORT": work.shortest < block,
+        "SHORT": is_short,
         "IS_CAUSAL": is_causal,
         "GROUP": q.shape[2] // k.shape[2],
         "D": q.shape[3],
         "BLOCK_D": padded(q.shape[3]),
+        "VECTOR": vector(*tensors),
         "PRECISION": "tf32" if tf32 else "ieee",
         "INDEX": tl.int32 if reach < 2**31 else tl.int64,
-        **tile.options(),
+        **tile.options(kernel),
     }
     with on_device(q):
         if work.carried_programs:

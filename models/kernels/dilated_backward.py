@@ -19,15 +19,22 @@ from models.kernels.dilated_forward import (
 )
 from models.kernels.row_statistics import delta_of
 from models.kernels.runs import key_run, query_run, run_offsets
-from models.kernels.tile_math import LOG2_E, head_columns, load_rows
+from models.kernels.tile_math import (
+    LOG2_E,
+    head_columns,
+    load_rows,
+    load_statistics,
+    pack_statistics,
+    row_of,
+)
 
 
 @triton.jit
 def statistics(
-    grad_out, out, lse, grad_lse, lse_2, delta, table, g_b, g_n, g_h,
+    grad_out, out, lse, grad_lse, statistics, table, g_b, g_n, g_h,
     n_tokens, n_heads, base_rows,
     N_CARRIED: tl.constexpr, HAS_KEYS: tl.constexpr, SHORT: tl.constexpr,
-    HAS_GRAD_LSE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    HAS_GRAD_LSE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, VECTOR: tl.constexpr,
     BLOCK_M: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """LSE in base 2 and delta of BLOCK_M rows of a head, written where each branch keeps them.
@@ -44,19 +51,18 @@ def statistics(
     held = tokens < n_tokens
     rows = (batch * n_heads + head) * n_tokens + tokens
     total = delta_of(
-        grad_out + batch * g_b + tokens * g_n + head * g_h,
+        row_of(grad_out, g_b, g_n, g_h, batch, tokens, head, VECTOR)[0],
         out + ((batch * n_tokens + tokens) * n_heads + head) * D,
         grad_lse + rows, held, HAS_GRAD_LSE, D, BLOCK_D,
     )  # fmt: skip
-    b_lse = tl.load(lse + rows, mask=held) * LOG2_E
+    both = pack_statistics(tl.load(lse + rows, mask=held) * LOG2_E, total)
     for i in range(0 if HAS_KEYS else 1, N_CARRIED + 1):
         branch = table + i * (OFFSETS + n_heads)
         row_0, rows, there = compact_rows(
             branch, start, lane, head, n_heads, batch, n_tokens, SHORT, INDEX
         )
         rows += row_0 + tl.where(i == 0, 0, base_rows)
-        tl.store(lse_2 + rows, b_lse, mask=there)
-        tl.store(delta + rows, total, mask=there)
+        tl.store(statistics + rows, both, mask=there)
 
 
 @triton.jit
@@ -68,18 +74,18 @@ def segment_start(row, head, n_heads, segment, batch, base_rows, BASE: tl.conste
 
 @triton.jit
 def backward_q(
-    q, k, v, grad_out, lse_2, delta, grad_q, part, table,
+    q, k, v, grad_out, statistics, grad_q, part, table,
     q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h, g_b, g_n, g_h,
     n_tokens, n_heads, base_rows, scale,
     N_CARRIED: tl.constexpr, BASE: tl.constexpr, HAS_KEYS: tl.constexpr, SHORT: tl.constexpr,
     IS_CAUSAL: tl.constexpr,
-    GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, VECTOR: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """dQ of a tile of BLOCK_M kept queries; `part` (R, D) float32 holds the carried branches'.
 
-    lse_2, delta: as `statistics` writes them. grad_q: (B, N, H, D), packed. scale: that of
+    statistics: as the kernel of that name writes them. grad_q: (B, N, H, D), packed. scale: that of
     the scores.
     """
     row, tiles, tile, head, segment, batch = owner(table, n_heads, n_heads, N_CARRIED, BASE)
@@ -95,20 +101,19 @@ def backward_q(
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
     if HAS_KEYS:
-        p_q = q + batch * q_b + (first + start * r) * q_n + head * q_h
-        p_g = grad_out + batch * g_b + (first + start * r) * g_n + head * g_h
-        p_q += run_offsets(i_m, r * q_n, d, INDEX)
-        p_g += run_offsets(i_m, r * g_n, d, INDEX)
+        p_q, q_step = row_of(q, q_b, q_n, q_h, batch, first, head, VECTOR)
+        p_g, g_step = row_of(grad_out, g_b, g_n, g_h, batch, first, head, VECTOR)
+        p_q += start * r * q_step + run_offsets(i_m, r * q_step, d, INDEX)
+        p_g += start * r * g_step + run_offsets(i_m, r * g_step, d, INDEX)
         b_q = load_rows(p_q, held, d_mask, D, BLOCK_D, True)
         b_g = load_rows(p_g, held, d_mask, D, BLOCK_D, True)
         at = segment_start(row, head, n_heads, segment, batch, base_rows, BASE) + start + i_m
-        b_lse = tl.load(lse_2 + at, mask=held, other=0.0)
-        b_delta = tl.load(delta + at, mask=held, other=0.0)
+        b_lse, b_delta = load_statistics(statistics + at, held, True)
         kv_head = head // GROUP
-        p_k = k + batch * k_b + first * k_n + kv_head * k_h
-        p_v = v + batch * v_b + first * v_n + kv_head * v_h
+        p_k, k_step = row_of(k, k_b, k_n, k_h, batch, first, kv_head, VECTOR)
+        p_v, v_step = row_of(v, v_b, v_n, v_h, batch, first, kv_head, VECTOR)
         acc = query_run(
-            acc, b_q, b_g, b_lse, b_delta, p_k, p_v, r * k_n, r * v_n, start, kept,
+            acc, b_q, b_g, b_lse, b_delta, p_k, p_v, r * k_step, r * v_step, start, kept,
             scale * LOG2_E, IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, PRECISION, INDEX,
         )  # fmt: skip
 
@@ -131,12 +136,12 @@ def backward_q(
 
 @triton.jit
 def backward_kv(
-    q, k, v, grad_out, lse_2, delta, grad_k, grad_v, part_k, part_v, table,
+    q, k, v, grad_out, statistics, grad_k, grad_v, part_k, part_v, table,
     q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h, g_b, g_n, g_h,
     n_tokens, n_heads, base_rows, scale,
     N_CARRIED: tl.constexpr, BASE: tl.constexpr, HAS_KEYS: tl.constexpr, SHORT: tl.constexpr,
     IS_CAUSAL: tl.constexpr,
-    GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, VECTOR: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
@@ -161,19 +166,19 @@ def backward_kv(
     acc_v = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
 
     if HAS_KEYS:
-        p_k = k + batch * k_b + (first + start * r) * k_n + kv_head * k_h
-        p_v = v + batch * v_b + (first + start * r) * v_n + kv_head * v_h
-        p_k += run_offsets(i_n, r * k_n, d, INDEX)
-        p_v += run_offsets(i_n, r * v_n, d, INDEX)
+        p_k, k_step = row_of(k, k_b, k_n, k_h, batch, first, kv_head, VECTOR)
+        p_v, v_step = row_of(v, v_b, v_n, v_h, batch, first, kv_head, VECTOR)
+        p_k += start * r * k_step + run_offsets(i_n, r * k_step, d, INDEX)
+        p_v += start * r * v_step + run_offsets(i_n, r * v_step, d, INDEX)
         b_k = load_rows(p_k, held, d_mask, D, BLOCK_D, True)
         b_v = load_rows(p_v, held, d_mask, D, BLOCK_D, True)
         for g in range(0, GROUP if BASE else 1):
             head = first_head + g
-            p_q = q + batch * q_b + first * q_n + head * q_h
-            p_g = grad_out + batch * g_b + first * g_n + head * g_h
+            p_q, q_step = row_of(q, q_b, q_n, q_h, batch, first, head, VECTOR)
+            p_g, g_step = row_of(grad_out, g_b, g_n, g_h, batch, first, head, VECTOR)
             at = segment_start(row, head, n_heads, segment, batch, base_rows, BASE)
             acc_k, acc_v = key_run(
-                acc_k, acc_v, b_k, b_v, p_q, p_g, lse_2 + at, delta + at, r * q_n, r * g_n,
+                acc_k, acc_v, b_k, b_v, p_q, p_g, statistics + at, r * q_step, r * g_step,
                 start, kept, scale * LOG2_E,
                 IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, PRECISION, INDEX,
             )  # fmt: skip

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from models.kernels.runs import attend_run, run_offsets
-from models.kernels.tile_math import LN_2, finish, head_columns, join, load_rows
+from models.kernels.tile_math import LN_2, finish, head_columns, join, load_rows, row_of
 
 # A row of the branch table: these, then the offset of each head (-1: not in the branch).
 WIDTH, RATE, SEGMENTS, KEPT, TILES, FIRST_PROGRAM, FIRST_ROW, OFFSETS = (
@@ -110,8 +110,8 @@ def forward(
     n_tokens, n_heads, scale,
     N_CARRIED: tl.constexpr, BASE: tl.constexpr, HAS_KEYS: tl.constexpr, SHORT: tl.constexpr,
     IS_CAUSAL: tl.constexpr,
-    GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, VECTOR: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ROTATED: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """A tile of BLOCK_M kept queries of one branch, segment, head and batch element.
@@ -134,15 +134,15 @@ def forward(
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
     if HAS_KEYS:
-        p_q = q + batch * q_b + (first + start * r) * q_n + head * q_h
-        p_q += run_offsets(i_m, r * q_n, d, INDEX)
+        p_q, q_step = row_of(q, q_b, q_n, q_h, batch, first, head, VECTOR)
+        p_q += start * r * q_step + run_offsets(i_m, r * q_step, d, INDEX)
         b_q = load_rows(p_q, held, d_mask, D, BLOCK_D, True)  # [BLOCK_M, BLOCK_D]
         kv_head = head // GROUP
-        p_k = k + batch * k_b + first * k_n + kv_head * k_h
-        p_v = v + batch * v_b + first * v_n + kv_head * v_h
+        p_k, k_step = row_of(k, k_b, k_n, k_h, batch, first, kv_head, VECTOR)
+        p_v, v_step = row_of(v, v_b, v_n, v_h, batch, first, kv_head, VECTOR)
         m, z, acc = attend_run(
-            m, z, acc, b_q, p_k, p_v, r * k_n, r * v_n, start, kept, scale,
-            IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, PRECISION, INDEX,
+            m, z, acc, b_q, p_k, p_v, r * k_step, r * v_step, start, kept, scale,
+            IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, ROTATED, PRECISION, INDEX,
         )  # fmt: skip
 
     if BASE:

@@ -60,10 +60,10 @@ class Triton:
         tensors = (q, k, v, grad_out)
         tile = tiles.choose(TABLE, "backward_q", q)
         options = (is_causal, scale, tile, triton.cdiv(q.shape[1], tile.block_m))
-        _launch(hop_backward.backward_q, tensors, (*statistics, grads[0]), *options)
+        _launch(hop_backward.backward_q, tensors, (statistics, grads[0]), *options)
         tile = tiles.choose(TABLE, "backward_kv", q)
         options = (is_causal, scale, tile, triton.cdiv(k.shape[1], tile.block_n))
-        _launch(hop_backward.backward_kv, tensors, (*statistics, *grads[1:]), *options)
+        _launch(hop_backward.backward_kv, tensors, (statistics, *grads[1:]), *options)
         return tuple((F.pad(x, (0, extra)) if extra else x).transpose(1, 2) for x in grads)
 
 
@@ -73,9 +73,10 @@ def _launch(kernel, tensors, packed, is_causal, scale, tile, count) -> None:
     batch, n, heads, dim = q.shape
     # Within a tile; from tile to tile kernels count in 64 bits.
     reach = max(tile.block_m, tile.block_n) * max(x.stride(1) for x in tensors)
+    vector = tiles.vector(*tensors)
     with tiles.on_device(q):
         kernel[(batch * heads * count,)](
-            *tensors, *packed, *tiles.strides(*tensors), n, k.shape[1], heads, scale,
-            IS_CAUSAL=is_causal, D=dim, BLOCK_D=tiles.padded(dim),
-            INDEX=tl.int32 if reach < 2**31 else tl.int64, **tile.options(),
+            *tensors, *packed, *tiles.strides(*tensors, unit=vector), n, k.shape[1], heads, scale,
+            IS_CAUSAL=is_causal, D=dim, BLOCK_D=tiles.padded(dim), VECTOR=vector,
+            INDEX=tl.int32 if reach < 2**31 else tl.int64, **tile.options(kernel),
         )  # fmt: skip

@@ -11,20 +11,20 @@ import triton.language as tl
 
 from models.kernels.hop_forward import SIZES, head_run, owner
 from models.kernels.runs import key_run, query_run, run_offsets
-from models.kernels.tile_math import LOG2_E, head_columns, load_numbers, load_rows
+from models.kernels.tile_math import LOG2_E, head_columns, load_rows, load_statistics
 
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_q(
-    q, k, v, grad_out, lse_2, delta, grad_q,
+    q, k, v, grad_out, statistics, grad_q,
     q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h, g_b, g_n, g_h,
     n_queries, n_keys, n_heads, scale,
     IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, INDEX: tl.constexpr,
+    VECTOR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """dQ of a tile of BLOCK_M queries.
 
-    lse_2, delta: (B, H, Nq), of `row_statistics`. grad_q: (B, Nq, H, D) float32, packed.
+    statistics: (B, H, Nq), of `row_statistics`. grad_q: (B, Nq, H, D) float32, packed.
     scale: that of the scores.
     """
     tiles = tl.cdiv(n_queries, BLOCK_M)
@@ -36,17 +36,16 @@ def backward_q(
     i_m = tl.arange(0, BLOCK_M)
     queries = start + i_m
     held = queries < n_queries
-    p_q, q_step = head_run(q, q_b, q_n, q_h, head, batch)
-    p_g, g_step = head_run(grad_out, g_b, g_n, g_h, head, batch)
-    p_k, k_step = head_run(k, k_b, k_n, k_h, head, batch)
-    p_v, v_step = head_run(v, v_b, v_n, v_h, head, batch)
+    p_q, q_step = head_run(q, q_b, q_n, q_h, head, batch, VECTOR)
+    p_g, g_step = head_run(grad_out, g_b, g_n, g_h, head, batch, VECTOR)
+    p_k, k_step = head_run(k, k_b, k_n, k_h, head, batch, VECTOR)
+    p_v, v_step = head_run(v, v_b, v_n, v_h, head, batch, VECTOR)
     p_q += start * q_step + run_offsets(i_m, q_step, d, INDEX)
     p_g += start * g_step + run_offsets(i_m, g_step, d, INDEX)
     b_q = load_rows(p_q, held, d_mask, D, BLOCK_D, True)
     b_g = load_rows(p_g, held, d_mask, D, BLOCK_D, True)
     rows = (batch * n_heads + head) * n_queries + queries
-    b_lse = load_numbers(lse_2 + rows, held, True)
-    b_delta = load_numbers(delta + rows, held, True)
+    b_lse, b_delta = load_statistics(statistics + rows, held, True)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     acc = query_run(
         acc, b_q, b_g, b_lse, b_delta, p_k, p_v, k_step, v_step, start, n_keys, scale * LOG2_E,
@@ -58,11 +57,11 @@ def backward_q(
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_kv(
-    q, k, v, grad_out, lse_2, delta, grad_k, grad_v,
+    q, k, v, grad_out, statistics, grad_k, grad_v,
     q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h, g_b, g_n, g_h,
     n_queries, n_keys, n_heads, scale,
     IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, INDEX: tl.constexpr,
+    VECTOR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """dK and dV of a tile of BLOCK_N keys; grad_k, grad_v: (B, Nk, H, D) float32, packed."""
     tile, head, batch = owner(tl.cdiv(n_keys, BLOCK_N), n_heads)
@@ -71,10 +70,10 @@ def backward_kv(
     i_n = tl.arange(0, BLOCK_N)
     keys = start + i_n
     held = keys < n_keys
-    p_q, q_step = head_run(q, q_b, q_n, q_h, head, batch)
-    p_g, g_step = head_run(grad_out, g_b, g_n, g_h, head, batch)
-    p_k, k_step = head_run(k, k_b, k_n, k_h, head, batch)
-    p_v, v_step = head_run(v, v_b, v_n, v_h, head, batch)
+    p_q, q_step = head_run(q, q_b, q_n, q_h, head, batch, VECTOR)
+    p_g, g_step = head_run(grad_out, g_b, g_n, g_h, head, batch, VECTOR)
+    p_k, k_step = head_run(k, k_b, k_n, k_h, head, batch, VECTOR)
+    p_v, v_step = head_run(v, v_b, v_n, v_h, head, batch, VECTOR)
     p_k += start * k_step + run_offsets(i_n, k_step, d, INDEX)
     p_v += start * v_step + run_offsets(i_n, v_step, d, INDEX)
     b_k = load_rows(p_k, held, d_mask, D, BLOCK_D, True)
@@ -83,7 +82,7 @@ def backward_kv(
     acc_k = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     acc_v = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     acc_k, acc_v = key_run(
-        acc_k, acc_v, b_k, b_v, p_q, p_g, lse_2 + at, delta + at, q_step, g_step,
+        acc_k, acc_v, b_k, b_v, p_q, p_g, statistics + at, q_step, g_step,
         start, n_queries, scale * LOG2_E,
         IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, "ieee", INDEX,
     )  # fmt: skip

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from models.kernels.runs import attend_run, run_offsets
-from models.kernels.tile_math import LN_2, finish, head_columns, load_rows
+from models.kernels.tile_math import LN_2, finish, head_columns, load_rows, row_of
 
 # Pieces are of many sizes, and code made for one is no faster than for all.
 SIZES = ["n_queries", "n_keys", "n_heads"]
@@ -27,9 +27,9 @@ def owner(tiles, n_heads):
 
 
 @triton.jit
-def head_run(x, x_b, x_n, x_h, head, batch):
+def head_run(x, x_b, x_n, x_h, head, batch, VECTOR: tl.constexpr):
     """A head's rows of x (B, N, H, D): a pointer to the first, and the step to the next."""
-    return x + batch * x_b + head * x_h, tl.cast(x_n, tl.int64)
+    return row_of(x, x_b, x_n, x_h, batch, 0, head, VECTOR)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -38,7 +38,8 @@ def forward(
     q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h,
     n_queries, n_keys, n_heads, scale,
     IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, INDEX: tl.constexpr,
+    VECTOR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ROTATED: tl.constexpr,
+    INDEX: tl.constexpr,
 ):  # fmt: skip
     """A tile of BLOCK_M queries of one head and batch element.
 
@@ -54,9 +55,9 @@ def forward(
     i_m = tl.arange(0, BLOCK_M)
     queries = start + i_m
     held = queries < n_queries
-    p_q, q_step = head_run(q, q_b, q_n, q_h, head, batch)
-    p_k, k_step = head_run(k, k_b, k_n, k_h, head, batch)
-    p_v, v_step = head_run(v, v_b, v_n, v_h, head, batch)
+    p_q, q_step = head_run(q, q_b, q_n, q_h, head, batch, VECTOR)
+    p_k, k_step = head_run(k, k_b, k_n, k_h, head, batch, VECTOR)
+    p_v, v_step = head_run(v, v_b, v_n, v_h, head, batch, VECTOR)
     p_q += start * q_step + run_offsets(i_m, q_step, d, INDEX)
     b_q = load_rows(p_q, held, d_mask, D, BLOCK_D, True)  # [BLOCK_M, BLOCK_D]
     m = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -64,7 +65,7 @@ def forward(
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     m, z, acc = attend_run(
         m, z, acc, b_q, p_k, p_v, k_step, v_step, start, n_keys, scale,
-        IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, "ieee", INDEX,
+        IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, ROTATED, "ieee", INDEX,
     )  # fmt: skip
     b_out, lse_2 = finish(m, z, acc)
     p_out = out + ((batch * n_queries + queries) * n_heads + head)[:, None] * D + d[None, :]

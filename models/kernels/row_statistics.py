@@ -9,16 +9,17 @@ import torch
 import triton
 import triton.language as tl
 
-from models.kernels.tile_math import LOG2_E, head_columns, load_rows
-from models.kernels.tiles import MAX_HEAD_DIM, on_device, padded, strides
+from models.kernels.tile_math import LOG2_E, head_columns, load_rows, pack_statistics, row_of
+from models.kernels.tiles import MAX_HEAD_DIM, on_device, padded, strides, vector
 
 BLOCK = 64
 
 
 def plain_statistics(grad_out, grad_lse, out, lse):
-    """LSE in base 2 and delta (B, H, N); grad_out, out: (B, N, H, D), the others (B, H, N)."""
+    """LSE in base 2 and delta, (B, H, N, 2); grad_out, out: (B, N, H, D), the others (B, H, N)."""
     delta = (grad_out * out).sum(dim=-1).transpose(1, 2)
-    return lse * LOG2_E.value, delta if grad_lse is None else delta - grad_lse
+    delta = delta if grad_lse is None else delta - grad_lse
+    return torch.stack((lse * LOG2_E.value, delta), dim=-1)
 
 
 @triton.jit
@@ -38,11 +39,12 @@ def delta_of(
 
 @triton.jit
 def kernel(
-    grad_out, out, lse, grad_lse, lse_2, delta,
+    grad_out, out, lse, grad_lse, statistics,
     g_b, g_n, g_h, o_b, o_n, o_h, l_b, l_h, l_n, n_tokens, n_heads,
-    HAS_GRAD_LSE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
+    HAS_GRAD_LSE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, VECTOR: tl.constexpr,
+    BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_M rows of one head and batch element; grad_lse, lse_2, delta: packed."""
+    """BLOCK_M rows of one head and batch element; grad_lse, statistics: packed."""
     pid = tl.program_id(0).to(tl.int64)
     # Heads of a token are neighbours in memory: neighbouring programs read them together.
     head, rest = pid % n_heads, pid // n_heads
@@ -51,30 +53,34 @@ def kernel(
     held = tokens < n_tokens
     rows = (batch * n_heads + head) * n_tokens + tokens
     total = delta_of(
-        grad_out + batch * g_b + tokens * g_n + head * g_h,
-        out + batch * o_b + tokens * o_n + head * o_h,
+        row_of(grad_out, g_b, g_n, g_h, batch, tokens, head, VECTOR)[0],
+        row_of(out, o_b, o_n, o_h, batch, tokens, head, VECTOR)[0],
         grad_lse + rows, held, HAS_GRAD_LSE, D, BLOCK_D,
     )  # fmt: skip
-    tl.store(delta + rows, total, mask=held)
     b_lse = tl.load(lse + batch * l_b + head * l_h + tokens * l_n, mask=held)
-    tl.store(lse_2 + rows, b_lse * LOG2_E, mask=held)
+    tl.store(statistics + rows, pack_statistics(b_lse * LOG2_E, total), mask=held)
 
 
 def row_statistics(
     grad_out: torch.Tensor, grad_lse: torch.Tensor | None, out: torch.Tensor, lse: torch.Tensor
 ):
-    """As `plain_statistics`, float32, packed; the last dimension of grad_out and out contiguous."""
+    """As `plain_statistics` but (B, H, N) int64, the bits of delta above those of the LSE.
+
+    So a row costs one load. The last dimension of grad_out and out must be contiguous.
+    """
     batch, n, heads, dim = out.shape
-    lse_2, delta = (lse.new_empty(batch, heads, n) for _ in range(2))
+    statistics = lse.new_empty(batch, heads, n, dtype=torch.int64)
     grad_lse = None if grad_lse is None else grad_lse.contiguous()
     block = rows_a_program(dim)
+    unit = vector(grad_out, out)
     with on_device(out):
         kernel[(batch * triton.cdiv(n, block) * heads,)](
-            grad_out, out, lse, lse if grad_lse is None else grad_lse, lse_2, delta,
-            *strides(grad_out, out), *lse.stride(), n, heads,
-            HAS_GRAD_LSE=grad_lse is not None, D=dim, BLOCK_D=padded(dim), BLOCK_M=block,
+            grad_out, out, lse, lse if grad_lse is None else grad_lse, statistics,
+            *strides(grad_out, out, unit=unit), *lse.stride(), n, heads,
+            HAS_GRAD_LSE=grad_lse is not None, D=dim, BLOCK_D=padded(dim), VECTOR=unit,
+            BLOCK_M=block,
         )  # fmt: skip
-    return lse_2, delta
+    return statistics
 
 
 def rows_a_program(head_dim: int) -> int:

@@ -12,9 +12,11 @@ from models.kernels.tile_math import (
     attend_step,
     head_columns,
     key_step,
-    load_numbers,
     load_rows,
+    load_statistics,
     query_step,
+    rotated_step,
+    values_step,
 )
 
 
@@ -39,7 +41,8 @@ def keys_of(
 def attend_run(
     m, z, acc, b_q, p_k, p_v, k_step, v_step, start, n_keys, scale,
     IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ROTATED: tl.constexpr,
+    PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """Take a run of keys into the state of the queries b_q, rows `start` on; scale in base 2."""
     d, d_mask = head_columns(D, BLOCK_D)
@@ -49,10 +52,23 @@ def attend_run(
     # One cut tile at most is nothing to pipeline, and that makes tensor-core instructions of the
     # loop before it wait for one another; float32 has none, and spills without.
     CUT_STAGES: tl.constexpr = None if IS_CAUSAL or b_q.dtype == tl.float32 else 1
-    for n in range(0, full, BLOCK_N):
-        b_k = load_rows(p_k + n * k_step + o_k, i_n, d_mask, D, BLOCK_D, False)
-        b_v = load_rows(p_v + n * v_step + o_v, i_n, d_mask, D, BLOCK_D, False)
-        m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, i_n, scale, False, PRECISION)
+    if ROTATED:
+        alpha = tl.full([BLOCK_M], 1.0, tl.float32)
+        p = tl.zeros([BLOCK_M, BLOCK_N], tl.int16)  # of the step before the first
+        for n in range(0, full, BLOCK_N):
+            p_before = p_v + tl.maximum(n - BLOCK_N, 0) * v_step
+            b_k = load_rows(p_k + n * k_step + o_k, i_n, d_mask, D, BLOCK_D, False)
+            b_v = load_rows(p_before + o_v, i_n, d_mask, D, BLOCK_D, False)
+            m, z, acc, alpha, p = rotated_step(m, z, acc, alpha, p, b_q, b_k, b_v, scale, PRECISION)
+        some = (i_n >= 0) & (full > 0)
+        p_last = p_v + tl.maximum(full - BLOCK_N, 0) * v_step
+        b_v = load_rows(p_last + o_v, some, d_mask, D, BLOCK_D, True)
+        acc = values_step(acc * alpha[:, None], p, b_v, PRECISION)
+    else:
+        for n in range(0, full, BLOCK_N):
+            b_k = load_rows(p_k + n * k_step + o_k, i_n, d_mask, D, BLOCK_D, False)
+            b_v = load_rows(p_v + n * v_step + o_v, i_n, d_mask, D, BLOCK_D, False)
+            m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, i_n, scale, False, PRECISION)
     for n in tl.range(full, end, BLOCK_N, num_stages=CUT_STAGES):
         here = n + i_n < n_keys
         seen = here[None, :]
@@ -98,18 +114,18 @@ def query_run(
 
 @triton.jit
 def key_run(
-    acc_k, acc_v, b_k, b_v, p_q, p_g, p_lse, p_delta, q_step, g_step, start, n_queries, scale,
+    acc_k, acc_v, b_k, b_v, p_q, p_g, p_rows, q_step, g_step, start, n_queries, scale,
     IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """Add dK / scale and dV that come through a run of queries to keys b_k, rows `start` on.
 
-    p_lse (base 2), p_delta: to the statistics of the run's first query, which are packed.
+    p_rows: to the statistics of the run's first query, as `row_statistics` packs them.
     """
     d, d_mask = head_columns(D, BLOCK_D)
     i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     o_q, o_g = run_offsets(i_m, q_step, d, INDEX), run_offsets(i_m, g_step, d, INDEX)
-    p_lse, p_delta = p_lse + i_m, p_delta + i_m
+    p_rows += i_m
     begin, diagonal = 0, 0
     if IS_CAUSAL:
         begin = start // BLOCK_M * BLOCK_M
@@ -122,8 +138,7 @@ def key_run(
     for i in range(diagonal, full, BLOCK_M):
         b_q = load_rows(p_q + i * q_step + o_q, i_m, d_mask, D, BLOCK_D, False)
         b_g = load_rows(p_g + i * g_step + o_g, i_m, d_mask, D, BLOCK_D, False)
-        b_lse = load_numbers(p_lse + i, i_m, False)
-        b_delta = load_numbers(p_delta + i, i_m, False)
+        b_lse, b_delta = load_statistics(p_rows + i, i_m, False)
         acc_k, acc_v = key_step(
             acc_k, acc_v, b_k, b_v, b_q, b_g, b_lse, b_delta, i_m, scale, False, PRECISION
         )
@@ -136,8 +151,7 @@ def key_run(
             seen = start + i_n[:, None] <= i + i_m[None, :]
         b_q = load_rows(p_q + i * q_step + o_q, here, d_mask, D, BLOCK_D, True)
         b_g = load_rows(p_g + i * g_step + o_g, here, d_mask, D, BLOCK_D, True)
-        b_lse = load_numbers(p_lse + i, here, True)
-        b_delta = load_numbers(p_delta + i, here, True)
+        b_lse, b_delta = load_statistics(p_rows + i, here, True)
         acc_k, acc_v = key_step(
             acc_k, acc_v, b_k, b_v, b_q, b_g, b_lse, b_delta, seen, scale, True, PRECISION
         )

@@ -24,12 +24,51 @@ def attend_step(
     s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
     if MASKED:
         s = tl.where(seen, s, float("-inf"))
+    m, z, alpha, p = softmax_step(m, z, s, scale)
+    acc = tl.dot(p.to(b_v.dtype), b_v, acc * alpha[:, None], input_precision=PRECISION)
+    return m, z, acc
+
+
+@triton.jit
+def rotated_step(m, z, acc, alpha, p, b_q, b_k, b_v, scale, PRECISION: tl.constexpr):
+    """Take keys b_k into the state, and the values b_v of the step before.
+
+    p (rows, keys) are the weights of that step, as `bits_of` gives them, and alpha (rows,) its
+    factor on acc; this step's are returned in their place. The product with the values does not
+    wait for this step's softmax, so tensor cores work while it is computed. Rescaling comes
+    first: after the product it would make the assembler wait for every one.
+    """
+    acc = acc * alpha[:, None]
+    # First, since products end in the order in which they began.
+    s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
+    acc = values_step(acc, p, b_v, PRECISION)
+    m, z, alpha, weights = softmax_step(m, z, s, scale)
+    return m, z, acc, alpha, bits_of(weights, b_v.dtype)
+
+
+@triton.jit
+def values_step(acc, p, b_v, PRECISION: tl.constexpr):
+    """acc with the values b_v of weights p, as `bits_of` gives them."""
+    return tl.dot(p.to(b_v.dtype, bitcast=True), b_v, acc, input_precision=PRECISION)
+
+
+@triton.jit
+def bits_of(weights, dtype: tl.constexpr):
+    """Weights as integers of 16 bits, for a loop to carry.
+
+    The compiler takes what a loop carries to a product through shared memory, unless an
+    operation lies between: the way back to `dtype` is one, and costs nothing.
+    """
+    return weights.to(dtype).to(tl.int16, bitcast=True)
+
+
+@triton.jit
+def softmax_step(m, z, s, scale):
+    """Take scores s (rows, keys) into m and z; the factor on what came before, and weights."""
     m_new = tl.maximum(m, tl.max(s, 1) * scale)
     p = tl.exp2(s * scale - m_new[:, None])
     alpha = tl.exp2(m - m_new)
-    z_new = z * alpha + tl.sum(p, 1)
-    acc = tl.dot(p.to(b_v.dtype), b_v, acc * alpha[:, None], input_precision=PRECISION)
-    return m_new, z_new, acc
+    return m_new, z * alpha + tl.sum(p, 1), alpha, p
 
 
 @triton.jit
@@ -52,12 +91,14 @@ def key_step(
     MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Add dK / scale and dV (keys, D) that come through the queries b_q; seen: (keys, rows)."""
-    s = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION) * scale - b_lse[None, :]
+    s = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION)
+    # Before the exponentials, which then run beside it.
+    dp = tl.dot(b_v, tl.trans(b_g), input_precision=PRECISION)
+    s = s * scale - b_lse[None, :]
     if MASKED:
         s = tl.where(seen, s, float("-inf"))
     p = tl.exp2(s)
     acc_v = tl.dot(p.to(b_g.dtype), b_g, acc_v, input_precision=PRECISION)
-    dp = tl.dot(b_v, tl.trans(b_g), input_precision=PRECISION)
     ds = (p * (dp - b_delta[None, :])).to(b_q.dtype)
     return tl.dot(ds, b_q, acc_k, input_precision=PRECISION), acc_v
 
@@ -76,6 +117,18 @@ def finish(m, z, acc):
     """Output rows and their LSE in base 2; 0 and -inf for rows without keys."""
     total = tl.where(z == 0, 1.0, z)
     return acc / total[:, None], tl.where(z == 0, float("-inf"), m + tl.log2(total))
+
+
+@triton.jit
+def row_of(
+    x, x_b, x_n, x_h, batch, token, head, VECTOR: tl.constexpr, STEP: tl.constexpr = tl.int64
+):  # fmt: skip
+    """Where the row of x (B, N, H, D) begins, and the step to the next token's.
+
+    Strides count VECTOR elements: so the compiler knows that it may load as many at once.
+    batch, head: int64; STEP: the type of the step.
+    """
+    return x + (batch * x_b + token * x_n + head * x_h) * VECTOR, tl.cast(x_n, STEP) * VECTOR
 
 
 @triton.jit
@@ -103,9 +156,19 @@ def load_rows(
 
 
 @triton.jit
-def load_numbers(pointers, rows, MASKED: tl.constexpr):
-    """One number a row; where MASKED, 0 for rows that are not there."""
-    if MASKED:
-        return tl.load(pointers, mask=rows, other=0.0)
-    else:
-        return tl.load(pointers)
+def load_statistics(pointers, rows, MASKED: tl.constexpr):
+    """LSE (base 2) and delta of rows, 8 bytes each; where MASKED, 0 for rows that are not there."""
+    both = tl.load(pointers, mask=rows, other=0) if MASKED else tl.load(pointers)
+    return _low(both), _low(both >> 32)
+
+
+@triton.jit
+def pack_statistics(lse_2, delta):
+    """The two float32 numbers as `load_statistics` takes them apart: int64, the LSE below."""
+    low = lse_2.to(tl.int32, bitcast=True).to(tl.int64) & 0xFFFFFFFF
+    return (delta.to(tl.int32, bitcast=True).to(tl.int64) << 32) | low
+
+
+@triton.jit
+def _low(both):
+    return both.to(tl.int32).to(tl.float32, bitcast=True)

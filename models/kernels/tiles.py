@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,26 +31,40 @@ KEYS = ("capability", "head_dim", "bits", "block_size")
 
 @dataclass(frozen=True)
 class Tile:
-    """block_m queries by block_n keys a step; warps a program; stages of the load pipeline."""
+    """block_m queries by block_n keys a step; warps a program; stages of the load pipeline.
+
+    maxnreg: the most registers a thread may have, None for as many as the compiler takes.
+    rotated: of a forward kernel, whether the product with the values of one step runs beside
+    the softmax of the next (`tile_math.rotated_step`).
+    """
 
     block_m: int
     block_n: int
     warps: int
     stages: int
+    maxnreg: int | None = None
+    rotated: bool = False
 
     def __post_init__(self):
-        for name, value in asdict(self).items():
+        for name in ("block_m", "block_n", "warps", "stages", "maxnreg"):
+            value = getattr(self, name)
+            if name == "maxnreg" and value is None:
+                continue
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name}={value!r}: expected a positive integer")
+        if type(self.rotated) is not bool:
+            raise ValueError(f"rotated={self.rotated!r}: expected true or false")
 
-    def options(self) -> dict:
-        """As keyword arguments of a kernel launch."""
-        return {
+    def options(self, kernel) -> dict:
+        """As keyword arguments of a launch of `kernel`, which has or has not a rotated form."""
+        options = {
             "BLOCK_M": self.block_m,
             "BLOCK_N": self.block_n,
             "num_warps": self.warps,
             "num_stages": self.stages,
+            "maxnreg": self.maxnreg,
         }
+        return options | ({"ROTATED": self.rotated} if "ROTATED" in kernel.arg_names else {})
 
 
 def read(table: str) -> dict[str, list[dict]]:
@@ -191,9 +205,30 @@ def why_no_tile(table: str, q: torch.Tensor, block_size: int | None = None) -> s
     return None
 
 
-def strides(*tensors: torch.Tensor) -> list[int]:
-    """Strides of (B, N, H, D) tensors as kernels take them: batch, token, head of each."""
-    return [stride for x in tensors for stride in x.stride()[:3]]
+def strides(*tensors: torch.Tensor, unit: int = 1) -> list[int]:
+    """Strides of (B, N, H, D) tensors as kernels take them: batch, token, head of each.
+
+    unit: elements that they are counted in. 0 where there is one only: what is never
+    multiplied is to make no form of its own.
+    """
+    return [
+        stride // unit if size > 1 else 0
+        for x in tensors
+        for size, stride in zip(x.shape[:3], x.stride()[:3], strict=True)
+    ]
+
+
+def vector(*tensors: torch.Tensor) -> int:
+    """How many elements, a power of two and 16 bytes at most, a kernel may load at once.
+
+    Every row of every tensor (B, N, H, D), of one dtype, begins at a multiple of as many.
+    """
+    size = tensors[0].element_size()
+    count = 16 // size
+    multiples = [stride * size for stride in strides(*tensors)]
+    while any(x % (count * size) for x in [*multiples, *(x.data_ptr() for x in tensors)]):
+        count //= 2
+    return count
 
 
 def on_device(x: torch.Tensor):

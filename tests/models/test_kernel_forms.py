@@ -90,7 +90,7 @@ def test_forms_cover_both_launches_and_rare_constants():
     assert {f["EVEN_N"] for f in blocks} == {f["PER_HEAD"] for f in blocks} == {True, False}
     assert {f["GROUP"] for f in blocks} == {1, 4}
     hop = [dict(f.constants) for f in compile.forms("hop", "forward", entry, tile)]
-    assert {f["IS_CAUSAL"] for f in hop} == {True, False} and {f["D"] for f in hop} == {48, 64}
+    assert {f["IS_CAUSAL"] for f in hop} == {True, False} and {f["D"] for f in hop} == {40, 64}
 
 
 ONE_OF_EACH = """
