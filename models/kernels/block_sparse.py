@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 import triton.language as tl
 
+from models.errors import UnsupportedBackend
 from models.fused_ops import as_operand
-from models.kernels import block_sparse_backward, block_sparse_forward, tiles
+from models.kernels import block_sparse_backward, block_sparse_forward, block_sparse_pair, tiles
 from models.kernels.row_statistics import row_statistics
 from models.kernels.tile_math import LOG2_E
 
@@ -52,7 +53,23 @@ def attend(q, k, v, mask, is_causal: bool, scale: float):
         lists += [columns.row_ptr, columns.col_idx, columns.longest_first()]
     else:
         lists += [None] * 3
-    return forward(q, k, v, *lists, mask.block_size, is_causal, scale)
+    two = two_tiles(q, k, mask, is_causal)
+    return forward(q, k, v, *lists, mask.block_size, is_causal, scale, *two)
+
+
+def two_tiles(q, k, mask, is_causal: bool) -> tuple:
+    """The last arguments of `forward`: how two tiles of queries share a program, if they do.
+
+    They are of two heads with keys and lists in common where there are such, or else of two
+    neighbouring blocks where that pays, and neither where no tile is for it.
+    """
+    try:
+        tiles.choose(TABLE, "forward_pair", q, mask.block_size)
+    except UnsupportedBackend:
+        return (False, None, None, None)
+    if q.shape[2] // k.shape[2] % 2 == 0 and mask.pairs_heads:
+        return (True, None, None, None)
+    return (False, *(mask.neighbours(is_causal) or (None,) * 3))
 
 
 @torch.library.custom_op("long_context::block_sparse_forward", mutates_args=())
@@ -69,21 +86,36 @@ def forward(
     block_size: int,
     is_causal: bool,
     scale: float,
+    by_head: bool = False,
+    pair_row_ptr: torch.Tensor | None = None,
+    pair_col_idx: torch.Tensor | None = None,
+    pair_order: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """out and LSE. The lists of the mask by rows, and by columns for the backward pass.
 
-    When causal, the lists hold no block above the diagonal.
+    When causal, the lists hold no block above the diagonal. A program takes two heads at once
+    where by_head, and two blocks where there are lists of `BlockMask.neighbours`.
     """
     batch, n, heads, _ = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = q.new_empty(batch, heads, n, dtype=torch.float32)
-    tile = tiles.choose(TABLE, "forward", q, block_size)
-    lists = (row_ptr, col_idx, order)
+    kernel, lists, owners, extra = (
+        block_sparse_forward.forward,
+        (row_ptr, col_idx, order),
+        heads,
+        {},
+    )
+    if by_head:
+        kernel, owners, extra = block_sparse_pair.forward_pair, heads // 2, {"BY_HEAD": True}
+    elif pair_order is not None:
+        kernel, extra = block_sparse_pair.forward_pair, {"BY_HEAD": False}
+        lists = (pair_row_ptr, pair_col_idx, pair_order)
     steps = tiles.strides(q, k, v, unit=tiles.vector(q, k, v))
     shape = (*steps, n, heads, order.shape[1], scale * LOG2_E.value)
     _launch(
-        block_sparse_forward.forward, (q, k, v, out, lse, *lists, *shape), (q, k, v), order,
-        block_size, is_causal, tile, heads,
+        kernel, (q, k, v, out, lse, *lists, *shape), (q, k, v), lists[2],
+        block_size, is_causal, tiles.choose(TABLE, kernel.fn.__name__, q, block_size), owners,
+        **extra,
     )  # fmt: skip
     return out, lse
 
@@ -143,14 +175,14 @@ def _(grad_out, grad_lse, q, k, v, *_):
 
 
 def _setup_context(ctx, inputs, output):
-    tensors, ctx.options = inputs[:9], inputs[9:]
+    tensors, ctx.options = inputs[:9], inputs[9:12]
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, *output)
 
 
 def _backward(ctx, grad_out, grad_lse):
     *tensors, out, lse = ctx.saved_tensors
-    nothing = (None,) * (6 + len(ctx.options))
+    nothing = (None,) * (6 + len(ctx.options) + 4)
     if grad_out is None and grad_lse is None:
         return (None,) * 3 + nothing
     if grad_out is None:
@@ -162,8 +194,10 @@ def _backward(ctx, grad_out, grad_lse):
 forward.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _launch(kernel, arguments, tensors, order, block_size, is_causal, tile, owners) -> None:
-    """One program for each block, of `owners` heads and of each batch element."""
+def _launch(
+    kernel, arguments, tensors, order, block_size, is_causal, tile, owners, **constants
+) -> None:  # fmt: skip
+    """One program for each row of `order`, of `owners` heads and of each batch element."""
     q, k = tensors[:2]
     n = q.shape[1]
     reach = (n + block_size) * max(x.stride(1) for x in tensors)
@@ -181,4 +215,5 @@ def _launch(kernel, arguments, tensors, order, block_size, is_causal, tile, owne
             PRECISION="ieee",
             INDEX=tl.int32 if reach < 2**31 else tl.int64,
             **tile.options(kernel),
+            **constants,
         )

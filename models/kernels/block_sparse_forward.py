@@ -2,14 +2,23 @@
 
 One program a query block. Its key blocks come from a sorted CSR row, and BLOCK_N of
 keys, so one entry or several, are taken a step: wide tiles feed the tensor cores better
-than blocks of 64 do. Only the last entry of a row can be cut (by the diagonal, or by
-the end of the sequence), so only the last step is masked.
+than blocks of 64 do. What is left over is taken in narrower steps. Only the last entry of a
+row can be cut (by the diagonal, or by the end of the sequence), so it alone is masked.
 """
 
 import triton
 import triton.language as tl
 
-from models.kernels.tile_math import LN_2, attend_step, finish, head_columns, load_rows, row_of
+from models.kernels.tile_math import (
+    LN_2,
+    attend_step,
+    finish,
+    head_columns,
+    load_rows,
+    rotated_step,
+    row_of,
+    values_step,
+)
 
 
 @triton.jit
@@ -67,13 +76,121 @@ def cut(col_idx, begin, count, block, n_blocks, IS_CAUSAL: tl.constexpr, EVEN_N:
 
 
 @triton.jit
+def attend_entries(
+    m, z, acc, b_q, p_k, p_v, k_step, v_step, p_col, scale,
+    BLOCK_SIZE: tl.constexpr, STEP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    PRECISION: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """Take STEP entries from p_col on, whole blocks of keys, into the state of queries b_q.
+
+    p_k, p_v: to the columns (1, BLOCK_D) of token 0. scale in base 2.
+    """
+    d, d_mask = head_columns(D, BLOCK_D)
+    i_n = tl.arange(0, STEP * BLOCK_SIZE)
+    keys = tokens_of(p_col, 0, STEP, i_n, BLOCK_SIZE, STEP, 1, False).to(INDEX)[:, None]
+    b_k = load_rows(p_k + keys * k_step, i_n, d_mask, D, BLOCK_D, False)
+    b_v = load_rows(p_v + keys * v_step, i_n, d_mask, D, BLOCK_D, False)
+    return attend_step(m, z, acc, b_q, b_k, b_v, i_n, scale, False, PRECISION)
+
+
+@triton.jit
+def attend_list(
+    m, z, acc, b_q, p_k, p_v, k_step, v_step, p_col, count, scale,
+    BLOCK_SIZE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ROTATED: tl.constexpr,
+    PRECISION: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """The same with `count` entries, BLOCK_N of keys a step and what is left over in smaller ones."""
+    d, d_mask = head_columns(D, BLOCK_D)
+    i_n = tl.arange(0, BLOCK_N)
+    STEP: tl.constexpr = BLOCK_N // BLOCK_SIZE
+    full = count // STEP * STEP
+    if ROTATED:
+        alpha = tl.full([BLOCK_M], 1.0, tl.float32)
+        p = tl.zeros([BLOCK_M, BLOCK_N], tl.int16)  # of the step before the first
+        for e in range(0, full, STEP):
+            keys = tokens_of(p_col, e, count, i_n, BLOCK_SIZE, STEP, 1, False)
+            before = tl.maximum(e - STEP, 0)
+            last = tokens_of(p_col, before, count, i_n, BLOCK_SIZE, STEP, 1, False)
+            b_k = load_rows(p_k + keys.to(INDEX)[:, None] * k_step, i_n, d_mask, D, BLOCK_D, False)
+            b_v = load_rows(p_v + last.to(INDEX)[:, None] * v_step, i_n, d_mask, D, BLOCK_D, False)
+            m, z, acc, alpha, p = rotated_step(m, z, acc, alpha, p, b_q, b_k, b_v, scale, PRECISION)
+        some = (i_n >= 0) & (full > 0)
+        last = tokens_of(p_col, full - STEP, full, i_n, BLOCK_SIZE, STEP, 1, True)
+        b_v = load_rows(p_v + last.to(INDEX)[:, None] * v_step, some, d_mask, D, BLOCK_D, True)
+        acc = values_step(acc * alpha[:, None], p, b_v, PRECISION)
+    else:
+        for e in range(0, full, STEP):
+            m, z, acc = attend_entries(
+                m, z, acc, b_q, p_k, p_v, k_step, v_step, p_col + e, scale,
+                BLOCK_SIZE, STEP, D, BLOCK_D, PRECISION, INDEX,
+            )  # fmt: skip
+    # Half as many entries, a quarter, ...: each at most once.
+    for j in tl.static_range(1, STEP.bit_length()):
+        if count & (STEP >> j):
+            m, z, acc = attend_entries(
+                m, z, acc, b_q, p_k, p_v, k_step, v_step, p_col + full, scale,
+                BLOCK_SIZE, STEP >> j, D, BLOCK_D, PRECISION, INDEX,
+            )  # fmt: skip
+            full += STEP >> j
+    return m, z, acc
+
+
+@triton.jit
+def load_queries(
+    q, q_b, q_n, q_h, batch, head, queries, n_tokens, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    VECTOR: tl.constexpr, EVEN_N: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """The rows `queries` of one head, 0 beyond the last: (rows, BLOCK_D)."""
+    d, d_mask = head_columns(D, BLOCK_D)
+    p_q, q_step = row_of(q, q_b, q_n, q_h, batch, 0, head, VECTOR, INDEX)
+    p_q += queries.to(INDEX)[:, None] * q_step + d[None, :]
+    return load_rows(p_q, queries < n_tokens, d_mask, D, BLOCK_D, not EVEN_N)
+
+
+@triton.jit
+def store_result(
+    out, lse, m, z, acc, batch, head, queries, n_tokens, n_heads,
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Write what the state of the rows `queries` of one head comes to."""
+    d, d_mask = head_columns(D, BLOCK_D)
+    held = queries < n_tokens
+    b_out, lse_2 = finish(m, z, acc)
+    p_out = out + ((batch * n_tokens + queries) * n_heads + head)[:, None] * D + d[None, :]
+    tl.store(p_out, b_out.to(out.dtype.element_ty), mask=held[:, None] & d_mask[None, :])
+    tl.store(lse + (batch * n_heads + head) * n_tokens + queries, lse_2 * LN_2, mask=held)
+
+
+@triton.jit
+def load_cut(
+    p_last, is_cut, queries, p_k, p_v, k_step, v_step, n_tokens,
+    BLOCK_SIZE: tl.constexpr, IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    INDEX: tl.constexpr,
+):  # fmt: skip
+    """Keys and values of the entry at p_last, and which of them `queries` see.
+
+    Where it is not cut (is_cut is 0) it is not read: zeros, and none seen.
+    """
+    d, d_mask = head_columns(D, BLOCK_D)
+    keys = tl.load(p_last, mask=is_cut > 0, other=0) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
+    here = (keys < n_tokens) & (is_cut > 0)
+    seen = here[None, :]
+    if IS_CAUSAL:  # a query that is there sees no key that is not
+        seen = queries[:, None] >= tl.where(is_cut > 0, keys, n_tokens + BLOCK_SIZE)[None, :]
+    b_k = load_rows(p_k + keys.to(INDEX)[:, None] * k_step, here, d_mask, D, BLOCK_D, True)
+    b_v = load_rows(p_v + keys.to(INDEX)[:, None] * v_step, here, d_mask, D, BLOCK_D, True)
+    return b_k, b_v, seen
+
+
+@triton.jit
 def forward(
     q, k, v, out, lse, row_ptr, col_idx, order,
     q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h,
     n_tokens, n_heads, n_blocks, scale,
     BLOCK_SIZE: tl.constexpr, PER_HEAD: tl.constexpr, EVEN_N: tl.constexpr,
     IS_CAUSAL: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    VECTOR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    VECTOR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ROTATED: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """The queries of one block, one head, one batch element; BLOCK_M is BLOCK_SIZE.
@@ -84,41 +201,28 @@ def forward(
     """
     block, head, batch = owner(order, n_blocks, n_heads, 1, PER_HEAD)
     begin, count = entries(row_ptr, block, head, n_blocks, PER_HEAD)
-    d, d_mask = head_columns(D, BLOCK_D)
-    i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
-    queries = block * BLOCK_SIZE + i_m
-    held = queries < n_tokens
-    p_q, q_step = row_of(q, q_b, q_n, q_h, batch, 0, head, VECTOR, INDEX)
-    p_q += queries.to(INDEX)[:, None] * q_step + d[None, :]
-    b_q = load_rows(p_q, held, d_mask, D, BLOCK_D, not EVEN_N)  # [BLOCK_M, BLOCK_D]
+    queries = block * BLOCK_SIZE + tl.arange(0, BLOCK_M)
+    b_q = load_queries(
+        q, q_b, q_n, q_h, batch, head, queries, n_tokens, D, BLOCK_D, VECTOR, EVEN_N, INDEX
+    )
     p_k, k_step = row_of(k, k_b, k_n, k_h, batch, 0, head // GROUP, VECTOR, INDEX)
     p_v, v_step = row_of(v, v_b, v_n, v_h, batch, 0, head // GROUP, VECTOR, INDEX)
-    p_k += d[None, :]
-    p_v += d[None, :]
+    columns = tl.arange(0, BLOCK_D)[None, :]
+    p_k, p_v = p_k + columns, p_v + columns
     m = tl.full([BLOCK_M], float("-inf"), tl.float32)
     z = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
-    STEP: tl.constexpr = BLOCK_N // BLOCK_SIZE
     is_cut = cut(col_idx, begin, count, block, n_blocks, IS_CAUSAL, EVEN_N)
-    full = (count - is_cut) // STEP * STEP
-    p_col = col_idx + begin
-    for e in range(0, full, STEP):
-        keys = tokens_of(p_col, e, count, i_n, BLOCK_SIZE, STEP, 1, False).to(INDEX)[:, None]
-        b_k = load_rows(p_k + keys * k_step, held, d_mask, D, BLOCK_D, False)
-        b_v = load_rows(p_v + keys * v_step, held, d_mask, D, BLOCK_D, False)
-        m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, held, scale, False, PRECISION)
-    for e in tl.range(full, count, STEP, num_stages=1):
-        keys = tokens_of(p_col, e, count, i_n, BLOCK_SIZE, STEP, 1, True)
-        here = (e + i_n // BLOCK_SIZE < count) & (keys < n_tokens)
-        seen = here[None, :]
-        if IS_CAUSAL:
-            seen = queries[:, None] >= tl.where(here, keys, n_tokens + BLOCK_SIZE)[None, :]
-        b_k = load_rows(p_k + keys.to(INDEX)[:, None] * k_step, here, d_mask, D, BLOCK_D, True)
-        b_v = load_rows(p_v + keys.to(INDEX)[:, None] * v_step, here, d_mask, D, BLOCK_D, True)
+    m, z, acc = attend_list(
+        m, z, acc, b_q, p_k, p_v, k_step, v_step, col_idx + begin, count - is_cut, scale,
+        BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, ROTATED, PRECISION, INDEX,
+    )  # fmt: skip
+    if is_cut:
+        b_k, b_v, seen = load_cut(
+            col_idx + begin + count - 1, is_cut, queries, p_k, p_v, k_step, v_step, n_tokens,
+            BLOCK_SIZE, IS_CAUSAL, D, BLOCK_D, INDEX,
+        )  # fmt: skip
         m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, seen, scale, True, PRECISION)
 
-    b_out, lse_2 = finish(m, z, acc)
-    p_out = out + ((batch * n_tokens + queries) * n_heads + head)[:, None] * D + d[None, :]
-    tl.store(p_out, b_out.to(out.dtype.element_ty), mask=held[:, None] & d_mask[None, :])
-    tl.store(lse + (batch * n_heads + head) * n_tokens + queries, lse_2 * LN_2, mask=held)
+    store_result(out, lse, m, z, acc, batch, head, queries, n_tokens, n_heads, D, BLOCK_D)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from models import patterns
+from models.patterns import block_pairs
 
 if TYPE_CHECKING:
     from models.kernels.tiles import Tile
 
 TABLES = ("dilated", "block_sparse", "hop")
-KERNELS = ("forward", "backward_q", "backward_kv", "backward")
+KERNELS = ("forward", "forward_pair", "backward_q", "backward_kv", "backward")
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Call:
     """A call of the op of `table`, forward or backward, on (batch, tokens, heads, head_dim).
 
     kernel: "forward", or "backward" for all kernels of that pass; "backward_q" and
-    "backward_kv" make the same call and mean that kernel of it. dtype: of torch, by name.
+    "backward_kv" make the same call and mean that kernel of it. "forward_pair", of block_sparse,
+    is the forward pass with two query blocks a program. dtype: of torch, by name.
     dilated takes segment_lengths and dilation_rates, and tf32; block_sparse takes a mask by
     `builder` of `models.patterns`, sparsity and block_size (16, 32 or 64). tile: of `kernel`
     in the place of the table's own. ValueError on anything else.
@@ -58,6 +60,8 @@ class Call:
             raise ValueError("tile: expected kernel to name one, not all of the backward pass")
         if (self.table == "dilated") != bool(self.segment_lengths):
             raise ValueError(f"segment_lengths={self.segment_lengths}: goes with table 'dilated'")
+        if self.kernel == "forward_pair" and self.table != "block_sparse":
+            raise ValueError(f"table={self.table!r}: expected 'block_sparse' for 'forward_pair'")
         if (self.table == "block_sparse") != (self.block_size is not None):
             raise ValueError(f"block_size={self.block_size}: goes with table 'block_sparse'")
 
@@ -87,7 +91,7 @@ def problem(
         return torch.randn(shape, generator=generator, device=device).to(dtype)
 
     q, k, v, grad = (tensor(n) for n in (call.heads, call.kv_heads, call.kv_heads, call.heads))
-    scale, backward = call.head_dim**-0.5, call.kernel != "forward"
+    scale, backward = call.head_dim**-0.5, call.kernel.startswith("backward")
     if call.table == "hop":
         op = hop.Triton()
         q, k, v, grad = (x.transpose(1, 2) for x in (q, k, v, grad))
@@ -98,7 +102,10 @@ def problem(
     if call.table == "dilated":
         op, rest = dilated, [*_branches(call), call.is_causal, scale, call.tf32]
     else:
-        op, rest = block_sparse, [*_lists(call, device), call.block_size, call.is_causal, scale]
+        mask = _mask(call, device)
+        op, rest = block_sparse, [*_lists(mask), call.block_size, call.is_causal, scale]
+        if call.kernel == "forward_pair":
+            rest += [False, *block_pairs.paired(mask, call.is_causal)]
     if not backward:
         return lambda: op.forward(q, k, v, *rest)
     out, lse = op.forward(q, k, v, *rest)
@@ -114,11 +121,14 @@ def _branches(call: Call) -> list[list[int]]:
     return [list(call.segment_lengths), list(call.dilation_rates), offsets]
 
 
-def _lists(call: Call, device: str) -> list[torch.Tensor]:
+def _mask(call: Call, device: str) -> patterns.BlockMask:
     options = {"sparsity": call.sparsity, "block_size": call.block_size}
     builder = getattr(patterns, call.builder)
     mask = builder(call.tokens, is_causal=call.is_causal, device=device, **options)
-    mask = mask.causal() if call.is_causal else mask
+    return mask.causal() if call.is_causal else mask
+
+
+def _lists(mask: patterns.BlockMask) -> list[torch.Tensor]:
     lists = []
     for by in (mask, mask.transpose()):
         lists += [by.row_ptr, by.col_idx, by.longest_first()]

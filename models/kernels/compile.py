@@ -26,6 +26,7 @@ from triton.compiler import ASTSource
 from models.kernels import (
     block_sparse_backward,
     block_sparse_forward,
+    block_sparse_pair,
     dilated_backward,
     dilated_forward,
     hop_backward,
@@ -46,6 +47,7 @@ KERNELS = {
         "forward": block_sparse_forward.forward,
         "backward_q": block_sparse_backward.backward_q,
         "backward_kv": block_sparse_backward.backward_kv,
+        "forward_pair": block_sparse_pair.forward_pair,
     },
     "hop": {
         "forward": hop_forward.forward,
@@ -160,6 +162,9 @@ def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:
         base |= {"BLOCK_SIZE": entry["block_size"], "PER_HEAD": True, "EVEN_N": False}
         others = []
         rare += [{"IS_CAUSAL": False}, {"EVEN_N": True}, {"PER_HEAD": False}]
+        if kernel == "forward_pair":
+            base |= {"BY_HEAD": False}
+            rare.append({"BY_HEAD": True, "GROUP": 2})
     if (entry["head_dim"], entry["bits"], entry.get("block_size", 64)) == (64, 16, 64):
         others = others + rare
     if table == "dilated" and entry["bits"] == 32:

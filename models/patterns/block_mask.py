@@ -80,7 +80,7 @@ class BlockMask:
         """(G, M, M) bool, M x M bytes a head."""
         dense = torch.zeros(self.row_ptr[:, 1:].numel(), self.blocks, dtype=torch.bool)
         dense = dense.to(self.device)
-        dense[self._rows().long(), self.col_idx.long()] = True
+        dense[self.entry_rows().long(), self.col_idx.long()] = True
         return dense.view(-1, self.blocks, self.blocks)
 
     @property
@@ -164,6 +164,31 @@ class BlockMask:
         with torch.inference_mode(False):  # a later call may save it for backward
             return self._longest_first
 
+    def entry_rows(self) -> torch.Tensor:
+        """(nnz,) int32: the row of each entry, counted on from head to head."""
+        rows = torch.arange(self.heads * self.blocks, dtype=torch.int32, device=self.device)
+        lengths = self.lengths().flatten()
+        return rows.repeat_interleave(lengths, output_size=len(self.col_idx))
+
+    def neighbours(self, is_causal: bool) -> tuple[torch.Tensor, ...] | None:
+        """Lists of two query blocks at once where that pays, else None; computed once.
+
+        Three tensors, of `models.patterns.block_pairs.paired`.
+        """
+        if is_causal not in self._neighbours:
+            from models.patterns import block_pairs
+
+            with torch.inference_mode(False):
+                self._neighbours[is_causal] = block_pairs.neighbours(self, is_causal)
+        return self._neighbours[is_causal]
+
+    @cached_property
+    def pairs_heads(self) -> bool:
+        """Whether heads 2i and 2i + 1 have the same lists, for all i; computed once."""
+        from models.patterns import block_pairs
+
+        return self.heads == 1 or block_pairs.heads_alike(self)
+
     def causal(self) -> BlockMask:
         """The mask without the blocks above the diagonal; computed once."""
         with torch.inference_mode(False):
@@ -238,13 +263,17 @@ class BlockMask:
         )
 
     @cached_property
+    def _neighbours(self) -> dict[bool, tuple[torch.Tensor, ...] | None]:
+        return {}
+
+    @cached_property
     def _longest_first(self) -> torch.Tensor:
         return self.lengths().argsort(dim=1, descending=True, stable=True).to(torch.int32)
 
     @cached_property
     def _causal(self) -> BlockMask | None:
         """None where it is the mask itself, which must not hold itself alive."""
-        kept = self.col_idx <= self._rows() % self.blocks
+        kept = self.col_idx <= self.entry_rows() % self.blocks
         if kept.all():
             return None
         # Rows are sorted, so what stays of a row is its start; `before` counts kept entries.
@@ -253,19 +282,13 @@ class BlockMask:
 
     @cached_property
     def _transpose(self) -> BlockMask:
-        rows = self._rows()
+        rows = self.entry_rows()
         column = self.col_idx + rows // self.blocks * self.blocks
         # Entries come by ascending row, and a stable sort by column keeps them so.
         column, order = column.sort(stable=True)
         bounds = torch.arange(self.heads * self.blocks + 1, device=self.device)
         ptr = torch.searchsorted(column, bounds.to(column.dtype))
         return BlockMask(self._by_head(ptr), rows[order] % self.blocks, self.block_size)
-
-    def _rows(self) -> torch.Tensor:
-        """(nnz,) int32: the row of each entry, counted on from head to head."""
-        rows = torch.arange(self.heads * self.blocks, dtype=torch.int32, device=self.device)
-        lengths = self.lengths().flatten()
-        return rows.repeat_interleave(lengths, output_size=len(self.col_idx))
 
     def _both_keys(self, other: BlockMask) -> list[torch.Tensor]:
         """Each mask's entries as ascending numbers `(head * M + row) * M + column`."""
@@ -283,7 +306,7 @@ class BlockMask:
         for mask in (self, other):
             if mask.heads not in (1, heads):
                 raise ValueError(f"mask has lists of {mask.heads} heads: expected 1 or {heads}")
-            key = mask._rows().long() * self.blocks + mask.col_idx
+            key = mask.entry_rows().long() * self.blocks + mask.col_idx
             if mask.heads < heads:
                 head = torch.arange(heads, device=self.device)[:, None]
                 key = (head * self.blocks**2 + key).flatten()

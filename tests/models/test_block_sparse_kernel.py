@@ -1,6 +1,6 @@
 """The block-sparse kernels in Triton's interpreter, against the oracle."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from models.kernels import block_sparse as kernels
 from models.kernels import tiles
 from models.kernels.tiles import Tile
 from models.oracle import attend_rows, reference, reference_gradients
+from models.patterns import block_pairs
 from models.patterns.block_mask import BlockMask
 from tests.models.helpers import LAYOUTS, Problem, relative_rms, rounding_floor
 
@@ -43,7 +44,8 @@ def drawn(draw):
     generator = torch.Generator().manual_seed(problem.seed)
     shape = (draw(st.sampled_from((1, heads))), blocks, blocks)
     kept = torch.rand(shape, generator=generator) < draw(st.sampled_from((0.0, 0.4, 0.8, 1.0)))
-    return problem, BlockMask.from_dense(kept, block_size), draw(st.sampled_from((1, 2, 4)))
+    mask = BlockMask.from_dense(kept, block_size)
+    return problem, mask, draw(st.sampled_from((1, 2, 4))), draw(st.booleans())
 
 
 def full(n, block_size, heads=1):
@@ -51,14 +53,23 @@ def full(n, block_size, heads=1):
     return BlockMask.from_dense(torch.ones(heads, blocks, blocks, dtype=torch.bool), block_size)
 
 
-def stepping(mask, entries):
+def stepping(mask, entries, rotated=False):
     """Kernels that take so many blocks a step."""
     size, stack = mask.block_size, ExitStack()
-    for kernel in ("forward", "backward_q"):
-        stack.enter_context(tiles.forced("block_sparse", kernel, Tile(size, size * entries, 1, 1)))
-    tile = Tile(size * entries, size, 1, 1)
-    stack.enter_context(tiles.forced("block_sparse", "backward_kv", tile))
+    of_kernel = dict.fromkeys(("forward_pair", "backward_q"), Tile(size, size * entries, 1, 1))
+    of_kernel["forward"] = Tile(size, size * entries, 1, 1, rotated=rotated)
+    of_kernel["backward_kv"] = Tile(size * entries, size, 1, 1)
+    for kernel, tile in of_kernel.items():
+        stack.enter_context(tiles.forced("block_sparse", kernel, tile))
     return stack
+
+
+@contextmanager
+def pairing(blocks: bool):
+    """All neighbouring blocks go together, or none; heads that have all in common always do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(block_pairs, "MOST_LOADED", 1 if blocks else -1)
+        yield
 
 
 def attend(problem, q, k, v, mask, **options):
@@ -70,13 +81,13 @@ def attend(problem, q, k, v, mask, **options):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @settings(max_examples=15)
 @given(case=drawn())
-@example(case=(Problem(2, 75, 4, 2, 16, is_causal=True), full(75, 16), 2))
-@example(case=(Problem(1, 64, 2, 2, 32), full(64, 16, 2), 4))
+@example(case=(Problem(2, 75, 4, 2, 16, is_causal=True), full(75, 16), 2, False))
+@example(case=(Problem(1, 64, 2, 2, 32), full(64, 16, 2), 4, True))
 def test_outputs_and_gradients_are_the_oracles(case, dtype):
-    problem, mask, entries = case
+    problem, mask, entries, flag = case
     q, k, v, grad_out, grad_lse = problem.tensors(dtype)
     options = {"pattern": mask, "is_causal": problem.is_causal}
-    with stepping(mask, entries):
+    with stepping(mask, entries, rotated=flag), pairing(flag):
         out, lse = attend(problem, q, k, v, mask, return_lse=True)
         got = torch.autograd.grad((out, lse), (q, k, v), (grad_out, grad_lse))
     want, want_lse = reference(q, k, v, **options)

@@ -1,0 +1,111 @@
+"""Block-sparse attention, forward, two tiles of queries a program; plain twin: as of one tile.
+
+The two share keys and values: key blocks that both list are loaded once, which halves what
+they ask of the L2 cache, and one's softmax runs beside the other's products. They are two
+neighbouring query blocks of a head, or the same block of two heads that have their keys and
+their lists in common. What only one of them lists is taken into that one's state alone, so a
+tile is as untouched by blocks that it does not list as in `block_sparse_forward`.
+"""
+
+import triton
+import triton.language as tl
+
+from models.kernels.block_sparse_forward import (
+    attend_list,
+    cut,
+    entries,
+    load_cut,
+    load_queries,
+    owner,
+    store_result,
+    tokens_of,
+)
+from models.kernels.tile_math import attend_two, head_columns, load_rows, row_of
+
+
+@triton.jit
+def forward_pair(
+    q, k, v, out, lse, row_ptr, col_idx, order,
+    q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h,
+    n_tokens, n_heads, n_blocks, scale,
+    BLOCK_SIZE: tl.constexpr, PER_HEAD: tl.constexpr, BY_HEAD: tl.constexpr,
+    EVEN_N: tl.constexpr, IS_CAUSAL: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr,
+    BLOCK_D: tl.constexpr, VECTOR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """Two tiles of BLOCK_M = BLOCK_SIZE queries, called 0 and 1, of one batch element.
+
+    As `block_sparse_forward.forward`, but for the lists where BY_HEAD is not set: those of
+    `BlockMask.neighbours`. Where it is, both heads have the list of the first. Entries that both
+    have are taken one a step, what one alone has by BLOCK_N of keys.
+    """
+    if BY_HEAD:
+        block_0, head_0, batch = owner(order, n_blocks, n_heads // 2, 2, PER_HEAD)
+        head_0 *= 2
+        block_1, head_1 = block_0, head_0 + 1
+        begin, count = entries(row_ptr, block_0, head_0, n_blocks, PER_HEAD)
+        cut_0 = cut(col_idx, begin, count, block_0, n_blocks, IS_CAUSAL, EVEN_N)
+        shared = count - cut_0
+        p_last_0 = col_idx + begin + shared
+        cut_1, p_last_1 = cut_0, p_last_0
+    else:
+        n_pairs = tl.cdiv(n_blocks, 2)
+        pair, head_0, batch = owner(order, n_pairs, n_heads, 1, PER_HEAD)
+        block_0, block_1, head_1 = 2 * pair, 2 * pair + 1, head_0
+        begin, shared = entries(row_ptr, 3 * pair, head_0, 3 * n_pairs, PER_HEAD)
+        begin_0, count_0 = entries(row_ptr, 3 * pair + 1, head_0, 3 * n_pairs, PER_HEAD)
+        begin_1, count_1 = entries(row_ptr, 3 * pair + 2, head_0, 3 * n_pairs, PER_HEAD)
+        cut_0 = cut(col_idx, begin_0, count_0, block_0, n_blocks, IS_CAUSAL, EVEN_N)
+        cut_1 = cut(col_idx, begin_1, count_1, block_1, n_blocks, IS_CAUSAL, EVEN_N)
+        count_0, count_1 = count_0 - cut_0, count_1 - cut_1
+        p_last_0, p_last_1 = col_idx + begin_0 + count_0, col_idx + begin_1 + count_1
+    d, d_mask = head_columns(D, BLOCK_D)
+    i_m = tl.arange(0, BLOCK_M)
+    rows_0, rows_1 = block_0 * BLOCK_SIZE + i_m, block_1 * BLOCK_SIZE + i_m
+    q_0 = load_queries(
+        q, q_b, q_n, q_h, batch, head_0, rows_0, n_tokens, D, BLOCK_D, VECTOR, False, INDEX
+    )
+    q_1 = load_queries(
+        q, q_b, q_n, q_h, batch, head_1, rows_1, n_tokens, D, BLOCK_D, VECTOR, False, INDEX
+    )
+    p_k, k_step = row_of(k, k_b, k_n, k_h, batch, 0, head_0 // GROUP, VECTOR, INDEX)
+    p_v, v_step = row_of(v, v_b, v_n, v_h, batch, 0, head_0 // GROUP, VECTOR, INDEX)
+    p_k, p_v = p_k + d[None, :], p_v + d[None, :]
+    m_0 = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    z_0 = tl.zeros([BLOCK_M], tl.float32)
+    acc_0 = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    m_1, z_1, acc_1 = m_0, z_0, acc_0
+
+    p_col, lane = col_idx + begin, tl.arange(0, BLOCK_SIZE)
+    for e in range(0, shared):
+        keys = tokens_of(p_col, e, shared, lane, BLOCK_SIZE, 1, 1, False).to(INDEX)[:, None]
+        b_k = load_rows(p_k + keys * k_step, lane, d_mask, D, BLOCK_D, False)
+        b_v = load_rows(p_v + keys * v_step, lane, d_mask, D, BLOCK_D, False)
+        m_0, z_0, acc_0, m_1, z_1, acc_1 = attend_two(
+            m_0, z_0, acc_0, q_0, b_k, b_v, lane,
+            m_1, z_1, acc_1, q_1, b_k, b_v, lane, scale, False, PRECISION,
+        )  # fmt: skip
+    if not BY_HEAD:
+        m_0, z_0, acc_0 = attend_list(
+            m_0, z_0, acc_0, q_0, p_k, p_v, k_step, v_step, col_idx + begin_0, count_0, scale,
+            BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, False, PRECISION, INDEX,
+        )  # fmt: skip
+        m_1, z_1, acc_1 = attend_list(
+            m_1, z_1, acc_1, q_1, p_k, p_v, k_step, v_step, col_idx + begin_1, count_1, scale,
+            BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, False, PRECISION, INDEX,
+        )  # fmt: skip
+    if cut_0 | cut_1:
+        k_0, v_0, seen_0 = load_cut(
+            p_last_0, cut_0, rows_0, p_k, p_v, k_step, v_step, n_tokens,
+            BLOCK_SIZE, IS_CAUSAL, D, BLOCK_D, INDEX,
+        )  # fmt: skip
+        k_1, v_1, seen_1 = load_cut(
+            p_last_1, cut_1, rows_1, p_k, p_v, k_step, v_step, n_tokens,
+            BLOCK_SIZE, IS_CAUSAL, D, BLOCK_D, INDEX,
+        )  # fmt: skip
+        m_0, z_0, acc_0, m_1, z_1, acc_1 = attend_two(
+            m_0, z_0, acc_0, q_0, k_0, v_0, seen_0,
+            m_1, z_1, acc_1, q_1, k_1, v_1, seen_1, scale, True, PRECISION,
+        )  # fmt: skip
+    store_result(out, lse, m_0, z_0, acc_0, batch, head_0, rows_0, n_tokens, n_heads, D, BLOCK_D)
+    store_result(out, lse, m_1, z_1, acc_1, batch, head_1, rows_1, n_tokens, n_heads, D, BLOCK_D)
