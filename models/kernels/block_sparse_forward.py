@@ -100,7 +100,7 @@ def attend_list(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ROTATED: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """The same with `count` entries, BLOCK_N of keys a step and what is left over in smaller ones."""
+    """The same with `count` entries, BLOCK_N of keys a step; what is left over in smaller steps."""
     d, d_mask = head_columns(D, BLOCK_D)
     i_n = tl.arange(0, BLOCK_N)
     STEP: tl.constexpr = BLOCK_N // BLOCK_SIZE
@@ -202,27 +202,28 @@ def forward(
     block, head, batch = owner(order, n_blocks, n_heads, 1, PER_HEAD)
     begin, count = entries(row_ptr, block, head, n_blocks, PER_HEAD)
     queries = block * BLOCK_SIZE + tl.arange(0, BLOCK_M)
-    b_q = load_queries(
-        q, q_b, q_n, q_h, batch, head, queries, n_tokens, D, BLOCK_D, VECTOR, EVEN_N, INDEX
-    )
+    columns = tl.arange(0, BLOCK_D)[None, :]
     p_k, k_step = row_of(k, k_b, k_n, k_h, batch, 0, head // GROUP, VECTOR, INDEX)
     p_v, v_step = row_of(v, v_b, v_n, v_h, batch, 0, head // GROUP, VECTOR, INDEX)
-    columns = tl.arange(0, BLOCK_D)[None, :]
     p_k, p_v = p_k + columns, p_v + columns
     m = tl.full([BLOCK_M], float("-inf"), tl.float32)
     z = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-
     is_cut = cut(col_idx, begin, count, block, n_blocks, IS_CAUSAL, EVEN_N)
-    m, z, acc = attend_list(
-        m, z, acc, b_q, p_k, p_v, k_step, v_step, col_idx + begin, count - is_cut, scale,
-        BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, ROTATED, PRECISION, INDEX,
-    )  # fmt: skip
-    if is_cut:
+    p_col, count = col_idx + begin, count - is_cut
+    if IS_CAUSAL or not EVEN_N:
         b_k, b_v, seen = load_cut(
-            col_idx + begin + count - 1, is_cut, queries, p_k, p_v, k_step, v_step, n_tokens,
+            p_col + count, is_cut, queries, p_k, p_v, k_step, v_step, n_tokens,
             BLOCK_SIZE, IS_CAUSAL, D, BLOCK_D, INDEX,
         )  # fmt: skip
+    b_q = load_queries(
+        q, q_b, q_n, q_h, batch, head, queries, n_tokens, D, BLOCK_D, VECTOR, EVEN_N, INDEX
+    )
+    # First, for its keys come together with the queries.
+    if is_cut:
         m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, seen, scale, True, PRECISION)
-
+    m, z, acc = attend_list(
+        m, z, acc, b_q, p_k, p_v, k_step, v_step, p_col, count, scale,
+        BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, ROTATED, PRECISION, INDEX,
+    )  # fmt: skip
     store_result(out, lse, m, z, acc, batch, head, queries, n_tokens, n_heads, D, BLOCK_D)

@@ -62,12 +62,6 @@ def forward_pair(
     d, d_mask = head_columns(D, BLOCK_D)
     i_m = tl.arange(0, BLOCK_M)
     rows_0, rows_1 = block_0 * BLOCK_SIZE + i_m, block_1 * BLOCK_SIZE + i_m
-    q_0 = load_queries(
-        q, q_b, q_n, q_h, batch, head_0, rows_0, n_tokens, D, BLOCK_D, VECTOR, False, INDEX
-    )
-    q_1 = load_queries(
-        q, q_b, q_n, q_h, batch, head_1, rows_1, n_tokens, D, BLOCK_D, VECTOR, False, INDEX
-    )
     p_k, k_step = row_of(k, k_b, k_n, k_h, batch, 0, head_0 // GROUP, VECTOR, INDEX)
     p_v, v_step = row_of(v, v_b, v_n, v_h, batch, 0, head_0 // GROUP, VECTOR, INDEX)
     p_k, p_v = p_k + d[None, :], p_v + d[None, :]
@@ -75,7 +69,27 @@ def forward_pair(
     z_0 = tl.zeros([BLOCK_M], tl.float32)
     acc_0 = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     m_1, z_1, acc_1 = m_0, z_0, acc_0
-
+    if IS_CAUSAL or not EVEN_N:
+        k_0, v_0, seen_0 = load_cut(
+            p_last_0, cut_0, rows_0, p_k, p_v, k_step, v_step, n_tokens,
+            BLOCK_SIZE, IS_CAUSAL, D, BLOCK_D, INDEX,
+        )  # fmt: skip
+        k_1, v_1, seen_1 = load_cut(
+            p_last_1, cut_1, rows_1, p_k, p_v, k_step, v_step, n_tokens,
+            BLOCK_SIZE, IS_CAUSAL, D, BLOCK_D, INDEX,
+        )  # fmt: skip
+    q_0 = load_queries(
+        q, q_b, q_n, q_h, batch, head_0, rows_0, n_tokens, D, BLOCK_D, VECTOR, False, INDEX
+    )
+    q_1 = load_queries(
+        q, q_b, q_n, q_h, batch, head_1, rows_1, n_tokens, D, BLOCK_D, VECTOR, False, INDEX
+    )
+    # First, for its keys come together with the queries.
+    if cut_0 | cut_1:
+        m_0, z_0, acc_0, m_1, z_1, acc_1 = attend_two(
+            m_0, z_0, acc_0, q_0, k_0, v_0, seen_0,
+            m_1, z_1, acc_1, q_1, k_1, v_1, seen_1, scale, True, PRECISION,
+        )  # fmt: skip
     p_col, lane = col_idx + begin, tl.arange(0, BLOCK_SIZE)
     for e in range(0, shared):
         keys = tokens_of(p_col, e, shared, lane, BLOCK_SIZE, 1, 1, False).to(INDEX)[:, None]
@@ -93,19 +107,6 @@ def forward_pair(
         m_1, z_1, acc_1 = attend_list(
             m_1, z_1, acc_1, q_1, p_k, p_v, k_step, v_step, col_idx + begin_1, count_1, scale,
             BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, False, PRECISION, INDEX,
-        )  # fmt: skip
-    if cut_0 | cut_1:
-        k_0, v_0, seen_0 = load_cut(
-            p_last_0, cut_0, rows_0, p_k, p_v, k_step, v_step, n_tokens,
-            BLOCK_SIZE, IS_CAUSAL, D, BLOCK_D, INDEX,
-        )  # fmt: skip
-        k_1, v_1, seen_1 = load_cut(
-            p_last_1, cut_1, rows_1, p_k, p_v, k_step, v_step, n_tokens,
-            BLOCK_SIZE, IS_CAUSAL, D, BLOCK_D, INDEX,
-        )  # fmt: skip
-        m_0, z_0, acc_0, m_1, z_1, acc_1 = attend_two(
-            m_0, z_0, acc_0, q_0, k_0, v_0, seen_0,
-            m_1, z_1, acc_1, q_1, k_1, v_1, seen_1, scale, True, PRECISION,
         )  # fmt: skip
     store_result(out, lse, m_0, z_0, acc_0, batch, head_0, rows_0, n_tokens, n_heads, D, BLOCK_D)
     store_result(out, lse, m_1, z_1, acc_1, batch, head_1, rows_1, n_tokens, n_heads, D, BLOCK_D)

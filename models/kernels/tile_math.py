@@ -35,9 +35,9 @@ def attend_two(
     m_0, z_0, acc_0, q_0, k_0, v_0, seen_0, m_1, z_1, acc_1, q_1, k_1, v_1, seen_1, scale,
     MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """`attend_step` for two tiles of queries, 0 and 1: each one's softmax beside the other's products.
+    """`attend_step` for two tiles of queries, 0 and 1: the softmax of one beside products of both.
 
-    Where MASKED, rows may have seen no key and see none.
+    Where MASKED, a row may have seen no key and see none here.
     """
     s_0 = tl.dot(q_0, tl.trans(k_0), input_precision=PRECISION)
     s_1 = tl.dot(q_1, tl.trans(k_1), input_precision=PRECISION)
