@@ -116,7 +116,7 @@ def attend_list(
             b_v = load_rows(p_v + last.to(INDEX)[:, None] * v_step, i_n, d_mask, D, BLOCK_D, False)
             m, z, acc, alpha, p = rotated_step(m, z, acc, alpha, p, b_q, b_k, b_v, scale, PRECISION)
         some = (i_n >= 0) & (full > 0)
-        last = tokens_of(p_col, full - STEP, full, i_n, BLOCK_SIZE, STEP, 1, True)
+        last = tokens_of(p_col, tl.maximum(full - STEP, 0), full, i_n, BLOCK_SIZE, STEP, 1, True)
         b_v = load_rows(p_v + last.to(INDEX)[:, None] * v_step, some, d_mask, D, BLOCK_D, True)
         acc = values_step(acc * alpha[:, None], p, b_v, PRECISION)
     else:

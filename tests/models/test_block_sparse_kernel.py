@@ -22,6 +22,8 @@ pytestmark = pytest.mark.skipif(
     reason="interpreted here; test_gpu_kernels.py has them compiled",
 )
 DTYPES = (torch.float32, torch.float16)
+# One block a program, with or without the rotated loop (for half types), or two neighbours.
+WAYS = ("plain", "rotated", "pairs")
 
 
 @st.composite
@@ -45,7 +47,7 @@ def drawn(draw):
     shape = (draw(st.sampled_from((1, heads))), blocks, blocks)
     kept = torch.rand(shape, generator=generator) < draw(st.sampled_from((0.0, 0.4, 0.8, 1.0)))
     mask = BlockMask.from_dense(kept, block_size)
-    return problem, mask, draw(st.sampled_from((1, 2, 4))), draw(st.booleans())
+    return problem, mask, draw(st.sampled_from((1, 2, 4))), draw(st.sampled_from(WAYS))
 
 
 def full(n, block_size, heads=1):
@@ -53,23 +55,44 @@ def full(n, block_size, heads=1):
     return BlockMask.from_dense(torch.ones(heads, blocks, blocks, dtype=torch.bool), block_size)
 
 
-def stepping(mask, entries, rotated=False):
-    """Kernels that take so many blocks a step."""
-    size, stack = mask.block_size, ExitStack()
-    of_kernel = dict.fromkeys(("forward_pair", "backward_q"), Tile(size, size * entries, 1, 1))
-    of_kernel["forward"] = Tile(size, size * entries, 1, 1, rotated=rotated)
-    of_kernel["backward_kv"] = Tile(size * entries, size, 1, 1)
-    for kernel, tile in of_kernel.items():
-        stack.enter_context(tiles.forced("block_sparse", kernel, tile))
-    return stack
-
-
 @contextmanager
-def pairing(blocks: bool):
-    """All neighbouring blocks go together, or none; heads that have all in common always do."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(block_pairs, "MOST_LOADED", 1 if blocks else -1)
+def stepping(mask, entries, way="plain"):
+    """Kernels that take so many blocks a step; the forward pass one of WAYS.
+
+    Heads that have keys and lists in common share programs whichever it is.
+    """
+    size, rotated = mask.block_size, way == "rotated"
+    of_kernel = {
+        "forward": Tile(size, size * entries, 1, 1, rotated=rotated),
+        "forward_pair": Tile(size, size * entries, 1, 1),
+        "backward_q": Tile(size, size * entries, 1, 1),
+        "backward_kv": Tile(size * entries, size, 1, 1),
+    }
+    with ExitStack() as stack:
+        for kernel, tile in of_kernel.items():
+            stack.enter_context(tiles.forced("block_sparse", kernel, tile))
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(block_pairs, "MOST_LOADED", 2 if way == "pairs" else -1)
         yield
+
+
+# Lists of odd and even length; of two neighbours one lacks the other's first, all of it, or none.
+LACKING = BlockMask.from_dense(
+    torch.tensor(
+        [
+            [
+                [0, 1, 1, 0, 1, 1],
+                [1, 1, 1, 0, 1, 0],
+                [1, 0, 1, 0, 0, 0],
+                [0, 1, 0, 1, 0, 1],
+                [0, 0, 0, 0, 0, 0],
+                [1, 1, 1, 1, 0, 1],
+            ]
+        ],
+        dtype=torch.bool,
+    ),
+    16,
+)
 
 
 def attend(problem, q, k, v, mask, **options):
@@ -81,13 +104,17 @@ def attend(problem, q, k, v, mask, **options):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @settings(max_examples=15)
 @given(case=drawn())
-@example(case=(Problem(2, 75, 4, 2, 16, is_causal=True), full(75, 16), 2, False))
-@example(case=(Problem(1, 64, 2, 2, 32), full(64, 16, 2), 4, True))
+@example(case=(Problem(2, 75, 4, 2, 16, is_causal=True), full(75, 16), 2, "plain"))
+@example(case=(Problem(1, 64, 2, 2, 32), full(64, 16, 2), 4, "pairs"))
+@example(case=(Problem(1, 90, 1, 1, 16), LACKING, 2, "pairs"))
+@example(case=(Problem(1, 90, 1, 1, 16, is_causal=True), LACKING, 1, "pairs"))
+@example(case=(Problem(1, 90, 1, 1, 16), LACKING, 2, "rotated"))
 def test_outputs_and_gradients_are_the_oracles(case, dtype):
-    problem, mask, entries, flag = case
+    problem, mask, entries, way = case
+    way = "plain" if way == "rotated" and dtype == torch.float32 else way
     q, k, v, grad_out, grad_lse = problem.tensors(dtype)
     options = {"pattern": mask, "is_causal": problem.is_causal}
-    with stepping(mask, entries, rotated=flag), pairing(flag):
+    with stepping(mask, entries, way):
         out, lse = attend(problem, q, k, v, mask, return_lse=True)
         got = torch.autograd.grad((out, lse), (q, k, v), (grad_out, grad_lse))
     want, want_lse = reference(q, k, v, **options)
@@ -136,6 +163,47 @@ def test_weights_sum_to_one_where_there_are_keys():
     held = lse.isfinite().transpose(1, 2)
     assert (out[held] - 1).abs().max() < 1e-6
     assert (out[~held] == 0).all() and held.any() and not held.all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_row_does_not_list_cannot_touch_it(way):
+    """Not by numbers that are none: two tiles of a program have their own lists."""
+    mask = LACKING
+    for heads, is_causal in ((1, False), (1, True), (2, False)):
+        problem = Problem(1, 90, heads, 1, 16, is_causal=is_causal)
+        q, k, v, *_ = (x.detach() for x in problem.tensors(torch.float16))
+        listed = mask.to_dense()[0].tril() if is_causal else mask.to_dense()[0]
+        with stepping(mask, 2, way):
+            before = attend(problem, q, k, v, mask, return_lse=True)
+            for block in (0, 2, 5):
+                bad_k, bad_v = k.clone(), v.clone()
+                bad_k[:, 16 * block : 16 * block + 16] = float("nan")
+                bad_v[:, 16 * block : 16 * block + 16] = float("inf")
+                after = attend(problem, q, bad_k, bad_v, mask, return_lse=True)
+                free = ~listed[:, block].repeat_interleave(16)[:90]
+                assert torch.equal(after[0][:, free], before[0][:, free])
+                assert torch.equal(after[1][:, :, free], before[1][:, :, free])
+                assert not after[0][:, ~free].isfinite().all(dim=-1).any()
+
+
+@pytest.mark.parametrize("n", (64, 75))
+def test_heads_that_share_keys_and_lists_share_programs(n):
+    """Exactly as if one by one: four query heads by pairs of equal lists, or one list for all."""
+    generator = torch.Generator().manual_seed(2)
+    blocks = -(-n // 16)
+    kept = torch.rand(2, blocks, blocks, generator=generator) < 0.6
+    q, k, v, *_ = Problem(1, n, 4, 2, 16).tensors(torch.float32)
+    q, k, v = (x.detach() for x in (q, k, v))
+    for dense, by_head in ((kept[[0, 0, 1, 1]], True), (kept[:1], True), (kept[[0, 1, 1, 0]], False)):
+        mask = BlockMask.from_dense(dense, 16)
+        assert kernels.two_tiles(q, k, mask, False)[0] == by_head
+        for is_causal in (False, True):
+            options = {"is_causal": is_causal, "return_lse": True}
+            got = block_sparse_attention(q, k, v, mask, backend="triton", **options)
+            out, lse = reference(q, k, v, pattern=mask, is_causal=is_causal)
+            held = lse.isfinite()
+            assert relative_rms(got[0], out) < 1e-6 and torch.equal(got[1].isneginf(), ~held)
+            assert (got[1][held] - lse[held]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("is_causal", (False, True))
