@@ -28,7 +28,8 @@ def draft(names, say: Callable[[str], None] = print) -> None:
             for kernel in KERNELS[table]
             for capability in tiles.CAPABILITIES
             for entry in plan.entries([table])
-            if entry.kernel == kernel
+            # Two tiles a program are written for Hopper's tensor cores.
+            if entry.kernel == kernel and (kernel != "forward_pair" or capability == 90)
         ]
         with ProcessPoolExecutor() as pool:
             found = pool.map(_first_clean, *zip(*wanted, strict=True))

@@ -11,10 +11,13 @@ from models.kernels.calls import TABLES, Call
 HEAD_DIMS = (32, 64, 128, 256)
 KERNELS = ("forward", "backward_q", "backward_kv")
 BLOCK_SIZES = (64, 32, 16)
+# Head dimension, bits and block size for which two tiles of queries share a program.
+PAIRED = ((32, 16, 64), (64, 16, 64))
 # The kernels and blocks that the claims rest on most, best first.
 _FIRST = (
     ("dilated", "forward", None),
     ("block_sparse", "forward", 64),
+    ("block_sparse", "forward_pair", 64),
     ("dilated", "backward_kv", None),
     ("dilated", "backward_q", None),
     ("block_sparse", "backward_kv", 64),
@@ -65,6 +68,8 @@ def entries(tables: Iterable[str]) -> list[Entry]:
             sizes, widths = BLOCK_SIZES, (16,)
         every = itertools.product((table,), KERNELS, HEAD_DIMS, widths, sizes)
         found += [Entry(*values) for values in every]
+        if table == "block_sparse":
+            found += [Entry(table, "forward_pair", *values) for values in PAIRED]
     return found
 
 

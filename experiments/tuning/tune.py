@@ -162,7 +162,7 @@ def _whole(entry: Entry):
     from dataclasses import replace
 
     call = call_of(entry)
-    return call if entry.kernel == "forward" else replace(call, kernel="backward")
+    return call if entry.kernel.startswith("forward") else replace(call, kernel="backward")
 
 
 def _identity(name: str, capability: int) -> dict:

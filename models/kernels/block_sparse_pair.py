@@ -100,12 +100,26 @@ def forward_pair(
             m_1, z_1, acc_1, q_1, b_k, b_v, lane, scale, False, PRECISION,
         )  # fmt: skip
     if not BY_HEAD:
+        # What each has alone: together as long as both have any.
+        p_col_0, p_col_1 = col_idx + begin_0, col_idx + begin_1
+        both = tl.minimum(count_0, count_1)
+        for e in range(0, both):
+            keys = tokens_of(p_col_0, e, both, lane, BLOCK_SIZE, 1, 1, False).to(INDEX)[:, None]
+            k_0 = load_rows(p_k + keys * k_step, lane, d_mask, D, BLOCK_D, False)
+            v_0 = load_rows(p_v + keys * v_step, lane, d_mask, D, BLOCK_D, False)
+            keys = tokens_of(p_col_1, e, both, lane, BLOCK_SIZE, 1, 1, False).to(INDEX)[:, None]
+            k_1 = load_rows(p_k + keys * k_step, lane, d_mask, D, BLOCK_D, False)
+            v_1 = load_rows(p_v + keys * v_step, lane, d_mask, D, BLOCK_D, False)
+            m_0, z_0, acc_0, m_1, z_1, acc_1 = attend_two(
+                m_0, z_0, acc_0, q_0, k_0, v_0, lane,
+                m_1, z_1, acc_1, q_1, k_1, v_1, lane, scale, False, PRECISION,
+            )  # fmt: skip
         m_0, z_0, acc_0 = attend_list(
-            m_0, z_0, acc_0, q_0, p_k, p_v, k_step, v_step, col_idx + begin_0, count_0, scale,
+            m_0, z_0, acc_0, q_0, p_k, p_v, k_step, v_step, p_col_0 + both, count_0 - both, scale,
             BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, False, PRECISION, INDEX,
         )  # fmt: skip
         m_1, z_1, acc_1 = attend_list(
-            m_1, z_1, acc_1, q_1, p_k, p_v, k_step, v_step, col_idx + begin_1, count_1, scale,
+            m_1, z_1, acc_1, q_1, p_k, p_v, k_step, v_step, p_col_1 + both, count_1 - both, scale,
             BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, False, PRECISION, INDEX,
         )  # fmt: skip
     store_result(out, lse, m_0, z_0, acc_0, batch, head_0, rows_0, n_tokens, n_heads, D, BLOCK_D)

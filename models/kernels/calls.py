@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from models.kernels.tiles import Tile
 
 TABLES = ("dilated", "block_sparse", "hop")
-KERNELS = ("forward", "forward_pair", "backward_q", "backward_kv", "backward")
+KERNELS = ("forward", "backward_q", "backward_kv", "forward_pair", "backward")
 
 
 @dataclass(frozen=True)

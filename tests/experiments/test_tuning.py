@@ -65,19 +65,20 @@ def later(seconds=60.0):
 def test_the_plan_holds_every_entry_once_and_begins_with_what_matters():
     planned = plan.plan()
     assert sorted(map(str, planned)) == sorted(map(str, plan.entries(plan.TABLES)))
-    assert len(set(planned)) == len(planned) == 2 * 3 * 4 * 2 + 3 * 4 * 3
-    assert [(e.table, e.kernel, e.head_dim, e.bits, e.block_size) for e in planned[:7]] == [
+    assert len(set(planned)) == len(planned) == 2 * 3 * 4 * 2 + 3 * 4 * 3 + 2
+    assert [(e.table, e.kernel, e.head_dim, e.bits, e.block_size) for e in planned[:8]] == [
         ("dilated", "forward", 64, 16, None),
         ("block_sparse", "forward", 64, 16, 64),
+        ("block_sparse", "forward_pair", 64, 16, 64),
         ("dilated", "backward_kv", 64, 16, None),
         ("dilated", "backward_q", 64, 16, None),
         ("block_sparse", "backward_kv", 64, 16, 64),
         ("block_sparse", "backward_q", 64, 16, 64),
         ("hop", "forward", 64, 16, None),
     ]
-    assert {e.head_dim for e in planned[9:18]} == {128}
+    assert {e.head_dim for e in planned[10:19]} == {128}
     assert all(e.bits == 32 or e.block_size in (16, 32) or e.head_dim in (32, 256)
-               for e in planned[18:])  # fmt: skip
+               for e in planned[19:])  # fmt: skip
     assert plan.BLOCK_SIZES == block_sparse.TILE_SIZES and list(KERNELS) == list(plan.TABLES)
 
 

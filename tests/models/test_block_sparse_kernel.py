@@ -165,11 +165,14 @@ def test_weights_sum_to_one_where_there_are_keys():
     assert (out[~held] == 0).all() and held.any() and not held.all()
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, which interprets
 @pytest.mark.parametrize("way", WAYS)
 def test_what_a_row_does_not_list_cannot_touch_it(way):
     """Not by numbers that are none: two tiles of a program have their own lists."""
     mask = LACKING
     for heads, is_causal in ((1, False), (1, True), (2, False)):
+        if heads == 2 and way != "plain":
+            continue  # whichever it is: the two heads share their programs
         problem = Problem(1, 90, heads, 1, 16, is_causal=is_causal)
         q, k, v, *_ = (x.detach() for x in problem.tensors(torch.float16))
         listed = mask.to_dense()[0].tril() if is_causal else mask.to_dense()[0]
@@ -186,15 +189,17 @@ def test_what_a_row_does_not_list_cannot_touch_it(way):
                 assert not after[0][:, ~free].isfinite().all(dim=-1).any()
 
 
-@pytest.mark.parametrize("n", (64, 75))
-def test_heads_that_share_keys_and_lists_share_programs(n):
-    """Exactly as if one by one: four query heads by pairs of equal lists, or one list for all."""
+def test_heads_that_share_keys_and_lists_share_programs():
+    """Four query heads with two of keys: lists that are equal by pairs, one for all, or others."""
     generator = torch.Generator().manual_seed(2)
-    blocks = -(-n // 16)
-    kept = torch.rand(2, blocks, blocks, generator=generator) < 0.6
-    q, k, v, *_ = Problem(1, n, 4, 2, 16).tensors(torch.float32)
+    kept = torch.rand(2, 5, 5, generator=generator) < 0.6
+    q, k, v, *_ = Problem(1, 75, 4, 2, 16).tensors(torch.float32)
     q, k, v = (x.detach() for x in (q, k, v))
-    for dense, by_head in ((kept[[0, 0, 1, 1]], True), (kept[:1], True), (kept[[0, 1, 1, 0]], False)):
+    for dense, by_head in (
+        (kept[[0, 0, 1, 1]], True),
+        (kept[:1], True),
+        (kept[[0, 1, 1, 0]], False),
+    ):
         mask = BlockMask.from_dense(dense, 16)
         assert kernels.two_tiles(q, k, mask, False)[0] == by_head
         for is_causal in (False, True):
@@ -254,17 +259,21 @@ def op_arguments(problem, mask):
 
 
 def test_the_ops_are_what_pytorch_expects_of_ops():
-    qkv, rest, grad_out, grad_lse = op_arguments(Problem(1, 40, 2, 1, 16), full(40, 16))
-    torch.library.opcheck(kernels.forward, (*qkv, *rest))
+    mask = full(40, 16)
+    qkv, rest, grad_out, grad_lse = op_arguments(Problem(1, 40, 2, 1, 16), mask)
+    pairs = (False, *block_pairs.paired(mask, False))
+    torch.library.opcheck(kernels.forward, (*qkv, *rest, *pairs))
     qkv = tuple(x.detach() for x in qkv)
     saved = kernels.forward(*qkv, *rest)
     for cotangent in (grad_lse, None):
         torch.library.opcheck(kernels.backward, (grad_out, cotangent, *qkv, *saved, *rest))
 
 
-def test_compiled_whole_by_torch_compile():
-    problem, mask = Problem(1, 40, 2, 1, 16, is_causal=True), full(40, 16)
+def test_compiled_whole_by_torch_compile(monkeypatch):
+    monkeypatch.setattr(block_pairs, "MOST_LOADED", 1)
+    problem, mask = Problem(1, 75, 1, 1, 16, is_causal=True), full(75, 16)
     q, k, v, grad_out, _ = problem.tensors(torch.float32)
+    assert mask.neighbours(True) is not None
 
     def attention(q, k, v):
         return attend(problem, q, k, v, mask) * 2

@@ -157,6 +157,7 @@ BASE = {"dtype": "float16", "head_dim": 64, "tokens": 64, "heads": 2, "kv_heads"
         ({"dtype": "float64"}, "dtype='float64': expected one of float16, bfloat16, float32"),
         ({"segment_lengths": (2,)}, "segment_lengths=.*: goes with table 'dilated'"),
         ({"table": "block_sparse"}, "block_size=None: goes with table 'block_sparse'"),
+        ({"kernel": "forward_pair"}, "table='hop': expected 'block_sparse' for 'forward_pair'"),
         ({"kernel": "backward", "tile": 1}, "tile: expected kernel to name one"),
     ],
 )
@@ -198,6 +199,9 @@ def test_a_problem_computes_what_its_call_says(call):
     got = problem(call, "cpu")()
     grads = torch.autograd.grad(out, inputs, grad)
     backward = problem(Call(**{**vars(call), "kernel": "backward"}), "cpu")()
+    if call.table == "block_sparse":
+        pair = problem(Call(**{**vars(call), "kernel": "forward_pair"}), "cpu")()
+        torch.testing.assert_close(pair, got, atol=2e-5, rtol=1e-4)
     got = [x.transpose(1, 2) if call.table == "hop" and x.dim() == 4 else x for x in got]
     if call.table == "hop":
         backward = [x.transpose(1, 2) for x in backward]

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from experiments.tuning import plan
 from models.errors import UnsupportedBackend
 from models.kernels import compile, tiles
 from models.kernels.assembled import SHARED_BYTES, SPILL_BYTES, Built
@@ -20,7 +21,7 @@ HEAD_DIMS, BITS = (32, 64, 128, 256), (16, 32)
 def test_there_is_one_tile_for_everything_that_can_be_asked(table):
     made = tiles.read(table)
     assert list(made) == list(KERNELS[table])
-    for entries in made.values():
+    for kernel, entries in made.items():
         keys = [
             tuple(entry.get(k) for k in ("capability", "head_dim", "bits", "block_size"))
             for entry in entries
@@ -32,6 +33,8 @@ def test_there_is_one_tile_for_everything_that_can_be_asked(table):
             # Where a block of 64 leaves no registers, it is split.
             wanted += itertools.product(tiles.CAPABILITIES, (32, 64, 128), (16,), (64,))
             keys = [key for key in keys if key[1::2] != (256, 64)]
+        if kernel == "forward_pair":
+            wanted = [(90, *values) for values in plan.PAIRED]
         assert sorted(keys, key=str) == sorted(wanted, key=str)
         assert all(entry["source"] for entry in entries)
 
@@ -89,6 +92,8 @@ def test_forms_cover_both_launches_and_rare_constants():
     blocks = [dict(f.constants) for f in compile.forms("block_sparse", "forward", entry, tile)]
     assert {f["EVEN_N"] for f in blocks} == {f["PER_HEAD"] for f in blocks} == {True, False}
     assert {f["GROUP"] for f in blocks} == {1, 4}
+    pairs = [dict(f.constants) for f in compile.forms("block_sparse", "forward_pair", entry, tile)]
+    assert {f["BY_HEAD"] for f in pairs} == {True, False} and len(pairs) == len(blocks) + 1
     hop = [dict(f.constants) for f in compile.forms("hop", "forward", entry, tile)]
     assert {f["IS_CAUSAL"] for f in hop} == {True, False} and {f["D"] for f in hop} == {40, 64}
 
