@@ -99,23 +99,17 @@ def forward(
     batch, n, heads, _ = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = q.new_empty(batch, heads, n, dtype=torch.float32)
-    kernel, lists, owners, extra = (
-        block_sparse_forward.forward,
-        (row_ptr, col_idx, order),
-        heads,
-        {},
-    )
-    if by_head:
-        kernel, owners, extra = block_sparse_pair.forward_pair, heads // 2, {"BY_HEAD": True}
-    elif pair_order is not None:
-        kernel, extra = block_sparse_pair.forward_pair, {"BY_HEAD": False}
+    is_pair = by_head or pair_order is not None
+    kernel = block_sparse_pair.forward_pair if is_pair else block_sparse_forward.forward
+    lists = (row_ptr, col_idx, order)
+    if pair_order is not None:
         lists = (pair_row_ptr, pair_col_idx, pair_order)
     steps = tiles.strides(q, k, v, unit=tiles.vector(q, k, v))
     shape = (*steps, n, heads, order.shape[1], scale * LOG2_E.value)
     _launch(
         kernel, (q, k, v, out, lse, *lists, *shape), (q, k, v), lists[2],
-        block_size, is_causal, tiles.choose(TABLE, kernel.fn.__name__, q, block_size), owners,
-        **extra,
+        block_size, is_causal, tiles.choose(TABLE, kernel.fn.__name__, q, block_size),
+        heads // 2 if by_head else heads, **({"BY_HEAD": by_head} if is_pair else {}),
     )  # fmt: skip
     return out, lse
 

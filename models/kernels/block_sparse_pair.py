@@ -20,7 +20,7 @@ from models.kernels.block_sparse_forward import (
     store_result,
     tokens_of,
 )
-from models.kernels.tile_math import attend_two, head_columns, load_rows, row_of
+from models.kernels.tile_math import LEAST, attend_two, head_columns, load_rows, row_of
 
 
 @triton.jit
@@ -86,6 +86,9 @@ def forward_pair(
     )
     # First, for its keys come together with the queries.
     if cut_0 | cut_1:
+        # One that has no such block sees nothing here, and -inf less -inf is no number.
+        m_0 = tl.where(cut_0 > 0, m_0, LEAST)
+        m_1 = tl.where(cut_1 > 0, m_1, LEAST)
         m_0, z_0, acc_0, m_1, z_1, acc_1 = attend_two(
             m_0, z_0, acc_0, q_0, k_0, v_0, seen_0,
             m_1, z_1, acc_1, q_1, k_1, v_1, seen_1, scale, True, PRECISION,
@@ -114,13 +117,15 @@ def forward_pair(
                 m_0, z_0, acc_0, q_0, k_0, v_0, lane,
                 m_1, z_1, acc_1, q_1, k_1, v_1, lane, scale, False, PRECISION,
             )  # fmt: skip
-        m_0, z_0, acc_0 = attend_list(
-            m_0, z_0, acc_0, q_0, p_k, p_v, k_step, v_step, p_col_0 + both, count_0 - both, scale,
-            BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, False, PRECISION, INDEX,
-        )  # fmt: skip
-        m_1, z_1, acc_1 = attend_list(
-            m_1, z_1, acc_1, q_1, p_k, p_v, k_step, v_step, p_col_1 + both, count_1 - both, scale,
-            BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, False, PRECISION, INDEX,
-        )  # fmt: skip
+        if count_0 > both:
+            m_0, z_0, acc_0 = attend_list(
+                m_0, z_0, acc_0, q_0, p_k, p_v, k_step, v_step, p_col_0 + both, count_0 - both,
+                scale, BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, False, PRECISION, INDEX,
+            )  # fmt: skip
+        if count_1 > both:
+            m_1, z_1, acc_1 = attend_list(
+                m_1, z_1, acc_1, q_1, p_k, p_v, k_step, v_step, p_col_1 + both, count_1 - both,
+                scale, BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, False, PRECISION, INDEX,
+            )  # fmt: skip
     store_result(out, lse, m_0, z_0, acc_0, batch, head_0, rows_0, n_tokens, n_heads, D, BLOCK_D)
     store_result(out, lse, m_1, z_1, acc_1, batch, head_1, rows_1, n_tokens, n_heads, D, BLOCK_D)

@@ -10,7 +10,7 @@ import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
-LEAST = tl.constexpr(-3.4028234663852886e38)  # finite
+LEAST = tl.constexpr(-3.4028234663852886e38)  # of float32, finite
 
 
 @triton.jit
@@ -37,16 +37,13 @@ def attend_two(
 ):  # fmt: skip
     """`attend_step` for two tiles of queries, 0 and 1: the softmax of one beside products of both.
 
-    Where MASKED, a row may have seen no key and see none here.
+    Where MASKED, a row that has seen no key and sees none here must have m = LEAST.
     """
     s_0 = tl.dot(q_0, tl.trans(k_0), input_precision=PRECISION)
     s_1 = tl.dot(q_1, tl.trans(k_1), input_precision=PRECISION)
     if MASKED:
         s_0 = tl.where(seen_0, s_0, float("-inf"))
         s_1 = tl.where(seen_1, s_1, float("-inf"))
-        # -inf less -inf is no number; z is 0 there, whatever m.
-        m_0 = tl.where(tl.max(s_0, 1) == float("-inf"), tl.maximum(m_0, LEAST), m_0)
-        m_1 = tl.where(tl.max(s_1, 1) == float("-inf"), tl.maximum(m_1, LEAST), m_1)
     m_0, z_0, alpha, p = softmax_step(m_0, z_0, s_0, scale)
     acc_0 = tl.dot(p.to(v_0.dtype), v_0, acc_0 * alpha[:, None], input_precision=PRECISION)
     m_1, z_1, alpha, p = softmax_step(m_1, z_1, s_1, scale)

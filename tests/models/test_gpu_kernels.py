@@ -94,6 +94,16 @@ def test_block_sparse(block_size, dim, is_causal, dtype):
             check(block_sparse(mask), mask, q, k, v, *cotangents, is_causal)
 
 
+@half
+@pytest.mark.parametrize("is_causal", (False, True))
+@pytest.mark.parametrize("dim", (32, 64))
+def test_block_sparse_heads_that_share_keys_and_lists(dim, is_causal, dtype):
+    for n in (1999, 2048):
+        q, k, v, *cotangents = tensors(dtype, batch=2, n=n, heads=6, kv_heads=3, dim=dim)
+        mask = random(n, sparsity=0.9, block_size=64, is_causal=is_causal, device="cuda")
+        check(block_sparse(mask), mask, q, k, v, *cotangents, is_causal)
+
+
 def piece(dtype, n_queries, n_keys, dim, step=1):
     """grad_out, q, k, v of a piece as its op takes them: views, every `step`-th token."""
     *_, grad_out, _ = tensors(dtype, batch=2, n=n_queries * step, heads=3, dim=dim)
