@@ -164,23 +164,29 @@ def store_result(
 
 @triton.jit
 def load_cut(
-    p_last, is_cut, queries, p_k, p_v, k_step, v_step, n_tokens,
-    BLOCK_SIZE: tl.constexpr, IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    INDEX: tl.constexpr,
+    p_last, is_cut, p_k, p_v, k_step, v_step, n_tokens,
+    BLOCK_SIZE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """Keys and values of the entry at p_last, and which of them `queries` see.
-
-    Where it is not cut (is_cut is 0) it is not read: zeros, and none seen.
-    """
+    """Keys and values of the entry at p_last; 0, and nothing is read, where is_cut is 0."""
     d, d_mask = head_columns(D, BLOCK_D)
     keys = tl.load(p_last, mask=is_cut > 0, other=0) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
     here = (keys < n_tokens) & (is_cut > 0)
-    seen = here[None, :]
-    if IS_CAUSAL:  # a query that is there sees no key that is not
-        seen = queries[:, None] >= tl.where(is_cut > 0, keys, n_tokens + BLOCK_SIZE)[None, :]
     b_k = load_rows(p_k + keys.to(INDEX)[:, None] * k_step, here, d_mask, D, BLOCK_D, True)
     b_v = load_rows(p_v + keys.to(INDEX)[:, None] * v_step, here, d_mask, D, BLOCK_D, True)
-    return b_k, b_v, seen
+    return b_k, b_v
+
+
+@triton.jit
+def seen_of_cut(n_tokens, n_blocks, BLOCK_SIZE: tl.constexpr, IS_CAUSAL: tl.constexpr):
+    """Which keys (columns) of a cut entry the queries (rows) that list it see.
+
+    When causal the entry is their own block, else the last, of which keys may be missing.
+    """
+    lane = tl.arange(0, BLOCK_SIZE)
+    if IS_CAUSAL:  # a query that is there sees no key that is not
+        return lane[:, None] >= lane[None, :]
+    else:
+        return ((n_blocks - 1) * BLOCK_SIZE + lane < n_tokens)[None, :]
 
 
 @triton.jit
@@ -212,15 +218,15 @@ def forward(
     is_cut = cut(col_idx, begin, count, block, n_blocks, IS_CAUSAL, EVEN_N)
     p_col, count = col_idx + begin, count - is_cut
     if IS_CAUSAL or not EVEN_N:
-        b_k, b_v, seen = load_cut(
-            p_col + count, is_cut, queries, p_k, p_v, k_step, v_step, n_tokens,
-            BLOCK_SIZE, IS_CAUSAL, D, BLOCK_D, INDEX,
-        )  # fmt: skip
+        b_k, b_v = load_cut(
+            p_col + count, is_cut, p_k, p_v, k_step, v_step, n_tokens, BLOCK_SIZE, D, BLOCK_D, INDEX
+        )
     b_q = load_queries(
         q, q_b, q_n, q_h, batch, head, queries, n_tokens, D, BLOCK_D, VECTOR, EVEN_N, INDEX
     )
     # First, for its keys come together with the queries.
     if is_cut:
+        seen = seen_of_cut(n_tokens, n_blocks, BLOCK_SIZE, IS_CAUSAL)
         m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, seen, scale, True, PRECISION)
     m, z, acc = attend_list(
         m, z, acc, b_q, p_k, p_v, k_step, v_step, p_col, count, scale,

@@ -17,10 +17,11 @@ from models.kernels.block_sparse_forward import (
     load_cut,
     load_queries,
     owner,
+    seen_of_cut,
     store_result,
     tokens_of,
 )
-from models.kernels.tile_math import LEAST, attend_two, head_columns, load_rows, row_of
+from models.kernels.tile_math import MOST, attend_two, head_columns, load_rows, row_of
 
 
 @triton.jit
@@ -70,14 +71,12 @@ def forward_pair(
     acc_0 = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     m_1, z_1, acc_1 = m_0, z_0, acc_0
     if IS_CAUSAL or not EVEN_N:
-        k_0, v_0, seen_0 = load_cut(
-            p_last_0, cut_0, rows_0, p_k, p_v, k_step, v_step, n_tokens,
-            BLOCK_SIZE, IS_CAUSAL, D, BLOCK_D, INDEX,
-        )  # fmt: skip
-        k_1, v_1, seen_1 = load_cut(
-            p_last_1, cut_1, rows_1, p_k, p_v, k_step, v_step, n_tokens,
-            BLOCK_SIZE, IS_CAUSAL, D, BLOCK_D, INDEX,
-        )  # fmt: skip
+        k_0, v_0 = load_cut(
+            p_last_0, cut_0, p_k, p_v, k_step, v_step, n_tokens, BLOCK_SIZE, D, BLOCK_D, INDEX
+        )
+        k_1, v_1 = load_cut(
+            p_last_1, cut_1, p_k, p_v, k_step, v_step, n_tokens, BLOCK_SIZE, D, BLOCK_D, INDEX
+        )
     q_0 = load_queries(
         q, q_b, q_n, q_h, batch, head_0, rows_0, n_tokens, D, BLOCK_D, VECTOR, False, INDEX
     )
@@ -86,21 +85,24 @@ def forward_pair(
     )
     # First, for its keys come together with the queries.
     if cut_0 | cut_1:
-        # One that has no such block sees nothing here, and -inf less -inf is no number.
-        m_0 = tl.where(cut_0 > 0, m_0, LEAST)
-        m_1 = tl.where(cut_1 > 0, m_1, LEAST)
+        # One that has no such block takes zeros by weights of 0, whatever its queries are.
+        m_0, m_1 = tl.where(cut_0 > 0, m_0, MOST), tl.where(cut_1 > 0, m_1, MOST)
+        seen = seen_of_cut(n_tokens, n_blocks, BLOCK_SIZE, IS_CAUSAL)
         m_0, z_0, acc_0, m_1, z_1, acc_1 = attend_two(
-            m_0, z_0, acc_0, q_0, k_0, v_0, seen_0,
-            m_1, z_1, acc_1, q_1, k_1, v_1, seen_1, scale, True, PRECISION,
+            m_0, z_0, acc_0, q_0, k_0, v_0, m_1, z_1, acc_1, q_1, k_1, v_1, seen, scale,
+            True, PRECISION,
         )  # fmt: skip
+        m_0, m_1 = tl.where(cut_0 > 0, m_0, float("-inf")), tl.where(cut_1 > 0, m_1, float("-inf"))
+        z_0, z_1 = tl.where(cut_0 > 0, z_0, 0.0), tl.where(cut_1 > 0, z_1, 0.0)
+        acc_0, acc_1 = tl.where(cut_0 > 0, acc_0, 0.0), tl.where(cut_1 > 0, acc_1, 0.0)
     p_col, lane = col_idx + begin, tl.arange(0, BLOCK_SIZE)
     for e in range(0, shared):
         keys = tokens_of(p_col, e, shared, lane, BLOCK_SIZE, 1, 1, False).to(INDEX)[:, None]
         b_k = load_rows(p_k + keys * k_step, lane, d_mask, D, BLOCK_D, False)
         b_v = load_rows(p_v + keys * v_step, lane, d_mask, D, BLOCK_D, False)
         m_0, z_0, acc_0, m_1, z_1, acc_1 = attend_two(
-            m_0, z_0, acc_0, q_0, b_k, b_v, lane,
-            m_1, z_1, acc_1, q_1, b_k, b_v, lane, scale, False, PRECISION,
+            m_0, z_0, acc_0, q_0, b_k, b_v, m_1, z_1, acc_1, q_1, b_k, b_v, lane, scale,
+            False, PRECISION,
         )  # fmt: skip
     if not BY_HEAD:
         # What each has alone: together as long as both have any.
@@ -114,8 +116,8 @@ def forward_pair(
             k_1 = load_rows(p_k + keys * k_step, lane, d_mask, D, BLOCK_D, False)
             v_1 = load_rows(p_v + keys * v_step, lane, d_mask, D, BLOCK_D, False)
             m_0, z_0, acc_0, m_1, z_1, acc_1 = attend_two(
-                m_0, z_0, acc_0, q_0, k_0, v_0, lane,
-                m_1, z_1, acc_1, q_1, k_1, v_1, lane, scale, False, PRECISION,
+                m_0, z_0, acc_0, q_0, k_0, v_0, m_1, z_1, acc_1, q_1, k_1, v_1, lane, scale,
+                False, PRECISION,
             )  # fmt: skip
         if count_0 > both:
             m_0, z_0, acc_0 = attend_list(

@@ -10,7 +10,7 @@ import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
-LEAST = tl.constexpr(-3.4028234663852886e38)  # of float32, finite
+MOST = tl.constexpr(3.4028234663852886e38)  # of float32, finite
 
 
 @triton.jit
@@ -32,18 +32,18 @@ def attend_step(
 
 @triton.jit
 def attend_two(
-    m_0, z_0, acc_0, q_0, k_0, v_0, seen_0, m_1, z_1, acc_1, q_1, k_1, v_1, seen_1, scale,
+    m_0, z_0, acc_0, q_0, k_0, v_0, m_1, z_1, acc_1, q_1, k_1, v_1, seen, scale,
     MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """`attend_step` for two tiles of queries, 0 and 1: the softmax of one beside products of both.
 
-    Where MASKED, a row that has seen no key and sees none here must have m = LEAST.
+    seen: of either.
     """
     s_0 = tl.dot(q_0, tl.trans(k_0), input_precision=PRECISION)
     s_1 = tl.dot(q_1, tl.trans(k_1), input_precision=PRECISION)
     if MASKED:
-        s_0 = tl.where(seen_0, s_0, float("-inf"))
-        s_1 = tl.where(seen_1, s_1, float("-inf"))
+        s_0 = tl.where(seen, s_0, float("-inf"))
+        s_1 = tl.where(seen, s_1, float("-inf"))
     m_0, z_0, alpha, p = softmax_step(m_0, z_0, s_0, scale)
     acc_0 = tl.dot(p.to(v_0.dtype), v_0, acc_0 * alpha[:, None], input_precision=PRECISION)
     m_1, z_1, alpha, p = softmax_step(m_1, z_1, s_1, scale)
