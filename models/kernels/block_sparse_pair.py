@@ -85,7 +85,7 @@ def forward_pair(
     )
     # First, for its keys come together with the queries.
     if cut_0 | cut_1:
-        # One that has no such block takes zeros by weights of 0, whatever its queries are.
+        # One that has no such block takes zeros by weights of 0.
         m_0, m_1 = tl.where(cut_0 > 0, m_0, MOST), tl.where(cut_1 > 0, m_1, MOST)
         seen = seen_of_cut(n_tokens, n_blocks, BLOCK_SIZE, IS_CAUSAL)
         m_0, z_0, acc_0, m_1, z_1, acc_1 = attend_two(
@@ -94,7 +94,6 @@ def forward_pair(
         )  # fmt: skip
         m_0, m_1 = tl.where(cut_0 > 0, m_0, float("-inf")), tl.where(cut_1 > 0, m_1, float("-inf"))
         z_0, z_1 = tl.where(cut_0 > 0, z_0, 0.0), tl.where(cut_1 > 0, z_1, 0.0)
-        acc_0, acc_1 = tl.where(cut_0 > 0, acc_0, 0.0), tl.where(cut_1 > 0, acc_1, 0.0)
     p_col, lane = col_idx + begin, tl.arange(0, BLOCK_SIZE)
     for e in range(0, shared):
         keys = tokens_of(p_col, e, shared, lane, BLOCK_SIZE, 1, 1, False).to(INDEX)[:, None]
