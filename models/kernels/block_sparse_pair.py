@@ -128,5 +128,8 @@ def forward_pair(
                 m_1, z_1, acc_1, q_1, p_k, p_v, k_step, v_step, p_col_1 + both, count_1 - both,
                 scale, BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, False, PRECISION, INDEX,
             )  # fmt: skip
+    # Where nothing is listed, not even weights of 0 times what is no number.
+    acc_0 = tl.where((z_0 == 0)[:, None], 0.0, acc_0)
+    acc_1 = tl.where((z_1 == 0)[:, None], 0.0, acc_1)
     store_result(out, lse, m_0, z_0, acc_0, batch, head_0, rows_0, n_tokens, n_heads, D, BLOCK_D)
     store_result(out, lse, m_1, z_1, acc_1, batch, head_1, rows_1, n_tokens, n_heads, D, BLOCK_D)

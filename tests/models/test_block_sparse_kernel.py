@@ -187,6 +187,10 @@ def test_what_a_row_does_not_list_cannot_touch_it(way):
                 assert torch.equal(after[0][:, free], before[0][:, free])
                 assert torch.equal(after[1][:, :, free], before[1][:, :, free])
                 assert not after[0][:, ~free].isfinite().all(dim=-1).any()
+            bad_q = q.clone()
+            bad_q[:, 64:80] = float("nan")  # of the block that lists none
+            after = attend(problem, bad_q, k, v, mask, return_lse=True)
+            assert torch.equal(after[0], before[0]) and torch.equal(after[1], before[1])
 
 
 def test_heads_that_share_keys_and_lists_share_programs():
