@@ -2,7 +2,7 @@
 
 `attend` is what the rest calls. Below it `long_context::dilated_forward` and
 `long_context::dilated_backward`, custom ops that autograd and torch.compile see whole.
-Under CUDA graphs call once before: a new shape copies its plan to the device.
+Call once before a CUDA graph is captured: a new shape copies its plan to the device.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import triton
 import triton.language as tl
 
 from models.fused_ops import as_operand
-from models.kernels import dilated_backward, dilated_forward
+from models.kernels import dilated_backward, dilated_forward, graphs
 from models.kernels.row_statistics import BLOCK as STATISTICS_BLOCK
-from models.kernels.tile_math import LOG2_E
+from models.kernels.tile_math import LOG2_E, ROW_MULTIPLE
 from models.kernels.tiles import choose, on_device, padded, strides, vector
 
 TABLE = "dilated"
@@ -49,15 +49,21 @@ class Plan:
 def plan(branches, offsets, batch, n, heads, base_owners, block, device) -> Plan:
     """The plan for tiles of `block` rows; branches: (w, r) pairs, offsets: of every head, each.
 
-    base_owners: heads that tiles of the base branch are counted over.
+    base_owners: heads that tiles of the base branch are counted over. RuntimeError while a CUDA
+    graph is captured, which cannot wait for a copy to the device.
     """
+    if graphs.is_capturing(device):
+        raise RuntimeError(
+            f"{n} tokens, {batch} x {heads} heads: this shape is new, and its plan cannot be made "
+            "while a CUDA graph is captured; call once before"
+        )
     whole = [i for i, (_, r) in enumerate(branches) if r == 1 and not any(offsets[i])]
     base = max(whole, key=lambda i: branches[i][0]) if whole else None
     carried = [i for i in range(len(branches)) if i != base]
     carried.sort(key=lambda i: -(-min(branches[i][0], n) // branches[i][1]), reverse=True)
     # Without a branch of rate 1 the base only joins the others: one segment, no keys.
     first = (n, 1, (0,) * heads) if base is None else (*branches[base], offsets[base])
-    multiple = dilated_forward.ROW_MULTIPLE.value
+    multiple = ROW_MULTIPLE.value
     table, programs, rows = [], 0, 0
     for w, r, of_head in [first, *((*branches[i], offsets[i]) for i in carried)]:
         w = min(w, n)
@@ -91,7 +97,6 @@ def attend(q, k, v, pattern, is_causal: bool, scale: float, *, tf32: bool = Fals
     only where the kernels cannot read them as they lie. tf32: round float32 products to
     TF32. Returns out (B, N, H, D) and LSE (B, H, N) float32; both differentiable.
     """
-    q, k, v = (as_operand(x) for x in (q, k, v))
     heads = q.shape[2]
     offsets = []
     for branch in range(len(pattern.segment_lengths)):
@@ -115,6 +120,7 @@ def forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """out and LSE. offsets: (branches x heads), flat, -1 where a head is not in a branch."""
     batch, n, heads, _ = q.shape
+    q, k, v = (as_operand(x) for x in (q, k, v))  # here, where tensors have an address
     tile = choose(TABLE, "forward", q)
     lists = (segment_lengths, dilation_rates, offsets)
     work = _plan(q, *lists, heads, tile.block_m)
@@ -152,7 +158,7 @@ def backward(
     tf32: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """dQ, dK, dV for the cotangents of out (B, N, H, D) and LSE (B, H, N)."""
-    grad_out = grad_out if grad_out.stride(3) == 1 else grad_out.contiguous()
+    grad_out, q, k, v = (as_operand(x) for x in (grad_out, q, k, v))
     heads, kv_heads = q.shape[2], k.shape[2]
     lists = (segment_lengths, dilation_rates, offsets)
     tensors = (q, k, v, grad_out)
@@ -203,7 +209,9 @@ def _plan(q, segment_lengths, dilation_rates, offsets, base_owners, block) -> Pl
     batch, n, heads, _ = q.shape
     branches = tuple(zip(segment_lengths, dilation_rates, strict=True))
     of_branch = tuple(tuple(offsets[i : i + heads]) for i in range(0, len(offsets), heads))
-    return plan(branches, of_branch, batch, n, heads, base_owners, block, q.device)
+    found = plan(branches, of_branch, batch, n, heads, base_owners, block, q.device)
+    graphs.keep(found.table)
+    return found
 
 
 def _statistics(grad_out, grad_lse, out, lse, work: Plan):
