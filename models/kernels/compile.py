@@ -34,6 +34,7 @@ from models.kernels import (
     tiles,
 )
 from models.kernels.assembled import Built, built, remarks
+from models.kernels.limits import LIMITS, Limit, over
 from models.kernels.tiles import Tile
 
 KERNELS = {
@@ -92,6 +93,25 @@ class Form:
         )
 
 
+def limit_of(form: Form) -> Limit | None:
+    """The limit that a form is held to: of Hopper's in half precision, of those launched most."""
+    constants = dict(form.constants)
+    rare = [constants.get("EVEN_N") is False, constants["INDEX"] != 32, constants.get("SHORT")]
+    rare += [constants.get("GROUP", 1) != 1, constants.get("HAS_KEYS") is False]
+    if (form.capability, form.bits) != (_WRITTEN_FOR, 16) or any(rare):
+        return None
+    if constants.get("BLOCK_SIZE", 64) != 64:
+        return None
+    return LIMITS.get((form.table, form.kernel, constants["D"]))
+
+
+def fault(form: Form, built: Built) -> str | None:
+    """What is wrong with a form, or None."""
+    tile, limit = form.tile, limit_of(form)
+    scores = tile.block_m * tile.block_n / (32 * tile.warps)
+    return built.fault(form.capability) or (limit and over(limit, built, scores, tile.warps))
+
+
 def build(form: Form) -> Built:
     """Compile one form down to machine code; needs no GPU."""
     kernel = (KERNELS[form.table] | {"statistics": STATISTICS[form.table]})[form.kernel]
@@ -128,7 +148,10 @@ def build(form: Form) -> Built:
         )
     seconds = time.monotonic() - start
     files, shared = compiled.metadata_group, compiled.metadata.shared
-    return built(files, shared, form.capability, said.getvalue(), seconds)
+    return built(
+        files, shared, form.capability, said.getvalue(), seconds,
+        rotated=form.tile.rotated, with_loop=limit_of(form) is not None,
+    )  # fmt: skip
 
 
 def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:
@@ -203,10 +226,10 @@ def main(arguments: list[str] | None = None) -> int:
     faults = 0
     with ProcessPoolExecutor() as pool:
         for form, built in zip(wanted, pool.map(build, wanted), strict=True):
-            fault = built.fault(form.capability)
-            faults += fault is not None
-            if fault or not options.quiet:
-                print(f"{form}: {built}{': ' + fault if fault else ''}", flush=True)
+            wrong = fault(form, built)
+            faults += wrong is not None
+            if wrong or not options.quiet:
+                print(f"{form}: {built}{': ' + wrong if wrong else ''}", flush=True)
     print(f"{len(wanted)} forms compiled, {faults} with a fault")
     return 1 if faults else 0
 
