@@ -53,6 +53,7 @@ LOOKS = {
     "dense": Look("Dense", "#000000", "o"),
     "dilated-gather": Look("DilatedAttention", "#E69F00", "s", "//////"),
     "dilated-sdpa": Look("ImprovedDilated", "#0072B2", "^"),
+    "dilated-cudnn": Look("Dilated, cuDNN", "#009E73", "D"),
     "dilated-triton": Look("FusedDilated", "#882255", "X"),
     "dilated-streamed": Look("Streamed", "#D55E00", "D"),
     "dilated-streamed-mapped": Look("Streamed, files", "#009E73", "v"),

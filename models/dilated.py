@@ -1,8 +1,9 @@
 """Dilated attention (LongNet, arXiv 2307.02486): all heads in all branches, mixed exactly.
 
 Backends: "gather", the plain reading of the paper; "sdpa", strided views into
-PyTorch's fused attention, no copy of q, k, v; "triton", our fused kernels, which join
-the branches too; "triton-tf32", the same with float32 products rounded to TF32.
+PyTorch's fused attention, no copy of q, k, v; "sdpa-cudnn", the same into cuDNN's; "triton",
+our fused kernels, which join the branches too; "triton-tf32", these with float32
+products rounded to TF32.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from models.errors import (
     check_same_length,
     resolve_scale,
 )
-from models.fused_ops import as_operand, fused_op, head_dim_multiple
+from models.fused_ops import CudaCudnn, as_operand, fused_op, head_dim_multiple, why_not_cudnn
 from models.merge import merge
 from models.padding import mask_keys, unmask
 from models.patterns.branches import DilatedBranches, HeadPartition
 from models.strided import StridedAttention
 
-BACKENDS = ("auto", "gather", "sdpa", "triton", "triton-tf32")
+BACKENDS = ("auto", "gather", "sdpa", "sdpa-cudnn", "triton", "triton-tf32")
 
 
 def dilated_attention(
@@ -91,6 +92,11 @@ def resolve_backend(q: torch.Tensor, backend: str) -> str:
     check_choice("backend", backend, BACKENDS)
     if backend == "gather":
         return "gather"
+    if backend == "sdpa-cudnn":
+        reason = why_not_cudnn(q)
+        if reason:
+            raise UnsupportedBackend(f"{backend}: {reason}")
+        return backend
     if backend.startswith("triton"):
         reason = _why_not_triton(q, backend)
         if reason:
@@ -138,14 +144,14 @@ def _attend(q, k, v, pattern, is_causal, scale, backend, return_lse, key_padding
     return (out, lse) if return_lse else out
 
 
-def _sdpa(q, k, v, pattern, is_causal, scale):
+def _sdpa(q, k, v, pattern, is_causal, scale, *, op=None):
     head_dim = q.shape[3]
     extra = -head_dim % head_dim_multiple(q)
     if extra:
         q, k, v = (F.pad(x, (0, extra)) for x in (q, k, v))
     q, k, v = (as_operand(x) for x in (q, k, v))
     groups = tuple(pattern.head_groups(q.shape[2], k.shape[2]))
-    out, lse = StridedAttention.apply(q, k, v, fused_op(q), groups, is_causal, scale)
+    out, lse = StridedAttention.apply(q, k, v, op or fused_op(q), groups, is_causal, scale)
     return (out[..., :head_dim] if extra else out), lse
 
 
@@ -210,6 +216,7 @@ def _kept_positions(pattern, branch, w, r, n, heads, device):
 _RUN = {
     "gather": _gather,
     "sdpa": _sdpa,
+    "sdpa-cudnn": partial(_sdpa, op=CudaCudnn()),
     "triton": _triton,
     "triton-tf32": partial(_triton, tf32=True),
 }

@@ -174,6 +174,13 @@ VARIANTS = _variants(
         MappingProxyType({"backend": "sdpa"}),
     ),
     Variant(
+        "dilated-cudnn",
+        "Dilated by cuDNN",
+        "LongNet attention by cuDNN's attention on strided views",
+        "models.dilated:dilated_attention",
+        MappingProxyType({"backend": "sdpa-cudnn"}),
+    ),
+    Variant(
         "dilated-triton",
         "FusedDilatedAttention",
         "LongNet attention by our Triton kernels, which read in place and join the branches",

@@ -60,6 +60,7 @@ RATES = {
     "dense-math": (30.0, 0.06),
     "dilated-triton": (220.0, 0.045),
     "dilated-sdpa": (150.0, 0.19),
+    "dilated-cudnn": (160.0, 0.19),
     "dilated-gather": (24.0, 0.62),
     "dilated-streamed": (140.0, 2.0),
     "dilated-streamed-mapped": (120.0, 2.0),
