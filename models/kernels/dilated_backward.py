@@ -187,7 +187,7 @@ def backward_kv(
     if BASE:
         tokens = first + start + i_n
         for g in range(0, GROUP):
-            for i in tl.range(1, N_CARRIED + 1, num_stages=2):
+            for i in tl.range(1, N_CARRIED + 1, num_stages=1):
                 branch = table + i * (OFFSETS + n_heads)
                 row_0, rows, there = compact_rows(
                     branch, first + start, i_n, first_head + g, n_heads, batch, n_tokens,
