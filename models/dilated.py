@@ -3,7 +3,8 @@
 Backends: "gather", the plain reading of the paper; "sdpa", strided views into
 PyTorch's fused attention, no copy of q, k, v; "sdpa-cudnn", the same into cuDNN's; "triton",
 our fused kernels, which join the branches too; "triton-tf32", these with float32
-products rounded to TF32.
+products rounded to TF32; "gluon", a warp-specialised forward for Hopper, and the gradients
+of "triton".
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from models.padding import mask_keys, unmask
 from models.patterns.branches import DilatedBranches, HeadPartition
 from models.strided import StridedAttention
 
-BACKENDS = ("auto", "gather", "sdpa", "sdpa-cudnn", "triton", "triton-tf32")
+BACKENDS = ("auto", "gather", "sdpa", "sdpa-cudnn", "triton", "triton-tf32", "gluon")
 
 
 def dilated_attention(
@@ -58,7 +59,8 @@ def dilated_attention(
 
     Raises ValueError on bad arguments, UnsupportedBackend where `backend` cannot
     do the request. "auto" is "triton" for float16 and bfloat16 on CUDA, elsewhere
-    "sdpa" where PyTorch has a fused op, else "gather".
+    "sdpa" where PyTorch has a fused op, else "gather". It is never "gluon": no card has
+    shown that right yet, nor faster.
     """
     pattern = DilatedBranches(segment_lengths, dilation_rates, head_offset)
     return _attend(q, k, v, pattern, is_causal, scale, backend, return_lse, key_padding_mask)
@@ -97,8 +99,8 @@ def resolve_backend(q: torch.Tensor, backend: str) -> str:
         if reason:
             raise UnsupportedBackend(f"{backend}: {reason}")
         return backend
-    if backend.startswith("triton"):
-        reason = _why_not_triton(q, backend)
+    if backend == "gluon" or backend.startswith("triton"):
+        reason = _why_not_gluon(q) if backend == "gluon" else _why_not_triton(q, backend)
         if reason:
             raise UnsupportedBackend(f"{backend}: {reason}")
         return backend
@@ -127,6 +129,15 @@ def _why_not_triton(q: torch.Tensor, backend: str = "triton") -> str | None:
     if backend == "triton-tf32" and q.dtype != torch.float32:
         return f"rounds float32 products, and q is {q.dtype}"
     return tiles.why_not(q) or tiles.why_no_tile("dilated", q)
+
+
+def _why_not_gluon(q: torch.Tensor) -> str | None:
+    """Why the Gluon kernel cannot take q (B, N, H, D), or None if it can."""
+    if not kernels.HAS_TRITON:
+        return kernels.MISSING
+    from models.kernels import dilated_gluon
+
+    return dilated_gluon.why_not(q)
 
 
 def _attend(q, k, v, pattern, is_causal, scale, backend, return_lse, key_padding_mask):
@@ -159,6 +170,12 @@ def _triton(q, k, v, pattern, is_causal, scale, *, tf32=False):
     from models.kernels import dilated
 
     return dilated.attend(q, k, v, pattern, is_causal, scale, tf32=tf32)
+
+
+def _gluon(q, k, v, pattern, is_causal, scale):
+    from models.kernels import dilated_gluon
+
+    return dilated_gluon.attend(q, k, v, pattern, is_causal, scale)
 
 
 def _gather(q, k, v, pattern, is_causal, scale):
@@ -219,4 +236,5 @@ _RUN = {
     "sdpa-cudnn": partial(_sdpa, op=CudaCudnn()),
     "triton": _triton,
     "triton-tf32": partial(_triton, tf32=True),
+    "gluon": _gluon,
 }

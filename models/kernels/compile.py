@@ -3,9 +3,9 @@
     python -m models.kernels.compile [TABLE] [--capability 80 90 100] [--quiet]
 
 builds every entry of the tile tables in the forms that it is launched in (causal, carried
-and base branch, ragged end, ...), and fails on one that spills more than SPILL_BYTES,
-asks for more shared memory than the card has, or has its tensor-core
-instructions serialized.
+and base branch, ragged end, ...), and the Gluon kernel, table "gluon", in its own, and fails on
+one that spills more than SPILL_BYTES, asks for more shared memory than the card has, or has its
+tensor-core instructions serialized.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from models.kernels import (
     block_sparse_forward,
     dilated_backward,
     dilated_forward,
+    gluon_forms,
     hop_backward,
     hop_forward,
     row_statistics,
@@ -112,8 +113,10 @@ def fault(form: Form, built: Built) -> str | None:
     return built.fault(form.capability) or (limit and over(limit, built, scores, tile.warps))
 
 
-def build(form: Form) -> Built:
+def build(form: Form | gluon_forms.Form) -> Built:
     """Compile one form down to machine code; needs no GPU."""
+    if isinstance(form, gluon_forms.Form):
+        return gluon_forms.build(form)
     kernel = (KERNELS[form.table] | {"statistics": STATISTICS[form.table]})[form.kernel]
     element = {16: "*fp16", 32: "*fp32"}[form.bits]
     types = _TYPES
@@ -195,8 +198,10 @@ def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:
         yield Form(table, kernel, capability, bits, tile, tuple(constants.items()))
 
 
-def table_forms(table: str, capabilities) -> list[Form]:
-    """Every form of every entry of a table for these cards."""
+def table_forms(table: str, capabilities) -> list[Form] | list[gluon_forms.Form]:
+    """Every form of every entry of a table for these cards, or of the Gluon kernel."""
+    if table == gluon_forms.TABLE:
+        return list(gluon_forms.forms(capabilities))
     found = [
         form
         for kernel, entries in tiles.read(table).items()
@@ -215,13 +220,14 @@ def table_forms(table: str, capabilities) -> list[Form]:
 def main(arguments: list[str] | None = None) -> int:
     """Compile what was asked for; returns 1 if a form has a fault."""
     parser = argparse.ArgumentParser(prog="python -m models.kernels.compile", description=__doc__)
-    parser.add_argument("table", nargs="?", choices=KERNELS, help="default: all")
+    choices = [*KERNELS, gluon_forms.TABLE]
+    parser.add_argument("table", nargs="?", choices=choices, help="default: all")
     parser.add_argument(
         "--capability", type=int, nargs="+", choices=tiles.CAPABILITIES, default=tiles.CAPABILITIES
     )
     parser.add_argument("--quiet", action="store_true", help="show faults and the total only")
     options = parser.parse_args(arguments)
-    tables = [options.table] if options.table else list(KERNELS)
+    tables = [options.table] if options.table else choices
     wanted = [form for table in tables for form in table_forms(table, options.capability)]
     faults = 0
     with ProcessPoolExecutor() as pool:

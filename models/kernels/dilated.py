@@ -97,13 +97,16 @@ def attend(q, k, v, pattern, is_causal: bool, scale: float, *, tf32: bool = Fals
     only where the kernels cannot read them as they lie. tf32: round float32 products to
     TF32. Returns out (B, N, H, D) and LSE (B, H, N) float32; both differentiable.
     """
-    heads = q.shape[2]
+    return forward(q, k, v, *branch_lists(pattern, q.shape[2]), is_causal, scale, tf32)
+
+
+def branch_lists(pattern, heads: int) -> tuple[list[int], list[int], list[int]]:
+    """Segment lengths, rates and offsets as the ops take them."""
     offsets = []
     for branch in range(len(pattern.segment_lengths)):
         of_head = (pattern.offset(branch, head, heads) for head in range(heads))
         offsets += [-1 if offset is None else offset for offset in of_head]
-    lists = (list(pattern.segment_lengths), list(pattern.dilation_rates), offsets)
-    return forward(q, k, v, *lists, is_causal, scale, tf32)
+    return list(pattern.segment_lengths), list(pattern.dilation_rates), offsets
 
 
 @torch.library.custom_op("long_context::dilated_forward", mutates_args=())
@@ -123,7 +126,7 @@ def forward(
     q, k, v = (as_operand(x) for x in (q, k, v))  # here, where tensors have an address
     tile = choose(TABLE, "forward", q)
     lists = (segment_lengths, dilation_rates, offsets)
-    work = _plan(q, *lists, heads, tile.block_m)
+    work = plan_of(q, *lists, heads, tile.block_m)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = q.new_empty(batch, heads, n, dtype=torch.float32)
     part = q.new_empty(work.rows, q.shape[3], dtype=torch.float32)
@@ -163,7 +166,7 @@ def backward(
     lists = (segment_lengths, dilation_rates, offsets)
     tensors = (q, k, v, grad_out)
     tile = choose(TABLE, "backward_q", q)
-    work = _plan(q, *lists, heads, tile.block_m)
+    work = plan_of(q, *lists, heads, tile.block_m)
     statistics = _statistics(grad_out, grad_lse, out, lse, work)
     grad_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     part = q.new_empty(work.rows, q.shape[3], dtype=torch.float32)
@@ -173,7 +176,7 @@ def backward(
     del part, arguments
 
     tile = choose(TABLE, "backward_kv", q)
-    work = _plan(q, *lists, kv_heads, tile.block_n)
+    work = plan_of(q, *lists, kv_heads, tile.block_n)
     grad_k, grad_v = (torch.empty(k.shape, dtype=k.dtype, device=k.device) for _ in "kv")
     parts = tuple(q.new_empty(work.rows, q.shape[3], dtype=torch.float32) for _ in "kv")
     arguments = (*tensors, statistics, grad_k, grad_v, *parts, work.table, *shape)
@@ -186,13 +189,13 @@ def _(grad_out, grad_lse, q, k, v, *_):
     return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
 
 
-def _setup_context(ctx, inputs, output):
+def setup_context(ctx, inputs, output):
     q, k, v, *ctx.options = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(q, k, v, *output)
 
 
-def _backward(ctx, grad_out, grad_lse):
+def gradients(ctx, grad_out, grad_lse):
     q, k, v, out, lse = ctx.saved_tensors
     nothing = (None,) * len(ctx.options)
     if grad_out is None and grad_lse is None:
@@ -202,14 +205,15 @@ def _backward(ctx, grad_out, grad_lse):
     return *backward(grad_out, grad_lse, q, k, v, out, lse, *ctx.options), *nothing
 
 
-forward.register_autograd(_backward, setup_context=_setup_context)
+forward.register_autograd(gradients, setup_context=setup_context)
 
 
-def _plan(q, segment_lengths, dilation_rates, offsets, base_owners, block) -> Plan:
+def plan_of(q, segment_lengths, dilation_rates, offsets, base_owners, block, device=None) -> Plan:
+    """The plan for tokens and heads of q (B, N, H, D), on its device unless another is given."""
     batch, n, heads, _ = q.shape
     branches = tuple(zip(segment_lengths, dilation_rates, strict=True))
     of_branch = tuple(tuple(offsets[i : i + heads]) for i in range(0, len(offsets), heads))
-    found = plan(branches, of_branch, batch, n, heads, base_owners, block, q.device)
+    found = plan(branches, of_branch, batch, n, heads, base_owners, block, device or q.device)
     graphs.keep(found.table)
     return found
 
