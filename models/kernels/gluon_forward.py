@@ -73,11 +73,12 @@ def clear_from(buffer, kept, BLOCK_N: gl.constexpr, D: gl.constexpr):
 
 @gluon.jit
 def produce(
-    q_long, q_short, k_long, k_short, v_long, v_short, b_q, b_k, b_v, bars, row, numbers,
+    views, b_q, b_k, b_v, bars, row, numbers,
     HAS_KEYS: gl.constexpr, IS_CAUSAL: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr,
     BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BUFFERS: gl.constexpr,
 ):  # fmt: skip
     """Fetch K, Q and V of every tile, in the order in which consumers ask for them."""
+    q_long, q_short, k_long, k_short, v_long, v_short = views
     q_full, q_empty, k_full, k_empty, v_full, v_empty, cut = bars
     n_tokens, n_heads, span, n_tiles = numbers
     done, tiles, cuts = 0, 0, 0
@@ -175,31 +176,31 @@ def write(
 
 @gluon.jit
 def consume(
-    b_q, b_k, b_v, pin, bars, results, numbers, scale,
-    HALF: gl.constexpr, N_CARRIED: gl.constexpr, BASE: gl.constexpr, HAS_KEYS: gl.constexpr,
+    HALF: gl.constexpr, b_q, b_k, b_v, pin, bars, results, numbers, scale,
+    N_CARRIED: gl.constexpr, BASE: gl.constexpr, HAS_KEYS: gl.constexpr,
     SHORT: gl.constexpr, IS_CAUSAL: gl.constexpr, D: gl.constexpr,
     BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BUFFERS: gl.constexpr, INDEX: gl.constexpr,
 ):  # fmt: skip
     """Attention of half of every tile's queries, the first or the last (HALF 0 or 1)."""
     ROWS: gl.constexpr = BLOCK_M // 2
     S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
-    O: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
-    P: gl.constexpr = gl.DotOperandLayout(0, O, 2)
+    R: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    P: gl.constexpr = gl.DotOperandLayout(0, R, 2)
     q_full, q_empty, k_full, k_empty, v_full, v_empty, cut = bars
     out, lse, part, part_lse, table, row = results
     n_tokens, n_heads, span, n_tiles = numbers
     zero = gl.zeros([ROWS, BLOCK_N], gl.float32, S)
     i_m = HALF * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, S))
     i_n = gl.arange(0, BLOCK_N, gl.SliceLayout(0, S))
-    i_o = HALF * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, O))
-    d = gl.arange(0, D, gl.SliceLayout(0, O))
+    i_o = HALF * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, R))
+    d = gl.arange(0, D, gl.SliceLayout(0, R))
     done, tiles = 0, 0
     for index in range(gl.program_id(0), n_tiles, gl.num_programs(0)):
         start, head, segment, batch, first, r, kept = owned(
             index, row, n_heads, n_tokens, span, n_tiles, BLOCK_M
         )
         if start < kept:
-            acc = gl.zeros([ROWS, D], gl.float32, O)
+            acc = gl.zeros([ROWS, D], gl.float32, R)
             if HAS_KEYS:
                 steps = steps_of(start, kept, BLOCK_M, BLOCK_N, IS_CAUSAL)
                 b = slot(done, BUFFERS)
@@ -244,7 +245,7 @@ def consume(
                     acc = warpgroup_mma_wait(0, [acc])
                     mbarrier.arrive(v_empty.index(before), count=1)
                     p = gl.convert_layout(w.to(out.dtype.element_ty), P)
-                    acc = acc * gl.convert_layout(gl.expand_dims(alpha, 1), O)
+                    acc = acc * gl.convert_layout(gl.expand_dims(alpha, 1), R)
                 mbarrier.arrive(q_empty, count=1)
                 done += steps
                 tiles += 1
@@ -253,11 +254,11 @@ def consume(
                 acc = warpgroup_mma(p, b_v.index(b).reshape([BLOCK_N, D]), acc, is_async=True)
                 acc = warpgroup_mma_wait(0, [acc])
                 mbarrier.arrive(v_empty.index(b), count=1)
-                m = gl.convert_layout(m, gl.SliceLayout(1, O))
-                z = gl.convert_layout(z, gl.SliceLayout(1, O))
+                m = gl.convert_layout(m, gl.SliceLayout(1, R))
+                z = gl.convert_layout(z, gl.SliceLayout(1, R))
             else:
-                m = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, O))
-                z = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, O))
+                m = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, R))
+                z = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, R))
             write(
                 m, z, acc, start, kept, head, segment, batch, first, i_o, d, results,
                 n_tokens, n_heads, N_CARRIED, BASE, SHORT, D, INDEX,
@@ -301,6 +302,7 @@ def forward(
         mbarrier.init(v_full.index(i), count=1)
         mbarrier.init(v_empty.index(i), count=2)
     fence_async_shared()
+    views = (q_long, q_short, k_long, k_short, v_long, v_short)
     bars = (q_full, q_empty, k_full, k_empty, v_full, v_empty, cut)
     numbers = (n_tokens, n_heads, span, n_tiles)
     results = (out, lse, part, part_lse, table, row)
@@ -309,22 +311,22 @@ def forward(
             (
                 consume,
                 (
-                    b_q, b_k, b_v, pin_0, bars, results, numbers, scale, gl.constexpr(0),
-                    N_CARRIED, BASE, HAS_KEYS, SHORT, IS_CAUSAL, D, BLOCK_M, BLOCK_N, BUFFERS, INDEX,
+                    0, b_q, b_k, b_v, pin_0, bars, results, numbers, scale, N_CARRIED, BASE,
+                    HAS_KEYS, SHORT, IS_CAUSAL, D, BLOCK_M, BLOCK_N, BUFFERS, INDEX,
                 ),
             ),
             (
                 consume,
                 (
-                    b_q, b_k, b_v, pin_1, bars, results, numbers, scale, gl.constexpr(1),
-                    N_CARRIED, BASE, HAS_KEYS, SHORT, IS_CAUSAL, D, BLOCK_M, BLOCK_N, BUFFERS, INDEX,
+                    1, b_q, b_k, b_v, pin_1, bars, results, numbers, scale, N_CARRIED, BASE,
+                    HAS_KEYS, SHORT, IS_CAUSAL, D, BLOCK_M, BLOCK_N, BUFFERS, INDEX,
                 ),
             ),
             (
                 produce,
                 (
-                    q_long, q_short, k_long, k_short, v_long, v_short, b_q, b_k, b_v, bars, row,
-                    numbers, HAS_KEYS, IS_CAUSAL, GROUP, D, BLOCK_M, BLOCK_N, BUFFERS,
+                    views, b_q, b_k, b_v, bars, row, numbers, HAS_KEYS, IS_CAUSAL, GROUP,
+                    D, BLOCK_M, BLOCK_N, BUFFERS,
                 ),
             ),
         ],
