@@ -1,26 +1,29 @@
 """Runs the Gluon kernel's own functions on the CPU, since Gluon has no interpreter.
 
 The functions are taken as they stand, with Gluon's names bound to what is here: tensors are
-torch's, layouts are nothing, shared memory begins as NaN. `Launcher` runs a grid, every part of
+torch's, layouts are nothing, shared memory begins as NaN. A `Launcher` runs a grid, every part of
 a program (two consumers, the producer) in a thread of its own, held by barriers as on a card.
-`record` runs the parts one after another instead, with barriers that hold nobody, and returns
-what each does to barriers and buffers: `gluon_protocol` explores that. What it cannot show is
-what the compiler and the memory model of the card make of the same.
+Where it records, parts run one after another instead, with barriers that hold nobody, and what
+each does to barriers and buffers is kept: `gluon_protocol` explores that. What none of it can
+show is what the compiler and the memory model of the card make of the same.
 """
 
+import contextlib
 import inspect
 import itertools
 import textwrap
 import threading
 from types import FunctionType, SimpleNamespace
 
+import pytest
 import torch
 import triton.experimental.gluon.language as gluon_language
 import triton.language
 
-from models.kernels import gluon_forward
+from models.kernels import dilated_gluon, gluon_forward
 
 PARTS = ("first consumer", "second consumer", "producer")
+_KERNEL = gluon_forward.forward  # which tests put a launcher in the place of
 LIMIT = 30.0  # seconds that a barrier may hold a part for
 
 
@@ -129,6 +132,8 @@ class Program:
         self.note("write", place)
 
     def turn(self, place, arrivals, change):
+        if self.recording:
+            return
         with self.turned:
             self.barriers[place].turn(arrivals, change)
             self.turned.notify_all()
@@ -355,6 +360,20 @@ def _arguments(arguments):
             yield Descriptor(x) if hasattr(x, "block_shape") else x
 
 
+@contextlib.contextmanager
+def standing_in(*, block=16, buffers=2, programs=3, **options):
+    """Within, `models.kernels.dilated_gluon` runs here: on tiles of `block` tokens, on a
+    card of so many multiprocessors; yields the `Launcher`, which takes the options."""
+    launcher = Launcher(**options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gluon_forward, "forward", launcher)
+        patch.setattr(dilated_gluon, "BLOCK_M", block)
+        patch.setattr(dilated_gluon, "BLOCK_N", block)
+        patch.setattr(dilated_gluon, "BUFFERS", dict.fromkeys((16, 32, 64, 128), buffers))
+        patch.setattr(dilated_gluon, "MULTIPROCESSORS", programs)
+        yield launcher
+
+
 class Launcher:
     """Stands for `gluon_forward.forward`: `launcher[grid](...)` runs the grid here.
 
@@ -363,7 +382,7 @@ class Launcher:
     """
 
     def __init__(self, recording=False, changes=None):
-        self.kernel = plain(gluon_forward.forward, changes)
+        self.kernel = plain(_KERNEL, changes)
         self.recording, self.recorded, self.written = recording, [], {}
 
     def __getitem__(self, grid):
