@@ -1,0 +1,320 @@
+"""The Gluon kernel's own functions on the CPU, against the oracle; what it may read; its machine
+code. Compiled forms are launched by test_gpu_kernels.py, where there is a card."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from models import UnsupportedBackend, dilated_attention
+from models.dilated import resolve_backend
+from models.kernels import dilated, dilated_gluon
+from models.kernels.gluon_descriptors import bounds, descriptors, readable
+from models.kernels.gluon_schedule import place_of, steps_of, tile_at
+from models.oracle import reference, reference_gradients
+from models.patterns.branches import DilatedBranches, HeadPartition
+from tests.models.gluon_stand_in import standing_in
+from tests.models.helpers import Problem, relative_rms
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(),
+    reason="on a stand-in here; test_gpu_kernels.py has it compiled",
+)
+LAYOUTS = ("packed", "fused", "heads_first", "tokens_first")
+
+
+def attend(problem, q, k, v, pattern=None, scale=0.25):
+    return dilated_gluon.attend(q, k, v, pattern or problem.pattern, problem.is_causal, scale)
+
+
+@st.composite
+def small_problems(draw):
+    kv_heads = draw(st.integers(1, 2))
+    branch = st.tuples(st.integers(1, 60), st.integers(1, 5))
+    return Problem(
+        batch=draw(st.integers(1, 2)),
+        n=draw(st.integers(1, 40)),
+        heads=kv_heads * draw(st.integers(1, 2)),
+        kv_heads=kv_heads,
+        dim=draw(st.sampled_from((16, 32))),
+        branches=tuple(draw(st.lists(branch, min_size=1, max_size=3))),
+        head_offset=draw(st.sampled_from(("modulo", "block"))),
+        is_causal=draw(st.booleans()),
+        layout=draw(st.sampled_from(LAYOUTS)),
+        seed=draw(st.integers(0, 2**16)),
+    )
+
+
+@settings(max_examples=6)
+@given(problem=small_problems(), buffers=st.integers(1, 3), programs=st.integers(1, 4))
+@example(problem=Problem(2, 50, 4, 2, 16, ((8, 1), (50, 2), (13, 1))), buffers=2, programs=3)
+@example(problem=Problem(1, 49, 2, 2, 32, ((7, 3), (200, 2)), "block", True), buffers=1, programs=2)
+@example(problem=Problem(1, 60, 1, 1, 16, ((60, 1),), is_causal=True), buffers=3, programs=1)
+def test_results_are_the_oracles_and_each_is_written_once(problem, buffers, programs):
+    q, k, v, *_ = (x.detach() for x in problem.tensors(torch.float32))
+    with standing_in(buffers=buffers, programs=programs) as launcher:
+        out, lse = attend(problem, q, k, v)
+    options = {"pattern": problem.pattern, "is_causal": problem.is_causal, "scale": 0.25}
+    want, want_lse = reference(q, k, v, **options)
+    assert relative_rms(out, want) <= 1e-6
+    assert torch.equal(lse.isneginf(), want_lse.isneginf())
+    held = want_lse.isfinite()
+    assert relative_rms(lse[held], want_lse[held]) <= 1e-6
+    for x in (out, lse):
+        assert (launcher.written[x.data_ptr()] == 1).all()
+
+
+def test_tiles_as_they_are_on_a_card_in_half_precision():
+    problem = Problem(1, 300, 2, 1, 64, ((300, 1), (300, 2)), is_causal=True)
+    q, k, v, *_ = (x.detach() for x in problem.tensors(torch.bfloat16))
+    with standing_in(block=128):
+        out, lse = attend(problem, q, k, v, scale=0.125)
+    want, want_lse = reference(q, k, v, pattern=problem.pattern, is_causal=True, scale=0.125)
+    assert out.dtype == torch.bfloat16 and relative_rms(out, want) < 2**-8
+    assert relative_rms(lse, want_lse) < 1e-6
+
+
+def test_gradients_are_those_of_the_triton_kernels():
+    problem = Problem(1, 24, 2, 1, 16, ((8, 1), (24, 3)), is_causal=True)
+    q, k, v, grad_out, grad_lse = problem.tensors(torch.float32)
+    with standing_in():
+        outputs = attend(problem, q, k, v)
+    got = torch.autograd.grad(outputs, (q, k, v), (grad_out, grad_lse), retain_graph=True)
+    alone = torch.autograd.grad(outputs[0], (q, k, v), grad_out)
+    options = {"pattern": problem.pattern, "is_causal": True, "scale": 0.25}
+    want = reference_gradients(q, k, v, grad_out, grad_lse=grad_lse, **options)
+    assert relative_rms(got, want) < 1e-6
+    assert relative_rms(alone, reference_gradients(q, k, v, grad_out, **options)) < 1e-6
+
+
+@pytest.mark.parametrize("is_causal", (False, True))
+def test_what_others_hold_does_not_leak(is_causal):
+    """A NaN reaches nobody but those who attend to its token: tiles reach into other segments."""
+    n, pattern, heads = 70, DilatedBranches([25], [3]), 3
+    problem = Problem(1, n, heads, heads, 16, is_causal=is_causal)
+    q, k, v, *_ = (x.detach() for x in problem.tensors(torch.float32))
+    with standing_in():
+        clean, clean_lse = attend(problem, q, k, v, pattern)
+        for x in (q, k, v):
+            x[:, 25:50] = torch.nan
+        out, lse = attend(problem, q, k, v, pattern)
+    for part in (slice(0, 25), slice(50, n)):
+        assert torch.equal(out[:, part], clean[:, part])
+        assert torch.equal(lse[:, :, part], clean_lse[:, :, part])
+    kept = clean_lse.isfinite()
+    assert kept[:, :, 25:50].any() and lse[:, :, 25:50][kept[:, :, 25:50]].isnan().all()
+
+
+def test_heads_of_one_branch_only():
+    problem = Problem(1, 40, 5, 5, 16)
+    q, k, v, *_ = (x.detach() for x in problem.tensors(torch.float32))
+    pattern = HeadPartition([8, 40], [1, 2])
+    with standing_in():
+        out, _ = attend(problem, q, k, v, pattern)
+    assert relative_rms(out, reference(q, k, v, pattern=pattern, scale=0.25)[0]) < 1e-6
+
+
+@settings(max_examples=60)
+@given(
+    n=st.integers(1, 90),
+    w=st.integers(1, 100),
+    r=st.integers(1, 12),
+    offset=st.integers(0, 11),
+    block=st.sampled_from((8, 16)),
+    layout=st.sampled_from(LAYOUTS),
+)
+@example(n=20, w=20, r=7, offset=6, block=8, layout="packed")
+@example(n=5, w=9, r=12, offset=3, block=8, layout="fused")
+def test_boxes_hold_the_kept_tokens_and_stay_in_the_tensor(n, w, r, offset, block, layout):
+    """Which tokens each (descriptor, coordinate) names, against the definition of the pattern."""
+    x, *_ = Problem(2, n, 2, 2, 8, layout=layout).tensors(torch.float32)
+    long, short = descriptors(readable(x.detach()), r, block)
+    for view in (long, short):
+        last = sum((size - 1) * step for size, step in zip(view.shape, view.strides, strict=True))
+        assert last <= sum(
+            (size - 1) * step for size, step in zip(x.shape, x.stride(), strict=True)
+        )
+        rows, residues = view.shape[1:3]
+        assert {r * a + b for a in range(rows) for b in range(residues)} <= set(range(n))
+        assert rows == 1 or view.strides[1] == r * x.stride(1)
+        assert residues == 1 or view.strides[2] == x.stride(1)
+        assert view.strides[4] == 1 and all(step % 4 == 0 for step in view.strides[:4])
+    w, offset = min(w, n), offset % r
+    for first in range(offset, n, w):
+        segment = first // w * w
+        kept = [t for t in range(segment, min(segment + w, n)) if (t - segment) % r == offset]
+        if not kept or first != kept[0]:
+            continue
+        row, residue, is_long = place_of.fn(first, r, n)
+        rows, residues = (long if is_long else short).shape[1:3]
+        for start in range(0, len(kept), block):
+            box = [
+                r * a + residue if a < rows and residue < residues else None
+                for a in range(row + start, row + start + block)
+            ]
+            here = kept[start : start + block]
+            assert box[: len(here)] == here
+
+
+@given(n=st.integers(1, 300), rate=st.integers(1, 40))
+def test_each_token_is_of_one_descriptor(n, rate):
+    long, short = bounds(n, rate)
+    assert min(*long, *short) >= 1
+    for token in range(n):
+        row, residue, is_long = place_of.fn(token, rate, n)
+        rows, residues = long if is_long else short
+        assert row * rate + residue == token and row < rows and residue < residues
+        # All rows of the residue that there are, and no more.
+        assert rows == len(range(residue, n, rate))
+
+
+@given(units=st.integers(1, 40), tiles=st.integers(1, 9), span=st.integers(1, 40))
+def test_each_tile_is_walked_to_once_the_longest_first(units, tiles, span):
+    span = min(span, units)
+    order = [tile_at.fn(index, units, tiles, span) for index in range(units * tiles)]
+    assert sorted(order) == [(tile, unit) for tile in range(tiles) for unit in range(units)]
+    for first in range(0, units, span):
+        group = [tile for tile, unit in order if first <= unit < first + span]
+        assert group == sorted(group, reverse=True)
+    units_met = list(dict.fromkeys(unit // span for _, unit in order))
+    assert units_met == sorted(units_met)
+
+
+@given(kept=st.integers(1, 600), start=st.integers(0, 4), is_causal=st.booleans())
+def test_steps_cover_the_keys_and_only_the_first_is_cut(kept, start, is_causal):
+    start *= 128
+    if start >= kept:
+        return
+    steps = steps_of.fn(start, kept, 128, 128, is_causal)
+    end = min(kept, start + 128) if is_causal else kept
+    assert (steps - 1) * 128 < end <= steps * 128
+    # All steps but the first, which is that of the last keys, are seen whole by every query.
+    assert (steps - 1) * 128 <= (start if is_causal else kept)
+    assert steps == math.ceil(end / 128)
+
+
+def test_a_launch_takes_units_together_whose_keys_fit_into_l2():
+    q = torch.empty(2, 8192, 8, 64, dtype=torch.float16, device="meta")
+    lists = dilated.branch_lists(DilatedBranches([2048, 8192, 4096], [1, 4, 2]), 8)
+    carried, other, base = dilated_gluon.walks(q, *lists, 4)
+    assert (carried.rate, other.rate, base.rate) == (4, 2, 1)
+    assert (carried.branch, other.branch, base.branch) == (1, 2, 0)
+    assert carried.n_tiles == 2 * 8 * 16 and base.n_tiles == 2 * 8 * 4 * 16
+    # 2,048 tokens of K and V are 512 KiB, which four heads share: all 64 units fit.
+    assert base.span == 64
+    q = torch.empty(64, 8192, 8, 64, dtype=torch.float16, device="meta")
+    assert dilated_gluon.walks(q, *lists, 4)[-1].span == 4 * 64
+
+
+def test_inputs_that_tma_cannot_read_are_copied():
+    x = torch.zeros(1, 6, 2, 16, dtype=torch.float16)
+    assert readable(x) is x and readable(x[:, ::2]).data_ptr() == x.data_ptr()
+    for strange in (x.expand(2, -1, -1, -1), x[:, :, :1].expand(-1, -1, 2, -1)):
+        assert 0 not in readable(strange).stride() and torch.equal(readable(strange), strange)
+    assert readable(x.mT.contiguous().mT).stride(3) == 1
+
+
+def test_the_op_is_what_pytorch_expects_of_ops():
+    problem = Problem(1, 20, 2, 1, 16, ((8, 1), (20, 2)))
+    q, k, v, *_ = problem.tensors(torch.float32)
+    rest = (*dilated.branch_lists(problem.pattern, 2), True, 0.25)
+    with standing_in():
+        checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+        torch.library.opcheck(dilated_gluon.forward, (q, k, v, *rest), test_utils=checks)
+
+
+def on_card(monkeypatch, capability=(9, 0), dtype=torch.float16, dim=64, n=256):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    return SimpleNamespace(
+        device=torch.device("cuda"),
+        dtype=dtype,
+        shape=(1, n, 2, dim),
+        element_size=lambda: dtype.itemsize,
+    )
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    (
+        ({}, None),
+        ({"dtype": torch.bfloat16, "dim": 128}, None),
+        ({"capability": (8, 0)}, r"is written for compute capability 9.0, not \(8, 0\)"),
+        ({"capability": (10, 0)}, r"is written for compute capability 9.0, not \(10, 0\)"),
+        ({"dtype": torch.float32}, "takes float16 and bfloat16, not torch.float32"),
+        ({"dim": 96}, "head_dim=96: takes 64 or 128"),
+        ({"n": 2**31}, "counts them in 32 bits"),
+    ),
+    ids=str,
+)
+def test_what_it_can_and_cannot_do(options, reason, monkeypatch):
+    told = dilated_gluon.why_not(on_card(monkeypatch, **options))
+    if reason is None:
+        assert told is None
+    else:
+        with pytest.raises(AssertionError, match=reason):
+            raise AssertionError(told)
+
+
+def test_it_is_refused_here_and_never_chosen_by_itself(monkeypatch):
+    q = torch.zeros(1, 4, 1, 64, dtype=torch.float16)
+    with pytest.raises(UnsupportedBackend, match="gluon: needs a CUDA device of .* is on cpu"):
+        dilated_attention(q, q, q, [4], [1], backend="gluon")
+    with pytest.raises(UnsupportedBackend, match="gluon: .* is on meta"):
+        resolve_backend(q.to("meta"), "gluon")
+    monkeypatch.setattr("models.kernels.HAS_TRITON", False)
+    with pytest.raises(UnsupportedBackend, match="gluon: the package triton is not installed"):
+        resolve_backend(q, "gluon")
+    monkeypatch.undo()
+    monkeypatch.setattr(dilated_gluon, "why_not", lambda q: None)
+    assert resolve_backend(q, "auto") == "sdpa (cpu-flash)"
+    assert resolve_backend(q, "gluon") == "gluon"
+
+
+COMPILED = """
+import json, sys
+import torch, triton
+from pathlib import Path
+from models.kernels import dilated_gluon, gluon_forms, machine_code
+from models.kernels.ahead import Driver
+from models.patterns import DilatedBranches
+wanted = {"D": 64, "IS_CAUSAL": True, "BASE": False, "SHORT": False}
+(form,) = [f for f in gluon_forms.forms([90]) if wanted.items() <= dict(f.constants).items()]
+made = gluon_forms.build(form)
+cubin = gluon_forms.compiled(form).metadata_group["forward.cubin"]
+told = [made.fault(90), made.spill_bytes, vars(machine_code.main_loop(Path(cubin)))]
+hits = []
+triton.runtime.driver.set_active(Driver(90))
+triton.knobs.compilation.listener = lambda src, cache_hit, **_: hits.append(cache_hit)
+walks = dilated_gluon.walks
+dilated_gluon.walks = lambda *arguments: walks(*arguments)[:3]  # the carried branches
+q, k, v = (torch.empty(1, 4096, 4, 64, dtype=torch.float16) for _ in range(3))
+pattern = DilatedBranches([512, 1024, 2048, 4096], [1, 2, 4, 6])
+dilated_gluon.attend(q, k, v, pattern, True, 0.125)
+print(json.dumps([told, hits]))
+"""
+
+
+def test_what_is_compiled_ahead_is_what_is_launched_and_overlaps(tmp_path):
+    """In a process of its own, on a driver that stands for Hopper: in this one Triton interprets.
+
+    Of a step of 64 x 128 scores: the softmax stands between the wait for its own product and
+    the wait for the one before, so that tensor cores work beside it.
+    """
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED],
+        capture_output=True,
+        text=True,
+        env=env | {"TRITON_CACHE_DIR": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (fault, spilled, loop), hits = json.loads(done.stdout)
+    assert fault is None and spilled == 0 and hits == [True]
+    assert loop["instructions"] <= 430 and loop["overlapped"] == loop["exponentials"] == 66
