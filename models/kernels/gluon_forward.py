@@ -2,10 +2,12 @@
 
 Three parts of a program work at once: a warp that brings tiles by TMA, and two groups of four
 warps with 64 query rows each, which share every tile of keys. What keeps them in step are
-barriers around `BUFFERS` buffers of K and as many of V; `gluon_protocol` is the same in plain
-Python, and explores all orders in which it can happen. The grid is one program an SM: each walks
-the tiles of `gluon_schedule.tile_at`, and the producer fetches the next tile's K and Q while the
-consumers finish the one before. Results are laid down as by `dilated_forward.forward`.
+barriers around `BUFFERS` buffers of K and as many of V. One thread arrives for its group, after
+all of it have waited and read: the compiler puts a barrier of the group before. The grid is one
+program a multiprocessor: each walks the tiles of `gluon_schedule.tile_at`, and the producer
+fetches the next tile's K and Q while the consumers finish the one before. Results are laid down
+as by `dilated_forward.forward`. Gluon has no interpreter: `tests/models/gluon_stand_in.py` runs
+these functions as they stand, `gluon_protocol.py` there explores all orders of what they do.
 """
 
 from triton.experimental import gluon

@@ -94,13 +94,11 @@ def test_gradients_are_those_of_the_triton_kernels():
     assert relative_rms(alone, reference_gradients(q, k, v, grad_out, **options)) < 1e-6
 
 
-@pytest.mark.parametrize("is_causal", (False, True))
-def test_what_others_hold_does_not_leak(is_causal):
-    """A NaN reaches nobody but those who attend to its token: tiles reach into other segments."""
+def check_that_nothing_leaks(is_causal, changes=None):
     n, pattern, heads = 70, DilatedBranches([25], [3]), 3
     problem = Problem(1, n, heads, heads, 16, is_causal=is_causal)
     q, k, v, *_ = (x.detach() for x in problem.tensors(torch.float32))
-    with standing_in():
+    with standing_in(changes=changes):
         clean, clean_lse = attend(problem, q, k, v, pattern)
         for x in (q, k, v):
             x[:, 25:50] = torch.nan
@@ -110,6 +108,19 @@ def test_what_others_hold_does_not_leak(is_causal):
         assert torch.equal(lse[:, :, part], clean_lse[:, :, part])
     kept = clean_lse.isfinite()
     assert kept[:, :, 25:50].any() and lse[:, :, 25:50][kept[:, :, 25:50]].isnan().all()
+
+
+@pytest.mark.parametrize("is_causal", (False, True))
+def test_what_others_hold_does_not_leak(is_causal):
+    """A NaN reaches nobody but those who attend to its token: tiles reach into other segments."""
+    check_that_nothing_leaks(is_causal)
+    for changes in (
+        {"produce": ("if n + BLOCK_N > kept:", "if False:")},
+        {"clear_from": ("rows + i * ATOM < kept", "rows + i * ATOM <= kept")},
+        {"consume": ('s = gl.where(seen, s, float("-inf"))', "pass")},
+    ):
+        with pytest.raises(AssertionError):
+            check_that_nothing_leaks(is_causal, changes)
 
 
 def test_heads_of_one_branch_only():
@@ -289,6 +300,15 @@ wanted = {"D": 64, "IS_CAUSAL": True, "BASE": False, "SHORT": False}
 made = gluon_forms.build(form)
 cubin = gluon_forms.compiled(form).metadata_group["forward.cubin"]
 told = [made.fault(90), made.spill_bytes, vars(machine_code.main_loop(Path(cubin)))]
+waits, early, arrivals = False, 0, 0
+for line in Path(cubin).with_suffix(".ptx").read_text().splitlines():
+    if "mbarrier.try_wait" in line:
+        waits = True
+    elif "bar.sync" in line or "bar.warp.sync" in line:
+        waits = False
+    elif "mbarrier.arrive.shared" in line:
+        arrivals += 1
+        early += waits
 hits = []
 triton.runtime.driver.set_active(Driver(90))
 triton.knobs.compilation.listener = lambda src, cache_hit, **_: hits.append(cache_hit)
@@ -297,7 +317,7 @@ dilated_gluon.walks = lambda *arguments: walks(*arguments)[:3]  # the carried br
 q, k, v = (torch.empty(1, 4096, 4, 64, dtype=torch.float16) for _ in range(3))
 pattern = DilatedBranches([512, 1024, 2048, 4096], [1, 2, 4, 6])
 dilated_gluon.attend(q, k, v, pattern, True, 0.125)
-print(json.dumps([told, hits]))
+print(json.dumps([told, hits, early, arrivals]))
 """
 
 
@@ -315,6 +335,9 @@ def test_what_is_compiled_ahead_is_what_is_launched_and_overlaps(tmp_path):
         env=env | {"TRITON_CACHE_DIR": str(tmp_path)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    (fault, spilled, loop), hits = json.loads(done.stdout)
+    (fault, spilled, loop), hits, early, arrivals = json.loads(done.stdout)
     assert fault is None and spilled == 0 and hits == [True]
     assert loop["instructions"] <= 430 and loop["overlapped"] == loop["exponentials"] == 66
+    # One thread arrives for its group, and no other is to wait for that phase still: five
+    # arrivals of each consumer, one of the producer for a cut tile.
+    assert (early, arrivals) == (0, 11)
