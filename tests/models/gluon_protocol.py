@@ -11,7 +11,7 @@ arrived and all expected bytes have come; who waits knows its parity alone.
 from collections import deque
 from dataclasses import dataclass
 
-from tests.models.gluon_stand_in import PARTS
+from tests.models.gluon_programs import PARTS
 
 PRODUCER = len(PARTS) - 1
 

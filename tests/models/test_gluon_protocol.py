@@ -6,8 +6,9 @@ import torch
 from models.kernels import dilated_gluon
 from models.patterns import DilatedBranches
 from models.patterns.branches import HeadPartition
+from tests.models.gluon_programs import PARTS
 from tests.models.gluon_protocol import Fault, explore
-from tests.models.gluon_stand_in import PARTS, standing_in
+from tests.models.gluon_stand_in import standing_in
 
 
 def recorded(n, pattern, is_causal, *, heads=1, **options):
