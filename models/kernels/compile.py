@@ -106,8 +106,10 @@ def limit_of(form: Form) -> Limit | None:
     return LIMITS.get((form.table, form.kernel, constants["D"]))
 
 
-def fault(form: Form, built: Built) -> str | None:
+def fault(form: Form | gluon_forms.Form, built: Built) -> str | None:
     """What is wrong with a form, or None."""
+    if isinstance(form, gluon_forms.Form):
+        return gluon_forms.fault(form, built)
     tile, limit = form.tile, limit_of(form)
     scores = tile.block_m * tile.block_n / (32 * tile.warps)
     return built.fault(form.capability) or (limit and over(limit, built, scores, tile.warps))

@@ -15,8 +15,11 @@ from models.kernels import gluon_forward
 from models.kernels.assembled import Built, built, remarks
 from models.kernels.dilated_gluon import BLOCK_M, BLOCK_N, BUFFERS
 from models.kernels.gluon_descriptors import LAYOUT
+from models.kernels.limits import LIMITS, Limit, over
 
 TABLE, CAPABILITY = "gluon", 90
+# Of a program: two groups of consumers, and one of which the producer is a part.
+WARPS = 12
 _BASE = {"N_CARRIED": 3, "BASE": True, "HAS_KEYS": True, "SHORT": False, "IS_CAUSAL": True}
 _BASE |= {"GROUP": 1, "BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "INDEX": 32}
 _TYPES = {
@@ -75,6 +78,20 @@ def compiled(form: Form):
     return triton.compile(source, target=target, options={"num_warps": 4})
 
 
+def limit_of(form: Form) -> Limit | None:
+    """The limit that a form is held to, but those that have no main loop."""
+    constants = dict(form.constants)
+    return LIMITS[TABLE, "forward", constants["D"]] if constants["HAS_KEYS"] else None
+
+
+def fault(form: Form, built: Built) -> str | None:
+    """What is wrong with a form, or None; it is to spill nothing at all."""
+    if built.spill_bytes:
+        return f"spills {built.spill_bytes} bytes a thread"
+    limit, scores = limit_of(form), BLOCK_M // 2 * BLOCK_N / 128
+    return built.fault(form.capability) or (limit and over(limit, built, scores, WARPS))
+
+
 def build(form: Form) -> Built:
     """Compile one form down to machine code."""
     start = time.monotonic()
@@ -82,4 +99,8 @@ def build(form: Form) -> Built:
         kernel = compiled(form)
     seconds = time.monotonic() - start
     files, shared = kernel.metadata_group, kernel.metadata.shared
-    return built(files, shared, form.capability, said.getvalue(), seconds)
+    has_loop = limit_of(form) is not None
+    return built(
+        files, shared, form.capability, said.getvalue(), seconds,
+        rotated=has_loop, with_loop=has_loop,
+    )  # fmt: skip

@@ -19,10 +19,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from models.kernels.dilated_forward import OFFSETS, compact_rows, compact_start
+from models.kernels.dilated_forward import OFFSETS, compact_start, part_of
 from models.kernels.gluon_producer import owned, produce
 from models.kernels.gluon_schedule import filled, slot, steps_of
-from models.kernels.tile_math import LN_2, finish, join
+from models.kernels.tile_math import LN_2, finish
 
 # A thread's: two groups of consumers and one of the producer share the 504 that three could have.
 CONSUMER_REGISTERS, PRODUCER_REGISTERS = gl.constexpr(216), gl.constexpr(72)
@@ -42,15 +42,25 @@ def write(
     head, batch, first = head.to(gl.int64), batch.to(gl.int64), first.to(gl.int64)
     held = start + i_m < kept
     if BASE:
-        for i in range(1, N_CARRIED + 1):
-            branch = table + i * (OFFSETS + n_heads)
-            row_0, rows, there = compact_rows(
-                branch, first + start, i_m, head, n_heads, batch, n_tokens, SHORT, INDEX
+        # The LSE of every branch, then their rows.
+        peak = m
+        for i in gl.static_range(1, N_CARRIED + 1):
+            part_2, row_0, rows, there = part_of(
+                part_lse, table, i, first + start, i_m, head, n_heads, batch, n_tokens, SHORT, INDEX
             )
-            part_2 = gl.load(part_lse + row_0 + rows, mask=there, other=float("-inf"))
+            peak = gl.maximum(peak, part_2)
+        pivot = gl.where(peak == float("-inf"), 0.0, peak)  # -inf less -inf is no number
+        alpha = gl.exp2(m - pivot)
+        m, z, acc = peak, z * alpha, acc * gl.expand_dims(alpha, 1)
+        for i in range(1, N_CARRIED + 1):
+            part_2, row_0, rows, there = part_of(
+                part_lse, table, i, first + start, i_m, head, n_heads, batch, n_tokens, SHORT, INDEX
+            )
+            beta = gl.exp2(part_2 - pivot)
+            z += beta
             p_part = part + row_0 * D + gl.expand_dims(rows, 1) * D + gl.expand_dims(d, 0)
             b_part = gl.load(p_part, mask=gl.expand_dims(there, 1), other=0.0)
-            m, z, acc = join(m, z, acc, part_2, b_part)
+            acc += gl.expand_dims(beta, 1) * b_part
         b_out, lse_2 = finish(m, z, acc)
         tokens = first + start + i_m
         rows = (batch * n_tokens + tokens) * n_heads + head

@@ -36,6 +36,8 @@ LIMITS = {
     ("hop", "backward_q", 64): Limit(8.0, 1),
     ("hop", "backward_kv", 64): Limit(10.3, 1),
     ("hop", "forward", 128): Limit(8.5, 1),
+    ("gluon", "forward", 64): Limit(6.7, 1),
+    ("gluon", "forward", 128): Limit(7.4, 1),
     # The list's entries are copied ahead, 4 bytes each.
     ("block_sparse", "backward_q", 64): Limit(7.4, 2, narrow=2),
     ("block_sparse", "backward_kv", 64): Limit(10.0, 2, narrow=1),

@@ -188,6 +188,7 @@ _LANGUAGE = SimpleNamespace(
     maximum=lambda a, b: torch.maximum(torch.as_tensor(a), torch.as_tensor(b)),
     minimum=lambda a, b: torch.minimum(torch.as_tensor(a), torch.as_tensor(b)),
     where=torch.where,
+    multiple_of=lambda x, count: x,
     exp2=torch.exp2,
     log2=torch.log2,
     load=_load,
