@@ -142,9 +142,7 @@ def _load(pointer, mask=None, other=None):
 def _store(pointer, value, mask):
     offset, mask, value = torch.broadcast_tensors(pointer.offset, mask, value)
     assert torch.unique(offset[mask]).numel() == int(mask.sum())
-    written = here.program.written
-    if written is not None:
-        written[pointer.memory.data_ptr()][offset[mask]] += 1
+    here.program.written[pointer.memory.data_ptr()][offset[mask]] += 1
     pointer.memory[offset[mask]] = value[mask].to(pointer.memory.dtype)
 
 

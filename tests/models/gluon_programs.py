@@ -24,15 +24,18 @@ class Barrier:
 
 
 class Program:
-    """One program of a grid: its barriers, and what its parts do to them."""
+    """One program of a grid: its barriers, and what its parts do to them.
 
-    def __init__(self, index, programs, recording):
+    written: of each tensor by its address, how often every element has been stored.
+    """
+
+    def __init__(self, index, programs, recording, written):
         self.index, self.programs, self.recording = index, programs, recording
+        self.written = written
         self.names = itertools.count()
         self.barriers, self.turned = {}, threading.Condition()
         self.error = None
         self.events = {part: [] for part in PARTS}
-        self.at_rest = True
 
     def note(self, *event):
         if self.recording and here.part:

@@ -97,31 +97,20 @@ def explore(counts, events, limit=2_000_000) -> int:
     """
     order = list(counts)
     number_of = {place: i for i, place in enumerate(order)}
-    first = next(e for e in events[PARTS[0]] if e[0] == "issue") if events[PARTS[0]] else None
-    queries = first[1][0][0] if first else None
-    waited = next((e[1] for e in events[PARTS[0]] if e[0] == "wait"), None)
-    programs = [steps_of(tiles_named(events[part], waited, queries)) for part in PARTS[:PRODUCER]]
+    # A consumer that has tiles waits for queries, and multiplies these, first of all.
+    kinds = [(e[0], e[1]) for e in events[PARTS[0]]]
+    asked = next((place for kind, place in kinds if kind == "wait"), None)
+    queries = next((places[0][0] for kind, places in kinds if kind == "issue"), None)
+    programs = [steps_of(tiles_named(events[part], asked, queries)) for part in PARTS[:PRODUCER]]
     programs.append(steps_of(copies_numbered(events[PARTS[PRODUCER]], queries)))
-    readers_of = {
-        (place, tile): 0
-        for program in programs[:PRODUCER]
-        for step in program
-        for event in step
-        if event[0] == "issue"
-        for place, tile in event[1].tiles
-    }
-    places = sorted({place for place, _ in readers_of})
+    # Which parts are to read a tile in a buffer, by (buffer, tile).
+    wanted_by = {}
+    for part, program in enumerate(programs[:PRODUCER]):
+        for event in (event for step in program for event in step if event[0] == "issue"):
+            for tile in event[1].tiles:
+                wanted_by.setdefault(tile, set()).add(part)
+    places = sorted({place for place, _ in wanted_by})
     buffer_of = {place: i for i, place in enumerate(places)}
-    wanted_by = {
-        (place, tile): {
-            part
-            for part, program in enumerate(programs[:PRODUCER])
-            for step in program
-            for event in step
-            if event[0] == "issue" and (place, tile) in event[1].tiles
-        }
-        for place, tile in readers_of
-    }
 
     def turn(barriers, place, arrivals, change):
         i = number_of[place]

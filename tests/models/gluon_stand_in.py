@@ -67,8 +67,7 @@ class Launcher:
                 self.written.setdefault(x.data_ptr(), torch.zeros(x.numel(), dtype=torch.int32))
         arguments = tuple(_arguments(arguments))
         for index in range(programs):
-            program = Program(index, programs, self.recording)
-            program.written = self.written
+            program = Program(index, programs, self.recording, self.written)
             here.program, here.part = program, None
             self.kernel(*arguments, **options)
             counts = {place: barrier.count for place, barrier in program.barriers.items()}
