@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from models.kernels import compile, tiles
+from models.kernels import compile, gluon_forms, tiles
 from models.kernels.assembled import Built, why_not_raced
 from models.kernels.limits import LIMITS, Limit, over
 from models.kernels.machine_code import MainLoop, busiest, programs_per_multiprocessor
@@ -99,6 +99,9 @@ def test_every_limit_is_held_by_forms_of_the_tables():
         for form in compile.table_forms(table, (90,)):
             if compile.limit_of(form):
                 held.add((table, form.kernel, dict(form.constants)["D"]))
+    for form in gluon_forms.forms((90,)):
+        if gluon_forms.limit_of(form):
+            held.add((gluon_forms.TABLE, "forward", dict(form.constants)["D"]))
     assert held == set(LIMITS)
 
 

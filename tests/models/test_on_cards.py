@@ -121,7 +121,7 @@ def test_a_captured_graphs_table_outlives_the_cache_of_plans(capture):
         return dilated_attention(x, x, x, [8, 20], [1, 2], backend="triton")
 
     attend(q)
-    work = dilated._plan(q, [8, 20], [1, 2], [0, 0], 1, 16)
+    work = dilated.plan_of(q, [8, 20], [1, 2], [0, 0], 1, 16)
     capture()
     attend(q)
     table = weakref.ref(work.table)
