@@ -187,6 +187,13 @@ VARIANTS = _variants(
         "models.dilated:dilated_attention",
         MappingProxyType({"backend": "triton"}),
     ),
+    Variant(
+        "dilated-gluon",
+        "FusedDilatedAttention, warp-specialised",
+        "LongNet attention by our Gluon forward for Hopper, and the Triton kernels' backward",
+        "models.dilated:dilated_attention",
+        MappingProxyType({"backend": "gluon"}),
+    ),
     _streamed("", "generated", "chunk by chunk from a generator, in bounded memory"),
     _streamed("-mapped", "mapped", "chunk by chunk from mapped files, in bounded memory"),
     _streamed("-host", "host", "chunk by chunk from host memory"),

@@ -59,6 +59,7 @@ RATES = {
     "dense-eager": (38.0, 0.05),
     "dense-math": (30.0, 0.06),
     "dilated-triton": (220.0, 0.045),
+    "dilated-gluon": (260.0, 0.045),
     "dilated-sdpa": (150.0, 0.19),
     "dilated-cudnn": (160.0, 0.19),
     "dilated-gather": (24.0, 0.62),

@@ -185,6 +185,11 @@ def test_a_case_that_names_a_bad_kernel_fails_with_the_reason():
     assert trust.why_failed(on_card(head_dim=40, pass_="forward_backward"), marks) == reason
     assert trust.why_failed(on_card(head_dim=128), [bad("dilated")]) is None
     assert trust.why_failed(on_card(dtype="float32"), [bad("dilated")]) is None
+    # Each of our two forwards answers for itself.
+    gluon = on_card(variant="dilated-gluon")
+    assert trust.why_failed(gluon, [bad("dilated")]) is None
+    assert trust.why_failed(gluon, [bad("gluon")]).startswith("gluon.forward failed its check")
+    assert trust.why_failed(on_card(), [bad("gluon")]) is None
     # What "auto" takes, or another backend, is measured.
     assert trust.why_failed(on_card(variant="dilated-sdpa"), [bad("dilated")]) is None
 
@@ -332,7 +337,7 @@ def test_the_first_cases_of_a_card_are_cases_of_its_tier():
     chosen = work.on_device("cuda", "gpu")
     of_tier = {(one.experiment, one.case) for one in chosen.cases}
     assert {(one.experiment, one.case) for one in chosen.first} <= of_tier
-    assert len(set(chosen.first)) == len(chosen.first) == 34
+    assert len(set(chosen.first)) == len(chosen.first) == 42
 
 
 # In a copy of the code: (file, before, after) of a kernel that is wrong, one that takes all memory,
