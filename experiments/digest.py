@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 _REGISTRY = "models.registry"
 # Backends that may run a Triton kernel. Another, named, never falls back to one: new
 # tiles leave its numbers as they are.
-_KERNELS, _BY_KERNEL = "models.kernels", ("auto", "triton", "triton-tf32")
+_KERNELS, _BY_KERNEL = "models.kernels", ("auto", "triton", "triton-tf32", "gluon")
 
 
 def code_digest(variant: str) -> str:

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import torch
 
-from experiments import ceilings, check
+from experiments import ceilings, check, queued
 from experiments.case import Case
 from experiments.workload import Workload, build
 from models.errors import UnsupportedBackend
 
-_L2_FLUSH_BYTES = 256 * 2**20
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
@@ -37,7 +36,7 @@ def make_reference(case: Case, device: str, reference: Path) -> dict:
 
 
 def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:
-    """One replicate: {"samples_ms", "peak_memory_bytes", "error"}; CheckFailed if wrong.
+    """One replicate: `take_samples`, "peak_memory_bytes" and "error"; CheckFailed if wrong.
 
     limits: min_samples, max_samples, sample_seconds of `grid.Limits`.
     """
@@ -46,8 +45,7 @@ def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:
     out, peak = peak_memory(work.step, device)
     error = check_whole(work, out, reference)
     del out
-    samples = take_samples(work.step, device, limits)
-    return {"samples_ms": samples, "peak_memory_bytes": peak, "error": error}
+    return {**take_samples(work.step, device, limits), "peak_memory_bytes": peak, "error": error}
 
 
 def check_whole(work: Workload, out: torch.Tensor, reference: Path) -> dict:
@@ -128,10 +126,12 @@ def _status_bytes(key: str) -> int:
         return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
 
 
-def take_samples(step: Callable, device: str, limits: dict) -> list[float]:
-    """Wall times of `step()`, ms."""
+def take_samples(step: Callable, device: str, limits: dict) -> dict:
+    """The record's "samples_ms" of `step()`, and on a GPU "timed_by" and "host_ms"."""
     keep_freed_memory()
-    return _time_cuda(step, limits) if device != "cpu" else _time_cpu(step, limits)
+    if device != "cpu":
+        return _time_cuda(step, limits)
+    return {"samples_ms": _time_cpu(step, limits)}
 
 
 def _time_cpu(step: Callable, limits: dict) -> list[float]:
@@ -143,20 +143,14 @@ def _time_cpu(step: Callable, limits: dict) -> list[float]:
     return samples
 
 
-def _time_cuda(step: Callable, limits: dict) -> list[float]:
-    flush = torch.empty(_L2_FLUSH_BYTES, dtype=torch.int8, device="cuda")
-    for _ in range(3):
-        step()
+def _time_cuda(step: Callable, limits: dict) -> dict:
+    timer = queued.Timer(step, queued.Card(), warm_ups=3)
     samples: list[float] = []
     while wants_more(samples, limits):
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        flush.zero_()
-        start.record()
-        step()
-        stop.record()
-        stop.synchronize()
-        samples.append(start.elapsed_time(stop))
-    return samples
+        if len(samples) >= limits["min_samples"] and not timer.may_go_on:
+            break
+        samples.append(timer.sample())
+    return {"samples_ms": samples, "timed_by": timer.timed_by, "host_ms": timer.host_ms}
 
 
 def wants_more(samples: list[float], limits: dict) -> bool:

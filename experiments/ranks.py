@@ -55,12 +55,7 @@ def _simulated(case: Case, device: str, reference: Path, limits: dict) -> dict:
             step()
         weighed = peak if rank == busiest.rank else None
         of_ranks.append(_describe(rank, counted, weighed, waits=False))
-    return {
-        "samples_ms": samples,
-        "peak_memory_bytes": peak,
-        "error": error,
-        "ranks": of_ranks,
-    }
+    return {**samples, "peak_memory_bytes": peak, "error": error, "ranks": of_ranks}
 
 
 def _step_of(work: Workload, one):

@@ -77,7 +77,7 @@ def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:
     error = check.compare(case, out[: _checked_batch(case)], [], reference)
     del out
     samples = measure.take_samples(work.step, device, limits)
-    return {"samples_ms": samples, "peak_memory_bytes": peak, "error": error, "calls": calls}
+    return {**samples, "peak_memory_bytes": peak, "error": error, "calls": calls}
 
 
 def _checked_batch(case: Case) -> int:

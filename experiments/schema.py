@@ -81,6 +81,18 @@ class Replicate(_Strict):
         description="of each timed repeat the time in its source, which samples_ms is without; "
         "null unless streamed",
     )
+    timed_by: Literal["queued events", "events"] | None = Field(
+        default=None,
+        description="on a GPU: events around a pass, all of it queued before the card came to it, "
+        "or without a queue, so that samples hold what the card waited for the host; null on a "
+        "CPU, over ranks, streamed, and in records older than the field",
+    )
+    host_ms: float | None = Field(
+        default=None,
+        ge=0,
+        description="median time of the host to issue a pass, which queued samples are without; "
+        "null where timed_by is",
+    )
     energy_j: float | None = None
     ranks: list[Rank] | None = Field(
         default=None,

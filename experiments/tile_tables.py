@@ -23,7 +23,11 @@ _ALLOWED = {
     "block_n": _POWERS,
     "warps": (1, 2, 4, 8, 16, 32),
     "stages": range(1, 9),
+    "maxnreg": (None, *range(24, 256)),
+    "rotated": (False, True),
 }
+# JSON's true is no number, nor 1 a truth value.
+_TYPES = {"maxnreg": (int, type(None)), "rotated": (bool,)}
 # By these an entry is looked up; a table has each combination once.
 _KEYS = ("capability", "head_dim", "bits", "block_size")
 _SOURCE_LENGTH = 400
@@ -88,7 +92,7 @@ def _check_entry(where: str, entry, keys: set[str]) -> None:
                 raise TileTableError(
                     f"{where}: source: expected one line of 1 to {_SOURCE_LENGTH} characters"
                 )
-        elif type(value) is not int or value not in _ALLOWED[key]:
+        elif type(value) not in _TYPES.get(key, (int,)) or value not in _ALLOWED[key]:
             raise TileTableError(f"{where}: {key}: {value!r} is not what a tile can have")
 
 

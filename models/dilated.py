@@ -1,8 +1,10 @@
 """Dilated attention (LongNet, arXiv 2307.02486): all heads in all branches, mixed exactly.
 
 Backends: "gather", the plain reading of the paper; "sdpa", strided views into
-PyTorch's fused attention, no copy of q, k, v; "triton", our fused kernels, which join
-the branches too; "triton-tf32", the same with float32 products rounded to TF32.
+PyTorch's fused attention, no copy of q, k, v; "sdpa-cudnn", the same into cuDNN's; "triton",
+our fused kernels, which join the branches too; "triton-tf32", these with float32
+products rounded to TF32; "gluon", a warp-specialised forward for Hopper, and the gradients
+of "triton".
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ from models.errors import (
     check_same_length,
     resolve_scale,
 )
-from models.fused_ops import as_operand, fused_op, head_dim_multiple
+from models.fused_ops import CudaCudnn, as_operand, fused_op, head_dim_multiple, why_not_cudnn
 from models.merge import merge
 from models.padding import mask_keys, unmask
 from models.patterns.branches import DilatedBranches, HeadPartition
 from models.strided import StridedAttention
 
-BACKENDS = ("auto", "gather", "sdpa", "triton", "triton-tf32")
+BACKENDS = ("auto", "gather", "sdpa", "sdpa-cudnn", "triton", "triton-tf32", "gluon")
 
 
 def dilated_attention(
@@ -57,7 +59,8 @@ def dilated_attention(
 
     Raises ValueError on bad arguments, UnsupportedBackend where `backend` cannot
     do the request. "auto" is "triton" for float16 and bfloat16 on CUDA, elsewhere
-    "sdpa" where PyTorch has a fused op, else "gather".
+    "sdpa" where PyTorch has a fused op, else "gather". It is never "gluon": no card has
+    shown that right yet, nor faster.
     """
     pattern = DilatedBranches(segment_lengths, dilation_rates, head_offset)
     return _attend(q, k, v, pattern, is_causal, scale, backend, return_lse, key_padding_mask)
@@ -91,8 +94,13 @@ def resolve_backend(q: torch.Tensor, backend: str) -> str:
     check_choice("backend", backend, BACKENDS)
     if backend == "gather":
         return "gather"
-    if backend.startswith("triton"):
-        reason = _why_not_triton(q, backend)
+    if backend == "sdpa-cudnn":
+        reason = why_not_cudnn(q)
+        if reason:
+            raise UnsupportedBackend(f"{backend}: {reason}")
+        return backend
+    if backend == "gluon" or backend.startswith("triton"):
+        reason = _why_not_gluon(q) if backend == "gluon" else _why_not_triton(q, backend)
         if reason:
             raise UnsupportedBackend(f"{backend}: {reason}")
         return backend
@@ -123,6 +131,15 @@ def _why_not_triton(q: torch.Tensor, backend: str = "triton") -> str | None:
     return tiles.why_not(q) or tiles.why_no_tile("dilated", q)
 
 
+def _why_not_gluon(q: torch.Tensor) -> str | None:
+    """Why the Gluon kernel cannot take q (B, N, H, D), or None if it can."""
+    if not kernels.HAS_TRITON:
+        return kernels.MISSING
+    from models.kernels import dilated_gluon
+
+    return dilated_gluon.why_not(q)
+
+
 def _attend(q, k, v, pattern, is_causal, scale, backend, return_lse, key_padding_mask):
     check_qkv(q, k, v)
     check_same_length(q, k)
@@ -138,14 +155,14 @@ def _attend(q, k, v, pattern, is_causal, scale, backend, return_lse, key_padding
     return (out, lse) if return_lse else out
 
 
-def _sdpa(q, k, v, pattern, is_causal, scale):
+def _sdpa(q, k, v, pattern, is_causal, scale, *, op=None):
     head_dim = q.shape[3]
     extra = -head_dim % head_dim_multiple(q)
     if extra:
         q, k, v = (F.pad(x, (0, extra)) for x in (q, k, v))
     q, k, v = (as_operand(x) for x in (q, k, v))
     groups = tuple(pattern.head_groups(q.shape[2], k.shape[2]))
-    out, lse = StridedAttention.apply(q, k, v, fused_op(q), groups, is_causal, scale)
+    out, lse = StridedAttention.apply(q, k, v, op or fused_op(q), groups, is_causal, scale)
     return (out[..., :head_dim] if extra else out), lse
 
 
@@ -153,6 +170,12 @@ def _triton(q, k, v, pattern, is_causal, scale, *, tf32=False):
     from models.kernels import dilated
 
     return dilated.attend(q, k, v, pattern, is_causal, scale, tf32=tf32)
+
+
+def _gluon(q, k, v, pattern, is_causal, scale):
+    from models.kernels import dilated_gluon
+
+    return dilated_gluon.attend(q, k, v, pattern, is_causal, scale)
 
 
 def _gather(q, k, v, pattern, is_causal, scale):
@@ -210,6 +233,8 @@ def _kept_positions(pattern, branch, w, r, n, heads, device):
 _RUN = {
     "gather": _gather,
     "sdpa": _sdpa,
+    "sdpa-cudnn": partial(_sdpa, op=CudaCudnn()),
     "triton": _triton,
     "triton-tf32": partial(_triton, tf32=True),
+    "gluon": _gluon,
 }

@@ -83,6 +83,51 @@ class CudaEfficient:
         )[:3]  # fmt: skip
 
 
+@dataclass(frozen=True)
+class CudaCudnn:
+    """cuDNN's attention through PyTorch: float16 and bfloat16, sm_80 and later.
+
+    Of merged out and LSE it does what the others do: its backward has exp(S - stats), natural log,
+    and rowsum(dO * O) of what it is given (aten/src/ATen/native/cudnn/MHA.cpp).
+    """
+
+    name = "cuda-cudnn"
+
+    def forward(self, q, k, v, is_causal, scale):
+        if k.shape[2] == 1:
+            raise UnsupportedBackend("sdpa-cudnn: a segment keeps one key, cuDNN takes two or more")
+        out, lse, *saved, _ = _aten._scaled_dot_product_cudnn_attention(
+            q, k, v, None, True, 0.0, is_causal, scale=scale
+        )
+        # (B, H, N) or (B, H, N, 1), by version: `backward` takes it in the shape it came in.
+        return out, lse.reshape(q.shape[:3]), (*saved, lse.shape, q.shape[3])
+
+    def backward(self, grad_out, q, k, v, out, lse, saved, is_causal, scale):
+        cum_q, cum_k, max_q, max_k, seed, offset, lse_shape, head_dim = saved
+        reason = why_not_cudnn(q.transpose(1, 2)) if q.shape[3] > head_dim else None
+        if reason:
+            raise UnsupportedBackend(f"sdpa-cudnn: the gradient of the LSE takes columns: {reason}")
+        # Its plans are kept by the strides of q, k, v alone (torch 2.11): those of all else must
+        # follow from q's, as they do of `out` when it comes from the forward.
+        out, grad_out = (torch.empty_like(q).copy_(x) for x in (out, grad_out))
+        return _aten._scaled_dot_product_cudnn_attention_backward(
+            grad_out, q, k, v, out, lse.reshape(lse_shape).contiguous(), seed, offset, None,
+            cum_q, cum_k, max_q, max_k, 0.0, is_causal, scale=scale,
+        )  # fmt: skip
+
+
+def why_not_cudnn(q: torch.Tensor) -> str | None:
+    """Why `CudaCudnn` cannot take q (B, N, H, D), D padded to a multiple of 8; None if it can."""
+    if q.device.type != "cuda":
+        return "needs a CUDA device"
+    head_dim = q.shape[3] + -q.shape[3] % 8
+    one = q.new_empty(1, 1, 2, head_dim)
+    params = torch.backends.cuda.SDPAParams(one, one, one, None, 0.0, False, False)
+    if torch.backends.cuda.can_use_cudnn_attention(params, False):
+        return None
+    return f"PyTorch declines {q.dtype}, head_dim {head_dim}"
+
+
 def head_dim_multiple(q: torch.Tensor) -> int:
     """The head dimension must be a multiple of this for the op that `fused_op` picks."""
     if q.device.type == "cpu":
@@ -98,8 +143,10 @@ def as_operand(x: torch.Tensor) -> torch.Tensor:
     ready = x.stride(3) == 1
     step = 16 // x.element_size()
     if ready and x.device.type == "cuda" and x.shape[3] % step == 0:
-        strides = (x.stride(dim) for dim in range(3) if x.shape[dim] > 1)
-        ready = x.data_ptr() % 16 == 0 and all(stride % step == 0 for stride in strides)
+        strides = [x.stride(dim) for dim in range(3) if x.shape[dim] > 1]
+        # Under torch.compile it has no address yet, and PyTorch's own ops see to that.
+        is_aligned = torch.compiler.is_compiling() or x.data_ptr() % 16 == 0
+        ready = is_aligned and all(stride % step == 0 for stride in strides)
     return x if ready else x.clone(memory_format=torch.contiguous_format)
 
 

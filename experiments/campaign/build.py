@@ -34,7 +34,7 @@ def call_of(one: Check):
 
     case = one.case
     options = {}
-    if one.table == "dilated":
+    if one.table in ("dilated", "gluon"):
         lists = (case.segment_lengths, case.dilation_rates)
         options = dict(zip(("segment_lengths", "dilation_rates"), lists, strict=True))
     elif one.table == "block_sparse":

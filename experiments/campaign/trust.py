@@ -16,15 +16,26 @@ from models.kernels import HAS_TRITON, MISSING, withdrawn
 from models.registry import VARIANTS
 
 # The variant that runs the kernels of a table, where it is given the backend by name.
-VARIANT = {"dilated": "dilated-triton", "block_sparse": "block-sparse", "hop": "ring-distributed"}
+VARIANT = {
+    "dilated": "dilated-triton",
+    "gluon": "dilated-gluon",
+    "block_sparse": "block-sparse",
+    "hop": "ring-distributed",
+}
 DIRECTION = {"forward": "forward", "forward_backward": "backward"}
-_BY_NAME = ("triton", "triton-tf32")
-_TABLE_OF = {"models.dilated": "dilated", "models.block_sparse": "block_sparse"}
+# The backend that runs a table, "triton" where none stands here; the table a variant runs by name.
+_BACKEND = {"gluon": "gluon"}
+_TABLE_OF = {
+    ("models.dilated", "triton"): "dilated",
+    ("models.dilated", "triton-tf32"): "dilated",
+    ("models.dilated", "gluon"): "gluon",
+    ("models.block_sparse", "triton"): "block_sparse",
+}
 
 
 @dataclass(frozen=True)
 class Check:
-    """The kernels of `table` in one direction, on `case`, whose variant is run by "triton"."""
+    """The kernels of `table` in one direction, on `case`, whose variant runs them by name."""
 
     table: str
     case: Case
@@ -83,6 +94,8 @@ def checks_at_real_sizes() -> list[Check]:
         found.append(("dilated", {**shape, **longnet}))
         if dtype in half:
             found.append(("block_sparse", {**shape, **blocks}))
+        if dtype in half and dim in (64, 128):
+            found.append(("gluon", {**shape, **longnet}))
         if dim in (32, 64, 128, 256):
             found.append(("hop", {**shape, **ring}))
     for size in (16, 32, 128):
@@ -139,7 +152,7 @@ def examine(case: Case, device: str) -> dict:
     from experiments.workload import build
 
     measure.prepare(device)
-    work = build(case, device, backend="triton")
+    work = build(case, device, backend=_backend_of(case))
     work.backend()  # UnsupportedBackend where it cannot
     rows = check.sample_rows(case.seq_len, case.seed).to(work.inputs[0].device)
     with tempfile.TemporaryDirectory(prefix="attention-trust-") as folder:
@@ -154,6 +167,11 @@ def examine(case: Case, device: str) -> dict:
     if not all(map(torch.equal, *found)):
         raise check.CheckFailed("gives other bits when it is called again")
     return {"relative_rms": error["relative_rms"], "baseline": error["baseline_relative_rms"]}
+
+
+def _backend_of(case: Case) -> str:
+    table = next(table for table, variant in VARIANT.items() if variant == case.variant)
+    return _BACKEND.get(table, "triton")
 
 
 def examine_all(checks: list[Check], run_all, known: dict[Check, str], each_s: float) -> list[Mark]:
@@ -212,8 +230,8 @@ def why_failed(case: Case, marks: list[Mark]) -> str | None:
     A case of "auto" is measured by what "auto" then takes.
     """
     variant = VARIANTS[case.variant]
-    table = _TABLE_OF.get(variant.module)
-    if table is None or variant.options.get("backend") not in _BY_NAME:
+    table = _TABLE_OF.get((variant.module, variant.options.get("backend")))
+    if table is None:
         return None
     needed = ["forward"] if case.pass_ == "forward" else list(DIRECTION.values())
     for mark in marks:

@@ -7,7 +7,8 @@ import itertools
 from experiments.tuning.plan import Entry
 from models.kernels.tiles import Tile
 
-# Best guesses first, by (kernel, bits) and head dimension: (block_m, block_n, warps, stages).
+# Best guesses first, by (kernel, bits) and head dimension: (block_m, block_n, warps, stages), then
+# the limit of registers and whether the loop is rotated, where other than none and no.
 # Sources: Triton's fused-attention tutorial and FlashAttention-2's tiles for sm_80 and sm_90.
 _SMALL = {
     16: ((64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 2), (32, 32, 4, 1), (16, 16, 4, 1)),
@@ -15,15 +16,25 @@ _SMALL = {
 }
 _UNBLOCKED = {
     ("forward", 16): {
-        32: ((128, 128, 4, 3), (128, 64, 4, 3)),
+        32: ((128, 128, 8, 3, None, True), (128, 128, 4, 3), (128, 64, 4, 3)),
         64: (
+            (128, 128, 8, 3, None, True),
+            (64, 128, 4, 2, None, True),
             (128, 64, 4, 3),
+            (128, 128, 8, 2, None, True),
             (128, 128, 8, 3),
             (128, 64, 8, 3),
             (128, 128, 8, 2),
             (128, 64, 4, 5),
         ),
-        128: ((128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 8, 2), (128, 32, 8, 2)),
+        128: (
+            (128, 128, 8, 2, None, True),
+            (128, 128, 8, 2),
+            (128, 64, 8, 3, None, True),
+            (128, 64, 8, 3),
+            (128, 64, 8, 2),
+            (128, 32, 8, 2),
+        ),
         256: ((128, 64, 8, 2), (128, 32, 8, 2), (64, 64, 8, 2), (64, 32, 8, 2)),
     },
     ("backward_q", 16): {

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 
 import torch
 
+from experiments import queued
 from experiments.tuning.plan import Entry, call_of
 from models.kernels.calls import problem
 
 Sample = Callable[[object, int], list[float]]
-# More than any card's L2. To write it takes longer than the host takes for a launch,
-# so that the queue never runs dry between a pass's two events.
-_FLUSHED = 256 * 2**20
 
 
 class Wrong(Exception):
@@ -28,7 +26,7 @@ class Wrong(Exception):
 
 @dataclass(frozen=True)
 class OnCard:
-    """CUDA events around whole passes, L2 flushed before each. name: of the card."""
+    """Whole passes by `queued.Timer`, as cases are timed. name: of the card."""
 
     name: str
     device: str = "cuda"
@@ -42,25 +40,15 @@ class OnCard:
         call = problem(call_of(entry), self.device)
         with forced(current):
             expected = call()
-        flushed = torch.empty(_FLUSHED, dtype=torch.int8, device=self.device)
-        checked = set()
+        card, timers = queued.Card(), {}
 
         def sample(tile, count: int) -> list[float]:
             with forced(tile):
-                if tile not in checked:
+                if tile not in timers:
                     if not all(map(close, call(), expected)):
                         raise Wrong("its result is not that of the current tile")
-                    checked.add(tile)
-                events = [
-                    [torch.cuda.Event(enable_timing=True) for _ in "se"] for _ in range(count)
-                ]
-                for start, end in events:
-                    flushed.zero_()
-                    start.record()
-                    call()
-                    end.record()
-                torch.cuda.synchronize()
-            return [start.elapsed_time(end) for start, end in events]
+                    timers[tile] = queued.Timer(call, card, warm_ups=1)
+                return [timers[tile].sample() for _ in range(count)]
 
         return sample
 

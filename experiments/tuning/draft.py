@@ -11,6 +11,7 @@ from experiments.tuning import plan, tables
 from experiments.tuning.candidates import candidates
 from models.errors import check_choice
 from models.kernels import tile_tables, tiles
+from models.kernels.assembled import why_not_raced
 from models.kernels.compile import KERNELS, build, forms
 from models.kernels.tiles import Tile
 
@@ -47,9 +48,8 @@ def draft(names, say: Callable[[str], None] = print) -> None:
 def _first_clean(entry: plan.Entry, capability: int) -> Tile | None:
     key = entry.key(capability)
     for tile in candidates(entry):
-        # Lazily: the first fault rules a tile out.
         made = (build(form) for form in forms(entry.table, entry.kernel, key, tile))
-        if not any(one.fault(capability) for one in made):
+        if why_not_raced(made, capability) is None:
             return tile
     return None
 

@@ -145,7 +145,7 @@ def _judged(window, capability: int, processes: int, deadline: float) -> list[tu
         for tile in found:
             one = compiled[call_of(entry, tile)]
             code = tuple(kernel.code for kernel in one.kernels)
-            reason = one.fault(capability) or (
+            reason = one.why_not_raced(capability) or (
                 "the same code as another" if code in codes else None
             )
             codes.add(code)

@@ -27,7 +27,7 @@ from triton.compiler.compiler import get_cache_key, make_backend
 from triton.compiler.errors import CompilationError
 
 from models.kernels import tiles
-from models.kernels.assembled import SHARED_BYTES, Built, built, remarks
+from models.kernels.assembled import SHARED_BYTES, Built, built, remarks, why_not_raced
 from models.kernels.calls import Call, problem
 
 # Of one call, seconds: of all here the slowest takes some 20 on a busy machine.
@@ -59,6 +59,11 @@ class Compiled:
         faults = (kernel.built.fault(tiles.generation(capability)) for kernel in self.kernels)
         return self.reason or next((fault for fault in faults if fault), None)
 
+    def why_not_raced(self, capability: int) -> str | None:
+        """Why the call's tile cannot be the fastest on that card, or None."""
+        kernels = [kernel.built for kernel in self.kernels]
+        return self.reason or why_not_raced(kernels, tiles.generation(capability))
+
 
 class Driver:
     """Stands for a card of `capability` that is not there: a launch on it does nothing."""
@@ -86,7 +91,10 @@ def compile_here(call: Call, capability: int) -> tuple[Kernel, ...]:
             nonlocal start
             seconds = time.monotonic() - start
             files, shared = metadata_group, metadata["shared"]
-            takes = built(files, shared, capability, said.getvalue(), seconds)
+            names = src.fn.arg_names
+            place = names.index("ROTATED") if "ROTATED" in names else None
+            rotated = bool(src.constants.get((place,)))
+            takes = built(files, shared, capability, said.getvalue(), seconds, rotated=rotated)
             ptx = next(Path(path) for path in files.values() if path.endswith(".ptx"))
             code = sha256(ptx.read_bytes()).hexdigest()[:16]
             made.append(Kernel(src.fn.__name__, takes, code, cache_hit))

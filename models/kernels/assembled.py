@@ -8,11 +8,13 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import triton
+
+from models.kernels.machine_code import MainLoop, main_loop
 
 # Bytes a thread: what the prologue or epilogue may put aside; a loop would take more.
 SPILL_BYTES = 64
@@ -26,6 +28,7 @@ class Built:
     """What a form takes: registers and spilled bytes a thread, bytes of shared memory.
 
     serialized: whether the assembler makes tensor-core instructions wait for one another.
+    rotated: whether its loop is (`tiles.Tile`). loop: what that does, where it was asked for.
     """
 
     registers: int
@@ -33,12 +36,15 @@ class Built:
     shared_bytes: int
     serialized: bool
     seconds: float
+    rotated: bool = False
+    loop: MainLoop | None = None
 
     def __str__(self) -> str:
-        return (
+        told = (
             f"{self.registers} registers, {self.spill_bytes} bytes spilled, "
             f"{self.shared_bytes} of shared memory"
         )
+        return told if self.loop is None else f"{told}; {self.loop}"
 
     def fault(self, capability: int) -> str | None:
         """What is wrong with it, or None."""
@@ -51,7 +57,22 @@ class Built:
                 f"takes {self.shared_bytes} bytes of shared memory, the card has "
                 f"{SHARED_BYTES[capability]}"
             )
+        if self.rotated and capability != 90:
+            return "its loop is rotated, which is for the asynchronous products of Hopper"
         return None
+
+
+def why_not_raced(kernels: Iterable[Built], capability: int) -> str | None:
+    """Why the kernels of one tile cannot win a race, or None. Lazily: the first fault decides."""
+    loops = []
+    for kernel in kernels:
+        if fault := kernel.fault(capability):
+            return fault
+        if kernel.rotated:
+            loops.append(kernel.loop)
+    if loops and not any(loop and loop.overlapped for loop in loops):
+        return "its loop is rotated, and yet no exponential runs beside a product"
+    return None
 
 
 @contextlib.contextmanager
@@ -66,13 +87,26 @@ def remarks() -> Iterator[io.StringIO]:
         triton.knobs.nvidia.dump_ptxas_log = before
 
 
-def built(files: dict[str, str], shared: int, capability: int, said: str, seconds: float) -> Built:
+def built(
+    files: dict[str, str],
+    shared: int,
+    capability: int,
+    said: str,
+    seconds: float,
+    *,
+    rotated: bool = False,
+    with_loop: bool = False,
+) -> Built:
     """What the kernel in Triton's cache takes. files: name -> path there, its metadata_group.
 
     said: by the assembler when it was made, "" where it was made before. It is kept beside the
-    kernel, which is assembled again only where another process left nothing.
+    kernel, which is assembled again only where another process left nothing. with_loop: read the
+    main loop too, of Hopper's; that of a rotated one always is.
     """
-    ptx = Path(next(path for name, path in files.items() if name.endswith(".ptx")))
+    ptx, cubin = (
+        Path(next(path for name, path in files.items() if name.endswith(suffix)))
+        for suffix in (".ptx", ".cubin")
+    )
     log = ptx.with_suffix(".ptxas")
     if "Used " not in said:
         said = log.read_text() if log.exists() else _assemble(ptx, capability)
@@ -83,7 +117,8 @@ def built(files: dict[str, str], shared: int, capability: int, said: str, second
     registers, stores = (
         int(re.search(pattern, said)[1]) for pattern in (r"Used (\d+) reg", r"(\d+) bytes spill st")
     )
-    return Built(registers, stores, shared, "serialized" in said, seconds)
+    loop = main_loop(cubin) if capability == 90 and (rotated or with_loop) else None
+    return Built(registers, stores, shared, "serialized" in said, seconds, rotated, loop)
 
 
 def _assemble(ptx: Path, capability: int) -> str:

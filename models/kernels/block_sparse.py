@@ -12,7 +12,13 @@ import triton.language as tl
 
 from models.errors import UnsupportedBackend
 from models.fused_ops import as_operand
-from models.kernels import block_sparse_backward, block_sparse_forward, block_sparse_pair, tiles
+from models.kernels import (
+    block_sparse_backward,
+    block_sparse_forward,
+    block_sparse_pair,
+    graphs,
+    tiles,
+)
 from models.kernels.row_statistics import row_statistics
 from models.kernels.tile_math import LOG2_E
 
@@ -38,7 +44,6 @@ def attend(q, k, v, mask, is_causal: bool, scale: float):
     only where the kernels cannot read them as they lie. Returns out (B, N, H, D) and
     LSE (B, H, N) float32; rows without keys give 0 and -inf.
     """
-    q, k, v = (as_operand(x) for x in (q, k, v))
     size = next(
         size
         for size in TILE_SIZES
@@ -97,6 +102,7 @@ def forward(
     where by_head, and two blocks where there are lists of `BlockMask.neighbours`.
     """
     batch, n, heads, _ = q.shape
+    q, k, v = (as_operand(x) for x in (q, k, v))  # here, where tensors have an address
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = q.new_empty(batch, heads, n, dtype=torch.float32)
     is_pair = by_head or pair_order is not None
@@ -104,6 +110,7 @@ def forward(
     lists = (row_ptr, col_idx, order)
     if pair_order is not None:
         lists = (pair_row_ptr, pair_col_idx, pair_order)
+    graphs.keep(*lists)
     steps = tiles.strides(q, k, v, unit=tiles.vector(q, k, v))
     shape = (*steps, n, heads, order.shape[1], scale * LOG2_E.value)
     _launch(
@@ -141,10 +148,11 @@ def backward(
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """dQ, dK, dV for the cotangents of out (B, N, H, D) and LSE (B, H, N)."""
-    grad_out = grad_out if grad_out.stride(3) == 1 else grad_out.contiguous()
+    grad_out, q, k, v = (as_operand(x) for x in (grad_out, q, k, v))
     heads, kv_heads = q.shape[2], k.shape[2]
     tensors = (q, k, v, grad_out)
     grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    graphs.keep(row_ptr, col_idx, order, column_row_ptr, column_col_idx, column_order)
     statistics = row_statistics(grad_out, grad_lse, out, lse)
     steps = tiles.strides(*tensors, unit=tiles.vector(*tensors))
     shape = (*steps, q.shape[1], heads, order.shape[1], scale)

@@ -16,6 +16,7 @@ from models.kernels.tile_math import (
     load_statistics,
     query_step,
     row_of,
+    statistics_start,
 )
 
 
@@ -31,7 +32,7 @@ def backward_q(
 ):  # fmt: skip
     """dQ of one query block; as in the forward pass only the last step is masked.
 
-    statistics: (B, H, N), of `row_statistics`; grad_q: (B, N, H, D), packed. scale: that
+    statistics: (B, H, N and more), of `row_statistics`; grad_q: (B, N, H, D), packed. scale: that
     of the scores.
     """
     block, head, batch = owner(order, n_blocks, n_heads, 1, PER_HEAD)
@@ -46,7 +47,7 @@ def backward_q(
     p_g += queries.to(INDEX)[:, None] * g_step + d[None, :]
     b_q = load_rows(p_q, held, d_mask, D, BLOCK_D, not EVEN_N)
     b_g = load_rows(p_g, held, d_mask, D, BLOCK_D, not EVEN_N)
-    rows = (batch * n_heads + head) * n_tokens + queries
+    rows = statistics_start(batch, head, n_heads, n_tokens) + queries
     b_lse, b_delta = load_statistics(statistics + rows, held, True)
     p_k, k_step = row_of(k, k_b, k_n, k_h, batch, 0, head // GROUP, VECTOR, INDEX)
     p_v, v_step = row_of(v, v_b, v_n, v_h, batch, 0, head // GROUP, VECTOR, INDEX)
@@ -123,7 +124,7 @@ def backward_kv(
         p_g, g_step = row_of(grad_out, g_b, g_n, g_h, batch, 0, head, VECTOR, INDEX)
         p_q += d[None, :]
         p_g += d[None, :]
-        of_head = (batch * n_heads + head) * n_tokens
+        of_head = statistics_start(batch, head, n_heads, n_tokens)
         for e in range(0, full, STEP):
             queries = tokens_of(p_row, e, count, i_m, BLOCK_SIZE, STEP, -1, False)
             here = queries < n_tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,9 @@ from models.patterns import block_pairs
 if TYPE_CHECKING:
     from models.kernels.tiles import Tile
 
+# Those with a table of tiles; "gluon" has one tile, its own.
 TABLES = ("dilated", "block_sparse", "hop")
+CALLED = (*TABLES, "gluon")
 KERNELS = ("forward", "backward_q", "backward_kv", "forward_pair", "backward")
 
 
@@ -25,9 +28,9 @@ class Call:
     kernel: "forward", or "backward" for all kernels of that pass; "backward_q" and
     "backward_kv" make the same call and mean that kernel of it. "forward_pair", of block_sparse,
     is the forward pass with two query blocks a program. dtype: of torch, by name.
-    dilated takes segment_lengths and dilation_rates, and tf32; block_sparse takes a mask by
-    `builder` of `models.patterns`, sparsity and block_size (16, 32 or 64). tile: of `kernel`
-    in the place of the table's own. ValueError on anything else.
+    dilated and gluon take segment_lengths and dilation_rates, dilated tf32 too; block_sparse
+    takes a mask by `builder` of `models.patterns`, sparsity and block_size (16, 32 or 64).
+    tile: of `kernel` in the place of the table's own. ValueError on anything else.
     """
 
     table: str
@@ -50,7 +53,7 @@ class Call:
 
     def __post_init__(self):
         for name, value, choices in (
-            ("table", self.table, TABLES),
+            ("table", self.table, CALLED),
             ("kernel", self.kernel, KERNELS),
             ("dtype", self.dtype, ("float16", "bfloat16", "float32")),
         ):
@@ -58,8 +61,10 @@ class Call:
                 raise ValueError(f"{name}={value!r}: expected one of {', '.join(choices)}")
         if self.tile is not None and self.kernel == "backward":
             raise ValueError("tile: expected kernel to name one, not all of the backward pass")
-        if (self.table == "dilated") != bool(self.segment_lengths):
-            raise ValueError(f"segment_lengths={self.segment_lengths}: goes with table 'dilated'")
+        if (self.table in ("dilated", "gluon")) != bool(self.segment_lengths):
+            raise ValueError(f"segment_lengths={self.segment_lengths}: goes with dilated attention")
+        if self.table == "gluon" and (self.tile is not None or self.tf32):
+            raise ValueError(f"table='gluon': expected no tile and no tf32 in {self}")
         if self.kernel == "forward_pair" and self.table != "block_sparse":
             raise ValueError(f"table={self.table!r}: expected 'block_sparse' for 'forward_pair'")
         if (self.table == "block_sparse") != (self.block_size is not None):
@@ -99,26 +104,30 @@ def problem(
             return lambda: op.forward(q, k, v, call.is_causal, scale)[:2]
         out, lse, saved = op.forward(q, k, v, call.is_causal, scale)
         return lambda: op.backward(grad, q, k, v, out, lse, saved, call.is_causal, scale)
-    if call.table == "dilated":
-        op, rest = dilated, [*_branches(call), call.is_causal, scale, call.tf32]
-    else:
+    if call.table == "block_sparse":
         mask = _mask(call, device)
         op, rest = block_sparse, [*_lists(mask), call.block_size, call.is_causal, scale]
-        if call.kernel == "forward_pair":
-            rest += [False, *block_pairs.paired(mask, call.is_causal)]
+    else:
+        op, rest = dilated, [*_branches(call), call.is_causal, scale, call.tf32]
+    pairs = ()
+    if call.kernel == "forward_pair":
+        pairs = (False, *block_pairs.paired(mask, call.is_causal))
+    forward = partial(op.forward, q, k, v, *rest, *pairs)
+    if call.table == "gluon":  # its backward pass is that of the Triton kernels
+        from models.kernels import dilated_gluon
+
+        forward = partial(dilated_gluon.forward, q, k, v, *rest[:-1])
     if not backward:
-        return lambda: op.forward(q, k, v, *rest)
-    out, lse = op.forward(q, k, v, *rest)
+        return forward
+    out, lse = forward()
     return lambda: op.backward(grad, None, q, k, v, out, lse, *rest)
 
 
-def _branches(call: Call) -> list[list[int]]:
+def _branches(call: Call) -> tuple[list[int], ...]:
+    from models.kernels.dilated import branch_lists
+
     pattern = patterns.DilatedBranches(call.segment_lengths, call.dilation_rates, call.head_offset)
-    offsets = []
-    for branch in range(len(call.segment_lengths)):
-        of_head = (pattern.offset(branch, head, call.heads) for head in range(call.heads))
-        offsets += [-1 if offset is None else offset for offset in of_head]
-    return [list(call.segment_lengths), list(call.dilation_rates), offsets]
+    return branch_lists(pattern, call.heads)
 
 
 def _mask(call: Call, device: str) -> patterns.BlockMask:

@@ -3,9 +3,9 @@
     python -m models.kernels.compile [TABLE] [--capability 80 90 100] [--quiet]
 
 builds every entry of the tile tables in the forms that it is launched in (causal, carried
-and base branch, ragged end, ...), and fails on one that spills more than SPILL_BYTES,
-asks for more shared memory than the card has, or has its tensor-core
-instructions serialized.
+and base branch, ragged end, ...), and the Gluon kernel, table "gluon", in its own, and fails on
+one that spills more than SPILL_BYTES, asks for more shared memory than the card has, or has its
+tensor-core instructions serialized.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from models.kernels import (
     block_sparse_pair,
     dilated_backward,
     dilated_forward,
+    gluon_forms,
     hop_backward,
     hop_forward,
     row_statistics,
     tiles,
 )
 from models.kernels.assembled import Built, built, remarks
+from models.kernels.limits import LIMITS, Limit, over
 from models.kernels.tiles import Tile
 
 KERNELS = {
@@ -94,8 +96,31 @@ class Form:
         )
 
 
-def build(form: Form) -> Built:
+def limit_of(form: Form) -> Limit | None:
+    """The limit that a form is held to: of Hopper's in half precision, of those launched most."""
+    constants = dict(form.constants)
+    rare = [constants.get("EVEN_N") is False, constants["INDEX"] != 32, constants.get("SHORT")]
+    rare += [constants.get("GROUP", 1) != 1, constants.get("HAS_KEYS") is False]
+    if (form.capability, form.bits) != (_WRITTEN_FOR, 16) or any(rare):
+        return None
+    if constants.get("BLOCK_SIZE", 64) != 64:
+        return None
+    return LIMITS.get((form.table, form.kernel, constants["D"]))
+
+
+def fault(form: Form | gluon_forms.Form, built: Built) -> str | None:
+    """What is wrong with a form, or None."""
+    if isinstance(form, gluon_forms.Form):
+        return gluon_forms.fault(form, built)
+    tile, limit = form.tile, limit_of(form)
+    scores = tile.block_m * tile.block_n / (32 * tile.warps)
+    return built.fault(form.capability) or (limit and over(limit, built, scores, tile.warps))
+
+
+def build(form: Form | gluon_forms.Form) -> Built:
     """Compile one form down to machine code; needs no GPU."""
+    if isinstance(form, gluon_forms.Form):
+        return gluon_forms.build(form)
     kernel = (KERNELS[form.table] | {"statistics": STATISTICS[form.table]})[form.kernel]
     element = {16: "*fp16", 32: "*fp32"}[form.bits]
     types = _TYPES
@@ -130,7 +155,10 @@ def build(form: Form) -> Built:
         )
     seconds = time.monotonic() - start
     files, shared = compiled.metadata_group, compiled.metadata.shared
-    return built(files, shared, form.capability, said.getvalue(), seconds)
+    return built(
+        files, shared, form.capability, said.getvalue(), seconds,
+        rotated=form.tile.rotated, with_loop=limit_of(form) is not None,
+    )  # fmt: skip
 
 
 def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:
@@ -177,8 +205,10 @@ def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:
         yield Form(table, kernel, capability, bits, tile, tuple(constants.items()))
 
 
-def table_forms(table: str, capabilities) -> list[Form]:
-    """Every form of every entry of a table for these cards."""
+def table_forms(table: str, capabilities) -> list[Form] | list[gluon_forms.Form]:
+    """Every form of every entry of a table for these cards, or of the Gluon kernel."""
+    if table == gluon_forms.TABLE:
+        return list(gluon_forms.forms(capabilities))
     found = [
         form
         for kernel, entries in tiles.read(table).items()
@@ -197,21 +227,22 @@ def table_forms(table: str, capabilities) -> list[Form]:
 def main(arguments: list[str] | None = None) -> int:
     """Compile what was asked for; returns 1 if a form has a fault."""
     parser = argparse.ArgumentParser(prog="python -m models.kernels.compile", description=__doc__)
-    parser.add_argument("table", nargs="?", choices=KERNELS, help="default: all")
+    choices = [*KERNELS, gluon_forms.TABLE]
+    parser.add_argument("table", nargs="?", choices=choices, help="default: all")
     parser.add_argument(
         "--capability", type=int, nargs="+", choices=tiles.CAPABILITIES, default=tiles.CAPABILITIES
     )
     parser.add_argument("--quiet", action="store_true", help="show faults and the total only")
     options = parser.parse_args(arguments)
-    tables = [options.table] if options.table else list(KERNELS)
+    tables = [options.table] if options.table else choices
     wanted = [form for table in tables for form in table_forms(table, options.capability)]
     faults = 0
     with ProcessPoolExecutor() as pool:
         for form, built in zip(wanted, pool.map(build, wanted), strict=True):
-            fault = built.fault(form.capability)
-            faults += fault is not None
-            if fault or not options.quiet:
-                print(f"{form}: {built}{': ' + fault if fault else ''}", flush=True)
+            wrong = fault(form, built)
+            faults += wrong is not None
+            if wrong or not options.quiet:
+                print(f"{form}: {built}{': ' + wrong if wrong else ''}", flush=True)
     print(f"{len(wanted)} forms compiled, {faults} with a fault")
     return 1 if faults else 0
 

@@ -2,7 +2,7 @@
 
 `attend` is what the rest calls. Below it `long_context::dilated_forward` and
 `long_context::dilated_backward`, custom ops that autograd and torch.compile see whole.
-Under CUDA graphs call once before: a new shape copies its plan to the device.
+Call once before a CUDA graph is captured: a new shape copies its plan to the device.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import triton
 import triton.language as tl
 
 from models.fused_ops import as_operand
-from models.kernels import dilated_backward, dilated_forward
+from models.kernels import dilated_backward, dilated_forward, graphs
 from models.kernels.row_statistics import BLOCK as STATISTICS_BLOCK
-from models.kernels.tile_math import LOG2_E
+from models.kernels.tile_math import LOG2_E, ROW_MULTIPLE
 from models.kernels.tiles import choose, on_device, padded, strides, vector
 
 TABLE = "dilated"
@@ -49,15 +49,21 @@ class Plan:
 def plan(branches, offsets, batch, n, heads, base_owners, block, device) -> Plan:
     """The plan for tiles of `block` rows; branches: (w, r) pairs, offsets: of every head, each.
 
-    base_owners: heads that tiles of the base branch are counted over.
+    base_owners: heads that tiles of the base branch are counted over. RuntimeError while a CUDA
+    graph is captured, which cannot wait for a copy to the device.
     """
+    if graphs.is_capturing(device):
+        raise RuntimeError(
+            f"{n} tokens, {batch} x {heads} heads: this shape is new, and its plan cannot be made "
+            "while a CUDA graph is captured; call once before"
+        )
     whole = [i for i, (_, r) in enumerate(branches) if r == 1 and not any(offsets[i])]
     base = max(whole, key=lambda i: branches[i][0]) if whole else None
     carried = [i for i in range(len(branches)) if i != base]
     carried.sort(key=lambda i: -(-min(branches[i][0], n) // branches[i][1]), reverse=True)
     # Without a branch of rate 1 the base only joins the others: one segment, no keys.
     first = (n, 1, (0,) * heads) if base is None else (*branches[base], offsets[base])
-    multiple = dilated_forward.ROW_MULTIPLE.value
+    multiple = ROW_MULTIPLE.value
     table, programs, rows = [], 0, 0
     for w, r, of_head in [first, *((*branches[i], offsets[i]) for i in carried)]:
         w = min(w, n)
@@ -91,14 +97,16 @@ def attend(q, k, v, pattern, is_causal: bool, scale: float, *, tf32: bool = Fals
     only where the kernels cannot read them as they lie. tf32: round float32 products to
     TF32. Returns out (B, N, H, D) and LSE (B, H, N) float32; both differentiable.
     """
-    q, k, v = (as_operand(x) for x in (q, k, v))
-    heads = q.shape[2]
+    return forward(q, k, v, *branch_lists(pattern, q.shape[2]), is_causal, scale, tf32)
+
+
+def branch_lists(pattern, heads: int) -> tuple[list[int], list[int], list[int]]:
+    """Segment lengths, rates and offsets as the ops take them."""
     offsets = []
     for branch in range(len(pattern.segment_lengths)):
         of_head = (pattern.offset(branch, head, heads) for head in range(heads))
         offsets += [-1 if offset is None else offset for offset in of_head]
-    lists = (list(pattern.segment_lengths), list(pattern.dilation_rates), offsets)
-    return forward(q, k, v, *lists, is_causal, scale, tf32)
+    return list(pattern.segment_lengths), list(pattern.dilation_rates), offsets
 
 
 @torch.library.custom_op("long_context::dilated_forward", mutates_args=())
@@ -115,9 +123,10 @@ def forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """out and LSE. offsets: (branches x heads), flat, -1 where a head is not in a branch."""
     batch, n, heads, _ = q.shape
+    q, k, v = (as_operand(x) for x in (q, k, v))  # here, where tensors have an address
     tile = choose(TABLE, "forward", q)
     lists = (segment_lengths, dilation_rates, offsets)
-    work = _plan(q, *lists, heads, tile.block_m)
+    work = plan_of(q, *lists, heads, tile.block_m)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = q.new_empty(batch, heads, n, dtype=torch.float32)
     part = q.new_empty(work.rows, q.shape[3], dtype=torch.float32)
@@ -152,12 +161,12 @@ def backward(
     tf32: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """dQ, dK, dV for the cotangents of out (B, N, H, D) and LSE (B, H, N)."""
-    grad_out = grad_out if grad_out.stride(3) == 1 else grad_out.contiguous()
+    grad_out, q, k, v = (as_operand(x) for x in (grad_out, q, k, v))
     heads, kv_heads = q.shape[2], k.shape[2]
     lists = (segment_lengths, dilation_rates, offsets)
     tensors = (q, k, v, grad_out)
     tile = choose(TABLE, "backward_q", q)
-    work = _plan(q, *lists, heads, tile.block_m)
+    work = plan_of(q, *lists, heads, tile.block_m)
     statistics = _statistics(grad_out, grad_lse, out, lse, work)
     grad_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     part = q.new_empty(work.rows, q.shape[3], dtype=torch.float32)
@@ -167,7 +176,7 @@ def backward(
     del part, arguments
 
     tile = choose(TABLE, "backward_kv", q)
-    work = _plan(q, *lists, kv_heads, tile.block_n)
+    work = plan_of(q, *lists, kv_heads, tile.block_n)
     grad_k, grad_v = (torch.empty(k.shape, dtype=k.dtype, device=k.device) for _ in "kv")
     parts = tuple(q.new_empty(work.rows, q.shape[3], dtype=torch.float32) for _ in "kv")
     arguments = (*tensors, statistics, grad_k, grad_v, *parts, work.table, *shape)
@@ -180,13 +189,13 @@ def _(grad_out, grad_lse, q, k, v, *_):
     return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
 
 
-def _setup_context(ctx, inputs, output):
+def setup_context(ctx, inputs, output):
     q, k, v, *ctx.options = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(q, k, v, *output)
 
 
-def _backward(ctx, grad_out, grad_lse):
+def gradients(ctx, grad_out, grad_lse):
     q, k, v, out, lse = ctx.saved_tensors
     nothing = (None,) * len(ctx.options)
     if grad_out is None and grad_lse is None:
@@ -196,14 +205,17 @@ def _backward(ctx, grad_out, grad_lse):
     return *backward(grad_out, grad_lse, q, k, v, out, lse, *ctx.options), *nothing
 
 
-forward.register_autograd(_backward, setup_context=_setup_context)
+forward.register_autograd(gradients, setup_context=setup_context)
 
 
-def _plan(q, segment_lengths, dilation_rates, offsets, base_owners, block) -> Plan:
+def plan_of(q, segment_lengths, dilation_rates, offsets, base_owners, block, device=None) -> Plan:
+    """The plan for tokens and heads of q (B, N, H, D), on its device unless another is given."""
     batch, n, heads, _ = q.shape
     branches = tuple(zip(segment_lengths, dilation_rates, strict=True))
     of_branch = tuple(tuple(offsets[i : i + heads]) for i in range(0, len(offsets), heads))
-    return plan(branches, of_branch, batch, n, heads, base_owners, block, q.device)
+    found = plan(branches, of_branch, batch, n, heads, base_owners, block, device or q.device)
+    graphs.keep(found.table)
+    return found
 
 
 def _statistics(grad_out, grad_lse, out, lse, work: Plan):

@@ -11,7 +11,6 @@ import triton.language as tl
 
 from models.kernels.dilated_forward import (
     OFFSETS,
-    ROW_MULTIPLE,
     compact_rows,
     compact_start,
     kept_tokens,
@@ -21,6 +20,7 @@ from models.kernels.row_statistics import delta_of
 from models.kernels.runs import key_run, query_run, run_offsets
 from models.kernels.tile_math import (
     LOG2_E,
+    ROW_MULTIPLE,
     head_columns,
     load_rows,
     load_statistics,
@@ -69,7 +69,7 @@ def statistics(
 def segment_start(row, head, n_heads, segment, batch, base_rows, BASE: tl.constexpr):
     """Where the statistics of a segment begin: at a multiple of ROW_MULTIPLE."""
     start = compact_start(row, head, n_heads, segment, batch)
-    return tl.multiple_of(start if BASE else start + base_rows, ROW_MULTIPLE)
+    return start if BASE else tl.multiple_of(start + base_rows, ROW_MULTIPLE)
 
 
 @triton.jit
@@ -119,7 +119,7 @@ def backward_q(
 
     if BASE:
         tokens = first + start + i_m
-        for i in tl.range(1, N_CARRIED + 1, num_stages=1):
+        for i in tl.range(1, N_CARRIED + 1, num_stages=2):
             branch = table + i * (OFFSETS + n_heads)
             row_0, rows, there = compact_rows(
                 branch, first + start, i_m, head, n_heads, batch, n_tokens, SHORT, INDEX

@@ -11,14 +11,13 @@ import triton
 import triton.language as tl
 
 from models.kernels.runs import attend_run, run_offsets
-from models.kernels.tile_math import LN_2, finish, head_columns, join, load_rows, row_of
+from models.kernels.tile_math import LN_2, ROW_MULTIPLE, finish, head_columns, load_rows, row_of
 
-# A row of the branch table: these, then the offset of each head (-1: not in the branch).
+# A row of the branch table: these, then the offset of each head (-1: not in the branch). KEPT is
+# a multiple of ROW_MULTIPLE.
 WIDTH, RATE, SEGMENTS, KEPT, TILES, FIRST_PROGRAM, FIRST_ROW, OFFSETS = (
     tl.constexpr(i) for i in range(8)
 )
-# KEPT is a multiple of this, so that each segment's rows start aligned.
-ROW_MULTIPLE = tl.constexpr(16)
 
 
 @triton.jit
@@ -97,10 +96,24 @@ def compact_rows(
 
 
 @triton.jit
+def part_of(
+    part_lse, table, i, t_0, lane, head, n_heads, batch, n_tokens,
+    SHORT: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """The LSE of tokens in the carried branch i, -inf for those not in it; then `compact_rows`."""
+    branch = table + i * (OFFSETS + n_heads)
+    row_0, rows, there = compact_rows(
+        branch, t_0, lane, head, n_heads, batch, n_tokens, SHORT, INDEX
+    )
+    part_2 = tl.load(part_lse + row_0 + rows, mask=there, other=float("-inf"))
+    return part_2, row_0, rows, there
+
+
+@triton.jit
 def compact_start(row, head, n_heads, segment, batch):
     """The row of the compact buffer at which a segment's kept tokens begin."""
     group = (batch * tl.load(row + SEGMENTS) + segment) * n_heads + head
-    return tl.load(row + FIRST_ROW) + group * tl.load(row + KEPT)
+    return tl.multiple_of(tl.load(row + FIRST_ROW) + group * tl.load(row + KEPT), ROW_MULTIPLE)
 
 
 @triton.jit
@@ -147,15 +160,24 @@ def forward(
 
     if BASE:
         tokens = first + start + i_m
-        for i in tl.range(1, N_CARRIED + 1, num_stages=1):
-            branch = table + i * (OFFSETS + n_heads)
-            row_0, rows, there = compact_rows(
-                branch, first + start, i_m, head, n_heads, batch, n_tokens, SHORT, INDEX
+        # The LSE of every branch, then their rows, each loaded while the one before is added.
+        peak = m
+        for i in tl.static_range(1, N_CARRIED + 1):
+            part_2, row_0, rows, there = part_of(
+                part_lse, table, i, first + start, i_m, head, n_heads, batch, n_tokens, SHORT, INDEX
             )
-            part_2 = tl.load(part_lse + row_0 + rows, mask=there, other=float("-inf"))
+            peak = tl.maximum(peak, part_2)
+        pivot = tl.where(peak == float("-inf"), 0.0, peak)  # -inf less -inf is no number
+        alpha = tl.exp2(m - pivot)
+        m, z, acc = peak, z * alpha, acc * alpha[:, None]
+        for i in tl.range(1, N_CARRIED + 1, num_stages=2):
+            part_2, row_0, rows, there = part_of(
+                part_lse, table, i, first + start, i_m, head, n_heads, batch, n_tokens, SHORT, INDEX
+            )
+            beta = tl.exp2(part_2 - pivot)
+            z += beta
             p_part = part + row_0 * D + rows[:, None] * D + d[None, :]
-            b_part = load_rows(p_part, there, d_mask, D, BLOCK_D, True)
-            m, z, acc = join(m, z, acc, part_2, b_part)
+            acc += beta[:, None] * load_rows(p_part, there, d_mask, D, BLOCK_D, True)
         b_out, lse_2 = finish(m, z, acc)
         p_out = out + ((batch * n_tokens + tokens) * n_heads + head)[:, None] * D + d[None, :]
         tl.store(p_out, b_out.to(out.dtype.element_ty), mask=held[:, None] & d_mask[None, :])

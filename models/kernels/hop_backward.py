@@ -11,7 +11,13 @@ import triton.language as tl
 
 from models.kernels.hop_forward import SIZES, head_run, owner
 from models.kernels.runs import key_run, query_run, run_offsets
-from models.kernels.tile_math import LOG2_E, head_columns, load_rows, load_statistics
+from models.kernels.tile_math import (
+    LOG2_E,
+    head_columns,
+    load_rows,
+    load_statistics,
+    statistics_start,
+)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -24,7 +30,7 @@ def backward_q(
 ):  # fmt: skip
     """dQ of a tile of BLOCK_M queries.
 
-    statistics: (B, H, Nq), of `row_statistics`. grad_q: (B, Nq, H, D) float32, packed.
+    statistics: (B, H, Nq and more), of `row_statistics`. grad_q: (B, Nq, H, D) float32, packed.
     scale: that of the scores.
     """
     tiles = tl.cdiv(n_queries, BLOCK_M)
@@ -44,7 +50,7 @@ def backward_q(
     p_g += start * g_step + run_offsets(i_m, g_step, d, INDEX)
     b_q = load_rows(p_q, held, d_mask, D, BLOCK_D, True)
     b_g = load_rows(p_g, held, d_mask, D, BLOCK_D, True)
-    rows = (batch * n_heads + head) * n_queries + queries
+    rows = statistics_start(batch, head, n_heads, n_queries) + queries
     b_lse, b_delta = load_statistics(statistics + rows, held, True)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     acc = query_run(
@@ -78,7 +84,7 @@ def backward_kv(
     p_v += start * v_step + run_offsets(i_n, v_step, d, INDEX)
     b_k = load_rows(p_k, held, d_mask, D, BLOCK_D, True)
     b_v = load_rows(p_v, held, d_mask, D, BLOCK_D, True)
-    at = (batch * n_heads + head) * n_queries
+    at = statistics_start(batch, head, n_heads, n_queries)
     acc_k = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     acc_v = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     acc_k, acc_v = key_run(

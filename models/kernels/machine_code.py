@@ -34,6 +34,14 @@ class MainLoop:
     copies: dict[int, int]
     loads: dict[int, int]
 
+    def __str__(self) -> str:
+        copies = ", ".join(f"{n} of {width} bytes" for width, n in sorted(self.copies.items()))
+        return (
+            f"a step: {self.instructions} instructions, {self.products} products, "
+            f"{self.overlapped} of {self.exponentials} exponentials beside one, "
+            f"copies: {copies or 'none'}"
+        )
+
 
 def main_loop(cubin: Path) -> MainLoop | None:
     """The main loop of a kernel compiled for Hopper; None where no loop has such products."""

@@ -9,7 +9,15 @@ import torch
 import triton
 import triton.language as tl
 
-from models.kernels.tile_math import LOG2_E, head_columns, load_rows, pack_statistics, row_of
+from models.kernels.tile_math import (
+    LOG2_E,
+    ROW_MULTIPLE,
+    head_columns,
+    load_rows,
+    pack_statistics,
+    row_of,
+    statistics_start,
+)
 from models.kernels.tiles import MAX_HEAD_DIM, on_device, padded, strides, vector
 
 BLOCK = 64
@@ -58,18 +66,21 @@ def kernel(
         grad_lse + rows, held, HAS_GRAD_LSE, D, BLOCK_D,
     )  # fmt: skip
     b_lse = tl.load(lse + batch * l_b + head * l_h + tokens * l_n, mask=held)
+    rows = statistics_start(batch, head, n_heads, n_tokens) + tokens
     tl.store(statistics + rows, pack_statistics(b_lse * LOG2_E, total), mask=held)
 
 
 def row_statistics(
     grad_out: torch.Tensor, grad_lse: torch.Tensor | None, out: torch.Tensor, lse: torch.Tensor
 ):
-    """As `plain_statistics` but (B, H, N) int64, the bits of delta above those of the LSE.
+    """As `plain_statistics` but int64, the bits of delta above those of the LSE: one load a row.
 
-    So a row costs one load. The last dimension of grad_out and out must be contiguous.
+    (B, H, N'), where N' is N rounded up to ROW_MULTIPLE, beyond which nothing is written. The
+    last dimension of grad_out and out must be contiguous.
     """
     batch, n, heads, dim = out.shape
-    statistics = lse.new_empty(batch, heads, n, dtype=torch.int64)
+    length = triton.cdiv(n, ROW_MULTIPLE.value) * ROW_MULTIPLE.value
+    statistics = lse.new_empty(batch, heads, length, dtype=torch.int64)
     grad_lse = None if grad_lse is None else grad_lse.contiguous()
     block = rows_a_program(dim)
     unit = vector(grad_out, out)

@@ -11,6 +11,8 @@ import triton.language as tl
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 MOST = tl.constexpr(3.4028234663852886e38)  # of float32, finite
+# A run of rows in a buffer of ours begins at a multiple of this, so that 16 bytes load at once.
+ROW_MULTIPLE = tl.constexpr(16)
 
 
 @triton.jit
@@ -126,15 +128,6 @@ def key_step(
 
 
 @triton.jit
-def join(m, z, acc, lse_2, part):
-    """Join a finished part (rows, D), with its LSE in base 2 (-inf: no key), to the state."""
-    m_new = tl.maximum(m, lse_2)
-    pivot = tl.where(m_new == float("-inf"), 0.0, m_new)  # -inf less -inf is no number
-    alpha, beta = tl.exp2(m - pivot), tl.exp2(lse_2 - pivot)
-    return m_new, z * alpha + beta, acc * alpha[:, None] + beta[:, None] * part
-
-
-@triton.jit
 def finish(m, z, acc):
     """Output rows and their LSE in base 2; 0 and -inf for rows without keys."""
     total = tl.where(z == 0, 1.0, z)
@@ -182,6 +175,12 @@ def load_statistics(pointers, rows, MASKED: tl.constexpr):
     """LSE (base 2) and delta of rows, 8 bytes each; where MASKED, 0 for rows that are not there."""
     both = tl.load(pointers, mask=rows, other=0) if MASKED else tl.load(pointers)
     return _low(both), _low(both >> 32)
+
+
+@triton.jit
+def statistics_start(batch, head, n_heads, n_rows):
+    """Where the statistics of a head begin in a packed buffer, of `row_statistics`."""
+    return (batch * n_heads + head) * (tl.cdiv(n_rows, ROW_MULTIPLE) * ROW_MULTIPLE)
 
 
 @triton.jit

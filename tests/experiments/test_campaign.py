@@ -56,6 +56,8 @@ def test_checks_cover_every_kernel_dtype_head_size_and_direction():
                 "block_sparse": ("float16", "bfloat16"),
             }.items():
                 assert {(table, direction, dtype, dim) for dtype in dtypes} <= met
+    for dtype, dim in itertools.product(("float16", "bfloat16"), (64, 128)):
+        assert {("gluon", direction, dtype, dim) for direction in ("forward", "backward")} <= met
     assert {c.case.block_size for c in trust.checks_at_real_sizes()} == {None, 16, 32, 64, 128}
 
 
@@ -185,6 +187,11 @@ def test_a_case_that_names_a_bad_kernel_fails_with_the_reason():
     assert trust.why_failed(on_card(head_dim=40, pass_="forward_backward"), marks) == reason
     assert trust.why_failed(on_card(head_dim=128), [bad("dilated")]) is None
     assert trust.why_failed(on_card(dtype="float32"), [bad("dilated")]) is None
+    # Each of our two forwards answers for itself.
+    gluon = on_card(variant="dilated-gluon")
+    assert trust.why_failed(gluon, [bad("dilated")]) is None
+    assert trust.why_failed(gluon, [bad("gluon")]).startswith("gluon.forward failed its check")
+    assert trust.why_failed(on_card(), [bad("gluon")]) is None
     # What "auto" takes, or another backend, is measured.
     assert trust.why_failed(on_card(variant="dilated-sdpa"), [bad("dilated")]) is None
 
@@ -332,7 +339,7 @@ def test_the_first_cases_of_a_card_are_cases_of_its_tier():
     chosen = work.on_device("cuda", "gpu")
     of_tier = {(one.experiment, one.case) for one in chosen.cases}
     assert {(one.experiment, one.case) for one in chosen.first} <= of_tier
-    assert len(set(chosen.first)) == len(chosen.first) == 34
+    assert len(set(chosen.first)) == len(chosen.first) == 42
 
 
 # In a copy of the code: (file, before, after) of a kernel that is wrong, one that takes all memory,
@@ -347,8 +354,8 @@ FAULTS = (
     ),
     (
         "block_sparse.py",
-        "    q, k, v = (as_operand(x) for x in (q, k, v))\n    size",
-        "    while True:\n        pass\n    size",
+        "    size = next(\n",
+        "    while True:\n        pass\n    size = next(\n",
     ),
     (
         "block_sparse_backward.py",

@@ -91,6 +91,7 @@ def test_candidates_are_distinct_and_hold_what_the_review_of_hopper_names():
             assert {getattr(tile, own) for tile in found} == {entry.block_size}
     assert Tile(64, 64, 4, 3) in candidates(Entry("dilated", "backward_kv", 64, 16))
     assert Tile(128, 128, 8, 2) in candidates(FORWARD)
+    assert candidates(FORWARD)[0] == Tile(128, 128, 8, 3, rotated=True)
     assert 5 in {tile.stages for tile in candidates(Entry("block_sparse", "forward", 64, 16, 64))}
 
 

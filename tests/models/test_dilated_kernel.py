@@ -243,7 +243,7 @@ def test_row_statistics():
     lse, grad_lse = (torch.randn(2, 3, 70, generator=generator) for _ in range(2))
     for cotangent in (None, grad_lse):
         packed = row_statistics(grad_out, cotangent, out, lse)
-        got = packed.view(torch.float32).unflatten(-1, (70, 2))
+        got = packed.view(torch.float32).unflatten(-1, (80, 2))[:, :, :70]
         want = plain_statistics(grad_out.double(), cotangent, out.double(), lse.double())
         for each in (0, 1):
             assert relative_rms(got[..., each], want[..., each]) < 4e-7

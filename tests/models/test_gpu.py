@@ -6,7 +6,7 @@ import torch
 from models import UnsupportedBackend, dense_attention, dilated_attention
 from models.dense import BACKENDS
 from models.dilated import resolve_backend
-from models.fused_ops import CudaEfficient, CudaFlash
+from models.fused_ops import CudaCudnn, CudaEfficient, CudaFlash, why_not_cudnn
 from models.oracle import reference, reference_gradients
 from models.patterns import DilatedBranches
 from models.strided import StridedAttention
@@ -97,6 +97,28 @@ def test_strided_ragged_and_grouped(dim, n, dtype):
     check(dilated("sdpa", lists), DilatedBranches(*lists), *inputs, True)
 
 
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("is_causal", (False, True))
+@pytest.mark.parametrize(("n", "dim"), ((4096, 64), (1999, 64), (2048, 36), (4096, 128)))
+def test_cudnn_on_strided_views(n, dim, is_causal, dtype):
+    """Twice over, as plans of cuDNN's are kept: other strides of q must not get the first one's."""
+    if reason := why_not_cudnn(torch.ones(1, 2, 1, dim, device="cuda", dtype=dtype)):
+        pytest.skip(reason)
+    lists = ([256, 1000, 3000], [1, 3, 4])
+    options = {"pattern": DilatedBranches(*lists), "is_causal": is_causal}
+    for fused in (False, True):
+        inputs = tensors(dtype, batch=2, n=n, heads=6, kv_heads=2, dim=dim, fused=fused)
+        q, k, v, grad_out, grad_lse = inputs
+        if dim < 128:
+            check(dilated("sdpa-cudnn", lists), options["pattern"], *inputs, is_causal)
+            continue
+        out = dilated("sdpa-cudnn", lists)(q, k, v, is_causal=is_causal)
+        assert relative_rms(out, reference(q, k, v, **options)[0]) <= TOLERANCE[dtype]
+        got = torch.autograd.grad(out, (q, k, v), grad_out)
+        want = reference_gradients(q, k, v, grad_out, **options)
+        assert relative_rms(got, want) <= 2 * TOLERANCE[dtype]
+
+
 @every_dtype
 def test_misaligned_inputs_are_not_read_past_their_alignment(dtype):
     q, k, v, grad_out, grad_lse = tensors(dtype, n=512, dim=72)
@@ -106,16 +128,18 @@ def test_misaligned_inputs_are_not_read_past_their_alignment(dtype):
     check(dilated("sdpa", lists), DilatedBranches(*lists), *inputs, False)
 
 
-@pytest.mark.parametrize("op", (CudaFlash(), CudaEfficient()), ids=lambda op: op.name)
+@pytest.mark.parametrize("op", (CudaFlash(), CudaEfficient(), CudaCudnn()), ids=lambda op: op.name)
 @every_dtype
 @pytest.mark.parametrize("n", (96, 100))
 @pytest.mark.parametrize("lists", (([1000], [1]), ([32, 96], [1, 2])))
 def test_each_fused_op_forward_and_backward(lists, n, dtype, op):
     """Lengths that are and are not multiples of the 32 rows to which one op pads its LSE."""
-    if isinstance(op, CudaFlash) and dtype == torch.float32:
-        pytest.skip("FlashAttention takes no float32")
+    if not isinstance(op, CudaEfficient) and dtype == torch.float32:
+        pytest.skip(f"{op.name} takes no float32")
     pattern = DilatedBranches(*lists)
     q, k, v, grad_out, grad_lse = tensors(dtype, batch=2, n=n)
+    if isinstance(op, CudaCudnn) and (reason := why_not_cudnn(q)):
+        pytest.skip(reason)
     groups = tuple(pattern.head_groups(4, 4))
     out, lse = StridedAttention.apply(q, k, v, op, groups, True, 0.125)
     options = {"pattern": pattern, "is_causal": True, "scale": 0.125}

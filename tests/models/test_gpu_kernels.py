@@ -57,6 +57,78 @@ def test_dilated_head_offsets(head_offset):
     check(attention, DilatedBranches(*lists, head_offset), *inputs, True)
 
 
+hopper = pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() != (9, 0),
+    reason="the Gluon kernel is for compute capability 9.0",
+)
+
+
+@hopper
+@half
+@pytest.mark.parametrize("is_causal", (False, True))
+@pytest.mark.parametrize("dim", (64, 128))
+@pytest.mark.parametrize("lists", SCHEDULES, ids=str)
+def test_gluon(lists, dim, is_causal, dtype):
+    """Ragged, strided as slices of one projection, grouped queries; gradients by Triton."""
+    inputs = tensors(dtype, batch=2, n=1999, heads=6, kv_heads=2, dim=dim, fused=True)
+    check(dilated("gluon", lists), DilatedBranches(*lists), *inputs, is_causal)
+
+
+@hopper
+@pytest.mark.parametrize("head_offset", ("modulo", "block"))
+@pytest.mark.parametrize("n", (1, 127, 128, 129, 4099))
+def test_gluon_at_the_edges_of_tiles(n, head_offset):
+    """Without a branch of rate 1 the base has no keys; heads keep none of a short segment."""
+    for lists in (([512, 2048], [3, 4]), ([n], [1]), ([128, 300], [1, 7])):
+
+        def attention(q, k, v, lists=lists, **options):
+            return dilated_attention(
+                q, k, v, *lists, head_offset=head_offset, backend="gluon", **options
+            )
+
+        q, k, v, grad_out, grad_lse = tensors(torch.float16, n=n, heads=6, kv_heads=3)
+        pattern = DilatedBranches(*lists, head_offset)
+        held = pattern_rows(pattern, n, 6)
+        check(attention, pattern, q, k, v, grad_out, grad_lse * held, True)
+
+
+def pattern_rows(pattern, n, heads):
+    """(1, heads, n): 1 where a query has keys, as an LSE of -inf has no gradient; else 0."""
+
+    def kept(head, row):
+        return len(pattern.keys(head, heads, row, n, True)) > 0
+
+    rows = [[kept(head, row) for row in range(n)] for head in range(heads)]
+    return torch.tensor([rows], device="cuda", dtype=torch.float32)
+
+
+@hopper
+@pytest.mark.parametrize("is_causal", (False, True))
+def test_gluon_leaks_nothing_between_segments(is_causal):
+    """A NaN reaches nobody but those who attend to its token: tiles reach into other segments."""
+    attention = dilated("gluon", ([500], [3]))
+    q, k, v, *_ = tensors(torch.float16, batch=2, n=1400, heads=3, kv_heads=3)
+    q, k, v = (x.detach() for x in (q, k, v))
+    clean, clean_lse = attention(q, k, v, is_causal=is_causal, return_lse=True)
+    for x in (q, k, v):
+        x[:, 500:1000] = torch.nan
+    out, lse = attention(q, k, v, is_causal=is_causal, return_lse=True)
+    for part in (slice(0, 500), slice(1000, 1400)):
+        assert torch.equal(out[:, part], clean[:, part])
+        assert torch.equal(lse[:, :, part], clean_lse[:, :, part])
+
+
+@hopper
+@half
+def test_every_bit_of_gluon_repeats(dtype):
+    """Whatever order the parts of a program and the copies came in: a race would show here."""
+    q, k, v, *_ = tensors(dtype, batch=4, n=8192, heads=8, kv_heads=8)
+    attention = dilated("gluon", ([512, 2048, 8192], [1, 3, 6]))
+    runs = [attention(q, k, v, is_causal=True, return_lse=True) for _ in range(20)]
+    for run in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(runs[0], run, strict=True))
+
+
 def masks(n, block_size, is_causal):
     options = {"block_size": block_size, "is_causal": is_causal, "device": "cuda"}
     blocks = -(-n // block_size)

@@ -1,0 +1,154 @@
+"""Dilated attention with the Gluon forward on Hopper; plain twin: `models.dilated._gather`.
+
+`long_context::dilated_forward_gluon` is the custom op; its backward is that of the Triton kernels.
+Carried branches are launched one by one, the longest first, then the base, which joins them: the
+descriptors of a launch are of one rate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton.language as tl
+
+from models.kernels import dilated, gluon_forward, tiles
+from models.kernels.dilated_forward import KEPT, RATE, SEGMENTS, TILES
+from models.kernels.gluon_descriptors import descriptors, readable
+from models.kernels.tile_math import LOG2_E
+
+BLOCK_M, BLOCK_N = 128, 128
+# Of K, and as many of V: what shared memory holds beside the queries.
+BUFFERS = {64: 3, 128: 2}
+# Of the keys and values that are gone through at one time: FlashAttention-3's share of 50 MB.
+L2_BYTES = 32 * 2**20
+MULTIPROCESSORS = 132  # of an H100, for compiling ahead of it
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One launch: row `branch` of the plan's table, its rate, all its tiles, and how many units
+    (`gluon_schedule.tile_at`) are taken together."""
+
+    branch: int
+    rate: int
+    n_tiles: int
+    span: int
+
+
+def why_not(q: torch.Tensor) -> str | None:
+    """Why the Gluon kernel cannot take q (B, N, H, D), or None if it can."""
+    if q.device.type != "cuda":
+        return f"needs a CUDA device of compute capability 9.0, and q is on {q.device.type}"
+    capability = torch.cuda.get_device_capability(q.device)
+    if capability != (9, 0):
+        return f"is written for compute capability 9.0, not {capability}"
+    if q.dtype not in (torch.float16, torch.bfloat16):
+        return f"takes float16 and bfloat16, not {q.dtype}"
+    if q.shape[3] not in BUFFERS:
+        listed = " or ".join(map(str, BUFFERS))
+        return f"head_dim={q.shape[3]}: takes {listed} (a key padding mask adds columns)"
+    return tiles.why_not(q) or tiles.why_no_tile(dilated.TABLE, q)
+
+
+def attend(q, k, v, pattern, is_causal: bool, scale: float):
+    """Exact dilated attention over `pattern`, as `models.kernels.dilated.attend`.
+
+    For float16 and bfloat16 with D = 64 or 128, on Hopper.
+    """
+    return forward(q, k, v, *dilated.branch_lists(pattern, q.shape[2]), is_causal, scale)
+
+
+@torch.library.custom_op("long_context::dilated_forward_gluon", mutates_args=())
+def forward(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    segment_lengths: list[int],
+    dilation_rates: list[int],
+    offsets: list[int],
+    is_causal: bool,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """out and LSE. offsets: (branches x heads), flat, -1 where a head is not in a branch."""
+    q, k, v = (readable(x) for x in (q, k, v))
+    batch, n, heads, dim = q.shape
+    group = heads // k.shape[2]
+    lists = (segment_lengths, dilation_rates, offsets)
+    work = dilated.plan_of(q, *lists, heads, BLOCK_M)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    lse = q.new_empty(batch, heads, n, dtype=torch.float32)
+    part = q.new_empty(work.rows, dim, dtype=torch.float32)
+    part_lse = q.new_empty(work.rows, dtype=torch.float32)
+    is_short = work.shortest < BLOCK_M
+    reach = (work.longest_row * (BLOCK_M if is_short else 1) + BLOCK_M) * dim
+    options = {
+        "N_CARRIED": work.carried,
+        "SHORT": is_short,
+        "IS_CAUSAL": is_causal,
+        "GROUP": group,
+        "D": dim,
+        "BLOCK_M": BLOCK_M,
+        "BLOCK_N": BLOCK_N,
+        "BUFFERS": BUFFERS[dim],
+        "INDEX": tl.int32 if reach < 2**31 else tl.int64,
+        "num_warps": 4,
+    }
+    programs = _programs(q.device)
+    with tiles.on_device(q):
+        for walk in walks(q, *lists, group):
+            is_base = walk.branch == 0
+            views = [
+                view
+                for x, block in ((q, BLOCK_M // 2), (k, BLOCK_N), (v, BLOCK_N))
+                for view in descriptors(x, walk.rate, block)
+            ]
+            gluon_forward.forward[(min(programs, walk.n_tiles),)](
+                *views, out, lse, part, part_lse, work.table, walk.branch,
+                n, heads, walk.span, walk.n_tiles, scale * LOG2_E.value,
+                BASE=is_base, HAS_KEYS=work.base_has_keys or not is_base, **options,
+            )  # fmt: skip
+    return out, lse
+
+
+@forward.register_fake
+def _(q, k, v, segment_lengths, dilation_rates, offsets, is_causal, scale):
+    batch, n, heads, _ = q.shape
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    return out, q.new_empty(batch, heads, n, dtype=torch.float32)
+
+
+def _setup_context(ctx, inputs, output):
+    dilated.setup_context(ctx, (*inputs, False), output)  # not in TF32
+
+
+def _backward(ctx, grad_out, grad_lse):
+    return dilated.gradients(ctx, grad_out, grad_lse)[:-1]
+
+
+forward.register_autograd(_backward, setup_context=_setup_context)
+
+
+def walks(q, segment_lengths, dilation_rates, offsets, group: int) -> list[Walk]:
+    """The launches in their order: carried branches from the longest on, then the base.
+
+    group: query heads that share keys.
+    """
+    batch, _, heads, dim = q.shape
+    lists = (segment_lengths, dilation_rates, offsets)
+    table = dilated.plan_of(q, *lists, heads, BLOCK_M, torch.device("cpu")).table.tolist()
+    made = []
+    for branch in (*range(1, len(table)), 0):
+        row = table[branch]
+        units = batch * heads * row[SEGMENTS.value]
+        unit_bytes = 2 * row[KEPT.value] * dim * q.element_size()
+        span = max(1, min(units, group * (L2_BYTES // unit_bytes)))
+        made.append(Walk(branch, row[RATE.value], units * row[TILES.value], span))
+    return made
+
+
+def _programs(device: torch.device) -> int:
+    """As many as run at once: one a multiprocessor."""
+    if device.type == "cpu":
+        return MULTIPROCESSORS
+    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -1,0 +1,56 @@
+"""Which memory the Gluon kernel may read: TMA descriptors over the kept tokens of a branch.
+
+Token t of a branch of rate r is t = r * row + residue. A descriptor over (batch element, row,
+residue, head, column) reads a dilated segment's kept tokens, which are rows after one another of
+one residue, as one box with no copy; rows beyond its bounds come as 0. Bounds are rectangular and
+n tokens are not, unless r divides n: residues below n mod r have one row more than the others. So
+there are two descriptors of each tensor, one of either kind, and the kernel takes that of its
+residue. Both end at or before token n - 1: no box reads beyond the tensor.
+"""
+
+from __future__ import annotations
+
+import torch
+from triton.experimental.gluon.language import NVMMASharedLayout
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from models.fused_ops import as_operand
+
+# A row of 128 bytes is one of the swizzle; a longer one is taken in pieces of as many.
+LAYOUT = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=5)
+
+
+def bounds(n: int, rate: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(rows, residues) of the descriptor of residues below n mod rate, and of that of the others.
+
+    The same twice where there are residues of one kind only.
+    """
+    rows, rest = divmod(n, rate)
+    if rest == 0:
+        return (rows, rate), (rows, rate)
+    long = rows + 1, rest
+    return long, (rows, rate) if rows else long
+
+
+def readable(x: torch.Tensor) -> torch.Tensor:
+    """x (B, N, H, D), copied only where TMA cannot read it as it lies.
+
+    It asks for addresses and strides of multiples of 16 bytes, and for strides that are not 0.
+    """
+    x = as_operand(x)
+    expanded = any(x.stride(axis) == 0 for axis in range(3) if x.shape[axis] > 1)
+    return x.clone(memory_format=torch.contiguous_format) if expanded else x
+
+
+def descriptors(x: torch.Tensor, rate: int, block: int) -> list[TensorDescriptor]:
+    """The two descriptors of x (B, N, H, D), a box of `block` rows each; x as from `readable`."""
+    batch, n, heads, dim = x.shape
+    x_b, x_n, x_h = x.stride()[:3]
+    made = []
+    for rows, residues in bounds(n, rate):
+        shape = [batch, rows, residues, heads, dim]
+        steps = [x_b, rate * x_n, x_n, x_h]
+        # Where there is one, its stride is never multiplied, and need not be one TMA can take.
+        steps = [step if size > 1 else dim for size, step in zip(shape, steps, strict=False)]
+        made.append(TensorDescriptor(x, shape, [*steps, 1], [1, block, 1, 1, dim], LAYOUT))
+    return made

@@ -1,0 +1,18 @@
+"""CUDA graphs: what a captured launch reads must live as long as the graph, which owns it not."""
+
+from __future__ import annotations
+
+import torch
+
+_KEPT: dict[int, torch.Tensor] = {}
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Whether launches on the current stream of `device` go into a graph, to be run later."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def keep(*tables: torch.Tensor) -> None:
+    """While a graph is captured, hold these for good: some KiB, against reading freed memory."""
+    if is_capturing(tables[0].device):
+        _KEPT.update({id(table): table for table in tables})

@@ -1,0 +1,64 @@
+"""What the main loops of our kernels must keep to on Hopper: gates on compiled code.
+
+Measured at the head dimension and the forms named; the numbers and what each change was
+predicted to bring are in NOTES.md. A tile that a card finds faster may move a limit: then here,
+on purpose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from models.kernels.assembled import Built
+from models.kernels.machine_code import programs_per_multiprocessor
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Of one kernel, in half precision.
+
+    per_score: instructions of a step for each score of a thread, at most. programs: on one
+    multiprocessor, at least. narrow: copies of less than 16 bytes in a step, at most.
+    """
+
+    per_score: float
+    programs: int
+    narrow: int = 0
+
+
+# By table, kernel and head dimension; block masks of 64.
+LIMITS = {
+    ("dilated", "forward", 64): Limit(7.4, 1),
+    ("dilated", "backward_q", 64): Limit(8.0, 1),
+    ("dilated", "backward_kv", 64): Limit(10.2, 1),
+    ("dilated", "forward", 128): Limit(8.5, 1),
+    ("hop", "forward", 64): Limit(7.4, 1),
+    ("hop", "backward_q", 64): Limit(8.0, 1),
+    ("hop", "backward_kv", 64): Limit(10.3, 1),
+    ("hop", "forward", 128): Limit(8.5, 1),
+    ("gluon", "forward", 64): Limit(6.7, 1),
+    ("gluon", "forward", 128): Limit(7.4, 1),
+    # The list's entries are copied ahead, 4 bytes each.
+    ("block_sparse", "backward_q", 64): Limit(7.4, 2, narrow=2),
+    ("block_sparse", "backward_kv", 64): Limit(10.0, 2, narrow=1),
+}
+
+
+def over(limit: Limit, built: Built, scores: float, warps: int) -> str | None:
+    """Where a kernel is over its limit, or None. scores: of a thread in one step."""
+    if built.loop is None:
+        return "its main loop has no asynchronous products"
+    each = built.loop.instructions / scores
+    if each > limit.per_score:
+        return f"{each:.2f} instructions for each score, {limit.per_score:g} are allowed"
+    narrow = sum(n for width, n in built.loop.copies.items() if width < 16)
+    if narrow > limit.narrow:
+        return f"{narrow} copies of less than 16 bytes in a step, {limit.narrow} are allowed"
+    if built.loop.loads:
+        return f"waits for {sum(built.loop.loads.values())} loads in a step"
+    if built.rotated and not built.loop.overlapped:
+        return "no exponential runs beside a product"
+    programs = programs_per_multiprocessor(built.registers, warps, built.shared_bytes)
+    if programs < limit.programs:
+        return f"{programs} on a multiprocessor at once, {limit.programs} are wanted"
+    return None
