@@ -267,7 +267,7 @@ def test_candidates_are_compiled_ahead_and_the_faulty_do_not_race(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     (note, was, now), late = map(json.loads, done.stdout.splitlines())
     assert note == "fastest of 3 (1 out)" or note == "fastest of 4 (0 out)"
-    assert was != now or was == {"block_m": 32, "block_n": 32, "warps": 4, "stages": 2}
+    assert was != now or Tile(**was) == Tile(32, 32, 4, 2)
     assert late == [[], ["the time was up before it"]]
     # The whole pass too, with which a race begins, lies ready.
     names = {path.name for path in (tmp_path / "cache").rglob("*.cubin")}

@@ -13,6 +13,11 @@ DILATED_BACKENDS = ("gather", "sdpa")
 LAYOUTS = ("packed", "fused", "heads_first", "tokens_first", "every_second")
 
 
+def unpacked(statistics, n):
+    """LSE and delta (B, H, n) of packed row statistics."""
+    return statistics.view(torch.float32).unflatten(-1, (-1, 2))[:, :, :n].unbind(-1)
+
+
 def relative_rms(got, want) -> float:
     """Root-mean-square error over root-mean-square reference; lists count as one long vector.
 

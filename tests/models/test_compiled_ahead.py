@@ -155,7 +155,11 @@ BASE = {"dtype": "float16", "head_dim": 64, "tokens": 64, "heads": 2, "kv_heads"
         ({"table": "ring"}, "table='ring': expected one of dilated, block_sparse, hop"),
         ({"kernel": "both"}, "kernel='both': expected one of forward, backward_q"),
         ({"dtype": "float64"}, "dtype='float64': expected one of float16, bfloat16, float32"),
-        ({"segment_lengths": (2,)}, "segment_lengths=.*: goes with table 'dilated'"),
+        ({"segment_lengths": (2,)}, "segment_lengths=.*: goes with dilated attention"),
+        (
+            {"table": "gluon", "segment_lengths": (2,), "tf32": True},
+            "table='gluon': expected no tile",
+        ),
         ({"table": "block_sparse"}, "block_size=None: goes with table 'block_sparse'"),
         ({"kernel": "forward_pair"}, "table='hop': expected 'block_sparse' for 'forward_pair'"),
         ({"kernel": "backward", "tile": 1}, "tile: expected kernel to name one"),

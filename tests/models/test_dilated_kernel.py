@@ -15,7 +15,7 @@ from models.kernels.row_statistics import plain_statistics, row_statistics
 from models.kernels.tiles import Tile
 from models.oracle import attend_rows, reference, reference_gradients
 from models.patterns.branches import DilatedBranches, HeadPartition
-from tests.models.helpers import LAYOUTS, Problem, relative_rms, rounding_floor
+from tests.models.helpers import LAYOUTS, Problem, relative_rms, rounding_floor, unpacked
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(),
@@ -242,11 +242,10 @@ def test_row_statistics():
     out, grad_out = (torch.randn(2, 70, 3, 20, generator=generator).half() for _ in range(2))
     lse, grad_lse = (torch.randn(2, 3, 70, generator=generator) for _ in range(2))
     for cotangent in (None, grad_lse):
-        packed = row_statistics(grad_out, cotangent, out, lse)
-        got = packed.view(torch.float32).unflatten(-1, (80, 2))[:, :, :70]
+        got = unpacked(row_statistics(grad_out, cotangent, out, lse), 70)
         want = plain_statistics(grad_out.double(), cotangent, out.double(), lse.double())
-        for each in (0, 1):
-            assert relative_rms(got[..., each], want[..., each]) < 4e-7
+        for each, wanted in zip(got, want.unbind(-1), strict=True):
+            assert relative_rms(each, wanted) < 4e-7
 
 
 @pytest.mark.parametrize("is_causal", (False, True))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -54,7 +55,7 @@ def test_a_table_there_is_read_and_others_are_the_repositorys(folder):
     assert tile_tables.path("hop") == tile_tables.HOME / "hop.json"
     assert of_hopper() == own
     tiles.reread()
-    assert of_hopper() == tiles.Tile(own.block_m, own.block_n, 16, own.stages)
+    assert of_hopper() == replace(own, warps=16)
 
 
 def test_a_folder_that_is_not_there_is_an_error(folder, monkeypatch):
