@@ -114,6 +114,8 @@ def fault(form: Form | gluon_forms.Form, built: Built) -> str | None:
         return gluon_forms.fault(form, built)
     tile, limit = form.tile, limit_of(form)
     scores = tile.block_m * tile.block_n / (32 * tile.warps)
+    if form.kernel == "forward_pair":  # of two such tiles
+        scores *= 2
     return built.fault(form.capability) or (limit and over(limit, built, scores, tile.warps))
 
 

@@ -39,6 +39,8 @@ LIMITS = {
     ("gluon", "forward", 64): Limit(6.7, 1),
     ("gluon", "forward", 128): Limit(7.4, 1),
     # The list's entries are copied ahead, 4 bytes each.
+    ("block_sparse", "forward", 64): Limit(8.0, 3, narrow=2),
+    ("block_sparse", "forward_pair", 64): Limit(8.4, 2, narrow=1),
     ("block_sparse", "backward_q", 64): Limit(7.4, 2, narrow=2),
     ("block_sparse", "backward_kv", 64): Limit(10.0, 2, narrow=1),
 }

@@ -56,6 +56,8 @@ def test_checks_cover_every_kernel_dtype_head_size_and_direction():
                 "block_sparse": ("float16", "bfloat16"),
             }.items():
                 assert {(table, direction, dtype, dim) for dtype in dtypes} <= met
+    patterns = {(c.case.pattern, c.case.dtype) for c in trust.checks_at_real_sizes()}
+    assert {("local_window", "float16"), ("local_window", "bfloat16")} <= patterns
     for dtype, dim in itertools.product(("float16", "bfloat16"), (64, 128)):
         assert {("gluon", direction, dtype, dim) for direction in ("forward", "backward")} <= met
     assert {c.case.block_size for c in trust.checks_at_real_sizes()} == {None, 16, 32, 64, 128}
