@@ -55,7 +55,7 @@ LOOKS = {
     "dilated-sdpa": Look("ImprovedDilated", "#0072B2", "^"),
     "dilated-cudnn": Look("Dilated, cuDNN", "#009E73", "D"),
     "dilated-triton": Look("FusedDilated", "#882255", "X"),
-    "dilated-gluon": Look("FusedDilated, Gluon", "#CC79A7", "P"),
+    "dilated-gluon": Look("FusedDilated, Gluon", "#56B4E9", "*"),
     "dilated-streamed": Look("Streamed", "#D55E00", "D"),
     "dilated-streamed-mapped": Look("Streamed, files", "#009E73", "v"),
     "dilated-streamed-host": Look("Streamed, host", "#CC79A7", "P"),

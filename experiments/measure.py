@@ -149,7 +149,10 @@ def _time_cuda(step: Callable, limits: dict) -> dict:
     while wants_more(samples, limits):
         if len(samples) >= limits["min_samples"] and not timer.may_go_on:
             break
-        samples.append(timer.sample())
+        timed_by, sample = timer.timed_by, timer.sample()
+        if timer.timed_by != timed_by:
+            samples.clear()
+        samples.append(sample)
     return {"samples_ms": samples, "timed_by": timer.timed_by, "host_ms": timer.host_ms}
 
 

@@ -58,7 +58,7 @@ class Card:
 
 
 class Timer:
-    """Times of `step()` on `card`.
+    """Times of `step()` on `card`, after one call at least to warm up.
 
     timed_by: "queued events" while every sample had its whole call in the queue before the card
     came to it. "events" once one had not, since the call waits for the card itself or takes the
@@ -69,11 +69,11 @@ class Timer:
     def __init__(self, step: Callable[[], object], card: Card, *, warm_ups: int):
         self._step, self._card = step, card
         self.timed_by, self.spent_ms = QUEUED, 0.0
+        self._hosts_ms: list[float] = []
         for _ in range(warm_ups):
             card.wait()
-            host_ms = self._issue()
+            self._hosts_ms = [self._issue()]  # of the last, which loads no code
         card.wait()
-        self._hosts_ms = [host_ms]
 
     @property
     def host_ms(self) -> float:
@@ -86,36 +86,35 @@ class Timer:
         return self.spent_ms < MOST_MS
 
     def sample(self) -> float:
-        """The next sample, ms; taken again behind a longer queue where the card was too soon."""
+        """The next sample, ms; taken again behind a longer queue where the card was too soon.
+
+        Where `timed_by` changes with it, it is the first of its kind, and those before go.
+        """
         queue_ms = _MARGIN * self.host_ms + _SLACK_MS
-        if queue_ms > LONGEST_MS:
-            self.timed_by = EVENTS
-        while True:
-            if self.timed_by == EVENTS:
-                return self._take(0.0)[0]
-            ms, host_ms, is_queued = self._take(queue_ms)
+        while self.timed_by == QUEUED and queue_ms <= LONGEST_MS:
+            ms, is_queued = self._take(queue_ms)
             self.spent_ms += queue_ms
             if is_queued:
-                self._hosts_ms.append(host_ms)
-                return ms
-            queue_ms *= 2
-            if queue_ms > LONGEST_MS or self.spent_ms + ms > MOST_MS:
-                self.timed_by = EVENTS
                 return ms
             self.spent_ms += ms
+            queue_ms *= 2
+            if ms > MOST_MS:  # too long to be taken again, and for the host to matter
+                break
+        self.timed_by = EVENTS
+        return self._take(0.0)[0]
 
-    def _take(self, queue_ms: float) -> tuple[float, float, bool]:
-        """The card's and the host's ms of a pass, and whether all was issued before it began."""
+    def _take(self, queue_ms: float) -> tuple[float, bool]:
+        """The card's ms of a pass, and whether all of it was issued before it began."""
         card = self._card
         card.flush()
         if queue_ms:
             card.spin(queue_ms)
         start = card.mark()
-        host_ms = self._issue()
+        self._hosts_ms.append(self._issue())
         stop = card.mark()
         is_queued = not start.query()
         stop.synchronize()
-        return start.elapsed_time(stop), host_ms, is_queued
+        return start.elapsed_time(stop), is_queued
 
     def _issue(self) -> float:
         begin = self._card.clock_ms()

@@ -91,7 +91,7 @@ class Replicate(_Strict):
         default=None,
         ge=0,
         description="median time of the host to issue a pass, which queued samples are without; "
-        "null where timed_by is",
+        "it may hold waits for the card where the pass waits itself; null where timed_by is",
     )
     energy_j: float | None = None
     ranks: list[Rank] | None = Field(

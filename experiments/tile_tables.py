@@ -56,6 +56,8 @@ def check(name: str, table, folder: Path = FOLDER) -> None:
         for number, entry in enumerate(entries, start=1):
             where = f"{kernel}, entry {number}"
             _check_entry(where, entry, keys)
+            if entry.get("rotated") and kernel != "forward":
+                raise TileTableError(f"{where}: rotated: true is not what a tile of it can have")
             if _key(entry) in found:
                 raise TileTableError(f"{where}: stands there twice, for {_told(_key(entry))}")
             found.add(_key(entry))

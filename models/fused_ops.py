@@ -144,9 +144,7 @@ def as_operand(x: torch.Tensor) -> torch.Tensor:
     step = 16 // x.element_size()
     if ready and x.device.type == "cuda" and x.shape[3] % step == 0:
         strides = [x.stride(dim) for dim in range(3) if x.shape[dim] > 1]
-        # Under torch.compile it has no address yet, and PyTorch's own ops see to that.
-        is_aligned = torch.compiler.is_compiling() or x.data_ptr() % 16 == 0
-        ready = is_aligned and all(stride % step == 0 for stride in strides)
+        ready = x.data_ptr() % 16 == 0 and all(stride % step == 0 for stride in strides)
     return x if ready else x.clone(memory_format=torch.contiguous_format)
 
 

@@ -88,7 +88,7 @@ def plan(tables: Iterable[str] = TABLES) -> list[Entry]:
 def call_of(entry: Entry, tile=None) -> Call:
     """What an entry is timed on: LongNet's schedule, a local window at 90 %, a full piece.
 
-    The first two causal; 32,768 tokens and 12 heads of them, a piece of a hop 8,192.
+    The first causal; 32,768 tokens and 12 heads of them, a piece of a hop 8,192.
     """
     options: dict = {"tokens": _TOKENS}
     if entry.table == "dilated":
@@ -97,7 +97,7 @@ def call_of(entry: Entry, tile=None) -> Call:
         options = {"tokens": _PIECE, "is_causal": False}
     else:
         mask = {"builder": "local_window", "sparsity": 0.9, "block_size": entry.block_size}
-        options |= mask
+        options |= mask | {"is_causal": False}
     return Call(
         entry.table,
         entry.kernel,

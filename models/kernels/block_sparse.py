@@ -27,6 +27,8 @@ BLOCK_SIZES = (16, 32, 64, 128)
 # What kernels walk; a mask of larger blocks is split into these, which are as fast: they
 # take several blocks a step.
 TILE_SIZES = (64, 32, 16)
+# Programs of two tiles each: two rounds of the two that each of 132 multiprocessors runs at once.
+LEAST_PAIRS = 528
 
 
 def why_not(q: torch.Tensor, mask) -> str | None:
@@ -41,8 +43,8 @@ def attend(q, k, v, mask, is_causal: bool, scale: float):
     """Attention under `mask`, a `models.patterns.BlockMask`: out and LSE, both differentiable.
 
     q: (B, N, H, D), k, v: (B, N, Hkv, D), float16 or bfloat16, D <= 256; copied
-    only where the kernels cannot read them as they lie. Returns out (B, N, H, D) and
-    LSE (B, H, N) float32; rows without keys give 0 and -inf.
+    only where the kernels cannot read them as they lie, in either pass. Returns out
+    (B, N, H, D) and LSE (B, H, N) float32; rows without keys give 0 and -inf.
     """
     size = next(
         size
@@ -66,8 +68,12 @@ def two_tiles(q, k, mask, is_causal: bool) -> tuple:
     """The last arguments of `forward`: how two tiles of queries share a program, if they do.
 
     They are of two heads with keys and lists in common where there are such, or else of two
-    neighbouring blocks where that pays, and neither where no tile is for it.
+    neighbouring blocks where that saves loads, and neither where no tile is for it or too few
+    programs would be left.
     """
+    pairs = q.shape[0] * q.shape[2] * mask.blocks // 2
+    if q.is_cuda and pairs < LEAST_PAIRS:
+        return (False, None, None, None)
     try:
         tiles.choose(TABLE, "forward_pair", q, mask.block_size)
     except UnsupportedBackend:
@@ -111,10 +117,9 @@ def forward(
     if pair_order is not None:
         lists = (pair_row_ptr, pair_col_idx, pair_order)
     graphs.keep(*lists)
-    steps = tiles.strides(q, k, v, unit=tiles.vector(q, k, v))
-    shape = (*steps, n, heads, order.shape[1], scale * LOG2_E.value)
+    numbers = (n, heads, order.shape[1], scale * LOG2_E.value)
     _launch(
-        kernel, (q, k, v, out, lse, *lists, *shape), (q, k, v), lists[2],
+        kernel, (q, k, v, out, lse, *lists), numbers, (q, k, v), lists[2],
         block_size, is_causal, tiles.choose(TABLE, kernel.fn.__name__, q, block_size),
         heads // 2 if by_head else heads, **({"BY_HEAD": by_head} if is_pair else {}),
     )  # fmt: skip
@@ -154,18 +159,16 @@ def backward(
     grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     graphs.keep(row_ptr, col_idx, order, column_row_ptr, column_col_idx, column_order)
     statistics = row_statistics(grad_out, grad_lse, out, lse)
-    steps = tiles.strides(*tensors, unit=tiles.vector(*tensors))
-    shape = (*steps, q.shape[1], heads, order.shape[1], scale)
-    options = (tensors, order, block_size, is_causal)
+    options = ((q.shape[1], heads, order.shape[1], scale), tensors, order, block_size, is_causal)
     _launch(
         block_sparse_backward.backward_q,
-        (*tensors, statistics, grads[0], row_ptr, col_idx, order, *shape),
+        (*tensors, statistics, grads[0], row_ptr, col_idx, order),
         *options, tiles.choose(TABLE, "backward_q", q, block_size), heads,
     )  # fmt: skip
     lists = (column_row_ptr, column_col_idx, column_order)
     _launch(
         block_sparse_backward.backward_kv,
-        (*tensors, statistics, *grads[1:], *lists, *shape),
+        (*tensors, statistics, *grads[1:], *lists),
         *options, tiles.choose(TABLE, "backward_kv", q, block_size), kv_heads,
     )  # fmt: skip
     return grads
@@ -197,15 +200,21 @@ forward.register_autograd(_backward, setup_context=_setup_context)
 
 
 def _launch(
-    kernel, arguments, tensors, order, block_size, is_causal, tile, owners, **constants
+    kernel, arguments, numbers, tensors, order, block_size, is_causal, tile, owners, **constants
 ) -> None:  # fmt: skip
-    """One program for each row of `order`, of `owners` heads and of each batch element."""
+    """One program for each row of `order`, of `owners` heads and of each batch element.
+
+    The kernel takes `arguments`, the strides of `tensors`, and `numbers`.
+    """
     q, k = tensors[:2]
+    unit = tiles.vector(*tensors)
     n = q.shape[1]
     reach = (n + block_size) * max(x.stride(1) for x in tensors)
     with tiles.on_device(q):
         kernel[(order.shape[1] * owners * q.shape[0],)](
             *arguments,
+            *tiles.strides(*tensors, unit=unit),
+            *numbers,
             BLOCK_SIZE=block_size,
             PER_HEAD=order.shape[0] > 1,
             EVEN_N=n % block_size == 0,
@@ -213,7 +222,7 @@ def _launch(
             GROUP=q.shape[2] // k.shape[2],
             D=q.shape[3],
             BLOCK_D=tiles.padded(q.shape[3]),
-            VECTOR=tiles.vector(*tensors),
+            VECTOR=unit,
             PRECISION="ieee",
             INDEX=tl.int32 if reach < 2**31 else tl.int64,
             **tile.options(kernel),

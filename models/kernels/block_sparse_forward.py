@@ -225,9 +225,10 @@ def forward(
         q, q_b, q_n, q_h, batch, head, queries, n_tokens, D, BLOCK_D, VECTOR, EVEN_N, INDEX
     )
     # First, for its keys come together with the queries.
-    if is_cut:
-        seen = seen_of_cut(n_tokens, n_blocks, BLOCK_SIZE, IS_CAUSAL)
-        m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, seen, scale, True, PRECISION)
+    if IS_CAUSAL or not EVEN_N:  # noqa: SIM102  known when compiled, the next when run
+        if is_cut:
+            seen = seen_of_cut(n_tokens, n_blocks, BLOCK_SIZE, IS_CAUSAL)
+            m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, seen, scale, True, PRECISION)
     m, z, acc = attend_list(
         m, z, acc, b_q, p_k, p_v, k_step, v_step, p_col, count, scale,
         BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, ROTATED, PRECISION, INDEX,

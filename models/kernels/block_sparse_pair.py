@@ -84,16 +84,18 @@ def forward_pair(
         q, q_b, q_n, q_h, batch, head_1, rows_1, n_tokens, D, BLOCK_D, VECTOR, False, INDEX
     )
     # First, for its keys come together with the queries.
-    if cut_0 | cut_1:
-        # One that has no such block takes zeros by weights of 0.
-        m_0, m_1 = tl.where(cut_0 > 0, m_0, MOST), tl.where(cut_1 > 0, m_1, MOST)
-        seen = seen_of_cut(n_tokens, n_blocks, BLOCK_SIZE, IS_CAUSAL)
-        m_0, z_0, acc_0, m_1, z_1, acc_1 = attend_two(
-            m_0, z_0, acc_0, q_0, k_0, v_0, m_1, z_1, acc_1, q_1, k_1, v_1, seen, scale,
-            True, PRECISION,
-        )  # fmt: skip
-        m_0, m_1 = tl.where(cut_0 > 0, m_0, float("-inf")), tl.where(cut_1 > 0, m_1, float("-inf"))
-        z_0, z_1 = tl.where(cut_0 > 0, z_0, 0.0), tl.where(cut_1 > 0, z_1, 0.0)
+    if IS_CAUSAL or not EVEN_N:  # noqa: SIM102  known when compiled, the next when run
+        if cut_0 | cut_1:
+            # One that has no such block takes zeros by weights of 0.
+            m_0, m_1 = tl.where(cut_0 > 0, m_0, MOST), tl.where(cut_1 > 0, m_1, MOST)
+            seen = seen_of_cut(n_tokens, n_blocks, BLOCK_SIZE, IS_CAUSAL)
+            m_0, z_0, acc_0, m_1, z_1, acc_1 = attend_two(
+                m_0, z_0, acc_0, q_0, k_0, v_0, m_1, z_1, acc_1, q_1, k_1, v_1, seen, scale,
+                True, PRECISION,
+            )  # fmt: skip
+            m_0 = tl.where(cut_0 > 0, m_0, float("-inf"))
+            m_1 = tl.where(cut_1 > 0, m_1, float("-inf"))
+            z_0, z_1 = tl.where(cut_0 > 0, z_0, 0.0), tl.where(cut_1 > 0, z_1, 0.0)
     p_col, lane = col_idx + begin, tl.arange(0, BLOCK_SIZE)
     for e in range(0, shared):
         keys = tokens_of(p_col, e, shared, lane, BLOCK_SIZE, 1, 1, False).to(INDEX)[:, None]

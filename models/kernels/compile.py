@@ -137,10 +137,8 @@ def build(form: Form | gluon_forms.Form) -> Built:
     names = kernel.arg_names
     constants = {name: value for name, value in constants.items() if name in names}
     signature = {n: "constexpr" if n in constants else types.get(n, element) for n in names}
-    # As at a launch: pointers are multiples of 16, and strides where the head dimension is.
+    # As at a launch, but for strides: in units of VECTOR they may be anything.
     wide = {"n_tokens"} if constants.get("EVEN_N") else set()
-    if constants["D"] % 16 == 0:
-        wide.update(_STRIDES)
     aligned = [n for n in names if signature[n].startswith("*") or n in wide]
     source = ASTSource(
         kernel,
@@ -171,7 +169,7 @@ def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:
     else is near to, takes each lighter or rarer constant by itself.
     """
     base = {"IS_CAUSAL": True, "INDEX": 32}
-    # A head dimension of 40 is padded to 64, and its columns masked; no stride is a multiple of 16.
+    # A head dimension of 40 is padded to 64, and its columns masked.
     rare = [{"INDEX": 64}, {"D": 40}]
     if table != "hop":
         base |= {"GROUP": 1, "PRECISION": "ieee"}
@@ -191,7 +189,11 @@ def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:
     else:
         base |= {"BLOCK_SIZE": entry["block_size"], "PER_HEAD": True, "EVEN_N": False}
         others = []
-        rare += [{"IS_CAUSAL": False}, {"EVEN_N": True}, {"PER_HEAD": False}]
+        rare += [
+            {"EVEN_N": True},
+            {"EVEN_N": True, "IS_CAUSAL": False},
+            {"PER_HEAD": False},
+        ]
         if kernel == "forward_pair":
             base |= {"BY_HEAD": False}
             rare.append({"BY_HEAD": True, "GROUP": 2})

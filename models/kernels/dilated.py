@@ -94,8 +94,8 @@ def attend(q, k, v, pattern, is_causal: bool, scale: float, *, tf32: bool = Fals
     """Exact dilated attention over `pattern` (`models.patterns.branches`): out and LSE.
 
     q: (B, N, H, D), k, v: (B, N, Hkv, D), float16, bfloat16 or float32, D <= 256; copied
-    only where the kernels cannot read them as they lie. tf32: round float32 products to
-    TF32. Returns out (B, N, H, D) and LSE (B, H, N) float32; both differentiable.
+    only where the kernels cannot read them as they lie, in either pass. tf32: round float32
+    products to TF32. Returns out (B, N, H, D) and LSE (B, H, N) float32; both differentiable.
     """
     return forward(q, k, v, *branch_lists(pattern, q.shape[2]), is_causal, scale, tf32)
 
@@ -132,8 +132,8 @@ def forward(
     part = q.new_empty(work.rows, q.shape[3], dtype=torch.float32)
     part_lse = q.new_empty(work.rows, dtype=torch.float32)
     arguments = (q, k, v, out, lse, part, part_lse, work.table)
-    arguments += (*strides(q, k, v, unit=vector(q, k, v)), n, heads, scale * LOG2_E.value)
-    _launch(dilated_forward.forward, arguments, work, tile, (q, k, v), is_causal, tf32)
+    numbers = (n, heads, scale * LOG2_E.value)
+    _launch(dilated_forward.forward, arguments, numbers, work, tile, (q, k, v), is_causal, tf32)
     return out, lse
 
 
@@ -170,17 +170,17 @@ def backward(
     statistics = _statistics(grad_out, grad_lse, out, lse, work)
     grad_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     part = q.new_empty(work.rows, q.shape[3], dtype=torch.float32)
-    shape = (*strides(*tensors, unit=vector(*tensors)), q.shape[1], heads, work.base_rows, scale)
-    arguments = (*tensors, statistics, grad_q, part, work.table, *shape)
-    _launch(dilated_backward.backward_q, arguments, work, tile, tensors, is_causal, tf32)
+    numbers = (q.shape[1], heads, work.base_rows, scale)
+    arguments = (*tensors, statistics, grad_q, part, work.table)
+    _launch(dilated_backward.backward_q, arguments, numbers, work, tile, tensors, is_causal, tf32)
     del part, arguments
 
     tile = choose(TABLE, "backward_kv", q)
     work = plan_of(q, *lists, kv_heads, tile.block_n)
     grad_k, grad_v = (torch.empty(k.shape, dtype=k.dtype, device=k.device) for _ in "kv")
     parts = tuple(q.new_empty(work.rows, q.shape[3], dtype=torch.float32) for _ in "kv")
-    arguments = (*tensors, statistics, grad_k, grad_v, *parts, work.table, *shape)
-    _launch(dilated_backward.backward_kv, arguments, work, tile, tensors, is_causal, tf32)
+    arguments = (*tensors, statistics, grad_k, grad_v, *parts, work.table)
+    _launch(dilated_backward.backward_kv, arguments, numbers, work, tile, tensors, is_causal, tf32)
     return grad_q, grad_k, grad_v
 
 
@@ -234,9 +234,14 @@ def _statistics(grad_out, grad_lse, out, lse, work: Plan):
     return packed
 
 
-def _launch(kernel, arguments, work: Plan, tile, tensors, is_causal, tf32) -> None:
-    """The carried branches, then the base, which reads what they wrote."""
+def _launch(kernel, arguments, numbers, work: Plan, tile, tensors, is_causal, tf32) -> None:
+    """The carried branches, then the base, which reads what they wrote.
+
+    The kernel takes `arguments`, the strides of `tensors`, and `numbers`.
+    """
     q, k = tensors[:2]
+    unit = vector(*tensors)
+    arguments = (*arguments, *strides(*tensors, unit=unit), *numbers)
     block = max(tile.block_m, tile.block_n)
     # A tile reaches into the next segment at most, unless segments are shorter than it.
     is_short = work.shortest < block
@@ -249,7 +254,7 @@ def _launch(kernel, arguments, work: Plan, tile, tensors, is_causal, tf32) -> No
         "GROUP": q.shape[2] // k.shape[2],
         "D": q.shape[3],
         "BLOCK_D": padded(q.shape[3]),
-        "VECTOR": vector(*tensors),
+        "VECTOR": unit,
         "PRECISION": "tf32" if tf32 else "ieee",
         "INDEX": tl.int32 if reach < 2**31 else tl.int64,
         **tile.options(kernel),

@@ -96,7 +96,7 @@ def forward(
     }
     programs = _programs(q.device)
     with tiles.on_device(q):
-        for walk in walks(q, *lists, group):
+        for walk in walks(q, *lists, group) if batch else ():
             is_base = walk.branch == 0
             views = [
                 view

@@ -9,10 +9,13 @@ _KEPT: dict[int, torch.Tensor] = {}
 
 def is_capturing(device: torch.device) -> bool:
     """Whether launches on the current stream of `device` go into a graph, to be run later."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
 
 
 def keep(*tables: torch.Tensor) -> None:
-    """While a graph is captured, hold these for good: some KiB, against reading freed memory."""
+    """While a graph is captured, hold these for good, since nobody says when it is dropped."""
     if is_capturing(tables[0].device):
         _KEPT.update({id(table): table for table in tables})

@@ -58,14 +58,6 @@ def busiest(text: str) -> MainLoop | None:
     return min(loops, key=lambda loop: loop.instructions / loop.products, default=None)
 
 
-def widths(cubin: Path) -> Counter:
-    """Bytes a thread -> how many instructions of the whole kernel load global memory so."""
-    tool = triton.knobs.nvidia.nvdisasm.path
-    text = subprocess.run([tool, "-c", str(cubin)], capture_output=True, text=True, check=True)
-    read = [(m[1], m[2]) for m in map(_INSTRUCTION.match, text.stdout.splitlines()) if m]
-    return Counter(_width(name) for name, _ in read if name.startswith(("LDG.", "LDGSTS.")))
-
-
 def programs_per_multiprocessor(registers: int, warps: int, shared_bytes: int) -> int:
     """How many programs run at once on one multiprocessor of Hopper."""
     each = -(-registers // 8) * 8 * 32 * warps  # registers are given out eight at a time

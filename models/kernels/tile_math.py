@@ -60,7 +60,8 @@ def rotated_step(m, z, acc, alpha, p, b_q, b_k, b_v, scale, PRECISION: tl.conste
     p (rows, keys) are the weights of that step, as `bits_of` gives them, and alpha (rows,) its
     factor on acc; this step's are returned in their place. The product with the values does not
     wait for this step's softmax, so tensor cores work while it is computed. Rescaling comes
-    first: after the product it would make the assembler wait for every one.
+    first: after the product it would make the assembler wait for every one. In the first step p
+    is 0 and b_v this step's values: infinite ones give NaN there.
     """
     acc = acc * alpha[:, None]
     # First, since products end in the order in which they began.

@@ -26,7 +26,7 @@ MAX_HEAD_DIM = 256
 # Cards that a table is kept for, by compute capability.
 CAPABILITIES = (80, 90, 100)
 KERNELS = ("forward", "backward_q", "backward_kv")
-# These have tiles only where a tile for them is known to pay.
+# These have tiles only where they are to be used.
 EXTRA = {"block_sparse": ("forward_pair",)}
 KEYS = ("capability", "head_dim", "bits", "block_size")
 
@@ -58,7 +58,7 @@ class Tile:
             raise ValueError(f"rotated={self.rotated!r}: expected true or false")
 
     def options(self, kernel) -> dict:
-        """As keyword arguments of a launch of `kernel`, which has or has not a rotated form."""
+        """As keyword arguments of a launch of `kernel`; ROTATED for one that has such a form."""
         options = {
             "BLOCK_M": self.block_m,
             "BLOCK_N": self.block_n,
@@ -81,8 +81,10 @@ def read_file(path: Path) -> dict[str, list[dict]]:
         kernels = (*KERNELS, *EXTRA.get(path.stem, ()))
         if not isinstance(found, dict) or set(found) != set(kernels):
             raise ValueError(f"expected an object with {', '.join(kernels)}")
-        for entry in (entry for entries in found.values() for entry in entries):
-            tile_of(entry)
+        for kernel, entries in found.items():
+            for entry in entries:
+                if tile_of(entry).rotated and kernel != "forward":
+                    raise ValueError(f"{kernel}: only the loop of a forward kernel is rotated")
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: not a table of tiles: {error}") from error
     return found

@@ -74,13 +74,16 @@ def test_programs_of_a_multiprocessor(registers, warps, shared, programs):
         ({"loop": replace(CLEAN, instructions=480)}, "7.50 instructions for each score, 7.4 are"),
         ({"loop": replace(CLEAN, copies={16: 8, 4: 2})}, "2 copies of less than 16 bytes"),
         ({"loop": replace(CLEAN, loads={4: 1})}, "waits for 1 loads"),
-        ({"loop": replace(CLEAN, overlapped=0)}, "no exponential runs beside a product"),
+        (
+            {"loop": replace(CLEAN, overlapped=0)},
+            "0 of 66 exponentials run beside a product, 48 are wanted",
+        ),
         ({"shared_bytes": 240_000}, "0 on a multiprocessor at once"),
     ),
 )
 def test_what_is_over_its_limit_is_told(change, told):
     built = replace(Built(250, 0, 131072, False, 1.0, True, CLEAN), **change)
-    found = over(Limit(7.4, 1), built, 64, 8)
+    found = over(Limit(7.4, beside=48), built, 64, 8)
     assert found is None if told is None else told in found
 
 
