@@ -87,7 +87,7 @@ def consume(
     S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     R: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     P: gl.constexpr = gl.DotOperandLayout(0, R, 2)
-    q_full, q_empty, k_full, k_empty, v_full, v_empty, cut = bars
+    q_full, q_empty, k_full, k_empty, v_full, v_empty, _ = bars
     out, lse, part, part_lse, table, row = results
     n_tokens, n_heads, span, n_tiles = numbers
     zero = gl.zeros([ROWS, BLOCK_N], gl.float32, S)

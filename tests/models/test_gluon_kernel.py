@@ -155,8 +155,8 @@ def on_card(monkeypatch, capability=(9, 0), dtype=torch.float16, dim=64, n=256):
     (
         ({}, None),
         ({"dtype": torch.bfloat16, "dim": 128}, None),
-        ({"capability": (8, 0)}, r"is written for compute capability 9.0, not \(8, 0\)"),
-        ({"capability": (10, 0)}, r"is written for compute capability 9.0, not \(10, 0\)"),
+        ({"capability": (8, 0)}, "is written for compute capability 9.0, not (8, 0)"),
+        ({"capability": (10, 0)}, "is written for compute capability 9.0, not (10, 0)"),
         ({"dtype": torch.float32}, "takes float16 and bfloat16, not torch.float32"),
         ({"dim": 96}, "head_dim=96: takes 64 or 128"),
         ({"n": 2**31}, "counts them in 32 bits"),
@@ -165,11 +165,7 @@ def on_card(monkeypatch, capability=(9, 0), dtype=torch.float16, dim=64, n=256):
 )
 def test_what_it_can_and_cannot_do(options, reason, monkeypatch):
     told = dilated_gluon.why_not(on_card(monkeypatch, **options))
-    if reason is None:
-        assert told is None
-    else:
-        with pytest.raises(AssertionError, match=reason):
-            raise AssertionError(told)
+    assert told is None if reason is None else reason in told
 
 
 def test_it_is_refused_here_and_never_chosen_by_itself(monkeypatch):
