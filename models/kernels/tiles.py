@@ -83,8 +83,8 @@ def read_file(path: Path) -> dict[str, list[dict]]:
             raise ValueError(f"expected an object with {', '.join(kernels)}")
         for kernel, entries in found.items():
             for entry in entries:
-                if tile_of(entry).rotated and kernel != "forward":
-                    raise ValueError(f"{kernel}: only the loop of a forward kernel is rotated")
+                if tile_of(entry).rotated and (kernel, entry.get("bits")) != ("forward", 16):
+                    raise ValueError(f"{kernel}: rotated is a forward kernel's of 16 bits alone")
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: not a table of tiles: {error}") from error
     return found

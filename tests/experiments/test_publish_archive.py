@@ -396,6 +396,7 @@ def entry(**changes):
         (entry(rotated=1), "forward, entry 1: rotated: 1"),
         (entry(rotated=None), "forward, entry 1: rotated: None"),
         (lambda t: t["backward_q"][0].update(rotated=True), "backward_q, entry 1: rotated: true"),
+        (lambda t: t["forward"][1].update(rotated=True), "forward, entry 2: rotated: true"),
         (entry(capability=-80), "forward, entry 1: capability: -80"),
         (entry(source="two\nlines"), "forward, entry 1: source: expected one line"),
         (entry(source="x" * 401), "forward, entry 1: source: expected one line"),

@@ -102,7 +102,7 @@ def attend(problem, q, k, v, mask, **options):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(case=drawn())
 @example(case=(Problem(2, 75, 4, 2, 16, is_causal=True), full(75, 16), 2, "plain"))
 @example(case=(Problem(1, 64, 2, 2, 32), full(64, 16, 2), 4, "pairs"))

@@ -1,6 +1,7 @@
 """The fused dilated kernels in Triton's interpreter (on a GPU: as they are), against the oracle."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 import torch
@@ -59,10 +60,12 @@ def attend(problem, q, k, v, **options):
     )
 
 
-def all_forced(tile):
+def all_forced(tile, rotated=False):
+    """Every kernel with `tile`, the forward one with its loop rotated or not."""
     stack = ExitStack()
     for kernel in ("forward", "backward_q", "backward_kv"):
-        stack.enter_context(tiles.forced("dilated", kernel, tile))
+        of_kernel = replace(tile, rotated=rotated and kernel == "forward")
+        stack.enter_context(tiles.forced("dilated", kernel, of_kernel))
     return stack
 
 
@@ -73,14 +76,15 @@ def eager(problem, q, k, v):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@settings(max_examples=10)
-@given(problem=small_problems(), tile=st.sampled_from(TILES))
-@example(problem=Problem(2, 50, 4, 2, 16, ((8, 1), (50, 2), (13, 1))), tile=TILES[0])
-@example(problem=Problem(1, 49, 2, 2, 32, ((7, 3), (200, 1)), "block", True), tile=TILES[1])
-def test_outputs_and_gradients_are_the_oracles(problem, tile, dtype):
+@settings(max_examples=7)
+@given(problem=small_problems(), tile=st.sampled_from(TILES), rotated=st.booleans())
+@example(Problem(2, 50, 4, 2, 16, ((8, 1), (50, 2), (13, 1))), TILES[0], True)
+@example(Problem(1, 49, 2, 2, 32, ((7, 3), (200, 1)), "block", True), TILES[1], True)
+@example(Problem(1, 50, 2, 1, 16, ((50, 1), (40, 2)), is_causal=True), TILES[2], False)
+def test_outputs_and_gradients_are_the_oracles(dtype, problem, tile, rotated):
     q, k, v, grad_out, grad_lse = problem.tensors(dtype)
     options = {"pattern": problem.pattern, "is_causal": problem.is_causal}
-    with all_forced(tile):
+    with all_forced(tile, rotated and dtype == torch.float16):
         out, lse = attend(problem, q, k, v, return_lse=True)
         got = torch.autograd.grad((out, lse), (q, k, v), (grad_out, grad_lse))
     want, want_lse = reference(q, k, v, **options)

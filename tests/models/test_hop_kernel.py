@@ -4,7 +4,7 @@ On a GPU `test_gpu_kernels.py` has it compiled.
 """
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -121,25 +121,26 @@ def plain_backward(grad_out, q, k, v, out, lse, is_causal, scale, dtype):
     return scale * ds @ k, scale * ds.mT @ q, weights.to(dtype).mT @ grad_out
 
 
-def all_forced(tile):
+def all_forced(tile, rotated=False):
     stack = ExitStack()
     for kernel in ("forward", "backward_q", "backward_kv"):
-        stack.enter_context(tiles.forced("hop", kernel, tile))
+        of_kernel = replace(tile, rotated=rotated and kernel == "forward")
+        stack.enter_context(tiles.forced("hop", kernel, of_kernel))
     return stack
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@settings(max_examples=12)
-@given(problem=pieces(), tile=st.sampled_from(TILES))
-@example(problem=PieceProblem(2, 33, 50, 2, 72), tile=TILES[0])
-@example(problem=PieceProblem(1, 50, 1, 1, 8), tile=TILES[1])
-@example(problem=PieceProblem(1, 1, 50, 1, 5), tile=TILES[2])
-@example(problem=PieceProblem(2, 48, 48, 2, 32, True, "every_third"), tile=TILES[1])
-@example(problem=PieceProblem(1, 49, 49, 1, 32, True, "tokens_first"), tile=TILES[2])
-def test_a_piece_forward_and_backward(problem, tile, dtype):
+@settings(max_examples=9)
+@given(problem=pieces(), tile=st.sampled_from(TILES), rotated=st.booleans())
+@example(PieceProblem(2, 33, 50, 2, 72), TILES[0], True)
+@example(PieceProblem(1, 50, 1, 1, 8), TILES[1], True)
+@example(PieceProblem(1, 1, 50, 1, 5), TILES[2], False)
+@example(PieceProblem(2, 48, 48, 2, 32, True, "every_third"), TILES[1], False)
+@example(PieceProblem(1, 49, 49, 1, 32, True, "tokens_first"), TILES[2], True)
+def test_a_piece_forward_and_backward(dtype, problem, tile, rotated):
     grad_out, q, k, v = problem.tensors(dtype)
     options, op = (problem.is_causal, problem.scale), Triton()
-    with all_forced(tile):
+    with all_forced(tile, rotated and dtype == torch.float16):
         out, lse, saved = op.forward(q, k, v, *options)
         joined, joined_lse = problem.joined(out, lse)
         # As ring attention keeps it: rounded to the inputs' dtype.
