@@ -48,7 +48,7 @@ LIMITS = {
     ("gluon", "forward", 64): Limit(6.7, beside=66),
     ("gluon", "forward", 128): Limit(7.4, beside=66),
     ("block_sparse", "forward", 64): Limit(8.0, narrow=2, programs=3),
-    ("block_sparse", "forward_pair", 64): Limit(8.4, beside=48, narrow=2, programs=2),
+    ("block_sparse", "forward_pair", 64): Limit(8.4, beside=40, narrow=2, programs=2),
     ("block_sparse", "backward_q", 64): Limit(7.4, beside=48, narrow=2, programs=2),
     ("block_sparse", "backward_kv", 64): Limit(10.0, beside=30, narrow=1, programs=2),
 }
