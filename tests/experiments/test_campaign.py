@@ -283,8 +283,8 @@ def test_a_rehearsal_killed_five_times_goes_on_and_loses_nothing(tmp_path):
             (packed,) = out.glob("*.tar.xz")
             assert time.time() - packed.stat().st_mtime < 60
             kept = found
-    process = campaign("--rehearse", "--minutes", "1.2", "--out", str(out), "--resume")
-    printed, errors = process.communicate(timeout=120)
+    process = campaign("--rehearse", "--minutes", "2", "--out", str(out), "--resume")
+    printed, errors = process.communicate(timeout=180)
     assert process.returncode == 0, errors
     assert Path(printed.strip()) in set(out.glob("*.tar.xz"))
     found = unpacked(out, tmp_path / "end")
