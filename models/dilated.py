@@ -94,13 +94,9 @@ def resolve_backend(q: torch.Tensor, backend: str) -> str:
     check_choice("backend", backend, BACKENDS)
     if backend == "gather":
         return "gather"
-    if backend == "sdpa-cudnn":
-        reason = why_not_cudnn(q)
-        if reason:
-            raise UnsupportedBackend(f"{backend}: {reason}")
-        return backend
-    if backend == "gluon" or backend.startswith("triton"):
-        reason = _why_not_gluon(q) if backend == "gluon" else _why_not_triton(q, backend)
+    if backend not in ("auto", "sdpa"):
+        others = {"sdpa-cudnn": why_not_cudnn, "gluon": _why_not_gluon}
+        reason = others[backend](q) if backend in others else _why_not_triton(q, backend)
         if reason:
             raise UnsupportedBackend(f"{backend}: {reason}")
         return backend

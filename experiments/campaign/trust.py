@@ -23,8 +23,7 @@ VARIANT = {
     "hop": "ring-distributed",
 }
 DIRECTION = {"forward": "forward", "forward_backward": "backward"}
-# The backend that runs a table, "triton" where none stands here; the table a variant runs by name.
-_BACKEND = {"gluon": "gluon"}
+# The table whose kernels a variant runs by name.
 _TABLE_OF = {
     ("models.dilated", "triton"): "dilated",
     ("models.dilated", "triton-tf32"): "dilated",
@@ -156,7 +155,8 @@ def examine(case: Case, device: str) -> dict:
     from experiments.workload import build
 
     measure.prepare(device)
-    work = build(case, device, backend=_backend_of(case))
+    backend = "gluon" if case.variant == VARIANT["gluon"] else "triton"
+    work = build(case, device, backend=backend)
     work.backend()  # UnsupportedBackend where it cannot
     rows = check.sample_rows(case.seq_len, case.seed).to(work.inputs[0].device)
     with tempfile.TemporaryDirectory(prefix="attention-trust-") as folder:
@@ -171,11 +171,6 @@ def examine(case: Case, device: str) -> dict:
     if not all(map(torch.equal, *found)):
         raise check.CheckFailed("gives other bits when it is called again")
     return {"relative_rms": error["relative_rms"], "baseline": error["baseline_relative_rms"]}
-
-
-def _backend_of(case: Case) -> str:
-    table = next(table for table, variant in VARIANT.items() if variant == case.variant)
-    return _BACKEND.get(table, "triton")
 
 
 def examine_all(checks: list[Check], run_all, known: dict[Check, str], each_s: float) -> list[Mark]:
