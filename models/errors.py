@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from numbers import Real
+
 import torch
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -20,7 +23,7 @@ def check_qkv(
 ) -> None:
     """ValueError unless q is (B, N, H, D) and k, v are (B, M, Hkv, D) alike, Hkv dividing H.
 
-    may_lack_tokens: allow N = 0 and M = 0.
+    may_lack_tokens: allow N = 0 and M = 0. An empty batch is no error.
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, torch.Tensor) or x.dim() != 4:
@@ -28,8 +31,10 @@ def check_qkv(
             raise ValueError(f"{name}={got}: expected a tensor (batch, tokens, heads, head_dim)")
         if x.dtype not in DTYPES:
             raise ValueError(f"{name}.dtype={x.dtype}: expected float64, 32, 16 or bfloat16")
-        if 0 in (x.shape[0], *x.shape[2:]) or (x.shape[1] == 0 and not may_lack_tokens):
-            raise ValueError(f"{name}.shape={tuple(x.shape)}: expected no empty dimension")
+        if 0 in x.shape[2:] or (x.shape[1] == 0 and not may_lack_tokens):
+            raise ValueError(
+                f"{name}.shape={tuple(x.shape)}: expected no empty dimension but the batch"
+            )
         if (x.dtype, x.device) != (q.dtype, q.device):
             raise ValueError(
                 f"{name} is {x.dtype} on {x.device}: expected {q.dtype} on {q.device}, as q is"
@@ -59,9 +64,25 @@ def resolve_scale(scale: float | None, head_dim: int) -> float:
     """The factor on q.k: 1/sqrt(head_dim) unless given; ValueError if not a positive number."""
     if scale is None:
         return head_dim**-0.5
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < 1e30:
-        raise ValueError(f"scale={scale!r}: expected a positive number or None")
-    return float(scale)
+    return as_number("scale", scale, 1e30, "a positive number or None")
+
+
+def as_number(name: str, value, below: float, expected: str) -> float:
+    """`value` as a float, of any kind of number (NumPy's too); ValueError unless 0 < it < below."""
+    if isinstance(value, Real) and type(value) is not bool and 0 < value < below:
+        return float(value)
+    raise ValueError(f"{name}={value!r}: expected {expected}")
+
+
+def as_integer(name: str, value, *, least: int = 1) -> int:
+    """`value` as an int, of any kind of integer (NumPy's too); ValueError if not or too small."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or number < least:
+        raise ValueError(f"{name}={value!r}: expected an integer >= {least}")
+    return number
 
 
 def check_choice(name: str, value, choices) -> None:

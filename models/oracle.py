@@ -14,26 +14,76 @@ from models.errors import check_qkv, resolve_scale
 
 
 def attend_rows(
-    q_rows, k, v, rows, *, pattern=None, is_causal=False, scale=None, key_padding_mask=None
+    q_rows,
+    k,
+    v,
+    rows,
+    *,
+    pattern=None,
+    is_causal=False,
+    scale=None,
+    key_padding_mask=None,
+    document_ids=None,
 ):
-    """Attention of some query rows to all keys, in the inputs' dtype, differentiable.
+    """Attention of some query rows to all keys, differentiable, in float32 at least inside.
 
     q_rows: (B, R, H, D), the queries at positions `rows` (R,) int64.
     k, v: (B, N, Hkv, D). pattern: None (dense) or an object with
     `counts(head, heads, rows, n_keys)`. key_padding_mask: (B, N) bool, True
-    where a key is never attended to.
-    Returns out (B, R, H, D) and LSE (B, H, R), natural log, float32 at least, as
-    the softmax is; a row without keys gives 0 and -inf.
+    where a key is never attended to, whatever it holds. document_ids: (B, N) integers;
+    tokens attend to those of their own document, in which dilated segments start anew.
+    Returns out (B, R, H, D) in q_rows' dtype and LSE (B, H, R), natural log, float32 at
+    least; a row without keys gives 0 and -inf.
     """
     check_qkv(q_rows, k, v)
-    heads, n_keys = q_rows.shape[2], k.shape[1]
     scale = resolve_scale(scale, q_rows.shape[3])
+    dtype = q_rows.dtype
+    # In half precision scores of large activations overflow.
+    q_rows, k, v = (x.to(torch.promote_types(dtype, torch.float32)) for x in (q_rows, k, v))
+    if key_padding_mask is not None:
+        # A weight of 0 times inf or NaN would be NaN.
+        k, v = (x.masked_fill(key_padding_mask[:, :, None, None], 0.0) for x in (k, v))
+        harmful = key_padding_mask[:, rows, None, None] & ~q_rows.isfinite()
+        q_rows = q_rows.masked_fill(harmful, 0.0)
+    options = {"is_causal": is_causal, "scale": scale}
+    if document_ids is None:
+        out, lse = _attend(q_rows, k, v, rows, pattern, key_padding_mask, **options)
+        return out.to(dtype), lse
+    out = torch.zeros_like(q_rows)
+    lse = out.new_full((out.shape[0], out.shape[2], out.shape[1]), -torch.inf)
+    for batch, ids in enumerate(document_ids):
+        for document in ids.unique():
+            tokens, own = ((x == document).nonzero()[:, 0] for x in (ids, ids[rows]))
+            places = torch.searchsorted(tokens, rows[own])
+            inside = pattern
+            if pattern is not None and not pattern.starts_anew:
+                inside = _At(pattern, tokens)
+            element = slice(batch, batch + 1)
+            padded = None if key_padding_mask is None else key_padding_mask[element, tokens]
+            qkv = (q_rows[element, own], k[element, tokens], v[element, tokens])
+            part, part_lse = _attend(*qkv, places, inside, padded, **options)
+            out[batch, own], lse[batch, :, own] = part[0], part_lse[0]
+    return out.to(dtype), lse
+
+
+class _At:
+    """A pattern of the whole sequence at some of its tokens: those of a document."""
+
+    def __init__(self, pattern, tokens):
+        self.pattern, self.tokens = pattern, tokens
+
+    def counts(self, head, heads, rows, n_keys):
+        whole = self.pattern.counts(head, heads, self.tokens[rows], int(self.tokens[-1]) + 1)
+        return whole[:, self.tokens]
+
+
+def _attend(q_rows, k, v, rows, pattern, key_padding_mask, *, is_causal, scale):
+    heads, n_keys = q_rows.shape[2], k.shape[1]
     group_size = heads // k.shape[2]
     future = torch.arange(n_keys, device=k.device)[None, :] > rows[:, None]
     outs, lses = [], []
     for head in range(heads):
         scores = scale * q_rows[:, :, head] @ k[:, :, head // group_size].transpose(1, 2)
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         held = torch.ones_like(scores, dtype=torch.bool)
         if pattern is not None:
             counts = pattern.counts(head, heads, rows, n_keys)
@@ -47,7 +97,7 @@ def attend_rows(
         scores = scores.masked_fill(~held, torch.finfo(scores.dtype).min / 4)
         lse = scores.logsumexp(dim=-1)
         weights = (scores - lse[..., None]).exp() * held
-        outs.append(weights.to(v.dtype) @ v[:, :, head // group_size])
+        outs.append(weights @ v[:, :, head // group_size])
         lses.append(lse.masked_fill(~held.any(dim=-1), -torch.inf))
     return torch.stack(outs, dim=2), torch.stack(lses, dim=1)
 

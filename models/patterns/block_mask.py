@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
+
+from models.errors import as_integer
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +31,11 @@ class BlockMask:
     row_ptr: torch.Tensor
     col_idx: torch.Tensor
     block_size: int
+    # Blocks are counted from the sequence's start, not from each document's.
+    starts_anew: ClassVar[bool] = False
 
     def __post_init__(self):
-        size = self.block_size
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"block_size={size!r}: expected an integer >= 1")
+        object.__setattr__(self, "block_size", as_integer("block_size", self.block_size))
         for name, dtype, dims in (("row_ptr", torch.int64, 2), ("col_idx", torch.int32, 1)):
             x = getattr(self, name)
             if not isinstance(x, torch.Tensor) or x.dtype != dtype or x.dim() != dims:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
+import numpy as np
 import torch
 
-from models.errors import check_choice
+from models.errors import as_integer, check_choice
 
 HEAD_OFFSETS = ("modulo", "block")
 
@@ -33,6 +35,8 @@ class _Branches:
 
     segment_lengths: tuple[int, ...]
     dilation_rates: tuple[int, ...]
+    # Whether the pattern is laid anew over each document of a packed sequence.
+    starts_anew: ClassVar[bool] = True
 
     def offset(self, branch: int, head: int, heads: int) -> int | None:
         """The offset of `head` in `branch`, or None where the head is not in it."""
@@ -41,12 +45,11 @@ class _Branches:
     def _check(self) -> None:
         for name in ("segment_lengths", "dilation_rates"):
             values = getattr(self, name)
-            if isinstance(values, (str, int)) or not isinstance(values, Sequence) or not values:
+            if not isinstance(values, (Sequence, np.ndarray)) or isinstance(values, str):
                 raise ValueError(f"{name}={values!r}: expected a non-empty sequence of integers")
-            for value in values:
-                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                    raise ValueError(f"{name}={values!r}: expected integers >= 1")
-            object.__setattr__(self, name, tuple(values))
+            if len(values) == 0:
+                raise ValueError(f"{name}={values!r}: expected a non-empty sequence of integers")
+            object.__setattr__(self, name, _integers(name, values))
         if len(self.segment_lengths) != len(self.dilation_rates):
             raise ValueError(
                 f"dilation_rates={self.dilation_rates!r}: expected {len(self.segment_lengths)} "
@@ -175,3 +178,10 @@ def _as_slice(members: list[int]) -> slice:
     if members != list(range(members[0], members[-1] + 1, step)):
         raise AssertionError(f"heads {members} of one offset are not evenly spaced")
     return slice(members[0], members[-1] + 1, step)
+
+
+def _integers(name: str, values) -> tuple[int, ...]:
+    try:
+        return tuple(as_integer(name, value) for value in values)
+    except ValueError:
+        raise ValueError(f"{name}={values!r}: expected integers >= 1") from None
