@@ -108,7 +108,7 @@ def problem(
         mask = _mask(call, device)
         op, rest = block_sparse, [*_lists(mask), call.block_size, call.is_causal, scale]
     else:
-        op, rest = dilated, [*_branches(call), call.is_causal, scale, call.tf32]
+        op, rest = dilated, [None, *_branches(call), call.is_causal, scale, call.tf32]
     pairs = ()
     if call.kernel == "forward_pair":
         pairs = (False, *block_pairs.paired(mask, call.is_causal))
@@ -116,7 +116,7 @@ def problem(
     if call.table == "gluon":  # its backward pass is that of the Triton kernels
         from models.kernels import dilated_gluon
 
-        forward = partial(dilated_gluon.forward, q, k, v, *rest[:-1])
+        forward = partial(dilated_gluon.forward, q, k, v, *rest[1:-1])
     if not backward:
         return forward
     out, lse = forward()

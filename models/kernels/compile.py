@@ -68,6 +68,7 @@ _TYPES = {
     **dict.fromkeys(["lse", "grad_lse", "part", "part_lse", "part_k", "part_v"], "*fp32"),
     **dict.fromkeys(["table", "row_ptr", "statistics"], "*i64"),
     "base_rows": "i64",
+    "padding": "*u8",
     **dict.fromkeys(["col_idx", "order"], "*i32"),
     **dict.fromkeys([*_STRIDES, "l_b", "l_h", "l_n", "n_tokens", "n_heads", "n_blocks"], "i32"),
     **dict.fromkeys(["n_queries", "n_keys"], "i32"),
@@ -101,6 +102,7 @@ def limit_of(form: Form) -> Limit | None:
     constants = dict(form.constants)
     rare = [constants.get("EVEN_N") is False, constants["INDEX"] != 32, constants.get("SHORT")]
     rare += [constants.get("GROUP", 1) != 1, constants.get("HAS_KEYS") is False]
+    rare += [constants.get("PADDED")]
     if (form.capability, form.bits) != (_WRITTEN_FOR, 16) or any(rare):
         return None
     if constants.get("BLOCK_SIZE", 64) != 64:
@@ -134,6 +136,8 @@ def build(form: Form | gluon_forms.Form) -> Built:
     constants["VECTOR"] = 128 // form.bits
     constants["BLOCK_D"] = tiles.padded(constants["D"])
     constants["INDEX"] = {32: tl.int32, 64: tl.int64}[constants["INDEX"]]
+    if not constants.get("PADDED"):
+        constants["padding"] = None
     names = kernel.arg_names
     constants = {name: value for name, value in constants.items() if name in names}
     signature = {n: "constexpr" if n in constants else types.get(n, element) for n in names}
@@ -168,7 +172,7 @@ def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:
     that are launched often, and head dimension 64 in half precision with blocks of 64, which all
     else is near to, takes each lighter or rarer constant by itself.
     """
-    base = {"IS_CAUSAL": True, "INDEX": 32}
+    base = {"IS_CAUSAL": True, "PADDED": False, "INDEX": 32}
     # A head dimension of 40 is padded to 64, and its columns masked.
     rare = [{"INDEX": 64}, {"D": 40}]
     if table != "hop":

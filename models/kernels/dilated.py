@@ -7,7 +7,7 @@ Call once before a CUDA graph is captured: a new shape copies its plan to the de
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -90,14 +90,18 @@ def plan(branches, offsets, batch, n, heads, base_owners, block, device) -> Plan
     )
 
 
-def attend(q, k, v, pattern, is_causal: bool, scale: float, *, tf32: bool = False):
+def attend(
+    q, k, v, pattern, is_causal: bool, scale: float, *, tf32: bool = False, key_padding_mask=None
+):
     """Exact dilated attention over `pattern` (`models.patterns.branches`): out and LSE.
 
     q: (B, N, H, D), k, v: (B, N, Hkv, D), float16, bfloat16 or float32, D <= 256; copied
     only where the kernels cannot read them as they lie, in either pass. tf32: round float32
-    products to TF32. Returns out (B, N, H, D) and LSE (B, H, N) float32; both differentiable.
+    products to TF32. key_padding_mask: (B, N) bool, True where a key is not attended to; k and
+    v must be 0 there and q finite (`models.padding.without_padding`). Returns out (B, N, H, D)
+    and LSE (B, H, N) float32; both differentiable. Rows without keys give 0 and -inf.
     """
-    return forward(q, k, v, *branch_lists(pattern, q.shape[2]), is_causal, scale, tf32)
+    return forward(q, k, v, key_padding_mask, *branch_lists(pattern, q.shape[2]), is_causal, scale, tf32)
 
 
 def branch_lists(pattern, heads: int) -> tuple[list[int], list[int], list[int]]:
@@ -114,6 +118,7 @@ def forward(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
+    key_padding_mask: torch.Tensor | None,
     segment_lengths: list[int],
     dilation_rates: list[int],
     offsets: list[int],
@@ -124,6 +129,7 @@ def forward(
     """out and LSE. offsets: (branches x heads), flat, -1 where a head is not in a branch."""
     batch, n, heads, _ = q.shape
     q, k, v = (as_operand(x) for x in (q, k, v))  # here, where tensors have an address
+    padding = padding_flags(key_padding_mask)
     tile = choose(TABLE, "forward", q)
     lists = (segment_lengths, dilation_rates, offsets)
     work = plan_of(q, *lists, heads, tile.block_m)
@@ -131,14 +137,14 @@ def forward(
     lse = q.new_empty(batch, heads, n, dtype=torch.float32)
     part = q.new_empty(work.rows, q.shape[3], dtype=torch.float32)
     part_lse = q.new_empty(work.rows, dtype=torch.float32)
-    arguments = (q, k, v, out, lse, part, part_lse, work.table)
-    numbers = (n, heads, scale * LOG2_E.value)
-    _launch(dilated_forward.forward, arguments, numbers, work, tile, (q, k, v), is_causal, tf32)
+    tensors, results = (q, k, v), (out, lse, part, part_lse, work.table)
+    numbers, options = (n, heads, scale * LOG2_E.value), (is_causal, tf32)
+    _launch(dilated_forward.forward, tensors, padding, results, numbers, work, tile, *options)
     return out, lse
 
 
 @forward.register_fake
-def _(q, k, v, segment_lengths, dilation_rates, offsets, is_causal, scale, tf32):
+def _(q, k, v, *_):
     batch, n, heads, _ = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     return out, q.new_empty(batch, heads, n, dtype=torch.float32)
@@ -153,6 +159,7 @@ def backward(
     v: torch.Tensor,
     out: torch.Tensor,
     lse: torch.Tensor,
+    key_padding_mask: torch.Tensor | None,
     segment_lengths: list[int],
     dilation_rates: list[int],
     offsets: list[int],
@@ -162,6 +169,7 @@ def backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """dQ, dK, dV for the cotangents of out (B, N, H, D) and LSE (B, H, N)."""
     grad_out, q, k, v = (as_operand(x) for x in (grad_out, q, k, v))
+    padding, options = padding_flags(key_padding_mask), (is_causal, tf32)
     heads, kv_heads = q.shape[2], k.shape[2]
     lists = (segment_lengths, dilation_rates, offsets)
     tensors = (q, k, v, grad_out)
@@ -171,16 +179,16 @@ def backward(
     grad_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     part = q.new_empty(work.rows, q.shape[3], dtype=torch.float32)
     numbers = (q.shape[1], heads, work.base_rows, scale)
-    arguments = (*tensors, statistics, grad_q, part, work.table)
-    _launch(dilated_backward.backward_q, arguments, numbers, work, tile, tensors, is_causal, tf32)
-    del part, arguments
+    results = (statistics, grad_q, part, work.table)
+    _launch(dilated_backward.backward_q, tensors, padding, results, numbers, work, tile, *options)
+    del part, results
 
     tile = choose(TABLE, "backward_kv", q)
     work = plan_of(q, *lists, kv_heads, tile.block_n)
     grad_k, grad_v = (torch.empty(k.shape, dtype=k.dtype, device=k.device) for _ in "kv")
     parts = tuple(q.new_empty(work.rows, q.shape[3], dtype=torch.float32) for _ in "kv")
-    arguments = (*tensors, statistics, grad_k, grad_v, *parts, work.table)
-    _launch(dilated_backward.backward_kv, arguments, numbers, work, tile, tensors, is_causal, tf32)
+    results = (statistics, grad_k, grad_v, *parts, work.table)
+    _launch(dilated_backward.backward_kv, tensors, padding, results, numbers, work, tile, *options)
     return grad_q, grad_k, grad_v
 
 
@@ -190,19 +198,19 @@ def _(grad_out, grad_lse, q, k, v, *_):
 
 
 def setup_context(ctx, inputs, output):
-    q, k, v, *ctx.options = inputs
+    tensors, ctx.options = inputs[:4], inputs[4:]
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(q, k, v, *output)
+    ctx.save_for_backward(*tensors, *output)
 
 
 def gradients(ctx, grad_out, grad_lse):
-    q, k, v, out, lse = ctx.saved_tensors
-    nothing = (None,) * len(ctx.options)
+    q, k, v, padding, out, lse = ctx.saved_tensors
+    nothing = (None,) * (1 + len(ctx.options))
     if grad_out is None and grad_lse is None:
         return (None,) * 3 + nothing
     if grad_out is None:
         grad_out = torch.zeros_like(out)
-    return *backward(grad_out, grad_lse, q, k, v, out, lse, *ctx.options), *nothing
+    return *backward(grad_out, grad_lse, q, k, v, out, lse, padding, *ctx.options), *nothing
 
 
 forward.register_autograd(gradients, setup_context=setup_context)
@@ -234,14 +242,21 @@ def _statistics(grad_out, grad_lse, out, lse, work: Plan):
     return packed
 
 
-def _launch(kernel, arguments, numbers, work: Plan, tile, tensors, is_causal, tf32) -> None:
+def padding_flags(key_padding_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """The mask as kernels read it: packed, a byte a key."""
+    return None if key_padding_mask is None else key_padding_mask.contiguous().view(torch.uint8)
+
+
+def _launch(kernel, tensors, padding, results, numbers, work: Plan, tile, is_causal, tf32) -> None:
     """The carried branches, then the base, which reads what they wrote.
 
-    The kernel takes `arguments`, the strides of `tensors`, and `numbers`.
+    The kernel takes `tensors`, `padding`, `results`, the strides of `tensors`, and `numbers`.
     """
     q, k = tensors[:2]
     unit = vector(*tensors)
-    arguments = (*arguments, *strides(*tensors, unit=unit), *numbers)
+    arguments = (*tensors, padding, *results, *strides(*tensors, unit=unit), *numbers)
+    if padding is not None:
+        tile = replace(tile, rotated=False)  # a rotated step needs rows that have seen a key
     block = max(tile.block_m, tile.block_n)
     # A tile reaches into the next segment at most, unless segments are shorter than it.
     is_short = work.shortest < block
@@ -250,6 +265,7 @@ def _launch(kernel, arguments, numbers, work: Plan, tile, tensors, is_causal, tf
     options = {
         "N_CARRIED": work.carried,
         "SHORT": is_short,
+        "PADDED": padding is not None,
         "IS_CAUSAL": is_causal,
         "GROUP": q.shape[2] // k.shape[2],
         "D": q.shape[3],

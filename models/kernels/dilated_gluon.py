@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import triton.language as tl
 
+from models.errors import UnsupportedBackend
 from models.kernels import dilated, gluon_forward, tiles
 from models.kernels.dilated_forward import KEPT, RATE, SEGMENTS, TILES
 from models.kernels.gluon_descriptors import descriptors, readable
@@ -47,15 +48,18 @@ def why_not(q: torch.Tensor) -> str | None:
         return f"takes float16 and bfloat16, not {q.dtype}"
     if q.shape[3] not in BUFFERS:
         listed = " or ".join(map(str, BUFFERS))
-        return f"head_dim={q.shape[3]}: takes {listed} (a key padding mask adds columns)"
+        return f"head_dim={q.shape[3]}: takes {listed}"
     return tiles.why_not(q) or tiles.why_no_tile(dilated.TABLE, q)
 
 
-def attend(q, k, v, pattern, is_causal: bool, scale: float):
+def attend(q, k, v, pattern, is_causal: bool, scale: float, *, key_padding_mask=None):
     """Exact dilated attention over `pattern`, as `models.kernels.dilated.attend`.
 
-    For float16 and bfloat16 with D = 64 or 128, on Hopper.
+    For float16 and bfloat16 with D = 64 or 128, on Hopper; UnsupportedBackend with a
+    key_padding_mask.
     """
+    if key_padding_mask is not None:
+        raise UnsupportedBackend("gluon: takes no key_padding_mask")
     return forward(q, k, v, *dilated.branch_lists(pattern, q.shape[2]), is_causal, scale)
 
 
@@ -119,11 +123,13 @@ def _(q, k, v, segment_lengths, dilation_rates, offsets, is_causal, scale):
 
 
 def _setup_context(ctx, inputs, output):
-    dilated.setup_context(ctx, (*inputs, False), output)  # not in TF32
+    # No padding, and not in TF32.
+    dilated.setup_context(ctx, (*inputs[:3], None, *inputs[3:], False), output)
 
 
 def _backward(ctx, grad_out, grad_lse):
-    return dilated.gradients(ctx, grad_out, grad_lse)[:-1]
+    grads = dilated.gradients(ctx, grad_out, grad_lse)
+    return *grads[:3], *grads[4:-1]
 
 
 forward.register_autograd(_backward, setup_context=_setup_context)
