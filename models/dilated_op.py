@@ -97,7 +97,7 @@ def _attend_fused(backend, pattern, is_causal, scale, q, k, v, key_padding_mask)
     lists = (*kernels.branch_lists(pattern, q.shape[2]), is_causal, scale)
     if backend == "gluon":
         return dilated_gluon.forward(q, k, v, *lists)
-    return kernels.forward(q, k, v, *lists, backend == "triton-tf32")
+    return kernels.forward(q, k, v, key_padding_mask, *lists, backend == "triton-tf32")
 
 
 def _differentiate_fused(
@@ -106,7 +106,7 @@ def _differentiate_fused(
     from models.kernels import dilated as kernels
 
     lists = (*kernels.branch_lists(pattern, q.shape[2]), is_causal, scale)
-    tensors = (grad_out, grad_lse, q, k, v, out, lse)
+    tensors = (grad_out, grad_lse, q, k, v, out, lse, key_padding_mask)
     return kernels.backward(*tensors, *lists, backend == "triton-tf32")
 
 

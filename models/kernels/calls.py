@@ -101,9 +101,9 @@ def problem(
         op = hop.Triton()
         q, k, v, grad = (x.transpose(1, 2) for x in (q, k, v, grad))
         if not backward:
-            return lambda: op.forward(q, k, v, call.is_causal, scale)[:2]
-        out, lse, saved = op.forward(q, k, v, call.is_causal, scale)
-        return lambda: op.backward(grad, q, k, v, out, lse, saved, call.is_causal, scale)
+            return lambda: op.forward(q, k, v, call.is_causal, scale)
+        out, lse = op.forward(q, k, v, call.is_causal, scale)
+        return lambda: op.backward(grad, q, k, v, out, lse, call.is_causal, scale)
     if call.table == "block_sparse":
         mask = _mask(call, device)
         op, rest = block_sparse, [*_lists(mask), call.block_size, call.is_causal, scale]

@@ -1,7 +1,6 @@
 """Dilated attention by fused kernels, as PyTorch ops; plain twin: `models.dilated._gather`.
 
-`attend` is what the rest calls. Below it `long_context::dilated_forward` and
-`long_context::dilated_backward`, custom ops that autograd and torch.compile see whole.
+`attend` is what the rest calls: `long_context::dilated_triton`, of `forward` and `backward`.
 Call once before a CUDA graph is captured: a new shape copies its plan to the device.
 """
 
@@ -19,6 +18,7 @@ from models.kernels import dilated_backward, dilated_forward, graphs
 from models.kernels.row_statistics import BLOCK as STATISTICS_BLOCK
 from models.kernels.tile_math import LOG2_E, ROW_MULTIPLE
 from models.kernels.tiles import choose, on_device, padded, strides, vector
+from models.ops import AttentionOp, empty_results, packed_like
 
 TABLE = "dilated"
 
@@ -101,7 +101,7 @@ def attend(
     v must be 0 there and q finite (`models.padding.without_padding`). Returns out (B, N, H, D)
     and LSE (B, H, N) float32; both differentiable. Rows without keys give 0 and -inf.
     """
-    return forward(q, k, v, key_padding_mask, *branch_lists(pattern, q.shape[2]), is_causal, scale, tf32)
+    return op(q, k, v, key_padding_mask, *branch_lists(pattern, q.shape[2]), is_causal, scale, tf32)
 
 
 def branch_lists(pattern, heads: int) -> tuple[list[int], list[int], list[int]]:
@@ -113,7 +113,6 @@ def branch_lists(pattern, heads: int) -> tuple[list[int], list[int], list[int]]:
     return list(pattern.segment_lengths), list(pattern.dilation_rates), offsets
 
 
-@torch.library.custom_op("long_context::dilated_forward", mutates_args=())
 def forward(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -127,14 +126,13 @@ def forward(
     tf32: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """out and LSE. offsets: (branches x heads), flat, -1 where a head is not in a branch."""
-    batch, n, heads, _ = q.shape
-    q, k, v = (as_operand(x) for x in (q, k, v))  # here, where tensors have an address
+    _, n, heads, _ = q.shape
+    q, k, v = (as_operand(x) for x in (q, k, v))
     padding = padding_flags(key_padding_mask)
     tile = choose(TABLE, "forward", q)
     lists = (segment_lengths, dilation_rates, offsets)
     work = plan_of(q, *lists, heads, tile.block_m)
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    lse = q.new_empty(batch, heads, n, dtype=torch.float32)
+    out, lse = empty_results(q)
     part = q.new_empty(work.rows, q.shape[3], dtype=torch.float32)
     part_lse = q.new_empty(work.rows, dtype=torch.float32)
     tensors, results = (q, k, v), (out, lse, part, part_lse, work.table)
@@ -143,14 +141,6 @@ def forward(
     return out, lse
 
 
-@forward.register_fake
-def _(q, k, v, *_):
-    batch, n, heads, _ = q.shape
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    return out, q.new_empty(batch, heads, n, dtype=torch.float32)
-
-
-@torch.library.custom_op("long_context::dilated_backward", mutates_args=())
 def backward(
     grad_out: torch.Tensor,
     grad_lse: torch.Tensor | None,
@@ -176,7 +166,7 @@ def backward(
     tile = choose(TABLE, "backward_q", q)
     work = plan_of(q, *lists, heads, tile.block_m)
     statistics = _statistics(grad_out, grad_lse, out, lse, work)
-    grad_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    grad_q = packed_like(q)
     part = q.new_empty(work.rows, q.shape[3], dtype=torch.float32)
     numbers = (q.shape[1], heads, work.base_rows, scale)
     results = (statistics, grad_q, part, work.table)
@@ -185,35 +175,14 @@ def backward(
 
     tile = choose(TABLE, "backward_kv", q)
     work = plan_of(q, *lists, kv_heads, tile.block_n)
-    grad_k, grad_v = (torch.empty(k.shape, dtype=k.dtype, device=k.device) for _ in "kv")
+    grad_k, grad_v = packed_like(k), packed_like(v)
     parts = tuple(q.new_empty(work.rows, q.shape[3], dtype=torch.float32) for _ in "kv")
     results = (statistics, grad_k, grad_v, *parts, work.table)
     _launch(dilated_backward.backward_kv, tensors, padding, results, numbers, work, tile, *options)
     return grad_q, grad_k, grad_v
 
 
-@backward.register_fake
-def _(grad_out, grad_lse, q, k, v, *_):
-    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
-
-
-def setup_context(ctx, inputs, output):
-    tensors, ctx.options = inputs[:4], inputs[4:]
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, *output)
-
-
-def gradients(ctx, grad_out, grad_lse):
-    q, k, v, padding, out, lse = ctx.saved_tensors
-    nothing = (None,) * (1 + len(ctx.options))
-    if grad_out is None and grad_lse is None:
-        return (None,) * 3 + nothing
-    if grad_out is None:
-        grad_out = torch.zeros_like(out)
-    return *backward(grad_out, grad_lse, q, k, v, out, lse, padding, *ctx.options), *nothing
-
-
-forward.register_autograd(gradients, setup_context=setup_context)
+op = AttentionOp("dilated_triton", forward, backward)
 
 
 def plan_of(q, segment_lengths, dilation_rates, offsets, base_owners, block, device=None) -> Plan:
@@ -229,6 +198,7 @@ def plan_of(q, segment_lengths, dilation_rates, offsets, base_owners, block, dev
 def _statistics(grad_out, grad_lse, out, lse, work: Plan):
     """LSE in base 2 and delta of every branch's rows, as `dilated_backward.statistics` says."""
     batch, n, heads, dim = out.shape
+    out, lse = out.contiguous(), lse.contiguous()  # a caller's may be views
     unit = vector(grad_out)
     packed = lse.new_empty(work.base_rows + work.rows, dtype=torch.int64)
     with on_device(out):

@@ -17,7 +17,7 @@ from models.kernels.dilated_forward import (
     owner,
 )
 from models.kernels.row_statistics import delta_of
-from models.kernels.runs import key_run, query_run, run_offsets
+from models.kernels.runs import key_run, query_run, run_offsets, unpadded
 from models.kernels.tile_math import (
     LOG2_E,
     ROW_MULTIPLE,
@@ -118,7 +118,8 @@ def backward_q(
             p_padding = padding + batch * n_tokens + first
         acc = query_run(
             acc, b_q, b_g, b_lse, b_delta, p_k, p_v, p_padding, r * k_step, r * v_step, r,
-            start, kept, scale * LOG2_E, PADDED, IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, PRECISION, INDEX,
+            start, kept, scale * LOG2_E,
+            PADDED, IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, PRECISION, INDEX,
         )  # fmt: skip
 
     if BASE:
@@ -201,8 +202,8 @@ def backward_kv(
                 acc_k += load_rows(part_k + row_0 * D + o_part, there, d_mask, D, BLOCK_D, True)
                 acc_v += load_rows(part_v + row_0 * D + o_part, there, d_mask, D, BLOCK_D, True)
         if PADDED:
-            padded = tl.load(padding + batch * n_tokens + tokens, mask=held, other=1)[:, None] != 0
-            acc_k, acc_v = tl.where(padded, 0.0, acc_k), tl.where(padded, 0.0, acc_v)
+            there = unpadded(padding + batch * n_tokens, 1, tokens, held)[:, None]
+            acc_k, acc_v = tl.where(there, acc_k, 0.0), tl.where(there, acc_v, 0.0)
         o_out = ((batch * n_tokens + tokens) * n_owners + kv_head)[:, None] * D + d[None, :]
         tl.store(grad_k + o_out, (acc_k * scale).to(grad_k.dtype.element_ty), mask=stored)
         tl.store(grad_v + o_out, acc_v.to(grad_v.dtype.element_ty), mask=stored)

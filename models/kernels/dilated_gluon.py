@@ -1,6 +1,6 @@
 """Dilated attention with the Gluon forward on Hopper; plain twin: `models.dilated._gather`.
 
-`long_context::dilated_forward_gluon` is the custom op; its backward is that of the Triton kernels.
+`long_context::dilated_gluon` is the op; its backward is that of the Triton kernels.
 Carried branches are launched one by one, the longest first, then the base, which joins them: the
 descriptors of a launch are of one rate.
 """
@@ -17,6 +17,7 @@ from models.kernels import dilated, gluon_forward, tiles
 from models.kernels.dilated_forward import KEPT, RATE, SEGMENTS, TILES
 from models.kernels.gluon_descriptors import descriptors, readable
 from models.kernels.tile_math import LOG2_E
+from models.ops import AttentionOp, empty_results
 
 BLOCK_M, BLOCK_N = 128, 128
 # Of K, and as many of V: what shared memory holds beside the queries.
@@ -60,10 +61,9 @@ def attend(q, k, v, pattern, is_causal: bool, scale: float, *, key_padding_mask=
     """
     if key_padding_mask is not None:
         raise UnsupportedBackend("gluon: takes no key_padding_mask")
-    return forward(q, k, v, *dilated.branch_lists(pattern, q.shape[2]), is_causal, scale)
+    return op(q, k, v, *dilated.branch_lists(pattern, q.shape[2]), is_causal, scale)
 
 
-@torch.library.custom_op("long_context::dilated_forward_gluon", mutates_args=())
 def forward(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -80,8 +80,7 @@ def forward(
     group = heads // k.shape[2]
     lists = (segment_lengths, dilation_rates, offsets)
     work = dilated.plan_of(q, *lists, heads, BLOCK_M)
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    lse = q.new_empty(batch, heads, n, dtype=torch.float32)
+    out, lse = empty_results(q)
     part = q.new_empty(work.rows, dim, dtype=torch.float32)
     part_lse = q.new_empty(work.rows, dtype=torch.float32)
     is_short = work.shortest < BLOCK_M
@@ -115,24 +114,27 @@ def forward(
     return out, lse
 
 
-@forward.register_fake
-def _(q, k, v, segment_lengths, dilation_rates, offsets, is_causal, scale):
-    batch, n, heads, _ = q.shape
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    return out, q.new_empty(batch, heads, n, dtype=torch.float32)
+def backward(
+    grad_out: torch.Tensor,
+    grad_lse: torch.Tensor | None,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    segment_lengths: list[int],
+    dilation_rates: list[int],
+    offsets: list[int],
+    is_causal: bool,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """That of the Triton kernels, without padding, and not in TF32."""
+    lists = (segment_lengths, dilation_rates, offsets)
+    tensors = (grad_out, grad_lse, q, k, v, out, lse)
+    return dilated.backward(*tensors, None, *lists, is_causal, scale, False)
 
 
-def _setup_context(ctx, inputs, output):
-    # No padding, and not in TF32.
-    dilated.setup_context(ctx, (*inputs[:3], None, *inputs[3:], False), output)
-
-
-def _backward(ctx, grad_out, grad_lse):
-    grads = dilated.gradients(ctx, grad_out, grad_lse)
-    return *grads[:3], *grads[4:-1]
-
-
-forward.register_autograd(_backward, setup_context=_setup_context)
+op = AttentionOp("dilated_gluon", forward, backward)
 
 
 def walks(q, segment_lengths, dilation_rates, offsets, group: int) -> list[Walk]:

@@ -223,11 +223,11 @@ def op_arguments(problem, dtype=torch.float32):
 def test_the_ops_are_what_pytorch_expects_of_ops(padded):
     qkv, rest, grad_out, grad_lse = op_arguments(Problem(1, 20, 2, 1, 16, ((8, 1), (20, 2))))
     rest = (torch.arange(20)[None] > 12 if padded else None, *rest)
-    torch.library.opcheck(kernels.forward, (*qkv, *rest))
+    torch.library.opcheck(kernels.op.forward, (*qkv, *rest))
     qkv = tuple(x.detach() for x in qkv)
     saved = kernels.forward(*qkv, *rest)
     for cotangent in (grad_lse, None):
-        torch.library.opcheck(kernels.backward, (grad_out, cotangent, *qkv, *saved, *rest))
+        torch.library.opcheck(kernels.op.backward, (grad_out, cotangent, *qkv, *saved, *rest))
 
 
 def test_compiled_whole_by_torch_compile():

@@ -137,7 +137,7 @@ def test_the_op_is_what_pytorch_expects_of_ops():
     rest = (*dilated.branch_lists(problem.pattern, 2), True, 0.25)
     with standing_in():
         checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-        torch.library.opcheck(dilated_gluon.forward, (q, k, v, *rest), test_utils=checks)
+        torch.library.opcheck(dilated_gluon.op.forward, (q, k, v, *rest), test_utils=checks)
 
 
 def on_card(monkeypatch, capability=(9, 0), dtype=torch.float16, dim=64, n=256):

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from models.errors import UnsupportedBackend
-from models.kernels import dilated, dilated_gluon, tiles
+from models.kernels import dilated, dilated_gluon, hop, tiles
 from models.kernels.tiles import Tile
 from models.oracle import reference, reference_gradients
 from models.padding import without_padding
@@ -53,26 +53,41 @@ def padded_tensors(problem, dtype, place):
 
 
 def assert_right(run, qkv, grad_out, grad_lse, **options):
-    """run(q, k, v) gives the oracle's out, LSE and gradients; nothing where there is no key."""
+    """run(q, k, v) gives the oracle's out, LSE and gradients."""
     out, lse = run(*qkv)
-    want, want_lse = reference(*qkv, **options)
-    held = want_lse.isfinite()
     assert out.dtype == qkv[0].dtype and lse.dtype == torch.float32
     assert out.is_contiguous() and lse.is_contiguous()
-    assert torch.equal(lse.isneginf(), ~held)
-    assert (out[~held.transpose(1, 2)] == 0).all()
+    want, want_lse = reference(*qkv, **options)
+    assert_near(out, lse, want, want_lse, out.dtype)
+    held = want_lse.isfinite()
     # Of no use to a row without keys, and often no number there.
     got = torch.autograd.grad((out, lse), qkv, (grad_out, grad_lse.masked_fill(~held, torch.nan)))
-    if not held.any():
-        assert all((x == 0).all() for x in got)
-        return
-    floor, eps = rounding_floor(out.dtype), torch.finfo(torch.float32).eps
-    size = want_lse[held].abs().max().clamp(min=1)
-    assert (lse[held] - want_lse[held]).abs().max() <= 16 * eps * size
-    assert relative_rms(out, want) <= floor + 4 * eps * size
     grad_lse = grad_lse.masked_fill(~held, 0.0)
     wanted = reference_gradients(*qkv, grad_out, grad_lse=grad_lse, **options)
-    assert relative_rms(got, wanted) <= 2 * floor + 4 * eps * size
+    assert_gradients_near(got, wanted, want_lse, out.dtype)
+
+
+def size_of(lse):
+    """Rounding of scores grows with them."""
+    held = lse[lse.isfinite()]
+    return torch.finfo(torch.float32).eps * max(1.0, held.abs().max().item() if len(held) else 0.0)
+
+
+def assert_near(out, lse, want, want_lse, dtype):
+    """Exactly 0 and -inf where there is no key, else near."""
+    held = want_lse.isfinite()
+    assert torch.equal(lse.isneginf(), ~held)
+    assert (out[~held.transpose(1, 2)] == 0).all()
+    if held.any():
+        assert (lse[held] - want_lse[held]).abs().max() <= 16 * size_of(want_lse)
+        assert relative_rms(out, want) <= rounding_floor(dtype) + 4 * size_of(want_lse)
+
+
+def assert_gradients_near(got, want, want_lse, dtype):
+    if want_lse.isfinite().any():
+        assert relative_rms(got, want) <= 2 * rounding_floor(dtype) + 4 * size_of(want_lse)
+    else:
+        assert all((x == 0).all() for x in got)
 
 
 @st.composite
@@ -128,3 +143,34 @@ def test_gluon_takes_none():
     pattern, mask = Problem(n=4, branches=((4, 1),)).pattern, padding("end", 1, 4)
     with pytest.raises(UnsupportedBackend, match="gluon: takes no key_padding_mask"):
         dilated_gluon.attend(q, q, q, pattern, False, 1.0, key_padding_mask=mask)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@settings(max_examples=2)
+@given(
+    problem=small_problems(),
+    place=st.sampled_from(PLACES),
+    tile=st.sampled_from(TILES),
+    by_head=st.booleans(),
+)
+@example(Problem(2, 33, 2, 2, 16, is_causal=True), "some", TILES[1], True)
+@example(Problem(1, 33, 1, 1, 16), "low", TILES[2], False)
+def test_a_piece_of_a_hop(dtype, problem, place, tile, by_head):
+    problem = replace(problem, heads=problem.kv_heads)
+    qkv, grad_out, grad_lse, mask = padded_tensors(problem, dtype, place)
+    bias = torch.zeros(mask.shape, dtype=dtype).masked_fill(mask, -torch.inf)[:, None, None]
+    bias = bias.expand(-1, problem.heads, -1, -1) if by_head else bias
+    options = {"is_causal": problem.is_causal, "scale": 1.0, "key_padding_mask": mask}
+    qkv = without_padding(*qkv, mask)
+    q, k, v = (x.transpose(1, 2) for x in qkv)
+    with forced("hop", tile, rotated=dtype == torch.float16):
+        out, lse = hop.Triton().forward(q, k, v, problem.is_causal, 1.0, bias)
+        joined = out.to(dtype), lse.masked_fill(lse.isneginf(), 0.0)  # as a ring keeps it
+        cotangent = grad_out.transpose(1, 2)
+        got = hop.Triton().backward(cotangent, q, k, v, *joined, problem.is_causal, 1.0, bias)
+    assert {x.dtype for x in (out, lse, *got)} == {torch.float32}
+    want, want_lse = reference(*qkv, **options)
+    assert_near(out.transpose(1, 2), lse, want, want_lse, dtype)
+    wanted = reference_gradients(*qkv, grad_out, **options)
+    assert_gradients_near([x.transpose(1, 2) for x in got], wanted, want_lse, dtype)
