@@ -69,6 +69,7 @@ _TYPES = {
     **dict.fromkeys(["table", "row_ptr", "statistics"], "*i64"),
     "base_rows": "i64",
     "padding": "*u8",
+    **dict.fromkeys(["query_ids", "key_ids"], "*i32"),
     **dict.fromkeys(["col_idx", "order"], "*i32"),
     **dict.fromkeys([*_STRIDES, "l_b", "l_h", "l_n", "n_tokens", "n_heads", "n_blocks"], "i32"),
     **dict.fromkeys(["n_queries", "n_keys"], "i32"),
@@ -102,7 +103,7 @@ def limit_of(form: Form) -> Limit | None:
     constants = dict(form.constants)
     rare = [constants.get("EVEN_N") is False, constants["INDEX"] != 32, constants.get("SHORT")]
     rare += [constants.get("GROUP", 1) != 1, constants.get("HAS_KEYS") is False]
-    rare += [constants.get("PADDED")]
+    rare += [constants.get("PADDED"), constants.get("BY_IDS")]
     if (form.capability, form.bits) != (_WRITTEN_FOR, 16) or any(rare):
         return None
     if constants.get("BLOCK_SIZE", 64) != 64:
@@ -138,6 +139,8 @@ def build(form: Form | gluon_forms.Form) -> Built:
     constants["INDEX"] = {32: tl.int32, 64: tl.int64}[constants["INDEX"]]
     if not constants.get("PADDED"):
         constants["padding"] = None
+    if not constants.get("BY_IDS"):
+        constants |= {"query_ids": None, "key_ids": None}
     names = kernel.arg_names
     constants = {name: value for name, value in constants.items() if name in names}
     signature = {n: "constexpr" if n in constants else types.get(n, element) for n in names}
@@ -172,7 +175,8 @@ def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:
     that are launched often, and head dimension 64 in half precision with blocks of 64, which all
     else is near to, takes each lighter or rarer constant by itself.
     """
-    base = {"IS_CAUSAL": True, "PADDED": False, "INDEX": 32}
+    masked = "BY_IDS" if table == "block_sparse" else "PADDED"
+    base = {"IS_CAUSAL": True, masked: False, "INDEX": 32}
     # A head dimension of 40 is padded to 64, and its columns masked.
     rare = [{"INDEX": 64}, {"D": 40}]
     if table != "hop":

@@ -9,7 +9,7 @@ every time.
 import triton
 import triton.language as tl
 
-from models.kernels.hop_forward import SIZES, head_padding, head_run, owner
+from models.kernels.hop_forward import SIZES, head_run, owner
 from models.kernels.runs import key_run, query_run, run_offsets, unpadded
 from models.kernels.tile_math import (
     LOG2_E,
@@ -53,7 +53,9 @@ def backward_q(
     rows = statistics_start(batch, head, n_heads, n_queries) + queries
     b_lse, b_delta = load_statistics(statistics + rows, held, True)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    p_padding = head_padding(padding, batch, head, n_heads, n_keys, PADDED)
+    p_padding = padding
+    if PADDED:
+        p_padding = padding + (batch * n_heads + head) * n_keys
     acc = query_run(
         acc, b_q, b_g, b_lse, b_delta, p_k, p_v, p_padding, k_step, v_step, 1,
         start, n_keys, scale * LOG2_E,
@@ -95,8 +97,7 @@ def backward_kv(
         IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, "ieee", INDEX,
     )  # fmt: skip
     if PADDED:
-        p_padding = head_padding(padding, batch, head, n_heads, n_keys, PADDED)
-        there = unpadded(p_padding, 1, keys, held)[:, None]
+        there = unpadded(padding + (batch * n_heads + head) * n_keys, 1, keys, held)[:, None]
         acc_k, acc_v = tl.where(there, acc_k, 0.0), tl.where(there, acc_v, 0.0)
     o_out = ((batch * n_keys + keys) * n_heads + head)[:, None] * D + d[None, :]
     stored = held[:, None] & d_mask[None, :]

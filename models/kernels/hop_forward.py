@@ -32,15 +32,6 @@ def head_run(x, x_b, x_n, x_h, head, batch, VECTOR: tl.constexpr):
     return row_of(x, x_b, x_n, x_h, batch, 0, head, VECTOR)
 
 
-@triton.jit
-def head_padding(padding, batch, head, n_heads, n_keys, PADDED: tl.constexpr):
-    """A pointer to the flags of a head's first key, where PADDED."""
-    if PADDED:
-        return padding + (batch * n_heads + head) * n_keys
-    else:
-        return padding
-
-
 @triton.jit(do_not_specialize=SIZES)
 def forward(
     q, k, v, padding, out, lse,
@@ -73,7 +64,9 @@ def forward(
     m = tl.full([BLOCK_M], float("-inf"), tl.float32)
     z = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    p_padding = head_padding(padding, batch, head, n_heads, n_keys, PADDED)
+    p_padding = padding
+    if PADDED:
+        p_padding = padding + (batch * n_heads + head) * n_keys
     m, z, acc = attend_run(
         m, z, acc, b_q, p_k, p_v, p_padding, k_step, v_step, 1, start, n_keys, scale,
         PADDED, IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, ROTATED, "ieee", INDEX,

@@ -6,6 +6,7 @@ No step here makes an M x M table but `from_dense` and `to_dense`, whose purpose
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -13,6 +14,9 @@ from typing import ClassVar
 import torch
 
 from models.errors import as_integer
+
+# Living masks by the id of their row_ptr, for `BlockMask.of`.
+_LIVING: weakref.WeakValueDictionary[int, BlockMask] = weakref.WeakValueDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,15 @@ class BlockMask:
         if self.row_ptr.shape[0] < 1 or self.row_ptr.shape[1] < 2:
             raise ValueError(f"row_ptr={tuple(self.row_ptr.shape)}: expected (G, M + 1), no empty")
         self._check_lists()
+        _LIVING[id(self.row_ptr)] = self
+
+    @classmethod
+    def of(cls, row_ptr: torch.Tensor, col_idx: torch.Tensor, block_size: int) -> BlockMask:
+        """The living mask of these very tensors, with what it has computed; else a new one."""
+        mask = _LIVING.get(id(row_ptr))
+        if mask is None or mask.row_ptr is not row_ptr or mask.col_idx is not col_idx:
+            return cls(row_ptr, col_idx, block_size)
+        return mask
 
     def _check_lists(self) -> None:
         ptr, nnz = self.row_ptr, len(self.col_idx)

@@ -1,4 +1,4 @@
-"""Keys that are padding in our Triton kernels, in its interpreter, against the oracle."""
+"""Padding and documents in our Triton kernels, in its interpreter, against the oracle."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -9,11 +9,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from models.errors import UnsupportedBackend
-from models.kernels import dilated, dilated_gluon, hop, tiles
+from models.kernels import block_sparse, dilated, dilated_gluon, hop, tiles
 from models.kernels.tiles import Tile
 from models.oracle import reference, reference_gradients
 from models.padding import without_padding
-from tests.models.helpers import LAYOUTS, Problem, relative_rms, rounding_floor
+from tests.models.helpers import LAYOUTS, BlockProblem, Problem, relative_rms, rounding_floor
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(),
@@ -43,6 +43,8 @@ def padding(place, batch, n, seed=0):
 def padded_tensors(problem, dtype, place):
     """q, k, v, both cotangents and the mask: what is padding holds no numbers or large ones."""
     q, k, v, grad_out, grad_lse = problem.tensors(dtype)
+    if place is None:
+        return (q, k, v), grad_out, grad_lse, None
     mask = padding(place, problem.batch, problem.n, problem.seed)
     with torch.no_grad():
         if place == "low":
@@ -107,10 +109,12 @@ def small_problems(draw):
     )
 
 
-def forced(table, tile, rotated):
+def forced(table, tile, dtype, **others):
+    """Every kernel with `tile` or its own of `others`; the forward one rotated if it can be."""
     stack = ExitStack()
     for kernel in tiles.KERNELS:
-        of_kernel = replace(tile, rotated=rotated and kernel == "forward")
+        rotated = kernel == "forward" and dtype == torch.float16
+        of_kernel = replace(others.get(kernel, tile), rotated=rotated)
         stack.enter_context(tiles.forced(table, kernel, of_kernel))
     return stack
 
@@ -134,7 +138,7 @@ def test_dilated(dtype, problem, place, tile):
         return dilated.attend(q, k, v, *options, key_padding_mask=mask)
 
     options = {"pattern": problem.pattern, "is_causal": problem.is_causal, "scale": 1.0}
-    with forced("dilated", tile, rotated=dtype == torch.float16):
+    with forced("dilated", tile, dtype):
         assert_right(run, qkv, grad_out, grad_lse, key_padding_mask=mask, **options)
 
 
@@ -164,7 +168,7 @@ def test_a_piece_of_a_hop(dtype, problem, place, tile, by_head):
     options = {"is_causal": problem.is_causal, "scale": 1.0, "key_padding_mask": mask}
     qkv = without_padding(*qkv, mask)
     q, k, v = (x.transpose(1, 2) for x in qkv)
-    with forced("hop", tile, rotated=dtype == torch.float16):
+    with forced("hop", tile, dtype):
         out, lse = hop.Triton().forward(q, k, v, problem.is_causal, 1.0, bias)
         joined = out.to(dtype), lse.masked_fill(lse.isneginf(), 0.0)  # as a ring keeps it
         cotangent = grad_out.transpose(1, 2)
@@ -174,3 +178,63 @@ def test_a_piece_of_a_hop(dtype, problem, place, tile, by_head):
     assert_near(out.transpose(1, 2), lse, want, want_lse, dtype)
     wanted = reference_gradients(*qkv, grad_out, **options)
     assert_gradients_near([x.transpose(1, 2) for x in got], wanted, want_lse, dtype)
+
+
+def documents(batch, n, seed):
+    """Ids (B, N) of up to three documents, of any integers, lengths and order."""
+    generator = torch.Generator().manual_seed(seed)
+    names = torch.tensor([-1, 0, 2**40 + 1])[torch.randperm(3, generator=generator)]
+    ends = torch.randint(0, n, (batch, 2), generator=generator).sort(dim=1).values
+    return names[torch.searchsorted(ends, torch.arange(n).expand(batch, n).contiguous())]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@settings(max_examples=2)
+@given(
+    problem=small_problems(),
+    place=st.sampled_from((*PLACES, None)),
+    entries=st.sampled_from((1, 2)),
+    has_documents=st.booleans(),
+)
+@example(Problem(2, 45, 2, 1, 16, is_causal=True), "some", 2, True)
+@example(Problem(1, 45, 1, 1, 16), "low", 2, False)
+@example(Problem(1, 45, 2, 1, 16, seed=3), None, 1, True)
+def test_block_sparse(dtype, problem, place, entries, has_documents):
+    batch, n = problem.batch, problem.n
+    mask = BlockProblem(n=n, block_size=16, kept=0.7, heads=problem.heads, seed=1).pattern
+    qkv, grad_out, grad_lse, padded = padded_tensors(problem, dtype, place)
+    ids = documents(batch, n, problem.seed) if has_documents else None
+
+    def run(q, k, v):
+        if padded is not None:
+            q, k, v = without_padding(q, k, v, padded)
+        return block_sparse.attend(q, k, v, mask, problem.is_causal, 1.0, padded, ids)
+
+    options = {"pattern": mask, "is_causal": problem.is_causal, "scale": 1.0}
+    options |= {"key_padding_mask": padded, "document_ids": ids}
+    tile, turned = Tile(16, 16 * entries, 1, 1), Tile(16 * entries, 16, 1, 1)
+    with forced("block_sparse", tile, dtype, backward_kv=turned):
+        assert_right(run, qkv, grad_out, grad_lse, **options)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_no_number_leaks_from_a_document():
+    """Of three documents in one block the second has NaN, inf, and cotangents that are none."""
+    problem = Problem(1, 20, 1, 1, 16, is_causal=True)
+    q, k, v, grad_out, grad_lse = problem.tensors(torch.float32)
+    ids = torch.tensor([[7] * 6 + [3] * 7 + [5] * 7])
+    own = (ids != 3)[0]
+    with torch.no_grad():
+        q[:, 7], k[:, 8], v[:, 9] = torch.nan, torch.inf, torch.nan
+        grad_out[:, 10], grad_lse[..., 11] = torch.inf, torch.nan
+    mask = BlockProblem(n=20, block_size=32, kept=1.0).pattern
+    out, lse = block_sparse.attend(q, k, v, mask, True, 1.0, None, ids)
+    got = torch.autograd.grad((out, lse), (q, k, v), (grad_out, grad_lse))
+    options = {"pattern": mask, "is_causal": True, "scale": 1.0, "document_ids": ids}
+    want, want_lse = reference(q, k, v, **options)
+    assert relative_rms(out[:, own], want[:, own]) < 1e-6
+    assert relative_rms(lse[..., own], want_lse[..., own]) < 1e-6
+    assert out[:, 8].isnan().all()
+    wanted = reference_gradients(q, k, v, grad_out, grad_lse=grad_lse, **options)
+    assert relative_rms([x[:, own] for x in got], [x[:, own] for x in wanted]) < 2e-6
