@@ -7,8 +7,6 @@ passes: a mask makes its other lists at the first call.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 import triton.language as tl
@@ -110,8 +108,8 @@ def backward(
     mask = _walked(BlockMask.of(row_ptr, col_idx, block_size), q, is_causal)
     ids = token_ids(key_padding_mask, document_ids)
     tensors = (grad_out, q, k, v, out)
-    if grad_lse is not None:
-        grad_lse = grad_lse.masked_fill(lse.isneginf(), 0.0)
+    if document_ids is not None and grad_lse is not None:
+        grad_lse = grad_lse.masked_fill(lse.isneginf(), 0.0)  # what is no number there is of no use
     if document_ids is None or _are_finite(*tensors, grad_lse):
         return launch_backward(grad_lse, lse, *tensors, ids, mask, is_causal, scale)
     grads = tuple(torch.zeros_like(packed_like(x)) for x in (q, k, v))
@@ -260,7 +258,7 @@ def _launch(
     """
     q, k = tensors[:2]
     if constants.get("BY_IDS"):
-        tile = replace(tile, rotated=False)  # a rotated step needs rows that have seen a key
+        tile = tile.masked
     unit = tiles.vector(*tensors)
     n = q.shape[1]
     reach = (n + block_size) * max(x.stride(1) for x in tensors)

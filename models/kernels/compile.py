@@ -175,10 +175,13 @@ def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:
     that are launched often, and head dimension 64 in half precision with blocks of 64, which all
     else is near to, takes each lighter or rarer constant by itself.
     """
-    masked = "BY_IDS" if table == "block_sparse" else "PADDED"
-    base = {"IS_CAUSAL": True, masked: False, "INDEX": 32}
+    base = {"IS_CAUSAL": True, "INDEX": 32}
     # A head dimension of 40 is padded to 64, and its columns masked.
     rare = [{"INDEX": 64}, {"D": 40}]
+    if kernel != "forward_pair":
+        masked = "BY_IDS" if table == "block_sparse" else "PADDED"
+        base |= {masked: False}
+        rare[0] |= {masked: True}  # heavier than either by itself
     if table != "hop":
         base |= {"GROUP": 1, "PRECISION": "ieee"}
         rare.append({"GROUP": 4})
@@ -213,8 +216,11 @@ def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:
         others = []
     for changes in [{}, *others]:
         constants = {"D": entry["head_dim"], **base, **changes}
-        capability, bits = entry["capability"], entry["bits"]
-        yield Form(table, kernel, capability, bits, tile, tuple(constants.items()))
+        is_masked = constants.get("PADDED") or constants.get("BY_IDS")
+        yield Form(
+            table, kernel, entry["capability"], entry["bits"], tile.masked if is_masked else tile,
+            tuple(constants.items()),
+        )  # fmt: skip
 
 
 def table_forms(table: str, capabilities) -> list[Form] | list[gluon_forms.Form]:

@@ -6,7 +6,7 @@ Call once before a CUDA graph is captured: a new shape copies its plan to the de
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -226,7 +226,7 @@ def _launch(kernel, tensors, padding, results, numbers, work: Plan, tile, is_cau
     unit = vector(*tensors)
     arguments = (*tensors, padding, *results, *strides(*tensors, unit=unit), *numbers)
     if padding is not None:
-        tile = replace(tile, rotated=False)  # a rotated step needs rows that have seen a key
+        tile = tile.masked
     block = max(tile.block_m, tile.block_n)
     # A tile reaches into the next segment at most, unless segments are shorter than it.
     is_short = work.shortest < block

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +74,7 @@ def _launch(kernel, tensors, bias, packed, is_causal, scale, tile, count) -> Non
     batch, n, heads, dim = q.shape
     padding = None
     if bias is not None:
-        tile = replace(tile, rotated=False)  # a rotated step needs rows that have seen a key
+        tile = tile.masked
         padding = (bias[:, :, 0] != 0).expand(batch, heads, -1).contiguous().view(torch.uint8)
     # Within a tile; from tile to tile kernels count in 64 bits.
     reach = max(tile.block_m, tile.block_n) * max(x.stride(1) for x in tensors)

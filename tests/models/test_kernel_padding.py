@@ -238,3 +238,34 @@ def test_no_number_leaks_from_a_document():
     assert out[:, 8].isnan().all()
     wanted = reference_gradients(q, k, v, grad_out, grad_lse=grad_lse, **options)
     assert relative_rms([x[:, own] for x in got], [x[:, own] for x in wanted]) < 2e-6
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("kernel", ("dilated", "block_sparse"))
+@pytest.mark.parametrize("scale", (1e-6, 1e4))
+def test_scales_that_half_precision_does_not_hold(kernel, scale):
+    """Scores are scaled in float32."""
+    problem = Problem(1, 20, 1, 1, 16, ((20, 1),))
+    q, k, v, grad_out, grad_lse = problem.tensors(torch.float16)
+    padded = padding("end", 1, 20)
+    options = {"scale": scale, "key_padding_mask": padded}
+    inputs = without_padding(q, k, v, padded)
+    if kernel == "dilated":
+        options["pattern"] = problem.pattern
+        given = (problem.pattern, False, scale)
+        out, lse = dilated.attend(*inputs, *given, key_padding_mask=padded)
+    else:
+        options["pattern"] = BlockProblem(n=20, block_size=16, kept=1.0).pattern
+        out, lse = block_sparse.attend(*inputs, options["pattern"], False, scale, padded)
+    want, want_lse = reference(q, k, v, **options)
+    assert_near(out, lse, want, want_lse, torch.float16)
+    got = torch.autograd.grad((out, lse), (q, k, v), (grad_out, grad_lse))
+    wanted = reference_gradients(q, k, v, grad_out, grad_lse=grad_lse, **options)
+    assert relative_rms(got[2], wanted[2]) <= 2 * rounding_floor(torch.float16)
+    for each, other in zip(got[:2], wanted[:2], strict=True):
+        # With a large one the weights' gradients cancel but for the rounding of out.
+        least = torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps
+        floor = 4 * other.abs().max() * rounding_floor(torch.float16)
+        assert (each - other).abs().max() <= floor + 16 * scale * rounding_floor(
+            torch.float16
+        ) + least
