@@ -15,8 +15,8 @@ import torch
 
 from models.errors import as_integer
 
-# Living masks by the id of their row_ptr, for `BlockMask.of`.
-_LIVING: weakref.WeakValueDictionary[int, BlockMask] = weakref.WeakValueDictionary()
+# Masks by their row_ptr: an op gets the tensors of a mask only.
+_masks: weakref.WeakValueDictionary[int, BlockMask] = weakref.WeakValueDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,15 +53,20 @@ class BlockMask:
         if self.row_ptr.shape[0] < 1 or self.row_ptr.shape[1] < 2:
             raise ValueError(f"row_ptr={tuple(self.row_ptr.shape)}: expected (G, M + 1), no empty")
         self._check_lists()
-        _LIVING[id(self.row_ptr)] = self
+        _masks[id(self.row_ptr)] = self
 
     @classmethod
     def of(cls, row_ptr: torch.Tensor, col_idx: torch.Tensor, block_size: int) -> BlockMask:
-        """The living mask of these very tensors, with what it has computed; else a new one."""
-        mask = _LIVING.get(id(row_ptr))
-        if mask is None or mask.row_ptr is not row_ptr or mask.col_idx is not col_idx:
-            return cls(row_ptr, col_idx, block_size)
-        return mask
+        """The mask that holds these very tensors, with all that it has computed, or a new one."""
+        found = _masks.get(id(row_ptr))
+        if (
+            found is not None
+            and found.row_ptr is row_ptr
+            and found.col_idx is col_idx
+            and found.block_size == block_size
+        ):
+            return found
+        return cls(row_ptr, col_idx, block_size)
 
     def _check_lists(self) -> None:
         ptr, nnz = self.row_ptr, len(self.col_idx)
