@@ -94,12 +94,13 @@ def assert_gradients_near(got, want, want_lse, dtype):
 
 @st.composite
 def small_problems(draw):
-    """The interpreter takes some 50 ms a program: one or two tiles of few heads."""
-    kv_heads, n = draw(st.integers(1, 2)), draw(st.integers(1, 40))
+    """The interpreter takes some 20 ms a program: one or two tiles, two sets of them at most."""
+    batch, kv_heads, group = draw(st.sampled_from(((1, 1, 1), (1, 1, 2), (1, 2, 1), (2, 1, 1))))
+    n = draw(st.integers(1, 30))
     return Problem(
-        batch=draw(st.integers(1, 2)),
+        batch=batch,
         n=n,
-        heads=kv_heads * draw(st.integers(1, 3 - kv_heads)),
+        heads=kv_heads * group,
         kv_heads=kv_heads,
         dim=draw(st.sampled_from((5, 16))),
         branches=((draw(st.integers(n // 3 + 1, n)), 1), (n, draw(st.integers(1, 3)))),
@@ -120,15 +121,17 @@ def forced(table, tile, dtype, **others):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy: what is dropped may overflow
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@settings(max_examples=2)
+@settings(max_examples=3)
 @given(
+    dtype=st.sampled_from(DTYPES),
     problem=small_problems(),
     place=st.sampled_from(PLACES),
     tile=st.sampled_from(TILES),
 )
-@example(Problem(2, 33, 2, 1, 16, ((20, 1), (33, 2)), is_causal=True), "some", TILES[0])
-@example(Problem(1, 33, 1, 1, 16, ((33, 2), (20, 3))), "low", TILES[1])
+@example(
+    torch.float16, Problem(2, 25, 1, 1, 16, ((20, 1), (25, 2)), is_causal=True), "some", TILES[0]
+)
+@example(torch.float32, Problem(1, 20, 2, 1, 16, ((20, 2), (15, 3))), "low", TILES[1])
 def test_dilated(dtype, problem, place, tile):
     qkv, grad_out, grad_lse, mask = padded_tensors(problem, dtype, place)
 
@@ -150,16 +153,16 @@ def test_gluon_takes_none():
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@settings(max_examples=2)
+@settings(max_examples=3)
 @given(
+    dtype=st.sampled_from(DTYPES),
     problem=small_problems(),
     place=st.sampled_from(PLACES),
     tile=st.sampled_from(TILES),
     by_head=st.booleans(),
 )
-@example(Problem(2, 33, 2, 2, 16, is_causal=True), "some", TILES[1], True)
-@example(Problem(1, 33, 1, 1, 16), "low", TILES[2], False)
+@example(torch.float16, Problem(2, 33, 2, 2, 16, is_causal=True), "some", TILES[1], True)
+@example(torch.float32, Problem(1, 33, 1, 1, 16), "low", TILES[2], False)
 def test_a_piece_of_a_hop(dtype, problem, place, tile, by_head):
     problem = replace(problem, heads=problem.kv_heads)
     qkv, grad_out, grad_lse, mask = padded_tensors(problem, dtype, place)
@@ -189,17 +192,17 @@ def documents(batch, n, seed):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@settings(max_examples=2)
+@settings(max_examples=3)
 @given(
+    dtype=st.sampled_from(DTYPES),
     problem=small_problems(),
     place=st.sampled_from((*PLACES, None)),
     entries=st.sampled_from((1, 2)),
     has_documents=st.booleans(),
 )
-@example(Problem(2, 45, 2, 1, 16, is_causal=True), "some", 2, True)
-@example(Problem(1, 45, 1, 1, 16), "low", 2, False)
-@example(Problem(1, 45, 2, 1, 16, seed=3), None, 1, True)
+@example(torch.float16, Problem(1, 45, 2, 1, 16, is_causal=True), "some", 2, True)
+@example(torch.float32, Problem(1, 45, 1, 1, 16), "low", 2, False)
+@example(torch.float32, Problem(1, 45, 1, 1, 16, seed=3), None, 1, True)
 def test_block_sparse(dtype, problem, place, entries, has_documents):
     batch, n = problem.batch, problem.n
     mask = BlockProblem(n=n, block_size=16, kept=0.7, heads=problem.heads, seed=1).pattern
@@ -246,7 +249,8 @@ def test_no_number_leaks_from_a_document():
 def test_scales_that_half_precision_does_not_hold(kernel, scale):
     """Scores are scaled in float32."""
     problem = Problem(1, 20, 1, 1, 16, ((20, 1),))
-    q, k, v, grad_out, grad_lse = problem.tensors(torch.float16)
+    q, k, v, *cotangents = problem.tensors(torch.float16)
+    grad_out, grad_lse = (x / 8 for x in cotangents)  # half precision must hold what they make
     padded = padding("end", 1, 20)
     options = {"scale": scale, "key_padding_mask": padded}
     inputs = without_padding(q, k, v, padded)
@@ -261,11 +265,9 @@ def test_scales_that_half_precision_does_not_hold(kernel, scale):
     assert_near(out, lse, want, want_lse, torch.float16)
     got = torch.autograd.grad((out, lse), (q, k, v), (grad_out, grad_lse))
     wanted = reference_gradients(q, k, v, grad_out, grad_lse=grad_lse, **options)
-    assert relative_rms(got[2], wanted[2]) <= 2 * rounding_floor(torch.float16)
+    assert_gradients_near(got[2:], wanted[2:], want_lse, torch.float16)
+    floor = rounding_floor(torch.float16)
     for each, other in zip(got[:2], wanted[:2], strict=True):
-        # With a large one the weights' gradients cancel but for the rounding of out.
-        least = torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps
-        floor = 4 * other.abs().max() * rounding_floor(torch.float16)
-        assert (each - other).abs().max() <= floor + 16 * scale * rounding_floor(
-            torch.float16
-        ) + least
+        # With a large scale the weights' gradients cancel, but for the rounding of out.
+        allowed = floor * (4 * other.abs().max() + 16 * scale) + torch.finfo(torch.float16).tiny
+        assert (each - other).abs().max() <= allowed
