@@ -262,10 +262,10 @@ def op_arguments(problem, mask):
 
 @pytest.mark.parametrize("masked", (False, True))
 def test_the_ops_are_what_pytorch_expects_of_ops(masked):
-    mask = full(40, 16)
-    qkv, rest, grad_out, grad_lse = op_arguments(Problem(1, 40, 2, 1, 16), mask)
-    tokens = torch.arange(40)[None]
-    rest = (tokens > 30, tokens // 12, *rest) if masked else (None, None, *rest)
+    mask = full(20, 16)
+    qkv, rest, grad_out, grad_lse = op_arguments(Problem(1, 20, 1, 1, 16), mask)
+    tokens = torch.arange(20)[None]
+    rest = (tokens > 15, tokens // 6, *rest) if masked else (None, None, *rest)
     torch.library.opcheck(kernels.op.forward, (*qkv, *rest))
     qkv = tuple(x.detach() for x in qkv)
     saved = kernels.forward(*qkv, *rest)
