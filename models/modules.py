@@ -201,7 +201,7 @@ class MultiheadDilatedAttention(nn.Module):
         blocked = attn_mask if attn_mask.dtype == torch.bool else attn_mask.isneginf()
         future = torch.ones(n, n, dtype=torch.bool, device=attn_mask.device).triu(1)
         only_blocks = (blocked | (attn_mask == 0)).all()
-        _require((blocked == future).all() & only_blocks, message)
+        _require((blocked == future).all() & only_blocks, "attn_mask is not causal", message)
 
     def _attend(self, query, key, value, key_padding_mask, document_ids, is_causal):
         options = {
@@ -275,14 +275,18 @@ def _batch_first(query, key, value):
 
 def _as_bool_mask(mask: torch.Tensor) -> torch.Tensor:
     blocked = mask.isneginf()
-    message = "key_padding_mask: a float mask may hold 0 and -inf only"
-    _require((blocked | (mask == 0)).all(), message)
+    _require(
+        (blocked | (mask == 0)).all(), "key_padding_mask: a float mask may hold 0 and -inf only"
+    )
     return blocked
 
 
-def _require(holds: torch.Tensor, message: str) -> None:
-    """ValueError unless the bool tensor holds; compiled code looks at it as it runs."""
+def _require(holds: torch.Tensor, message: str, details: str = "") -> None:
+    """ValueError unless the bool tensor holds; compiled code looks at it as it runs.
+
+    message: a constant, as compiled code needs; details: the message otherwise.
+    """
     if torch.compiler.is_compiling():
         torch._assert_async(holds, message)
     elif not bool(holds):
-        raise ValueError(message)
+        raise ValueError(details or message)
