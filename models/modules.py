@@ -10,6 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from models.dilated import BACKENDS, dilated_attention
 from models.dilated import resolve_backend as resolve_backend
 from models.errors import as_integer, check_choice
+from models.padding import check_padding_mask
 from models.patterns.branches import DilatedBranches
 from models.patterns.orders import check_order
 from models.ring import call as ring
@@ -127,11 +128,8 @@ class MultiheadDilatedAttention(nn.Module):
         """
         key = query if key is None else key
         value = key if value is None else value
-        of_query = self._project(query)
-        of_key = of_query if key is query else self._project(key)
-        if value is query or value is key:
-            return of_query[0], of_key[1], (of_query if value is query else of_key)[2]
-        return of_query[0], of_key[1], self._project(value)[2]
+        of_query, of_key, of_value = _each(self._project, query, key, value)
+        return of_query[0], of_key[1], of_value[2]
 
     def _project(self, x: torch.Tensor) -> list[torch.Tensor]:
         sizes = (self.embed_dim, *(2 * [self.head_dim * self.num_kv_heads]))
@@ -180,11 +178,18 @@ class MultiheadDilatedAttention(nn.Module):
         if need_weights:
             raise ValueError("need_weights=True: the attention weights are never formed")
         if not self.batch_first:
-            query, key, value = _batch_first(query, key, value)
+            query, key, value = _each(lambda x: x.transpose(0, 1), query, key, value)
         if attn_mask is not None:
             self._check_causal(attn_mask, query.shape[1], is_causal)
         if key_padding_mask is not None and key_padding_mask.is_floating_point():
             key_padding_mask = _as_bool_mask(key_padding_mask)
+        if key_padding_mask is not None:
+            check_padding_mask(key_padding_mask, query)
+            # In padding NaN would reach the gradients of the projections: 0 x NaN.
+            padded = key_padding_mask[..., None]
+            query, key, value = _each(
+                lambda x: x.masked_fill(padded & ~x.isfinite(), 0.0), query, key, value
+            )
         if document_ids is not None and self.group is not None:
             raise ValueError("document_ids: not taken over ranks (group)")
         out = self._attend(query, key, value, key_padding_mask, document_ids, is_causal)
@@ -264,13 +269,13 @@ def _group_named(name: str) -> dist.ProcessGroup | str:
         return name
 
 
-def _batch_first(query, key, value):
-    """The inputs (N, B, E) as (B, N, E), one tensor where they are one."""
-    moved = query.transpose(0, 1)
-    of_key = moved if key is query else key.transpose(0, 1)
-    if value is query:
-        return moved, of_key, moved
-    return moved, of_key, of_key if value is key else value.transpose(0, 1)
+def _each(function, query, key, value) -> tuple:
+    """`function` of each input, done once for inputs that are one tensor."""
+    of_query = function(query)
+    of_key = of_query if key is query else function(key)
+    if value is query or value is key:
+        return of_query, of_key, of_query if value is query else of_key
+    return of_query, of_key, function(value)
 
 
 def _as_bool_mask(mask: torch.Tensor) -> torch.Tensor:
