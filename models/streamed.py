@@ -212,7 +212,8 @@ def _cut(key_padding_mask: torch.Tensor | None, start: int, stop: int) -> torch.
 def _prepare(sink: Sink, *results) -> None:
     """Let a sink refuse results of such sizes and dtypes; ValueError if it is none."""
     if not callable(sink):
-        raise ValueError(f"sink={sink!r}: expected a function of start, out and lse")
+        kind = type(sink).__name__
+        raise ValueError(f"sink={kind}: expected a function of start, out and lse")
     if hasattr(sink, "prepare"):
         sink.prepare(*results)
 
