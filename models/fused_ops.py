@@ -24,17 +24,17 @@ class CpuFlash:
 
     name = "cpu-flash"
 
-    def forward(self, q, k, v, is_causal: bool, scale: float) -> tuple[Any, Any, tuple]:
+    def forward(self, q, k, v, is_causal: bool, scale: float, bias=None) -> tuple[Any, Any]:
         """Returns out, LSE (B, H, N) and whatever `backward` needs besides."""
         out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, is_causal, scale=scale
+            q, k, v, 0.0, is_causal, attn_mask=bias, scale=scale
         )
-        return out, lse, ()
+        return out, lse
 
-    def backward(self, grad_out, q, k, v, out, lse, saved, is_causal: bool, scale: float):
+    def backward(self, grad_out, q, k, v, out, lse, is_causal: bool, scale: float, bias=None):
         """dq, dk, dv of the keys at hand, with P = exp(S - lse) and D = rowsum(grad_out * out)."""
         return _aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad_out, q, k, v, out, lse, 0.0, is_causal, scale=scale
+            grad_out, q, k, v, out, lse, 0.0, is_causal, attn_mask=bias, scale=scale
         )
 
 
@@ -116,6 +116,9 @@ class CudaCudnn:
         )  # fmt: skip
 
 
+OPS = {op.name: op for op in (CpuFlash(), CudaFlash(), CudaEfficient(), CudaCudnn())}
+
+
 def why_not_cudnn(q: torch.Tensor) -> str | None:
     """Why `CudaCudnn` cannot take q (B, N, H, D), D padded to a multiple of 8; None if it can."""
     if q.device.type != "cuda":
@@ -142,16 +145,18 @@ def as_operand(x: torch.Tensor) -> torch.Tensor:
     """
     ready = x.stride(3) == 1
     step = 16 // x.element_size()
-    if ready and x.device.type == "cuda" and x.shape[3] % step == 0:
+    # Traced by torch.compile a tensor has no address: PyTorch sees to it there.
+    is_known = x.device.type == "cuda" and not torch.compiler.is_compiling()
+    if ready and is_known and x.shape[3] % step == 0:
         strides = [x.stride(dim) for dim in range(3) if x.shape[dim] > 1]
         ready = x.data_ptr() % 16 == 0 and all(stride % step == 0 for stride in strides)
     return x if ready else x.clone(memory_format=torch.contiguous_format)
 
 
-def fused_op(q: torch.Tensor) -> CpuFlash | CudaFlash | CudaEfficient:
+def fused_op(q: torch.Tensor, *, is_masked: bool = False) -> CpuFlash | CudaFlash | CudaEfficient:
     """The fused op with an LSE for the device, dtype and head size of q (B, N, H, D).
 
-    UnsupportedBackend where PyTorch has none.
+    is_masked: whether it is to leave keys out. UnsupportedBackend where PyTorch has none.
     """
     if q.device.type == "cpu":
         return CpuFlash()
@@ -160,7 +165,8 @@ def fused_op(q: torch.Tensor) -> CpuFlash | CudaFlash | CudaEfficient:
     if q.dtype == torch.float64:
         raise UnsupportedBackend("sdpa: no fused CUDA attention op takes float64")
     capability = torch.cuda.get_device_capability(q.device)
-    if q.dtype != torch.float32 and capability >= (8, 0) and q.shape[-1] <= CudaFlash.max_head_dim:
+    takes_flash = q.dtype != torch.float32 and q.shape[-1] <= CudaFlash.max_head_dim
+    if takes_flash and capability >= (8, 0) and not is_masked:
         return CudaFlash()
     if q.dtype == torch.bfloat16 and capability < (8, 0):
         raise UnsupportedBackend(
