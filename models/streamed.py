@@ -13,11 +13,11 @@ import math
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 
 from models.dilated import dilated_attention, resolve_backend
 from models.errors import as_integer, resolve_scale
 from models.merge import merge_into
+from models.ops import under_autocast, without_autocast
 from models.padding import check_padding_mask
 from models.patterns.branches import DilatedBranches, HeadGroup
 from models.sinks import Sink, StoreInto
@@ -64,12 +64,11 @@ def streamed_dilated_attention(
     chunk = default_chunk(n, pattern.segment_lengths) if chunk is None else chunk
     chunk = as_integer("chunk", chunk)
     shape = (batch, 1, heads, source.head_dim)
-    token = torch.empty(shape, dtype=source.dtype, device=source.device)
-    resolve_backend(token, backend)
+    (token,) = under_autocast(torch.empty(shape, dtype=source.dtype, device=source.device))
+    resolve_backend(token, backend, is_masked=key_padding_mask is not None)
     if key_padding_mask is not None:
         check_padding_mask(key_padding_mask, token.expand(-1, n, -1, -1))
-    dtype = _result_dtype(token)
-    _prepare(sink, batch, n, heads, source.head_dim, dtype, _lse_dtype(dtype))
+    _prepare(sink, token, n)
     options = {
         "is_causal": is_causal,
         "scale": scale,
@@ -79,12 +78,12 @@ def streamed_dilated_attention(
     }
     local = [branch for branch in pattern.branches() if chunk % branch[0] == 0 or chunk >= n]
     others = [branch for branch in pattern.branches() if branch not in local]
-    with torch.no_grad():
+    with torch.no_grad(), without_autocast(source.device):
         resident = None
         if others:
-            resident = _Resident(source, others, chunk, key_padding_mask, options)
+            resident = _Resident(source, others, chunk, token.dtype, key_padding_mask, options)
         for start, stop in _chunks(n, chunk):
-            q, k, v = source.read(start, stop)
+            q, k, v = (x.to(token.dtype) for x in source.read(start, stop))
             if local:
                 padding = _cut(key_padding_mask, start, stop)
                 branches = zip(*local, strict=True)
@@ -92,7 +91,7 @@ def streamed_dilated_attention(
                     q, k, v, *branches, key_padding_mask=padding, **options
                 )
             else:
-                out, lse = _nothing(q, dtype)
+                out, lse = _nothing(q)
             if resident:
                 out, lse = resident.join(start, stop, out, lse)
             sink(start, out, lse)
@@ -114,14 +113,14 @@ def default_chunk(seq_len: int, segment_lengths) -> int:
 class _Resident:
     """The branches that reach beyond a chunk: their rows, attended to in a pass of their own."""
 
-    def __init__(self, source, branches, chunk: int, key_padding_mask, options: dict):
+    def __init__(self, source, branches, chunk, dtype, key_padding_mask, options: dict):
         pattern = DilatedBranches(*zip(*branches, strict=True), options["head_offset"])
         self._options = {**options, "head_offset": "modulo"}
         self._groups = [
             _GroupRows(group) for group in pattern.head_groups(source.heads, source.kv_heads)
         ]
         for start, stop in _chunks(source.seq_len, chunk):
-            tensors = source.read(start, stop)
+            tensors = [x.to(dtype) for x in source.read(start, stop)]
             padding = _cut(key_padding_mask, start, stop)
             for rows in self._groups:
                 rows.gather(start, stop, tensors, padding)
@@ -209,27 +208,21 @@ def _cut(key_padding_mask: torch.Tensor | None, start: int, stop: int) -> torch.
     return None if key_padding_mask is None else key_padding_mask[:, start:stop]
 
 
-def _prepare(sink: Sink, *results) -> None:
-    """Let a sink refuse results of such sizes and dtypes; ValueError if it is none."""
+def _prepare(sink: Sink, token: torch.Tensor, seq_len: int) -> None:
+    """Let a sink refuse the results of `seq_len` queries like `token` (B, 1, H, D)."""
     if not callable(sink):
         kind = type(sink).__name__
         raise ValueError(f"sink={kind}: expected a function of start, out and lse")
     if hasattr(sink, "prepare"):
-        sink.prepare(*results)
+        batch, _, heads, head_dim = token.shape
+        sink.prepare(batch, seq_len, heads, head_dim, token.dtype, _lse_dtype(token))
 
 
-def _result_dtype(x: torch.Tensor) -> torch.dtype:
-    """The dtype of attention over x: under autocast another than its own, but for float64."""
-    one = x.new_zeros(1, 1, 1, 1)
-    return F.scaled_dot_product_attention(one, one, one).dtype
+def _lse_dtype(q: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(q.dtype, torch.float32)
 
 
-def _lse_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _nothing(q: torch.Tensor, dtype: torch.dtype):
-    """The out and LSE of a chunk before any branch, out in `dtype`."""
+def _nothing(q: torch.Tensor):
+    """The out and LSE of a chunk before any branch."""
     batch, tokens, heads, _ = q.shape
-    lse = q.new_full((batch, heads, tokens), -torch.inf, dtype=_lse_dtype(dtype))
-    return torch.zeros_like(q, dtype=dtype), lse
+    return torch.zeros_like(q), q.new_full((batch, heads, tokens), -torch.inf, dtype=_lse_dtype(q))
