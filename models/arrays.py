@@ -35,16 +35,18 @@ def check_array(name: str, array, ability: str) -> None:
 
     ability: the method that slices are read or written with.
     """
+    if isinstance(array, torch.Tensor):
+        kind = "nested" if array.is_nested else array.layout
+        if kind != torch.strided:
+            raise ValueError(f"{name} is {kind}: expected a strided tensor")
+        if array.is_meta:
+            raise ValueError(f"{name} is on meta: expected a tensor that holds values")
     if not all(hasattr(array, one) for one in ("shape", "dtype", ability)):
         raise ValueError(
             f"{name}={type(array).__name__}: expected an array, with shape, dtype and {ability}"
         )
     if isinstance(array, np.ma.MaskedArray):
         raise ValueError(f"{name}=MaskedArray: expected an array in which all elements count")
-    if isinstance(array, torch.Tensor) and (array.is_nested or array.layout != torch.strided):
-        raise ValueError(f"{name} is {array.layout}: expected a strided tensor")
-    if isinstance(array, torch.Tensor) and array.is_meta:
-        raise ValueError(f"{name} is on meta: expected a tensor that holds values")
 
 
 def as_tensor(values) -> torch.Tensor:

@@ -129,7 +129,7 @@ def _is_copied_on_write(array) -> bool:
 def _overlaps_itself(array) -> bool:
     """Whether two elements may lie in one place, as in an expanded tensor."""
     memory = _memory(array)
-    if memory is None or memory.size == 0:
+    if memory is None:
         return False
     reach = memory.itemsize
     for stride, size in sorted(zip(map(abs, memory.strides), memory.shape, strict=True)):
@@ -159,9 +159,12 @@ class _Place:
 
 
 def _memory(array) -> np.ndarray | None:
-    """An array that lies where `array` does, of which no element is to be read; None: unknown."""
+    """An array that lies where `array` does, of which no element may be read.
+
+    None where there is no memory, or where that is not known.
+    """
     if isinstance(array, torch.Tensor):
-        return np.asarray(_Place(array))
+        return np.asarray(_Place(array)) if array.numel() else None
     return array if isinstance(array, np.ndarray) else None
 
 
