@@ -7,6 +7,7 @@ read, so that what cannot take the results is refused then, and not after hours.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -114,6 +115,8 @@ def _why_not_writable(array) -> str | None:
             )
     if _overlaps_itself(array):
         return "has elements that share memory: expected each to have its own"
+    if _is_of_read_only_pages(array):
+        return "lies in a read-only memory map: expected one of mode 'r+'"
     return None
 
 
@@ -124,6 +127,27 @@ def _is_copied_on_write(array) -> bool:
             return True
         array = array.base
     return False
+
+
+def _is_of_read_only_pages(array) -> bool:
+    """Whether a write would end the process: a tensor does not know that its memory is read-only.
+
+    The operating system copies the first element out and back; to it this is an error, no fault.
+    """
+    memory = _memory(array)
+    is_on_device = isinstance(array, torch.Tensor) and array.device.type != "cpu"
+    if memory is None or is_on_device:
+        return False
+    first = memory[(slice(1),) * memory.ndim].reshape(1).view(np.uint8)
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, first)
+        return os.readv(reader, [first]) != first.size
+    except OSError:
+        return True
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 def _overlaps_itself(array) -> bool:
@@ -165,7 +189,7 @@ def _memory(array) -> np.ndarray | None:
     """
     if isinstance(array, torch.Tensor):
         return np.asarray(_Place(array)) if array.numel() else None
-    return array if isinstance(array, np.ndarray) else None
+    return array if isinstance(array, np.ndarray) and array.size else None
 
 
 def _kind(array) -> str:

@@ -1,5 +1,7 @@
 """Sinks: any array gets the results, and one that cannot is refused before anything is read."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -99,6 +101,11 @@ def read_only(array):
     return array
 
 
+def tensor_of(read_only_array):
+    with warnings.catch_warnings(action="ignore"):
+        return torch.from_numpy(read_only_array)
+
+
 BAD_OUT = {
     "list": (lambda _: out_of().tolist(), "out=list: expected an array"),
     "none": (lambda _: None, "out=NoneType: expected an array"),
@@ -113,6 +120,14 @@ BAD_OUT = {
         "out=ndarray .* mode 'c'",
     ),
     "read-only array": (lambda _: read_only(out_of()), "out=ndarray .* is read-only"),
+    "tensor of such a map": (
+        lambda p: tensor_of(memory_map(p, SHAPES[0], "f4", "r")),
+        "out=Tensor .* lies in a read-only memory map",
+    ),
+    "array of such a tensor": (
+        lambda p: tensor_of(memory_map(p, SHAPES[0], "f4", "r")).mT.numpy(),
+        "out=ndarray .* lies in a read-only memory map",
+    ),
     "repeated array": (lambda _: np.broadcast_to(np.zeros((), "f4"), SHAPES[0]), "out=ndarray"),
     "masked array": (lambda _: np.ma.zeros(SHAPES[0], "f4"), "out=MaskedArray"),
     "file read": (lambda _: Dataset(out_of(), mode="r"), "out=Dataset .* is read-only"),
