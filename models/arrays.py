@@ -41,10 +41,13 @@ def check_array(name: str, array, ability: str) -> None:
             raise ValueError(f"{name} is {kind}: expected a strided tensor")
         if array.is_meta:
             raise ValueError(f"{name} is on meta: expected a tensor that holds values")
-    if not all(hasattr(array, one) for one in ("shape", "dtype", ability)):
-        raise ValueError(
-            f"{name}={type(array).__name__}: expected an array, with shape, dtype and {ability}"
-        )
+    expected = f"{name}={type(array).__name__}: expected an array, with shape, dtype and {ability}"
+    try:
+        is_array = all(hasattr(array, one) for one in ("shape", "dtype", ability))
+    except RuntimeError as error:  # as of an h5py dataset whose file is closed
+        raise ValueError(f"{expected}: {error}") from None
+    if not is_array:
+        raise ValueError(expected)
     if isinstance(array, np.ma.MaskedArray):
         raise ValueError(f"{name}=MaskedArray: expected an array in which all elements count")
 

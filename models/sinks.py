@@ -32,23 +32,31 @@ class StoreInto:
     """
 
     def __init__(self, out, lse=None):
-        self._targets = [_Target("out", out, token_dim=1)]
-        if lse is not None:
-            self._targets.append(_Target("lse", lse, token_dim=2))
-            if _share_memory(out, lse):
-                raise ValueError(f"lse={_kind(lse)}: expected memory of its own, out lies there")
+        self._arrays = out, lse
+        self._targets = _targets(out, lse)
 
     def prepare(self, batch, seq_len, heads, head_dim, dtype, lse_dtype) -> None:
         """ValueError unless the arrays can take out and LSE of these sizes and dtypes."""
+        # Looked at anew: a file may have been closed since, memory locked.
+        self._targets = _targets(*self._arrays)
         shapes = (batch, seq_len, heads, head_dim), (batch, heads, seq_len)
         for target, shape, own in zip(self._targets, shapes, (dtype, lse_dtype), strict=False):
-            target.check_writable()
             target.check_holds(shape, own)
 
     def __call__(self, start: int, out: torch.Tensor, lse: torch.Tensor) -> None:
         """Write out (B, C, H, D) and LSE (B, H, C) of the tokens from `start` on."""
         for target, values in zip(self._targets, (out, lse), strict=False):
             target.write(start, values)
+
+
+def _targets(out, lse) -> list[_Target]:
+    """What out and, unless None, LSE are written to; ValueError where one cannot be."""
+    if lse is None:
+        return [_Target("out", out, token_dim=1)]
+    targets = [_Target("out", out, token_dim=1), _Target("lse", lse, token_dim=2)]
+    if _share_memory(out, lse):
+        raise ValueError(f"lse={_kind(lse)}: expected memory of its own, out lies there")
+    return targets
 
 
 class _Target:
@@ -62,12 +70,9 @@ class _Target:
         self._shape = tuple(array.shape)
         if len(self._shape) != 5 - token_dim:
             raise ValueError(f"{name}.shape={self._shape}: expected {self._layout}")
-        self.check_writable()
-
-    def check_writable(self) -> None:
-        reason = _why_not_writable(self._array)
+        reason = _why_not_writable(array)
         if reason:
-            raise ValueError(f"{self._name}={_kind(self._array)}: {reason}")
+            raise ValueError(f"{name}={_kind(array)}: {reason}")
 
     def check_holds(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         """ValueError unless values of this shape and dtype fill the array, unchanged."""

@@ -101,6 +101,14 @@ def read_only(array):
     return array
 
 
+class Closed:
+    """As h5py has it: an attribute of a dataset whose file is closed is an error."""
+
+    @property
+    def shape(self):
+        raise RuntimeError("not open")
+
+
 def tensor_of(read_only_array):
     with warnings.catch_warnings(action="ignore"):
         return torch.from_numpy(read_only_array)
@@ -132,6 +140,7 @@ BAD_OUT = {
     "masked array": (lambda _: np.ma.zeros(SHAPES[0], "f4"), "out=MaskedArray"),
     "file read": (lambda _: Dataset(out_of(), mode="r"), "out=Dataset .* is read-only"),
     "store read": (lambda _: Dataset(out_of(), read_only=True), "out=Dataset .* is read-only"),
+    "closed file": (lambda _: Closed(), "out=Closed: expected an array, .*: not open"),
     "expanded": (lambda _: torch.zeros(B, N, H, 1).expand(SHAPES[0]), "out=Tensor .* share memory"),
     "overlapping": (lambda _: torch.zeros(9999).as_strided(SHAPES[0], (N, 1, 2, 9)), "share mem"),
     "in autograd": (lambda _: torch.zeros(SHAPES[0], requires_grad=True), "out=Tensor .* grad"),
