@@ -85,7 +85,7 @@ def dense_attention(
                 *(x.transpose(1, 2) for x in (q, k, v)),
                 is_causal=is_causal,
                 scale=scale,
-                enable_gqa=q.shape[2] != k.shape[2],
+                enable_gqa=bool(q.shape[2] != k.shape[2]),
             )
         out, lse = out.transpose(1, 2), None
     return (out, lse) if return_lse else out
@@ -202,7 +202,7 @@ def _masked_math(q, k, v, is_causal, scale, key_padding_mask, document_ids):
                 *(x.transpose(1, 2) for x in (q, k, v)),
                 attn_mask=allowed,
                 scale=scale,
-                enable_gqa=q.shape[2] != k.shape[2],
+                enable_gqa=bool(q.shape[2] != k.shape[2]),
             )
         return out.masked_fill(~allowed.any(dim=-1, keepdim=True), 0.0).transpose(1, 2), None
 
