@@ -1,4 +1,4 @@
-"""`MultiheadDilatedAttention` in `nn.MultiheadAttention`'s place: adapters, state, layout, copies."""
+"""`MultiheadDilatedAttention` for `nn.MultiheadAttention`: adapters, state, layout, copies."""
 
 import copy
 import io
