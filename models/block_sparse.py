@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from models import kernels
+from models import block_gather, kernels
 from models.errors import (
     UnsupportedBackend,
     check_choice,
@@ -64,8 +64,6 @@ def block_sparse_attention(
 
         out, lse = flash_attn_4.block_sparse(q, k, v, mask, is_causal, scale, return_lse)
     else:
-        from models import block_gather
-
         out, lse = block_gather.attend(q, k, v, mask, is_causal, scale, return_lse)
     return (out, lse) if return_lse else out
 
