@@ -1,8 +1,7 @@
 """Block-sparse attention by Triton, as PyTorch ops; plain twin: `models.block_sparse`, "sdpa".
 
-`attend` is what the rest calls: `long_context::block_sparse_triton`, which finds the mask and the
-lists that it has computed by its tensors. Before a CUDA graph is captured call once, both
-passes: a mask makes its other lists at the first call.
+Called by `models.block_sparse_op`. Before a CUDA graph is captured call once, both passes: a mask
+makes its other lists at the first call.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from models.kernels import (
 )
 from models.kernels.row_statistics import row_statistics
 from models.kernels.tile_math import LOG2_E
-from models.ops import AttentionOp, empty_results, packed_like
+from models.ops import empty_results, packed_like
 from models.patterns.block_mask import BlockMask
 
 TABLE = "block_sparse"
@@ -43,36 +42,19 @@ def why_not(q: torch.Tensor, mask) -> str | None:
     return tiles.why_not(q) or tiles.why_no_tile(TABLE, q, TILE_SIZES[-1])
 
 
-def attend(q, k, v, mask, is_causal: bool, scale: float, key_padding_mask=None, document_ids=None):
-    """Attention under `mask`, a `models.patterns.BlockMask`: out and LSE, both differentiable.
+def forward(
+    q, k, v, mask: BlockMask, is_causal: bool, scale: float, *, key_padding_mask, document_ids
+):
+    """Attention under `mask`: out and LSE, without autograd.
 
     q: (B, N, H, D), k, v: (B, N, Hkv, D), float16 or bfloat16, D <= 256; copied
     only where the kernels cannot read them as they lie, in either pass. key_padding_mask: (B, N)
-    bool, True where a key is not attended to; k and v must be 0 there and q finite
-    (`models.padding.without_padding`). document_ids: (B, N) integers, tokens attend to those of
-    the same. Returns out (B, N, H, D) and LSE (B, H, N) float32; rows without keys give 0 and
-    -inf.
+    bool or None, True where a key is not attended to; k and v must be 0 there and q finite
+    (`models.padding.without_padding`). document_ids: (B, N) integers or None, tokens attend to
+    those of the same. Returns out (B, N, H, D) and LSE (B, H, N) float32; rows without keys give 0
+    and -inf.
     """
-    lists = (mask.row_ptr, mask.col_idx, mask.block_size)
-    return op(q, k, v, key_padding_mask, document_ids, *lists, is_causal, scale)
-
-
-def forward(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    key_padding_mask: torch.Tensor | None,
-    document_ids: torch.Tensor | None,
-    row_ptr: torch.Tensor,
-    col_idx: torch.Tensor,
-    block_size: int,
-    is_causal: bool,
-    scale: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """out and LSE. row_ptr, col_idx, block_size: of the mask as its user has it."""
-    if q.shape[0] == 0:
-        return empty_results(q)
-    mask = _walked(BlockMask.of(row_ptr, col_idx, block_size), q, is_causal)
+    mask = _walked(mask, q, is_causal)
     ids = token_ids(key_padding_mask, document_ids)
     if document_ids is None or _are_finite(q, k, v):
         two = ONE_TILE if ids else two_tiles(q, k, mask, is_causal)
@@ -87,25 +69,22 @@ def forward(
 
 
 def backward(
-    grad_out: torch.Tensor,
-    grad_lse: torch.Tensor | None,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    lse: torch.Tensor,
-    key_padding_mask: torch.Tensor | None,
-    document_ids: torch.Tensor | None,
-    row_ptr: torch.Tensor,
-    col_idx: torch.Tensor,
-    block_size: int,
+    grad_out,
+    grad_lse,
+    q,
+    k,
+    v,
+    out,
+    lse,
+    mask: BlockMask,
     is_causal: bool,
     scale: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """dQ, dK, dV for the cotangents of out (B, N, H, D) and LSE (B, H, N)."""
-    if q.shape[0] == 0:
-        return tuple(packed_like(x) for x in (q, k, v))
-    mask = _walked(BlockMask.of(row_ptr, col_idx, block_size), q, is_causal)
+    *,
+    key_padding_mask,
+    document_ids,
+):
+    """dQ, dK, dV for the cotangents of out (B, N, H, D) and, unless None, of LSE (B, H, N)."""
+    mask = _walked(mask, q, is_causal)
     ids = token_ids(key_padding_mask, document_ids)
     tensors = (grad_out, q, k, v, out)
     if document_ids is not None and grad_lse is not None:
@@ -120,9 +99,6 @@ def backward(
         pairs = zip(grads, parts, strict=True)
         grads = tuple(torch.where(own[:, :, None, None], part, x) for x, part in pairs)
     return grads
-
-
-op = AttentionOp("block_sparse_triton", forward, backward)
 
 
 def token_ids(key_padding_mask, document_ids) -> tuple[torch.Tensor, torch.Tensor] | None:
