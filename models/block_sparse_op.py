@@ -62,7 +62,9 @@ def _backward(
         return tuple(packed_like(x) for x in (q, k, v))
     mask = BlockMask.of(row_ptr, col_idx, block_size)
     masks = {"key_padding_mask": key_padding_mask, "document_ids": document_ids}
-    arguments = (grad_out, grad_lse, q, k, v, out, lse if lse.shape[2] else None)
+    if lse.shape[2] == 0:
+        lse = grad_lse = None
+    arguments = (grad_out, grad_lse, q, k, v, out, lse)
     if backend == "triton":
         from models.kernels import block_sparse as kernels
 
