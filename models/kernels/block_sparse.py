@@ -1,4 +1,4 @@
-"""Block-sparse attention by Triton, as PyTorch ops; plain twin: `models.block_sparse`, "sdpa".
+"""Block-sparse attention by Triton; plain twin: `models.block_sparse`, "sdpa".
 
 Called by `models.block_sparse_op`. Before a CUDA graph is captured call once, both passes: a mask
 makes its other lists at the first call.

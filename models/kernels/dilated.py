@@ -1,7 +1,7 @@
-"""Dilated attention by fused kernels, as PyTorch ops; plain twin: `models.dilated._gather`.
+"""Dilated attention by fused kernels; plain twin: `models.dilated._gather`.
 
-`attend` is what the rest calls: `long_context::dilated_triton`, of `forward` and `backward`.
-Call once before a CUDA graph is captured: a new shape copies its plan to the device.
+`forward` and `backward` are called by `models.dilated_op`, without autograd. Call once before a
+CUDA graph is captured: a new shape copies its plan to the device.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from models.kernels import dilated_backward, dilated_forward, graphs
 from models.kernels.row_statistics import BLOCK as STATISTICS_BLOCK
 from models.kernels.tile_math import LOG2_E, ROW_MULTIPLE
 from models.kernels.tiles import choose, on_device, padded, strides, vector
-from models.ops import AttentionOp, empty_results, packed_like
+from models.ops import empty_results, packed_like
 
 TABLE = "dilated"
 
@@ -90,20 +90,6 @@ def plan(branches, offsets, batch, n, heads, base_owners, block, device) -> Plan
     )
 
 
-def attend(
-    q, k, v, pattern, is_causal: bool, scale: float, *, tf32: bool = False, key_padding_mask=None
-):
-    """Exact dilated attention over `pattern` (`models.patterns.branches`): out and LSE.
-
-    q: (B, N, H, D), k, v: (B, N, Hkv, D), float16, bfloat16 or float32, D <= 256; copied
-    only where the kernels cannot read them as they lie, in either pass. tf32: round float32
-    products to TF32. key_padding_mask: (B, N) bool, True where a key is not attended to; k and
-    v must be 0 there and q finite (`models.padding.without_padding`). Returns out (B, N, H, D)
-    and LSE (B, H, N) float32; both differentiable. Rows without keys give 0 and -inf.
-    """
-    return op(q, k, v, key_padding_mask, *branch_lists(pattern, q.shape[2]), is_causal, scale, tf32)
-
-
 def branch_lists(pattern, heads: int) -> tuple[list[int], list[int], list[int]]:
     """Segment lengths, rates and offsets as the ops take them."""
     offsets = []
@@ -125,7 +111,14 @@ def forward(
     scale: float,
     tf32: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """out and LSE. offsets: (branches x heads), flat, -1 where a head is not in a branch."""
+    """out (B, N, H, D) and LSE (B, H, N) float32; rows without keys give 0 and -inf.
+
+    q: (B, N, H, D), k, v: (B, N, Hkv, D), float16, bfloat16 or float32, D <= 256; copied
+    only where the kernels cannot read them as they lie, in either pass. key_padding_mask: (B, N)
+    bool, True where a key is not attended to; k and v must be 0 there and q finite
+    (`models.padding.without_padding`). offsets: (branches x heads), flat, -1 where a head is not
+    in a branch. tf32: round float32 products to TF32.
+    """
     _, n, heads, _ = q.shape
     q, k, v = (as_operand(x) for x in (q, k, v))
     padding = padding_flags(key_padding_mask)
@@ -180,9 +173,6 @@ def backward(
     results = (statistics, grad_k, grad_v, *parts, work.table)
     _launch(dilated_backward.backward_kv, tensors, padding, results, numbers, work, tile, *options)
     return grad_q, grad_k, grad_v
-
-
-op = AttentionOp("dilated_triton", forward, backward)
 
 
 def plan_of(q, segment_lengths, dilation_rates, offsets, base_owners, block, device=None) -> Plan:

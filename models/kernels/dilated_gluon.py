@@ -1,6 +1,6 @@
 """Dilated attention with the Gluon forward on Hopper; plain twin: `models.dilated._gather`.
 
-`long_context::dilated_gluon` is the op; its backward is that of the Triton kernels.
+The backward pass is that of the Triton kernels, `models.dilated_op` sees to that.
 Carried branches are launched one by one, the longest first, then the base, which joins them: the
 descriptors of a launch are of one rate.
 """
@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import torch
 import triton.language as tl
 
-from models.errors import UnsupportedBackend
 from models.kernels import dilated, gluon_forward, tiles
 from models.kernels.dilated_forward import KEPT, RATE, SEGMENTS, TILES
 from models.kernels.gluon_descriptors import descriptors, readable
 from models.kernels.tile_math import LOG2_E
-from models.ops import AttentionOp, empty_results
+from models.ops import empty_results
 
 BLOCK_M, BLOCK_N = 128, 128
 # Of K, and as many of V: what shared memory holds beside the queries.
@@ -51,17 +50,6 @@ def why_not(q: torch.Tensor) -> str | None:
         listed = " or ".join(map(str, BUFFERS))
         return f"head_dim={q.shape[3]}: takes {listed}"
     return tiles.why_not(q) or tiles.why_no_tile(dilated.TABLE, q)
-
-
-def attend(q, k, v, pattern, is_causal: bool, scale: float, *, key_padding_mask=None):
-    """Exact dilated attention over `pattern`, as `models.kernels.dilated.attend`.
-
-    For float16 and bfloat16 with D = 64 or 128, on Hopper; UnsupportedBackend with a
-    key_padding_mask.
-    """
-    if key_padding_mask is not None:
-        raise UnsupportedBackend("gluon: takes no key_padding_mask")
-    return op(q, k, v, *dilated.branch_lists(pattern, q.shape[2]), is_causal, scale)
 
 
 def forward(
@@ -112,29 +100,6 @@ def forward(
                 BASE=is_base, HAS_KEYS=work.base_has_keys or not is_base, **options,
             )  # fmt: skip
     return out, lse
-
-
-def backward(
-    grad_out: torch.Tensor,
-    grad_lse: torch.Tensor | None,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    lse: torch.Tensor,
-    segment_lengths: list[int],
-    dilation_rates: list[int],
-    offsets: list[int],
-    is_causal: bool,
-    scale: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """That of the Triton kernels, without padding, and not in TF32."""
-    lists = (segment_lengths, dilation_rates, offsets)
-    tensors = (grad_out, grad_lse, q, k, v, out, lse)
-    return dilated.backward(*tensors, None, *lists, is_causal, scale, False)
-
-
-op = AttentionOp("dilated_gluon", forward, backward)
 
 
 def walks(q, segment_lengths, dilation_rates, offsets, group: int) -> list[Walk]:

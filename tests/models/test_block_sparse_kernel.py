@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from models import UnsupportedBackend
 from models.block_sparse import block_sparse_attention, resolve_backend
+from models.block_sparse_op import block_sparse
 from models.kernels import block_sparse as kernels
 from models.kernels import tiles
 from models.kernels.tiles import Tile
@@ -257,7 +258,7 @@ def test_tokens_further_apart_than_32_bits_count():
 def op_arguments(problem, mask):
     q, k, v, grad_out, grad_lse = problem.tensors(torch.float32)
     lists = (mask.row_ptr, mask.col_idx, mask.block_size)
-    return (q, k, v), (*lists, problem.is_causal, 0.25), grad_out, grad_lse
+    return (q, k, v), (*lists, problem.is_causal, 0.25, "triton", True), grad_out, grad_lse
 
 
 @pytest.mark.parametrize("masked", (False, True))
@@ -266,11 +267,11 @@ def test_the_ops_are_what_pytorch_expects_of_ops(masked):
     qkv, rest, grad_out, grad_lse = op_arguments(Problem(1, 20, 1, 1, 16), mask)
     tokens = torch.arange(20)[None]
     rest = (tokens > 15, tokens // 6, *rest) if masked else (None, None, *rest)
-    torch.library.opcheck(kernels.op.forward, (*qkv, *rest))
+    torch.library.opcheck(block_sparse.forward, (*qkv, *rest))
     qkv = tuple(x.detach() for x in qkv)
-    saved = kernels.forward(*qkv, *rest)
+    saved = block_sparse(*qkv, *rest)
     for cotangent in (grad_lse, None):
-        torch.library.opcheck(kernels.op.backward, (grad_out, cotangent, *qkv, *saved, *rest))
+        torch.library.opcheck(block_sparse.backward, (grad_out, cotangent, *qkv, *saved, *rest))
 
 
 @pytest.mark.parametrize("masked", (False, True))
@@ -280,10 +281,11 @@ def test_compiled_whole_by_torch_compile(masked, monkeypatch):
     problem, mask = Problem(1, 75, 1, 1, 16, is_causal=True), full(75, 16)
     q, k, v, grad_out, _ = problem.tensors(torch.float32)
     tokens = torch.arange(75)[None]
-    masks = (tokens > 60, tokens // 40) if masked else ()
+    masks = {"key_padding_mask": tokens > 60, "document_ids": tokens // 40} if masked else {}
 
     def attention(q, k, v):
-        return kernels.attend(q, k, v, mask, True, 0.25, *masks)[0] * 2
+        options = {"is_causal": True, "scale": 0.25, "backend": "triton", **masks}
+        return block_sparse_attention(q, k, v, mask, **options) * 2
 
     results = []
     for run in (torch.compile(attention, backend="aot_eager", fullgraph=True), attention):

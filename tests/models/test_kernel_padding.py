@@ -8,12 +8,19 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from models.errors import UnsupportedBackend
-from models.kernels import block_sparse, dilated, dilated_gluon, hop, tiles
+from models import block_sparse_attention
+from models.kernels import hop, tiles
 from models.kernels.tiles import Tile
 from models.oracle import reference, reference_gradients
 from models.padding import without_padding
-from tests.models.helpers import LAYOUTS, BlockProblem, Problem, relative_rms, rounding_floor
+from tests.models.helpers import (
+    LAYOUTS,
+    BlockProblem,
+    Problem,
+    attend_branches,
+    relative_rms,
+    rounding_floor,
+)
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(),
@@ -92,6 +99,11 @@ def assert_gradients_near(got, want, want_lse, dtype):
         assert all((x == 0).all() for x in got)
 
 
+def attend_blocks(q, k, v, mask, is_causal, scale, **masks):
+    options = {"is_causal": is_causal, "scale": scale, "backend": "triton", "return_lse": True}
+    return block_sparse_attention(q, k, v, mask, **options, **masks)
+
+
 @st.composite
 def small_problems(draw):
     """The interpreter takes some 20 ms a program: one or two tiles, two sets of them at most."""
@@ -138,18 +150,11 @@ def test_dilated(dtype, problem, place, tile):
     def run(q, k, v):
         q, k, v = without_padding(q, k, v, mask)
         options = (problem.pattern, problem.is_causal, 1.0)
-        return dilated.attend(q, k, v, *options, key_padding_mask=mask)
+        return attend_branches(q, k, v, *options, key_padding_mask=mask)
 
     options = {"pattern": problem.pattern, "is_causal": problem.is_causal, "scale": 1.0}
     with forced("dilated", tile, dtype):
         assert_right(run, qkv, grad_out, grad_lse, key_padding_mask=mask, **options)
-
-
-def test_gluon_takes_none():
-    q = torch.zeros(1, 4, 1, 64)
-    pattern, mask = Problem(n=4, branches=((4, 1),)).pattern, padding("end", 1, 4)
-    with pytest.raises(UnsupportedBackend, match="gluon: takes no key_padding_mask"):
-        dilated_gluon.attend(q, q, q, pattern, False, 1.0, key_padding_mask=mask)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -210,9 +215,8 @@ def test_block_sparse(dtype, problem, place, entries, has_documents):
     ids = documents(batch, n, problem.seed) if has_documents else None
 
     def run(q, k, v):
-        if padded is not None:
-            q, k, v = without_padding(q, k, v, padded)
-        return block_sparse.attend(q, k, v, mask, problem.is_causal, 1.0, padded, ids)
+        masks = {"key_padding_mask": padded, "document_ids": ids}
+        return attend_blocks(q, k, v, mask, problem.is_causal, 1.0, **masks)
 
     options = {"pattern": mask, "is_causal": problem.is_causal, "scale": 1.0}
     options |= {"key_padding_mask": padded, "document_ids": ids}
@@ -232,7 +236,7 @@ def test_no_number_leaks_from_a_document():
         q[:, 7], k[:, 8], v[:, 9] = torch.nan, torch.inf, torch.nan
         grad_out[:, 10], grad_lse[..., 11] = torch.inf, torch.nan
     mask = BlockProblem(n=20, block_size=32, kept=1.0).pattern
-    out, lse = block_sparse.attend(q, k, v, mask, True, 1.0, None, ids)
+    out, lse = attend_blocks(q, k, v, mask, True, 1.0, document_ids=ids)
     got = torch.autograd.grad((out, lse), (q, k, v), (grad_out, grad_lse))
     options = {"pattern": mask, "is_causal": True, "scale": 1.0, "document_ids": ids}
     want, want_lse = reference(q, k, v, **options)
@@ -257,10 +261,10 @@ def test_scales_that_half_precision_does_not_hold(kernel, scale):
     if kernel == "dilated":
         options["pattern"] = problem.pattern
         given = (problem.pattern, False, scale)
-        out, lse = dilated.attend(*inputs, *given, key_padding_mask=padded)
+        out, lse = attend_branches(*inputs, *given, key_padding_mask=padded)
     else:
         options["pattern"] = BlockProblem(n=20, block_size=16, kept=1.0).pattern
-        out, lse = block_sparse.attend(*inputs, options["pattern"], False, scale, padded)
+        out, lse = attend_blocks(q, k, v, options["pattern"], False, scale, key_padding_mask=padded)
     want, want_lse = reference(q, k, v, **options)
     assert_near(out, lse, want, want_lse, torch.float16)
     got = torch.autograd.grad((out, lse), (q, k, v), (grad_out, grad_lse))
