@@ -75,10 +75,10 @@ dilated = AttentionOp("dilated", _forward, _backward)
 
 
 def _unless_idle(key_padding_mask):
-    """None for a mask that masks nothing, so that it costs nothing."""
-    if key_padding_mask is None or not bool(key_padding_mask.any()):
-        return None
-    return key_padding_mask
+    """None for a mask on a CPU that masks nothing; a card would have to be waited for."""
+    if key_padding_mask is None or key_padding_mask.is_cuda or bool(key_padding_mask.any()):
+        return key_padding_mask
+    return None
 
 
 def _passes(backend: str, pattern, is_causal: bool, scale: float):

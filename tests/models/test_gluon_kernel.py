@@ -179,7 +179,7 @@ COMPILED = """
 import json, sys
 import torch, triton
 from pathlib import Path
-from models.kernels import dilated_gluon, gluon_forms
+from models.kernels import dilated, dilated_gluon, gluon_forms
 from models.kernels.ahead import Driver
 from models.patterns import DilatedBranches
 wanted = {"D": 64, "IS_CAUSAL": True, "BASE": False, "SHORT": False}
