@@ -24,17 +24,16 @@ class CpuFlash:
 
     name = "cpu-flash"
 
-    def forward(self, q, k, v, is_causal: bool, scale: float) -> tuple[Any, Any, tuple]:
-        """Returns out, LSE (B, H, N) and whatever `backward` needs besides."""
-        out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, is_causal, scale=scale
+    def forward(self, q, k, v, is_causal: bool, scale: float, bias=None) -> tuple[Any, Any]:
+        """Returns out and LSE (B, H, N). bias: added to the scores, broadcast to them."""
+        return _aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, is_causal, attn_mask=bias, scale=scale
         )
-        return out, lse, ()
 
-    def backward(self, grad_out, q, k, v, out, lse, saved, is_causal: bool, scale: float):
+    def backward(self, grad_out, q, k, v, out, lse, is_causal: bool, scale: float, bias=None):
         """dq, dk, dv of the keys at hand, with P = exp(S - lse) and D = rowsum(grad_out * out)."""
         return _aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad_out, q, k, v, out, lse, 0.0, is_causal, scale=scale
+            grad_out, q, k, v, out, lse, 0.0, is_causal, attn_mask=bias, scale=scale
         )
 
 

@@ -76,7 +76,7 @@ class StridedAttention(torch.autograd.Function):
         saved = []
         for view in plan:
             group = view.group
-            part_out, part_lse, state = op.forward(
+            part_out, part_lse, *state = op.forward(
                 view.of(q, group.q_heads),
                 view.of(k, group.kv_heads),
                 view.of(v, group.kv_heads),
@@ -127,7 +127,7 @@ class StridedAttention(torch.autograd.Function):
                 view.of(v, kv_heads),
                 view.of(out, q_heads),
                 view.of(lse, q_heads),
-                state,
+                *state,
                 is_causal,
                 scale,
             )
