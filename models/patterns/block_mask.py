@@ -6,6 +6,7 @@ No step here makes an M x M table but `from_dense` and `to_dense`, whose purpose
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -13,6 +14,9 @@ from typing import ClassVar
 import torch
 
 from models.errors import as_integer
+
+# Masks by their row_ptr: an op gets the tensors of a mask only.
+_masks: weakref.WeakValueDictionary[int, BlockMask] = weakref.WeakValueDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,20 @@ class BlockMask:
         if self.row_ptr.shape[0] < 1 or self.row_ptr.shape[1] < 2:
             raise ValueError(f"row_ptr={tuple(self.row_ptr.shape)}: expected (G, M + 1), no empty")
         self._check_lists()
+        _masks[id(self.row_ptr)] = self
+
+    @classmethod
+    def of(cls, row_ptr: torch.Tensor, col_idx: torch.Tensor, block_size: int) -> BlockMask:
+        """The mask that holds these very tensors, with all that it has computed, or a new one."""
+        found = _masks.get(id(row_ptr))
+        if (
+            found is not None
+            and found.row_ptr is row_ptr
+            and found.col_idx is col_idx
+            and found.block_size == block_size
+        ):
+            return found
+        return cls(row_ptr, col_idx, block_size)
 
     def _check_lists(self) -> None:
         ptr, nnz = self.row_ptr, len(self.col_idx)

@@ -12,16 +12,16 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from models.padding import mask_keys, unmask
 from models.patterns.block_mask import BlockMask
 from models.patterns.branches import DilatedBranches
 from models.patterns.orders import Grid
-from models.ring.call import Call, negotiate
 from models.ring.call import resolve_backend as resolve_backend
-from models.ring.passes import backward_steps, forward_steps, run
+from models.ring.op import attend, rank_op
+from models.ring.passes import backward_steps, forward_steps
+
+_op = rank_op("ring_attention", forward_steps, backward_steps)
 
 
-@torch.compiler.disable
 def ring_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -63,35 +63,6 @@ def ring_attention(
     between ranks; UnsupportedBackend; RingError where a rank does not answer in time.
     Sources: Ring Attention (arXiv 2310.01889); striped order (arXiv 2311.09431).
     """
-    arguments = (group, is_causal, scale, order, pattern, backend, key_padding_mask)
-    call = negotiate(q, k, v, *arguments, seq_len, timeout)
-    head_dim = q.shape[3]
-    if key_padding_mask is not None:
-        q, k, v = mask_keys(q, k, v, key_padding_mask, call.scale)
-    out, lse = RankAttention.apply(q, k, v, call, forward_steps, backward_steps)
-    if key_padding_mask is not None:
-        out, lse = unmask(out, lse, head_dim)
+    options = (is_causal, scale, order, pattern, backend, key_padding_mask)
+    out, lse = attend(_op, q, k, v, group, *options, seq_len, timeout)
     return (out, lse) if return_lse else out
-
-
-class RankAttention(torch.autograd.Function):
-    """One rank's part: (q, k, v) -> (out, LSE), by the steps of a forward and a backward pass."""
-
-    @staticmethod
-    def forward(ctx, q, k, v, call: Call, forward, backward):
-        out, lse, saved = run(forward(q, k, v, call))
-        call.exchange.finish()
-        ctx.save_for_backward(q, k, v, out, lse)
-        ctx.set_materialize_grads(False)
-        ctx.options = (call, backward, saved)
-        return out, lse
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_out, grad_lse):
-        call, backward, saved = ctx.options
-        if grad_out is None and grad_lse is None:
-            return (None,) * 6
-        grads = run(backward(*ctx.saved_tensors, grad_out, grad_lse, call, saved))
-        call.exchange.finish()
-        return *grads, None, None, None

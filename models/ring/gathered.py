@@ -15,11 +15,11 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from models.patterns.branches import DilatedBranches
 from models.patterns.orders import Grid
-from models.ring.attention import RankAttention
-from models.ring.call import Call, negotiate
+from models.ring.call import Call
 from models.ring.call import resolve_backend as resolve_backend
 from models.ring.exchange import GRAD_KEYS, KEYS, computing, count_sent
 from models.ring.hops import Queries
+from models.ring.op import attend, rank_op
 from models.ring.passes import (
     attend_local,
     gradients_of,
@@ -31,7 +31,6 @@ from models.ring.passes import (
 )
 
 
-@torch.compiler.disable
 def distributed_dilated_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -44,6 +43,7 @@ def distributed_dilated_attention(
     order: str | Grid = "contiguous",
     backend: str = "auto",
     return_lse: bool = False,
+    key_padding_mask: torch.Tensor | None = None,
     seq_len: int | None = None,
     timeout: float | None = None,
 ):
@@ -53,9 +53,8 @@ def distributed_dilated_attention(
     one all-gather and, in the backward pass, another and one reduce-scatter. Memory for the kept
     keys of all ranks' long branches.
     """
-    arguments = (group, is_causal, scale, order, pattern, backend, None)
-    call = negotiate(q, k, v, *arguments, seq_len, timeout, patterns=(DilatedBranches,))
-    out, lse = RankAttention.apply(q, k, v, call, _forward_steps, _backward_steps)
+    options = (is_causal, scale, order, pattern, backend, key_padding_mask)
+    out, lse = attend(_op, q, k, v, group, *options, seq_len, timeout, patterns=(DilatedBranches,))
     return (out, lse) if return_lse else out
 
 
@@ -98,6 +97,9 @@ def backward_steps(grad_out, grad_lse, q, k, v, out, lse, key_padding_mask, call
             if parcel.rows:
                 parcel.add(grad, flat)
     return gradients_of(q, gradients, *grads)
+
+
+_op = rank_op("distributed_dilated_attention", forward_steps, backward_steps)
 
 
 class _Gathering:

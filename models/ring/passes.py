@@ -155,13 +155,16 @@ def _steps(call) -> list[int]:
 
 
 def prepare(q, k, v, key_padding_mask) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """q as hops compute it, k and v as they travel, k with its flags; head_dim padded where the
-    ops ask for it."""
+    """q as hops compute it, k and v as they travel."""
     extra = -q.shape[3] % head_dim_multiple(q)
-    if extra:
-        q, k, v = (F.pad(x, (0, extra)) for x in (q, k, v))
-    k = with_flags(k, key_padding_mask)
-    return as_operand(q.to(working_dtype(q))), k.contiguous(), v.contiguous()
+    q = F.pad(q, (0, extra)) if extra else q
+    return as_operand(q.to(working_dtype(q))), as_sent(k, key_padding_mask), as_sent(v)
+
+
+def as_sent(x: torch.Tensor, key_padding_mask: torch.Tensor | None = None) -> torch.Tensor:
+    """k with its flags, or v: packed, head_dim padded where the ops ask for it."""
+    extra = -x.shape[3] % head_dim_multiple(x)
+    return with_flags(F.pad(x, (0, extra)) if extra else x, key_padding_mask).contiguous()
 
 
 def zero_gradients(v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -173,13 +176,13 @@ def zero_gradients(v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def results(queries: Queries, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """out (B, n, H, D) in q's dtype and LSE (B, H, n) of what `queries` joined."""
     out, lse = queries.result()
-    return out[..., : q.shape[3]].to(q.dtype), lse.transpose(1, 2)
+    return out[..., : q.shape[3]].to(q.dtype).contiguous(), lse.transpose(1, 2).contiguous()
 
 
 def gradients_of(q, gradients: Gradients, grad_k, grad_v) -> tuple[torch.Tensor, ...]:
     """dq, dk, dv in q's dtype and head_dim."""
     grads = (gradients.result(), grad_k, grad_v)
-    return tuple(x[..., : q.shape[3]].to(q.dtype) for x in grads)
+    return tuple(x[..., : q.shape[3]].to(q.dtype).contiguous() for x in grads)
 
 
 def start_gradients(grad_out, grad_lse, q, out, lse, key_padding_mask, call) -> Gradients:
