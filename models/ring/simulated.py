@@ -14,7 +14,7 @@ import torch
 from models.errors import as_integer
 from models.ops import AttentionOp, empty_results, packed_like
 from models.patterns.block_mask import BlockMask
-from models.patterns.orders import shard, unshard
+from models.patterns.orders import as_rank, shard, unshard
 from models.ring.call import Call, resolve_op, scale_of
 from models.ring.exchange import KEYS, VALUES, count_sent
 from models.ring.op import prepared, typed
@@ -84,7 +84,7 @@ class OneRank:
         hops = _plan(q, k, world_size, asked)
         if rank is None:
             rank = max(range(world_size), key=lambda rank: _pairs(hops, rank))
-        self.rank = as_integer("rank", rank, least=0)
+        self.rank = as_rank(rank, world_size)
         q, k, v = (x.detach() for x in (q, k, v))
         shards = _cut(hops, q, k, v, key_padding_mask)
         self.q, self.k, self.v, self.key_padding_mask = shards[self.rank]
