@@ -31,23 +31,23 @@ def merge_into(out, lse, part_out, part_lse) -> None:
     """Join one part into (out, lse) in place; no gradient.
 
     out, part_out: (..., D) alike; lse, part_lse: their shape without the last
-    dimension. `out` and `lse` may be strided views. Rows of either may hold no
-    key: a finite out, and lse = -inf.
+    dimension. `out` and `lse` may be strided views. Rows without a key have 0
+    and LSE = -inf, in the part, in `out` or in both.
     """
-    least = torch.finfo(lse.dtype).min
     if out.device.type != "cpu":
         # The two weights exp(LSE_i - LSE) sum to one: that of the part is a sigmoid.
-        weight = torch.sigmoid(part_lse - lse.clamp(min=least))
+        weight = torch.sigmoid(part_lse - lse).nan_to_num_(0.0)
         out.lerp_(part_out.to(out.dtype), weight[..., None])
         lse.copy_(torch.logaddexp(lse, part_lse))
         return
     # PyTorch's sigmoid, lerp and logaddexp round otherwise in vector code than in the scalar
     # code at its ends: a row's bits would depend on where it lies in memory, and a sequence in
     # chunks would not be that in one piece. Products, sums, exp and log round alike.
-    shift = torch.maximum(lse, part_lse).clamp_(min=least)
-    own, part = (lse - shift).exp_(), (part_lse - shift).exp_()
+    limits = torch.finfo(lse.dtype)
+    # Bounded, so that two rows without keys, -inf both, give the weights 0 and LSE -inf.
+    shift = torch.maximum(lse, part_lse).clamp_(min=limits.min)
+    own, part = (lse - shift).exp(), (part_lse - shift).exp()
     total = own + part
-    # One of the two is exp(0): the total is 1 at least, or 0 where neither holds a key.
-    divisor = total.clamp(min=1.0)
-    out.mul_(own.div_(divisor)[..., None]).add_(part_out * part.div_(divisor)[..., None])
-    lse.copy_(total.log_().add_(shift))
+    lse.copy_(total.log().add_(shift))
+    total.clamp_(min=limits.tiny)
+    out.mul_((own / total)[..., None]).add_(part_out * (part / total)[..., None])

@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from models import UnsupportedBackend, dense_attention, dilated_attention
+from models import UnsupportedBackend, dense_attention, dilated_attention, strided
 from models.dense import BACKENDS
 from models.dilated import resolve_backend
 from models.fused_ops import CudaCudnn, CudaEfficient, CudaFlash, why_not_cudnn
 from models.oracle import reference, reference_gradients
 from models.patterns import DilatedBranches
-from models.strided import StridedAttention
 from tests.models.helpers import DILATED_BACKENDS, relative_rms
 
 pytestmark = [
@@ -141,13 +140,13 @@ def test_each_fused_op_forward_and_backward(lists, n, dtype, op):
     if isinstance(op, CudaCudnn) and (reason := why_not_cudnn(q)):
         pytest.skip(reason)
     groups = tuple(pattern.head_groups(4, 4))
-    out, lse = StridedAttention.apply(q, k, v, op, groups, True, 0.125)
+    q, k, v = (x.detach() for x in (q, k, v))
+    arguments = (op, groups, True, 0.125)
+    out, lse = strided.forward(q, k, v, *arguments)
     options = {"pattern": pattern, "is_causal": True, "scale": 0.125}
     assert relative_rms(out, reference(q, k, v, **options)[0]) <= TOLERANCE[dtype]
     for cotangent in (None, grad_lse):
-        outputs = (out,) if cotangent is None else (out, lse)
-        cotangents = (grad_out,) if cotangent is None else (grad_out, cotangent)
-        got = torch.autograd.grad(outputs, (q, k, v), cotangents, retain_graph=True)
+        got = strided.backward(grad_out, cotangent, q, k, v, out, lse, *arguments)
         want = reference_gradients(q, k, v, grad_out, grad_lse=cotangent, **options)
         assert relative_rms(got, want) <= 2 * TOLERANCE[dtype]
 
