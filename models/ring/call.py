@@ -33,15 +33,16 @@ class Call:
         return self.exchange.rank
 
 
-def call(q, k, seq_len: int, group: str, timeout: float, request: Request) -> Call:
+def call(q, k, is_padded: bool, seq_len: int, group: str, timeout: float, request: Request) -> Call:
     """A call whose arguments are good; q: (B, n, H, D), k: (B, n, Hkv, D), this rank's.
 
-    seq_len: tokens of the whole sequence.
+    is_padded: whether there is a padding mask. seq_len: tokens of the whole sequence.
     """
     exchange = meet(group, timeout)
     sizes = (seq_len, exchange.world_size, q.shape[2], k.shape[2])
     hops = plan(request.given_pattern(), request.given_order(), *sizes, request.is_causal)
-    return Call(exchange, hops, resolve_op(q, request.backend), scale_of(request, q))
+    op = resolve_op(q, request.backend, is_padded)
+    return Call(exchange, hops, op, scale_of(request, q))
 
 
 def negotiate(
@@ -57,7 +58,7 @@ def negotiate(
     pattern, order = request.given_pattern(), request.given_order()
     if seq_len == 0:
         try:
-            resolve_op(q, request.backend)
+            resolve_op(q, request.backend, is_padded)
         except UnsupportedBackend:
             refuse(group, timeout, q)
             raise
@@ -99,14 +100,17 @@ def scale_of(request: Request, q: torch.Tensor) -> float:
     return request.scale or resolve_scale(None, q.shape[3])
 
 
-def resolve_backend(q: torch.Tensor, backend: str) -> str:
+def resolve_backend(q: torch.Tensor, backend: str, *, is_padded: bool = False) -> str:
     """The backend that a call with `q` runs, with the op beneath it: "sdpa (cpu-flash)"."""
-    op = resolve_op(q, backend)
+    op = resolve_op(q, backend, is_padded)
     return op.name if op.name in BACKENDS else f"sdpa ({op.name})"
 
 
-def resolve_op(q: torch.Tensor, backend: str):
-    """The op that does a hop's pieces; UnsupportedBackend where a named backend has none."""
+def resolve_op(q: torch.Tensor, backend: str, is_padded: bool = False):
+    """The op that does a hop's pieces; UnsupportedBackend where a named backend has none.
+
+    is_padded: whether it is to leave keys out.
+    """
     check_choice("backend", backend, BACKENDS)
     if backend == "eager":
         return Eager()
@@ -122,7 +126,7 @@ def resolve_op(q: torch.Tensor, backend: str):
         if backend == "triton":
             raise UnsupportedBackend(f"triton: {reason}")
     try:
-        return fused_op(q)
+        return fused_op(q, is_masked=is_padded)
     except UnsupportedBackend:
         if backend == "sdpa":
             raise

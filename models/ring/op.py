@@ -49,7 +49,8 @@ def rank_op(name: str, forward_steps, backward_steps) -> AttentionOp:
     def forward(q, k, v, key_padding_mask, agreed, group, timeout, *rest):
         if q.shape[0] == 0:
             return empty_results(q)
-        made = call(q, k, int(agreed), group, timeout, Request(*rest))
+        is_padded = key_padding_mask is not None
+        made = call(q, k, is_padded, int(agreed), group, timeout, Request(*rest))
         return _finished(forward_steps(q, k, v, key_padding_mask, made), made)
 
     def backward(
@@ -57,7 +58,8 @@ def rank_op(name: str, forward_steps, backward_steps) -> AttentionOp:
     ):  # fmt: skip
         if q.shape[0] == 0:
             return tuple(packed_like(x) for x in (q, k, v))
-        made = call(q, k, int(agreed), group, timeout, Request(*rest))
+        is_padded = key_padding_mask is not None
+        made = call(q, k, is_padded, int(agreed), group, timeout, Request(*rest))
         tensors = (grad_out, grad_lse, q, k, v, out, lse, key_padding_mask)
         return _finished(backward_steps(*tensors, made), made)
 

@@ -89,7 +89,8 @@ class OneRank:
         shards = _cut(hops, q, k, v, key_padding_mask)
         self.q, self.k, self.v, self.key_padding_mask = shards[self.rank]
         exchange = _CutOut(self.rank, hops, shards)
-        self._call = Call(exchange, hops, resolve_op(q, backend), scale_of(asked, q))
+        op = resolve_op(q, backend, key_padding_mask is not None)
+        self._call = Call(exchange, hops, op, scale_of(asked, q))
 
     def pairs(self) -> int:
         """Query-key pairs of all heads that it computes, of one batch element."""
@@ -120,7 +121,7 @@ def _pairs(hops: RingPlan, rank: int) -> int:
 def _forward(q, k, v, key_padding_mask, world_size, *rest):
     if q.shape[0] == 0:
         return empty_results(q)
-    calls = _calls(q, k, world_size, Request(*rest))
+    calls = _calls(q, k, key_padding_mask is not None, world_size, Request(*rest))
     shards = _cut(calls[0].hops, q, k, v, key_padding_mask)
     found = _run_all([forward_steps(*x, call) for x, call in zip(shards, calls, strict=True)])
     outs, lses = zip(*found, strict=True)
@@ -131,7 +132,7 @@ def _forward(q, k, v, key_padding_mask, world_size, *rest):
 def _backward(grad_out, grad_lse, q, k, v, out, lse, key_padding_mask, world_size, *rest):
     if q.shape[0] == 0:
         return tuple(packed_like(x) for x in (q, k, v))
-    calls = _calls(q, k, world_size, Request(*rest))
+    calls = _calls(q, k, key_padding_mask is not None, world_size, Request(*rest))
     hops = calls[0].hops
     shards = _cut(hops, grad_out, q, k, v, out, key_padding_mask)
     steps = []
@@ -148,10 +149,10 @@ def _backward(grad_out, grad_lse, q, k, v, out, lse, key_padding_mask, world_siz
 _op = AttentionOp("simulated_ring_attention", typed(_forward, 2), typed(_backward, 3))
 
 
-def _calls(q, k, world_size: int, asked: Request) -> list[Call]:
+def _calls(q, k, is_padded: bool, world_size: int, asked: Request) -> list[Call]:
     """The call of each virtual rank."""
     hops, mail = _plan(q, k, world_size, asked), defaultdict(deque)
-    rest = (hops, resolve_op(q, asked.backend), scale_of(asked, q))
+    rest = (hops, resolve_op(q, asked.backend, is_padded), scale_of(asked, q))
     return [Call(_Posting(rank, mail), *rest) for rank in range(world_size)]
 
 
