@@ -85,7 +85,7 @@ def dense_attention(
                 *(x.transpose(1, 2) for x in (q, k, v)),
                 is_causal=is_causal,
                 scale=scale,
-                enable_gqa=q.shape[2] != k.shape[2],
+                **_grouping(q, k),
             )
         out, lse = out.transpose(1, 2), None
     return (out, lse) if return_lse else out
@@ -188,6 +188,11 @@ def _eager(q, k, v, is_causal, scale, key_padding_mask, document_ids):
     return documents.traced("eager", attend, q, k, v, document_ids, key_padding_mask)
 
 
+def _grouping(q, k) -> dict[str, bool]:
+    """As an option left out or not: compiled code would have a symbol for the comparison."""
+    return {"enable_gqa": True} if q.shape[2] != k.shape[2] else {}
+
+
 def _masked_math(q, k, v, is_causal, scale, key_padding_mask, document_ids):
     """PyTorch's attention written out in matmuls; rows without keys give 0. No LSE."""
 
@@ -202,7 +207,7 @@ def _masked_math(q, k, v, is_causal, scale, key_padding_mask, document_ids):
                 *(x.transpose(1, 2) for x in (q, k, v)),
                 attn_mask=allowed,
                 scale=scale,
-                enable_gqa=q.shape[2] != k.shape[2],
+                **_grouping(q, k),
             )
         return out.masked_fill(~allowed.any(dim=-1, keepdim=True), 0.0).transpose(1, 2), None
 

@@ -93,7 +93,7 @@ def traced(backend: str, attend, q, k, v, document_ids, key_padding_mask):
 
     UnsupportedBackend for documents inside torch.compile, whose number it would have to know.
     """
-    if document_ids is None:
+    if document_ids is None or q.shape[0] == 0:
         return attend(q, k, v, key_padding_mask)
     if torch.compiler.is_compiling():
         raise UnsupportedBackend(f"{backend}: takes no document_ids inside torch.compile")

@@ -50,10 +50,9 @@ class AttentionOp:
         self.name = name
         self.forward = _define(name, forward, results)
         self.backward = _define(f"{name}_backward", backward, _empty_gradients)
-        self.forward.register_autograd(
-            functools.partial(_gradients, self.backward), setup_context=_keep
-        )
-        self.backward.register_autograd(self._refuse)
+        gradients = functools.partial(_gradients, self.backward)
+        torch.library.register_autograd(self.forward, gradients, setup_context=_keep, lib=_LIBRARY)
+        torch.library.register_autograd(self.backward, self._refuse, lib=_LIBRARY)
         # Registered for an op, gradients are not seen by torch.func: there these stand for it.
         self._derivative = _function(f"{name}_derivative", self.backward, self._refuse)
         backward = functools.partial(_gradients, self._derivative.apply)
@@ -89,15 +88,23 @@ def without_autocast(device: torch.device):
     return torch.autocast(device.type if is_known else "cpu", enabled=False)
 
 
+_LIBRARY = torch.library.Library("long_context", "FRAGMENT")
+
+
 def _define(name, function, results):
-    @functools.wraps(function)
+    """The op, as torch.library makes it of parts: `custom_op` would load torch.compile's modules
+    at the first call, seconds and megabytes that a process without it does not need."""
+    _LIBRARY.define(name + torch.library.infer_schema(function, mutates_args=()))
+
     def plain(*arguments):
         with without_autocast(arguments[0].device):
             return function(*arguments)
 
-    op = torch.library.custom_op(f"long_context::{name}", plain, mutates_args=())
-    op.register_fake(results)
-    op.register_vmap(functools.partial(_fold, op, list(inspect.signature(function).parameters)))
+    _LIBRARY.impl(name, plain, "CompositeExplicitAutograd")
+    op = getattr(torch.ops.long_context, name).default
+    torch.library.register_fake(op, results, lib=_LIBRARY)
+    names = list(inspect.signature(function).parameters)
+    torch.library.register_vmap(op, functools.partial(_fold, op, names), lib=_LIBRARY)
     return op
 
 
@@ -146,7 +153,7 @@ def _function(name, forward, backward):
         "jvp": staticmethod(refuse),
     }
     function = type(name, (torch.autograd.Function,), members)
-    names = list(inspect.signature(forward._init_fn).parameters)
+    names = [argument.name for argument in forward._schema.arguments]
     function.vmap = staticmethod(functools.partial(_fold, function.apply, names))
     return function
 
