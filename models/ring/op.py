@@ -117,11 +117,15 @@ def _folded(info, in_dims, *arguments):
     return _agreement(*tensors, *arguments[2:]), None
 
 
-_agreement = torch.library.custom_op(
-    "long_context::ring_agreement", typed(_agree, 1), mutates_args=()
+# As `models.ops` makes its own, but that a length comes of it.
+_LIBRARY = torch.library.Library("long_context", "FRAGMENT")
+_LIBRARY.define("ring_agreement" + torch.library.infer_schema(typed(_agree, 1), mutates_args=()))
+_LIBRARY.impl("ring_agreement", _agree, "CompositeExplicitAutograd")
+_agreement = torch.ops.long_context.ring_agreement.default
+torch.library.register_fake(
+    _agreement, lambda q, *_: torch.empty((), dtype=torch.int64), lib=_LIBRARY
 )
-_agreement.register_fake(lambda q, *_: torch.empty((), dtype=torch.int64))
-_agreement.register_vmap(_folded)
+torch.library.register_vmap(_agreement, _folded, lib=_LIBRARY)
 
 
 def _finished(steps, made):
