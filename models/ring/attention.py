@@ -48,16 +48,19 @@ def ring_attention(
     `patterns.DilatedBranches`, or a `patterns.BlockMask` over the whole sequence, the same on
     every rank. backend: "sdpa", PyTorch's fused ops; "triton", ours, whose parts stay float32;
     "eager", the explicit softmax; "auto". scale: factor on q.k, None for 1/sqrt(D).
+    key_padding_mask: (B, n) bool, this rank's, on all ranks or none: True where a key is never
+    attended to, whatever it holds, inf and NaN included; its k and v get zero gradients.
 
     seq_len: tokens of the whole sequence. None: the ranks first tell each other their
     arguments, a small message to each, and all raise where these differ. Given: nothing is
     checked between ranks. timeout: seconds that one rank waits for another; None for the
     group's own limit.
 
-    Returns this rank's out (B, n, H, D) in q's dtype, and with `return_lse` also LSE (B, H, n),
-    natural log, float32 (float64 for float64); rows without keys give 0 and -inf. Both are
-    differentiable, exactly; all ranks must then run the backward pass. Bitwise repeatable on a
-    CPU. The same values, at any world size, as the call on one device.
+    Returns this rank's out (B, n, H, D) in q's dtype, under autocast in autocast's, and with
+    `return_lse` also LSE (B, H, n), natural log, float32 (float64 for float64); rows without keys
+    give 0 and -inf. Both are differentiable once, exactly; all ranks must then run the backward
+    pass. Bitwise repeatable on a CPU. The same values, at any world size, as the call on one
+    device. One op to torch.compile and torch.func: what ranks compile must call in one order.
 
     Raises ValueError on bad arguments, on every rank and before any work where these differ
     between ranks; UnsupportedBackend; RingError where a rank does not answer in time.

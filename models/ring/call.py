@@ -55,8 +55,11 @@ def negotiate(
     RingError where a rank does not answer.
     """
     exchange = meet(group, timeout)
+    rank, world_size = exchange.rank, exchange.world_size
     pattern, order = request.given_pattern(), request.given_order()
-    if seq_len == 0:
+    if seq_len == 0 and world_size == 1:
+        seq_len = q.shape[1]
+    elif seq_len == 0:
         try:
             resolve_op(q, request.backend, is_padded)
         except UnsupportedBackend:
@@ -65,7 +68,6 @@ def negotiate(
         scale = scale_of(request, q)
         own = terms(q, k, is_padded, requires_grad, scale, order, pattern, request)
         seq_len = check_lengths(agree(exchange, own, q.device), order)
-    rank, world_size = exchange.rank, exchange.world_size
     held = len(positions(order, seq_len, rank, world_size))
     if held != q.shape[1]:
         raise ValueError(
