@@ -60,9 +60,9 @@ class Chunk:
 class Plan:
     """All chunks; tiles without keys are in none.
 
-    together: key heads in a group. is_long: whether keys are read often enough to be copied. groups: the chunks of
-    each group, of one only where all are alike. in_pieces: whether a chunk has several
-    pieces. has_empty: whether a tile is in no chunk.
+    together: key heads in a group. is_long: whether keys are read often enough to be copied.
+    groups: the chunks of each group, of one only where all are alike. in_pieces: whether a chunk
+    has several pieces. has_empty: whether a tile is in no chunk.
     """
 
     together: int
@@ -125,7 +125,7 @@ class _Size:
         if mask.device.type == "cpu":
             self.least = torch.get_num_threads()
             share = _SCORES_A_THREAD * self.least
-            wanted = 2 * _SCORES_A_THREAD + seq_len * heads * dim // 8
+            wanted = 2 * _SCORES_A_THREAD + seq_len * heads * dim // 64
             self.at_once = max(share, min(4 * share, wanted))
 
     def tiles_at_once(self, length: float) -> int:
