@@ -1,8 +1,9 @@
 """The order of work of `models.block_gather`: query blocks with equally long lists together.
 
 A *tile* is the queries of one query block that read the same keys: of one head or, where all
-heads share the lists, of the heads that share a key head ("stacked"). Key heads are worked
-on in groups, mostly one by one, whose tile heads are numbered from 0.
+heads share the lists, of the heads that share a key head ("stacked"). Tiles done together are
+of several query blocks and one key head or, where few lists are alike, of one query block and
+several key heads, whose keys lie side by side in memory.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import torch
 from models.patterns.block_mask import BlockMask
 
 # Numbers worked on at once: scores, and the keys, queries and outputs that go with them. On a
-# CPU, a thread's share is to stay in its cache, and is little beside the output even of a short
-# sequence: 32 tiles at once took 1.7 times as long a tile as 2 to 8 (1 core with 512 KB).
+# CPU these are to stay in its caches, and to be little beside the output even of a short
+# sequence: a thread's least share, which is up to four times as much where the output is large.
 _SCORES_A_THREAD = 1 << 17
 _SCORES_ELSEWHERE = 1 << 25
 # Longer rows are cut into pieces, so that no sequence makes a tile's scores larger.
 _SCORES_A_TILE = 1 << 19
+# Key blocks in a list from which on a head's keys are copied side by side first: read from among
+# other heads' keys, 256 bytes a token, a block takes 2 to 3 times as long.
+_LONG = 6
 
 
 @dataclass(frozen=True)
@@ -38,14 +42,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tiles done together: of some query blocks ("rows") of some tile heads.
+    """Tiles done together: of some query blocks ("rows") of one tile head, or of one and several.
 
-    heads: of the tiles. count: of rows. rows: the numbers of those that are whole blocks, a
-    slice where they follow each other. has_end: whether the short last block comes after them.
-    pieces: of their lists, in their order.
+    head: the tile head in its group, None for all there. count: of rows. rows: the numbers of
+    those that are whole blocks, a slice where they follow each other. has_end: whether the short
+    last block comes after them. pieces: of their lists, in their order.
     """
 
-    heads: slice
+    head: int | None
     count: int
     rows: slice | torch.Tensor
     has_end: bool
@@ -56,13 +60,13 @@ class Chunk:
 class Plan:
     """All chunks; tiles without keys are in none.
 
-    stacked: query heads in a tile. together: key heads in a group. groups: the chunks of
-    each group, of one only where all are alike. in_pieces: whether a chunk has several
-    pieces. has_empty: whether a tile is in no chunk.
+    together: key heads in a group. is_long: whether keys are read often enough to be copied.
+    groups: the chunks of each group, of one only where all are alike. in_pieces: whether a chunk
+    has several pieces. has_empty: whether a tile is in no chunk.
     """
 
-    stacked: int
     together: int
+    is_long: bool
     groups: list[list[Chunk]]
     in_pieces: bool
     has_empty: bool
@@ -88,39 +92,41 @@ def plan(mask: BlockMask, q: torch.Tensor, kv_heads: int, is_causal: bool) -> Pl
 
 def _plan(mask, seq_len, heads, dim, kv_heads, is_causal) -> Plan:
     per_key_head = heads // kv_heads
-    stacked = per_key_head if mask.heads == 1 else 1
-    size = _Size(mask, stacked, dim, seq_len, is_causal)
+    size = _Size(mask, seq_len, heads, dim, per_key_head if mask.heads == 1 else 1, is_causal)
     kinds, starts = _kinds(mask, size), mask.row_ptr[:, :-1].tolist()
     if mask.heads == 1:
         together = _together(kinds[0], size, kv_heads)
-        groups = [_chunks(mask, kinds[0], starts[0], size, slice(0, together))]
+        groups = [_chunks(mask, kinds[0], starts[0], size, None, together)]
     else:
         together, groups = 1, []
-        for key_head in range(kv_heads):
+        for first in range(0, heads, per_key_head):
             chunks = []
             for place in range(per_key_head):
-                head = key_head * per_key_head + place
-                tile_heads = slice(place, place + 1)
-                chunks += _chunks(mask, kinds[head], starts[head], size, tile_heads)
+                head = first + place
+                chunks += _chunks(mask, kinds[head], starts[head], size, place, 1)
             groups.append(chunks)
     in_pieces = any(len(chunk.pieces) > 1 for chunks in groups for chunk in chunks)
     rows = [sum(map(len, of_head.values())) for of_head in kinds]
-    return Plan(stacked, together, groups, in_pieces, min(rows) < mask.blocks)
+    is_long = len(mask.col_idx) >= _LONG * mask.heads * mask.blocks
+    return Plan(together, is_long, groups, in_pieces, min(rows) < mask.blocks)
 
 
 class _Size:
     """How much goes together, and where the sequence ends."""
 
-    def __init__(self, mask, stacked, dim, seq_len, is_causal):
+    def __init__(self, mask, seq_len, heads, dim, stacked, is_causal):
         self.blocks, self.whole = mask.blocks, seq_len // mask.block_size
         self.is_causal, self.is_ragged = is_causal, self.whole < mask.blocks
         rows = stacked * mask.block_size
         # The numbers that a tile needs by itself (queries, outputs) and for each key block.
         self.a_tile, self.a_block = 2 * rows * dim, (rows + dim) * mask.block_size
         self.longest_piece = max(1, _SCORES_A_TILE // (rows * mask.block_size))
-        on_cpu = mask.device.type == "cpu"
-        self.least = torch.get_num_threads() if on_cpu else 1
-        self.at_once = _SCORES_A_THREAD * self.least if on_cpu else _SCORES_ELSEWHERE
+        self.least, self.at_once = 1, _SCORES_ELSEWHERE
+        if mask.device.type == "cpu":
+            self.least = torch.get_num_threads()
+            share = _SCORES_A_THREAD * self.least
+            wanted = 2 * _SCORES_A_THREAD + seq_len * heads * dim // 64
+            self.at_once = max(share, min(4 * share, wanted))
 
     def tiles_at_once(self, length: float) -> int:
         numbers = min(length, self.longest_piece) * self.a_block + self.a_tile
@@ -146,20 +152,21 @@ def _kinds(mask, size) -> list[dict[tuple[int, bool], list[int]]]:
 
 
 def _together(kinds, size, kv_heads) -> int:
-    """One key head, whose blocks then stay in cache, or more where few of its rows are alike."""
+    """Key heads done together: several where few rows are alike."""
     rows = sum(map(len, kinds.values()))
     if rows == 0:
         return 1
     length = sum(length * len(alike) for (length, _), alike in kinds.items()) / rows
-    wanted = max(1, size.tiles_at_once(length) * len(kinds) / rows)
-    return max(n for n in range(1, kv_heads + 1) if kv_heads % n == 0 and n <= wanted)
+    at_once = size.tiles_at_once(length)
+    together = max(n for n in range(1, kv_heads + 1) if kv_heads % n == 0 and n <= at_once)
+    return together if rows / len(kinds) < together else 1
 
 
-def _chunks(mask, kinds, starts: list[int], size, heads: slice) -> list[Chunk]:
-    """The chunks of some tile heads that share the lists starting at `starts`."""
+def _chunks(mask, kinds, starts: list[int], size, head: int | None, together) -> list[Chunk]:
+    """The chunks of a tile head, or of `together` ones, that have the lists at `starts`."""
     chunks = []
     for (length, is_cut), alike in kinds.items():
-        step = max(1, size.tiles_at_once(length) // (heads.stop - heads.start))
+        step = size.tiles_at_once(length) if together == 1 else 1
         for rows in (alike[i : i + step] for i in range(0, len(alike), step)):
             pieces = _pieces(mask, [starts[row] for row in rows], rows, length, is_cut, size)
             has_end = size.is_ragged and rows[-1] == size.blocks - 1
@@ -168,7 +175,7 @@ def _chunks(mask, kinds, starts: list[int], size, heads: slice) -> list[Chunk]:
                 places = slice(whole[0], whole[-1] + 1) if whole else slice(0, 0)
             else:
                 places = torch.tensor(whole, device=mask.device)
-            chunks.append(Chunk(heads, len(rows), places, has_end, pieces))
+            chunks.append(Chunk(head, len(rows), places, has_end, pieces))
     return chunks
 
 

@@ -71,7 +71,8 @@ def _forward(q, k, v, mask, is_causal, scale, *, return_lse, **masks):
             q_blocks, out_blocks = (work.query_blocks(x[of_queries]) for x in (q, out))
             if return_lse:
                 lse_blocks = work.query_blocks(lse.transpose(1, 2)[of_queries])
-            k_blocks, v_blocks = (work.key_blocks(x[of_keys]) for x in (k, v))
+            k_blocks = work.packed_keys(k[of_keys], order)
+            v_blocks = work.key_blocks(v[of_keys])
             for chunk in chunks:
                 queries = work.load("q", q_blocks, chunk).mul_(scale)
                 with_lse = return_lse or len(chunk.pieces) > 1
@@ -165,7 +166,8 @@ def _backward(grad_out, grad_lse, q, k, v, out, lse, mask, is_causal, scale, **m
         for chunks, of_queries, of_keys in work.groups(b, order):
             rows = {name: work.query_blocks(x[of_queries]) for name, x in of_rows.items()}
             dq_blocks = work.query_blocks(dq[of_queries])
-            k_blocks, v_blocks = (work.key_blocks(x[of_keys]) for x in (k, v))
+            k_blocks = work.packed_keys(k[of_keys], order)
+            v_blocks = work.key_blocks(v[of_keys])
             dk_sum, dv_sum = work.sums("dk", dk[of_keys]), work.sums("dv", dv[of_keys])
             sums = [work.key_blocks(x) for x in (dk_sum, dv_sum)]
             for chunk in chunks:
@@ -211,12 +213,16 @@ def _add_gradients(work, hidden, chunk, rows, k_blocks, v_blocks, dk, dv, scale)
         # A product with another document's values may overflow, and 0 times inf is NaN.
         hidden.fill(ds, where, 0.0)
         # What was gathered is done with: dV and dK take its place.
-        work.scatter(torch.bmm(weights.mT, grads, out=values), dv, chunk, piece)
+        work.scatter(
+            torch.bmm(weights.mT, grads, out=work.room("values", *keys.shape)), dv, chunk, piece
+        )
         if piece is chunk.pieces[0]:
             torch.bmm(ds, keys, out=dq)
         else:
             dq.baddbmm_(ds, keys)
-        work.scatter(torch.bmm(ds.mT, queries, out=keys), dk, chunk, piece)
+        work.scatter(
+            torch.bmm(ds.mT, queries, out=work.room("keys", *keys.shape)), dk, chunk, piece
+        )
     return dq.mul_(scale)
 
 

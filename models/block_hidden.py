@@ -33,7 +33,7 @@ class Hidden:
         """
         if not self.is_any:
             return None
-        options = {"chunk": replace(chunk, heads=slice(0, 1)), "piece": piece}
+        options = {"chunk": replace(chunk, head=None), "piece": piece}
         padded = None
         if self.padding is not None:
             padded = self.work.gather("padding", self.padding, **options, dtype=torch.bool)
@@ -41,7 +41,7 @@ class Hidden:
         if self.ids is None:
             return padded
         whole, rest = self.ids
-        blocks = (whole[:, :, None], rest[:, None])
+        blocks = (whole.movedim(2, 0)[:, :, None], rest.movedim(1, 0)[:, None])
         own = self.work.load("own ids", blocks, options["chunk"], dtype=whole.dtype)
         ids = self.work.gather("ids", self.ids, **options, dtype=whole.dtype)
         others = self.work.room("others", *own.shape, ids.shape[1], dtype=torch.bool)

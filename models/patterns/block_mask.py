@@ -239,7 +239,8 @@ class BlockMask:
 
         ValueError unless `factor` divides block_size and the mask covers seq_len tokens.
         """
-        if factor < 1 or self.block_size % factor:
+        factor, seq_len = as_integer("factor", factor), as_integer("seq_len", seq_len)
+        if self.block_size % factor:
             raise ValueError(f"factor={factor}: expected a divisor of {self.block_size}")
         self.check_fits(seq_len, self.heads)
         if (factor, seq_len) not in self._splits:
