@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
 
 from models.dilated import BACKENDS, dilated_attention
 from models.dilated import resolve_backend as resolve_backend
@@ -15,6 +14,7 @@ from models.patterns.branches import DilatedBranches
 from models.patterns.orders import check_order
 from models.ring import call as ring
 from models.ring.attention import ring_attention
+from models.ring.request import group_name, process_group
 
 
 class MultiheadDilatedAttention(nn.Module):
@@ -92,8 +92,8 @@ class MultiheadDilatedAttention(nn.Module):
             )
         check_choice("backend", backend, BACKENDS if group is None else ring.BACKENDS)
         check_order(order)
-        if isinstance(group, DeviceMesh):
-            group = _group_of(group)
+        if group is not None:
+            group = process_group(group_name(group))
         self.group, self.order, self.batch_first = group, order, bool(batch_first)
         self.pattern = DilatedBranches(segment_lengths, dilation_rates, head_offset)
         self.embed_dim, self.num_heads, self.num_kv_heads = embed_dim, num_heads, num_kv_heads
@@ -255,16 +255,10 @@ _WHY_REFUSED = {
 }
 
 
-def _group_of(mesh: DeviceMesh) -> dist.ProcessGroup:
-    if mesh.ndim != 1:
-        raise ValueError(f"group={mesh}: expected a mesh of one dimension, as mesh['name'] is")
-    return mesh.get_group()
-
-
 def _group_named(name: str) -> dist.ProcessGroup | str:
     """The process group of that name; the name where this process has none such."""
     try:
-        return dist.distributed_c10d._resolve_process_group(name)
+        return process_group(name)
     except (LookupError, RuntimeError, ValueError):
         return name
 
