@@ -1,8 +1,9 @@
 """The order of work of `models.block_gather`: query blocks with equally long lists together.
 
 A *tile* is the queries of one query block that read the same keys: of one head or, where all
-heads share the lists, of the heads that share a key head ("stacked"). Key heads are worked
-on in groups, mostly one by one, whose tiles and key blocks are numbered from 0.
+heads share the lists, of the heads that share a key head ("stacked"). Tiles done together are
+of several query blocks and one key head or, where few lists are alike, of one query block and
+several key heads, whose keys lie side by side in memory.
 """
 
 from __future__ import annotations
@@ -13,43 +14,59 @@ import torch
 
 from models.patterns.block_mask import BlockMask
 
-# Scores worked on at once. On a CPU, a thread's share of them and its keys are to stay in
-# its cache: the fastest of 2^16 to 2^20 on 2 cores with 1 MB each.
-_SCORES_A_THREAD = 1 << 18
-_SCORES_ELSEWHERE = 1 << 24
+# Numbers worked on at once: scores, and the keys, queries and outputs that go with them. On a
+# CPU these are to stay in its caches, and to be little beside the output even of a short
+# sequence: a thread's least share, which is up to four times as much where the output is large.
+_SCORES_A_THREAD = 1 << 17
+_SCORES_ELSEWHERE = 1 << 25
 # Longer rows are cut into pieces, so that no sequence makes a tile's scores larger.
-_SCORES_A_TILE = 1 << 20
+_SCORES_A_TILE = 1 << 19
+# Key blocks in a list from which on a head's keys are copied side by side first: read from among
+# other heads' keys, 256 bytes a token, a block takes 2 to 3 times as long.
+_LONG = 6
+
+
+@dataclass(frozen=True)
+class Piece:
+    """As many consecutive entries, n, of the lists of all rows of a chunk.
+
+    blocks: (rows * n,) int32 numbers of key blocks, but that of a short last block is one less.
+    is_cut: whether the last entries are attended to in part only. ends: the rows whose last
+    entry is the short last block, or None.
+    """
+
+    blocks: torch.Tensor
+    is_cut: bool
+    ends: slice | None
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tiles done together, each with n key blocks: one piece of as many lists.
+    """Tiles done together: of some query blocks ("rows") of one tile head, or of one and several.
 
-    count: how many tiles. tiles: their numbers, a slice where they follow each other.
-    blocks: (count * n,) int32 numbers of their key blocks. is_cut: whether the last of the n
-    is attended to in part only. is_first: whether this is the first piece of the lists,
-    is_whole: whether it is all of them.
+    head: the tile head in its group, None for all there. count: of rows. rows: the numbers of
+    those that are whole blocks, a slice where they follow each other. has_end: whether the short
+    last block comes after them. pieces: of their lists, in their order.
     """
 
+    head: int | None
     count: int
-    tiles: slice | torch.Tensor
-    blocks: torch.Tensor
-    is_cut: bool
-    is_first: bool
-    is_whole: bool
+    rows: slice | torch.Tensor
+    has_end: bool
+    pieces: list[Piece]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All chunks, a tile's in the order of its list; tiles without keys are in none.
+    """All chunks; tiles without keys are in none.
 
-    stacked: query heads in a tile. together: key heads in a group. groups: the chunks of
-    each group, of one only where all are alike. in_pieces: whether a tile is in several
-    chunks. has_empty: whether one is in none.
+    together: key heads in a group. is_long: whether keys are read often enough to be copied.
+    groups: the chunks of each group, of one only where all are alike. in_pieces: whether a chunk
+    has several pieces. has_empty: whether a tile is in no chunk.
     """
 
-    stacked: int
     together: int
+    is_long: bool
     groups: list[list[Chunk]]
     in_pieces: bool
     has_empty: bool
@@ -59,101 +76,126 @@ class Plan:
         return self.groups[key_head // self.together % len(self.groups)]
 
 
-def plan(mask: BlockMask, seq_len: int, heads: int, kv_heads: int, is_causal: bool) -> Plan:
-    """How to do `mask`, which holds no block above the diagonal when causal."""
+def plan(mask: BlockMask, q: torch.Tensor, kv_heads: int, is_causal: bool) -> Plan:
+    """How to do `mask`, which holds no block above the diagonal when causal; made once.
+
+    q: (B, N, H, D), of which the shape counts. Kept with the mask, for as long as it lives.
+    """
+    _, seq_len, heads, dim = q.shape
+    limits = (_SCORES_A_THREAD, _SCORES_A_TILE, torch.get_num_threads())
+    key = (seq_len, heads, dim, kv_heads, is_causal, limits)
+    if key not in mask.plans:
+        with torch.inference_mode(False):  # a later call may be one of autograd
+            mask.plans[key] = _plan(mask, seq_len, heads, dim, kv_heads, is_causal)
+    return mask.plans[key]
+
+
+def _plan(mask, seq_len, heads, dim, kv_heads, is_causal) -> Plan:
     per_key_head = heads // kv_heads
-    stacked = per_key_head if mask.heads == 1 else 1
-    size = _Size(mask.blocks, stacked * mask.block_size**2, mask.device)
-    lengths = mask.lengths().cpu()
-    kinds = [_kinds(*rows) for rows in zip(lengths, _is_cut(mask, seq_len, is_causal), strict=True)]
-    starts = mask.row_ptr[:, :-1].cpu()
+    size = _Size(mask, seq_len, heads, dim, per_key_head if mask.heads == 1 else 1, is_causal)
+    kinds, starts = _kinds(mask, size), mask.row_ptr[:, :-1].tolist()
     if mask.heads == 1:
         together = _together(kinds[0], size, kv_heads)
-        groups = [_chunks(mask, kinds[0], starts[0], size, range(together))]
+        groups = [_chunks(mask, kinds[0], starts[0], size, None, together)]
     else:
         together, groups = 1, []
-        for key_head in range(kv_heads):
+        for first in range(0, heads, per_key_head):
             chunks = []
             for place in range(per_key_head):
-                head = key_head * per_key_head + place
-                tile_heads = range(place, place + 1)
-                chunks += _chunks(mask, kinds[head], starts[head], size, tile_heads)
+                head = first + place
+                chunks += _chunks(mask, kinds[head], starts[head], size, place, 1)
             groups.append(chunks)
-    in_pieces = int(lengths.max()) > size.longest_piece
-    return Plan(stacked, together, groups, in_pieces, int(lengths.min()) == 0)
+    in_pieces = any(len(chunk.pieces) > 1 for chunks in groups for chunk in chunks)
+    rows = [sum(map(len, of_head.values())) for of_head in kinds]
+    is_long = len(mask.col_idx) >= _LONG * mask.heads * mask.blocks
+    return Plan(together, is_long, groups, in_pieces, min(rows) < mask.blocks)
 
 
-@dataclass(frozen=True)
 class _Size:
-    blocks: int
-    scores_a_block: int
-    device: torch.device
+    """How much goes together, and where the sequence ends."""
 
-    @property
-    def longest_piece(self) -> int:
-        return max(1, _SCORES_A_TILE // self.scores_a_block)
+    def __init__(self, mask, seq_len, heads, dim, stacked, is_causal):
+        self.blocks, self.whole = mask.blocks, seq_len // mask.block_size
+        self.is_causal, self.is_ragged = is_causal, self.whole < mask.blocks
+        rows = stacked * mask.block_size
+        # The numbers that a tile needs by itself (queries, outputs) and for each key block.
+        self.a_tile, self.a_block = 2 * rows * dim, (rows + dim) * mask.block_size
+        self.longest_piece = max(1, _SCORES_A_TILE // (rows * mask.block_size))
+        self.least, self.at_once = 1, _SCORES_ELSEWHERE
+        if mask.device.type == "cpu":
+            self.least = torch.get_num_threads()
+            share = _SCORES_A_THREAD * self.least
+            wanted = 2 * _SCORES_A_THREAD + seq_len * heads * dim // 64
+            self.at_once = max(share, min(4 * share, wanted))
 
     def tiles_at_once(self, length: float) -> int:
-        on_cpu = self.device.type == "cpu"
-        scores = _SCORES_A_THREAD * torch.get_num_threads() if on_cpu else _SCORES_ELSEWHERE
-        return max(1, int(scores / (min(length, self.longest_piece) * self.scores_a_block)))
+        numbers = min(length, self.longest_piece) * self.a_block + self.a_tile
+        return max(self.least, int(self.at_once / numbers))
 
 
-def _is_cut(mask, seq_len, is_causal) -> torch.Tensor:
-    """(G, M) bool on the CPU: rows whose last block is attended to in part only."""
-    ends = mask.last_blocks().cpu()
-    if is_causal:
-        # The diagonal; past the end of the sequence nothing else reaches.
-        return ends == torch.arange(mask.blocks)
-    return (ends == mask.blocks - 1) & (seq_len < mask.blocks * mask.block_size)
+def _kinds(mask, size) -> list[dict[tuple[int, bool], list[int]]]:
+    """For each list, rows by (length, whether the last block is attended to in part only).
 
-
-def _kinds(lengths: torch.Tensor, is_cut: torch.Tensor) -> list[tuple[int, bool, torch.Tensor]]:
-    """(length, is cut, rows) of rows that are alike, without the empty ones."""
-    kind, rows = (2 * lengths + is_cut).sort(stable=True)
-    kind, counts = kind.unique_consecutive(return_counts=True)
-    found = zip(kind.tolist(), rows.split(counts.tolist()), strict=True)
-    return [(kind // 2, kind % 2 == 1, rows) for kind, rows in found if kind > 1]
+    The empty ones are left out. In plain Python: each PyTorch op that a process has not called
+    before maps more of the library into memory, which is not little beside a short sequence.
+    """
+    found = []
+    for ptr, ends in zip(mask.row_ptr.tolist(), mask.last_blocks().tolist(), strict=True):
+        kinds: dict[tuple[int, bool], list[int]] = {}
+        for row, end in enumerate(ends):
+            # The diagonal, past which nothing reaches, or the short last block.
+            is_cut = end == row if size.is_causal else size.is_ragged and end == size.blocks - 1
+            if end >= 0:
+                kinds.setdefault((ptr[row + 1] - ptr[row], is_cut), []).append(row)
+        found.append(dict(sorted(kinds.items())))
+    return found
 
 
 def _together(kinds, size, kv_heads) -> int:
-    """One key head, whose blocks then stay in cache, or more where few of its rows are alike."""
-    rows = sum(len(rows) for *_, rows in kinds)
+    """Key heads done together: several where few rows are alike."""
+    rows = sum(map(len, kinds.values()))
     if rows == 0:
         return 1
-    length = sum(length * len(rows) for length, _, rows in kinds) / rows
-    wanted = max(1, size.tiles_at_once(length) * len(kinds) / rows)
-    return max(n for n in range(1, kv_heads + 1) if kv_heads % n == 0 and n <= wanted)
+    length = sum(length * len(alike) for (length, _), alike in kinds.items()) / rows
+    at_once = size.tiles_at_once(length)
+    together = max(n for n in range(1, kv_heads + 1) if kv_heads % n == 0 and n <= at_once)
+    return together if rows / len(kinds) < together else 1
 
 
-def _chunks(mask, kinds, starts, size, tile_heads: range) -> list[Chunk]:
-    """The chunks of some tile heads that share the lists starting at `starts` (M,).
-
-    Key heads are numbered as tile heads are from the first one.
-    """
+def _chunks(mask, kinds, starts: list[int], size, head: int | None, together) -> list[Chunk]:
+    """The chunks of a tile head, or of `together` ones, that have the lists at `starts`."""
     chunks = []
-    head = torch.arange(len(tile_heads), dtype=torch.int32, device=mask.device)[:, None, None]
-    for length, is_cut, alike in kinds:
-        for rows in alike.split(max(1, size.tiles_at_once(length) // len(tile_heads))):
-            first, last, count = int(rows[0]), int(rows[-1]), len(rows)
-            consecutive = last - first == count - 1
-            if consecutive:
-                start = int(starts[first])
-                lists = mask.col_idx[start : start + count * length].view(count, length)
+    for (length, is_cut), alike in kinds.items():
+        step = size.tiles_at_once(length) if together == 1 else 1
+        for rows in (alike[i : i + step] for i in range(0, len(alike), step)):
+            pieces = _pieces(mask, [starts[row] for row in rows], rows, length, is_cut, size)
+            has_end = size.is_ragged and rows[-1] == size.blocks - 1
+            whole = rows[:-1] if has_end else rows
+            if not whole or whole[-1] - whole[0] == len(whole) - 1:
+                places = slice(whole[0], whole[-1] + 1) if whole else slice(0, 0)
             else:
-                place = starts[rows, None] + torch.arange(length)
-                lists = mask.col_idx[place.to(mask.device)]
-            if consecutive and (len(tile_heads) == 1 or count == size.blocks):
-                start = tile_heads.start * size.blocks + first
-                tiles = slice(start, start + len(tile_heads) * count)
-            else:
-                tiles = (head[:, 0] + tile_heads.start) * size.blocks + rows.to(mask.device)
-                tiles = tiles.flatten()
-            for place in range(0, length, size.longest_piece):
-                piece = lists[:, place : place + size.longest_piece]
-                is_last = place + piece.shape[1] == length
-                blocks = (piece + head * size.blocks).flatten()
-                cut, is_first = is_cut and is_last, place == 0
-                flags = (cut, is_first, is_first and is_last)
-                chunks.append(Chunk(len(tile_heads) * count, tiles, blocks, *flags))
+                places = torch.tensor(whole, device=mask.device)
+            chunks.append(Chunk(head, len(rows), places, has_end, pieces))
     return chunks
+
+
+def _pieces(mask, starts, rows, length, is_cut, size) -> list[Piece]:
+    first, count = starts[0], len(rows)
+    if rows[-1] - rows[0] == count - 1:
+        lists = mask.col_idx[first : first + count * length].view(count, length)
+    else:
+        lists = torch.stack([mask.col_idx[start : start + length] for start in starts])
+    pieces = []
+    for place in range(0, length, size.longest_piece):
+        blocks = lists[:, place : place + size.longest_piece].flatten()
+        reaches_cut = is_cut and place + size.longest_piece >= length
+        ends = None
+        if reaches_cut and size.is_ragged:
+            if not size.is_causal:
+                ends = slice(0, count)
+            elif rows[-1] == size.blocks - 1:
+                ends = slice(count - 1, count)
+        if ends is not None:
+            blocks = blocks.clamp(max=max(0, size.whole - 1))
+        pieces.append(Piece(blocks, reaches_cut, ends))
+    return pieces

@@ -75,10 +75,10 @@ dilated = AttentionOp("dilated", _forward, _backward)
 
 
 def _unless_idle(key_padding_mask):
-    """None for a mask that masks nothing, so that it costs nothing."""
-    if key_padding_mask is None or not bool(key_padding_mask.any()):
-        return None
-    return key_padding_mask
+    """None for a mask on a CPU that masks nothing; a card would have to be waited for."""
+    if key_padding_mask is None or key_padding_mask.is_cuda or bool(key_padding_mask.any()):
+        return key_padding_mask
+    return None
 
 
 def _passes(backend: str, pattern, is_causal: bool, scale: float):
@@ -97,7 +97,7 @@ def _attend_fused(backend, pattern, is_causal, scale, q, k, v, key_padding_mask)
     lists = (*kernels.branch_lists(pattern, q.shape[2]), is_causal, scale)
     if backend == "gluon":
         return dilated_gluon.forward(q, k, v, *lists)
-    return kernels.forward(q, k, v, *lists, backend == "triton-tf32")
+    return kernels.forward(q, k, v, key_padding_mask, *lists, backend == "triton-tf32")
 
 
 def _differentiate_fused(
@@ -106,7 +106,7 @@ def _differentiate_fused(
     from models.kernels import dilated as kernels
 
     lists = (*kernels.branch_lists(pattern, q.shape[2]), is_causal, scale)
-    tensors = (grad_out, grad_lse, q, k, v, out, lse)
+    tensors = (grad_out, grad_lse, q, k, v, out, lse, key_padding_mask)
     return kernels.backward(*tensors, *lists, backend == "triton-tf32")
 
 

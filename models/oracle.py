@@ -57,7 +57,7 @@ def attend_rows(
             places = torch.searchsorted(tokens, rows[own])
             inside = pattern
             if pattern is not None and not pattern.starts_anew:
-                inside = _At(pattern, tokens)
+                inside = _At(pattern, tokens, k.shape[1])
             element = slice(batch, batch + 1)
             padded = None if key_padding_mask is None else key_padding_mask[element, tokens]
             qkv = (q_rows[element, own], k[element, tokens], v[element, tokens])
@@ -69,11 +69,11 @@ def attend_rows(
 class _At:
     """A pattern of the whole sequence at some of its tokens: those of a document."""
 
-    def __init__(self, pattern, tokens):
-        self.pattern, self.tokens = pattern, tokens
+    def __init__(self, pattern, tokens, seq_len):
+        self.pattern, self.tokens, self.seq_len = pattern, tokens, seq_len
 
     def counts(self, head, heads, rows, n_keys):
-        whole = self.pattern.counts(head, heads, self.tokens[rows], int(self.tokens[-1]) + 1)
+        whole = self.pattern.counts(head, heads, self.tokens[rows], self.seq_len)
         return whole[:, self.tokens]
 
 

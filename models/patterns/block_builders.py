@@ -12,10 +12,11 @@ lists for each head; device, where the mask is built. ValueError on anything els
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from numbers import Real
 
 import torch
 
-from models.errors import check_qkv, check_same_length
+from models.errors import as_integer, check_qkv, check_same_length
 from models.patterns.block_mask import BlockMask, pointers
 from models.patterns.block_random import distinct, left_out
 
@@ -31,7 +32,8 @@ def local_window(
 
     Near the ends of the sequence the window is shifted inwards, so it never shrinks.
     """
-    kept, device = _budget(seq_len, sparsity, block_size, is_causal, heads, device)
+    seq_len, sparsity, block_size, heads = _numbers(seq_len, sparsity, block_size, heads)
+    kept, device = _budget(seq_len, sparsity, block_size, is_causal, device)
     start = _window(kept, kept, is_causal).to(device)
     return _build(kept, heads, block_size, device, lambda row, place: start[row] + place)
 
@@ -45,7 +47,8 @@ def dilated(
     `t + (A - n) * t^2 // n^2`: adjacent at first, then in ever longer steps, the last at
     the far end. Half of the budget goes to each side, or what a shorter side can hold.
     """
-    kept, device = _budget(seq_len, sparsity, block_size, is_causal, heads, device)
+    seq_len, sparsity, block_size, heads = _numbers(seq_len, sparsity, block_size, heads)
+    kept, device = _budget(seq_len, sparsity, block_size, is_causal, device)
     blocks = len(kept)
     own = torch.arange(blocks)
     room_right = torch.zeros_like(own) if is_causal else blocks - 1 - own
@@ -71,9 +74,9 @@ def global_local(
     The rows of those blocks are no longer than others, since every row obeys `sparsity`.
     A row with room for fewer keeps as many of the first blocks as leave it its own.
     """
-    if isinstance(global_blocks, bool) or not isinstance(global_blocks, int) or global_blocks < 1:
-        raise ValueError(f"global_blocks={global_blocks!r}: expected an integer >= 1")
-    kept, device = _budget(seq_len, sparsity, block_size, is_causal, heads, device)
+    global_blocks = as_integer("global_blocks", global_blocks)
+    seq_len, sparsity, block_size, heads = _numbers(seq_len, sparsity, block_size, heads)
+    kept, device = _budget(seq_len, sparsity, block_size, is_causal, device)
     first = (kept - 1).clamp(max=global_blocks)
     start = _window(kept, kept - first, is_causal).maximum(first).to(device)
     first = first.to(device)
@@ -93,7 +96,8 @@ def strided(
     `s = round(2 / (1 - sparsity))`, which spends half of the budget; the window is as long
     as the rest allows.
     """
-    kept, device = _budget(seq_len, sparsity, block_size, is_causal, heads, device)
+    seq_len, sparsity, block_size, heads = _numbers(seq_len, sparsity, block_size, heads)
+    kept, device = _budget(seq_len, sparsity, block_size, is_causal, device)
     blocks = len(kept)
     own = torch.arange(blocks)
     last = own if is_causal else torch.full_like(own, blocks - 1)
@@ -138,9 +142,9 @@ def random(
 
     seed: an integer >= 0. The same seed gives the same mask on every device.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed={seed!r}: expected an integer >= 0")
-    kept, device = _budget(seq_len, sparsity, block_size, is_causal, heads, device)
+    seed = as_integer("seed", seed, least=0)
+    seq_len, sparsity, block_size, heads = _numbers(seq_len, sparsity, block_size, heads)
+    kept, device = _budget(seq_len, sparsity, block_size, is_causal, device)
     blocks = len(kept)
     others = kept - 1
     pool = torch.arange(blocks) if is_causal else torch.full_like(kept, blocks - 1)
@@ -178,7 +182,8 @@ def top_k(q, k, *, sparsity, block_size=64, is_causal=False) -> BlockMask:
     check_qkv(q, k, k)
     check_same_length(q, k)
     heads, device = q.shape[2], q.device
-    kept, _ = _budget(q.shape[1], sparsity, block_size, is_causal, heads, device)
+    seq_len, sparsity, block_size, _ = _numbers(q.shape[1], sparsity, block_size, heads)
+    kept, _ = _budget(seq_len, sparsity, block_size, is_causal, device)
     blocks = len(kept)
     q, k = (_block_means(x.detach(), block_size) for x in (q, k))
     k = k.repeat_interleave(heads // k.shape[0], dim=0).transpose(1, 2)
@@ -218,15 +223,19 @@ def _block_means(x: torch.Tensor, block_size: int) -> torch.Tensor:
     return sums.permute(2, 1, 0, 3).reshape(heads, blocks, batch * dim)
 
 
-def _budget(seq_len, sparsity, block_size, is_causal, heads, device):
-    """Check the common arguments; the number of blocks each row keeps, (M,) int64 on the CPU."""
-    for name, value in (("seq_len", seq_len), ("block_size", block_size), ("heads", heads)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r}: expected an integer >= 1")
-    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)):
+def _numbers(seq_len, sparsity, block_size, heads) -> tuple[int, float, int, int]:
+    """Check the common arguments; the same as Python's numbers, of whatever kind they were."""
+    integers = (("seq_len", seq_len), ("block_size", block_size), ("heads", heads))
+    seq_len, block_size, heads = (as_integer(*pair) for pair in integers)
+    if isinstance(sparsity, bool) or not isinstance(sparsity, Real):
         raise ValueError(f"sparsity={sparsity!r}: expected a number")
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity={sparsity!r}: expected at least 0 and below 1")
+    return seq_len, float(sparsity), block_size, heads
+
+
+def _budget(seq_len, sparsity, block_size, is_causal, device):
+    """The number of blocks that each row keeps, (M,) int64 on the CPU, and the device."""
     blocks = -(-seq_len // block_size)
     allowed = torch.arange(1, blocks + 1) if is_causal else torch.full((blocks,), blocks)
     kept = ((1 - sparsity) * allowed.double()).round().long().clamp(min=1)

@@ -15,8 +15,8 @@ import torch
 
 from models.errors import as_integer
 
-# Masks by their row_ptr: an op gets the tensors of a mask only.
-_masks: weakref.WeakValueDictionary[int, BlockMask] = weakref.WeakValueDictionary()
+# Living masks by the memory that their row_ptr is in, for `BlockMask.of`.
+_alive: weakref.WeakValueDictionary[int, BlockMask] = weakref.WeakValueDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,20 +53,23 @@ class BlockMask:
         if self.row_ptr.shape[0] < 1 or self.row_ptr.shape[1] < 2:
             raise ValueError(f"row_ptr={tuple(self.row_ptr.shape)}: expected (G, M + 1), no empty")
         self._check_lists()
-        _masks[id(self.row_ptr)] = self
+        _alive[self.row_ptr.data_ptr()] = self
 
     @classmethod
     def of(cls, row_ptr: torch.Tensor, col_idx: torch.Tensor, block_size: int) -> BlockMask:
-        """The mask that holds these very tensors, with all that it has computed, or a new one."""
-        found = _masks.get(id(row_ptr))
-        if (
-            found is not None
-            and found.row_ptr is row_ptr
-            and found.col_idx is col_idx
-            and found.block_size == block_size
-        ):
-            return found
-        return cls(row_ptr, col_idx, block_size)
+        """The mask with these very lists, with all that it has computed once, if it is alive.
+
+        Else a new one, whose lists are not checked.
+        """
+        mask = _alive.get(row_ptr.data_ptr())
+        if mask is not None and mask.block_size == block_size:
+            own = ((mask.row_ptr, row_ptr), (mask.col_idx, col_idx))
+            if all(_is_same_memory(*pair) for pair in own):
+                return mask
+        mask = object.__new__(cls)
+        for name, x in (("row_ptr", row_ptr), ("col_idx", col_idx), ("block_size", block_size)):
+            object.__setattr__(mask, name, x)
+        return mask
 
     def _check_lists(self) -> None:
         ptr, nnz = self.row_ptr, len(self.col_idx)
@@ -185,6 +188,17 @@ class BlockMask:
         with torch.inference_mode(False):  # a later call may save it for backward
             return self._longest_first
 
+    @cached_property
+    def plans(self) -> dict:
+        """What backends have worked out from the lists alone, kept for as long as the mask is."""
+        return {}
+
+    def only(self, kept: torch.Tensor) -> BlockMask:
+        """The mask with those entries alone for which `kept` (nnz,) bool is True."""
+        # Rows are sorted, and stay so; `before` counts kept entries.
+        before = torch.nn.functional.pad(kept.cumsum(0), (1, 0))
+        return BlockMask.of(before[self.row_ptr], self.col_idx[kept], self.block_size)
+
     def entry_rows(self) -> torch.Tensor:
         """(nnz,) int32: the row of each entry, counted on from head to head."""
         rows = torch.arange(self.heads * self.blocks, dtype=torch.int32, device=self.device)
@@ -225,7 +239,8 @@ class BlockMask:
 
         ValueError unless `factor` divides block_size and the mask covers seq_len tokens.
         """
-        if factor < 1 or self.block_size % factor:
+        factor, seq_len = as_integer("factor", factor), as_integer("seq_len", seq_len)
+        if self.block_size % factor:
             raise ValueError(f"factor={factor}: expected a divisor of {self.block_size}")
         self.check_fits(seq_len, self.heads)
         if (factor, seq_len) not in self._splits:
@@ -295,11 +310,7 @@ class BlockMask:
     def _causal(self) -> BlockMask | None:
         """None where it is the mask itself, which must not hold itself alive."""
         kept = self.col_idx <= self.entry_rows() % self.blocks
-        if kept.all():
-            return None
-        # Rows are sorted, so what stays of a row is its start; `before` counts kept entries.
-        before = torch.nn.functional.pad(kept.cumsum(0), (1, 0))
-        return BlockMask(before[self.row_ptr], self.col_idx[kept], self.block_size)
+        return None if kept.all() else self.only(kept)
 
     @cached_property
     def _transpose(self) -> BlockMask:
@@ -349,3 +360,8 @@ def pointers(lengths: torch.Tensor) -> torch.Tensor:
     """row_ptr (G, M + 1) of lists with these row lengths (G, M) int64."""
     ends = lengths.flatten().cumsum(0).view_as(lengths)
     return torch.cat([ends[:, :1] - lengths[:, :1], ends], dim=1)
+
+
+def _is_same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
+    where = ((x.data_ptr(), x.shape, x.stride(), x.dtype, x.device) for x in (a, b))
+    return next(where) == next(where)

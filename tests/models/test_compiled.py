@@ -8,6 +8,7 @@ from models import MultiheadDilatedAttention, UnsupportedBackend, block_sparse_a
 from models import dense_attention as dense
 from models import dilated_attention as dilated
 from models import head_partitioned_attention as head_partitioned
+from models.block_sparse_op import block_sparse as block_sparse_op
 from models.dilated_op import dilated as dilated_op
 from models.patterns import BlockMask
 from tests.models.helpers import Problem
@@ -159,6 +160,20 @@ def test_opcheck(masks):
     for grad_lse in (None, torch.ones_like(lse)):
         arguments = (torch.ones_like(out), grad_lse, *saved, *masks, *OP_OPTIONS)
         torch.library.opcheck(dilated_op.backward, arguments)
+
+
+@pytest.mark.parametrize("with_lse", (False, True))
+@pytest.mark.parametrize("masks", ((None, None), (PADDED, IDS)))
+def test_opcheck_of_block_sparse_attention(masks, with_lse):
+    qkv, lists = tensors(kv_heads=2), (BLOCKS.row_ptr, BLOCKS.col_idx, 8)
+    rest = (*masks, *lists, True, 0.3, "sdpa", with_lse)
+    torch.library.opcheck(block_sparse_op.forward, (*qkv, *rest))
+    out, lse = (x.detach() for x in block_sparse_op(*qkv, *rest))
+    saved = (*(x.detach() for x in qkv), out, lse)
+    for grad_lse in (None, *([torch.ones_like(lse)] if with_lse else [])):
+        torch.library.opcheck(
+            block_sparse_op.backward, (torch.ones_like(out), grad_lse, *saved, *rest)
+        )
 
 
 FUNCTIONAL = (

@@ -7,15 +7,14 @@ the dtype of its inputs, and insists on what they rely on.
 import pytest
 import torch
 
-from models import UnsupportedBackend, dilated_attention, fused_ops, strided
+from models import UnsupportedBackend, dilated_attention, fused_ops
 from models.dilated import resolve_backend
-from models.fused_ops import OPS
+from models.dilated_op import dilated
 from models.oracle import reference, reference_gradients
 from models.patterns import DilatedBranches
 from tests.models.helpers import relative_rms
 
 LISTS = ((8, 20, 40), (1, 2, 3))
-CUDNN = OPS["cuda-cudnn"]
 
 
 class StandIn:
@@ -80,8 +79,13 @@ def problem(n=46, heads=4, dim=8):
         return torch.randn(size, generator=generator, dtype=torch.float64)
 
     # Slices of one projection's output, so that q's strides are not those of a tensor of its own.
-    q, k, v = normal(2, n, 3 * heads, dim).split(heads, 2)
+    q, k, v = (x.detach().requires_grad_() for x in normal(2, n, 3 * heads, dim).split(heads, 2))
     return q, k, v, normal(2, n, heads, dim), normal(2, heads, n)
+
+
+def attend(q, k, v, is_causal):
+    lists = tuple(map(list, LISTS))
+    return dilated(q, k, v, None, None, *lists, "modulo", is_causal, 0.3, "cuda-cudnn")
 
 
 @pytest.mark.parametrize("through_lse", (False, True))
@@ -92,14 +96,14 @@ def test_merged_by_lse_forward_and_backward(monkeypatch, lse_dims, is_causal, th
     monkeypatch.setattr(fused_ops, "why_not_cudnn", lambda q: None)
     q, k, v, grad_out, grad_lse = problem()
     pattern = DilatedBranches(*LISTS)
-    groups = tuple(pattern.head_groups(4, 4))
-    out, lse = strided.forward(q, k, v, CUDNN, groups, is_causal, 0.3)
+    out, lse = attend(q, k, v, is_causal)
     options = {"pattern": pattern, "is_causal": is_causal, "scale": 0.3}
     want, want_lse = reference(q, k, v, **options)
     assert relative_rms(out, want) < 1e-14
     assert relative_rms(lse, want_lse) < 1e-14
+    outputs, cotangents = ((out, lse), (grad_out, grad_lse)) if through_lse else (out, grad_out)
+    got = torch.autograd.grad(outputs, (q, k, v), cotangents)
     grad_lse = grad_lse if through_lse else None
-    got = strided.backward(grad_out, grad_lse, q, k, v, out, lse, CUDNN, groups, is_causal, 0.3)
     want = reference_gradients(q, k, v, grad_out, grad_lse=grad_lse, **options)
     assert relative_rms(got, want) < 1e-13
 
@@ -114,15 +118,14 @@ def test_what_it_cannot_do_is_refused_with_the_reason(monkeypatch):
             attempt()
 
     monkeypatch.setattr(fused_ops, "_aten", StandIn(4))
-    dims = {8: None, 9: "head_dim 9"}
-    monkeypatch.setattr(fused_ops, "why_not_cudnn", lambda q: dims[q.shape[3]])
-    groups = tuple(DilatedBranches(*LISTS).head_groups(4, 4))
-    out, lse = strided.forward(q, k, v, CUDNN, groups, False, 0.3)
-    strided.backward(grad_out, None, q, k, v, out, lse, CUDNN, groups, False, 0.3)
+    declined = {8: None, 9: "head_dim 9"}
+    monkeypatch.setattr(fused_ops, "why_not_cudnn", lambda q: declined[q.shape[3]])
+    out, lse = attend(q, k, v, False)
+    torch.autograd.grad(out, q, grad_out, retain_graph=True)
     with pytest.raises(UnsupportedBackend, match="gradient of the LSE takes columns: head_dim 9$"):
-        strided.backward(grad_out, grad_lse, q, k, v, out, lse, CUDNN, groups, False, 0.3)
+        torch.autograd.grad(lse, q, grad_lse)
 
     # The last of 41 tokens is a segment of its own.
     q, k, v = (x[:, :41] for x in (q, k, v))
     with pytest.raises(UnsupportedBackend, match="a segment keeps one key"):
-        strided.forward(q, k, v, CUDNN, groups, False, 0.3)
+        attend(q, k, v, False)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models import UnsupportedBackend, dense_attention, dilated_attention, strided
+from models import UnsupportedBackend, dense_attention, dilated_attention, dilated_op
 from models.dense import BACKENDS
 from models.dilated import resolve_backend
 from models.fused_ops import CudaCudnn, CudaEfficient, CudaFlash, why_not_cudnn
@@ -139,14 +139,13 @@ def test_each_fused_op_forward_and_backward(lists, n, dtype, op):
     q, k, v, grad_out, grad_lse = tensors(dtype, batch=2, n=n)
     if isinstance(op, CudaCudnn) and (reason := why_not_cudnn(q)):
         pytest.skip(reason)
-    groups = tuple(pattern.head_groups(4, 4))
-    q, k, v = (x.detach() for x in (q, k, v))
-    arguments = (op, groups, True, 0.125)
-    out, lse = strided.forward(q, k, v, *arguments)
+    out, lse = dilated_op.dilated(q, k, v, None, None, *lists, "modulo", True, 0.125, op.name)
     options = {"pattern": pattern, "is_causal": True, "scale": 0.125}
     assert relative_rms(out, reference(q, k, v, **options)[0]) <= TOLERANCE[dtype]
     for cotangent in (None, grad_lse):
-        got = strided.backward(grad_out, cotangent, q, k, v, out, lse, *arguments)
+        outputs = (out,) if cotangent is None else (out, lse)
+        cotangents = (grad_out,) if cotangent is None else (grad_out, cotangent)
+        got = torch.autograd.grad(outputs, (q, k, v), cotangents, retain_graph=True)
         want = reference_gradients(q, k, v, grad_out, grad_lse=cotangent, **options)
         assert relative_rms(got, want) <= 2 * TOLERANCE[dtype]
 
