@@ -1,5 +1,6 @@
 """Builders of block masks: the budget of every row, the rule of each, time and memory at 1M."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -248,3 +249,31 @@ def test_bad_arguments_of_single_builders_are_named():
         patterns.top_k(q, q[:, :5], sparsity=0.5)
     with pytest.raises(ValueError, match="number of heads that divides q's 4"):
         patterns.top_k(q, torch.zeros(1, 10, 3, 8), sparsity=0.5)
+
+
+@every_builder_by_length
+def test_numbers_of_any_kind_are_taken(name):
+    builder = getattr(patterns, name)
+    want = builder(100, sparsity=0.5, block_size=16, heads=2)
+    integers = {"seq_len": np.int32(100), "block_size": np.int64(16), "heads": np.uint8(2)}
+    assert_same(builder(**integers, sparsity=np.float32(0.5)), want)
+    assert type(builder(**integers, sparsity=np.float64(0.5)).block_size) is int
+    for bad in ({"heads": np.True_}, {"sparsity": np.False_}, {"sparsity": np.float32(1)}):
+        with pytest.raises(ValueError, match=f"{next(iter(bad))}="):
+            builder(**{"seq_len": 100, "sparsity": 0.5, **bad})
+
+
+def test_numbers_of_any_kind_of_single_builders():
+    options = {"sparsity": 0.5, "block_size": 8}
+    for name, argument in (("random", "seed"), ("global_local", "global_blocks")):
+        builder = getattr(patterns, name)
+        assert_same(
+            builder(100, **options, **{argument: np.int64(3)}),
+            builder(100, **options, **{argument: 3}),
+        )
+    q = torch.randn(1, 100, 2, 8)
+    want = patterns.top_k(q, q, **options)
+    assert_same(patterns.top_k(q, q, sparsity=np.float16(0.5), block_size=np.int16(8)), want)
+    assert_same(want.split(np.int64(2), np.int64(100)), want.split(2, 100))
+    with pytest.raises(ValueError, match="seed=True"):
+        patterns.random(100, sparsity=0.5, seed=True)

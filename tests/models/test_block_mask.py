@@ -1,11 +1,14 @@
 """Block masks: CSR lists against the dense table they stand for."""
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from models import block_chunks
 from models.patterns import BlockMask
 from models.patterns.block_picture import shares
 
@@ -205,3 +208,29 @@ def test_a_split_mask_holds_the_same_pairs(factor, n):
     assert mask.split(factor, n) is small
     with pytest.raises(ValueError, match="factor=3: expected a divisor of 32"):
         mask.split(3, n)
+
+
+def test_the_living_mask_is_found_by_its_lists():
+    mask = BlockMask.from_dense(torch.ones(1, 3, 3, dtype=torch.bool), 16)
+    assert BlockMask.of(mask.row_ptr, mask.col_idx, 16) is mask
+    assert BlockMask.of(mask.row_ptr.detach(), mask.col_idx[:], 16) is mask
+    for other in (
+        BlockMask.of(mask.row_ptr.clone(), mask.col_idx, 16),
+        BlockMask.of(mask.row_ptr, mask.col_idx.clone(), 16),
+    ):
+        assert other is not mask
+        assert_same(other, mask)
+    assert BlockMask.of(mask.row_ptr, mask.col_idx, 8).block_size == 8
+    row_ptr, col_idx, gone = mask.row_ptr, mask.col_idx, weakref.ref(mask)
+    mask.causal(), mask.transpose()
+    block_chunks.plan(mask, torch.zeros(1, 48, 2, 8), 2, False)
+    del mask
+    assert gone() is None
+    assert_valid(BlockMask.of(row_ptr, col_idx, 16))
+
+
+def test_plans_are_made_once():
+    mask = BlockMask.from_dense(torch.ones(1, 3, 3, dtype=torch.bool), 16)
+    plans = [block_chunks.plan(mask, torch.zeros(b, 48, 2, 8), 2, False) for b in (1, 2)]
+    assert plans[0] is plans[1]
+    assert block_chunks.plan(mask, torch.zeros(1, 47, 2, 8), 2, False) is not plans[0]
