@@ -22,10 +22,13 @@ def without_padding(q, k, v, key_padding_mask: torch.Tensor):
     """q, k, v in which padding can do no harm: a weight of 0 times inf or NaN would be NaN.
 
     q: (B, N, H, D), k, v: (B, N, Hkv, D); key_padding_mask: (B, N) bool, True where a key is not
-    attended to. There k and v become 0, and of q what is inf or NaN. The scores of such keys are
-    still to be left out of the softmax. Differentiable. ValueError as `check_padding_mask`.
+    attended to. There k and v become 0, and of q what is no number or would make scores overflow.
+    The scores of such keys are still to be left out of the softmax. Differentiable. ValueError as
+    `check_padding_mask`.
     """
     check_padding_mask(key_padding_mask, q)
     padded = key_padding_mask[:, :, None, None]
     k, v = (x.masked_fill(padded, 0.0) for x in (k, v))
-    return q.masked_fill(padded & ~q.isfinite(), 0.0), k, v
+    # Half-precision scores are in float32, so a number overflows them where its square does.
+    wide = q.detach().to(torch.promote_types(q.dtype, torch.float32))
+    return q.masked_fill(padded & ~wide.square().isfinite(), 0.0), k, v

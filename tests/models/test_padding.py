@@ -79,6 +79,21 @@ def test_it_is_the_oracles(problem, data):
         assert name == "q" or a[padded].abs().sum() == 0
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_numbers_whose_scores_overflow_reach_no_gradient(system):
+    problem = Problem(2, 40, 4, 4, 16, is_causal=True)
+    q, k, v, grad_out, _ = problem.tensors(torch.float32)
+    padded = torch.arange(40) < torch.tensor([[0], [17]])
+    with torch.no_grad():
+        q[padded], k[padded], v[padded], grad_out[padded] = 1e38, -3e38, 1e38, 0
+    out, _, pattern = attend(system, problem, q, k, v, key_padding_mask=padded)
+    options = {"pattern": pattern, "is_causal": True, "key_padding_mask": padded}
+    got = torch.autograd.grad(out, (q, k, v), grad_out)
+    assert out.isfinite().all()
+    for a, b in zip(got, reference_gradients(q, k, v, grad_out, **options), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16, torch.float32))
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("held", (6e4, -torch.inf, torch.nan))
