@@ -16,47 +16,6 @@ from models.block_rooms import Work
 from models.merge import merge_into
 
 
-def attend(
-    q,
-    k,
-    v,
-    mask,
-    is_causal: bool,
-    scale: float,
-    return_lse: bool,
-    *,
-    key_padding_mask=None,
-    document_ids=None,
-):
-    """`forward`, differentiable; the LSE is None unless asked for."""
-    arguments = (q, k, v, mask, is_causal, scale, return_lse, key_padding_mask, document_ids)
-    out, lse = _Differentiable.apply(*arguments)
-    return out, lse if return_lse else None
-
-
-class _Differentiable(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, q, k, v, mask, is_causal, scale, return_lse, key_padding_mask, document_ids):
-        masks = {"key_padding_mask": key_padding_mask, "document_ids": document_ids}
-        needs_lse = return_lse or backward_needs_lse(q, k, mask, is_causal)
-        out, lse = forward(q, k, v, mask, is_causal, scale, return_lse=needs_lse, **masks)
-        ctx.save_for_backward(q, k, v, out, lse, key_padding_mask, document_ids)
-        ctx.set_materialize_grads(False)
-        ctx.options = (mask, is_causal, scale)
-        return out, lse
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_out, grad_lse):
-        if grad_out is None and grad_lse is None:
-            return (None,) * 9
-        *saved, key_padding_mask, document_ids = ctx.saved_tensors
-        masks = {"key_padding_mask": key_padding_mask, "document_ids": document_ids}
-        if grad_out is None:
-            grad_out = torch.zeros_like(saved[0])
-        return *backward(grad_out, grad_lse, *saved, *ctx.options, **masks), *(None,) * 6
-
-
 def backward_needs_lse(q, k, mask, is_causal: bool) -> bool:
     """Whether `backward` cannot do without the LSE: where rows are done in pieces."""
     mask = mask.causal() if is_causal else mask

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import torch
 
-from models import block_gather, kernels
-from models.errors import (
-    UnsupportedBackend,
-    check_choice,
-    check_qkv,
-    check_same_length,
-    resolve_scale,
-)
+from models import kernels
+from models.block_sparse_op import block_sparse, needs_lse
+from models.errors import UnsupportedBackend, check_choice
+from models.inputs import prepared
 from models.patterns.block_mask import BlockMask
 
 BACKENDS = ("auto", "triton", "sdpa", "flex", "flash-attn-4")
@@ -31,13 +27,18 @@ def block_sparse_attention(
     scale: float | None = None,
     backend: str = "auto",
     return_lse: bool = False,
+    key_padding_mask: torch.Tensor | None = None,
+    document_ids: torch.Tensor | None = None,
 ):
     """Self-attention over the kept key blocks, one softmax over all kept keys of a row.
 
     q: (B, N, H, D). k, v: (B, N, Hkv, D) with H a multiple of Hkv. Float dtypes, accumulated
     in float32 at least. mask: `models.patterns.BlockMask` of ceil(N / block_size) blocks with
     lists for 1 or H heads, on q's device; a short last block is fine. is_causal: kept blocks
-    are cut at the diagonal. scale: factor on q.k, None for 1/sqrt(D).
+    are cut at the diagonal. scale: factor on q.k, None for 1/sqrt(D). key_padding_mask: (B, N)
+    bool, True where a key is not attended to, whatever it holds, NaN and inf too. document_ids:
+    (B, N) integers; a token attends to those of its own document, all tokens of its id. Blocks
+    are counted from the start of the sequence, not of each document.
 
     Returns out (B, N, H, D) in q's dtype, and with `return_lse` also LSE (B, H, N), natural
     log, float32 (float64 for float64). A query without keys gives 0 and -inf. Gradients are
@@ -46,16 +47,13 @@ def block_sparse_attention(
     Raises ValueError on bad arguments, UnsupportedBackend where `backend` cannot do the
     request. "auto" is "triton" for half types on CUDA where the kernels can, else "sdpa".
     """
-    check_qkv(q, k, v)
-    check_same_length(q, k)
+    masks = (key_padding_mask, document_ids)
+    q, k, v, scale = prepared(q, k, v, scale, *masks)
     _check_mask(q, mask)
-    scale = resolve_scale(scale, q.shape[3])
-    backend = resolve_backend(q, mask, backend, return_lse=return_lse)
-    if backend == "triton":
-        from models.kernels import block_sparse
-
-        out, lse = block_sparse.attend(q, k, v, mask, is_causal, scale)
-    elif backend == "flex":
+    is_masked = key_padding_mask is not None or document_ids is not None
+    backend = resolve_backend(q, mask, backend, return_lse=return_lse, is_masked=is_masked)
+    is_causal = bool(is_causal)
+    if backend == "flex":
         from models import flex
 
         out, lse = flex.block_sparse(q, k, v, mask, is_causal, scale, return_lse)
@@ -64,32 +62,45 @@ def block_sparse_attention(
 
         out, lse = flash_attn_4.block_sparse(q, k, v, mask, is_causal, scale, return_lse)
     else:
-        out, lse = block_gather.attend(q, k, v, mask, is_causal, scale, return_lse)
+        lists = (mask.row_ptr, mask.col_idx, mask.block_size)
+        with_lse = return_lse or needs_lse(q, k, v, mask, is_causal, backend)
+        out, lse = block_sparse(q, k, v, *masks, *lists, is_causal, scale, backend, with_lse)
     return (out, lse) if return_lse else out
 
 
 def resolve_backend(
-    q: torch.Tensor, mask: BlockMask, backend: str, *, return_lse: bool = False
+    q: torch.Tensor,
+    mask: BlockMask,
+    backend: str,
+    *,
+    return_lse: bool = False,
+    is_masked: bool = False,
 ) -> str:
     """The backend that a call with `q` and `mask` runs.
 
-    UnsupportedBackend with the reason where a named one cannot.
+    is_masked: whether it has a key padding mask or document ids. UnsupportedBackend with the
+    reason where a named one cannot.
     """
     check_choice("backend", backend, BACKENDS)
     if backend == "auto":
         half = q.dtype in (torch.float16, torch.bfloat16)
         trusted = not kernels.why_withdrawn("block_sparse", str(q.dtype), q.shape[3])
         fused = q.device.type == "cuda" and half and trusted
-        fused = fused and not _why_not("triton", q, mask, return_lse)
+        fused = fused and not _why_not("triton", q, mask, return_lse, is_masked)
         return "triton" if fused else "sdpa"
-    reason = _why_not(backend, q, mask, return_lse)
+    reason = _why_not(backend, q, mask, return_lse, is_masked)
     if reason:
         raise UnsupportedBackend(f"{backend}: {reason}")
     return backend
 
 
-def _why_not(backend, q, mask, return_lse) -> str | None:
+def _why_not(backend, q, mask, return_lse, is_masked) -> str | None:
     """Why `backend` cannot do this request, or None if it can."""
+    if backend in ("flex", "flash-attn-4"):
+        if is_masked:
+            return "takes no key_padding_mask and no document_ids"
+        if torch.compiler.is_compiling():
+            return "is compiled by itself, not inside torch.compile"
     if backend == "triton":
         if not kernels.HAS_TRITON:
             return kernels.MISSING

@@ -8,18 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models import flash_attn_4, flex
-from models.errors import (
-    UnsupportedBackend,
-    check_choice,
-    check_qkv,
-    check_same_length,
-    resolve_scale,
-)
-from models.fused_ops import CpuFlash, CudaEfficient, CudaFlash, as_operand, head_dim_multiple
+from models import documents, flash_attn_4, flex
+from models.dilated_op import dilated
+from models.errors import UnsupportedBackend, check_choice
+from models.fused_ops import as_operand
+from models.inputs import prepared
+from models.ops import without_autocast
 from models.oracle import attend_rows
-from models.patterns.branches import DilatedBranches
-from models.strided import StridedAttention
 
 _SDPA = {
     "sdpa-cudnn": SDPBackend.CUDNN_ATTENTION,
@@ -44,6 +39,8 @@ def dense_attention(
     scale: float | None = None,
     backend: str = "auto",
     return_lse: bool = False,
+    key_padding_mask: torch.Tensor | None = None,
+    document_ids: torch.Tensor | None = None,
 ):
     """Dense self-attention `softmax(scale q k^T) v`.
 
@@ -51,36 +48,44 @@ def dense_attention(
     for 1/sqrt(D). backend: PyTorch's "sdpa-flash", "sdpa-efficient", "sdpa-cudnn",
     "sdpa-math" and its compiled FlexAttention, "flex"; the packages "flash-attn-2",
     "flash-attn-4"; "eager", the explicit softmax that holds the N x N scores; or
-    "auto", the fastest that can.
+    "auto", the fastest that can. key_padding_mask: (B, N) bool, True where a key is not
+    attended to, whatever it holds, NaN and inf too. document_ids: (B, N) integers; a token
+    attends to those of its own document, all tokens of its id.
 
     Returns out (B, N, H, D) in q's dtype, and with `return_lse` also LSE
-    (B, H, N), natural log, float32 (float64 for float64).
+    (B, H, N), natural log, float32 (float64 for float64). A query without keys gives
+    0 and -inf.
 
     Raises ValueError on bad arguments, UnsupportedBackend where `backend` cannot
     do the request, with the reason.
     """
-    check_qkv(q, k, v)
-    check_same_length(q, k)
-    scale = resolve_scale(scale, q.shape[3])
+    q, k, v, scale = prepared(q, k, v, scale, key_padding_mask, document_ids)
+    is_causal, masks = bool(is_causal), (key_padding_mask, document_ids)
+    is_masked = key_padding_mask is not None or document_ids is not None
+    request = {"is_causal": is_causal, "return_lse": return_lse, "is_masked": is_masked}
     q, k, v = (as_operand(x) for x in (q, k, v))
-    backend = resolve_backend(q, k, backend, is_causal=is_causal, return_lse=return_lse)
+    backend = resolve_backend(q, k, backend, **request)
     if backend == "eager":
-        out, lse = _eager(q, k, v, is_causal, scale)
+        out, lse = _eager(q, k, v, is_causal, scale, *masks)
+    elif backend == "sdpa-math" and is_masked:
+        out, lse = _masked_math(q, k, v, is_causal, scale, *masks)
     elif backend == "flash-attn-2":
         out, lse = _flash_attn_2(q, k, v, is_causal, scale, return_lse)
     elif backend == "flash-attn-4":
         out, lse = flash_attn_4.dense(q, k, v, is_causal, scale, return_lse)
     elif backend == "flex":
         out, lse = flex.dense(q, k, v, is_causal, scale, return_lse)
-    elif return_lse or _needs_views(backend, q, k):
-        out, lse = _whole_view(q, k, v, backend, is_causal, scale)
+    elif return_lse or is_masked or _needs_views(backend, q, k):
+        # One branch that holds everything: PyTorch's op with its LSE, differentiable in both.
+        name = backend.replace("sdpa", q.device.type)
+        out, lse = dilated(q, k, v, *masks, [q.shape[1]], [1], "modulo", is_causal, scale, name)
     else:
         with sdpa_kernel(_SDPA[backend]):
             out = F.scaled_dot_product_attention(
                 *(x.transpose(1, 2) for x in (q, k, v)),
                 is_causal=is_causal,
                 scale=scale,
-                enable_gqa=q.shape[2] != k.shape[2],
+                **_grouping(q, k),
             )
         out, lse = out.transpose(1, 2), None
     return (out, lse) if return_lse else out
@@ -93,22 +98,32 @@ def resolve_backend(
     *,
     is_causal: bool = False,
     return_lse: bool = False,
+    is_masked: bool = False,
 ) -> str:
-    """The backend that this call runs; UnsupportedBackend with the reason where it cannot."""
+    """The backend that this call runs; UnsupportedBackend with the reason where it cannot.
+
+    is_masked: whether it has a key padding mask or document ids.
+    """
     check_choice("backend", backend, BACKENDS)
     if backend != "auto":
-        reason = _why_not(backend, q, k, is_causal, return_lse)
+        reason = _why_not(backend, q, k, is_causal, return_lse, is_masked)
         if reason:
             raise UnsupportedBackend(f"{backend}: {reason}")
         return backend
     for candidate in _BY_SPEED:
-        if _why_not(candidate, q, k, is_causal, return_lse) is None:
+        if _why_not(candidate, q, k, is_causal, return_lse, is_masked) is None:
             return candidate
-    return "eager" if return_lse else "sdpa-math"
+    return "eager" if return_lse or is_masked else "sdpa-math"
 
 
-def _why_not(backend, q, k, is_causal, return_lse) -> str | None:
+def _why_not(backend, q, k, is_causal, return_lse, is_masked) -> str | None:
     """Why `backend` cannot do this request, or None if it can."""
+    on_cpu = q.device.type == "cpu"
+    takes_masks = ("eager", "sdpa-math", "sdpa-efficient", *(["sdpa-flash"] if on_cpu else []))
+    if is_masked and backend not in takes_masks:
+        return "takes no key_padding_mask and no document_ids"
+    if torch.compiler.is_compiling() and backend in ("flex", "flash-attn-4"):
+        return "is compiled by itself, not inside torch.compile"
     if return_lse and backend in ("sdpa-math", "sdpa-cudnn"):
         return "gives no LSE"
     if backend in ("eager", "sdpa-math"):
@@ -123,19 +138,25 @@ def _why_not(backend, q, k, is_causal, return_lse) -> str | None:
         return flash_attn_4.why_not(q)
     if backend == "flash-attn-2":
         return _why_not_flash_attn_2(q, return_lse)
-    grouped = q.shape[2] != k.shape[2]
-    if _needs_views(backend, q, k):
-        # Views of as many query as key heads are what PyTorch will see.
-        q, grouped = q[:, :, : k.shape[2]], False
-    params = torch.backends.cuda.SDPAParams(
-        *(x.transpose(1, 2) for x in (q, k, k)), None, 0.0, is_causal, grouped
+    # Views of as many query as key heads are what PyTorch will see.
+    grouped = q.shape[2] != k.shape[2] and not _needs_views(backend, q, k)
+    return _why_pytorch_declines(backend, q.device, q.dtype, q.shape[3], is_causal, grouped)
+
+
+@torch.compiler.assume_constant_result
+def _why_pytorch_declines(backend, device, dtype, head_dim, is_causal, grouped) -> str | None:
+    """Why a fused op of PyTorch's does not take tensors such as these, or None if it does."""
+    q, k = (
+        torch.empty(1, heads, 128, head_dim, dtype=dtype, device=device)
+        for heads in (2, 1 if grouped else 2)
     )
+    params = torch.backends.cuda.SDPAParams(q, k, k, None, 0.0, is_causal, grouped)
     can_use = {
         "sdpa-flash": torch.backends.cuda.can_use_flash_attention,
         "sdpa-efficient": torch.backends.cuda.can_use_efficient_attention,
         "sdpa-cudnn": torch.backends.cuda.can_use_cudnn_attention,
     }[backend]
-    return None if can_use(params, False) else f"PyTorch declines {q.dtype}, head_dim {q.shape[3]}"
+    return None if can_use(params, False) else f"PyTorch declines {dtype}, head_dim {head_dim}"
 
 
 def _why_not_flash_attn_2(q, return_lse) -> str | None:
@@ -157,24 +178,40 @@ def _needs_views(backend, q, k) -> bool:
     return fused and q.shape[2] != k.shape[2]
 
 
-def _whole_view(q, k, v, backend, is_causal, scale):
-    """One view of everything: PyTorch's op with its LSE, differentiable in both."""
-    if q.device.type == "cpu":
-        op = CpuFlash()
-    else:
-        op = CudaFlash() if backend == "sdpa-flash" else CudaEfficient()
-    head_dim = q.shape[3]
-    extra = -head_dim % head_dim_multiple(q)
-    if extra:
-        q, k, v = (F.pad(x, (0, extra)) for x in (q, k, v))
-    groups = tuple(DilatedBranches((q.shape[1],), (1,)).head_groups(q.shape[2], k.shape[2]))
-    out, lse = StridedAttention.apply(q, k, v, op, groups, is_causal, scale)
-    return out[..., :head_dim], lse
+def _eager(q, k, v, is_causal, scale, key_padding_mask, document_ids):
+    def attend(q, k, v, key_padding_mask):
+        rows = torch.arange(q.shape[1], device=q.device)
+        options = {"is_causal": is_causal, "scale": scale, "key_padding_mask": key_padding_mask}
+        with without_autocast(q.device):
+            return attend_rows(q, k, v, rows, **options)
+
+    return documents.traced("eager", attend, q, k, v, document_ids, key_padding_mask)
 
 
-def _eager(q, k, v, is_causal, scale):
-    rows = torch.arange(q.shape[1], device=q.device)
-    return attend_rows(q, k, v, rows, is_causal=is_causal, scale=scale)
+def _grouping(q, k) -> dict[str, bool]:
+    """As an option left out or not: compiled code would have a symbol for the comparison."""
+    return {"enable_gqa": True} if q.shape[2] != k.shape[2] else {}
+
+
+def _masked_math(q, k, v, is_causal, scale, key_padding_mask, document_ids):
+    """PyTorch's attention written out in matmuls; rows without keys give 0. No LSE."""
+
+    def attend(q, k, v, key_padding_mask):
+        n = q.shape[1]
+        allowed = torch.ones(n, n, dtype=torch.bool, device=q.device)
+        allowed = (allowed.tril() if is_causal else allowed)[None, None]
+        if key_padding_mask is not None:
+            allowed = allowed & ~key_padding_mask[:, None, None, :]
+        with sdpa_kernel(SDPBackend.MATH):
+            out = F.scaled_dot_product_attention(
+                *(x.transpose(1, 2) for x in (q, k, v)),
+                attn_mask=allowed,
+                scale=scale,
+                **_grouping(q, k),
+            )
+        return out.masked_fill(~allowed.any(dim=-1, keepdim=True), 0.0).transpose(1, 2), None
+
+    return documents.traced("sdpa-math", attend, q, k, v, document_ids, key_padding_mask)
 
 
 def _flash_attn_2(q, k, v, is_causal, scale, return_lse):

@@ -12,21 +12,15 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 
-from models import kernels
-from models.errors import (
-    UnsupportedBackend,
-    check_choice,
-    check_qkv,
-    check_same_length,
-    resolve_scale,
-)
-from models.fused_ops import CudaCudnn, as_operand, fused_op, head_dim_multiple, why_not_cudnn
+from models import documents, kernels
+from models.dilated_op import dilated
+from models.errors import UnsupportedBackend, check_choice
+from models.fused_ops import fused_op, why_not_cudnn
+from models.inputs import prepared
 from models.merge import merge
-from models.padding import mask_keys, unmask
+from models.ops import without_autocast
 from models.patterns.branches import DilatedBranches, HeadPartition
-from models.strided import StridedAttention
 
 BACKENDS = ("auto", "gather", "sdpa", "sdpa-cudnn", "triton", "triton-tf32", "gluon")
 
@@ -44,6 +38,7 @@ def dilated_attention(
     backend: str = "auto",
     return_lse: bool = False,
     key_padding_mask: torch.Tensor | None = None,
+    document_ids: torch.Tensor | None = None,
 ):
     """Dilated self-attention, exactly `softmax(S + log C) V` over the multiset of kept keys.
 
@@ -51,7 +46,9 @@ def dilated_attention(
     accumulated in float32 at least; any N, also w > N and r not dividing w.
     segment_lengths, dilation_rates: one integer >= 1 a branch. scale: factor on
     q.k, None for 1/sqrt(D). head_offset: "modulo" (the paper) or "block"
-    (torchscale). key_padding_mask: (B, N) bool, True where a key is not attended to.
+    (torchscale). key_padding_mask: (B, N) bool, True where a key is not attended to,
+    whatever it holds, NaN and inf too. document_ids: (B, N) integers; a token attends to
+    those of its own document, all tokens of its id, and segments start anew with each.
 
     Returns out (B, N, H, D) in q's dtype, and with `return_lse` also LSE
     (B, H, N), natural log, float32 (float64 for float64). A query without keys
@@ -63,7 +60,8 @@ def dilated_attention(
     shown that right yet, nor faster.
     """
     pattern = DilatedBranches(segment_lengths, dilation_rates, head_offset)
-    return _attend(q, k, v, pattern, is_causal, scale, backend, return_lse, key_padding_mask)
+    masks = (key_padding_mask, document_ids)
+    return _attend(q, k, v, pattern, is_causal, scale, backend, return_lse, *masks)
 
 
 def head_partitioned_attention(
@@ -77,6 +75,8 @@ def head_partitioned_attention(
     scale: float | None = None,
     backend: str = "auto",
     return_lse: bool = False,
+    key_padding_mask: torch.Tensor | None = None,
+    document_ids: torch.Tensor | None = None,
 ):
     """The head-partitioned form: each head sees one branch only (`patterns.HeadPartition`).
 
@@ -86,17 +86,20 @@ def head_partitioned_attention(
     Arguments and results as for `dilated_attention`; rows not kept are 0, LSE -inf.
     """
     pattern = HeadPartition(segment_lengths, dilation_rates)
-    return _attend(q, k, v, pattern, is_causal, scale, backend, return_lse, None)
+    masks = (key_padding_mask, document_ids)
+    return _attend(q, k, v, pattern, is_causal, scale, backend, return_lse, *masks)
 
 
-def resolve_backend(q: torch.Tensor, backend: str) -> str:
-    """The backend that a call with `q` runs, with the op beneath it: "sdpa (cpu-flash)"."""
+def resolve_backend(q: torch.Tensor, backend: str, *, is_masked: bool = False) -> str:
+    """The backend that a call with `q` runs, with the op beneath it: "sdpa (cpu-flash)".
+
+    is_masked: whether the call has a key padding mask or document ids.
+    """
     check_choice("backend", backend, BACKENDS)
     if backend == "gather":
         return "gather"
     if backend not in ("auto", "sdpa"):
-        others = {"sdpa-cudnn": why_not_cudnn, "gluon": _why_not_gluon}
-        reason = others[backend](q) if backend in others else _why_not_triton(q, backend)
+        reason = _why_not(backend, q, is_masked)
         if reason:
             raise UnsupportedBackend(f"{backend}: {reason}")
         return backend
@@ -104,11 +107,19 @@ def resolve_backend(q: torch.Tensor, backend: str) -> str:
     if backend == "auto" and half_on_card and not _why_not_auto(q):
         return "triton"
     try:
-        return f"sdpa ({fused_op(q).name})"
+        return f"sdpa ({fused_op(q, is_masked=is_masked).name})"
     except UnsupportedBackend:
         if backend == "sdpa":
             raise
         return "gather"
+
+
+def _why_not(backend: str, q: torch.Tensor, is_masked: bool) -> str | None:
+    """Why the named backend cannot take q (B, N, H, D), or None if it can."""
+    if backend in ("sdpa-cudnn", "gluon") and is_masked:
+        return "takes no key_padding_mask and no document_ids"
+    others = {"sdpa-cudnn": why_not_cudnn, "gluon": _why_not_gluon}
+    return others[backend](q) if backend in others else _why_not_triton(q, backend)
 
 
 def _why_not_auto(q: torch.Tensor) -> str | None:
@@ -136,48 +147,34 @@ def _why_not_gluon(q: torch.Tensor) -> str | None:
     return dilated_gluon.why_not(q)
 
 
-def _attend(q, k, v, pattern, is_causal, scale, backend, return_lse, key_padding_mask):
-    check_qkv(q, k, v)
-    check_same_length(q, k)
-    head_dim, dtype = q.shape[3], q.dtype
-    scale = resolve_scale(scale, head_dim)
-    if key_padding_mask is not None:
-        q, k, v = mask_keys(q, k, v, key_padding_mask, scale)
-    run = _RUN[resolve_backend(q, backend).partition(" ")[0]]
-    out, lse = run(q, k, v, pattern, is_causal, scale)
-    if key_padding_mask is not None:
-        out, lse = unmask(out, lse, head_dim)
-    out = out.to(dtype)
+def _attend(
+    q, k, v, pattern, is_causal, scale, backend, return_lse, key_padding_mask, document_ids
+):
+    q, k, v, scale = prepared(q, k, v, scale, key_padding_mask, document_ids)
+    masks, options = (key_padding_mask, document_ids), (pattern, bool(is_causal), scale)
+    is_masked = key_padding_mask is not None or document_ids is not None
+    backend = resolve_backend(q, backend, is_masked=is_masked)
+    if backend == "gather":
+        attend = partial(_gather, *options)
+        tensors = (q, k, v, document_ids, key_padding_mask)
+        out, lse = documents.traced("gather", attend, *tensors)
+    else:
+        # "sdpa (cpu-flash)" is the op's "cpu-flash".
+        name = backend.removeprefix("sdpa (").removesuffix(")").replace("sdpa", "cuda")
+        lists = (list(pattern.segment_lengths), list(pattern.dilation_rates), pattern.head_offset)
+        out, lse = dilated(q, k, v, *masks, *lists, *options[1:], name)
     return (out, lse) if return_lse else out
 
 
-def _sdpa(q, k, v, pattern, is_causal, scale, *, op=None):
-    head_dim = q.shape[3]
-    extra = -head_dim % head_dim_multiple(q)
-    if extra:
-        q, k, v = (F.pad(x, (0, extra)) for x in (q, k, v))
-    q, k, v = (as_operand(x) for x in (q, k, v))
-    groups = tuple(pattern.head_groups(q.shape[2], k.shape[2]))
-    out, lse = StridedAttention.apply(q, k, v, op or fused_op(q), groups, is_causal, scale)
-    return (out[..., :head_dim] if extra else out), lse
-
-
-def _triton(q, k, v, pattern, is_causal, scale, *, tf32=False):
-    from models.kernels import dilated
-
-    return dilated.attend(q, k, v, pattern, is_causal, scale, tf32=tf32)
-
-
-def _gluon(q, k, v, pattern, is_causal, scale):
-    from models.kernels import dilated_gluon
-
-    return dilated_gluon.attend(q, k, v, pattern, is_causal, scale)
-
-
-def _gather(q, k, v, pattern, is_causal, scale):
+def _gather(pattern, is_causal, scale, q, k, v, key_padding_mask):
     """Per branch: gather the kept tokens, plain softmax attention, scatter back; then mix."""
+    with without_autocast(q.device):
+        return _gather_branches(pattern, is_causal, scale, q, k, v, key_padding_mask)
+
+
+def _gather_branches(pattern, is_causal, scale, q, k, v, key_padding_mask):
     batch, n, heads, _ = q.shape
-    accumulator = torch.promote_types(q.dtype, torch.float32)
+    dtype, accumulator = q.dtype, torch.promote_types(q.dtype, torch.float32)
     # In float32 at least: scores rounded to half would cost twice flash's error.
     q, k, v = (x.to(accumulator) for x in (q, k, v))
     k, v = (x.repeat_interleave(heads // x.shape[2], dim=2) for x in (k, v))
@@ -192,14 +189,18 @@ def _gather(q, k, v, pattern, is_causal, scale):
         allowed = held[:, :, None, :]
         if is_causal:
             allowed = allowed & torch.ones(kept, kept, device=q.device).tril().bool()
+        if key_padding_mask is not None:
+            allowed = allowed & ~key_padding_mask[:, index][..., None, :]
         # In place: the scores are the one large array here. The shift cancels in the
         # result, so no gradient goes through it.
-        scores = scores.masked_fill_(~allowed, torch.finfo(accumulator).min)
+        scores = scores.masked_fill_(~allowed, -torch.inf)
         shift = scores.detach().amax(dim=-1, keepdim=True)
+        is_empty = shift.isneginf()
+        shift = shift.masked_fill(is_empty, 0.0)
         weights = scores.sub_(shift).exp_()
-        total = weights.sum(dim=-1, keepdim=True)
+        total = weights.sum(dim=-1, keepdim=True).masked_fill(is_empty, 1.0)
         out = weights @ v_kept / total
-        lse = (shift + total.log()).squeeze(-1)
+        lse = (shift + total.log()).masked_fill(is_empty, -torch.inf).squeeze(-1)
         # Unheld places of a short segment point at token n, which is cut off again.
         rows = torch.where(held, index, n).flatten(1)
         full_out = out.new_zeros(batch, heads, n + 1, out.shape[-1])
@@ -210,7 +211,8 @@ def _gather(q, k, v, pattern, is_causal, scale):
         full_lse = full_lse.index_put(places, lse.flatten(2, 3))
         outs.append(full_out[:, :, :n].transpose(1, 2))
         lses.append(full_lse[:, :, :n])
-    return merge(outs, lses)
+    out, lse = merge(outs, lses)
+    return out.to(dtype), lse
 
 
 def _kept_positions(pattern, branch, w, r, n, heads, device):
@@ -224,13 +226,3 @@ def _kept_positions(pattern, branch, w, r, n, heads, device):
     index = starts + steps + offset
     held = (steps + offset < w) & (index < n) & ~missing
     return torch.where(held, index, 0), held
-
-
-_RUN = {
-    "gather": _gather,
-    "sdpa": _sdpa,
-    "sdpa-cudnn": partial(_sdpa, op=CudaCudnn()),
-    "triton": _triton,
-    "triton-tf32": partial(_triton, tf32=True),
-    "gluon": _gluon,
-}

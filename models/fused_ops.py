@@ -2,13 +2,15 @@
 
 `F.scaled_dot_product_attention` hides the LSE; these ops show it. Layout here
 is the ops' own, (B, H, N, D), any strides with a contiguous last dimension.
+bias: None or (B, 1, 1, n_keys) in q's dtype, added to the scores: 0, and -inf for keys
+that no query attends to. A row without any key gives out 0 and an LSE that means nothing;
+`backward` wants a finite one there, and gives such rows and keys zero gradients.
 Sources: aten/src/ATen/native/native_functions.yaml and sdp_utils, torch 2.11-2.13.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,21 +22,28 @@ _aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class CpuFlash:
-    """FlashAttention on the CPU: float64, float32, bfloat16, float16; any head size."""
+    """FlashAttention on the CPU: float64, float32, bfloat16, float16; any head size.
+
+    When causal it computes blocks of 512 keys whole: up to 512 tokens, every pair. Segments of
+    2048 tokens cut into parts that LSE joins took longer (experiments/NOTES.md).
+    """
 
     name = "cpu-flash"
 
-    def forward(self, q, k, v, is_causal: bool, scale: float) -> tuple[Any, Any, tuple]:
-        """Returns out, LSE (B, H, N) and whatever `backward` needs besides."""
-        out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, is_causal, scale=scale
-        )
-        return out, lse, ()
+    def state(self, q, k) -> tuple:
+        """What `backward` needs besides tensors of the forward pass."""
+        return ()
 
-    def backward(self, grad_out, q, k, v, out, lse, saved, is_causal: bool, scale: float):
+    def forward(self, q, k, v, is_causal: bool, scale: float, bias=None):
+        """out (B, H, N, D) in q's dtype and LSE (B, H, N), float32 (float64 for float64)."""
+        return _aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, is_causal, attn_mask=bias, scale=scale
+        )
+
+    def backward(self, grad_out, q, k, v, out, lse, is_causal: bool, scale: float, bias=None):
         """dq, dk, dv of the keys at hand, with P = exp(S - lse) and D = rowsum(grad_out * out)."""
         return _aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad_out, q, k, v, out, lse, 0.0, is_causal, scale=scale
+            grad_out, q, k, v, out, lse, 0.0, is_causal, attn_mask=bias, scale=scale
         )
 
 
@@ -45,14 +54,20 @@ class CudaFlash:
     name = "cuda-flash"
     max_head_dim = 256
 
-    def forward(self, q, k, v, is_causal, scale):
-        out, lse, cum_q, cum_k, max_q, max_k, seed, offset, _ = (
-            _aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal, scale=scale)
+    def state(self, q, k) -> tuple:
+        one = _tokens(q, 1)
+        _, _, cum_q, cum_k, _, _, seed, offset, _ = _aten._scaled_dot_product_flash_attention(
+            one, one, one, 0.0, False, scale=1.0
         )
-        return out, lse, (cum_q, cum_k, max_q, max_k, seed, offset)
+        return cum_q, cum_k, q.shape[2], k.shape[2], seed, offset
 
-    def backward(self, grad_out, q, k, v, out, lse, saved, is_causal, scale):
-        cum_q, cum_k, max_q, max_k, seed, offset = saved
+    def forward(self, q, k, v, is_causal, scale, bias=None):
+        _refuse_bias(self, bias)
+        return _aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal, scale=scale)[:2]
+
+    def backward(self, grad_out, q, k, v, out, lse, is_causal, scale, bias=None):
+        _refuse_bias(self, bias)
+        cum_q, cum_k, max_q, max_k, seed, offset = self.state(q, k)
         return _aten._scaled_dot_product_flash_attention_backward(
             grad_out, q, k, v, out, lse.contiguous(), cum_q, cum_k, max_q, max_k,
             0.0, is_causal, seed, offset, scale=scale,
@@ -65,20 +80,26 @@ class CudaEfficient:
 
     name = "cuda-efficient"
 
-    def forward(self, q, k, v, is_causal, scale):
-        out, lse, seed, offset = _aten._scaled_dot_product_efficient_attention(
-            q, k, v, None, True, 0.0, is_causal, scale=scale
+    def state(self, q, k) -> tuple:
+        one = _tokens(q, 1)
+        return _aten._scaled_dot_product_efficient_attention(
+            one, one, one, None, True, 0.0, False, scale=1.0
+        )[2:]
+
+    def forward(self, q, k, v, is_causal, scale, bias=None):
+        out, lse, _, _ = _aten._scaled_dot_product_efficient_attention(
+            q, k, v, _rows_of(bias, q), True, 0.0, is_causal, scale=scale
         )
         # The op pads the LSE to a multiple of 32 rows.
-        return out, lse[..., : q.shape[2]], (seed, offset)
+        return out, lse[..., : q.shape[2]]
 
-    def backward(self, grad_out, q, k, v, out, lse, saved, is_causal, scale):
-        seed, offset = saved[-2:]
+    def backward(self, grad_out, q, k, v, out, lse, is_causal, scale, bias=None):
+        seed, offset = self.state(q, k)
         # The kernel is told no row stride of these two: it takes them to be packed.
         out = out.transpose(1, 2).contiguous().transpose(1, 2)
         padded = F.pad(lse, (0, -lse.shape[-1] % 32), value=torch.inf).contiguous()
         return _aten._scaled_dot_product_efficient_attention_backward(
-            grad_out, q, k, v, None, out, padded, seed, offset,
+            grad_out, q, k, v, _rows_of(bias, q), out, padded, seed, offset,
             0.0, [True, True, True, False], is_causal, scale=scale,
         )[:3]  # fmt: skip
 
@@ -93,20 +114,30 @@ class CudaCudnn:
 
     name = "cuda-cudnn"
 
-    def forward(self, q, k, v, is_causal, scale):
-        if k.shape[2] == 1:
-            raise UnsupportedBackend("sdpa-cudnn: a segment keeps one key, cuDNN takes two or more")
-        out, lse, *saved, _ = _aten._scaled_dot_product_cudnn_attention(
-            q, k, v, None, True, 0.0, is_causal, scale=scale
+    def state(self, q, k) -> tuple:
+        two = _tokens(q, 2)
+        _, lse, cum_q, cum_k, _, _, seed, offset, _ = _aten._scaled_dot_product_cudnn_attention(
+            two, two, two, None, True, 0.0, False, scale=1.0
         )
         # (B, H, N) or (B, H, N, 1), by version: `backward` takes it in the shape it came in.
-        return out, lse.reshape(q.shape[:3]), (*saved, lse.shape, q.shape[3])
+        lse_shape = (*q.shape[:3], *lse.shape[3:])
+        return cum_q, cum_k, q.shape[2], k.shape[2], seed, offset, lse_shape
 
-    def backward(self, grad_out, q, k, v, out, lse, saved, is_causal, scale):
-        cum_q, cum_k, max_q, max_k, seed, offset, lse_shape, head_dim = saved
-        reason = why_not_cudnn(q.transpose(1, 2)) if q.shape[3] > head_dim else None
-        if reason:
+    def forward(self, q, k, v, is_causal, scale, bias=None):
+        _refuse_bias(self, bias)
+        if k.shape[2] == 1:
+            raise UnsupportedBackend("sdpa-cudnn: a segment keeps one key, cuDNN takes two or more")
+        out, lse = _aten._scaled_dot_product_cudnn_attention(
+            q, k, v, None, True, 0.0, is_causal, scale=scale
+        )[:2]
+        return out, lse.reshape(q.shape[:3])
+
+    def backward(self, grad_out, q, k, v, out, lse, is_causal, scale, bias=None):
+        _refuse_bias(self, bias)
+        # The forward pass took q as it came; only columns added for this one can be too many.
+        if reason := why_not_cudnn(q.transpose(1, 2)):
             raise UnsupportedBackend(f"sdpa-cudnn: the gradient of the LSE takes columns: {reason}")
+        cum_q, cum_k, max_q, max_k, seed, offset, lse_shape = self.state(q, k)
         # Its plans are kept by the strides of q, k, v alone (torch 2.11): those of all else must
         # follow from q's, as they do of `out` when it comes from the forward.
         out, grad_out = (torch.empty_like(q).copy_(x) for x in (out, grad_out))
@@ -114,6 +145,32 @@ class CudaCudnn:
             grad_out, q, k, v, out, lse.reshape(lse_shape).contiguous(), seed, offset, None,
             cum_q, cum_k, max_q, max_k, 0.0, is_causal, scale=scale,
         )  # fmt: skip
+
+
+def _tokens(q: torch.Tensor, n: int) -> torch.Tensor:
+    """(1, 1, n, D) to run a CUDA op's forward on for the seeds that its backward asks for.
+
+    Without dropout it never reads them: kept from the forward pass, they would be state that
+    a custom op cannot hold.
+    """
+    return q.new_zeros(1, 1, n, q.shape[3])
+
+
+def _refuse_bias(op, bias) -> None:
+    if bias is not None:
+        raise UnsupportedBackend(f"{op.name}: takes no key mask")
+
+
+def _rows_of(bias: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor | None:
+    """`bias` (B, 1, 1, n_keys) for all rows, (B, H, N, n_keys), each row aligned to 16 bytes."""
+    if bias is None:
+        return None
+    n_keys = bias.shape[3]
+    rows = F.pad(bias, (0, -n_keys % 16))[..., :n_keys]
+    return rows.expand(*q.shape[:3], n_keys)
+
+
+OPS = {op.name: op for op in (CpuFlash(), CudaFlash(), CudaEfficient(), CudaCudnn())}
 
 
 def why_not_cudnn(q: torch.Tensor) -> str | None:
@@ -142,16 +199,18 @@ def as_operand(x: torch.Tensor) -> torch.Tensor:
     """
     ready = x.stride(3) == 1
     step = 16 // x.element_size()
-    if ready and x.device.type == "cuda" and x.shape[3] % step == 0:
+    # Traced by torch.compile a tensor has no address: PyTorch sees to it there.
+    is_known = x.device.type == "cuda" and not torch.compiler.is_compiling()
+    if ready and is_known and x.shape[3] % step == 0:
         strides = [x.stride(dim) for dim in range(3) if x.shape[dim] > 1]
         ready = x.data_ptr() % 16 == 0 and all(stride % step == 0 for stride in strides)
     return x if ready else x.clone(memory_format=torch.contiguous_format)
 
 
-def fused_op(q: torch.Tensor) -> CpuFlash | CudaFlash | CudaEfficient:
+def fused_op(q: torch.Tensor, *, is_masked: bool = False) -> CpuFlash | CudaFlash | CudaEfficient:
     """The fused op with an LSE for the device, dtype and head size of q (B, N, H, D).
 
-    UnsupportedBackend where PyTorch has none.
+    is_masked: whether it is to leave keys out. UnsupportedBackend where PyTorch has none.
     """
     if q.device.type == "cpu":
         return CpuFlash()
@@ -160,7 +219,8 @@ def fused_op(q: torch.Tensor) -> CpuFlash | CudaFlash | CudaEfficient:
     if q.dtype == torch.float64:
         raise UnsupportedBackend("sdpa: no fused CUDA attention op takes float64")
     capability = torch.cuda.get_device_capability(q.device)
-    if q.dtype != torch.float32 and capability >= (8, 0) and q.shape[-1] <= CudaFlash.max_head_dim:
+    takes_flash = q.dtype != torch.float32 and q.shape[-1] <= CudaFlash.max_head_dim
+    if takes_flash and capability >= (8, 0) and not is_masked:
         return CudaFlash()
     if q.dtype == torch.bfloat16 and capability < (8, 0):
         raise UnsupportedBackend(

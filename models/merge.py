@@ -31,20 +31,23 @@ def merge_into(out, lse, part_out, part_lse) -> None:
     """Join one part into (out, lse) in place; no gradient.
 
     out, part_out: (..., D) alike; lse, part_lse: their shape without the last
-    dimension. `out` and `lse` may be strided views. Each row of the part must
-    hold at least one key; rows of `out` need not (lse = -inf).
+    dimension. `out` and `lse` may be strided views. Rows without a key have 0
+    and LSE = -inf, in the part, in `out` or in both.
     """
+    limits = torch.finfo(lse.dtype)
     if out.device.type != "cpu":
         # The two weights exp(LSE_i - LSE) sum to one: that of the part is a sigmoid.
-        weight = torch.sigmoid(part_lse - lse)
+        weight = torch.sigmoid(part_lse - lse.clamp(min=limits.min))
         out.lerp_(part_out.to(out.dtype), weight[..., None])
         lse.copy_(torch.logaddexp(lse, part_lse))
         return
     # PyTorch's sigmoid, lerp and logaddexp round otherwise in vector code than in the scalar
     # code at its ends: a row's bits would depend on where it lies in memory, and a sequence in
     # chunks would not be that in one piece. Products, sums, exp and log round alike.
-    shift = torch.maximum(lse, part_lse)
+    # Bounded, so that two rows without keys, -inf both, give the weights 0 and LSE -inf.
+    shift = torch.maximum(lse, part_lse).clamp_(min=limits.min)
     own, part = (lse - shift).exp(), (part_lse - shift).exp()
     total = own + part
+    lse.copy_(total.log().add_(shift))
+    total.clamp_(min=limits.tiny)
     out.mul_((own / total)[..., None]).add_(part_out * (part / total)[..., None])
-    lse.copy_(total.log_().add_(shift))

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+import torch.distributed as dist
 from torch import nn
 
 from models.dilated import BACKENDS, dilated_attention
 from models.dilated import resolve_backend as resolve_backend
-from models.errors import check_choice
+from models.errors import as_integer, check_choice
+from models.padding import check_padding_mask
 from models.patterns.branches import DilatedBranches
 from models.patterns.orders import check_order
 from models.ring import call as ring
 from models.ring.attention import ring_attention
+from models.ring.request import group_name, process_group
 
 
 class MultiheadDilatedAttention(nn.Module):
-    """Multi-head dilated self-attention; stands in for `nn.MultiheadAttention(batch_first=True)`.
+    """Multi-head dilated self-attention; stands in for `nn.MultiheadAttention`.
 
     Projections of q, k, v, `dilated_attention`, MAGNETO's sub-LayerNorm
     (arXiv 2210.06423, figure 2) and the output projection.
@@ -24,21 +26,25 @@ class MultiheadDilatedAttention(nn.Module):
     embed_dim: E, a multiple of num_heads. segment_lengths, dilation_rates: the
     branches, in tokens. num_kv_heads: heads of k and v (grouped queries), a divisor
     of num_heads, None for as many. sub_layer_norm: False leaves the LayerNorm out.
-    head_offset, backend: as in `dilated_attention`. ValueError on bad arguments.
+    head_offset, backend: as in `dilated_attention`. batch_first: False for (N, B, E) tensors, as
+    `nn.MultiheadAttention` takes them by default. Of its other arguments those that ask for what
+    is not done here (dropout of weights, bias_k and bias_v, a key of zeros, keys and values of
+    another width) are refused. Its state dict is taken too, and leaves the LayerNorm as it is.
+    ValueError on bad arguments.
 
     group: a ProcessGroup or 1-D DeviceMesh over whose ranks the sequence is sharded, in the
     `order` of `models.ring.shard` (in which long segments reach fewest ranks: "contiguous"); the
     module then takes this rank's tokens and works by `models.ring.ring_attention`, with its
     backends. Parameters are the same on all ranks, and so must be their gradients: add up those
     of all ranks, as for any module that sees a part of the tokens. None: the whole sequence.
+    A copy keeps the group; a pickle keeps its name, and finds the group of that name again.
 
     Put it into the layers before `nn.TransformerEncoder` is built around them: an
     encoder built first looks for nn.MultiheadAttention's own weights at inference.
     """
 
-    # nn.TransformerEncoderLayer reads these: the second keeps it off its fused path,
-    # which would take this module's weights and run dense attention with them.
-    batch_first = True
+    # Keeps nn.TransformerEncoderLayer off its fused path, which would take this module's weights
+    # and run dense attention with them.
     _qkv_same_embed_dim = False
 
     def __init__(
@@ -55,20 +61,40 @@ class MultiheadDilatedAttention(nn.Module):
         backend: str = "auto",
         group=None,
         order="contiguous",
+        batch_first: bool = True,
+        dropout: float = 0.0,
+        add_bias_kv: bool = False,
+        add_zero_attn: bool = False,
+        kdim: int | None = None,
+        vdim: int | None = None,
         device=None,
         dtype=None,
     ):
         super().__init__()
-        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        if num_heads < 1 or embed_dim % num_heads:
+        embed_dim, num_heads = (
+            as_integer("embed_dim", embed_dim),
+            as_integer("num_heads", num_heads),
+        )
+        num_kv_heads = as_integer(
+            "num_kv_heads", num_heads if num_kv_heads is None else num_kv_heads
+        )
+        refused = {"dropout": (dropout, 0.0), "add_bias_kv": (add_bias_kv, False)}
+        refused |= {"add_zero_attn": (add_zero_attn, False)}
+        refused |= {"kdim": (kdim, embed_dim), "vdim": (vdim, embed_dim)}
+        for name, (value, only) in refused.items():
+            if value is not None and value != only:
+                raise ValueError(f"{name}={value!r}: expected {only!r}; {_WHY_REFUSED[name]}")
+        if embed_dim % num_heads:
             raise ValueError(f"embed_dim={embed_dim}: expected a multiple of num_heads={num_heads}")
-        if num_kv_heads < 1 or num_heads % num_kv_heads:
+        if num_heads % num_kv_heads:
             raise ValueError(
                 f"num_kv_heads={num_kv_heads}: expected a divisor of num_heads={num_heads}"
             )
         check_choice("backend", backend, BACKENDS if group is None else ring.BACKENDS)
         check_order(order)
-        self.group, self.order = group, order
+        if group is not None:
+            group = process_group(group_name(group))
+        self.group, self.order, self.batch_first = group, order, bool(batch_first)
         self.pattern = DilatedBranches(segment_lengths, dilation_rates, head_offset)
         self.embed_dim, self.num_heads, self.num_kv_heads = embed_dim, num_heads, num_kv_heads
         self.head_dim = embed_dim // num_heads
@@ -92,21 +118,23 @@ class MultiheadDilatedAttention(nn.Module):
     @property
     def in_proj_bias(self):
         """The joint bias of the q, k, v projections, as `nn.MultiheadAttention` names it."""
-        return self.in_proj.bias
+        return getattr(self.in_proj, "bias", None)
 
     def project(self, query, key=None, value=None):
-        """q (B, N, H, D) and k, v (B, N, Hkv, D) of inputs (B, N, E); one GEMM if all are one."""
-        sizes = (self.embed_dim, *(2 * [self.head_dim * self.num_kv_heads]))
+        """q (B, N, H, D) and k, v (B, N, Hkv, D) of inputs (B, N, E).
+
+        Each input goes through `in_proj`, hooks and adapters included, once: of inputs that are
+        not one tensor each is projected three ways and used one.
+        """
         key = query if key is None else key
         value = key if value is None else value
-        if key is query and value is query:
-            projected = self.in_proj(query).split(sizes, dim=-1)
-        else:
-            weights = self.in_proj.weight.split(sizes)
-            biases = (None,) * 3 if self.in_proj.bias is None else self.in_proj.bias.split(sizes)
-            inputs = (query, key, value)
-            projected = [F.linear(*args) for args in zip(inputs, weights, biases, strict=True)]
-        return tuple(x.unflatten(-1, (-1, self.head_dim)) for x in projected)
+        of_query, of_key, of_value = _each(self._project, query, key, value)
+        return of_query[0], of_key[1], of_value[2]
+
+    def _project(self, x: torch.Tensor) -> list[torch.Tensor]:
+        sizes = (self.embed_dim, *(2 * [self.head_dim * self.num_kv_heads]))
+        parts = self.in_proj(x).split(sizes, dim=-1)
+        return [part.unflatten(-1, (-1, self.head_dim)) for part in parts]
 
     def finish(self, out: torch.Tensor) -> torch.Tensor:
         """Sub-LayerNorm and output projection of attention outputs (B, N, H, D) -> (B, N, E)."""
@@ -120,36 +148,67 @@ class MultiheadDilatedAttention(nn.Module):
         key_padding_mask: torch.Tensor | None = None,
         need_weights: bool = False,
         attn_mask: torch.Tensor | None = None,
+        average_attn_weights: bool = True,
         is_causal: bool = False,
+        document_ids: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, None]:
         """Self-attention over (B, N, E) tensors; returns (out (B, N, E), None).
 
-        With a group these are this rank's tokens, and causality is by position in the whole.
+        (N, B, E) where not batch_first; masks are (B, N) either way. With a group these are this
+        rank's tokens, and causality is by position in the whole.
 
         key_padding_mask: (B, N) bool, True where a key is not attended to, or float
-        with 0 and -inf for the same. The N x N weights are never formed: ValueError
-        for need_weights=True, and for any attn_mask but the causal one that
-        `nn.TransformerEncoderLayer` passes along with is_causal=True.
+        with 0 and -inf for the same. document_ids: as in `dilated_attention`, without a group.
+        average_attn_weights: of no effect, as there are no weights: the N x N ones are never
+        formed. ValueError for need_weights=True, and for any attn_mask but the causal one that
+        `nn.TransformerEncoderLayer` passes along with is_causal=True. (Compiled, a mask that is
+        not as it should be is a RuntimeError, when it is looked at.)
         """
         for name, x in (("query", query), ("key", key), ("value", value)):
-            if x.dim() != 3 or x.shape != query.shape or x.shape[-1] != self.embed_dim:
+            got = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
+            layout = "(batch, tokens, {})" if self.batch_first else "(tokens, batch, {})"
+            layout = layout.format(self.embed_dim)
+            if not isinstance(x, torch.Tensor) or x.dim() != 3 or x.shape[-1] != self.embed_dim:
+                raise ValueError(f"{name}.shape={got}: expected {layout}")
+            if x.shape != query.shape:
                 raise ValueError(
-                    f"{name}.shape={tuple(x.shape)}: expected (batch, tokens, {self.embed_dim}), "
-                    "the same for query, key and value (self-attention)"
+                    f"{name}.shape={got}: expected {tuple(query.shape)}, as query's: this is "
+                    "self-attention, whose segments are cut from one sequence"
                 )
         if need_weights:
             raise ValueError("need_weights=True: the attention weights are never formed")
-        allowed = is_causal and self.group is None
-        if attn_mask is not None and not (allowed and _is_causal_mask(attn_mask, query.shape[1])):
-            raise ValueError(
-                f"attn_mask={attn_mask.dtype} {tuple(attn_mask.shape)}: expected None, or the "
-                "causal mask with is_causal=True, and no group"
-            )
+        if not self.batch_first:
+            query, key, value = _each(lambda x: x.transpose(0, 1), query, key, value)
+        if attn_mask is not None:
+            self._check_causal(attn_mask, query.shape[1], is_causal)
         if key_padding_mask is not None and key_padding_mask.is_floating_point():
             key_padding_mask = _as_bool_mask(key_padding_mask)
-        return self.finish(self._attend(query, key, value, key_padding_mask, is_causal)), None
+        if key_padding_mask is not None:
+            check_padding_mask(key_padding_mask, query)
+            # In padding NaN would reach the gradients of the projections: 0 x NaN.
+            padded = key_padding_mask[..., None]
+            query, key, value = _each(
+                lambda x: x.masked_fill(padded & ~x.isfinite(), 0.0), query, key, value
+            )
+        if document_ids is not None and self.group is not None:
+            raise ValueError("document_ids: not taken over ranks (group)")
+        out = self._attend(query, key, value, key_padding_mask, document_ids, is_causal)
+        out = self.finish(out)
+        return (out if self.batch_first else out.transpose(0, 1)), None
 
-    def _attend(self, query, key, value, key_padding_mask, is_causal):
+    def _check_causal(self, attn_mask, n: int, is_causal: bool) -> None:
+        message = (
+            f"attn_mask={attn_mask.dtype} {tuple(attn_mask.shape)}: expected None, or the "
+            "causal mask with is_causal=True, and no group"
+        )
+        if not is_causal or self.group is not None or attn_mask.shape != (n, n):
+            raise ValueError(message)
+        blocked = attn_mask if attn_mask.dtype == torch.bool else attn_mask.isneginf()
+        future = torch.ones(n, n, dtype=torch.bool, device=attn_mask.device).triu(1)
+        only_blocks = (blocked | (attn_mask == 0)).all()
+        _require((blocked == future).all() & only_blocks, "attn_mask is not causal", message)
+
+    def _attend(self, query, key, value, key_padding_mask, document_ids, is_causal):
         options = {
             "is_causal": is_causal,
             "backend": self.backend,
@@ -159,19 +218,74 @@ class MultiheadDilatedAttention(nn.Module):
         if self.group is not None:
             options |= {"pattern": self.pattern, "group": self.group, "order": self.order}
             return ring_attention(*qkv, **options)
+        options |= {"head_offset": self.pattern.head_offset, "document_ids": document_ids}
         lists = (self.pattern.segment_lengths, self.pattern.dilation_rates)
-        return dilated_attention(*qkv, *lists, head_offset=self.pattern.head_offset, **options)
+        return dilated_attention(*qkv, *lists, **options)
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        """Take `nn.MultiheadAttention`'s names too; it has no LayerNorm to load."""
+        is_theirs = f"{prefix}in_proj_weight" in state_dict
+        for name in ("weight", "bias"):
+            if f"{prefix}in_proj_{name}" in state_dict:
+                value = state_dict.pop(f"{prefix}in_proj_{name}")
+                state_dict[f"{prefix}in_proj.{name}"] = value
+        if is_theirs:
+            for name, value in self.norm.state_dict().items():
+                state_dict.setdefault(f"{prefix}norm.{name}", value)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def __getstate__(self):
+        state = self.__dict__.copy()
+        if isinstance(self.group, dist.ProcessGroup):
+            state["group"] = self.group.group_name
+        return state
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        if isinstance(self.group, str):
+            self.group = _group_named(self.group)
 
 
-def _is_causal_mask(mask: torch.Tensor, n: int) -> bool:
-    blocked = mask if mask.dtype == torch.bool else mask.isneginf()
-    future = torch.ones(n, n, dtype=torch.bool, device=mask.device).triu(1)
-    only_blocks = mask.dtype == torch.bool or bool((mask[~blocked] == 0).all())
-    return blocked.shape == future.shape and only_blocks and torch.equal(blocked, future)
+_WHY_REFUSED = {
+    "dropout": "attention weights are never formed, so none can be dropped",
+    "add_bias_kv": "keys and values are those of the sequence alone",
+    "add_zero_attn": "keys and values are those of the sequence alone",
+    "kdim": "this is self-attention",
+    "vdim": "this is self-attention",
+}
+
+
+def _group_named(name: str) -> dist.ProcessGroup | str:
+    """The process group of that name; the name where this process has none such."""
+    try:
+        return process_group(name)
+    except (LookupError, RuntimeError, ValueError):
+        return name
+
+
+def _each(function, query, key, value) -> tuple:
+    """`function` of each input, done once for inputs that are one tensor."""
+    of_query = function(query)
+    of_key = of_query if key is query else function(key)
+    if value is query or value is key:
+        return of_query, of_key, of_query if value is query else of_key
+    return of_query, of_key, function(value)
 
 
 def _as_bool_mask(mask: torch.Tensor) -> torch.Tensor:
     blocked = mask.isneginf()
-    if not bool((blocked | (mask == 0)).all()):
-        raise ValueError("key_padding_mask: a float mask may hold 0 and -inf only")
+    _require(
+        (blocked | (mask == 0)).all(), "key_padding_mask: a float mask may hold 0 and -inf only"
+    )
     return blocked
+
+
+def _require(holds: torch.Tensor, message: str, details: str = "") -> None:
+    """ValueError unless the bool tensor holds; compiled code looks at it as it runs.
+
+    message: a constant, as compiled code needs; details: the message otherwise.
+    """
+    if torch.compiler.is_compiling():
+        torch._assert_async(holds, message)
+    elif not bool(holds):
+        raise ValueError(details or message)

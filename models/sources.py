@@ -7,39 +7,91 @@ to before `stop`, on the device. What it gives is valid until the next read: buf
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from models.errors import DTYPES, check_qkv, check_same_length
+from models.ahead import Ahead
+from models.arrays import as_tensor, check_array, float_dtype
+from models.errors import DTYPES, as_integer, check_qkv, check_same_length
 
 
 class _Source:
     """The shape of a sequence, and the check of what is asked of it."""
 
     def __init__(self, batch, seq_len, heads, kv_heads, head_dim, dtype, device):
-        sizes = {"batch": batch, "seq_len": seq_len, "heads": heads}
-        sizes |= {"kv_heads": kv_heads, "head_dim": head_dim}
-        for name, value in sizes.items():
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name}={value!r}: expected an integer >= 1")
-            setattr(self, name, value)
-        if heads % kv_heads:
+        self.batch = as_integer("batch", batch, least=0)
+        self.seq_len = as_integer("seq_len", seq_len)
+        self.heads, self.kv_heads = as_integer("heads", heads), as_integer("kv_heads", kv_heads)
+        self.head_dim = as_integer("head_dim", head_dim)
+        if self.heads % self.kv_heads:
             raise ValueError(f"kv_heads={kv_heads}: expected a divisor of heads={heads}")
         if dtype not in DTYPES:
             raise ValueError(f"dtype={dtype}: expected float64, 32, 16 or bfloat16")
-        self.dtype, self.device = dtype, torch.device(device)
+        self.dtype, self.device = dtype, _device(device)
 
     def read(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """q, k, v of the tokens from `start` to before `stop`; ValueError outside the sequence."""
-        if not 0 <= start < stop <= self.seq_len:
+        try:
+            first, last = as_integer("start", start, least=0), as_integer("stop", stop)
+        except ValueError:
+            first = last = 0
+        if not first < last <= self.seq_len:
             raise ValueError(
-                f"start={start}, stop={stop}: expected 0 <= start < stop <= {self.seq_len}"
+                f"start={start!r}, stop={stop!r}: "
+                f"expected 0 <= start < stop <= {self.seq_len}, integers"
             )
-        return self._read(start, stop)
+        return self._read(first, last)
+
+
+def _device(device) -> torch.device:
+    try:
+        found = torch.empty(0, device=device).device
+    except (AssertionError, RuntimeError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device={device!r}: expected a CPU or CUDA device: {reason}") from None
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={device!r}: expected a CPU or CUDA device")
+    return found
+
+
+class CheckedSource(_Source):
+    """Any object with a source's attributes and `read`, held to what a source is.
+
+    Raises ValueError on attributes that are missing or wrong, and, when it is read, on what is not
+    q, k, v of the asked tokens in the dtype and on the device that it says.
+    """
+
+    def __init__(self, source):
+        names = ("batch", "seq_len", "heads", "kv_heads", "head_dim", "dtype", "device")
+        missing = [name for name in (*names, "read") if not hasattr(source, name)]
+        if missing:
+            raise ValueError(
+                f"source={type(source).__name__}: expected one of models.sources, "
+                f"it has no {', '.join(missing)}"
+            )
+        try:
+            super().__init__(*(getattr(source, name) for name in names))
+        except ValueError as error:
+            raise ValueError(f"source.{error}") from None
+        self._source = source
+
+    def _read(self, start, stop):
+        tensors = self._source.read(start, stop)
+        call = f"source.read({start}, {stop})"
+        if not isinstance(tensors, tuple | list) or len(tensors) != 3:
+            raise ValueError(f"{call} gave {type(tensors).__name__}: expected q, k and v")
+        heads = (self.heads, self.kv_heads, self.kv_heads)
+        for name, x, own_heads in zip("qkv", tensors, heads, strict=True):
+            shape = (self.batch, stop - start, own_heads, self.head_dim)
+            expected, got = (shape, self.dtype, self.device), type(x).__name__
+            if isinstance(x, torch.Tensor) and x.layout == torch.strided and not x.is_nested:
+                got = tuple(x.shape), x.dtype, x.device
+            if got != expected:
+                raise ValueError(f"{call} gave {name} as {got}: expected {expected}")
+        return tuple(tensors)
 
 
 class GeneratedSource(_Source):
@@ -62,10 +114,9 @@ class GeneratedSource(_Source):
         seed: int = 0,
         block: int = 32768,
     ):
-        super().__init__(batch, seq_len, heads, kv_heads or heads, head_dim, dtype, device)
-        if type(block) is not int or block < 1:
-            raise ValueError(f"block={block!r}: expected an integer >= 1")
-        self.seed, self.block = seed, block
+        kv_heads = heads if kv_heads is None else kv_heads
+        super().__init__(batch, seq_len, heads, kv_heads, head_dim, dtype, device)
+        self.seed, self.block = as_integer("seed", seed, least=0), as_integer("block", block)
         self.heads_of_tensors = (self.heads, self.kv_heads, self.kv_heads)
         self._generator = torch.Generator(self.device)
         self._buffers: list[torch.Tensor] = []
@@ -90,23 +141,23 @@ class GeneratedSource(_Source):
 
 
 class HostSource(_Source):
-    """Tensors in host memory; on a CUDA device the next chunk is copied while one is worked on.
+    """Tensors or arrays in host memory, or behind it: h5py datasets, zarr arrays.
 
-    q: (B, N, H, D). k, v: (B, N, Hkv, D). device: where the chunks go.
+    q: (B, N, H, D). k, v: (B, N, Hkv, D). Each is a tensor in any strides, a NumPy array, or has
+    `shape`, `dtype` and slices that NumPy takes; of those only the chunk at hand is read. device:
+    where the chunks go; on CUDA the next is copied while one is worked on.
+    Raises ValueError where one is no such array, naming it.
     """
 
     def __init__(self, q, k, v, device: str | torch.device = "cpu"):
-        check_qkv(q, k, v)
-        check_same_length(q, k)
-        if q.device.type != "cpu":
-            raise ValueError(f"q is on {q.device}: expected tensors in host memory")
-        batch, seq_len, heads, head_dim = q.shape
-        super().__init__(batch, seq_len, heads, k.shape[2], head_dim, q.dtype, device)
-        self._whole = [x.detach() for x in (q, k, v)]
-        self._ahead = _Ahead(self._cut, self) if self.device.type == "cuda" else None
+        arrays = {"q": q, "k": k, "v": v}
+        described = [_described(name, x) for name, x in arrays.items()]
+        super().__init__(*_sizes(*described), device)
+        self._whole = [x.detach() if isinstance(x, torch.Tensor) else x for x in arrays.values()]
+        self._ahead = Ahead(self._cut, self) if self.device.type == "cuda" else None
 
     def _cut(self, start, stop):
-        return [x[:, start:stop] for x in self._whole]
+        return [as_tensor(x[:, start:stop]) for x in self._whole]
 
     def _read(self, start, stop):
         return tuple(self._ahead.read(start, stop) if self._ahead else self._cut(start, stop))
@@ -115,27 +166,36 @@ class HostSource(_Source):
 class MappedSource(_Source):
     """Three `.npy` files, of which only the chunk at hand is in memory.
 
-    q: path of an array (B, N, H, D); k, v: of arrays (B, N, Hkv, D), float64, 32 or 16.
-    device: where the chunks go; on CUDA the next is read and copied while one is worked on.
-    Raises ValueError where a file is no such array, naming it.
+    q: path of an array (B, N, H, D); k, v: of arrays (B, N, Hkv, D), float64, 32 or 16, of either
+    byte order. device: where the chunks go; on CUDA the next is read and copied while one is
+    worked on. Raises ValueError where a file is no such array, naming it, also in `read`, where
+    it has been replaced by another since.
     """
 
     def __init__(self, q: Path, k: Path, v: Path, device: str | torch.device = "cpu"):
-        self._paths = [Path(path) for path in (q, k, v)]
-        # Never filled: these carry the shapes.
-        shapes = [_described(path) for path in self._paths]
-        check_qkv(*shapes)
-        check_same_length(*shapes[:2])
-        batch, seq_len, heads, head_dim = shapes[0].shape
-        super().__init__(
-            batch, seq_len, heads, shapes[1].shape[2], head_dim, shapes[0].dtype, device
-        )
-        self._ahead = _Ahead(self._cut, self) if self.device.type == "cuda" else None
+        self._files, described = [], []
+        for name, path in {"q": q, "k": k, "v": v}.items():
+            if not isinstance(path, str | os.PathLike):
+                raise ValueError(f"{name}={type(path).__name__}: expected the path of a .npy file")
+            array = _mapped(Path(path))
+            self._files.append((Path(path), array.shape, array.dtype))
+            described.append(_described(str(path), array))
+        super().__init__(*_sizes(*described), device)
+        self._ahead = Ahead(self._cut, self) if self.device.type == "cuda" else None
         self._buffers: list[torch.Tensor] = []
 
     def _cut(self, start, stop):
         # Mapped anew each time: the pages of a mapping that is gone are nobody's memory.
-        return [_mapped(path)[:, start:stop] for path in self._paths]
+        parts = []
+        for path, shape, dtype in self._files:
+            array = _mapped(path)
+            if (array.shape, array.dtype) != (shape, dtype):
+                raise ValueError(
+                    f"{path}: holds {array.dtype} {array.shape}: expected {dtype} {shape}, "
+                    "as when it was opened"
+                )
+            parts.append(as_tensor(array[:, start:stop]))
+        return parts
 
     def _read(self, start, stop):
         if self._ahead:
@@ -148,74 +208,25 @@ class MappedSource(_Source):
         return tuple(self._buffers)
 
 
-def _mapped(path: Path) -> torch.Tensor:
-    # Copy on write: torch warns of tensors that must not be written to.
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
-
-
-def _described(path: Path) -> torch.Tensor:
+def _mapped(path: Path) -> np.memmap:
     try:
-        array = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: expected a .npy file: {error}") from None
-    if array.dtype not in (np.float64, np.float32, np.float16):
-        raise ValueError(f"{path}: holds {array.dtype}: expected float64, float32 or float16")
-    return torch.from_numpy(np.empty(0, array.dtype)).new_empty(array.shape, device="meta")
+        # Copy on write: PyTorch warns of arrays that must not be written to.
+        return np.lib.format.open_memmap(path, mode="c")
+    except (OSError, OverflowError, ValueError) as error:
+        raise ValueError(f"{path}: expected a .npy file, whole, of one array: {error}") from None
 
 
-class _Slot:
-    """One chunk on its way: page-locked host memory, device memory, and when it has arrived."""
+def _described(name: str, array) -> torch.Tensor:
+    """A tensor of an array's shape and dtype that takes no memory; ValueError if it has none."""
+    check_array(name, array, "__getitem__")
+    dtype = float_dtype(name, array)
+    if isinstance(array, torch.Tensor) and array.device.type != "cpu":
+        raise ValueError(f"{name} is on {array.device}: expected host memory")
+    return torch.empty((), dtype=dtype).expand(tuple(array.shape))
 
-    def __init__(self, parts: Sequence[torch.Tensor], device: torch.device):
-        self.host = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in parts]
-        self.device = [torch.empty(x.shape, dtype=x.dtype, device=device) for x in parts]
-        self.arrived = torch.cuda.Event()
 
-
-class _Ahead:
-    """Chunks of host memory on a CUDA device, the next one copied on a stream of its own.
-
-    cut(start, stop): the tensors of a chunk in host memory.
-    """
-
-    def __init__(self, cut, source: _Source):
-        self._cut, self._source = cut, source
-        self._stream = torch.cuda.Stream(source.device)
-        self._thread = ThreadPoolExecutor(1)
-        self._slots: dict[tuple[int, int], _Slot] = {}
-        self._turn = 0
-        self._coming: tuple[tuple[int, int], Future] | None = None
-
-    def read(self, start: int, stop: int) -> list[torch.Tensor]:
-        now = torch.cuda.current_stream(self._source.device)
-        coming, self._coming = self._coming, None
-        if coming is None or coming[0] != (start, stop):
-            if coming is not None:
-                coming[1].result()
-            coming = (start, stop), self._load(start, stop, now.record_event())
-        slot = coming[1].result()
-        now.wait_event(slot.arrived)
-        following = stop, min(self._source.seq_len, 2 * stop - start)
-        if stop < self._source.seq_len:
-            # All work on the other slot was put on this stream before now.
-            self._coming = following, self._load(*following, now.record_event())
-        return slot.device
-
-    def _load(self, start: int, stop: int, free: torch.cuda.Event) -> Future:
-        self._turn ^= 1
-        return self._thread.submit(self._copy, self._turn, start, stop, free)
-
-    def _copy(self, turn: int, start: int, stop: int, free: torch.cuda.Event) -> _Slot:
-        parts = self._cut(start, stop)
-        slot = self._slots.get((turn, stop - start))
-        if slot is None:
-            slot = self._slots[turn, stop - start] = _Slot(parts, self._source.device)
-        slot.arrived.synchronize()
-        for host, part in zip(slot.host, parts, strict=True):
-            host.copy_(part)
-        with torch.cuda.stream(self._stream):
-            self._stream.wait_event(free)
-            for device, host in zip(slot.device, slot.host, strict=True):
-                device.copy_(host, non_blocking=True)
-            slot.arrived.record()
-        return slot
+def _sizes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple:
+    check_qkv(q, k, v)
+    check_same_length(q, k)
+    batch, seq_len, heads, head_dim = q.shape
+    return batch, seq_len, heads, k.shape[2], head_dim, q.dtype

@@ -10,16 +10,20 @@ when the second pass comes to them (arXiv 2307.02486, section 2.2; joining: `mod
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 
 from models.dilated import dilated_attention, resolve_backend
-from models.errors import resolve_scale
+from models.errors import as_integer, resolve_scale
 from models.merge import merge_into
+from models.ops import under_autocast, without_autocast
+from models.padding import check_padding_mask
 from models.patterns.branches import DilatedBranches, HeadGroup
+from models.sinks import Sink, StoreInto
+from models.sources import CheckedSource
 
-Sink = Callable[[int, torch.Tensor, torch.Tensor], None]
+__all__ = ["StoreInto", "default_chunk", "streamed_dilated_attention"]
 
 
 def streamed_dilated_attention(
@@ -33,13 +37,16 @@ def streamed_dilated_attention(
     head_offset: str = "modulo",
     backend: str = "auto",
     chunk: int | None = None,
+    key_padding_mask: torch.Tensor | None = None,
 ) -> None:
     """`models.dilated_attention` over all tokens of `source`, in the memory of a few chunks.
 
-    source: one of `models.sources`. sink(start, out, lse): called for each chunk in order with
-    the first token's position, out (B, C, H, D) in the source's dtype and LSE (B, H, C), float32
-    (float64 for float64). chunk: tokens read at a time, by default `default_chunk`. Other options
-    are those of `dilated_attention`.
+    source: one of `models.sources`, or an object like them. sink(start, out, lse): called for each
+    chunk in order with the first token's position, out (B, C, H, D) in the source's dtype (under
+    autocast in that of `dilated_attention`) and LSE (B, H, C), float32 (float64 for float64);
+    `models.sinks` says how it can refuse a pass at its start. chunk: tokens read at a time, by
+    default `default_chunk`. key_padding_mask: (B, N) bool on the source's device, True where a key
+    is never attended to, whatever it holds. Other options are those of `dilated_attention`.
 
     Branches whose segment length does not divide `chunk` are resident: they need
     `seq_len / dilation_rate` tokens of q, k, v and out, and the source is read twice. Memory does
@@ -47,17 +54,21 @@ def streamed_dilated_attention(
     `dilated_attention` bit for bit, where resident branches come last in the schedule; other
     backends and types, whose matrix products round by shape, give it to rounding. No gradients.
 
-    Raises ValueError on bad arguments, UnsupportedBackend where `backend` cannot, before any read.
+    Raises ValueError on bad arguments, UnsupportedBackend where `backend` cannot, before any read;
+    ValueError at the first chunk that is not what the source says of itself.
     """
     pattern = DilatedBranches(segment_lengths, dilation_rates, head_offset)
+    source = CheckedSource(source)
     scale = resolve_scale(scale, source.head_dim)
-    n = source.seq_len
-    if chunk is None:
-        chunk = default_chunk(n, pattern.segment_lengths)
-    if type(chunk) is not int or chunk < 1:
-        raise ValueError(f"chunk={chunk!r}: expected an integer >= 1")
-    shape = (source.batch, 1, source.heads, source.head_dim)
-    resolve_backend(torch.empty(shape, dtype=source.dtype, device=source.device), backend)
+    batch, n, heads = source.batch, source.seq_len, source.heads
+    chunk = default_chunk(n, pattern.segment_lengths) if chunk is None else chunk
+    chunk = as_integer("chunk", chunk)
+    shape = (batch, 1, heads, source.head_dim)
+    (token,) = under_autocast(torch.empty(shape, dtype=source.dtype, device=source.device))
+    resolve_backend(token, backend, is_masked=key_padding_mask is not None)
+    if key_padding_mask is not None:
+        check_padding_mask(key_padding_mask, token.expand(-1, n, -1, -1))
+    _prepare(sink, token, n)
     options = {
         "is_causal": is_causal,
         "scale": scale,
@@ -67,12 +78,18 @@ def streamed_dilated_attention(
     }
     local = [branch for branch in pattern.branches() if chunk % branch[0] == 0 or chunk >= n]
     others = [branch for branch in pattern.branches() if branch not in local]
-    with torch.no_grad():
-        resident = _Resident(source, others, chunk, options) if others else None
+    with torch.no_grad(), without_autocast(source.device):
+        resident = None
+        if others:
+            resident = _Resident(source, others, chunk, token.dtype, key_padding_mask, options)
         for start, stop in _chunks(n, chunk):
-            q, k, v = source.read(start, stop)
+            q, k, v = (x.to(token.dtype) for x in source.read(start, stop))
             if local:
-                out, lse = dilated_attention(q, k, v, *zip(*local, strict=True), **options)
+                padding = _cut(key_padding_mask, start, stop)
+                branches = zip(*local, strict=True)
+                out, lse = dilated_attention(
+                    q, k, v, *branches, key_padding_mask=padding, **options
+                )
             else:
                 out, lse = _nothing(q)
             if resident:
@@ -86,38 +103,27 @@ def default_chunk(seq_len: int, segment_lengths) -> int:
 
     At most `seq_len`; where no segment is shorter, 32768.
     """
-    shorter = [w for w in segment_lengths if w < seq_len]
+    seq_len = as_integer("seq_len", seq_len)
+    # The lengths stand for the rates too, which do not matter here.
+    lengths = DilatedBranches(segment_lengths, segment_lengths).segment_lengths
+    shorter = [w for w in lengths if w < seq_len]
     return min(seq_len, math.lcm(*shorter) if shorter else 32768)
-
-
-class StoreInto:
-    """A sink that writes to tensors or arrays in host memory, such as `numpy.memmap`s.
-
-    out: (B, N, H, D). lse: (B, H, N) or None to let it go.
-    """
-
-    def __init__(self, out, lse=None):
-        self._out, self._lse = torch.as_tensor(out), None if lse is None else torch.as_tensor(lse)
-
-    def __call__(self, start: int, out: torch.Tensor, lse: torch.Tensor) -> None:
-        self._out[:, start : start + out.shape[1]] = out
-        if self._lse is not None:
-            self._lse[:, :, start : start + out.shape[1]] = lse
 
 
 class _Resident:
     """The branches that reach beyond a chunk: their rows, attended to in a pass of their own."""
 
-    def __init__(self, source, branches, chunk: int, options: dict):
+    def __init__(self, source, branches, chunk, dtype, key_padding_mask, options: dict):
         pattern = DilatedBranches(*zip(*branches, strict=True), options["head_offset"])
         self._options = {**options, "head_offset": "modulo"}
         self._groups = [
             _GroupRows(group) for group in pattern.head_groups(source.heads, source.kv_heads)
         ]
         for start, stop in _chunks(source.seq_len, chunk):
-            tensors = source.read(start, stop)
+            tensors = [x.to(dtype) for x in source.read(start, stop)]
+            padding = _cut(key_padding_mask, start, stop)
             for rows in self._groups:
-                rows.gather(start, stop, tensors)
+                rows.gather(start, stop, tensors, padding)
                 if stop == source.seq_len or stop // rows.length > start // rows.length:
                     rows.attend(stop, stop == source.seq_len, self._options)
 
@@ -137,31 +143,37 @@ class _GroupRows:
         self._group, self.length = group, group.segment_length
         self._waiting: list[tuple[torch.Tensor, ...]] = []
         self._positions: list[torch.Tensor] = []
+        self._padding: list[torch.Tensor] = []
         self._done: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
-    def gather(self, start: int, stop: int, tensors) -> None:
-        """Keep what the branch keeps of a chunk's q, k, v."""
+    def gather(self, start: int, stop: int, tensors, padding) -> None:
+        """Keep what the branch keeps of a chunk's q, k, v and padding (B, C), if any."""
         kept = self._kept(start, stop, tensors[0].device)
         heads = (self._group.q_heads, self._group.kv_heads, self._group.kv_heads)
         pairs = zip(tensors, heads, strict=True)
         self._waiting.append(tuple(x[:, kept - start][:, :, h] for x, h in pairs))
         self._positions.append(kept)
+        if padding is not None:
+            self._padding.append(padding[:, kept - start])
 
     def attend(self, stop: int, is_last: bool, options: dict) -> None:
         """Attend within every segment that is complete at `stop`."""
         positions = torch.cat(self._positions)
         tensors = [torch.cat(parts, dim=1) for parts in zip(*self._waiting, strict=True)]
+        padding = torch.cat(self._padding, dim=1) if self._padding else None
         complete = stop if is_last else stop // self.length * self.length
         ready = int((positions < complete).sum())
         sizes = torch.unique_consecutive(positions[:ready] // self.length, return_counts=True)[1]
         begin = 0
         for size in sizes.tolist():
             q, k, v = (x[:, begin : begin + size] for x in tensors)
-            out, lse = dilated_attention(q, k, v, (size,), (1,), **options)
+            padded = _cut(padding, begin, begin + size)
+            out, lse = dilated_attention(q, k, v, (size,), (1,), key_padding_mask=padded, **options)
             self._done.append((positions[begin : begin + size], out, lse))
             begin += size
         self._positions = [positions[begin:]]
         self._waiting = [tuple(x[:, begin:].clone() for x in tensors)]
+        self._padding = [] if padding is None else [padding[:, begin:].clone()]
 
     def join(self, start: int, stop: int, out: torch.Tensor, lse: torch.Tensor) -> None:
         """Join the rows of a chunk into its out (B, C, H, D) and LSE (B, H, C), in place."""
@@ -192,8 +204,25 @@ def _chunks(seq_len: int, chunk: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + chunk, seq_len)
 
 
+def _cut(key_padding_mask: torch.Tensor | None, start: int, stop: int) -> torch.Tensor | None:
+    return None if key_padding_mask is None else key_padding_mask[:, start:stop]
+
+
+def _prepare(sink: Sink, token: torch.Tensor, seq_len: int) -> None:
+    """Let a sink refuse the results of `seq_len` queries like `token` (B, 1, H, D)."""
+    if not callable(sink):
+        kind = type(sink).__name__
+        raise ValueError(f"sink={kind}: expected a function of start, out and lse")
+    if hasattr(sink, "prepare"):
+        batch, _, heads, head_dim = token.shape
+        sink.prepare(batch, seq_len, heads, head_dim, token.dtype, _lse_dtype(token))
+
+
+def _lse_dtype(q: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(q.dtype, torch.float32)
+
+
 def _nothing(q: torch.Tensor):
     """The out and LSE of a chunk before any branch."""
-    dtype = torch.promote_types(q.dtype, torch.float32)
     batch, tokens, heads, _ = q.shape
-    return torch.zeros_like(q), q.new_full((batch, heads, tokens), -torch.inf, dtype=dtype)
+    return torch.zeros_like(q), q.new_full((batch, heads, tokens), -torch.inf, dtype=_lse_dtype(q))

@@ -41,6 +41,12 @@ class View:
         strides = (x.stride(1), *x.stride()[2:])
         return x.as_strided((batch * segments, *rest), strides).transpose(1, 2)
 
+    def of_tokens(self, x: torch.Tensor) -> torch.Tensor:
+        """The view of x (B, N) as (B * segments, kept tokens), a copy."""
+        tokens = slice(self.start, self.start + self.segments * self.length)
+        x = x[self.batch, tokens].unflatten(1, (self.segments, self.length))
+        return x[:, :, self.group.offset :: self.group.dilation_rate].flatten(0, 1)
+
 
 def views(head_groups, shape: torch.Size, foldable: bool) -> Iterator[View]:
     """All views of tensors (B, N, H, D), branch by branch; each covers disjoint rows of its branch.
@@ -60,81 +66,86 @@ def views(head_groups, shape: torch.Size, foldable: bool) -> Iterator[View]:
             yield View(slice(0, batch), full * w, 1, rest, group)
 
 
-class StridedAttention(torch.autograd.Function):
-    """(q, k, v) -> (out, lse) for head groups, by one of `fused_ops`; both outputs differentiable.
+def forward(q, k, v, op, head_groups, is_causal: bool, scale: float, key_padding_mask=None):
+    """out (B, N, H, D) in q's dtype and LSE (B, H, N), float32 at least, by one of `fused_ops`.
 
-    q: (B, N, H, D), k, v: (B, N, Hkv, D), last dimension contiguous. Returns out
-    (B, N, H, D) in q's dtype and LSE (B, H, N) in float32 (float64 for float64).
+    q: (B, N, H, D), k, v: (B, N, Hkv, D), last dimension contiguous. key_padding_mask: (B, N) bool
+    or None; k and v are 0 where it is set (`models.padding`).
     """
+    accumulator = torch.promote_types(q.dtype, torch.float32)
+    out = lse = None
+    for view, bias, is_empty in _views(q, k, v, head_groups, is_causal, key_padding_mask):
+        group = view.group
+        part_out, part_lse = op.forward(
+            view.of(q, group.q_heads),
+            view.of(k, group.kv_heads),
+            view.of(v, group.kv_heads),
+            is_causal,
+            scale,
+            bias,
+        )
+        if is_empty is not None:
+            part_out = part_out.masked_fill(is_empty[..., None], 0.0)
+            part_lse = part_lse.masked_fill(is_empty, -torch.inf)
+        if out is None and part_lse.numel() == q.shape[0] * q.shape[1] * q.shape[2]:
+            # The first view is all there is so far: adopt it, copy nothing.
+            out = part_out.transpose(1, 2).reshape(q.shape).to(accumulator)
+            lse = part_lse.transpose(1, 2).reshape(q.shape[:3]).contiguous()
+            continue
+        if out is None:
+            out = q.new_zeros(q.shape, dtype=accumulator)
+            lse = q.new_full(q.shape[:3], -torch.inf, dtype=accumulator)
+        merge_into(view.of(out, group.q_heads), view.of(lse, group.q_heads), part_out, part_lse)
+    return out.to(q.dtype), lse.transpose(1, 2).contiguous()
 
-    @staticmethod
-    def forward(ctx, q, k, v, op, head_groups, is_causal, scale):
-        foldable = all(x.stride(0) == x.shape[1] * x.stride(1) for x in (q, k, v))
-        plan = list(views(head_groups, q.shape, foldable))
-        accumulator = torch.promote_types(q.dtype, torch.float32)
-        out = lse = None
-        saved = []
-        for view in plan:
-            group = view.group
-            part_out, part_lse, state = op.forward(
-                view.of(q, group.q_heads),
-                view.of(k, group.kv_heads),
-                view.of(v, group.kv_heads),
-                is_causal,
-                scale,
-            )
-            saved.append(state)
-            if out is None and part_lse.numel() == q.shape[0] * q.shape[1] * q.shape[2]:
-                # The first view is all there is so far: adopt it, copy nothing.
-                out = part_out.transpose(1, 2).reshape(q.shape).to(accumulator)
-                lse = part_lse.transpose(1, 2).reshape(q.shape[:3]).contiguous()
-                continue
-            if out is None:
-                out = q.new_zeros(q.shape, dtype=accumulator)
-                lse = q.new_full(q.shape[:3], -torch.inf, dtype=accumulator)
-            merge_into(view.of(out, group.q_heads), view.of(lse, group.q_heads), part_out, part_lse)
-        out = out.to(q.dtype)
-        ctx.save_for_backward(q, k, v, out, lse)
-        ctx.set_materialize_grads(False)
-        ctx.options = (op, plan, saved, is_causal, scale)
-        return out, lse.transpose(1, 2)
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_out, grad_lse):
-        q, k, v, out, lse = ctx.saved_tensors
-        op, plan, saved, is_causal, scale = ctx.options
-        if grad_out is None and grad_lse is None:
-            return (None,) * 7
-        if grad_out is None:
-            grad_out = torch.zeros_like(out)
-        # The plan was made for the strides of q, k, v; autograd hands over any.
-        grad_out = grad_out.contiguous()
-        head_dim = q.shape[-1]
-        if grad_lse is not None:
-            k, v = (F.pad(x, (0, head_dim_multiple(q))) for x in (k, v))
-            q, out, grad_out = carry_grad_lse(q, out, grad_out, grad_lse.transpose(1, 2))
-            if isinstance(op, CudaFlash) and q.shape[-1] > CudaFlash.max_head_dim:
-                op = CudaEfficient()
-        accumulator = torch.promote_types(q.dtype, torch.float32)
-        grads = [x.new_zeros(x.shape, dtype=accumulator) for x in (q, k, v)]
-        for view, state in zip(plan, saved, strict=True):
-            q_heads, kv_heads = view.group.q_heads, view.group.kv_heads
-            parts = op.backward(
-                view.of(grad_out, q_heads),
-                view.of(q, q_heads),
-                view.of(k, kv_heads),
-                view.of(v, kv_heads),
-                view.of(out, q_heads),
-                view.of(lse, q_heads),
-                state,
-                is_causal,
-                scale,
-            )
-            for grad, part, heads in zip(grads, parts, (q_heads, kv_heads, kv_heads), strict=True):
-                view.of(grad, heads).add_(part)
-        dq, dk, dv = (grad[..., :head_dim].to(q.dtype) for grad in grads)
-        return dq, dk, dv, None, None, None, None
+def backward(
+    grad_out, grad_lse, q, k, v, out, lse, op, head_groups, is_causal, scale, key_padding_mask=None
+):
+    """dq, dk, dv in q's dtype for the cotangents of out and, unless None, LSE; see `forward`."""
+    # The views are made for the strides of q, k, v; autograd hands over any.
+    grad_out, out = grad_out.contiguous(), out.contiguous()
+    # A row without keys has no weight at any LSE but -inf.
+    lse = lse.transpose(1, 2).masked_fill(lse.transpose(1, 2).isneginf(), 0.0).contiguous()
+    plan = list(_views(q, k, v, head_groups, is_causal, key_padding_mask))
+    head_dim = q.shape[-1]
+    if grad_lse is not None:
+        k, v = (F.pad(x, (0, head_dim_multiple(q))) for x in (k, v))
+        q, out, grad_out = carry_grad_lse(q, out, grad_out, grad_lse.transpose(1, 2))
+        if isinstance(op, CudaFlash) and q.shape[-1] > CudaFlash.max_head_dim:
+            op = CudaEfficient()
+    accumulator = torch.promote_types(q.dtype, torch.float32)
+    grads = [x.new_zeros(x.shape, dtype=accumulator) for x in (q, k, v)]
+    for view, bias, _ in plan:
+        q_heads, kv_heads = view.group.q_heads, view.group.kv_heads
+        parts = op.backward(
+            view.of(grad_out, q_heads),
+            view.of(q, q_heads),
+            view.of(k, kv_heads),
+            view.of(v, kv_heads),
+            view.of(out, q_heads),
+            view.of(lse, q_heads),
+            is_causal,
+            scale,
+            bias,
+        )
+        for grad, part, heads in zip(grads, parts, (q_heads, kv_heads, kv_heads), strict=True):
+            view.of(grad, heads).add_(part)
+    return tuple(grad[..., :head_dim].to(q.dtype).contiguous() for grad in grads)
+
+
+def _views(q, k, v, head_groups, is_causal, key_padding_mask):
+    """Each view with its bias, 0 and -inf (B', 1, 1, kept keys), and its rows without keys,
+    (B', 1, kept queries) bool; both None without padding."""
+    foldable = all(x.stride(0) == x.shape[1] * x.stride(1) for x in (q, k, v))
+    for view in views(head_groups, q.shape, foldable):
+        if key_padding_mask is None:
+            yield view, None, None
+            continue
+        padded = view.of_tokens(key_padding_mask)
+        bias = q.new_zeros(padded.shape).masked_fill_(padded, -torch.inf)
+        is_empty = padded.cummin(dim=1).values if is_causal else padded.all(dim=1, keepdim=True)
+        yield view, bias[:, None, None], is_empty[:, None]
 
 
 def carry_grad_lse(q, out, grad_out, grad_lse):

@@ -7,7 +7,7 @@ transpose: one writer a block, no atomics, the same order and bits every time.
 import triton
 import triton.language as tl
 
-from models.kernels.block_sparse_forward import cut, entries, owner, tokens_of
+from models.kernels.block_sparse_forward import cut, entries, of_own_id, owner, tokens_of
 from models.kernels.tile_math import (
     LOG2_E,
     head_columns,
@@ -22,12 +22,12 @@ from models.kernels.tile_math import (
 
 @triton.jit
 def backward_q(
-    q, k, v, grad_out, statistics, grad_q, row_ptr, col_idx, order,
+    q, k, v, grad_out, query_ids, key_ids, statistics, grad_q, row_ptr, col_idx, order,
     q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h, g_b, g_n, g_h,
     n_tokens, n_heads, n_blocks, scale,
-    BLOCK_SIZE: tl.constexpr, PER_HEAD: tl.constexpr, EVEN_N: tl.constexpr,
-    IS_CAUSAL: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    VECTOR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BY_IDS: tl.constexpr, BLOCK_SIZE: tl.constexpr, PER_HEAD: tl.constexpr,
+    EVEN_N: tl.constexpr, IS_CAUSAL: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr,
+    BLOCK_D: tl.constexpr, VECTOR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """dQ of one query block; as in the forward pass only the last step is masked.
@@ -54,6 +54,9 @@ def backward_q(
     p_k += d[None, :]
     p_v += d[None, :]
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    if BY_IDS:
+        p_ids = key_ids + batch * n_tokens
+        b_ids = tl.load(query_ids + batch * n_tokens + queries, mask=held, other=0)
 
     STEP: tl.constexpr = BLOCK_N // BLOCK_SIZE
     is_cut = cut(col_idx, begin, count, block, n_blocks, IS_CAUSAL, EVEN_N)
@@ -61,16 +64,21 @@ def backward_q(
     p_col = col_idx + begin
     scale_2 = scale * LOG2_E
     for e in range(0, full, STEP):
-        keys = tokens_of(p_col, e, count, i_n, BLOCK_SIZE, STEP, 1, False).to(INDEX)[:, None]
-        b_k = load_rows(p_k + keys * k_step, held, d_mask, D, BLOCK_D, False)
-        b_v = load_rows(p_v + keys * v_step, held, d_mask, D, BLOCK_D, False)
-        acc = query_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, held, scale_2, False, PRECISION)
+        keys = tokens_of(p_col, e, count, i_n, BLOCK_SIZE, STEP, 1, False).to(INDEX)
+        b_k = load_rows(p_k + keys[:, None] * k_step, held, d_mask, D, BLOCK_D, False)
+        b_v = load_rows(p_v + keys[:, None] * v_step, held, d_mask, D, BLOCK_D, False)
+        seen = held
+        if BY_IDS:
+            seen = of_own_id(b_ids, p_ids, keys, i_n >= 0)
+        acc = query_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, seen, scale_2, BY_IDS, PRECISION)
     for e in tl.range(full, count, STEP, num_stages=1):
         keys = tokens_of(p_col, e, count, i_n, BLOCK_SIZE, STEP, 1, True)
         here = (e + i_n // BLOCK_SIZE < count) & (keys < n_tokens)
         seen = here[None, :]
         if IS_CAUSAL:
             seen = queries[:, None] >= tl.where(here, keys, n_tokens + BLOCK_SIZE)[None, :]
+        if BY_IDS:
+            seen = seen & of_own_id(b_ids, p_ids, keys, here)
         b_k = load_rows(p_k + keys.to(INDEX)[:, None] * k_step, here, d_mask, D, BLOCK_D, True)
         b_v = load_rows(p_v + keys.to(INDEX)[:, None] * v_step, here, d_mask, D, BLOCK_D, True)
         acc = query_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, seen, scale_2, True, PRECISION)
@@ -82,12 +90,12 @@ def backward_q(
 
 @triton.jit
 def backward_kv(
-    q, k, v, grad_out, statistics, grad_k, grad_v, row_ptr, col_idx, order,
+    q, k, v, grad_out, query_ids, key_ids, statistics, grad_k, grad_v, row_ptr, col_idx, order,
     q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h, g_b, g_n, g_h,
     n_tokens, n_heads, n_blocks, scale,
-    BLOCK_SIZE: tl.constexpr, PER_HEAD: tl.constexpr, EVEN_N: tl.constexpr,
-    IS_CAUSAL: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    VECTOR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BY_IDS: tl.constexpr, BLOCK_SIZE: tl.constexpr, PER_HEAD: tl.constexpr,
+    EVEN_N: tl.constexpr, IS_CAUSAL: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr,
+    BLOCK_D: tl.constexpr, VECTOR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """dK and dV of one key block of a key head, over its GROUP of query heads; BLOCK_N: its size.
@@ -108,6 +116,9 @@ def backward_kv(
     b_v = load_rows(p_v, held, d_mask, D, BLOCK_D, not EVEN_N)
     acc_k = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     acc_v = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    if BY_IDS:
+        p_ids = query_ids + batch * n_tokens
+        b_ids = tl.load(key_ids + batch * n_tokens + keys, mask=held, other=-1)
 
     STEP: tl.constexpr = BLOCK_M // BLOCK_SIZE
     scale_2 = scale * LOG2_E
@@ -132,8 +143,11 @@ def backward_kv(
             b_q = load_rows(p_q + at * q_step, here, d_mask, D, BLOCK_D, not EVEN_N)
             b_g = load_rows(p_g + at * g_step, here, d_mask, D, BLOCK_D, not EVEN_N)
             b_lse, b_delta = load_statistics(statistics + of_head + queries, here, not EVEN_N)
+            seen = here
+            if BY_IDS:
+                seen = of_own_id(b_ids, p_ids, queries, here)
             acc_k, acc_v = key_step(
-                acc_k, acc_v, b_k, b_v, b_q, b_g, b_lse, b_delta, here, scale_2, False, PRECISION
+                acc_k, acc_v, b_k, b_v, b_q, b_g, b_lse, b_delta, seen, scale_2, BY_IDS, PRECISION
             )
         for e in tl.range(full, count, STEP, num_stages=1):
             queries = tokens_of(p_row, e, count, i_m, BLOCK_SIZE, STEP, -1, True)
@@ -146,6 +160,8 @@ def backward_kv(
             seen = here[None, :]
             if IS_CAUSAL:
                 seen = keys[:, None] <= queries[None, :]
+            if BY_IDS:
+                seen = seen & of_own_id(b_ids, p_ids, queries, here)
             acc_k, acc_v = key_step(
                 acc_k, acc_v, b_k, b_v, b_q, b_g, b_lse, b_delta, seen, scale_2, True, PRECISION
             )

@@ -3,7 +3,11 @@
 One program a query block. Its key blocks come from a sorted CSR row, and BLOCK_N of
 keys, so one entry or several, are taken a step: wide tiles feed the tensor cores better
 than blocks of 64 do. What is left over is taken in narrower steps. Only the last entry of a
-row can be cut (by the diagonal, or by the end of the sequence), so it alone is masked.
+row can be cut (by the diagonal, or by the end of the sequence), so it alone is masked, unless
+tokens have ids.
+
+BY_IDS: a query sees keys of its own id only, int32 (B, N), packed; the pointers are None
+without. Padding has the id -1 among keys, which is no query's.
 """
 
 import triton
@@ -76,31 +80,44 @@ def cut(col_idx, begin, count, block, n_blocks, IS_CAUSAL: tl.constexpr, EVEN_N:
 
 
 @triton.jit
+def of_own_id(b_ids, p_ids, tokens, here):
+    """Which of `tokens`, where they are here, have the ids b_ids (rows,): (rows, tokens)."""
+    return b_ids[:, None] == tl.load(p_ids + tokens, mask=here, other=-2)[None, :]
+
+
+@triton.jit
 def attend_entries(
-    m, z, acc, b_q, p_k, p_v, k_step, v_step, p_col, scale,
-    BLOCK_SIZE: tl.constexpr, STEP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    PRECISION: tl.constexpr, INDEX: tl.constexpr,
+    m, z, acc, b_q, b_ids, p_k, p_v, p_ids, k_step, v_step, p_col, scale,
+    BY_IDS: tl.constexpr, BLOCK_SIZE: tl.constexpr, STEP: tl.constexpr, D: tl.constexpr,
+    BLOCK_D: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """Take STEP entries from p_col on, whole blocks of keys, into the state of queries b_q.
 
-    p_k, p_v: to the columns (1, BLOCK_D) of token 0. scale in base 2.
+    p_k, p_v: to the columns (1, BLOCK_D) of token 0. scale in base 2. BY_IDS: b_ids are the
+    queries', p_ids points to the id of key 0.
     """
     d, d_mask = head_columns(D, BLOCK_D)
     i_n = tl.arange(0, STEP * BLOCK_SIZE)
-    keys = tokens_of(p_col, 0, STEP, i_n, BLOCK_SIZE, STEP, 1, False).to(INDEX)[:, None]
-    b_k = load_rows(p_k + keys * k_step, i_n, d_mask, D, BLOCK_D, False)
-    b_v = load_rows(p_v + keys * v_step, i_n, d_mask, D, BLOCK_D, False)
-    return attend_step(m, z, acc, b_q, b_k, b_v, i_n, scale, False, PRECISION)
+    keys = tokens_of(p_col, 0, STEP, i_n, BLOCK_SIZE, STEP, 1, False).to(INDEX)
+    b_k = load_rows(p_k + keys[:, None] * k_step, i_n, d_mask, D, BLOCK_D, False)
+    b_v = load_rows(p_v + keys[:, None] * v_step, i_n, d_mask, D, BLOCK_D, False)
+    seen = i_n
+    if BY_IDS:
+        seen = of_own_id(b_ids, p_ids, keys, i_n >= 0)
+    return attend_step(m, z, acc, b_q, b_k, b_v, seen, scale, BY_IDS, PRECISION, BY_IDS)
 
 
 @triton.jit
 def attend_list(
-    m, z, acc, b_q, p_k, p_v, k_step, v_step, p_col, count, scale,
-    BLOCK_SIZE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    m, z, acc, b_q, b_ids, p_k, p_v, p_ids, k_step, v_step, p_col, count, scale,
+    BY_IDS: tl.constexpr, BLOCK_SIZE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ROTATED: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """The same with `count` entries, BLOCK_N of keys a step; what is left over in smaller steps."""
+    """The same with `count` entries, BLOCK_N of keys a step; what is left over in smaller steps.
+
+    Not ROTATED where BY_IDS: a rotated step needs a row to have seen a key.
+    """
     d, d_mask = head_columns(D, BLOCK_D)
     i_n = tl.arange(0, BLOCK_N)
     STEP: tl.constexpr = BLOCK_N // BLOCK_SIZE
@@ -122,15 +139,15 @@ def attend_list(
     else:
         for e in range(0, full, STEP):
             m, z, acc = attend_entries(
-                m, z, acc, b_q, p_k, p_v, k_step, v_step, p_col + e, scale,
-                BLOCK_SIZE, STEP, D, BLOCK_D, PRECISION, INDEX,
+                m, z, acc, b_q, b_ids, p_k, p_v, p_ids, k_step, v_step, p_col + e, scale,
+                BY_IDS, BLOCK_SIZE, STEP, D, BLOCK_D, PRECISION, INDEX,
             )  # fmt: skip
     # Half as many entries, a quarter, ...: each at most once.
     for j in tl.static_range(1, STEP.bit_length()):
         if count & (STEP >> j):
             m, z, acc = attend_entries(
-                m, z, acc, b_q, p_k, p_v, k_step, v_step, p_col + full, scale,
-                BLOCK_SIZE, STEP >> j, D, BLOCK_D, PRECISION, INDEX,
+                m, z, acc, b_q, b_ids, p_k, p_v, p_ids, k_step, v_step, p_col + full, scale,
+                BY_IDS, BLOCK_SIZE, STEP >> j, D, BLOCK_D, PRECISION, INDEX,
             )  # fmt: skip
             full += STEP >> j
     return m, z, acc
@@ -191,10 +208,10 @@ def seen_of_cut(n_tokens, n_blocks, BLOCK_SIZE: tl.constexpr, IS_CAUSAL: tl.cons
 
 @triton.jit
 def forward(
-    q, k, v, out, lse, row_ptr, col_idx, order,
+    q, k, v, query_ids, key_ids, out, lse, row_ptr, col_idx, order,
     q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h,
     n_tokens, n_heads, n_blocks, scale,
-    BLOCK_SIZE: tl.constexpr, PER_HEAD: tl.constexpr, EVEN_N: tl.constexpr,
+    BY_IDS: tl.constexpr, BLOCK_SIZE: tl.constexpr, PER_HEAD: tl.constexpr, EVEN_N: tl.constexpr,
     IS_CAUSAL: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     VECTOR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ROTATED: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
@@ -224,13 +241,20 @@ def forward(
     b_q = load_queries(
         q, q_b, q_n, q_h, batch, head, queries, n_tokens, D, BLOCK_D, VECTOR, EVEN_N, INDEX
     )
+    b_ids, p_ids = query_ids, key_ids
+    if BY_IDS:
+        p_ids = key_ids + batch * n_tokens
+        b_ids = tl.load(query_ids + batch * n_tokens + queries, mask=queries < n_tokens, other=0)
     # First, for its keys come together with the queries.
     if IS_CAUSAL or not EVEN_N:  # noqa: SIM102  known when compiled, the next when run
         if is_cut:
             seen = seen_of_cut(n_tokens, n_blocks, BLOCK_SIZE, IS_CAUSAL)
-            m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, seen, scale, True, PRECISION)
+            if BY_IDS:
+                keys = tl.load(p_col + count) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
+                seen = seen & of_own_id(b_ids, p_ids, keys, keys < n_tokens)
+            m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, seen, scale, True, PRECISION, BY_IDS)
     m, z, acc = attend_list(
-        m, z, acc, b_q, p_k, p_v, k_step, v_step, p_col, count, scale,
-        BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, ROTATED, PRECISION, INDEX,
+        m, z, acc, b_q, b_ids, p_k, p_v, p_ids, k_step, v_step, p_col, count, scale,
+        BY_IDS, BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, ROTATED, PRECISION, INDEX,
     )  # fmt: skip
     store_result(out, lse, m, z, acc, batch, head, queries, n_tokens, n_heads, D, BLOCK_D)

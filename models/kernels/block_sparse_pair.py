@@ -4,7 +4,8 @@ The two share keys and values: key blocks that both list are loaded once, which 
 they ask of the L2 cache, and one's softmax runs beside the other's products. They are two
 neighbouring query blocks of a head, or the same block of two heads that have their keys and
 their lists in common. What only one of them lists is taken into that one's state alone, so a
-tile is as untouched by blocks that it does not list as in `block_sparse_forward`.
+tile is as untouched by blocks that it does not list as in `block_sparse_forward`. Tokens have no
+ids here.
 """
 
 import triton
@@ -122,13 +123,15 @@ def forward_pair(
             )  # fmt: skip
         if count_0 > both:
             m_0, z_0, acc_0 = attend_list(
-                m_0, z_0, acc_0, q_0, p_k, p_v, k_step, v_step, p_col_0 + both, count_0 - both,
-                scale, BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, False, PRECISION, INDEX,
+                m_0, z_0, acc_0, q_0, None, p_k, p_v, None, k_step, v_step,
+                p_col_0 + both, count_0 - both, scale,
+                False, BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, False, PRECISION, INDEX,
             )  # fmt: skip
         if count_1 > both:
             m_1, z_1, acc_1 = attend_list(
-                m_1, z_1, acc_1, q_1, p_k, p_v, k_step, v_step, p_col_1 + both, count_1 - both,
-                scale, BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, False, PRECISION, INDEX,
+                m_1, z_1, acc_1, q_1, None, p_k, p_v, None, k_step, v_step,
+                p_col_1 + both, count_1 - both, scale,
+                False, BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, False, PRECISION, INDEX,
             )  # fmt: skip
     # Where nothing is listed, not even weights of 0 times what is no number.
     acc_0 = tl.where((z_0 == 0)[:, None], 0.0, acc_0)

@@ -84,7 +84,7 @@ def problem(
     values: draw the inputs (standard normal, seeded); otherwise their memory is not touched.
     A backward pass runs its forward here, once. Returns out and LSE, or dQ, dK and dV.
     """
-    from models.kernels import block_sparse, dilated, hop
+    from models.kernels import dilated, hop
 
     dtype = getattr(torch, call.dtype)
     generator = torch.Generator(device).manual_seed(0) if values else None
@@ -101,26 +101,36 @@ def problem(
         op = hop.Triton()
         q, k, v, grad = (x.transpose(1, 2) for x in (q, k, v, grad))
         if not backward:
-            return lambda: op.forward(q, k, v, call.is_causal, scale)[:2]
-        out, lse, saved = op.forward(q, k, v, call.is_causal, scale)
-        return lambda: op.backward(grad, q, k, v, out, lse, saved, call.is_causal, scale)
+            return lambda: op.forward(q, k, v, call.is_causal, scale)
+        out, lse = op.forward(q, k, v, call.is_causal, scale)
+        return lambda: op.backward(grad, q, k, v, out, lse, call.is_causal, scale)
     if call.table == "block_sparse":
-        mask = _mask(call, device)
-        op, rest = block_sparse, [*_lists(mask), call.block_size, call.is_causal, scale]
-    else:
-        op, rest = dilated, [*_branches(call), call.is_causal, scale, call.tf32]
-    pairs = ()
-    if call.kernel == "forward_pair":
-        pairs = (False, *block_pairs.paired(mask, call.is_causal))
-    forward = partial(op.forward, q, k, v, *rest, *pairs)
+        return _block_sparse(call, q, k, v, grad, scale, device)
+    rest = [None, *_branches(call), call.is_causal, scale, call.tf32]
+    forward = partial(dilated.forward, q, k, v, *rest)
     if call.table == "gluon":  # its backward pass is that of the Triton kernels
         from models.kernels import dilated_gluon
 
-        forward = partial(dilated_gluon.forward, q, k, v, *rest[:-1])
+        forward = partial(dilated_gluon.forward, q, k, v, *rest[1:-1])
     if not backward:
         return forward
     out, lse = forward()
-    return lambda: op.backward(grad, None, q, k, v, out, lse, *rest)
+    return lambda: dilated.backward(grad, None, q, k, v, out, lse, *rest)
+
+
+def _block_sparse(call: Call, q, k, v, grad, scale: float, device: str):
+    from models.kernels import block_sparse
+
+    mask = _mask(call, device)
+    options = (None, mask, call.is_causal, scale)
+    two = block_sparse.ONE_TILE
+    if call.kernel == "forward_pair":
+        two = (False, block_pairs.paired(mask, call.is_causal))
+    forward = partial(block_sparse.launch_forward, q, k, v, *options, two)
+    if not call.kernel.startswith("backward"):
+        return forward
+    out, lse = forward()
+    return lambda: block_sparse.launch_backward(None, lse, grad, q, k, v, out, *options)
 
 
 def _branches(call: Call) -> tuple[list[int], ...]:
@@ -135,10 +145,3 @@ def _mask(call: Call, device: str) -> patterns.BlockMask:
     builder = getattr(patterns, call.builder)
     mask = builder(call.tokens, is_causal=call.is_causal, device=device, **options)
     return mask.causal() if call.is_causal else mask
-
-
-def _lists(mask: patterns.BlockMask) -> list[torch.Tensor]:
-    lists = []
-    for by in (mask, mask.transpose()):
-        lists += [by.row_ptr, by.col_idx, by.longest_first()]
-    return lists

@@ -68,6 +68,8 @@ _TYPES = {
     **dict.fromkeys(["lse", "grad_lse", "part", "part_lse", "part_k", "part_v"], "*fp32"),
     **dict.fromkeys(["table", "row_ptr", "statistics"], "*i64"),
     "base_rows": "i64",
+    "padding": "*u8",
+    **dict.fromkeys(["query_ids", "key_ids"], "*i32"),
     **dict.fromkeys(["col_idx", "order"], "*i32"),
     **dict.fromkeys([*_STRIDES, "l_b", "l_h", "l_n", "n_tokens", "n_heads", "n_blocks"], "i32"),
     **dict.fromkeys(["n_queries", "n_keys"], "i32"),
@@ -101,6 +103,7 @@ def limit_of(form: Form) -> Limit | None:
     constants = dict(form.constants)
     rare = [constants.get("EVEN_N") is False, constants["INDEX"] != 32, constants.get("SHORT")]
     rare += [constants.get("GROUP", 1) != 1, constants.get("HAS_KEYS") is False]
+    rare += [constants.get("PADDED"), constants.get("BY_IDS")]
     if (form.capability, form.bits) != (_WRITTEN_FOR, 16) or any(rare):
         return None
     if constants.get("BLOCK_SIZE", 64) != 64:
@@ -134,6 +137,10 @@ def build(form: Form | gluon_forms.Form) -> Built:
     constants["VECTOR"] = 128 // form.bits
     constants["BLOCK_D"] = tiles.padded(constants["D"])
     constants["INDEX"] = {32: tl.int32, 64: tl.int64}[constants["INDEX"]]
+    if not constants.get("PADDED"):
+        constants["padding"] = None
+    if not constants.get("BY_IDS"):
+        constants |= {"query_ids": None, "key_ids": None}
     names = kernel.arg_names
     constants = {name: value for name, value in constants.items() if name in names}
     signature = {n: "constexpr" if n in constants else types.get(n, element) for n in names}
@@ -171,6 +178,10 @@ def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:
     base = {"IS_CAUSAL": True, "INDEX": 32}
     # A head dimension of 40 is padded to 64, and its columns masked.
     rare = [{"INDEX": 64}, {"D": 40}]
+    if kernel != "forward_pair":
+        masked = "BY_IDS" if table == "block_sparse" else "PADDED"
+        base |= {masked: False}
+        rare[0] |= {masked: True}  # heavier than either by itself
     if table != "hop":
         base |= {"GROUP": 1, "PRECISION": "ieee"}
         rare.append({"GROUP": 4})
@@ -205,8 +216,11 @@ def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:
         others = []
     for changes in [{}, *others]:
         constants = {"D": entry["head_dim"], **base, **changes}
-        capability, bits = entry["capability"], entry["bits"]
-        yield Form(table, kernel, capability, bits, tile, tuple(constants.items()))
+        is_masked = constants.get("PADDED") or constants.get("BY_IDS")
+        yield Form(
+            table, kernel, entry["capability"], entry["bits"], tile.masked if is_masked else tile,
+            tuple(constants.items()),
+        )  # fmt: skip
 
 
 def table_forms(table: str, capabilities) -> list[Form] | list[gluon_forms.Form]:

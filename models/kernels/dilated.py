@@ -1,8 +1,7 @@
-"""Dilated attention by fused kernels, as PyTorch ops; plain twin: `models.dilated._gather`.
+"""Dilated attention by fused kernels; plain twin: `models.dilated._gather`.
 
-`attend` is what the rest calls. Below it `long_context::dilated_forward` and
-`long_context::dilated_backward`, custom ops that autograd and torch.compile see whole.
-Call once before a CUDA graph is captured: a new shape copies its plan to the device.
+`forward` and `backward` are called by `models.dilated_op`, without autograd. Call once before a
+CUDA graph is captured: a new shape copies its plan to the device.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from models.kernels import dilated_backward, dilated_forward, graphs
 from models.kernels.row_statistics import BLOCK as STATISTICS_BLOCK
 from models.kernels.tile_math import LOG2_E, ROW_MULTIPLE
 from models.kernels.tiles import choose, on_device, padded, strides, vector
+from models.ops import empty_results, packed_like
 
 TABLE = "dilated"
 
@@ -90,16 +90,6 @@ def plan(branches, offsets, batch, n, heads, base_owners, block, device) -> Plan
     )
 
 
-def attend(q, k, v, pattern, is_causal: bool, scale: float, *, tf32: bool = False):
-    """Exact dilated attention over `pattern` (`models.patterns.branches`): out and LSE.
-
-    q: (B, N, H, D), k, v: (B, N, Hkv, D), float16, bfloat16 or float32, D <= 256; copied
-    only where the kernels cannot read them as they lie, in either pass. tf32: round float32
-    products to TF32. Returns out (B, N, H, D) and LSE (B, H, N) float32; both differentiable.
-    """
-    return forward(q, k, v, *branch_lists(pattern, q.shape[2]), is_causal, scale, tf32)
-
-
 def branch_lists(pattern, heads: int) -> tuple[list[int], list[int], list[int]]:
     """Segment lengths, rates and offsets as the ops take them."""
     offsets = []
@@ -109,11 +99,11 @@ def branch_lists(pattern, heads: int) -> tuple[list[int], list[int], list[int]]:
     return list(pattern.segment_lengths), list(pattern.dilation_rates), offsets
 
 
-@torch.library.custom_op("long_context::dilated_forward", mutates_args=())
 def forward(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
+    key_padding_mask: torch.Tensor | None,
     segment_lengths: list[int],
     dilation_rates: list[int],
     offsets: list[int],
@@ -121,30 +111,29 @@ def forward(
     scale: float,
     tf32: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """out and LSE. offsets: (branches x heads), flat, -1 where a head is not in a branch."""
-    batch, n, heads, _ = q.shape
-    q, k, v = (as_operand(x) for x in (q, k, v))  # here, where tensors have an address
+    """out (B, N, H, D) and LSE (B, H, N) float32; rows without keys give 0 and -inf.
+
+    q: (B, N, H, D), k, v: (B, N, Hkv, D), float16, bfloat16 or float32, D <= 256; copied
+    only where the kernels cannot read them as they lie, in either pass. key_padding_mask: (B, N)
+    bool, True where a key is not attended to; k and v must be 0 there and q finite
+    (`models.padding.without_padding`). offsets: (branches x heads), flat, -1 where a head is not
+    in a branch. tf32: round float32 products to TF32.
+    """
+    _, n, heads, _ = q.shape
+    q, k, v = (as_operand(x) for x in (q, k, v))
+    padding = padding_flags(key_padding_mask)
     tile = choose(TABLE, "forward", q)
     lists = (segment_lengths, dilation_rates, offsets)
     work = plan_of(q, *lists, heads, tile.block_m)
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    lse = q.new_empty(batch, heads, n, dtype=torch.float32)
+    out, lse = empty_results(q)
     part = q.new_empty(work.rows, q.shape[3], dtype=torch.float32)
     part_lse = q.new_empty(work.rows, dtype=torch.float32)
-    arguments = (q, k, v, out, lse, part, part_lse, work.table)
-    numbers = (n, heads, scale * LOG2_E.value)
-    _launch(dilated_forward.forward, arguments, numbers, work, tile, (q, k, v), is_causal, tf32)
+    tensors, results = (q, k, v), (out, lse, part, part_lse, work.table)
+    numbers, options = (n, heads, scale * LOG2_E.value), (is_causal, tf32)
+    _launch(dilated_forward.forward, tensors, padding, results, numbers, work, tile, *options)
     return out, lse
 
 
-@forward.register_fake
-def _(q, k, v, segment_lengths, dilation_rates, offsets, is_causal, scale, tf32):
-    batch, n, heads, _ = q.shape
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    return out, q.new_empty(batch, heads, n, dtype=torch.float32)
-
-
-@torch.library.custom_op("long_context::dilated_backward", mutates_args=())
 def backward(
     grad_out: torch.Tensor,
     grad_lse: torch.Tensor | None,
@@ -153,6 +142,7 @@ def backward(
     v: torch.Tensor,
     out: torch.Tensor,
     lse: torch.Tensor,
+    key_padding_mask: torch.Tensor | None,
     segment_lengths: list[int],
     dilation_rates: list[int],
     offsets: list[int],
@@ -162,50 +152,27 @@ def backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """dQ, dK, dV for the cotangents of out (B, N, H, D) and LSE (B, H, N)."""
     grad_out, q, k, v = (as_operand(x) for x in (grad_out, q, k, v))
+    padding, options = padding_flags(key_padding_mask), (is_causal, tf32)
     heads, kv_heads = q.shape[2], k.shape[2]
     lists = (segment_lengths, dilation_rates, offsets)
     tensors = (q, k, v, grad_out)
     tile = choose(TABLE, "backward_q", q)
     work = plan_of(q, *lists, heads, tile.block_m)
     statistics = _statistics(grad_out, grad_lse, out, lse, work)
-    grad_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    grad_q = packed_like(q)
     part = q.new_empty(work.rows, q.shape[3], dtype=torch.float32)
     numbers = (q.shape[1], heads, work.base_rows, scale)
-    arguments = (*tensors, statistics, grad_q, part, work.table)
-    _launch(dilated_backward.backward_q, arguments, numbers, work, tile, tensors, is_causal, tf32)
-    del part, arguments
+    results = (statistics, grad_q, part, work.table)
+    _launch(dilated_backward.backward_q, tensors, padding, results, numbers, work, tile, *options)
+    del part, results
 
     tile = choose(TABLE, "backward_kv", q)
     work = plan_of(q, *lists, kv_heads, tile.block_n)
-    grad_k, grad_v = (torch.empty(k.shape, dtype=k.dtype, device=k.device) for _ in "kv")
+    grad_k, grad_v = packed_like(k), packed_like(v)
     parts = tuple(q.new_empty(work.rows, q.shape[3], dtype=torch.float32) for _ in "kv")
-    arguments = (*tensors, statistics, grad_k, grad_v, *parts, work.table)
-    _launch(dilated_backward.backward_kv, arguments, numbers, work, tile, tensors, is_causal, tf32)
+    results = (statistics, grad_k, grad_v, *parts, work.table)
+    _launch(dilated_backward.backward_kv, tensors, padding, results, numbers, work, tile, *options)
     return grad_q, grad_k, grad_v
-
-
-@backward.register_fake
-def _(grad_out, grad_lse, q, k, v, *_):
-    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
-
-
-def setup_context(ctx, inputs, output):
-    q, k, v, *ctx.options = inputs
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(q, k, v, *output)
-
-
-def gradients(ctx, grad_out, grad_lse):
-    q, k, v, out, lse = ctx.saved_tensors
-    nothing = (None,) * len(ctx.options)
-    if grad_out is None and grad_lse is None:
-        return (None,) * 3 + nothing
-    if grad_out is None:
-        grad_out = torch.zeros_like(out)
-    return *backward(grad_out, grad_lse, q, k, v, out, lse, *ctx.options), *nothing
-
-
-forward.register_autograd(gradients, setup_context=setup_context)
 
 
 def plan_of(q, segment_lengths, dilation_rates, offsets, base_owners, block, device=None) -> Plan:
@@ -221,6 +188,7 @@ def plan_of(q, segment_lengths, dilation_rates, offsets, base_owners, block, dev
 def _statistics(grad_out, grad_lse, out, lse, work: Plan):
     """LSE in base 2 and delta of every branch's rows, as `dilated_backward.statistics` says."""
     batch, n, heads, dim = out.shape
+    out, lse = out.contiguous(), lse.contiguous()  # a caller's may be views
     unit = vector(grad_out)
     packed = lse.new_empty(work.base_rows + work.rows, dtype=torch.int64)
     with on_device(out):
@@ -234,14 +202,21 @@ def _statistics(grad_out, grad_lse, out, lse, work: Plan):
     return packed
 
 
-def _launch(kernel, arguments, numbers, work: Plan, tile, tensors, is_causal, tf32) -> None:
+def padding_flags(key_padding_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """The mask as kernels read it: packed, a byte a key."""
+    return None if key_padding_mask is None else key_padding_mask.contiguous().view(torch.uint8)
+
+
+def _launch(kernel, tensors, padding, results, numbers, work: Plan, tile, is_causal, tf32) -> None:
     """The carried branches, then the base, which reads what they wrote.
 
-    The kernel takes `arguments`, the strides of `tensors`, and `numbers`.
+    The kernel takes `tensors`, `padding`, `results`, the strides of `tensors`, and `numbers`.
     """
     q, k = tensors[:2]
     unit = vector(*tensors)
-    arguments = (*arguments, *strides(*tensors, unit=unit), *numbers)
+    arguments = (*tensors, padding, *results, *strides(*tensors, unit=unit), *numbers)
+    if padding is not None:
+        tile = tile.masked
     block = max(tile.block_m, tile.block_n)
     # A tile reaches into the next segment at most, unless segments are shorter than it.
     is_short = work.shortest < block
@@ -250,6 +225,7 @@ def _launch(kernel, arguments, numbers, work: Plan, tile, tensors, is_causal, tf
     options = {
         "N_CARRIED": work.carried,
         "SHORT": is_short,
+        "PADDED": padding is not None,
         "IS_CAUSAL": is_causal,
         "GROUP": q.shape[2] // k.shape[2],
         "D": q.shape[3],

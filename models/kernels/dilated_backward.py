@@ -17,7 +17,7 @@ from models.kernels.dilated_forward import (
     owner,
 )
 from models.kernels.row_statistics import delta_of
-from models.kernels.runs import key_run, query_run, run_offsets
+from models.kernels.runs import key_run, query_run, run_offsets, unpadded
 from models.kernels.tile_math import (
     LOG2_E,
     ROW_MULTIPLE,
@@ -50,12 +50,13 @@ def statistics(
     tokens = start + lane
     held = tokens < n_tokens
     rows = (batch * n_heads + head) * n_tokens + tokens
+    b_lse = tl.load(lse + rows, mask=held)
     total = delta_of(
         row_of(grad_out, g_b, g_n, g_h, batch, tokens, head, VECTOR)[0],
         out + ((batch * n_tokens + tokens) * n_heads + head) * D,
-        grad_lse + rows, held, HAS_GRAD_LSE, D, BLOCK_D,
+        grad_lse + rows, b_lse, held, HAS_GRAD_LSE, D, BLOCK_D,
     )  # fmt: skip
-    both = pack_statistics(tl.load(lse + rows, mask=held) * LOG2_E, total)
+    both = pack_statistics(b_lse * LOG2_E, total)
     for i in range(0 if HAS_KEYS else 1, N_CARRIED + 1):
         branch = table + i * (OFFSETS + n_heads)
         row_0, rows, there = compact_rows(
@@ -74,11 +75,11 @@ def segment_start(row, head, n_heads, segment, batch, base_rows, BASE: tl.conste
 
 @triton.jit
 def backward_q(
-    q, k, v, grad_out, statistics, grad_q, part, table,
+    q, k, v, grad_out, padding, statistics, grad_q, part, table,
     q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h, g_b, g_n, g_h,
     n_tokens, n_heads, base_rows, scale,
     N_CARRIED: tl.constexpr, BASE: tl.constexpr, HAS_KEYS: tl.constexpr, SHORT: tl.constexpr,
-    IS_CAUSAL: tl.constexpr,
+    PADDED: tl.constexpr, IS_CAUSAL: tl.constexpr,
     GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, VECTOR: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
@@ -112,9 +113,13 @@ def backward_q(
         kv_head = head // GROUP
         p_k, k_step = row_of(k, k_b, k_n, k_h, batch, first, kv_head, VECTOR)
         p_v, v_step = row_of(v, v_b, v_n, v_h, batch, first, kv_head, VECTOR)
+        p_padding = padding
+        if PADDED:
+            p_padding = padding + batch * n_tokens + first
         acc = query_run(
-            acc, b_q, b_g, b_lse, b_delta, p_k, p_v, r * k_step, r * v_step, start, kept,
-            scale * LOG2_E, IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, PRECISION, INDEX,
+            acc, b_q, b_g, b_lse, b_delta, p_k, p_v, p_padding, r * k_step, r * v_step, r,
+            start, kept, scale * LOG2_E,
+            PADDED, IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, PRECISION, INDEX,
         )  # fmt: skip
 
     if BASE:
@@ -136,11 +141,11 @@ def backward_q(
 
 @triton.jit
 def backward_kv(
-    q, k, v, grad_out, statistics, grad_k, grad_v, part_k, part_v, table,
+    q, k, v, grad_out, padding, statistics, grad_k, grad_v, part_k, part_v, table,
     q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h, g_b, g_n, g_h,
     n_tokens, n_heads, base_rows, scale,
     N_CARRIED: tl.constexpr, BASE: tl.constexpr, HAS_KEYS: tl.constexpr, SHORT: tl.constexpr,
-    IS_CAUSAL: tl.constexpr,
+    PADDED: tl.constexpr, IS_CAUSAL: tl.constexpr,
     GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, VECTOR: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
@@ -196,6 +201,9 @@ def backward_kv(
                 o_part = rows[:, None] * D + d[None, :]
                 acc_k += load_rows(part_k + row_0 * D + o_part, there, d_mask, D, BLOCK_D, True)
                 acc_v += load_rows(part_v + row_0 * D + o_part, there, d_mask, D, BLOCK_D, True)
+        if PADDED:
+            there = unpadded(padding + batch * n_tokens, 1, tokens, held)[:, None]
+            acc_k, acc_v = tl.where(there, acc_k, 0.0), tl.where(there, acc_v, 0.0)
         o_out = ((batch * n_tokens + tokens) * n_owners + kv_head)[:, None] * D + d[None, :]
         tl.store(grad_k + o_out, (acc_k * scale).to(grad_k.dtype.element_ty), mask=stored)
         tl.store(grad_v + o_out, acc_v.to(grad_v.dtype.element_ty), mask=stored)

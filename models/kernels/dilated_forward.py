@@ -118,19 +118,20 @@ def compact_start(row, head, n_heads, segment, batch):
 
 @triton.jit
 def forward(
-    q, k, v, out, lse, part, part_lse, table,
+    q, k, v, padding, out, lse, part, part_lse, table,
     q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h,
     n_tokens, n_heads, scale,
     N_CARRIED: tl.constexpr, BASE: tl.constexpr, HAS_KEYS: tl.constexpr, SHORT: tl.constexpr,
-    IS_CAUSAL: tl.constexpr,
+    PADDED: tl.constexpr, IS_CAUSAL: tl.constexpr,
     GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, VECTOR: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ROTATED: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """A tile of BLOCK_M kept queries of one branch, segment, head and batch element.
 
-    q, k, v: (B, N, H, D) by strides *_b, *_n, *_h. out: (B, N, H, D), packed. lse:
-    (B, H, N) float32. part: (R, D) float32 and part_lse: (R,), base 2, of the carried branches.
+    q, k, v: (B, N, H, D) by strides *_b, *_n, *_h. padding: (B, N) uint8, packed, read where
+    PADDED. out: (B, N, H, D), packed. lse: (B, H, N) float32. part: (R, D) float32 and part_lse:
+    (R,), base 2, of the carried branches.
     """
     row, tiles, tile, head, segment, batch = owner(table, n_heads, n_heads, N_CARRIED, BASE)
     if IS_CAUSAL:
@@ -153,9 +154,12 @@ def forward(
         kv_head = head // GROUP
         p_k, k_step = row_of(k, k_b, k_n, k_h, batch, first, kv_head, VECTOR)
         p_v, v_step = row_of(v, v_b, v_n, v_h, batch, first, kv_head, VECTOR)
+        p_padding = padding
+        if PADDED:
+            p_padding = padding + batch * n_tokens + first
         m, z, acc = attend_run(
-            m, z, acc, b_q, p_k, p_v, r * k_step, r * v_step, start, kept, scale,
-            IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, ROTATED, PRECISION, INDEX,
+            m, z, acc, b_q, p_k, p_v, p_padding, r * k_step, r * v_step, r, start, kept, scale,
+            PADDED, IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, ROTATED, PRECISION, INDEX,
         )  # fmt: skip
 
     if BASE:

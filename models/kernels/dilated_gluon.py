@@ -1,6 +1,6 @@
 """Dilated attention with the Gluon forward on Hopper; plain twin: `models.dilated._gather`.
 
-`long_context::dilated_forward_gluon` is the custom op; its backward is that of the Triton kernels.
+The backward pass is that of the Triton kernels, `models.dilated_op` sees to that.
 Carried branches are launched one by one, the longest first, then the base, which joins them: the
 descriptors of a launch are of one rate.
 """
@@ -16,6 +16,7 @@ from models.kernels import dilated, gluon_forward, tiles
 from models.kernels.dilated_forward import KEPT, RATE, SEGMENTS, TILES
 from models.kernels.gluon_descriptors import descriptors, readable
 from models.kernels.tile_math import LOG2_E
+from models.ops import empty_results
 
 BLOCK_M, BLOCK_N = 128, 128
 # Of K, and as many of V: what shared memory holds beside the queries.
@@ -47,19 +48,10 @@ def why_not(q: torch.Tensor) -> str | None:
         return f"takes float16 and bfloat16, not {q.dtype}"
     if q.shape[3] not in BUFFERS:
         listed = " or ".join(map(str, BUFFERS))
-        return f"head_dim={q.shape[3]}: takes {listed} (a key padding mask adds columns)"
+        return f"head_dim={q.shape[3]}: takes {listed}"
     return tiles.why_not(q) or tiles.why_no_tile(dilated.TABLE, q)
 
 
-def attend(q, k, v, pattern, is_causal: bool, scale: float):
-    """Exact dilated attention over `pattern`, as `models.kernels.dilated.attend`.
-
-    For float16 and bfloat16 with D = 64 or 128, on Hopper.
-    """
-    return forward(q, k, v, *dilated.branch_lists(pattern, q.shape[2]), is_causal, scale)
-
-
-@torch.library.custom_op("long_context::dilated_forward_gluon", mutates_args=())
 def forward(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -76,8 +68,7 @@ def forward(
     group = heads // k.shape[2]
     lists = (segment_lengths, dilation_rates, offsets)
     work = dilated.plan_of(q, *lists, heads, BLOCK_M)
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    lse = q.new_empty(batch, heads, n, dtype=torch.float32)
+    out, lse = empty_results(q)
     part = q.new_empty(work.rows, dim, dtype=torch.float32)
     part_lse = q.new_empty(work.rows, dtype=torch.float32)
     is_short = work.shortest < BLOCK_M
@@ -109,24 +100,6 @@ def forward(
                 BASE=is_base, HAS_KEYS=work.base_has_keys or not is_base, **options,
             )  # fmt: skip
     return out, lse
-
-
-@forward.register_fake
-def _(q, k, v, segment_lengths, dilation_rates, offsets, is_causal, scale):
-    batch, n, heads, _ = q.shape
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    return out, q.new_empty(batch, heads, n, dtype=torch.float32)
-
-
-def _setup_context(ctx, inputs, output):
-    dilated.setup_context(ctx, (*inputs, False), output)  # not in TF32
-
-
-def _backward(ctx, grad_out, grad_lse):
-    return dilated.gradients(ctx, grad_out, grad_lse)[:-1]
-
-
-forward.register_autograd(_backward, setup_context=_setup_context)
 
 
 def walks(q, segment_lengths, dilation_rates, offsets, group: int) -> list[Walk]:

@@ -27,13 +27,14 @@ class Triton:
     """Pieces of a hop whose results are never rounded to half: float16, bfloat16 and float32.
 
     Same interface as `models.fused_ops`: q (B, H, Nq, D), k, v (B, H, Nk, D), D <= 256, any
-    strides with a contiguous last dimension; causal ones have Nq = Nk.
+    strides with a contiguous last dimension; causal ones have Nq = Nk. bias: (B, 1 or H, 1, Nk),
+    -inf for keys that are left out, whose k and v must be 0, else 0; None for none.
     """
 
     name = "triton"
 
-    def forward(self, q, k, v, is_causal: bool, scale: float):
-        """Returns out (B, H, Nq, D) and LSE (B, H, Nq), both float32; nothing is saved."""
+    def forward(self, q, k, v, is_causal: bool, scale: float, bias=None):
+        """Returns out (B, H, Nq, D) and LSE (B, H, Nq), both float32; 0 and -inf without keys."""
         q, k, v = (as_operand(x.transpose(1, 2)) for x in (q, k, v))
         batch, n, heads, _ = q.shape
         out = q.new_empty(q.shape, dtype=torch.float32)
@@ -41,10 +42,10 @@ class Triton:
         tile = tiles.choose(TABLE, "forward", q)
         count = triton.cdiv(n, tile.block_m)
         options = (is_causal, scale * LOG2_E.value, tile, count)
-        _launch(hop_forward.forward, (q, k, v), (out, lse), *options)
-        return out.transpose(1, 2), lse, ()
+        _launch(hop_forward.forward, (q, k, v), bias, (out, lse), *options)
+        return out.transpose(1, 2), lse
 
-    def backward(self, grad_out, q, k, v, out, lse, saved, is_causal: bool, scale: float):
+    def backward(self, grad_out, q, k, v, out, lse, is_causal: bool, scale: float, bias=None):
         """dq, dk, dv of the keys at hand, float32, given out and LSE of all that a row sees.
 
         out: in any type. Columns beyond 256, which can only be those that `carry_grad_lse` adds,
@@ -60,23 +61,28 @@ class Triton:
         tensors = (q, k, v, grad_out)
         tile = tiles.choose(TABLE, "backward_q", q)
         options = (is_causal, scale, tile, triton.cdiv(q.shape[1], tile.block_m))
-        _launch(hop_backward.backward_q, tensors, (statistics, grads[0]), *options)
+        _launch(hop_backward.backward_q, tensors, bias, (statistics, grads[0]), *options)
         tile = tiles.choose(TABLE, "backward_kv", q)
         options = (is_causal, scale, tile, triton.cdiv(k.shape[1], tile.block_n))
-        _launch(hop_backward.backward_kv, tensors, (statistics, *grads[1:]), *options)
+        _launch(hop_backward.backward_kv, tensors, bias, (statistics, *grads[1:]), *options)
         return tuple((F.pad(x, (0, extra)) if extra else x).transpose(1, 2) for x in grads)
 
 
-def _launch(kernel, tensors, packed, is_causal, scale, tile, count) -> None:
+def _launch(kernel, tensors, bias, packed, is_causal, scale, tile, count) -> None:
     """`count` programs for each head and batch element; tensors: q, k, v, and dO going back."""
     q, k = tensors[:2]
     batch, n, heads, dim = q.shape
+    padding = None
+    if bias is not None:
+        tile = tile.masked
+        padding = (bias[:, :, 0] != 0).expand(batch, heads, -1).contiguous().view(torch.uint8)
     # Within a tile; from tile to tile kernels count in 64 bits.
     reach = max(tile.block_m, tile.block_n) * max(x.stride(1) for x in tensors)
     vector = tiles.vector(*tensors)
     with tiles.on_device(q):
         kernel[(batch * heads * count,)](
-            *tensors, *packed, *tiles.strides(*tensors, unit=vector), n, k.shape[1], heads, scale,
-            IS_CAUSAL=is_causal, D=dim, BLOCK_D=tiles.padded(dim), VECTOR=vector,
-            INDEX=tl.int32 if reach < 2**31 else tl.int64, **tile.options(kernel),
+            *tensors, padding, *packed, *tiles.strides(*tensors, unit=vector),
+            n, k.shape[1], heads, scale,
+            PADDED=padding is not None, IS_CAUSAL=is_causal, D=dim, BLOCK_D=tiles.padded(dim),
+            VECTOR=vector, INDEX=tl.int32 if reach < 2**31 else tl.int64, **tile.options(kernel),
         )  # fmt: skip

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from models.kernels.hop_forward import SIZES, head_run, owner
-from models.kernels.runs import key_run, query_run, run_offsets
+from models.kernels.runs import key_run, query_run, run_offsets, unpadded
 from models.kernels.tile_math import (
     LOG2_E,
     head_columns,
@@ -22,10 +22,10 @@ from models.kernels.tile_math import (
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_q(
-    q, k, v, grad_out, statistics, grad_q,
+    q, k, v, grad_out, padding, statistics, grad_q,
     q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h, g_b, g_n, g_h,
     n_queries, n_keys, n_heads, scale,
-    IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    PADDED: tl.constexpr, IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     VECTOR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """dQ of a tile of BLOCK_M queries.
@@ -53,9 +53,13 @@ def backward_q(
     rows = statistics_start(batch, head, n_heads, n_queries) + queries
     b_lse, b_delta = load_statistics(statistics + rows, held, True)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    p_padding = padding
+    if PADDED:
+        p_padding = padding + (batch * n_heads + head) * n_keys
     acc = query_run(
-        acc, b_q, b_g, b_lse, b_delta, p_k, p_v, k_step, v_step, start, n_keys, scale * LOG2_E,
-        IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, "ieee", INDEX,
+        acc, b_q, b_g, b_lse, b_delta, p_k, p_v, p_padding, k_step, v_step, 1,
+        start, n_keys, scale * LOG2_E,
+        PADDED, IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, "ieee", INDEX,
     )  # fmt: skip
     o_out = ((batch * n_queries + queries) * n_heads + head)[:, None] * D + d[None, :]
     tl.store(grad_q + o_out, acc * scale, mask=held[:, None] & d_mask[None, :])
@@ -63,10 +67,10 @@ def backward_q(
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_kv(
-    q, k, v, grad_out, statistics, grad_k, grad_v,
+    q, k, v, grad_out, padding, statistics, grad_k, grad_v,
     q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h, g_b, g_n, g_h,
     n_queries, n_keys, n_heads, scale,
-    IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    PADDED: tl.constexpr, IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     VECTOR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """dK and dV of a tile of BLOCK_N keys; grad_k, grad_v: (B, Nk, H, D) float32, packed."""
@@ -92,6 +96,9 @@ def backward_kv(
         start, n_queries, scale * LOG2_E,
         IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, "ieee", INDEX,
     )  # fmt: skip
+    if PADDED:
+        there = unpadded(padding + (batch * n_heads + head) * n_keys, 1, keys, held)[:, None]
+        acc_k, acc_v = tl.where(there, acc_k, 0.0), tl.where(there, acc_v, 0.0)
     o_out = ((batch * n_keys + keys) * n_heads + head)[:, None] * D + d[None, :]
     stored = held[:, None] & d_mask[None, :]
     tl.store(grad_k + o_out, acc_k * scale, mask=stored)

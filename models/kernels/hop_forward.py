@@ -34,17 +34,18 @@ def head_run(x, x_b, x_n, x_h, head, batch, VECTOR: tl.constexpr):
 
 @triton.jit(do_not_specialize=SIZES)
 def forward(
-    q, k, v, out, lse,
+    q, k, v, padding, out, lse,
     q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h,
     n_queries, n_keys, n_heads, scale,
-    IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    PADDED: tl.constexpr, IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     VECTOR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ROTATED: tl.constexpr,
     INDEX: tl.constexpr,
 ):  # fmt: skip
     """A tile of BLOCK_M queries of one head and batch element.
 
-    q: (B, Nq, H, D), k, v: (B, Nk, H, D) by strides *_b, *_n, *_h. out: (B, Nq, H, D) and lse:
-    (B, H, Nq), float32, packed. scale: times log2(e).
+    q: (B, Nq, H, D), k, v: (B, Nk, H, D) by strides *_b, *_n, *_h. padding: (B, H, Nk) uint8,
+    packed, read where PADDED. out: (B, Nq, H, D) and lse: (B, H, Nq), float32, packed. scale:
+    times log2(e).
     """
     tiles = tl.cdiv(n_queries, BLOCK_M)
     tile, head, batch = owner(tiles, n_heads)
@@ -63,9 +64,12 @@ def forward(
     m = tl.full([BLOCK_M], float("-inf"), tl.float32)
     z = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    p_padding = padding
+    if PADDED:
+        p_padding = padding + (batch * n_heads + head) * n_keys
     m, z, acc = attend_run(
-        m, z, acc, b_q, p_k, p_v, k_step, v_step, start, n_keys, scale,
-        IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, ROTATED, "ieee", INDEX,
+        m, z, acc, b_q, p_k, p_v, p_padding, k_step, v_step, 1, start, n_keys, scale,
+        PADDED, IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, ROTATED, "ieee", INDEX,
     )  # fmt: skip
     b_out, lse_2 = finish(m, z, acc)
     p_out = out + ((batch * n_queries + queries) * n_heads + head)[:, None] * D + d[None, :]

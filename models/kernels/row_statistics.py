@@ -2,7 +2,8 @@
 
 delta = rowsum(dO * O) - dLSE is what it takes off dP (FlashAttention-2, arXiv
 2307.08691, algorithm 2; less dLSE it carries the gradient through the LSE for nothing).
-The LSE goes to base 2, as the kernels' scores are.
+The LSE goes to base 2, as the kernels' scores are. Rows without keys have an LSE of -inf, whose
+gradient may be no number: their delta is 0.
 """
 
 import torch
@@ -27,22 +28,22 @@ def plain_statistics(grad_out, grad_lse, out, lse):
     """LSE in base 2 and delta, (B, H, N, 2); grad_out, out: (B, N, H, D), the others (B, H, N)."""
     delta = (grad_out * out).sum(dim=-1).transpose(1, 2)
     delta = delta if grad_lse is None else delta - grad_lse
-    return torch.stack((lse * LOG2_E.value, delta), dim=-1)
+    return torch.stack((lse * LOG2_E.value, delta.masked_fill(lse.isneginf(), 0.0)), dim=-1)
 
 
 @triton.jit
 def delta_of(
-    p_grad, p_out, p_grad_lse, held,
+    p_grad, p_out, p_grad_lse, b_lse, held,
     HAS_GRAD_LSE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """delta of some rows, by pointers (rows,) to where each begins in dO, O and dLSE."""
+    """delta of rows with the LSE b_lse, by pointers (rows,) to each in dO, O and dLSE."""
     d, d_mask = head_columns(D, BLOCK_D)
     b_grad = load_rows(p_grad[:, None] + d[None, :], held, d_mask, D, BLOCK_D, True)
     b_out = load_rows(p_out[:, None] + d[None, :], held, d_mask, D, BLOCK_D, True)
     total = tl.sum(b_grad.to(tl.float32) * b_out.to(tl.float32), 1)
     if HAS_GRAD_LSE:
         total -= tl.load(p_grad_lse, mask=held, other=0.0)
-    return total
+    return tl.where(b_lse == float("-inf"), 0.0, total)
 
 
 @triton.jit
@@ -60,12 +61,12 @@ def kernel(
     batch, tokens = rest // tiles, (rest % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
     held = tokens < n_tokens
     rows = (batch * n_heads + head) * n_tokens + tokens
+    b_lse = tl.load(lse + batch * l_b + head * l_h + tokens * l_n, mask=held)
     total = delta_of(
         row_of(grad_out, g_b, g_n, g_h, batch, tokens, head, VECTOR)[0],
         row_of(out, o_b, o_n, o_h, batch, tokens, head, VECTOR)[0],
-        grad_lse + rows, held, HAS_GRAD_LSE, D, BLOCK_D,
+        grad_lse + rows, b_lse, held, HAS_GRAD_LSE, D, BLOCK_D,
     )  # fmt: skip
-    b_lse = tl.load(lse + batch * l_b + head * l_h + tokens * l_n, mask=held)
     rows = statistics_start(batch, head, n_heads, n_tokens) + tokens
     tl.store(statistics + rows, pack_statistics(b_lse * LOG2_E, total), mask=held)
 

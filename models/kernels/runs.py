@@ -3,6 +3,9 @@
 A run is tokens at an even spacing, read where they lie: a dilated segment's kept tokens,
 or the rows of a piece of a hop. A causal run has as many queries as keys, and query i sees keys
 up to i. Pointers are to the run's first row; steps, int64, from one row to the next.
+
+PADDED: p_padding points to flags of the run's keys, 1 where a key is never attended to; their
+keys and values must be 0.
 """
 
 import triton
@@ -38,13 +41,22 @@ def keys_of(
 
 
 @triton.jit
+def unpadded(p_padding, step, rows, here):
+    """Which of the keys `rows` of a run are there and no padding: (rows,)."""
+    return tl.load(p_padding + rows * step, mask=here, other=1) == 0
+
+
+@triton.jit
 def attend_run(
-    m, z, acc, b_q, p_k, p_v, k_step, v_step, start, n_keys, scale,
-    IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    m, z, acc, b_q, p_k, p_v, p_padding, k_step, v_step, padding_step, start, n_keys, scale,
+    PADDED: tl.constexpr, IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ROTATED: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """Take a run of keys into the state of the queries b_q, rows `start` on; scale in base 2."""
+    """Take a run of keys into the state of the queries b_q, rows `start` on; scale in base 2.
+
+    Not ROTATED where PADDED: a rotated step needs a row to have seen a key.
+    """
     d, d_mask = head_columns(D, BLOCK_D)
     i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     o_k, o_v = run_offsets(i_n, k_step, d, INDEX), run_offsets(i_n, v_step, d, INDEX)
@@ -68,22 +80,30 @@ def attend_run(
         for n in range(0, full, BLOCK_N):
             b_k = load_rows(p_k + n * k_step + o_k, i_n, d_mask, D, BLOCK_D, False)
             b_v = load_rows(p_v + n * v_step + o_v, i_n, d_mask, D, BLOCK_D, False)
-            m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, i_n, scale, False, PRECISION)
+            seen = i_n
+            if PADDED:
+                seen = unpadded(p_padding, padding_step, n + i_n, i_n >= 0)[None, :]
+            m, z, acc = attend_step(
+                m, z, acc, b_q, b_k, b_v, seen, scale, PADDED, PRECISION, PADDED
+            )
     for n in tl.range(full, end, BLOCK_N, num_stages=CUT_STAGES):
         here = n + i_n < n_keys
         seen = here[None, :]
         if IS_CAUSAL:  # a query that is there sees no key that is not
             seen = start + i_m[:, None] >= n + i_n[None, :]
+        if PADDED:
+            seen = seen & unpadded(p_padding, padding_step, n + i_n, here)[None, :]
         b_k = load_rows(p_k + n * k_step + o_k, here, d_mask, D, BLOCK_D, True)
         b_v = load_rows(p_v + n * v_step + o_v, here, d_mask, D, BLOCK_D, True)
-        m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, seen, scale, True, PRECISION)
+        m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, seen, scale, True, PRECISION, PADDED)
     return m, z, acc
 
 
 @triton.jit
 def query_run(
-    acc, b_q, b_g, b_lse, b_delta, p_k, p_v, k_step, v_step, start, n_keys, scale,
-    IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    acc, b_q, b_g, b_lse, b_delta, p_k, p_v, p_padding, k_step, v_step, padding_step,
+    start, n_keys, scale,
+    PADDED: tl.constexpr, IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """Add dQ / scale that comes through a run of keys to queries b_q, rows `start` on.
@@ -100,12 +120,17 @@ def query_run(
     for n in range(0, full, BLOCK_N):
         b_k = load_rows(p_k + n * k_step + o_k, i_n, d_mask, D, BLOCK_D, False)
         b_v = load_rows(p_v + n * v_step + o_v, i_n, d_mask, D, BLOCK_D, False)
-        acc = query_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, i_n, scale, False, PRECISION)
+        seen = i_n
+        if PADDED:
+            seen = unpadded(p_padding, padding_step, n + i_n, i_n >= 0)[None, :]
+        acc = query_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, seen, scale, PADDED, PRECISION)
     for n in tl.range(full, end, BLOCK_N, num_stages=CUT_STAGES):
         here = n + i_n < n_keys
         seen = here[None, :]
         if IS_CAUSAL:
             seen = start + i_m[:, None] >= n + i_n[None, :]
+        if PADDED:
+            seen = seen & unpadded(p_padding, padding_step, n + i_n, here)[None, :]
         b_k = load_rows(p_k + n * k_step + o_k, here, d_mask, D, BLOCK_D, True)
         b_v = load_rows(p_v + n * v_step + o_v, here, d_mask, D, BLOCK_D, True)
         acc = query_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, seen, scale, True, PRECISION)
@@ -120,7 +145,9 @@ def key_run(
 ):  # fmt: skip
     """Add dK / scale and dV that come through a run of queries to keys b_k, rows `start` on.
 
-    p_rows: to the statistics of the run's first query, as `row_statistics` packs them.
+    p_rows: to the statistics of the run's first query, as `row_statistics` packs them. A key's
+    sums are of no other key, so those of padded keys, which may be no numbers, are dropped when
+    they are written.
     """
     d, d_mask = head_columns(D, BLOCK_D)
     i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)

@@ -3,6 +3,8 @@
 Scores are kept in base 2: `scale` is the factor on q.k times log2(e), `m` a row's
 running maximum of scaled scores, `z` the sum of exp2(score - m), `acc` (rows, D) the
 sum of those weights times values. A row that has seen no key has m = -inf.
+
+BARE: whether a row may have seen no key yet after a step, as where keys are padding.
 """
 
 import triton
@@ -17,17 +19,18 @@ ROW_MULTIPLE = tl.constexpr(16)
 
 @triton.jit
 def attend_step(
-    m, z, acc, b_q, b_k, b_v, seen, scale, MASKED: tl.constexpr, PRECISION: tl.constexpr
+    m, z, acc, b_q, b_k, b_v, seen, scale, MASKED: tl.constexpr, PRECISION: tl.constexpr,
+    BARE: tl.constexpr = False,
 ):  # fmt: skip
     """Take keys b_k and values b_v (keys, D) into the state of the queries b_q (rows, D).
 
-    seen: (rows, keys), read only where MASKED. Every row must see a key here or have
-    seen one before.
+    seen: (rows, keys), read only where MASKED. Unless BARE, every row must see a key here or
+    have seen one before.
     """
     s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
     if MASKED:
         s = tl.where(seen, s, float("-inf"))
-    m, z, alpha, p = softmax_step(m, z, s, scale)
+    m, z, alpha, p = softmax_step(m, z, s, scale, BARE)
     acc = tl.dot(p.to(b_v.dtype), b_v, acc * alpha[:, None], input_precision=PRECISION)
     return m, z, acc
 
@@ -88,11 +91,14 @@ def bits_of(weights, dtype: tl.constexpr):
 
 
 @triton.jit
-def softmax_step(m, z, s, scale):
+def softmax_step(m, z, s, scale, BARE: tl.constexpr = False):
     """Take scores s (rows, keys) into m and z; the factor on what came before, and weights."""
     m_new = tl.maximum(m, tl.max(s, 1) * scale)
-    p = tl.exp2(s * scale - m_new[:, None])
-    alpha = tl.exp2(m - m_new)
+    pivot = m_new
+    if BARE:
+        pivot = tl.where(m_new == float("-inf"), 0.0, m_new)  # -inf less -inf is no number
+    p = tl.exp2(s * scale - pivot[:, None])
+    alpha = tl.exp2(m - pivot)
     return m_new, z * alpha + tl.sum(p, 1), alpha, p
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -56,6 +56,12 @@ class Tile:
                 raise ValueError(f"{name}={value!r}: expected a positive integer")
         if type(self.rotated) is not bool:
             raise ValueError(f"rotated={self.rotated!r}: expected true or false")
+
+    @property
+    def masked(self) -> Tile:
+        """The tile where any key may be masked: a rotated step needs rows that have seen one, and
+        masks take registers."""
+        return replace(self, rotated=False, maxnreg=None)
 
     def options(self, kernel) -> dict:
         """As keyword arguments of a launch of `kernel`; ROTATED for one that has such a form."""

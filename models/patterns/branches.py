@@ -163,6 +163,8 @@ class HeadPartition(_Branches):
     segment_lengths: tuple[int, ...]
     dilation_rates: tuple[int, ...]
 
+    head_offset: ClassVar[str] = "partition"
+
     def __post_init__(self):
         self._check()
 
@@ -171,6 +173,13 @@ class HeadPartition(_Branches):
         start = branch * base + min(branch, extra)
         stop = start + base + (branch < extra)
         return branch % self.dilation_rates[branch] if start <= head < stop else None
+
+
+def pattern_of(head_offset: str, segment_lengths, dilation_rates) -> _Branches:
+    """The pattern of these branches; head_offset: as of `DilatedBranches`, or "partition"."""
+    if head_offset == "partition":
+        return HeadPartition(tuple(segment_lengths), tuple(dilation_rates))
+    return DilatedBranches(tuple(segment_lengths), tuple(dilation_rates), head_offset)
 
 
 def _as_slice(members: list[int]) -> slice:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.patterns.orders import Grid, check_positive
+from models.errors import as_integer
+from models.patterns.orders import Grid
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,15 @@ def locality(
     attends to those at most `radius` rows and columns away, where width is given; else, in a
     text, to those at most `radius` positions away. ValueError on bad arguments.
     """
-    for name, value in (
-        ("seq_len", seq_len),
-        ("radius", radius),
-        ("block_size", block_size),
-        ("world_size", world_size),
-    ):
-        check_positive(name, value)
+    seq_len, radius, block_size, world_size = (
+        as_integer(name, value)
+        for name, value in (
+            ("seq_len", seq_len),
+            ("radius", radius),
+            ("block_size", block_size),
+            ("world_size", world_size),
+        )
+    )
     walk = Grid(curve, width).walk(seq_len)
     place = np.empty(seq_len, np.int64)
     place[walk] = np.arange(seq_len)

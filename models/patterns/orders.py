@@ -9,13 +9,14 @@ they were: causality is by position, whatever the order.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 
-from models.errors import check_choice
+from models.errors import as_integer, check_choice
 
 CURVES = ("row-major", "snake", "morton", "hilbert")
 ORDERS = ("contiguous", "zigzag", "striped", "hilbert", "morton", "snake")
@@ -35,7 +36,7 @@ class Grid:
     def __post_init__(self):
         check_choice("curve", self.curve, CURVES)
         if self.width is not None:
-            check_positive("width", self.width)
+            object.__setattr__(self, "width", as_integer("width", self.width))
 
     def walk(self, seq_len: int) -> np.ndarray:
         """The positions 0 ... seq_len - 1 in the order of the curve, int64."""
@@ -76,12 +77,6 @@ def _hilbert(row, column, bits) -> np.ndarray:
     return place
 
 
-def check_positive(name: str, value) -> None:
-    """ValueError unless `value` is an integer >= 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r}: expected an integer >= 1")
-
-
 def check_order(order) -> None:
     """ValueError unless `order` is one of ORDERS or a `Grid`."""
     if not isinstance(order, Grid):
@@ -94,12 +89,19 @@ def positions(order: str | Grid, seq_len: int, rank: int, world_size: int) -> to
     Shards differ by at most one token, two for "zigzag". ValueError on bad arguments.
     """
     check_order(order)
-    if isinstance(seq_len, bool) or not isinstance(seq_len, int) or seq_len < 0:
-        raise ValueError(f"seq_len={seq_len!r}: expected an integer >= 0")
-    check_positive("world_size", world_size)
-    if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < world_size:
-        raise ValueError(f"rank={rank!r}: expected an integer from 0 to {world_size - 1}")
+    seq_len = as_integer("seq_len", seq_len, least=0)
+    world_size = as_integer("world_size", world_size)
+    rank = as_rank(rank, world_size)
     return torch.from_numpy(_positions(order, seq_len, world_size)[rank])
+
+
+def as_rank(rank, world_size: int) -> int:
+    """`rank` as an int, of any kind of integer; ValueError where there is no such rank."""
+    with suppress(ValueError):
+        number = as_integer("rank", rank, least=0)
+        if number < world_size:
+            return number
+    raise ValueError(f"rank={rank!r}: expected an integer from 0 to {world_size - 1}")
 
 
 @lru_cache(maxsize=64)

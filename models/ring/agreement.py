@@ -34,9 +34,8 @@ _REFUSED = -1
 _mask_digests: weakref.WeakKeyDictionary[BlockMask, int] = weakref.WeakKeyDictionary()
 
 
-def terms(q, k, v, is_causal, scale, order, pattern, backend, key_padding_mask) -> list[int]:
+def terms(q, k, is_padded, requires_grad, scale, order, pattern, request) -> list[int]:
     """This rank's terms as integers, in the order of _TERMS; q: (B, n, H, D), k: (B, n, Hkv, D)."""
-    requires_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     batch, tokens, heads, dim = q.shape
     return [
         batch,
@@ -45,13 +44,13 @@ def terms(q, k, v, is_causal, scale, order, pattern, backend, key_padding_mask) 
         k.shape[2],
         dim,
         DTYPES.index(q.dtype),
-        int(bool(is_causal)),
+        int(request.is_causal),
         struct.unpack("<q", struct.pack("<d", scale))[0],
         _digest(repr(order).encode()),
         _pattern_digest(pattern),
-        _digest(backend.encode()),
+        _digest(request.backend.encode()),
         int(requires_grad),
-        int(key_padding_mask is not None),
+        int(is_padded),
     ]
 
 

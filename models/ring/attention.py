@@ -12,16 +12,16 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from models.padding import mask_keys, unmask
 from models.patterns.block_mask import BlockMask
 from models.patterns.branches import DilatedBranches
 from models.patterns.orders import Grid
-from models.ring.call import Call, negotiate
 from models.ring.call import resolve_backend as resolve_backend
-from models.ring.passes import backward_steps, forward_steps, run
+from models.ring.op import attend, rank_op
+from models.ring.passes import backward_steps, forward_steps
+
+_op = rank_op("ring_attention", forward_steps, backward_steps)
 
 
-@torch.compiler.disable
 def ring_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -48,50 +48,24 @@ def ring_attention(
     `patterns.DilatedBranches`, or a `patterns.BlockMask` over the whole sequence, the same on
     every rank. backend: "sdpa", PyTorch's fused ops; "triton", ours, whose parts stay float32;
     "eager", the explicit softmax; "auto". scale: factor on q.k, None for 1/sqrt(D).
+    key_padding_mask: (B, n) bool, this rank's, on all ranks or none: True where a key is never
+    attended to, whatever it holds, inf and NaN included; its k and v get zero gradients.
 
     seq_len: tokens of the whole sequence. None: the ranks first tell each other their
     arguments, a small message to each, and all raise where these differ. Given: nothing is
     checked between ranks. timeout: seconds that one rank waits for another; None for the
     group's own limit.
 
-    Returns this rank's out (B, n, H, D) in q's dtype, and with `return_lse` also LSE (B, H, n),
-    natural log, float32 (float64 for float64); rows without keys give 0 and -inf. Both are
-    differentiable, exactly; all ranks must then run the backward pass. Bitwise repeatable on a
-    CPU. The same values, at any world size, as the call on one device.
+    Returns this rank's out (B, n, H, D) in q's dtype, under autocast in autocast's, and with
+    `return_lse` also LSE (B, H, n), natural log, float32 (float64 for float64); rows without keys
+    give 0 and -inf. Both are differentiable once, exactly; all ranks must then run the backward
+    pass. Bitwise repeatable on a CPU. The same values, at any world size, as the call on one
+    device. One op to torch.compile and torch.func: what ranks compile must call in one order.
 
     Raises ValueError on bad arguments, on every rank and before any work where these differ
     between ranks; UnsupportedBackend; RingError where a rank does not answer in time.
     Sources: Ring Attention (arXiv 2310.01889); striped order (arXiv 2311.09431).
     """
-    arguments = (group, is_causal, scale, order, pattern, backend, key_padding_mask)
-    call = negotiate(q, k, v, *arguments, seq_len, timeout)
-    head_dim = q.shape[3]
-    if key_padding_mask is not None:
-        q, k, v = mask_keys(q, k, v, key_padding_mask, call.scale)
-    out, lse = RankAttention.apply(q, k, v, call, forward_steps, backward_steps)
-    if key_padding_mask is not None:
-        out, lse = unmask(out, lse, head_dim)
+    options = (is_causal, scale, order, pattern, backend, key_padding_mask)
+    out, lse = attend(_op, q, k, v, group, *options, seq_len, timeout)
     return (out, lse) if return_lse else out
-
-
-class RankAttention(torch.autograd.Function):
-    """One rank's part: (q, k, v) -> (out, LSE), by the steps of a forward and a backward pass."""
-
-    @staticmethod
-    def forward(ctx, q, k, v, call: Call, forward, backward):
-        out, lse, saved = run(forward(q, k, v, call))
-        call.exchange.finish()
-        ctx.save_for_backward(q, k, v, out, lse)
-        ctx.set_materialize_grads(False)
-        ctx.options = (call, backward, saved)
-        return out, lse
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_out, grad_lse):
-        call, backward, saved = ctx.options
-        if grad_out is None and grad_lse is None:
-            return (None,) * 6
-        grads = run(backward(*ctx.saved_tensors, grad_out, grad_lse, call, saved))
-        call.exchange.finish()
-        return *grads, None, None, None

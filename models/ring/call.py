@@ -1,38 +1,22 @@
-"""The arguments of a call of ring attention, checked and agreed on by all ranks."""
+"""A call of ring attention, agreed on by all ranks, and the op that it works by."""
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
-from torch.distributed.device_mesh import DeviceMesh
 
 from models import kernels
-from models.errors import (
-    RingError,
-    UnsupportedBackend,
-    check_choice,
-    check_qkv,
-    check_same_length,
-    resolve_scale,
-)
+from models.errors import RingError, UnsupportedBackend, check_choice, resolve_scale
 from models.fused_ops import fused_op
-from models.padding import check_padding_mask
 from models.patterns.block_mask import BlockMask
-from models.patterns.branches import DilatedBranches, HeadPartition
-from models.patterns.orders import check_order, positions
+from models.patterns.orders import positions
 from models.ring.agreement import agree, check_lengths, terms
 from models.ring.exchange import Alone, Exchange
 from models.ring.hops import Eager
 from models.ring.plan import RingPlan, plan
-
-BACKENDS = ("auto", "sdpa", "triton", "eager")
-
-
-_PATTERNS = (DilatedBranches, HeadPartition, BlockMask, type(None))
+from models.ring.request import BACKENDS, Request, process_group, seconds
 
 
 @dataclass(frozen=True)
@@ -49,33 +33,41 @@ class Call:
         return self.exchange.rank
 
 
-def negotiate(
-    q, k, v, group, is_causal, scale, order, pattern, backend, key_padding_mask, seq_len, timeout,
-    patterns=_PATTERNS,
-) -> Call:  # fmt: skip
-    """Check this rank's arguments of `ring_attention`, and unless seq_len is given all ranks'.
+def call(q, k, is_padded: bool, seq_len: int, group: str, timeout: float, request: Request) -> Call:
+    """A call whose arguments are good; q: (B, n, H, D), k: (B, n, Hkv, D), this rank's.
 
-    patterns: the classes of pattern that the call takes.
+    is_padded: whether there is a padding mask. seq_len: tokens of the whole sequence.
     """
-    group = _resolve_group(group)
-    limit = timeout if _is_seconds(timeout) else None
-    exchange = Alone() if group is None else Exchange(group, limit)
-    try:
-        _check_arguments(q, k, v, order, pattern, patterns, seq_len, timeout)
-        scale = resolve_scale(scale, q.shape[3])
-        if key_padding_mask is not None:
-            check_padding_mask(key_padding_mask, q)
-        op = resolve_op(q, backend)
-        own = terms(q, k, v, is_causal, scale, order, pattern, backend, key_padding_mask)
-    except (ValueError, UnsupportedBackend):
-        if seq_len is None:
-            # What is wrong here matters more than who else is lost.
-            with suppress(RingError):
-                agree(exchange, None, q.device if isinstance(q, torch.Tensor) else "cpu")
-        raise
-    if seq_len is None:
-        seq_len = check_lengths(agree(exchange, own, q.device), order)
+    exchange = meet(group, timeout)
+    sizes = (seq_len, exchange.world_size, q.shape[2], k.shape[2])
+    hops = plan(request.given_pattern(), request.given_order(), *sizes, request.is_causal)
+    op = resolve_op(q, request.backend, is_padded)
+    return Call(exchange, hops, op, scale_of(request, q))
+
+
+def negotiate(
+    q, k, is_padded: bool, requires_grad: bool, seq_len: int, group: str, timeout: float,
+    request: Request,
+) -> int:  # fmt: skip
+    """The length of the whole sequence, and unless it is given, not 0, the assent of all ranks.
+
+    ValueError where they differ, or this rank's arguments do not fit; UnsupportedBackend;
+    RingError where a rank does not answer.
+    """
+    exchange = meet(group, timeout)
     rank, world_size = exchange.rank, exchange.world_size
+    pattern, order = request.given_pattern(), request.given_order()
+    if seq_len == 0 and world_size == 1:
+        seq_len = q.shape[1]
+    elif seq_len == 0:
+        try:
+            resolve_op(q, request.backend, is_padded)
+        except UnsupportedBackend:
+            refuse(group, timeout, q)
+            raise
+        scale = scale_of(request, q)
+        own = terms(q, k, is_padded, requires_grad, scale, order, pattern, request)
+        seq_len = check_lengths(agree(exchange, own, q.device), order)
     held = len(positions(order, seq_len, rank, world_size))
     if held != q.shape[1]:
         raise ValueError(
@@ -84,18 +76,43 @@ def negotiate(
         )
     if isinstance(pattern, BlockMask):
         pattern.check_fits(seq_len, q.shape[2])
-    sizes = (seq_len, world_size, q.shape[2], k.shape[2])
-    return Call(exchange, plan(pattern, order, *sizes, bool(is_causal)), op, scale)
+    return seq_len
 
 
-def resolve_backend(q: torch.Tensor, backend: str) -> str:
+@torch.compiler.disable
+def refuse(group: str, timeout, q) -> None:
+    """Tell the other ranks that this one's arguments, which q and timeout are of, are bad."""
+    try:
+        limit = seconds(timeout)
+    except ValueError:
+        limit = 0.0
+    # What is wrong here matters more than who else is lost.
+    with suppress(RingError):
+        agree(meet(group, limit), None, q.device if isinstance(q, torch.Tensor) else "cpu")
+
+
+def meet(group: str, timeout: float) -> Exchange | Alone:
+    """The exchange with the ranks of a group, by its name; timeout: 0 for the group's own."""
+    found = process_group(group)
+    return Alone() if found is None else Exchange(found, timeout or None)
+
+
+def scale_of(request: Request, q: torch.Tensor) -> float:
+    """The factor on q.k."""
+    return request.scale or resolve_scale(None, q.shape[3])
+
+
+def resolve_backend(q: torch.Tensor, backend: str, *, is_padded: bool = False) -> str:
     """The backend that a call with `q` runs, with the op beneath it: "sdpa (cpu-flash)"."""
-    op = resolve_op(q, backend)
+    op = resolve_op(q, backend, is_padded)
     return op.name if op.name in BACKENDS else f"sdpa ({op.name})"
 
 
-def resolve_op(q: torch.Tensor, backend: str):
-    """The op that does a hop's pieces; UnsupportedBackend where a named backend has none."""
+def resolve_op(q: torch.Tensor, backend: str, is_padded: bool = False):
+    """The op that does a hop's pieces; UnsupportedBackend where a named backend has none.
+
+    is_padded: whether it is to leave keys out.
+    """
     check_choice("backend", backend, BACKENDS)
     if backend == "eager":
         return Eager()
@@ -111,7 +128,7 @@ def resolve_op(q: torch.Tensor, backend: str):
         if backend == "triton":
             raise UnsupportedBackend(f"triton: {reason}")
     try:
-        return fused_op(q)
+        return fused_op(q, is_masked=is_padded)
     except UnsupportedBackend:
         if backend == "sdpa":
             raise
@@ -125,40 +142,3 @@ def _why_not_triton(q: torch.Tensor) -> str | None:
     from models.kernels import hop
 
     return hop.why_not(q)
-
-
-def _resolve_group(group) -> dist.ProcessGroup | None:
-    if isinstance(group, DeviceMesh):
-        if group.ndim != 1:
-            raise ValueError(f"group={group}: expected a mesh of one dimension, as mesh['name'] is")
-        return group.get_group()
-    if group is not None and not isinstance(group, dist.ProcessGroup):
-        raise ValueError(f"group={group!r}: expected a ProcessGroup, a DeviceMesh or None")
-    if group is not None:
-        return group
-    if dist.is_available() and dist.is_initialized():
-        return dist.group.WORLD
-    launched = os.environ.get("WORLD_SIZE", "1")
-    if launched != "1":
-        raise ValueError(
-            f"group=None: launched with WORLD_SIZE={launched}, but torch.distributed is not "
-            "initialised; call torch.distributed.init_process_group first"
-        )
-    return None
-
-
-def _check_arguments(q, k, v, order, pattern, patterns, seq_len, timeout) -> None:
-    check_qkv(q, k, v, may_lack_tokens=True)
-    check_same_length(q, k)
-    check_order(order)
-    if not isinstance(pattern, patterns):
-        names = ", ".join("None" if x is type(None) else x.__name__ for x in patterns)
-        raise ValueError(f"pattern={type(pattern).__name__}: expected one of {names}")
-    if seq_len is not None and (type(seq_len) is not int or seq_len < 1):
-        raise ValueError(f"seq_len={seq_len!r}: expected an integer >= 1 or None")
-    if not _is_seconds(timeout):
-        raise ValueError(f"timeout={timeout!r}: expected a positive number of seconds or None")
-
-
-def _is_seconds(timeout) -> bool:
-    return timeout is None or (type(timeout) in (int, float) and 0 < timeout < 1e9)

@@ -15,11 +15,11 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from models.patterns.branches import DilatedBranches
 from models.patterns.orders import Grid
-from models.ring.attention import RankAttention
-from models.ring.call import Call, negotiate
+from models.ring.call import Call
 from models.ring.call import resolve_backend as resolve_backend
 from models.ring.exchange import GRAD_KEYS, KEYS, computing, count_sent
 from models.ring.hops import Queries
+from models.ring.op import attend, rank_op
 from models.ring.passes import (
     attend_local,
     gradients_of,
@@ -27,10 +27,10 @@ from models.ring.passes import (
     results,
     start_gradients,
     unpack,
+    zero_gradients,
 )
 
 
-@torch.compiler.disable
 def distributed_dilated_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -43,6 +43,7 @@ def distributed_dilated_attention(
     order: str | Grid = "contiguous",
     backend: str = "auto",
     return_lse: bool = False,
+    key_padding_mask: torch.Tensor | None = None,
     seq_len: int | None = None,
     timeout: float | None = None,
 ):
@@ -52,39 +53,39 @@ def distributed_dilated_attention(
     one all-gather and, in the backward pass, another and one reduce-scatter. Memory for the kept
     keys of all ranks' long branches.
     """
-    arguments = (group, is_causal, scale, order, pattern, backend, None)
-    call = negotiate(q, k, v, *arguments, seq_len, timeout, patterns=(DilatedBranches,))
-    out, lse = RankAttention.apply(q, k, v, call, _forward_steps, _backward_steps)
+    options = (is_causal, scale, order, pattern, backend, key_padding_mask)
+    out, lse = attend(_op, q, k, v, group, *options, seq_len, timeout, patterns=(DilatedBranches,))
     return (out, lse) if return_lse else out
 
 
-def _forward_steps(q, k, v, call: Call):
-    q_work, k_sent, v_sent = prepare(q, k, v)
+def forward_steps(q, k, v, key_padding_mask, call: Call):
+    """As `models.ring.passes.forward_steps`."""
+    q_work, k_sent, v_sent = prepare(q, k, v, key_padding_mask)
     queries = Queries(q_work, call.op, call.scale)
     gathered = _Gathering(call, k_sent, v_sent)
     attend_local(queries, call, k_sent, v_sent)
     if gathered.pending is not None:
         yield gathered.pending
         with computing():
-            for hop, flats in gathered.hops(gathered.of_rank):
+            for _, hop, flats in gathered.hops():
                 queries.attend(hop, *(unpack(hop, x, q_work) for x in flats))
-    return *results(queries, q), queries.saved
+    return results(queries, q)
 
 
-def _backward_steps(q, k, v, out, lse, grad_out, grad_lse, call: Call, saved):
-    q_work, k_sent, v_sent = prepare(q, k, v)
-    gradients = start_gradients(q_work, out, lse, grad_out, grad_lse, call, saved)
-    wide = gradients.dq.dtype
-    grads = tuple(torch.zeros_like(x, dtype=wide) for x in (k_sent, v_sent))
+def backward_steps(grad_out, grad_lse, q, k, v, out, lse, key_padding_mask, call: Call):
+    """As `models.ring.passes.backward_steps`."""
+    q_work, k_sent, v_sent = prepare(q, k, v, key_padding_mask)
+    gradients = start_gradients(grad_out, grad_lse, q_work, out, lse, key_padding_mask, call)
+    grads = zero_gradients(v_sent)
     gathered = _Gathering(call, k_sent, v_sent)
     attend_local(gradients, call, k_sent, v_sent, *grads)
     if gathered.pending is not None:
         yield gathered.pending
-        parts = [torch.zeros_like(x, dtype=wide) for x in gathered.of_rank]
+        parts = list(grads[0].new_zeros(call.hops.world_size, gathered.size_of_gradients))
         with computing():
-            both = zip(gathered.hops(gathered.of_rank), gathered.hops(parts), strict=True)
-            for (hop, flats), (_, own) in both:
+            for source, hop, flats in gathered.hops():
                 keys_and_values = (unpack(hop, x, q_work) for x in flats)
+                own = gathered.gradients(hop.parcel, parts[source])
                 gradients.attend(hop, *keys_and_values, *(unpack(hop, x, grads[0]) for x in own))
         total = torch.empty_like(parts[0])
         if total.is_cuda:
@@ -92,45 +93,58 @@ def _backward_steps(q, k, v, out, lse, grad_out, grad_lse, call: Call, saved):
         else:
             yield _ReduceScatter(call.exchange, total, parts)
         parcel = call.hops.gathered(call.rank)
-        for grad, flat in zip(grads, gathered.halves(parcel, total), strict=True):
+        for grad, flat in zip(grads, gathered.gradients(parcel, total), strict=True):
             if parcel.rows:
                 parcel.add(grad, flat)
     return gradients_of(q, gradients, *grads)
+
+
+_op = rank_op("distributed_dilated_attention", forward_steps, backward_steps)
 
 
 class _Gathering:
     """The all-gather of every rank's parcel, keys then values, padded to the largest.
 
     pending: None where no rank needs another's keys. of_rank: each rank's parcel, flat.
+    size_of_gradients: numbers of the largest parcel's keys without flags, and values.
     """
 
     def __init__(self, call: Call, k, v):
-        self.call, self.of_row = call, k.shape[0] * k.shape[3]
+        self.call = call
+        # Numbers of a row of keys, which come with flags or without, and of a row of values.
+        self.widths = tuple(x.shape[0] * x.shape[3] for x in (k, v))
         world_size = call.hops.world_size
         self.pending, self.of_rank = None, []
         if world_size == 1:
             return
         parcels = [call.hops.gathered(rank) for rank in range(world_size)]
-        size = 2 * self.of_row * max(parcel.rows for parcel in parcels)
-        if size == 0:
+        rows = max(parcel.rows for parcel in parcels)
+        if rows == 0:
             return
-        own, given = parcels[call.rank], k.new_zeros(size)
+        self.size_of_gradients = 2 * rows * self.widths[1]
+        own, given = parcels[call.rank], k.new_zeros(rows * sum(self.widths))
         if own.rows:
-            for half, x in zip(self.halves(own, given), (k, v), strict=True):
-                half.copy_(own.pack(x))
-        self.of_rank = list(k.new_empty(world_size, size))
+            for part, x in zip(_split(given, own, self.widths), (k, v), strict=True):
+                part.copy_(own.pack(x))
+        self.of_rank = list(k.new_empty(world_size, len(given)))
         self.pending = _Collective(call.exchange, dist.all_gather, self.of_rank, given)
 
-    def hops(self, flats):
-        """Each other rank's hop, with the keys' and the values' part of its entry of `flats`."""
-        for source, flat in enumerate(flats):
+    def hops(self):
+        """Each other rank that has keys for this one, its hop, and its keys and values, flat."""
+        for source, flat in enumerate(self.of_rank):
             hop = self.call.hops.gathered_hop(self.call.rank, source)
             if source != self.call.rank and hop.parcel.rows:
-                yield hop, self.halves(hop.parcel, flat)
+                yield source, hop, _split(flat, hop.parcel, self.widths)
 
-    def halves(self, parcel, flat):
-        """The keys and the values of a parcel in its flat tensor."""
-        return flat[: 2 * self.of_row * parcel.rows].chunk(2)
+    def gradients(self, parcel, flat):
+        """The keys' and the values' gradients of a parcel in their flat tensor."""
+        return _split(flat, parcel, 2 * self.widths[1:])
+
+
+def _split(flat, parcel, widths):
+    """Two parts of a flat tensor; widths: numbers of a parcel's row in each."""
+    sizes = [width * parcel.rows for width in widths]
+    return flat[: sum(sizes)].split(sizes)
 
 
 class _ReduceScatter:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from models.fused_ops import CudaEfficient, CudaFlash, head_dim_multiple
 from models.merge import merge_into
+from models.ring.flags import leave_out, without_flags
 from models.ring.pieces import Piece
 from models.ring.plan import Hop
 from models.strided import carry_grad_lse
@@ -31,22 +32,25 @@ class Eager:
 
     name = "eager"
 
-    def forward(self, q, k, v, is_causal, scale):
-        scores = self._scores(q, k, is_causal, scale)
+    def forward(self, q, k, v, is_causal, scale, bias=None):
+        scores = self._scores(q, k, is_causal, scale, bias)
         lse = scores.logsumexp(dim=-1)
-        weights = (scores - lse[..., None]).exp()
-        return weights @ v.to(weights.dtype), lse, ()
+        # Where no key is seen, weights are exp(-inf - 0).
+        weights = (scores - lse.masked_fill(lse.isneginf(), 0.0)[..., None]).exp()
+        return weights @ v.to(weights.dtype), lse
 
-    def backward(self, grad_out, q, k, v, out, lse, saved, is_causal, scale):
-        weights = (self._scores(q, k, is_causal, scale) - lse[..., None]).exp()
+    def backward(self, grad_out, q, k, v, out, lse, is_causal, scale, bias=None):
+        weights = (self._scores(q, k, is_causal, scale, bias) - lse[..., None]).exp()
         grad_out, out, q, k, v = (x.to(weights.dtype) for x in (grad_out, out, q, k, v))
         delta = (grad_out * out).sum(dim=-1, keepdim=True)
         ds = weights * (grad_out @ v.mT - delta)
         return scale * ds @ k, scale * ds.mT @ q, weights.mT @ grad_out
 
-    def _scores(self, q, k, is_causal, scale):
+    def _scores(self, q, k, is_causal, scale, bias):
         dtype = torch.promote_types(q.dtype, torch.float32)
         scores = scale * q.to(dtype) @ k.to(dtype).mT
+        if bias is not None:
+            scores += bias
         if not is_causal and self.seen is None:
             return scores
         seen = np.arange(1, q.shape[-2] + 1) if is_causal else self.seen
@@ -66,13 +70,13 @@ def working_dtype(q: torch.Tensor) -> torch.dtype:
 class Queries:
     """A rank's queries and what has been joined for them so far.
 
-    q: (B, n, H, D), in `working_dtype`. op: one of `fused_ops`, or `Eager`.
+    q: (B, n, H, D), in `working_dtype`. op: one of `fused_ops`, or `Eager`. Keys come with
+    `models.ring.flags` or without.
     """
 
     def __init__(self, q: torch.Tensor, op, scale: float):
         self.q, self.op, self.scale = q, op, scale
         self.dtype = torch.promote_types(q.dtype, torch.float32)
-        self.saved: list[tuple] = []
         self._joined: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def attend(self, hop: Hop, keys: list[torch.Tensor], values: list[torch.Tensor]) -> None:
@@ -82,8 +86,10 @@ class Queries:
                 op = _op(self.op, piece)
                 q = _operand(piece.q.of(self.q, piece.q_heads))
                 k_part, v_part = (_operand(piece.k.of(x, piece.kv_heads)) for x in (k, v))
-                out, lse, saved = op.forward(q, k_part, v_part, piece.is_causal, self.scale)
-                self.saved.append(saved)
+                k_part, bias = without_flags(k_part, q.shape[-1])
+                out, lse = op.forward(q, k_part, v_part, piece.is_causal, self.scale, bias)
+                if bias is not None:
+                    leave_out(out, lse, bias, piece)
                 self._join(piece, _sets(out, self.q.shape[0]), _sets(lse, self.q.shape[0]))
 
     def result(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,13 +115,12 @@ class Queries:
 class Gradients:
     """The backward pass of a rank's queries, hop by hop in the order of the forward pass.
 
-    grad_out, out: (B, n, H, D), lse: (B, n, H), grad_lse: (B, n, H) or None. `dq` is float32
-    at least.
+    grad_out, out: (B, n, H, D), lse: (B, n, H), finite, grad_lse: (B, n, H) or None. `dq` is
+    float32 at least.
     """
 
-    def __init__(self, q, out, lse, grad_out, grad_lse, op, scale, saved):
+    def __init__(self, q, out, lse, grad_out, grad_lse, op, scale):
         self.scale, self.dim, self.lse, self.op = scale, q.shape[-1], lse, op
-        self.saved = iter(saved)
         self.extra = 0 if grad_lse is None else head_dim_multiple(q)
         if grad_lse is not None:
             q, out, grad_out = carry_grad_lse(q, out, grad_out, grad_lse)
@@ -132,13 +137,12 @@ class Gradients:
             for piece in pieces:
                 of_q = (self.grad_out, self.q, self.out, self.lse)
                 grad_out, q, out, lse = (_operand(piece.q.of(x, piece.q_heads)) for x in of_q)
-                k_part, v_part = (
-                    _operand(F.pad(piece.k.of(x, piece.kv_heads), (0, self.extra))) for x in (k, v)
-                )
+                k_part, v_part = (_operand(piece.k.of(x, piece.kv_heads)) for x in (k, v))
+                k_part, bias = without_flags(k_part, self.dim)
+                k_part, v_part = (F.pad(x, (0, self.extra)) for x in (k_part, v_part))
                 dq, dk, dv = _op(self.op, piece).backward(
-                    grad_out, q, k_part, v_part, out, lse, next(self.saved),
-                    piece.is_causal, self.scale,
-                )  # fmt: skip
+                    grad_out, q, k_part, v_part, out, lse, piece.is_causal, self.scale, bias
+                )
                 piece.q.add(self.dq, piece.q_heads, _sets(dq, batch))
                 piece.k.add(grad_k, piece.kv_heads, _sets(dk, batch)[..., : self.dim])
                 piece.k.add(grad_v, piece.kv_heads, _sets(dv, batch)[..., : self.dim])

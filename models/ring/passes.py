@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from models.fused_ops import as_operand, head_dim_multiple
 from models.ring.exchange import GRAD_KEYS, GRAD_VALUES, KEYS, VALUES, computing, count_waiting
+from models.ring.flags import with_flags
 from models.ring.hops import Gradients, Queries, working_dtype
 from models.ring.plan import Hop
 
@@ -30,13 +31,14 @@ def run(steps: Iterator):
         count_waiting(time.perf_counter() - start)
 
 
-def forward_steps(q, k, v, call):
-    """Steps to a rank's out (B, n, H, D) in q's dtype, LSE (B, H, n) and what the op saved.
+def forward_steps(q, k, v, key_padding_mask, call):
+    """Steps to a rank's out (B, n, H, D) in q's dtype and LSE (B, H, n).
 
-    q: (B, n, H, D), k, v: (B, n, Hkv, D), this rank's. call: a `models.ring.call.Call`.
+    q: (B, n, H, D), k, v: (B, n, Hkv, D), key_padding_mask: (B, n) bool or None, this rank's, by
+    `models.padding.without_padding`. call: a `models.ring.call.Call`.
     """
     steps = _steps(call)
-    q_work, k_sent, v_sent = prepare(q, k, v)
+    q_work, k_sent, v_sent = prepare(q, k, v, key_padding_mask)
     queries = Queries(q_work, call.op, call.scale)
     fetch = _Fetch(call, k_sent, v_sent)
     coming = fetch.post(steps[0]) if steps else None
@@ -48,16 +50,15 @@ def forward_steps(q, k, v, call):
         if hop is not None:
             with computing():
                 queries.attend(hop, *(unpack(hop, x, q_work) for x in flats))
-    return *results(queries, q), queries.saved
+    return results(queries, q)
 
 
-def backward_steps(q, k, v, out, lse, grad_out, grad_lse, call, saved):
-    """Steps to a rank's dq, dk, dv for the cotangents, either None, of its out and LSE."""
+def backward_steps(grad_out, grad_lse, q, k, v, out, lse, key_padding_mask, call):
+    """Steps to a rank's dq, dk, dv for the cotangents, grad_lse or None, of its out and LSE."""
     steps = _steps(call)
-    q_work, k_sent, v_sent = prepare(q, k, v)
-    wide = torch.promote_types(q.dtype, torch.float32)
-    gradients = start_gradients(q_work, out, lse, grad_out, grad_lse, call, saved)
-    grad_k, grad_v = (torch.zeros_like(x, dtype=wide) for x in (k_sent, v_sent))
+    q_work, k_sent, v_sent = prepare(q, k, v, key_padding_mask)
+    gradients = start_gradients(grad_out, grad_lse, q_work, out, lse, key_padding_mask, call)
+    grad_k, grad_v = zero_gradients(v_sent)
     fetch = _Fetch(call, k_sent, v_sent)
     home = _Home(call, grad_k, grad_v)
     coming = fetch.post(steps[0]) if steps else None
@@ -69,7 +70,7 @@ def backward_steps(q, k, v, out, lse, grad_out, grad_lse, call, saved):
         parts = ()
         if hop is not None:
             with computing():
-                parts = tuple(torch.zeros_like(x, dtype=wide) for x in flats)
+                parts = zero_gradients(flats[1])
                 keys, values = (unpack(hop, x, q_work) for x in flats)
                 grads = (hop.parcel.unpack(x, q.shape[0]) for x in parts)
                 gradients.attend(hop, keys, values, *grads)
@@ -99,21 +100,21 @@ class _Fetch:
         rank, size = self.exchange.rank, self.hops.world_size
         to, source = (rank + step) % size, (rank - step) % size
         given, taken = self.hops.hop(to, rank), self.hops.hop(rank, source)
+        tagged = ((self.k, KEYS), (self.v, VALUES))
         sends, flats = [], ()
         if given is not None:
-            tagged = ((self.k, KEYS), (self.v, VALUES))
             sends = [(to, given.parcel.pack(x), tag) for x, tag in tagged]
         if taken is not None:
-            flats = tuple(self._buffer(tag, taken) for tag in (KEYS, VALUES))
+            flats = tuple(self._buffer(x, tag, taken) for x, tag in tagged)
         receives = [(source, x, tag) for x, tag in zip(flats, (KEYS, VALUES), strict=False)]
         self._posted += 1
         return self.exchange.post(sends, receives), taken, flats
 
-    def _buffer(self, tag: int, hop: Hop) -> torch.Tensor:
-        size = self.k.shape[0] * hop.parcel.rows * self.k.shape[3]
+    def _buffer(self, x: torch.Tensor, tag: int, hop: Hop) -> torch.Tensor:
+        size = x.shape[0] * hop.parcel.rows * x.shape[3]
         key = (tag, self._posted % 2)
         if key not in self._buffers or len(self._buffers[key]) < size:
-            self._buffers[key] = self.k.new_empty(size)
+            self._buffers[key] = x.new_empty(size)
         return self._buffers[key][:size]
 
 
@@ -153,35 +154,50 @@ def _steps(call) -> list[int]:
     ]
 
 
-def prepare(q, k, v) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """q as hops compute it, k and v as they travel; head_dim padded where the ops ask for it."""
+def prepare(q, k, v, key_padding_mask) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """q as hops compute it, k and v as they travel."""
     extra = -q.shape[3] % head_dim_multiple(q)
-    if extra:
-        q, k, v = (F.pad(x, (0, extra)) for x in (q, k, v))
-    return as_operand(q.to(working_dtype(q))), k.contiguous(), v.contiguous()
+    q = F.pad(q, (0, extra)) if extra else q
+    return as_operand(q.to(working_dtype(q))), as_sent(k, key_padding_mask), as_sent(v)
+
+
+def as_sent(x: torch.Tensor, key_padding_mask: torch.Tensor | None = None) -> torch.Tensor:
+    """k with its flags, or v: packed, head_dim padded where the ops ask for it."""
+    extra = -x.shape[3] % head_dim_multiple(x)
+    return with_flags(F.pad(x, (0, extra)) if extra else x, key_padding_mask).contiguous()
+
+
+def zero_gradients(v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The zero gradients of keys and values like v, float32 at least; flags have none."""
+    wide = torch.promote_types(v.dtype, torch.float32)
+    return tuple(torch.zeros_like(v, dtype=wide) for _ in range(2))
 
 
 def results(queries: Queries, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """out (B, n, H, D) in q's dtype and LSE (B, H, n) of what `queries` joined."""
     out, lse = queries.result()
-    return out[..., : q.shape[3]].to(q.dtype), lse.transpose(1, 2)
+    return out[..., : q.shape[3]].to(q.dtype).contiguous(), lse.transpose(1, 2).contiguous()
 
 
 def gradients_of(q, gradients: Gradients, grad_k, grad_v) -> tuple[torch.Tensor, ...]:
     """dq, dk, dv in q's dtype and head_dim."""
     grads = (gradients.result(), grad_k, grad_v)
-    return tuple(x[..., : q.shape[3]].to(q.dtype) for x in grads)
+    return tuple(x[..., : q.shape[3]].to(q.dtype).contiguous() for x in grads)
 
 
-def start_gradients(q, out, lse, grad_out, grad_lse, call, saved) -> Gradients:
+def start_gradients(grad_out, grad_lse, q, out, lse, key_padding_mask, call) -> Gradients:
     """q: from `prepare`; lse, grad_lse: (B, H, n)."""
-    grad_out = torch.zeros_like(out) if grad_out is None else grad_out
     padding = (0, q.shape[3] - out.shape[3])
-    # Autograd hands over any strides; the ops want those of q.
-    out, grad_out = (F.pad(x.to(q.dtype), padding).contiguous() for x in (out, grad_out))
     lse = lse.transpose(1, 2)
     grad_lse = None if grad_lse is None else grad_lse.transpose(1, 2)
-    return Gradients(q, out, lse, grad_out, grad_lse, call.op, call.scale, saved)
+    if key_padding_mask is not None:
+        # Rows without keys: their weights are exp(-inf - 0), and nothing may be 0 times inf.
+        empty = lse.isneginf()
+        lse, grad_out = lse.masked_fill(empty, 0.0), grad_out.masked_fill(empty[..., None], 0.0)
+        grad_lse = None if grad_lse is None else grad_lse.masked_fill(empty, 0.0)
+    # Autograd hands over any strides; the ops want those of q.
+    out, grad_out = (F.pad(x.to(q.dtype), padding).contiguous() for x in (out, grad_out))
+    return Gradients(q, out, lse, grad_out, grad_lse, call.op, call.scale)
 
 
 def attend_local(work: Queries | Gradients, call, k, v, *grads) -> None:

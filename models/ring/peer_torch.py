@@ -69,25 +69,24 @@ class _Ring(torch.autograd.Function):
         op, scale = fused_op(q), q.shape[3] ** -0.5
 
         def attend(query, key, value, is_causal):
-            out, lse, saved = op.forward(query, key, value, is_causal, scale)
-            return out, lse, *saved
+            return op.forward(query, key, value, is_causal, scale)
 
         with _options(is_causal, rotate) as home:
-            out, lse, *saved = home._templated_ring_attention(
+            out, lse = home._templated_ring_attention(
                 group, _SEQ_DIM, attend, q, k, v, is_causal=is_causal
             )
         ctx.save_for_backward(q, k, v, out, lse)
-        ctx.options = (group, is_causal, rotate, op, scale, tuple(saved))
+        ctx.options = (group, is_causal, rotate, op, scale)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_out):
         q, k, v, out, lse = ctx.saved_tensors
-        group, is_causal, rotate, op, scale, saved = ctx.options
+        group, is_causal, rotate, op, scale = ctx.options
 
         def differentiate(query, key, value, out, logsumexp, is_causal, grad_out):
-            return op.backward(grad_out, query, key, value, out, logsumexp, saved, is_causal, scale)
+            return op.backward(grad_out, query, key, value, out, logsumexp, is_causal, scale)
 
         with _options(is_causal, rotate) as home:
             grads = home._templated_ring_attention_backward(

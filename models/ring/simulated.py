@@ -11,13 +11,16 @@ from dataclasses import dataclass
 
 import torch
 
-from models.errors import check_qkv, check_same_length, resolve_scale
+from models.errors import as_integer
+from models.ops import AttentionOp, empty_results, packed_like
 from models.patterns.block_mask import BlockMask
-from models.patterns.orders import check_order, shard, unshard
-from models.ring.call import Call, resolve_op
+from models.patterns.orders import as_rank, shard, unshard
+from models.ring.call import Call, resolve_op, scale_of
 from models.ring.exchange import KEYS, VALUES, count_sent
-from models.ring.passes import backward_steps, forward_steps, run
+from models.ring.op import prepared, typed
+from models.ring.passes import as_sent, backward_steps, forward_steps, run
 from models.ring.plan import RingPlan, plan
+from models.ring.request import Request
 
 
 def simulated_ring_attention(
@@ -32,21 +35,20 @@ def simulated_ring_attention(
     pattern=None,
     backend: str = "auto",
     return_lse: bool = False,
+    key_padding_mask: torch.Tensor | None = None,
 ):
     """`models.ring.ring_attention` of `world_size` virtual ranks over a whole sequence.
 
-    q: (B, N, H, D), k, v: (B, N, Hkv, D), the whole sequence by position; cut, worked on rank
-    by rank and put together again here. Other arguments, results and errors as there. Memory is
-    that of all ranks.
+    q: (B, N, H, D), k, v: (B, N, Hkv, D), key_padding_mask: (B, N) or None, the whole sequence
+    by position; cut, worked on rank by rank and put together again here. Other arguments, results
+    and errors as there. Memory is that of all ranks.
     """
-    shards, *rest = _cut(q, k, v, world_size, is_causal, scale, order, pattern, backend)
-    mail = defaultdict(deque)
-    calls = [Call(_Posting(rank, mail), *rest) for rank in range(world_size)]
-    results = _Simulated.apply(calls, *(x for of_rank in shards for x in of_rank))
-    out = unshard(list(results[:world_size]), order)
-    if not return_lse:
-        return out
-    return out, unshard(list(results[world_size:]), order, dim=2)
+    world_size = as_integer("world_size", world_size)
+    options = (is_causal, scale, order, pattern, backend, key_padding_mask)
+    q, k, v, asked = prepared(q, k, v, *options)
+    _check_whole(q, pattern)
+    out, lse = _op(q, k, v, key_padding_mask, world_size, *asked)
+    return (out, lse) if return_lse else out
 
 
 class OneRank:
@@ -73,14 +75,22 @@ class OneRank:
         order="zigzag",
         pattern=None,
         backend="auto",
+        key_padding_mask=None,
     ):
-        shards, hops, *rest = _cut(q, k, v, world_size, is_causal, scale, order, pattern, backend)
+        world_size = as_integer("world_size", world_size)
+        options = (is_causal, scale, order, pattern, backend, key_padding_mask)
+        q, k, v, asked = prepared(q, k, v, *options)
+        _check_whole(q, pattern)
+        hops = _plan(q, k, world_size, asked)
         if rank is None:
             rank = max(range(world_size), key=lambda rank: _pairs(hops, rank))
-        self.rank = rank
-        self.q, self.k, self.v = shards[self.rank]
-        keys, values = ([x[which] for x in shards] for which in (1, 2))
-        self._call = Call(_CutOut(self.rank, hops, keys, values), hops, *rest)
+        self.rank = as_rank(rank, world_size)
+        q, k, v = (x.detach() for x in (q, k, v))
+        shards = _cut(hops, q, k, v, key_padding_mask)
+        self.q, self.k, self.v, self.key_padding_mask = shards[self.rank]
+        exchange = _CutOut(self.rank, hops, shards)
+        op = resolve_op(q, backend, key_padding_mask is not None)
+        self._call = Call(exchange, hops, op, scale_of(asked, q))
 
     def pairs(self) -> int:
         """Query-key pairs of all heads that it computes, of one batch element."""
@@ -88,13 +98,18 @@ class OneRank:
 
     def forward(self) -> tuple[torch.Tensor, torch.Tensor]:
         """out (B, n, H, D) and LSE (B, H, n)."""
-        return run(forward_steps(self.q, self.k, self.v, self._call))[:2]
+        return run(forward_steps(*self._inputs, self._call))
 
     def forward_backward(self, grad_out: torch.Tensor) -> torch.Tensor:
         """dq (B, n, H, D) for the cotangent of out."""
-        qkv = (self.q, self.k, self.v)
-        out, lse, saved = run(forward_steps(*qkv, self._call))
-        return run(backward_steps(*qkv, out, lse, grad_out, None, self._call, saved))[0]
+        q, k, v, key_padding_mask = self._inputs
+        results = self.forward()
+        tensors = (grad_out, None, q, k, v, *results, key_padding_mask)
+        return run(backward_steps(*tensors, self._call))[0]
+
+    @property
+    def _inputs(self):
+        return self.q, self.k, self.v, self.key_padding_mask
 
 
 def _pairs(hops: RingPlan, rank: int) -> int:
@@ -103,31 +118,63 @@ def _pairs(hops: RingPlan, rank: int) -> int:
     return hops.local(rank).pairs() + sum(hop.pairs() for hop in others if hop)
 
 
-class _Simulated(torch.autograd.Function):
-    """q, k, v of each rank in turn -> all ranks' out, then all ranks' LSE."""
+def _forward(q, k, v, key_padding_mask, world_size, *rest):
+    if q.shape[0] == 0:
+        return empty_results(q)
+    calls = _calls(q, k, key_padding_mask is not None, world_size, Request(*rest))
+    shards = _cut(calls[0].hops, q, k, v, key_padding_mask)
+    found = _run_all([forward_steps(*x, call) for x, call in zip(shards, calls, strict=True)])
+    outs, lses = zip(*found, strict=True)
+    order = calls[0].hops.order
+    return unshard(outs, order), unshard(lses, order, dim=2)
 
-    @staticmethod
-    def forward(ctx, calls, *shards):
-        ranks = _threes(shards)
-        steps = [forward_steps(*qkv, call) for qkv, call in zip(ranks, calls, strict=True)]
-        outs, lses, saved = zip(*_run_all(steps), strict=True)
-        ctx.save_for_backward(*shards, *outs, *lses)
-        ctx.set_materialize_grads(False)
-        ctx.options = (calls, saved)
-        return *outs, *lses
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, *grads):
-        calls, saved = ctx.options
-        size, tensors = len(calls), ctx.saved_tensors
-        outs, lses = tensors[3 * size : 4 * size], tensors[4 * size :]
-        of_rank = zip(
-            _threes(tensors[: 3 * size]), outs, lses, grads[:size], grads[size:], calls, saved,
-            strict=True,
-        )  # fmt: skip
-        found = _run_all([backward_steps(*qkv, *rest) for qkv, *rest in of_rank])
-        return None, *(grad for of_rank in found for grad in of_rank)
+def _backward(grad_out, grad_lse, q, k, v, out, lse, key_padding_mask, world_size, *rest):
+    if q.shape[0] == 0:
+        return tuple(packed_like(x) for x in (q, k, v))
+    calls = _calls(q, k, key_padding_mask is not None, world_size, Request(*rest))
+    hops = calls[0].hops
+    shards = _cut(hops, grad_out, q, k, v, out, key_padding_mask)
+    steps = []
+    for rank, (part, *qkv, part_out, mask) in enumerate(shards):
+        part_lse, part_grad = (
+            None if x is None else shard(x, rank, world_size, hops.order, dim=2)
+            for x in (lse, grad_lse)
+        )
+        tensors = (part, part_grad, *qkv, part_out, part_lse, mask)
+        steps.append(backward_steps(*tensors, calls[rank]))
+    return tuple(unshard(x, hops.order) for x in zip(*_run_all(steps), strict=True))
+
+
+_op = AttentionOp("simulated_ring_attention", typed(_forward, 2), typed(_backward, 3))
+
+
+def _calls(q, k, is_padded: bool, world_size: int, asked: Request) -> list[Call]:
+    """The call of each virtual rank."""
+    hops, mail = _plan(q, k, world_size, asked), defaultdict(deque)
+    rest = (hops, resolve_op(q, asked.backend, is_padded), scale_of(asked, q))
+    return [Call(_Posting(rank, mail), *rest) for rank in range(world_size)]
+
+
+def _plan(q, k, world_size: int, asked: Request) -> RingPlan:
+    sizes = (q.shape[1], world_size, q.shape[2], k.shape[2])
+    return plan(asked.given_pattern(), asked.given_order(), *sizes, asked.is_causal)
+
+
+def _check_whole(q, pattern) -> None:
+    """ValueError unless there are tokens, and a block mask covers them."""
+    if q.shape[1] == 0:
+        raise ValueError(f"q.shape={tuple(q.shape)}: expected no empty dimension but the batch")
+    if isinstance(pattern, BlockMask):
+        pattern.check_fits(*q.shape[1:3])
+
+
+def _cut(hops: RingPlan, *tensors) -> list[tuple]:
+    """Each rank's part of tensors (B, N, ...) or None."""
+    return [
+        tuple(None if x is None else shard(x, rank, hops.world_size, hops.order) for x in tensors)
+        for rank in range(hops.world_size)
+    ]
 
 
 def _run_all(steps: list) -> list:
@@ -176,21 +223,23 @@ class _Letters:
 
 @dataclass(frozen=True)
 class _CutOut:
-    """The exchange of one virtual rank without the others: see `OneRank`."""
+    """The exchange of one virtual rank without the others: see `OneRank`.
+
+    shards: q, k, v and key_padding_mask of each rank.
+    """
 
     rank: int
     hops: RingPlan
-    k: list[torch.Tensor]
-    v: list[torch.Tensor]
+    shards: list[tuple]
 
     def post(self, sends, receives) -> _Copies:
         for _, tensor, tag in sends:
             count_sent(tensor, tag)
         copies = []
         for source, flat, tag in receives:
-            shards = {KEYS: self.k, VALUES: self.v}.get(tag)
-            parcel = self.hops.hop(self.rank, source).parcel if shards else None
-            copies.append((flat, parcel, shards and shards[source]))
+            _, k, v, key_padding_mask = self.shards[source]
+            given = {KEYS: (k, key_padding_mask), VALUES: (v,)}.get(tag)
+            copies.append((flat, given and self.hops.hop(self.rank, source).parcel, given))
         return _Copies(copies)
 
 
@@ -199,30 +248,8 @@ class _Copies:
     copies: list
 
     def wait(self) -> None:
-        for flat, parcel, x in self.copies:
+        for flat, parcel, given in self.copies:
             if parcel is None:
                 flat.zero_()
             else:
-                flat.copy_(parcel.pack(x.detach().contiguous()))
-
-
-def _threes(shards) -> list[tuple]:
-    """(q, k, v) of each rank."""
-    return [tuple(shards[i : i + 3]) for i in range(0, len(shards), 3)]
-
-
-def _cut(q, k, v, world_size, is_causal, scale, order, pattern, backend):
-    """(q, k, v) shards of each rank, the plan, the op, and the scale."""
-    check_qkv(q, k, v)
-    check_same_length(q, k)
-    check_order(order)
-    if type(world_size) is not int or world_size < 1:
-        raise ValueError(f"world_size={world_size!r}: expected an integer >= 1")
-    seq_len, heads = q.shape[1:3]
-    if isinstance(pattern, BlockMask):
-        pattern.check_fits(seq_len, heads)
-    hops = plan(pattern, order, seq_len, world_size, heads, k.shape[2], bool(is_causal))
-    shards = [
-        tuple(shard(x, rank, world_size, order) for x in (q, k, v)) for rank in range(world_size)
-    ]
-    return shards, hops, resolve_op(q, backend), resolve_scale(scale, q.shape[3])
+                flat.copy_(parcel.pack(as_sent(*given)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from hypothesis import strategies as st
 
+from models.dilated_op import dilated
 from models.patterns import BlockMask, DilatedBranches
 
 DILATED_BACKENDS = ("gather", "sdpa")
@@ -16,6 +17,14 @@ LAYOUTS = ("packed", "fused", "heads_first", "tokens_first", "every_second")
 def unpacked(statistics, n):
     """LSE and delta (B, H, n) of packed row statistics."""
     return statistics.view(torch.float32).unflatten(-1, (-1, 2))[:, :, :n].unbind(-1)
+
+
+def attend_branches(
+    q, k, v, pattern, is_causal, scale, backend="triton", key_padding_mask=None, document_ids=None
+):
+    """out and LSE of the op beneath `dilated_attention`, which is not asked whether it can."""
+    lists = (list(pattern.segment_lengths), list(pattern.dilation_rates), pattern.head_offset)
+    return dilated(q, k, v, key_padding_mask, document_ids, *lists, is_causal, scale, backend)
 
 
 def relative_rms(got, want) -> float:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from models import UnsupportedBackend
 from models.block_sparse import block_sparse_attention, resolve_backend
+from models.block_sparse_op import block_sparse
 from models.kernels import block_sparse as kernels
 from models.kernels import tiles
 from models.kernels.tiles import Tile
@@ -256,36 +257,41 @@ def test_tokens_further_apart_than_32_bits_count():
 
 def op_arguments(problem, mask):
     q, k, v, grad_out, grad_lse = problem.tensors(torch.float32)
-    lists = []
-    for one in (mask, mask.transpose()):
-        lists += [one.row_ptr, one.col_idx, one.longest_first()]
-    return (q, k, v), (*lists, mask.block_size, problem.is_causal, 0.25), grad_out, grad_lse
+    lists = (mask.row_ptr, mask.col_idx, mask.block_size)
+    return (q, k, v), (*lists, problem.is_causal, 0.25, "triton", True), grad_out, grad_lse
 
 
-def test_the_ops_are_what_pytorch_expects_of_ops():
-    mask = full(40, 16)
-    qkv, rest, grad_out, grad_lse = op_arguments(Problem(1, 40, 2, 1, 16), mask)
-    pairs = (False, *block_pairs.paired(mask, False))
-    torch.library.opcheck(kernels.forward, (*qkv, *rest, *pairs))
+@pytest.mark.parametrize("masked", (False, True))
+def test_the_ops_are_what_pytorch_expects_of_ops(masked):
+    mask = full(20, 16)
+    qkv, rest, grad_out, grad_lse = op_arguments(Problem(1, 20, 1, 1, 16), mask)
+    tokens = torch.arange(20)[None]
+    rest = (tokens > 15, tokens // 6, *rest) if masked else (None, None, *rest)
+    torch.library.opcheck(block_sparse.forward, (*qkv, *rest))
     qkv = tuple(x.detach() for x in qkv)
-    saved = kernels.forward(*qkv, *rest)
+    saved = block_sparse(*qkv, *rest)
     for cotangent in (grad_lse, None):
-        torch.library.opcheck(kernels.backward, (grad_out, cotangent, *qkv, *saved, *rest))
+        torch.library.opcheck(block_sparse.backward, (grad_out, cotangent, *qkv, *saved, *rest))
 
 
-def test_compiled_whole_by_torch_compile(monkeypatch):
+@pytest.mark.parametrize("masked", (False, True))
+def test_compiled_whole_by_torch_compile(masked, monkeypatch):
+    """With a mask that nothing has used before, whose lists are made once, inside the op."""
     monkeypatch.setattr(block_pairs, "MOST_LOADED", 1)
     problem, mask = Problem(1, 75, 1, 1, 16, is_causal=True), full(75, 16)
     q, k, v, grad_out, _ = problem.tensors(torch.float32)
-    assert mask.neighbours(True) is not None
+    tokens = torch.arange(75)[None]
+    masks = {"key_padding_mask": tokens > 60, "document_ids": tokens // 40} if masked else {}
 
     def attention(q, k, v):
-        return attend(problem, q, k, v, mask) * 2
+        options = {"is_causal": True, "scale": 0.25, "backend": "triton", **masks}
+        return block_sparse_attention(q, k, v, mask, **options) * 2
 
     results = []
-    for run in (attention, torch.compile(attention, backend="aot_eager", fullgraph=True)):
+    for run in (torch.compile(attention, backend="aot_eager", fullgraph=True), attention):
         out = run(q, k, v)
         results.append((out, *torch.autograd.grad(out, (q, k, v), grad_out)))
+        assert "_causal" in vars(mask)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

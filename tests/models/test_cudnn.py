@@ -9,10 +9,9 @@ import torch
 
 from models import UnsupportedBackend, dilated_attention, fused_ops
 from models.dilated import resolve_backend
-from models.fused_ops import CudaCudnn
+from models.dilated_op import dilated
 from models.oracle import reference, reference_gradients
 from models.patterns import DilatedBranches
-from models.strided import StridedAttention
 from tests.models.helpers import relative_rms
 
 LISTS = ((8, 20, 40), (1, 2, 3))
@@ -84,6 +83,11 @@ def problem(n=46, heads=4, dim=8):
     return q, k, v, normal(2, n, heads, dim), normal(2, heads, n)
 
 
+def attend(q, k, v, is_causal):
+    lists = tuple(map(list, LISTS))
+    return dilated(q, k, v, None, None, *lists, "modulo", is_causal, 0.3, "cuda-cudnn")
+
+
 @pytest.mark.parametrize("through_lse", (False, True))
 @pytest.mark.parametrize("is_causal", (False, True))
 @pytest.mark.parametrize("lse_dims", (3, 4))
@@ -92,8 +96,7 @@ def test_merged_by_lse_forward_and_backward(monkeypatch, lse_dims, is_causal, th
     monkeypatch.setattr(fused_ops, "why_not_cudnn", lambda q: None)
     q, k, v, grad_out, grad_lse = problem()
     pattern = DilatedBranches(*LISTS)
-    groups = tuple(pattern.head_groups(4, 4))
-    out, lse = StridedAttention.apply(q, k, v, CudaCudnn(), groups, is_causal, 0.3)
+    out, lse = attend(q, k, v, is_causal)
     options = {"pattern": pattern, "is_causal": is_causal, "scale": 0.3}
     want, want_lse = reference(q, k, v, **options)
     assert relative_rms(out, want) < 1e-14
@@ -115,9 +118,9 @@ def test_what_it_cannot_do_is_refused_with_the_reason(monkeypatch):
             attempt()
 
     monkeypatch.setattr(fused_ops, "_aten", StandIn(4))
-    monkeypatch.setattr(fused_ops, "why_not_cudnn", lambda q: f"head_dim {q.shape[3]}")
-    groups = tuple(DilatedBranches(*LISTS).head_groups(4, 4))
-    out, lse = StridedAttention.apply(q, k, v, CudaCudnn(), groups, False, 0.3)
+    declined = {8: None, 9: "head_dim 9"}
+    monkeypatch.setattr(fused_ops, "why_not_cudnn", lambda q: declined[q.shape[3]])
+    out, lse = attend(q, k, v, False)
     torch.autograd.grad(out, q, grad_out, retain_graph=True)
     with pytest.raises(UnsupportedBackend, match="gradient of the LSE takes columns: head_dim 9$"):
         torch.autograd.grad(lse, q, grad_lse)
@@ -125,4 +128,4 @@ def test_what_it_cannot_do_is_refused_with_the_reason(monkeypatch):
     # The last of 41 tokens is a segment of its own.
     q, k, v = (x[:, :41] for x in (q, k, v))
     with pytest.raises(UnsupportedBackend, match="a segment keeps one key"):
-        StridedAttention.apply(q, k, v, CudaCudnn(), groups, False, 0.3)
+        attend(q, k, v, False)

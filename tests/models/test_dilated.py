@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 
-from models import dense_attention, dilated_attention, head_partitioned_attention
+from models import dense_attention, dilated_attention, head_partitioned_attention, strided
 from models.dilated import resolve_backend
 from models.fused_ops import CpuFlash
 from models.oracle import reference
 from models.patterns import DilatedBranches, HeadPartition
-from models.strided import StridedAttention, views
+from models.strided import views
 from tests.models.helpers import DILATED_BACKENDS, Problem, problems, relative_rms, rounding_floor
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -198,9 +198,9 @@ class WatchedFlash(CpuFlash):
     def __init__(self):
         object.__setattr__(self, "storages", [])
 
-    def forward(self, q, k, v, is_causal, scale):
+    def forward(self, q, k, v, is_causal, scale, bias=None):
         self.storages.append([x.untyped_storage().data_ptr() for x in (q, k, v)])
-        return super().forward(q, k, v, is_causal, scale)
+        return super().forward(q, k, v, is_causal, scale, bias)
 
 
 @pytest.mark.parametrize("layout", ("packed", "fused", "heads_first", "tokens_first"))
@@ -209,7 +209,7 @@ def test_the_strided_path_copies_nothing_of_q_k_v(layout):
     q, k, v, *_ = (x.detach() for x in problem.tensors(torch.float32))
     op = WatchedFlash()
     groups = tuple(problem.pattern.head_groups(6, 3))
-    StridedAttention.apply(q, k, v, op, groups, False, 0.3)
+    strided.forward(q, k, v, op, groups, False, 0.3)
     home = [x.untyped_storage().data_ptr() for x in (q, k, v)]
     assert len(op.storages) > 10 and all(given == home for given in op.storages)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from models import UnsupportedBackend, dilated_attention, head_partitioned_attention
 from models.dilated import resolve_backend
+from models.dilated_op import dilated
 from models.kernels import dilated as kernels
 from models.kernels import tiles
 from models.kernels.row_statistics import plain_statistics, row_statistics
@@ -209,23 +210,16 @@ def test_head_partitioned():
     assert relative_rms(got, reference_gradients(q, k, v, grad_out, pattern=pattern)) < 1e-6
 
 
-def op_arguments(problem, dtype=torch.float32):
-    q, k, v, grad_out, grad_lse = problem.tensors(dtype)
-    offsets = [
-        problem.pattern.offset(branch, head, problem.heads)
-        for branch in range(len(problem.branches))
-        for head in range(problem.heads)
-    ]
-    return (q, k, v), (*problem.lists, offsets, problem.is_causal, 0.25, False), grad_out, grad_lse
-
-
-def test_the_ops_are_what_pytorch_expects_of_ops():
-    qkv, rest, grad_out, grad_lse = op_arguments(Problem(1, 20, 2, 1, 16, ((8, 1), (20, 2))))
-    torch.library.opcheck(kernels.forward, (*qkv, *rest))
-    qkv = tuple(x.detach() for x in qkv)
-    saved = kernels.forward(*qkv, *rest)
+@pytest.mark.parametrize("padded", (False, True))
+def test_the_op_is_what_pytorch_expects_of_ops(padded):
+    q, k, v, grad_out, grad_lse = Problem(1, 12, 1, 1, 16).tensors(torch.float32)
+    mask = torch.arange(12)[None] > 8 if padded else None
+    rest = (mask, None, [12, 12], [1, 2], "modulo", False, 0.25, "triton")
+    torch.library.opcheck(dilated.forward, (q, k, v, *rest))
+    qkv = tuple(x.detach() for x in (q, k, v))
+    saved = dilated(*qkv, *rest)
     for cotangent in (grad_lse, None):
-        torch.library.opcheck(kernels.backward, (grad_out, cotangent, *qkv, *saved, *rest))
+        torch.library.opcheck(dilated.backward, (grad_out, cotangent, *qkv, *saved, *rest))
 
 
 def test_compiled_whole_by_torch_compile():

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from models import UnsupportedBackend, dilated_attention
 from models.dilated import resolve_backend
-from models.kernels import dilated, dilated_gluon
+from models.kernels import dilated_gluon
 from models.oracle import reference, reference_gradients
 from models.patterns.branches import DilatedBranches, HeadPartition
 from tests.models.gluon_stand_in import standing_in
-from tests.models.helpers import Problem, relative_rms
+from tests.models.helpers import Problem, attend_branches, relative_rms
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(),
@@ -30,7 +30,8 @@ LAYOUTS = ("packed", "fused", "heads_first", "tokens_first")
 
 
 def attend(problem, q, k, v, pattern=None, scale=0.25):
-    return dilated_gluon.attend(q, k, v, pattern or problem.pattern, problem.is_causal, scale)
+    pattern = pattern or problem.pattern
+    return attend_branches(q, k, v, pattern, problem.is_causal, scale, "gluon")
 
 
 @st.composite
@@ -131,15 +132,6 @@ def test_heads_of_one_branch_only():
     assert relative_rms(out, reference(q, k, v, pattern=pattern, scale=0.25)[0]) < 1e-6
 
 
-def test_the_op_is_what_pytorch_expects_of_ops():
-    problem = Problem(1, 20, 2, 1, 16, ((8, 1), (20, 2)))
-    q, k, v, *_ = problem.tensors(torch.float32)
-    rest = (*dilated.branch_lists(problem.pattern, 2), True, 0.25)
-    with standing_in():
-        checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-        torch.library.opcheck(dilated_gluon.forward, (q, k, v, *rest), test_utils=checks)
-
-
 def on_card(monkeypatch, capability=(9, 0), dtype=torch.float16, dim=64, n=256):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     return SimpleNamespace(
@@ -187,7 +179,7 @@ COMPILED = """
 import json, sys
 import torch, triton
 from pathlib import Path
-from models.kernels import dilated_gluon, gluon_forms
+from models.kernels import dilated, dilated_gluon, gluon_forms
 from models.kernels.ahead import Driver
 from models.patterns import DilatedBranches
 wanted = {"D": 64, "IS_CAUSAL": True, "BASE": False, "SHORT": False}
@@ -211,7 +203,8 @@ walks = dilated_gluon.walks
 dilated_gluon.walks = lambda *arguments: walks(*arguments)[:3]  # the carried branches
 q, k, v = (torch.empty(1, 4096, 4, 64, dtype=torch.float16) for _ in range(3))
 pattern = DilatedBranches([512, 1024, 2048, 4096], [1, 2, 4, 6])
-dilated_gluon.attend(q, k, v, pattern, True, 0.125)
+lists = dilated.branch_lists(pattern, 4)
+dilated_gluon.forward(q, k, v, *lists, True, 0.125)
 print(json.dumps([told, hits, early, arrivals]))
 """
 

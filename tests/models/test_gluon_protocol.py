@@ -3,19 +3,19 @@
 import pytest
 import torch
 
-from models.kernels import dilated_gluon
 from models.patterns import DilatedBranches
 from models.patterns.branches import HeadPartition
 from tests.models.gluon_programs import PARTS
 from tests.models.gluon_protocol import Fault, explore
 from tests.models.gluon_stand_in import standing_in
+from tests.models.helpers import attend_branches
 
 
 def recorded(n, pattern, is_causal, *, heads=1, **options):
     """Of each program of each launch: barriers' counts, and events of its parts."""
     with standing_in(recording=True, **options) as launcher:
         q, k, v = (torch.zeros(1, n, heads, 16) for _ in range(3))
-        dilated_gluon.attend(q, k, v, pattern, is_causal, 0.25)
+        attend_branches(q, k, v, pattern, is_causal, 0.25, "gluon")
     return launcher.recorded
 
 

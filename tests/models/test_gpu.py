@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from models import UnsupportedBackend, dense_attention, dilated_attention
+from models import UnsupportedBackend, dense_attention, dilated_attention, dilated_op
 from models.dense import BACKENDS
 from models.dilated import resolve_backend
 from models.fused_ops import CudaCudnn, CudaEfficient, CudaFlash, why_not_cudnn
 from models.oracle import reference, reference_gradients
 from models.patterns import DilatedBranches
-from models.strided import StridedAttention
 from tests.models.helpers import DILATED_BACKENDS, relative_rms
 
 pytestmark = [
@@ -140,8 +139,7 @@ def test_each_fused_op_forward_and_backward(lists, n, dtype, op):
     q, k, v, grad_out, grad_lse = tensors(dtype, batch=2, n=n)
     if isinstance(op, CudaCudnn) and (reason := why_not_cudnn(q)):
         pytest.skip(reason)
-    groups = tuple(pattern.head_groups(4, 4))
-    out, lse = StridedAttention.apply(q, k, v, op, groups, True, 0.125)
+    out, lse = dilated_op.dilated(q, k, v, None, None, *lists, "modulo", True, 0.125, op.name)
     options = {"pattern": pattern, "is_causal": True, "scale": 0.125}
     assert relative_rms(out, reference(q, k, v, **options)[0]) <= TOLERANCE[dtype]
     for cotangent in (None, grad_lse):

@@ -35,6 +35,23 @@ def test_chunks_are_the_sequence_in_one_piece(dtype, branches, is_causal):
     torch.testing.assert_close(lse, whole[1].cpu(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_padding_and_targets_on_either_device(device):
+    source, tensors = tokens(torch.float16)
+    mask = torch.rand(1, N, device="cuda") < 0.3
+    mask[:, 3000:6000] = True
+    options = {"is_causal": True, "key_padding_mask": mask}
+    held = [x.masked_fill(mask[:, :, None, None], torch.nan).cpu() for x in tensors]
+    source = HostSource(tensors[0].cpu(), *held[1:], "cuda")
+    out = torch.empty(held[0].shape, dtype=torch.float32, device=device)
+    lse = torch.empty((1, SHAPE["heads"], N), device=device)
+    for branches in (BRANCHES, ((1024, 2048, N), (1, 2, 64))):
+        expected, expected_lse = dilated_attention(*tensors, *branches, return_lse=True, **options)
+        streamed_dilated_attention(source, *branches, sink=StoreInto(out, lse), **options)
+        torch.testing.assert_close(out.cuda(), expected.float(), rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(lse.cuda(), expected_lse, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["host", "mapped"])
 @pytest.mark.parametrize("chunk", [2048, 6144])
 def test_chunks_copied_ahead_are_those_of_the_generator(tmp_path, kind, chunk):

@@ -141,12 +141,11 @@ def test_a_piece_forward_and_backward(dtype, problem, tile, rotated):
     grad_out, q, k, v = problem.tensors(dtype)
     options, op = (problem.is_causal, problem.scale), Triton()
     with all_forced(tile, rotated and dtype == torch.float16):
-        out, lse, saved = op.forward(q, k, v, *options)
+        out, lse = op.forward(q, k, v, *options)
         joined, joined_lse = problem.joined(out, lse)
         # As ring attention keeps it: rounded to the inputs' dtype.
         joined = joined.to(dtype)
-        got = op.backward(grad_out, q, k, v, joined, joined_lse, saved, *options)
-    assert saved == ()
+        got = op.backward(grad_out, q, k, v, joined, joined_lse, *options)
     assert {x.dtype for x in (out, lse, *got)} == {torch.float32}
     assert out.shape == q.shape and lse.shape == q.shape[:3]
     assert [x.shape for x in got] == [x.shape for x in (q, k, v)]
@@ -167,7 +166,7 @@ def test_a_piece_forward_and_backward(dtype, problem, tile, rotated):
 def test_half_inputs_are_not_rounded_to_half_again(is_causal):
     """With values that are all alike, out is exact but for float32's rounding."""
     _, q, k, v = PieceProblem(n_queries=40, n_keys=40).tensors(torch.float16)
-    out, _, _ = Triton().forward(q, k, torch.full_like(v, 0.7), is_causal, 0.3)
+    out, _ = Triton().forward(q, k, torch.full_like(v, 0.7), is_causal, 0.3)
     # The weights are rounded to half before they meet the values: their sum is not.
     assert (out - torch.tensor(0.7).half().float()).abs().max() < 2**-11
     assert not torch.equal(out, out.half().float())
@@ -182,11 +181,11 @@ def test_it_is_the_eager_op(is_causal, joined_dtype):
     results = []
     joined = None
     for op in (Eager(), Triton()):
-        out, lse, saved = op.forward(q, k, v, is_causal, 0.3)
+        out, lse = op.forward(q, k, v, is_causal, 0.3)
         if joined is None:
             joined, joined_lse = problem.joined(out, lse)
             joined = joined.to(joined_dtype)
-        grads = op.backward(grad_out, q, k, v, joined, joined_lse, saved, is_causal, 0.3)
+        grads = op.backward(grad_out, q, k, v, joined, joined_lse, is_causal, 0.3)
         results.append((out, lse, *grads))
     assert relative_rms(results[1], results[0]) < 2**-11
 
@@ -196,8 +195,8 @@ def test_every_bit_repeats():
     grad_out, q, k, v = problem.tensors(torch.float16)
     runs = []
     for _ in range(2):
-        out, lse, _ = Triton().forward(q, k, v, False, 0.3)
-        runs.append((out, lse, *Triton().backward(grad_out, q, k, v, out, lse, (), False, 0.3)))
+        out, lse = Triton().forward(q, k, v, False, 0.3)
+        runs.append((out, lse, *Triton().backward(grad_out, q, k, v, out, lse, False, 0.3)))
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
@@ -211,8 +210,8 @@ def test_tokens_further_apart_than_32_bits_count(is_causal):
         x.copy_(y)
     results = []
     for q, k, v in (far, small):
-        out, lse, _ = Triton().forward(q, k, v, is_causal, 0.3)
-        grads = Triton().backward(grad_out, q, k, v, out, lse, (), is_causal, 0.3)
+        out, lse = Triton().forward(q, k, v, is_causal, 0.3)
+        grads = Triton().backward(grad_out, q, k, v, out, lse, is_causal, 0.3)
         results.append((out, lse, *grads))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 

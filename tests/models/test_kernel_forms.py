@@ -98,6 +98,18 @@ def test_forms_cover_both_launches_and_rare_constants():
     assert {f["IS_CAUSAL"] for f in hop} == {True, False} and {f["D"] for f in hop} == {40, 64}
 
 
+@pytest.mark.parametrize("table", KERNELS)
+def test_every_kernel_is_compiled_with_masked_keys(table):
+    """For Hopper, and not rotated; two tiles a program take no masks."""
+    masked = [
+        form
+        for form in compile.table_forms(table, (90,))
+        if {"PADDED", "BY_IDS"} & {name for name, value in form.constants if value is True}
+    ]
+    assert [form.kernel for form in masked] == list(tiles.KERNELS)
+    assert not any(form.tile.rotated or compile.limit_of(form) for form in masked)
+
+
 ONE_OF_EACH = """
 from models.kernels import compile, tiles
 for table, kernels in compile.KERNELS.items():

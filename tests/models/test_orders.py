@@ -108,5 +108,15 @@ def test_bad_arguments_are_named():
         locality("snake", 8, radius=0, block_size=4, world_size=1)
     with pytest.raises(ValueError, match=r"order='spiral': expected one of contiguous"):
         positions("spiral", 8, 0, 2)
-    with pytest.raises(ValueError, match=r"rank=2: expected an integer from 0 to 1"):
-        positions("striped", 8, 2, 2)
+    for rank in (2, -1, True, 0.0, np.int64(2)):
+        with pytest.raises(ValueError, match=r"rank=.*: expected an integer from 0 to 1"):
+            positions("striped", 8, rank, 2)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert Grid("snake", np.int16(3)) == Grid("snake", 3)
+    got = positions("zigzag", np.int64(11), np.uint8(1), np.int32(2))
+    assert torch.equal(got, positions("zigzag", 11, 1, 2))
+    options = {"radius": 2, "block_size": 4, "world_size": 2}
+    counts = {name: np.int64(value) for name, value in options.items()}
+    assert locality("hilbert", np.int64(16), **counts) == locality("hilbert", 16, **options)

@@ -68,7 +68,7 @@ def test_every_order_and_pattern_is_exact(order, world_size, rings):
 @settings(max_examples=60)
 @given(data=st.data())
 def test_error_is_within_twice_dense_attentions_own(kind, data, rings):
-    """Thrice for gradients, which count as one vector; `rounding_floor` is the least bound."""
+    """Thrice for gradients, which count as one vector; `rounding_floor` bounds it from below."""
     problem = data.draw(ring_problems(kind))
     check_errors(problem, data.draw(st.sampled_from(DTYPES)), data.draw(st.booleans()), rings)
 
@@ -102,9 +102,10 @@ def check_errors(problem, dtype, through_lse, rings):
         of(problem, dtype, through_lse, **options)
         for of, options in ((of_dense, {}), (oracle, {"pattern": False}))
     )
-    floor = rounding_floor(dtype)
-    assert relative_rms(out, want_out) <= max(2 * relative_rms(dense[0], exact[0]), floor)
-    assert relative_rms(grads, want_grads) <= max(3 * relative_rms(dense[2:], exact[2:]), floor)
+    # A dozen numbers of one column may be dense attention's to the bit, and off by four units here.
+    least = rounding_floor(dtype) / (2 if dtype.itemsize == 2 else 1)
+    assert relative_rms(out, want_out) <= 2 * max(relative_rms(dense[0], exact[0]), least)
+    assert relative_rms(grads, want_grads) <= 3 * max(relative_rms(dense[2:], exact[2:]), least)
     error = (lse[covered] - want_lse[covered]).square().mean().sqrt()
     eps = torch.finfo(lse.dtype).eps
     assert error <= 4 * eps * max(1, want_lse[covered].square().mean().sqrt())

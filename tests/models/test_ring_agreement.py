@@ -48,9 +48,14 @@ MISMATCHES = {
     "backend": ({}, {"backend": "eager"}, "a backend of digest"),
     "mask": ({"pattern": MASKS[0]}, {"pattern": MASKS[1]}, "a pattern of digest"),
     "branches": ({"pattern": BRANCHES[0]}, {"pattern": BRANCHES[1]}, "a pattern of digest"),
+    "padding": (
+        {"key_padding_mask": torch.zeros(1, 16, dtype=torch.bool)},
+        {},
+        "key_padding_mask=False: expected key_padding_mask=True",
+    ),
     "no pattern": ({"pattern": BRANCHES[0]}, {}, "a pattern of digest"),
 }
-OPTIONS = ("is_causal", "scale", "order", "backend", "pattern", "seq_len")
+OPTIONS = ("is_causal", "scale", "order", "backend", "pattern", "seq_len", "key_padding_mask")
 
 
 def inputs_of(changes):

@@ -1,0 +1,136 @@
+"""`long_context::dilated`: dilated attention by any backend but "gather", as one op.
+
+Dense attention is one of its branches, (N, 1). Documents are taken apart inside.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from models import documents, strided
+from models.fused_ops import OPS, as_operand, head_dim_multiple
+from models.ops import AttentionOp, empty_results, packed_like
+from models.patterns.branches import pattern_of
+
+
+def _forward(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    key_padding_mask: torch.Tensor | None,
+    document_ids: torch.Tensor | None,
+    segment_lengths: list[int],
+    dilation_rates: list[int],
+    head_offset: str,
+    is_causal: bool,
+    scale: float,
+    backend: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if q.shape[0] == 0:
+        return empty_results(q)
+    pattern = pattern_of(head_offset, segment_lengths, dilation_rates)
+    attend, _ = _passes(backend, pattern, is_causal, scale)
+    if document_ids is not None:
+        return documents.apart(attend, q, k, v, document_ids, key_padding_mask)
+    return attend(q, k, v, _unless_idle(key_padding_mask))
+
+
+def _backward(
+    grad_out: torch.Tensor,
+    grad_lse: torch.Tensor | None,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    key_padding_mask: torch.Tensor | None,
+    document_ids: torch.Tensor | None,
+    segment_lengths: list[int],
+    dilation_rates: list[int],
+    head_offset: str,
+    is_causal: bool,
+    scale: float,
+    backend: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    if q.shape[0] == 0:
+        return tuple(packed_like(x) for x in (q, k, v))
+    pattern = pattern_of(head_offset, segment_lengths, dilation_rates)
+    _, differentiate = _passes(backend, pattern, is_causal, scale)
+    if document_ids is None:
+        padded = _unless_idle(key_padding_mask)
+        return differentiate(grad_out, grad_lse, q, k, v, out, lse, padded)
+    grads = tuple(torch.zeros_like(x) for x in (q, k, v))
+    for batch in documents.batches(document_ids, key_padding_mask):
+        own_grad_out, *own = (batch.of(x) for x in (grad_out, q, k, v, out))
+        own_grad_lse = None if grad_lse is None else batch.of(grad_lse.mT).mT
+        parts = differentiate(own_grad_out, own_grad_lse, *own, batch.of(lse.mT).mT, batch.padded)
+        grads = tuple(batch.put(x, part) for x, part in zip(grads, parts, strict=True))
+    return grads
+
+
+dilated = AttentionOp("dilated", _forward, _backward)
+
+
+def _unless_idle(key_padding_mask):
+    """None for a mask on a CPU that masks nothing; a card would have to be waited for."""
+    if key_padding_mask is None or key_padding_mask.is_cuda or bool(key_padding_mask.any()):
+        return key_padding_mask
+    return None
+
+
+def _passes(backend: str, pattern, is_causal: bool, scale: float):
+    """The forward and the backward pass of a backend: one of `fused_ops.OPS`, or our kernels."""
+    if backend in OPS:
+        options = (OPS[backend], pattern, is_causal, scale)
+        return partial(_attend_views, *options), partial(_differentiate_views, *options)
+    options = (backend, pattern, is_causal, scale)
+    return partial(_attend_fused, *options), partial(_differentiate_fused, *options)
+
+
+def _attend_fused(backend, pattern, is_causal, scale, q, k, v, key_padding_mask):
+    from models.kernels import dilated as kernels
+    from models.kernels import dilated_gluon
+
+    lists = (*kernels.branch_lists(pattern, q.shape[2]), is_causal, scale)
+    if backend == "gluon":
+        return dilated_gluon.forward(q, k, v, *lists)
+    return kernels.forward(q, k, v, key_padding_mask, *lists, backend == "triton-tf32")
+
+
+def _differentiate_fused(
+    backend, pattern, is_causal, scale, grad_out, grad_lse, q, k, v, out, lse, key_padding_mask
+):
+    from models.kernels import dilated as kernels
+
+    lists = (*kernels.branch_lists(pattern, q.shape[2]), is_causal, scale)
+    tensors = (grad_out, grad_lse, q, k, v, out, lse, key_padding_mask)
+    return kernels.backward(*tensors, *lists, backend == "triton-tf32")
+
+
+def _attend_views(op, pattern, is_causal, scale, q, k, v, key_padding_mask):
+    head_dim = q.shape[3]
+    q, k, v = (_readable(x) for x in (q, k, v))
+    groups = tuple(pattern.head_groups(q.shape[2], k.shape[2]))
+    out, lse = strided.forward(q, k, v, op, groups, is_causal, scale, key_padding_mask)
+    return out[..., :head_dim].contiguous(), lse
+
+
+def _differentiate_views(
+    op, pattern, is_causal, scale, grad_out, grad_lse, q, k, v, out, lse, key_padding_mask
+):
+    head_dim = q.shape[3]
+    grad_out, q, k, v, out = (_readable(x) for x in (grad_out, q, k, v, out))
+    groups = tuple(pattern.head_groups(q.shape[2], k.shape[2]))
+    grads = strided.backward(
+        grad_out, grad_lse, q, k, v, out, lse, op, groups, is_causal, scale, key_padding_mask
+    )
+    return tuple(x[..., :head_dim].contiguous() for x in grads)
+
+
+def _readable(x: torch.Tensor) -> torch.Tensor:
+    """x (B, N, H, D) as the fused ops read it, copied and its columns filled up where need be."""
+    extra = -x.shape[3] % head_dim_multiple(x)
+    return as_operand(F.pad(x, (0, extra)) if extra else x)

@@ -1,0 +1,171 @@
+"""Attention as `torch.library` ops: whole to torch.compile, with gradients, vmap and autocast.
+
+An op is two functions of plain tensor code,
+
+    forward(q, k, v, *rest) -> (out, lse)
+    backward(grad_out, grad_lse, q, k, v, out, lse, *rest) -> (dq, dk, dv)
+
+q, out: (B, N, H, D), k, v: (B, N, Hkv, D), lse: (B, H, N); `rest` is the same for both. grad_lse
+may be None. Results are new memory, packed.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from types import SimpleNamespace
+
+import torch
+
+from models.errors import UnsupportedBackend
+
+# Arguments whose first dimension is the batch, into which vmap is folded.
+_OF_TOKENS = (
+    *("grad_out", "grad_lse", "q", "k", "v", "out", "lse"),
+    *("key_padding_mask", "document_ids"),
+)
+
+
+def empty_results(q: torch.Tensor, *_) -> tuple[torch.Tensor, torch.Tensor]:
+    """New out (B, N, H, D) and LSE (B, H, N) for q (B, N, H, D)."""
+    batch, n, heads, _ = q.shape
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    return packed_like(q), torch.empty((batch, heads, n), dtype=dtype, device=q.device)
+
+
+def packed_like(x: torch.Tensor) -> torch.Tensor:
+    """New memory of x's shape, dtype and device, packed whatever x's strides are."""
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+class AttentionOp:
+    """The op `long_context::{name}`, called as `forward` is, and `{name}_backward` for gradients.
+
+    forward, backward: annotated as `torch.library.infer_schema` reads them; inside, autocast is
+    off. results: what forward returns for its arguments, unfilled. UnsupportedBackend where an op
+    is asked for a forward-mode or a second derivative.
+    """
+
+    def __init__(self, name: str, forward, backward, results=empty_results):
+        self.name = name
+        self.forward = _define(name, forward, results)
+        self.backward = _define(f"{name}_backward", backward, _empty_gradients)
+        gradients = functools.partial(_gradients, self.backward)
+        torch.library.register_autograd(self.forward, gradients, setup_context=_keep, lib=_LIBRARY)
+        torch.library.register_autograd(self.backward, self._refuse, lib=_LIBRARY)
+        # Registered for an op, gradients are not seen by torch.func: there these stand for it.
+        self._derivative = _function(f"{name}_derivative", self.backward, self._refuse)
+        backward = functools.partial(_gradients, self._derivative.apply)
+        self._transformed = _function(name, self.forward, backward)
+
+    def __call__(self, *arguments):
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            return self._transformed.apply(*arguments)
+        return self.forward(*arguments)
+
+    def _refuse(self, *_):
+        raise UnsupportedBackend(
+            f"long_context::{self.name} has first derivatives in reverse mode only; the backends "
+            "'gather' (dilated) and 'eager' (dense) have all"
+        )
+
+
+def under_autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors as `F.scaled_dot_product_attention` takes them: in autocast's dtype where it is
+    on for their device, but for float64."""
+    device = tensors[0].device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(
+        x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors
+    )
+
+
+def without_autocast(device: torch.device):
+    """A context in which nothing on `device` is cast."""
+    is_known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type if is_known else "cpu", enabled=False)
+
+
+_LIBRARY = torch.library.Library("long_context", "FRAGMENT")
+
+
+def _define(name, function, results):
+    """The op, as torch.library makes it of parts: `custom_op` would load torch.compile's modules
+    at the first call, seconds and megabytes that a process without it does not need."""
+    _LIBRARY.define(name + torch.library.infer_schema(function, mutates_args=()))
+
+    def plain(*arguments):
+        with without_autocast(arguments[0].device):
+            return function(*arguments)
+
+    _LIBRARY.impl(name, plain, "CompositeExplicitAutograd")
+    op = getattr(torch.ops.long_context, name).default
+    torch.library.register_fake(op, results, lib=_LIBRARY)
+    names = list(inspect.signature(function).parameters)
+    torch.library.register_vmap(op, functools.partial(_fold, op, names), lib=_LIBRARY)
+    return op
+
+
+def _empty_gradients(grad_out, grad_lse, q, k, v, *_):
+    return tuple(packed_like(x) for x in (q, k, v))
+
+
+def _keep(ctx, inputs, output):
+    """Save all tensors for `_gradients`, the results first."""
+    ctx.set_materialize_grads(False)
+    is_tensor = [isinstance(x, torch.Tensor) for x in inputs]
+    pairs = list(zip(inputs, is_tensor, strict=True))
+    ctx.save_for_backward(*output, *(x for x, flag in pairs if flag))
+    ctx.kept = SimpleNamespace(
+        is_tensor=is_tensor, others=[None if flag else x for x, flag in pairs], outs=len(output)
+    )
+
+
+def _gradients(backward, ctx, grad_out, grad_lse):
+    out, lse, *tensors = ctx.saved_tensors
+    tensors = iter(tensors)
+    kept = zip(ctx.kept.is_tensor, ctx.kept.others, strict=True)
+    q, k, v, *rest = (next(tensors) if flag else x for flag, x in kept)
+    nothing = (None,) * len(rest)
+    if grad_out is None and grad_lse is None:
+        return (None,) * 3 + nothing
+    if grad_out is None:
+        grad_out = torch.zeros_like(out)
+    return *backward(grad_out, grad_lse, q, k, v, out, lse, *rest), *nothing
+
+
+def _function(name, forward, backward):
+    """An autograd.Function as torch.func takes it."""
+
+    def refuse(ctx, *tangents):
+        raise UnsupportedBackend(
+            f"long_context::{name} has no forward-mode derivative; the backends 'gather' "
+            "(dilated) and 'eager' (dense) have"
+        )
+
+    members = {
+        "generate_vmap_rule": False,
+        "forward": staticmethod(lambda *arguments: forward(*arguments)),
+        "setup_context": staticmethod(_keep),
+        "backward": staticmethod(backward),
+        "jvp": staticmethod(refuse),
+    }
+    function = type(name, (torch.autograd.Function,), members)
+    names = [argument.name for argument in forward._schema.arguments]
+    function.vmap = staticmethod(functools.partial(_fold, function.apply, names))
+    return function
+
+
+def _fold(op, names: list[str], info, in_dims, *arguments):
+    """The vmap rule: the mapped dimension and the batch are one for `op`."""
+    size, folded = info.batch_size, []
+    for name, x, dim in zip(names, arguments, in_dims, strict=True):
+        if isinstance(x, torch.Tensor) and name in _OF_TOKENS:
+            x = (x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
+        elif isinstance(x, torch.Tensor) and dim is not None:
+            raise UnsupportedBackend(f"vmap over {name}: only tensors of tokens can be mapped")
+        folded.append(x)
+    results = op(*folded)
+    return tuple(x.unflatten(0, (size, -1)) for x in results), (0,) * len(results)
