@@ -8,6 +8,7 @@ several key heads, whose keys lie side by side in memory.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,9 +22,6 @@ _SCORES_A_THREAD = 1 << 17
 _SCORES_ELSEWHERE = 1 << 25
 # Longer rows are cut into pieces, so that no sequence makes a tile's scores larger.
 _SCORES_A_TILE = 1 << 19
-# Key blocks in a list from which on a head's keys are copied side by side first: read from among
-# other heads' keys, 256 bytes a token, a block takes 2 to 3 times as long.
-_LONG = 6
 
 
 @dataclass(frozen=True)
@@ -60,20 +58,25 @@ class Chunk:
 class Plan:
     """All chunks; tiles without keys are in none.
 
-    together: key heads in a group. is_long: whether keys are read often enough to be copied.
-    groups: the chunks of each group, of one only where all are alike. in_pieces: whether a chunk
-    has several pieces. has_empty: whether a tile is in no chunk.
+    together: key heads in a group. groups: the chunks of each group, of one only where all are
+    alike. in_pieces: whether a chunk has several pieces. has_empty: whether a tile is in no chunk.
     """
 
     together: int
-    is_long: bool
     groups: list[list[Chunk]]
     in_pieces: bool
     has_empty: bool
 
-    def group(self, key_head: int) -> list[Chunk]:
-        """The chunks of the group that starts with `key_head`."""
-        return self.groups[key_head // self.together % len(self.groups)]
+    def walk(self, groups: list) -> Iterator[tuple[Chunk, object]]:
+        """Each chunk with each of the groups that it is for.
+
+        One that is for all groups is done for all in a row: what was made for it, and the places
+        in memory where their tokens lie side by side, are then at hand.
+        """
+        if len(self.groups) == 1:
+            return ((chunk, group) for chunk in self.groups[0] for group in groups)
+        pairs = zip(self.groups, groups, strict=True)
+        return ((chunk, group) for chunks, group in pairs for chunk in chunks)
 
 
 def plan(mask: BlockMask, q: torch.Tensor, kv_heads: int, is_causal: bool) -> Plan:
@@ -107,8 +110,7 @@ def _plan(mask, seq_len, heads, dim, kv_heads, is_causal) -> Plan:
             groups.append(chunks)
     in_pieces = any(len(chunk.pieces) > 1 for chunks in groups for chunk in chunks)
     rows = [sum(map(len, of_head.values())) for of_head in kinds]
-    is_long = len(mask.col_idx) >= _LONG * mask.heads * mask.blocks
-    return Plan(together, is_long, groups, in_pieces, min(rows) < mask.blocks)
+    return Plan(together, groups, in_pieces, min(rows) < mask.blocks)
 
 
 class _Size:
@@ -125,12 +127,13 @@ class _Size:
         if mask.device.type == "cpu":
             self.least = torch.get_num_threads()
             share = _SCORES_A_THREAD * self.least
-            wanted = 2 * _SCORES_A_THREAD + seq_len * heads * dim // 64
-            self.at_once = max(share, min(4 * share, wanted))
+            wanted = _SCORES_A_THREAD // 2 + seq_len * heads * dim // 6
+            self.at_once = max(share // 2, min(8 * share, wanted))
 
     def tiles_at_once(self, length: float) -> int:
         numbers = min(length, self.longest_piece) * self.a_block + self.a_tile
-        return max(self.least, int(self.at_once / numbers))
+        # As many for each thread.
+        return max(1, int(self.at_once / numbers) // self.least) * self.least
 
 
 def _kinds(mask, size) -> list[dict[tuple[int, bool], list[int]]]:

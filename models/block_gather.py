@@ -7,12 +7,14 @@ the same small memory, half types in float32. The two passes are plain functions
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from models import block_documents
 from models.block_chunks import plan
 from models.block_hidden import Hidden
-from models.block_rooms import Work
+from models.block_rooms import Blocks, Keys, Work
 from models.merge import merge_into
 
 
@@ -67,26 +69,40 @@ def _forward(q, k, v, mask, is_causal, scale, *, return_lse, **masks):
             out[b].zero_()
             if return_lse:
                 lse[b].fill_(-torch.inf)
-        for chunks, of_queries, of_keys in work.groups(b, order):
-            q_blocks, out_blocks = (work.query_blocks(x[of_queries]) for x in (q, out))
+        heads = [
+            _Head(
+                work.query_blocks(q[of_queries]),
+                work.keys(k[of_keys]),
+                work.keys(v[of_keys]),
+                work.query_blocks(out[of_queries]),
+                work.query_blocks(lse.transpose(1, 2)[of_queries]) if return_lse else None,
+            )
+            for of_queries, of_keys in work.places(b, order)
+        ]
+        for chunk, head in order.walk(heads):
+            queries = work.load("q", head.q, chunk, scale=scale)
+            with_lse = return_lse or len(chunk.pieces) > 1
+            parts = (
+                _attend(work, hidden, chunk, piece, queries, head.k, head.v, with_lse)
+                for piece in chunk.pieces
+            )
+            joined, joined_lse = next(parts)
+            for part, part_lse in parts:
+                _join(joined, joined_lse, part, part_lse, hidden.is_any)
+            work.store(joined, head.out, chunk)
             if return_lse:
-                lse_blocks = work.query_blocks(lse.transpose(1, 2)[of_queries])
-            k_blocks = work.packed_keys(k[of_keys], order)
-            v_blocks = work.key_blocks(v[of_keys])
-            for chunk in chunks:
-                queries = work.load("q", q_blocks, chunk).mul_(scale)
-                with_lse = return_lse or len(chunk.pieces) > 1
-                parts = (
-                    _attend(work, hidden, chunk, piece, queries, k_blocks, v_blocks, with_lse)
-                    for piece in chunk.pieces
-                )
-                joined, joined_lse = next(parts)
-                for part, part_lse in parts:
-                    _join(joined, joined_lse, part, part_lse, hidden.is_any)
-                work.store(joined, out_blocks, chunk)
-                if return_lse:
-                    work.store(joined_lse, lse_blocks, chunk)
+                work.store(joined_lse, head.lse, chunk)
     return out, lse
+
+
+class _Head(NamedTuple):
+    """Of a group of heads: q, out and LSE by blocks of queries, and what keys are gathered from."""
+
+    q: Blocks
+    k: Keys
+    v: Keys
+    out: Blocks
+    lse: Blocks | None
 
 
 def _attend(work, hidden, chunk, piece, queries, keys, values, with_lse):
@@ -163,25 +179,27 @@ def _backward(grad_out, grad_lse, q, k, v, out, lse, mask, is_causal, scale, **m
         order = work.plan(hidden.mask)
         if order.has_empty:
             dq[b].zero_()
-        for chunks, of_queries, of_keys in work.groups(b, order):
+        heads = []
+        for of_queries, of_keys in work.places(b, order):
             rows = {name: work.query_blocks(x[of_queries]) for name, x in of_rows.items()}
             dq_blocks = work.query_blocks(dq[of_queries])
-            k_blocks = work.packed_keys(k[of_keys], order)
-            v_blocks = work.key_blocks(v[of_keys])
-            dk_sum, dv_sum = work.sums("dk", dk[of_keys]), work.sums("dv", dv[of_keys])
-            sums = [work.key_blocks(x) for x in (dk_sum, dv_sum)]
-            for chunk in chunks:
-                part = _add_gradients(work, hidden, chunk, rows, k_blocks, v_blocks, *sums, scale)
-                work.store(part, dq_blocks, chunk)
-            if dk.dtype != work.dtype:
+            keys, values = work.keys(k[of_keys]), work.keys(v[of_keys])
+            sums = [work.sums(x[of_keys]) for x in (dk, dv)]
+            blocks = [work.key_blocks(x) for x in sums]
+            heads.append((rows, dq_blocks, keys, values, blocks, (of_keys, *sums)))
+        for chunk, (rows, dq_blocks, *of_keys, blocks, _) in order.walk(heads):
+            part = _add_gradients(work, hidden, chunk, rows, *of_keys, *blocks, scale)
+            work.store(part, dq_blocks, chunk)
+        if dk.dtype != work.dtype:
+            for *_, (of_keys, dk_sum, dv_sum) in heads:
                 dk[of_keys].copy_(dk_sum)
                 dv[of_keys].copy_(dv_sum)
     return dq, dk, dv
 
 
-def _add_gradients(work, hidden, chunk, rows, k_blocks, v_blocks, dk, dv, scale):
+def _add_gradients(work, hidden, chunk, rows, all_keys, all_values, dk, dv, scale):
     """Add the chunk's share to dk and dv; its dq (tiles, rows, D)."""
-    queries = work.load("q", rows["q"], chunk).mul_(scale)
+    queries = work.load("q", rows["q"], chunk, scale=scale)
     grads = work.load("grads", rows["grads"], chunk)
     # dS = P (dO V' - delta): through the output and, as P dLSE, through the LSE.
     delta = work.load("dq", rows["out"], chunk).mul_(grads).sum(dim=2)
@@ -194,8 +212,8 @@ def _add_gradients(work, hidden, chunk, rows, k_blocks, v_blocks, dk, dv, scale)
             _clear(lse.isneginf(), lse, queries, grads, delta)
     dq = work.room("dq", *queries.shape)
     for piece in chunk.pieces:
-        keys = work.gather("keys", k_blocks, chunk, piece)
-        values = work.gather("values", v_blocks, chunk, piece)
+        keys = work.gather("keys", all_keys, chunk, piece)
+        values = work.gather("values", all_values, chunk, piece)
         scores = work.scores(chunk, piece, queries, keys)
         where = hidden.where(chunk, piece)
         hidden.fill(scores, where, -torch.inf)

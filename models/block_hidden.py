@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from models.block_rooms import Keys
 from models.patterns.block_mask import BlockMask
 
 
@@ -23,7 +24,8 @@ class Hidden:
         self.work, self.is_any = work, padding is not None or ids is not None
         self.mask = _without_hidden(mask, padding, ids) if self.is_any else mask
         self.padding, self.ids = (
-            None if x is None else work.key_blocks(x[:, None]) for x in (padding, ids)
+            None if x is None else Keys(*work.key_blocks(x[:, None]), None, 1)
+            for x in (padding, ids)
         )
 
     def where(self, chunk, piece) -> torch.Tensor | None:
@@ -40,7 +42,7 @@ class Hidden:
             padded = padded[:, None]
         if self.ids is None:
             return padded
-        whole, rest = self.ids
+        whole, rest = self.ids[:2]
         blocks = (whole.movedim(2, 0)[:, :, None], rest.movedim(1, 0)[:, None])
         own = self.work.load("own ids", blocks, options["chunk"], dtype=whole.dtype)
         ids = self.work.gather("ids", self.ids, **options, dtype=whole.dtype)

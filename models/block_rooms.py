@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 
 from models.block_chunks import Chunk, Piece, Plan, plan
 
 Blocks = tuple[torch.Tensor, torch.Tensor]
+
+
+class Keys(NamedTuple):
+    """Keys or values as they are gathered: `Blocks`, or token by token where that is faster.
+
+    rows: (n, D), packed, in which token t is row t * step; None where they do not lie so.
+    """
+
+    whole: torch.Tensor
+    rest: torch.Tensor
+    rows: torch.Tensor | None
+    step: int
 
 
 class Work:
@@ -28,6 +41,8 @@ class Work:
         self.dtype, self.device = torch.promote_types(q.dtype, torch.float32), q.device
         self.memory: dict[str, torch.Tensor] = {}
         self.views: dict[tuple, torch.Tensor] = {}
+        self.apart: dict[int, torch.Tensor] = {}
+        self.indexed: tuple[Piece | None, int] = (None, 0)
         token = torch.arange(mask.block_size, device=q.device)
         last = token[:, None] if is_causal else (n - 1) % mask.block_size
         self.beyond = token > last
@@ -36,13 +51,12 @@ class Work:
         """The order of work for `mask`: the call's own, or one with less of its blocks."""
         return plan(mask, self.q, self.kv_heads, self.is_causal)
 
-    def groups(self, b: int, plan: Plan) -> Iterator[tuple[list[Chunk], tuple, tuple]]:
-        """Chunks of each group of heads, and its places in (B, N, H, ...) and (B, N, Hkv, ...)."""
+    def places(self, b: int, plan: Plan) -> Iterator[tuple[tuple, tuple]]:
+        """Where each group of heads is in (B, N, H, ...) and (B, N, Hkv, ...)."""
         for first in range(0, self.kv_heads, plan.together):
             stop = first + plan.together
             q_heads = slice(first * self.per_key_head, stop * self.per_key_head)
-            of_keys = (b, slice(None), slice(first, stop))
-            yield plan.group(first), (b, slice(None), q_heads), of_keys
+            yield (b, slice(None), q_heads), (b, slice(None), slice(first, stop))
 
     def room(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Memory of this shape with no certain content, the same for a name each time."""
@@ -68,17 +82,24 @@ class Work:
         cut = self.whole * self.block_size
         return x[:cut].unflatten(0, (self.whole, self.block_size)), x[cut:]
 
-    def packed_keys(self, x: torch.Tensor, plan: Plan) -> Blocks:
-        """`key_blocks` of x, or of a copy in which a head's tokens lie side by side.
+    def keys(self, x: torch.Tensor) -> Keys:
+        """x (N, heads, D) to be gathered from.
 
-        Of keys alone: a copy of values too would take an eighth of the output more at 8 heads.
+        A head's tokens that lie apart are read as rows of a matrix: a copy of 256 bytes at a time
+        is as fast as one of whole packed blocks, where one of blocks that lie apart is not.
         """
-        if plan.is_long and plan.together == 1 and x.stride(0) != x.stride(1):
-            x = self.room("all keys", *x.shape).copy_(x)
-        return self.key_blocks(x)
+        step, rest = divmod(x.stride(0), x.shape[2])
+        is_apart = x.shape[1] == 1 and x.stride(2) == 1 and step > 1 and rest == 0
+        rows = None
+        count = step * (x.shape[0] - 1) + 1
+        if is_apart and x.dtype == self.dtype and count < 2**31:
+            rows = x.as_strided((count, x.shape[2]), (x.shape[2], 1))
+        return Keys(*self.key_blocks(x), rows, step)
 
-    def load(self, name: str, blocks: Blocks, chunk: Chunk, dtype=None) -> torch.Tensor:
-        """The chunk's queries, (tiles, stacked * block_size, ...), zeros past the end."""
+    def load(
+        self, name: str, blocks: Blocks, chunk: Chunk, *, scale: float = 1.0, dtype=None
+    ) -> torch.Tensor:
+        """The chunk's queries, (tiles, stacked * block_size, ...), zeros past the end; scaled."""
         whole, rest = blocks if chunk.head is None else (x[chunk.head, None] for x in blocks)
         heads, _, stacked, size, *features = whole.shape
         tiles = self.room(name, heads, chunk.count, stacked, size, *features, dtype=dtype)
@@ -90,9 +111,13 @@ class Work:
             tiles[:, :-1].copy_(part)
             tiles[:, -1, :, : self.rest].copy_(rest)
             tiles[:, -1, :, self.rest :].zero_()
+        elif scale != 1.0 and part.dtype == tiles.dtype:
+            torch.mul(part, scale, out=tiles)
+            scale = 1.0
         else:
             tiles.copy_(part)
-        return self.room(name, heads * chunk.count, stacked * size, *features)
+        tiles = self.room(name, heads * chunk.count, stacked * size, *features)
+        return tiles if scale == 1.0 else tiles.mul_(scale)
 
     def store(self, tiles: torch.Tensor, blocks: Blocks, chunk: Chunk) -> None:
         """Write what `load` reads."""
@@ -107,16 +132,19 @@ class Work:
         else:
             whole[:, chunk.rows] = tiles.to(whole.dtype)
 
-    def gather(self, name: str, blocks: Blocks, chunk: Chunk, piece: Piece, dtype=None):
+    def gather(self, name: str, keys: Keys, chunk: Chunk, piece: Piece, dtype=None):
         """The piece's key blocks side by side, (tiles, n * block_size, ...), zeros past the end.
 
         Of one head, tile by tile; of several, which are of one row, token by token.
         """
-        whole, rest = blocks
+        whole, rest = keys.whole, keys.rest
         _, size, *features = whole.shape
         count = len(piece.blocks)
         room = self.room(name, count, size, *features, dtype=dtype)
-        if self.whole and whole.dtype == room.dtype:
+        if self.whole and keys.rows is not None and room.dtype == whole.dtype:
+            index = self.rows_of(piece, keys.step)
+            torch.index_select(keys.rows, 0, index, out=room.view(count * size, -1))
+        elif self.whole and whole.dtype == room.dtype:
             torch.index_select(whole, 0, piece.blocks, out=room)
         elif self.whole:
             room.copy_(whole.index_select(0, piece.blocks))
@@ -128,6 +156,19 @@ class Work:
         if heads == 1:
             return self.room(name, chunk.count, tokens, *features[1:])
         return self.room(name, tokens, *features).movedim(1, 0)
+
+    def rows_of(self, piece: Piece, step: int) -> torch.Tensor:
+        """Rows of `Keys` of all tokens of a piece's blocks, block after block, int32."""
+        count, size = len(piece.blocks), self.block_size
+        index = self.room("index", count, size, dtype=torch.int32)
+        # Values mostly lie as keys do.
+        if self.indexed[0] is not piece or self.indexed[1] != step:
+            if step not in self.apart:
+                token = torch.arange(size, dtype=torch.int32, device=self.device)
+                self.apart[step] = token.mul_(step)
+            torch.add(self.apart[step], piece.blocks[:, None], alpha=size * step, out=index)
+            self.indexed = (piece, step)
+        return index.view(-1)
 
     def scatter(self, x: torch.Tensor, blocks: Blocks, chunk: Chunk, piece: Piece) -> None:
         """Add x (tiles, n * block_size, D) to the key blocks, in a fixed order; x is lost."""
@@ -146,9 +187,9 @@ class Work:
                 places = (piece.blocks.long(),)
                 whole[:, :, head].index_put_(places, x[head], accumulate=True)
 
-    def sums(self, name: str, x: torch.Tensor) -> torch.Tensor:
+    def sums(self, x: torch.Tensor) -> torch.Tensor:
         """Zeros to add up x (N, heads, ...) in: x itself, unless it is of a half type."""
-        return (x if x.dtype == self.dtype else self.room(name, *x.shape)).zero_()
+        return (x if x.dtype == self.dtype else torch.empty_like(x, dtype=self.dtype)).zero_()
 
     def scores(self, chunk: Chunk, piece: Piece, queries, keys) -> torch.Tensor:
         """(tiles, rows, n * block_size) scores; -inf past the diagonal or past the end."""
