@@ -179,6 +179,9 @@ class MultiheadDilatedAttention(nn.Module):
             raise ValueError("need_weights=True: the attention weights are never formed")
         if not self.batch_first:
             query, key, value = _each(lambda x: x.transpose(0, 1), query, key, value)
+        for name, mask in (("key_padding_mask", key_padding_mask), ("attn_mask", attn_mask)):
+            if not isinstance(mask, torch.Tensor | None):
+                raise ValueError(f"{name}={type(mask).__name__}: expected a tensor or None")
         if attn_mask is not None:
             self._check_causal(attn_mask, query.shape[1], is_causal)
         if key_padding_mask is not None and key_padding_mask.is_floating_point():

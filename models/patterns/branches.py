@@ -169,7 +169,7 @@ class HeadPartition(_Branches):
         self._check()
 
     def offset(self, branch: int, head: int, heads: int) -> int | None:
-        base, extra = divmod(heads, len(self.segment_lengths))
+        base, extra = heads // len(self.segment_lengths), heads % len(self.segment_lengths)
         start = branch * base + min(branch, extra)
         stop = start + base + (branch < extra)
         return branch % self.dilation_rates[branch] if start <= head < stop else None

@@ -56,6 +56,7 @@ FUNCTIONS = {
     "dilated, documents": lambda *x: dilated(*x, *LISTS, document_ids=IDS),
     "gather": lambda *x: dilated(*x, *LISTS, backend="gather", key_padding_mask=PADDED),
     "partition": lambda *x: head_partitioned(*x, *LISTS),
+    "partition, gather": lambda *x: head_partitioned(*x, *LISTS, backend="gather"),
     "block-sparse": lambda *x: block_sparse_attention(*x, BLOCKS, is_causal=True),
     "block-sparse, LSE": lambda *x: block_sparse_attention(*x, BLOCKS, return_lse=True),
     "block-sparse, masks": lambda *x: block_sparse_attention(

@@ -180,6 +180,14 @@ def test_masks_that_are_not_causal_are_refused(mask, is_causal):
         ours()(x, x, x, attn_mask=mask, is_causal=is_causal)
 
 
+@pytest.mark.parametrize("name", ("key_padding_mask", "attn_mask"))
+def test_masks_that_are_no_tensors_are_refused_by_name(name):
+    x = torch.randn(2, 8, 16)
+    module = MultiheadDilatedAttention(16, 4, [8], [1])
+    with pytest.raises(ValueError, match=f"{name}=list: expected a tensor or None"):
+        module(x, x, x, **{name: [[False] * 8] * 2}, is_causal=True)
+
+
 def test_an_empty_batch_gives_an_empty_result():
     for batch_first in (True, False):
         x = tokens(0, 20) if batch_first else tokens(20, 0)
