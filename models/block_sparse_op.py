@@ -30,7 +30,7 @@ def _forward(
     if q.shape[0] == 0:
         return _results(q, with_lse=with_lse, backend=backend)
     mask = BlockMask.of(row_ptr, col_idx, block_size)
-    masks = {"key_padding_mask": key_padding_mask, "document_ids": document_ids}
+    masks = _masks(key_padding_mask, document_ids)
     if backend == "triton":
         from models.kernels import block_sparse as kernels
 
@@ -61,7 +61,7 @@ def _backward(
     if q.shape[0] == 0:
         return tuple(packed_like(x) for x in (q, k, v))
     mask = BlockMask.of(row_ptr, col_idx, block_size)
-    masks = {"key_padding_mask": key_padding_mask, "document_ids": document_ids}
+    masks = _masks(key_padding_mask, document_ids)
     if lse.shape[2] == 0:
         lse = grad_lse = None
     arguments = (grad_out, grad_lse, q, k, v, out, lse)
@@ -70,6 +70,11 @@ def _backward(
 
         return kernels.backward(*arguments, mask, is_causal, scale, **masks)
     return block_gather.backward(*arguments, mask, is_causal, scale, **masks)
+
+
+def _masks(key_padding_mask, document_ids) -> dict:
+    ids = None if document_ids is None else document_ids.long()  # not all integers are compared
+    return {"key_padding_mask": key_padding_mask, "document_ids": ids}
 
 
 def _results(q, *_, with_lse: bool, backend: str):

@@ -91,12 +91,15 @@ def apart(attend, q, k, v, document_ids, key_padding_mask):
 def traced(backend: str, attend, q, k, v, document_ids, key_padding_mask):
     """`attend` of all, or `apart` where there are documents: for backends that are no op.
 
-    UnsupportedBackend for documents inside torch.compile, whose number it would have to know.
+    UnsupportedBackend for documents inside torch.compile or vmap, which would have to know how
+    many there are.
     """
     if document_ids is None or q.shape[0] == 0:
         return attend(q, k, v, key_padding_mask)
     if torch.compiler.is_compiling():
         raise UnsupportedBackend(f"{backend}: takes no document_ids inside torch.compile")
+    if torch._C._functorch.is_batchedtensor(document_ids):
+        raise UnsupportedBackend(f"{backend}: takes no document_ids that vmap maps")
     return apart(attend, q, k, v, document_ids, key_padding_mask)
 
 

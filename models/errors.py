@@ -69,7 +69,7 @@ def resolve_scale(scale: float | None, head_dim: int) -> float:
 
 def as_number(name: str, value, below: float, expected: str) -> float:
     """`value` as a float, of any kind of number (NumPy's too); ValueError unless 0 < it < below."""
-    if isinstance(value, Real) and type(value) is not bool and 0 < value < below:
+    if isinstance(value, Real) and type(value) is not bool and 0 < float(value) < below:
         return float(value)
     raise ValueError(f"{name}={value!r}: expected {expected}")
 

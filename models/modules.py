@@ -234,7 +234,8 @@ class MultiheadDilatedAttention(nn.Module):
                 state_dict[f"{prefix}in_proj.{name}"] = value
         if is_theirs:
             for name, value in self.norm.state_dict().items():
-                state_dict.setdefault(f"{prefix}norm.{name}", value)
+                if not value.is_meta:
+                    state_dict.setdefault(f"{prefix}norm.{name}", value)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def __getstate__(self):

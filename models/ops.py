@@ -5,8 +5,8 @@ An op is two functions of plain tensor code,
     forward(q, k, v, *rest) -> (out, lse)
     backward(grad_out, grad_lse, q, k, v, out, lse, *rest) -> (dq, dk, dv)
 
-q, out: (B, N, H, D), k, v: (B, N, Hkv, D), lse: (B, H, N); `rest` is the same for both. grad_lse
-may be None. Results are new memory, packed.
+q, out: (B, N, H, D), k, v: (B, N, Hkv, D), lse: (B, H, N). `rest` is the same for both and starts
+with the key padding mask or None. grad_lse may be None. Results are new memory, packed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import inspect
 from types import SimpleNamespace
 
 import torch
+from torch.autograd import forward_ad
 
 from models.errors import UnsupportedBackend
 
@@ -61,6 +62,11 @@ class AttentionOp:
     def __call__(self, *arguments):
         if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
             return self._transformed.apply(*arguments)
+        if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
+            # Autograd would drop the tangents without a word.
+            tensors = (x for x in arguments if isinstance(x, torch.Tensor))
+            if any(forward_ad.unpack_dual(x).tangent is not None for x in tensors):
+                _refuse_forward_mode(self.name)
         return self.forward(*arguments)
 
     def _refuse(self, *_):
@@ -133,29 +139,35 @@ def _gradients(backward, ctx, grad_out, grad_lse):
         return (None,) * 3 + nothing
     if grad_out is None:
         grad_out = torch.zeros_like(out)
+    if rest[0] is not None and lse.shape[-1]:
+        # To rows without keys, of which padding makes many, cotangents mean nothing, NaN neither.
+        is_empty = lse.isneginf()
+        grad_out = grad_out.masked_fill(is_empty.mT[..., None], 0.0)
+        grad_lse = None if grad_lse is None else grad_lse.masked_fill(is_empty, 0.0)
     return *backward(grad_out, grad_lse, q, k, v, out, lse, *rest), *nothing
 
 
 def _function(name, forward, backward):
     """An autograd.Function as torch.func takes it."""
 
-    def refuse(ctx, *tangents):
-        raise UnsupportedBackend(
-            f"long_context::{name} has no forward-mode derivative; the backends 'gather' "
-            "(dilated) and 'eager' (dense) have"
-        )
-
     members = {
         "generate_vmap_rule": False,
         "forward": staticmethod(lambda *arguments: forward(*arguments)),
         "setup_context": staticmethod(_keep),
         "backward": staticmethod(backward),
-        "jvp": staticmethod(refuse),
+        "jvp": staticmethod(lambda *_: _refuse_forward_mode(name)),
     }
     function = type(name, (torch.autograd.Function,), members)
     names = [argument.name for argument in forward._schema.arguments]
     function.vmap = staticmethod(functools.partial(_fold, function.apply, names))
     return function
+
+
+def _refuse_forward_mode(name: str):
+    raise UnsupportedBackend(
+        f"long_context::{name} has no forward-mode derivative; the backends 'gather' "
+        "(dilated) and 'eager' (dense) have"
+    )
 
 
 def _fold(op, names: list[str], info, in_dims, *arguments):

@@ -29,7 +29,8 @@ class BlockMask:
     block_size: tokens in a block.
 
     A mask is a pattern for `models.oracle`: it has `counts` and `pairs`.
-    Raises ValueError where the lists break these rules.
+    Raises ValueError where the lists break these rules. Make masks outside of what torch.compile
+    compiles, and hand them in: how long lists are is not known there.
     """
 
     row_ptr: torch.Tensor
@@ -39,6 +40,8 @@ class BlockMask:
     starts_anew: ClassVar[bool] = False
 
     def __post_init__(self):
+        if torch.compiler.is_compiling():
+            raise RuntimeError("BlockMask: make it outside of torch.compile, and hand it in")
         object.__setattr__(self, "block_size", as_integer("block_size", self.block_size))
         for name, dtype, dims in (("row_ptr", torch.int64, 2), ("col_idx", torch.int32, 1)):
             x = getattr(self, name)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._dynamo.testing
 from torch import nn
 
 from models import MultiheadDilatedAttention, UnsupportedBackend, block_sparse_attention
@@ -229,6 +230,10 @@ def test_what_a_backend_cannot_differentiate_is_refused_by_name(name):
     plain = tuple(x.detach() for x in qkv)
     with pytest.raises(UnsupportedBackend, match="no forward-mode derivative"):
         torch.func.jvp(loss, plain, plain)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(plain[0], plain[0])
+        with pytest.raises(UnsupportedBackend, match="no forward-mode derivative"):
+            loss(dual, *plain[1:])
     first = torch.autograd.grad(loss(*qkv), qkv, create_graph=True)
     with pytest.raises(UnsupportedBackend, match="first derivatives"):
         torch.autograd.grad(first[0].sum(), qkv)

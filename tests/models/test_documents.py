@@ -23,7 +23,7 @@ def documents(draw, batch, n):
     starts = torch.rand(batch, n, generator=generator) < draw(st.sampled_from((0.0, 0.1, 0.5, 1.0)))
     ids = starts.cumsum(1)
     names = torch.randperm(n + 1, generator=generator) - n // 2
-    return names[ids].to(draw(st.sampled_from((torch.int64, torch.int32))))
+    return names[ids].to(draw(st.sampled_from((torch.int64, torch.int32, torch.int16))))
 
 
 @given(problems(), st.data())

@@ -80,6 +80,20 @@ def test_it_is_the_oracles(problem, data):
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+def test_cotangents_of_rows_without_keys_mean_nothing(system):
+    problem = Problem(2, 20, 4, 4, 8)
+    q, k, v, grad_out, grad_lse = problem.tensors(torch.float64)
+    padded = torch.tensor([[False], [True]]).expand(2, 20)
+    grad_out[1], grad_lse[1] = torch.nan, torch.inf
+    out, lse, _ = attend(system, problem, q, k, v, key_padding_mask=padded)
+    outputs, cotangents = (
+        ((out,), (grad_out,)) if lse is None else ((out, lse), (grad_out, grad_lse))
+    )
+    for x in torch.autograd.grad(outputs, (q, k, v), cotangents):
+        assert x.isfinite().all() and (x[1] == 0).all() and x[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_numbers_whose_scores_overflow_reach_no_gradient(system):
     problem = Problem(2, 40, 4, 4, 16, is_causal=True)
     q, k, v, grad_out, _ = problem.tensors(torch.float32)
