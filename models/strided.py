@@ -88,8 +88,8 @@ def forward(q, k, v, op, head_groups, is_causal: bool, scale: float, key_padding
             part_out = part_out.masked_fill(is_empty[..., None], 0.0)
             part_lse = part_lse.masked_fill(is_empty, -torch.inf)
         if out is None and part_lse.numel() == q.shape[0] * q.shape[1] * q.shape[2]:
-            # The first view is all there is so far: adopt it, copy nothing.
-            out = part_out.transpose(1, 2).reshape(q.shape).to(accumulator)
+            # The first view is all there is so far: adopt it, copy nothing that lies as views ask.
+            out = part_out.transpose(1, 2).reshape(q.shape).to(accumulator).contiguous()
             lse = part_lse.transpose(1, 2).reshape(q.shape[:3]).contiguous()
             continue
         if out is None:

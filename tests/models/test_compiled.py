@@ -86,8 +86,18 @@ def results(function, qkv):
     return *found, *torch.autograd.grad(total, qkv)
 
 
-@pytest.mark.parametrize("dynamic", (False, True), ids=("static", "dynamic"))
-@pytest.mark.parametrize("name", FUNCTIONS)
+# Plain code with many steps takes tens of seconds where every size is a symbol; of such one is
+# compiled each way.
+EACH_WAY = [
+    (name, dynamic)
+    for name in FUNCTIONS
+    for dynamic in (False, True)
+    if (name, dynamic)
+    not in {("gather", True), ("dense, eager", True), ("partition, gather", False)}
+]
+
+
+@pytest.mark.parametrize(("name", "dynamic"), EACH_WAY)
 def test_compiled_is_eager(name, dynamic):
     function, qkv = FUNCTIONS[name], tensors()
     want = results(function, qkv)
@@ -98,7 +108,7 @@ def test_compiled_is_eager(name, dynamic):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ("dilated", "block-sparse", "module, float mask"))
+@pytest.mark.parametrize("name", ("dilated", "block-sparse"))
 def test_inductor_is_eager(name):
     function, qkv = FUNCTIONS[name], tensors()
     torch.compiler.reset()

@@ -104,7 +104,7 @@ def test_indices_of_64_bits_come_where_32_do_not_reach(rows, stride, shortest, i
     kernel = Launches()
     q.data_ptr = lambda: 0
     tile = tiles.Tile(128, 64, 4, 3)
-    dilated._launch(kernel, (), (), work, tile, (q, q, q), True, False)
+    dilated._launch(kernel, (q, q, q), None, (), (), work, tile, True, False)
     assert {options["INDEX"] for options in kernel.options} == {index}
 
 
