@@ -143,7 +143,6 @@ def _why_not(backend, q, k, is_causal, return_lse, is_masked) -> str | None:
     return _why_pytorch_declines(backend, q.device, q.dtype, q.shape[3], is_causal, grouped)
 
 
-@torch.compiler.assume_constant_result
 def _why_pytorch_declines(backend, device, dtype, head_dim, is_causal, grouped) -> str | None:
     """Why a fused op of PyTorch's does not take tensors such as these, or None if it does."""
     q, k = (
@@ -157,6 +156,11 @@ def _why_pytorch_declines(backend, device, dtype, head_dim, is_causal, grouped) 
         "sdpa-cudnn": torch.backends.cuda.can_use_cudnn_attention,
     }[backend]
     return None if can_use(params, False) else f"PyTorch declines {dtype}, head_dim {head_dim}"
+
+
+# As `torch.compiler.assume_constant_result` marks it, which would load torch.compile's modules
+# here: seconds, and 35 MB that a measurement of memory would miss.
+_why_pytorch_declines._dynamo_marked_constant = True
 
 
 def _why_not_flash_attn_2(q, return_lse) -> str | None:

@@ -1,5 +1,8 @@
 """torch.compile without a graph break, torch.export, torch.func, and the ops' own checks."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch._dynamo.testing
@@ -133,6 +136,29 @@ def test_one_compilation_serves_every_length():
         got, want = compiled(*qkv, padded), attend(*qkv, padded)
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
     assert counted.frame_count == 1
+
+
+PLAIN = """
+import sys, torch
+from models import block_sparse_attention, dense_attention, dilated_attention
+from models.patterns import local_window
+q = torch.randn(1, 64, 2, 8, requires_grad=True)
+mask = local_window(64, sparsity=0.5, block_size=16)
+for out in (
+    dense_attention(q, q, q, return_lse=True)[0],
+    dense_attention(q, q, q),
+    dilated_attention(q, q, q, [32], [2]),
+    block_sparse_attention(q, q, q, mask),
+):
+    out.sum().backward()
+print(sorted({"torch._dynamo", "torch._inductor", "sympy"} & set(sys.modules)))
+"""
+
+
+def test_who_compiles_nothing_loads_no_compiler():
+    """It takes seconds and tens of megabytes, in each process of a measurement."""
+    done = subprocess.run([sys.executable, "-c", PLAIN], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr[-2000:]
 
 
 def test_a_bad_mask_stops_compiled_code_too():
