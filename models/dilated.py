@@ -14,7 +14,7 @@ from functools import partial
 import torch
 
 from models import documents, kernels
-from models.dilated_op import dilated
+from models.dilated_op import PASSES, dilated
 from models.errors import UnsupportedBackend, check_choice
 from models.fused_ops import fused_op, why_not_cudnn
 from models.inputs import prepared
@@ -164,6 +164,34 @@ def _attend(
         lists = (list(pattern.segment_lengths), list(pattern.dilation_rates), pattern.head_offset)
         out, lse = dilated(q, k, v, *masks, *lists, *options[1:], name)
     return (out, lse) if return_lse else out
+
+
+def _attend_fused(backend, pattern, is_causal, scale, q, k, v, key_padding_mask):
+    from models.kernels import dilated as fused
+    from models.kernels import dilated_gluon
+
+    lists = (*fused.branch_lists(pattern, q.shape[2]), is_causal, scale)
+    if backend == "gluon":
+        return dilated_gluon.forward(q, k, v, *lists)
+    return fused.forward(q, k, v, key_padding_mask, *lists, backend == "triton-tf32")
+
+
+def _differentiate_fused(
+    backend, pattern, is_causal, scale, grad_out, grad_lse, q, k, v, out, lse, key_padding_mask
+):
+    from models.kernels import dilated as fused
+
+    lists = (*fused.branch_lists(pattern, q.shape[2]), is_causal, scale)
+    tensors = (grad_out, grad_lse, q, k, v, out, lse, key_padding_mask)
+    return fused.backward(*tensors, *lists, backend == "triton-tf32")
+
+
+PASSES.update(
+    {
+        name: (partial(_attend_fused, name), partial(_differentiate_fused, name))
+        for name in ("triton", "triton-tf32", "gluon")
+    }
+)
 
 
 def _gather(pattern, is_causal, scale, q, k, v, key_padding_mask):

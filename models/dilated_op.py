@@ -1,6 +1,7 @@
 """`long_context::dilated`: dilated attention by any backend but "gather", as one op.
 
-Dense attention is one of its branches, (N, 1). Documents are taken apart inside.
+Dense attention is one branch of it, (N, 1). Documents are taken apart inside. What a backend does
+is in PASSES, to which `models.dilated` adds our kernels: dense attention is not to hang on these.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def _forward(
     if q.shape[0] == 0:
         return empty_results(q)
     pattern = pattern_of(head_offset, segment_lengths, dilation_rates)
-    attend, _ = _passes(backend, pattern, is_causal, scale)
+    attend = partial(PASSES[backend][0], pattern, is_causal, scale)
     if document_ids is not None:
         return documents.apart(attend, q, k, v, document_ids, key_padding_mask)
     return attend(q, k, v, _unless_idle(key_padding_mask))
@@ -58,7 +59,7 @@ def _backward(
     if q.shape[0] == 0:
         return tuple(packed_like(x) for x in (q, k, v))
     pattern = pattern_of(head_offset, segment_lengths, dilation_rates)
-    _, differentiate = _passes(backend, pattern, is_causal, scale)
+    differentiate = partial(PASSES[backend][1], pattern, is_causal, scale)
     if document_ids is None:
         padded = _unless_idle(key_padding_mask)
         return differentiate(grad_out, grad_lse, q, k, v, out, lse, padded)
@@ -79,35 +80,6 @@ def _unless_idle(key_padding_mask):
     if key_padding_mask is None or key_padding_mask.is_cuda or bool(key_padding_mask.any()):
         return key_padding_mask
     return None
-
-
-def _passes(backend: str, pattern, is_causal: bool, scale: float):
-    """The forward and the backward pass of a backend: one of `fused_ops.OPS`, or our kernels."""
-    if backend in OPS:
-        options = (OPS[backend], pattern, is_causal, scale)
-        return partial(_attend_views, *options), partial(_differentiate_views, *options)
-    options = (backend, pattern, is_causal, scale)
-    return partial(_attend_fused, *options), partial(_differentiate_fused, *options)
-
-
-def _attend_fused(backend, pattern, is_causal, scale, q, k, v, key_padding_mask):
-    from models.kernels import dilated as kernels
-    from models.kernels import dilated_gluon
-
-    lists = (*kernels.branch_lists(pattern, q.shape[2]), is_causal, scale)
-    if backend == "gluon":
-        return dilated_gluon.forward(q, k, v, *lists)
-    return kernels.forward(q, k, v, key_padding_mask, *lists, backend == "triton-tf32")
-
-
-def _differentiate_fused(
-    backend, pattern, is_causal, scale, grad_out, grad_lse, q, k, v, out, lse, key_padding_mask
-):
-    from models.kernels import dilated as kernels
-
-    lists = (*kernels.branch_lists(pattern, q.shape[2]), is_causal, scale)
-    tensors = (grad_out, grad_lse, q, k, v, out, lse, key_padding_mask)
-    return kernels.backward(*tensors, *lists, backend == "triton-tf32")
 
 
 def _attend_views(op, pattern, is_causal, scale, q, k, v, key_padding_mask):
@@ -134,3 +106,11 @@ def _readable(x: torch.Tensor) -> torch.Tensor:
     """x (B, N, H, D) as the fused ops read it, copied and its columns filled up where need be."""
     extra = -x.shape[3] % head_dim_multiple(x)
     return as_operand(F.pad(x, (0, extra)) if extra else x)
+
+
+# Of each backend, (pattern, is_causal, scale, q, k, v, key_padding_mask) -> (out, LSE) and
+# (pattern, is_causal, scale, grad_out, grad_lse, q, k, v, out, lse, key_padding_mask) -> (dq, dk, dv).
+PASSES = {
+    name: (partial(_attend_views, op), partial(_differentiate_views, op))
+    for name, op in OPS.items()
+}

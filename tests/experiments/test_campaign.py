@@ -103,8 +103,8 @@ def test_right_kernels_pass_with_errors_below_twice_those_of_dense_attention():
 
 def wrong(forward):
     def call(self, *arguments):
-        out, lse, saved = forward(self, *arguments)
-        return 1.01 * out, lse, saved
+        out, lse = forward(self, *arguments)
+        return 1.01 * out, lse
 
     return call
 

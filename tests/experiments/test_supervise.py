@@ -15,7 +15,8 @@ from experiments.grid import Limits
 from experiments.machine import describe
 from experiments.schema import Record
 from experiments.supervise import Account, supervise
-from models import UnsupportedBackend, dilated
+from models import UnsupportedBackend
+from models.dilated_op import PASSES
 
 QUICK = {"replicates": 1, "min_samples": 2, "max_samples": 3, "sample_seconds": 0.01}
 TWO = Limits(**{**QUICK, "replicates": 2})
@@ -60,13 +61,13 @@ def test_replicates_are_fresh_processes(measure, monkeypatch):
 
 
 def test_a_wrong_output_is_failed_and_not_timed(measure, monkeypatch):
-    real = dilated._RUN["sdpa"]
+    forward, backward = PASSES["cpu-flash"]
 
     def slightly_wrong(*arguments):
-        out, lse = real(*arguments)
+        out, lse = forward(*arguments)
         return out * (1 + 1e-5), lse
 
-    monkeypatch.setitem(dilated._RUN, "sdpa", slightly_wrong)
+    monkeypatch.setitem(PASSES, "cpu-flash", (slightly_wrong, backward))
     result = measure()
     assert (result["status"], result["replicates"]) == ("failed", [])
     assert result["reason"].startswith("output: relative error 1.0")
@@ -74,12 +75,13 @@ def test_a_wrong_output_is_failed_and_not_timed(measure, monkeypatch):
 
 
 def test_a_wrong_gradient_is_failed(measure, monkeypatch):
-    real = dilated._RUN["sdpa"]
+    forward, backward = PASSES["cpu-flash"]
 
-    def wrong_gradient(q, k, v, *rest):
-        return real(q, k + 1e-4 * (k - k.detach()), v, *rest)
+    def wrong_gradient(*arguments):
+        dq, dk, dv = backward(*arguments)
+        return dq, dk * (1 + 1e-4), dv
 
-    monkeypatch.setitem(dilated._RUN, "sdpa", wrong_gradient)
+    monkeypatch.setitem(PASSES, "cpu-flash", (forward, wrong_gradient))
     assert measure()["status"] == "ok"
     result = measure(pass_="forward_backward")
     assert result["status"] == "failed" and result["reason"].startswith("gradient: ")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from hypothesis import strategies as st
 
+import models.dilated  # noqa: F401 (its kernels are passes of the op)
 from models.dilated_op import dilated
 from models.patterns import BlockMask, DilatedBranches
 
