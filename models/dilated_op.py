@@ -108,8 +108,9 @@ def _readable(x: torch.Tensor) -> torch.Tensor:
     return as_operand(F.pad(x, (0, extra)) if extra else x)
 
 
-# Of each backend: (pattern, is_causal, scale, q, k, v, key_padding_mask) -> (out, LSE), and
-# (pattern, is_causal, scale, grad_out, grad_lse, q, k, v, out, lse, key_padding_mask) -> dq, dk, dv.
+# Of each backend: (pattern, is_causal, scale, q, k, v, key_padding_mask) -> out, LSE, and
+# (pattern, is_causal, scale, grad_out, grad_lse, q, k, v, out, lse, key_padding_mask) -> dq, dk,
+# dv.
 PASSES = {
     name: (partial(_attend_views, op), partial(_differentiate_views, op))
     for name, op in OPS.items()
