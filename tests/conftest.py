@@ -13,7 +13,9 @@ if not torch.cuda.is_available():
 
 from hypothesis import settings
 
-settings.register_profile("repository", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile(
+    "repository", max_examples=60, deadline=None, derandomize=True, print_blob=True
+)
 settings.load_profile("repository")
 
 

@@ -89,14 +89,12 @@ def results(function, qkv):
     return *found, *torch.autograd.grad(total, qkv)
 
 
-# Plain code with many steps takes tens of seconds where every size is a symbol; of such one is
-# compiled each way.
-EACH_WAY = [
-    (name, dynamic)
-    for name in FUNCTIONS
-    for dynamic in (False, True)
-    if (name, dynamic)
-    not in {("gather", True), ("dense, eager", True), ("partition, gather", False)}
+# With every size a symbol, but for plain code of many steps, which takes tens of seconds so; and
+# some with every size a number too.
+SLOW = ("gather", "dense, eager")
+EACH_WAY = [(name, True) for name in FUNCTIONS if name not in SLOW]
+EACH_WAY += [
+    (name, False) for name in ("dense", "dilated, padding", "block-sparse", "module", *SLOW)
 ]
 
 
