@@ -88,7 +88,7 @@ def _forward(q, k, v, mask, is_causal, scale, *, return_lse, **masks):
             )
             joined, joined_lse = next(parts)
             for part, part_lse in parts:
-                _join(joined, joined_lse, part, part_lse, hidden.is_any)
+                merge_into(joined, joined_lse, part, part_lse)
             work.store(joined, head.out, chunk)
             if return_lse:
                 work.store(joined_lse, head.lse, chunk)
@@ -127,16 +127,6 @@ def _attend(work, hidden, chunk, piece, queries, keys, values, with_lse):
     if hidden.is_any:
         out.masked_fill_(empty[..., None], 0.0)
     return out, lse
-
-
-def _join(out, lse, part, part_lse, may_be_empty: bool) -> None:
-    """`merge_into`, also of rows that hold no key in either part."""
-    if may_be_empty:
-        empty = lse.isneginf() & part_lse.isneginf()
-        lse.masked_fill_(empty, 0.0)
-    merge_into(out, lse, part, part_lse)
-    if may_be_empty:
-        lse.masked_fill_(empty, -torch.inf)
 
 
 @torch.no_grad()

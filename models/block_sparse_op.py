@@ -41,23 +41,23 @@ def _forward(
 
 
 def _backward(
-    grad_out: torch.Tensor,
-    grad_lse: torch.Tensor | None,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    lse: torch.Tensor,
-    key_padding_mask: torch.Tensor | None,
-    document_ids: torch.Tensor | None,
-    row_ptr: torch.Tensor,
-    col_idx: torch.Tensor,
-    block_size: int,
-    is_causal: bool,
-    scale: float,
-    backend: str,
-    with_lse: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    grad_out,
+    grad_lse,
+    q,
+    k,
+    v,
+    out,
+    lse,
+    key_padding_mask,
+    document_ids,
+    row_ptr,
+    col_idx,
+    block_size,
+    is_causal,
+    scale,
+    backend,
+    with_lse,
+):
     if q.shape[0] == 0:
         return tuple(packed_like(x) for x in (q, k, v))
     mask = BlockMask.of(row_ptr, col_idx, block_size)

@@ -40,22 +40,22 @@ def _forward(
 
 
 def _backward(
-    grad_out: torch.Tensor,
-    grad_lse: torch.Tensor | None,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    lse: torch.Tensor,
-    key_padding_mask: torch.Tensor | None,
-    document_ids: torch.Tensor | None,
-    segment_lengths: list[int],
-    dilation_rates: list[int],
-    head_offset: str,
-    is_causal: bool,
-    scale: float,
-    backend: str,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    grad_out,
+    grad_lse,
+    q,
+    k,
+    v,
+    out,
+    lse,
+    key_padding_mask,
+    document_ids,
+    segment_lengths,
+    dilation_rates,
+    head_offset,
+    is_causal,
+    scale,
+    backend,
+):
     if q.shape[0] == 0:
         return tuple(packed_like(x) for x in (q, k, v))
     pattern = pattern_of(head_offset, segment_lengths, dilation_rates)

@@ -42,14 +42,15 @@ def packed_like(x: torch.Tensor) -> torch.Tensor:
 class AttentionOp:
     """The op `long_context::{name}`, called as `forward` is, and `{name}_backward` for gradients.
 
-    forward, backward: annotated as `torch.library.infer_schema` reads them; inside, autocast is
-    off. results: what forward returns for its arguments, unfilled. UnsupportedBackend where an op
-    is asked for a forward-mode or a second derivative.
+    forward: annotated as `torch.library.infer_schema` reads it, from which backward's arguments
+    follow; inside, autocast is off. results: what forward returns for its arguments, unfilled.
+    UnsupportedBackend where an op is asked for a forward-mode or a second derivative.
     """
 
     def __init__(self, name: str, forward, backward, results=empty_results):
         self.name = name
         self.forward = _define(name, forward, results)
+        backward.__signature__ = _of_backward(inspect.signature(forward))
         self.backward = _define(f"{name}_backward", backward, _empty_gradients)
         gradients = functools.partial(_gradients, self.backward)
         torch.library.register_autograd(self.forward, gradients, setup_context=_keep, lib=_LIBRARY)
@@ -112,6 +113,17 @@ def _define(name, function, results):
     names = list(inspect.signature(function).parameters)
     torch.library.register_vmap(op, functools.partial(_fold, op, names), lib=_LIBRARY)
     return op
+
+
+def _of_backward(forward: inspect.Signature) -> inspect.Signature:
+    """The signature of the backward pass, by that of the forward pass."""
+    q, k, v, *rest = forward.parameters.values()
+    grad_out, out, lse = (q.replace(name=name) for name in ("grad_out", "out", "lse"))
+    grad_lse = q.replace(name="grad_lse", annotation=torch.Tensor | None)
+    return forward.replace(
+        parameters=(grad_out, grad_lse, q, k, v, out, lse, *rest),
+        return_annotation=tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    )
 
 
 def _empty_gradients(grad_out, grad_lse, q, k, v, *_):

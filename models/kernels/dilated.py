@@ -100,17 +100,8 @@ def branch_lists(pattern, heads: int) -> tuple[list[int], list[int], list[int]]:
 
 
 def forward(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    key_padding_mask: torch.Tensor | None,
-    segment_lengths: list[int],
-    dilation_rates: list[int],
-    offsets: list[int],
-    is_causal: bool,
-    scale: float,
-    tf32: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    q, k, v, key_padding_mask, segment_lengths, dilation_rates, offsets, is_causal, scale, tf32
+):
     """out (B, N, H, D) and LSE (B, H, N) float32; rows without keys give 0 and -inf.
 
     q: (B, N, H, D), k, v: (B, N, Hkv, D), float16, bfloat16 or float32, D <= 256; copied
@@ -135,21 +126,21 @@ def forward(
 
 
 def backward(
-    grad_out: torch.Tensor,
-    grad_lse: torch.Tensor | None,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    lse: torch.Tensor,
-    key_padding_mask: torch.Tensor | None,
-    segment_lengths: list[int],
-    dilation_rates: list[int],
-    offsets: list[int],
-    is_causal: bool,
-    scale: float,
-    tf32: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    grad_out,
+    grad_lse,
+    q,
+    k,
+    v,
+    out,
+    lse,
+    key_padding_mask,
+    segment_lengths,
+    dilation_rates,
+    offsets,
+    is_causal,
+    scale,
+    tf32,
+):
     """dQ, dK, dV for the cotangents of out (B, N, H, D) and LSE (B, H, N)."""
     grad_out, q, k, v = (as_operand(x) for x in (grad_out, q, k, v))
     padding, options = padding_flags(key_padding_mask), (is_causal, tf32)

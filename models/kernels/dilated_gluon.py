@@ -52,16 +52,7 @@ def why_not(q: torch.Tensor) -> str | None:
     return tiles.why_not(q) or tiles.why_no_tile(dilated.TABLE, q)
 
 
-def forward(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    segment_lengths: list[int],
-    dilation_rates: list[int],
-    offsets: list[int],
-    is_causal: bool,
-    scale: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def forward(q, k, v, segment_lengths, dilation_rates, offsets, is_causal, scale):
     """out and LSE. offsets: (branches x heads), flat, -1 where a head is not in a branch."""
     q, k, v = (readable(x) for x in (q, k, v))
     batch, n, heads, dim = q.shape

@@ -19,8 +19,8 @@ from models.ring.request import PATTERNS, Request, group_name, length, request, 
 
 # Types of arguments by which torch.library knows them.
 _TYPES = {
-    **dict.fromkeys(("grad_out", "q", "k", "v", "out", "lse"), torch.Tensor),
-    **dict.fromkeys(("grad_lse", "key_padding_mask"), torch.Tensor | None),
+    **dict.fromkeys(("q", "k", "v"), torch.Tensor),
+    "key_padding_mask": torch.Tensor | None,
     **get_type_hints(Request),
     **{"agreed": torch.Tensor, "group": str, "timeout": float, "seq_len": int, "world_size": int},
     **{"is_padded": bool, "requires_grad": bool},
@@ -63,7 +63,7 @@ def rank_op(name: str, forward_steps, backward_steps) -> AttentionOp:
         tensors = (grad_out, grad_lse, q, k, v, out, lse, key_padding_mask)
         return _finished(backward_steps(*tensors, made), made)
 
-    return AttentionOp(name, typed(forward, 2), typed(backward, 3))
+    return AttentionOp(name, typed(forward, 2), backward)
 
 
 def attend(

@@ -146,7 +146,7 @@ def _backward(grad_out, grad_lse, q, k, v, out, lse, key_padding_mask, world_siz
     return tuple(unshard(x, hops.order) for x in zip(*_run_all(steps), strict=True))
 
 
-_op = AttentionOp("simulated_ring_attention", typed(_forward, 2), typed(_backward, 3))
+_op = AttentionOp("simulated_ring_attention", typed(_forward, 2), _backward)
 
 
 def _calls(q, k, is_padded: bool, world_size: int, asked: Request) -> list[Call]:
