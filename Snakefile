@@ -11,12 +11,12 @@ from snakemake.logging import logger
 from snakemake.utils import Paramspace, min_version
 
 from analysis.outputs import (
-    TABLE_FORMS,
     caption_path,
     captions,
     place,
     written,
 )
+from analysis.rendering.text import TABLE_FORMS
 from experiments import grid as grids
 from experiments import machine as machines
 from experiments.digest import code_digest, files_digest
@@ -52,7 +52,11 @@ PUBLISHED = glob_wildcards("results/published/{record,.+}.json").record
 ROOTS = ["results/published"] if PUBLISHED else []
 ROOTS += [LOCAL] if SOURCE == "local" else []
 # What the analysis of records is made of, besides the records.
-ANALYSIS = ["analysis/**/*.py", "analysis/*.mplstyle"]
+ANALYSIS = [
+    "analysis/**/*.py",
+    "analysis/rendering/*.mplstyle",
+    "analysis/experiments/*/layout.yaml",
+]
 ANALYSIS += [
     f"experiments/{files}" for files in ("schema.py", "case.py", "grid.py", "*.yaml")
 ]
@@ -194,7 +198,7 @@ for name in EXPERIMENTS:
             "envs/reproduce.yaml"
         params:
             experiment=name,
-            code=files_digest("analysis/outputs.py", "analysis/text.py"),
+            code=files_digest("analysis/outputs.py", "analysis/rendering/text.py"),
         message:
             "what the report says of the notebook's figures and tables"
         shell:
@@ -265,15 +269,15 @@ rule ledger:
         "envs/reproduce.yaml"
     params:
         code=files_digest(
-            "analysis/ledger_page.py",
-            "analysis/writeups.py",
-            "analysis/text.py",
+            "analysis/pages/ledger_page.py",
+            "analysis/documents/writeups.py",
+            "analysis/rendering/text.py",
             "analysis/pages/ledger.*",
         ),
     message:
         "every claim down to its records, as a page"
     shell:
-        "python -m analysis.ledger_page --claims {input} --out {output} > {log} 2>&1"
+        "python -m analysis.pages.ledger_page --claims {input} --out {output} > {log} 2>&1"
 
 
 rule numbers:
@@ -293,11 +297,11 @@ rule numbers:
     conda:
         "envs/reproduce.yaml"
     params:
-        code=files_digest("analysis/numbers.py"),
+        code=files_digest("analysis/rendering/numbers.py"),
     message:
         "joining every number that the prose may use"
     shell:
-        "python -m analysis.numbers --out {output} {input} > {log} 2>&1"
+        "python -m analysis.rendering.numbers --out {output} {input} > {log} 2>&1"
 
 
 # From a number to its records, from a record to its command; and what all of it cost.
@@ -334,7 +338,7 @@ rule provenance:
     message:
         "from every number to its records and their commands"
     shell:
-        "python -m analysis.provenance --numbers {input.numbers} {params.roots} > {log} 2>&1"
+        "python -m analysis.across.provenance --numbers {input.numbers} {params.roots} > {log} 2>&1"
 
 
 rule overview:
@@ -368,7 +372,7 @@ rule overview:
     message:
         "the figure {wildcards.figure} of all experiments"
     shell:
-        "python -m analysis.overview --figure {wildcards.figure} --out {output.svg}"
+        "python -m analysis.across.overview --figure {wildcards.figure} --out {output.svg}"
         " {params.roots} > {log} 2>&1"
 
 
@@ -392,7 +396,7 @@ rule results_page:
     message:
         "every record on one interactive page"
     shell:
-        "python -m analysis.results_page --out {output} {params.roots} > {log} 2>&1"
+        "python -m analysis.pages.results_page --out {output} {params.roots} > {log} 2>&1"
 
 
 rule advice:
@@ -443,12 +447,14 @@ rule writeup:
         "envs/reproduce.yaml"
     params:
         code=files_digest(
-            "analysis/writeups.py", "analysis/text.py", "analysis/published.py"
+            "analysis/documents/writeups.py",
+            "analysis/rendering/text.py",
+            "analysis/selection/published.py",
         ),
     message:
         "the write-up {wildcards.name}, published beside measured"
     shell:
-        "python -m analysis.writeups {wildcards.name} --out {output} > {log} 2>&1"
+        "python -m analysis.documents.writeups {wildcards.name} --out {output} > {log} 2>&1"
 
 
 rule paper:
@@ -471,8 +477,10 @@ rule paper:
     conda:
         "envs/reproduce.yaml"
     params:
-        code=files_digest("paper/**/*.typ", "paper/*.yml", "analysis/paper.py"),
+        code=files_digest(
+            "paper/**/*.typ", "paper/*.yml", "analysis/documents/paper.py"
+        ),
     message:
         "typesetting the paper"
     shell:
-        "python -m analysis.paper --out {output} > {log} 2>&1"
+        "python -m analysis.documents.paper --out {output} > {log} 2>&1"

@@ -15,9 +15,11 @@ from pathlib import Path
 
 from IPython.display import SVG, Markdown
 
-from analysis import drawing, figures, findings, numbers, published, table, tables
-from analysis import records as sources
-from analysis.records import RecordsError
+from analysis import catalogue
+from analysis.records import frame as sources
+from analysis.records.frame import RecordsError
+from analysis.rendering import numbers, style, table
+from analysis.selection import published
 
 
 class Page:
@@ -40,16 +42,16 @@ class Page:
 
     def figure(self, name: str) -> SVG:
         """Draw figure `name`, write it to `figures/` of the build folder, and show it."""
-        known = figures.FIGURES[self.experiment]
+        known = catalogue.figures(self.experiment)
         draw = known[_one_of("figure", name, known)]
         path = self.build / "figures" / f"{self.experiment}-{name}.svg"
         with _writing(path):
-            drawing.save(draw(self.frame, self.experiment, self.machine), path)
+            style.save(draw(self.frame, self.experiment, self.machine), path)
         return SVG(path)
 
     def table(self, name: str) -> Markdown:
         """Make table `name`, write it to `tables/` of the build folder, and show it."""
-        known = tables.TABLES[self.experiment]
+        known = catalogue.tables(self.experiment)
         made = known[_one_of("table", name, known)](self.frame, self.machine)
         stem = self.build / "tables" / f"{self.experiment}-{name}"
         with _writing(stem):
@@ -57,7 +59,7 @@ class Page:
 
     def numbers(self) -> Markdown:
         """Write every number of the experiment to `numbers/` of the build folder."""
-        found = findings.of_experiment(self.frame, self.experiment, self.machine)
+        found = catalogue.numbers(self.frame, self.experiment, self.machine)
         path = self.build / "numbers" / f"{self.experiment}.json"
         with _writing(path):
             numbers.save(found, path)

@@ -16,10 +16,8 @@ import re
 import sys
 from pathlib import Path, PurePosixPath
 
-from analysis.text import title, write
+from analysis.rendering.text import FIGURE_FORMS, TABLE_FORMS, title, write
 
-# The forms that a figure and a table are written in.
-FIGURE_FORMS, TABLE_FORMS = ("svg", "csv"), ("csv", "md", "typ", "tex")
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 _SHOWN = re.compile(r'page\.(figure|table)\("([\w-]+)"\)|page\.(numbers)\(\)')
 

@@ -114,7 +114,7 @@ def _publish(options) -> int:
 
 
 def _compare(options) -> int:
-    from analysis.compare import compare
+    from analysis.across.compare import compare
 
     print(compare(options.a, options.b))
     return 0

@@ -53,7 +53,7 @@ class Account:
     is_cut: bool = False
 
     def add(self, elapsed: float, outcome: Outcome) -> None:
-        """Book a replicate whose outcome took so many seconds to come by."""
+        """ClaimsFile a replicate whose outcome took so many seconds to come by."""
         value = outcome.value or {}
         samples = sum(sum(value.get(key) or ()) for key in ("samples_ms", "source_ms")) / 1e3
         self.seconds["processes"] += elapsed - outcome.seconds

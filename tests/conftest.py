@@ -36,8 +36,12 @@ def pytest_sessionstart(session):
 @pytest.fixture(scope="session")
 def ledger():
     """`build/claims.json` by the published records of this repository."""
-    from analysis import claims, published, records
+    from analysis import claims
+    from analysis.records import frame as records
+    from analysis.selection import published
 
-    book = claims.load(published.CLAIMS)
-    verdicts = claims.evaluate(book, records.load(records.repository() / "results" / "published"))
-    return json.loads(claims.to_json(book, verdicts))
+    claims_file = claims.load(published.CLAIMS)
+    verdicts = claims.evaluate(
+        claims_file, records.load(records.repository() / "results" / "published")
+    )
+    return json.loads(claims.to_json(claims_file, verdicts))

@@ -10,10 +10,10 @@ import re
 import sys
 from pathlib import Path
 
-from analysis import records
 from analysis.advise import Question, Refused, advise
 from analysis.advise.question import BY
 from analysis.advise.words import in_words
+from analysis.records import frame as records
 from experiments.case import DTYPES, PASSES
 
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from analysis import published, systems
+from analysis.advise.interpolation import Estimate, Point, Series, series
 from analysis.advise.question import (
     Question,
     Refused,
@@ -16,10 +16,11 @@ from analysis.advise.question import (
     resolve,
     rows_of_machine,
 )
-from analysis.advise.series import Estimate, Point, Series, series
-from analysis.claims.vocabulary import ITEM_BYTES
-from analysis.stats import Interval
-from analysis.text import interval, number
+from analysis.records import systems
+from analysis.records.units import ITEM_BYTES
+from analysis.rendering.text import interval, number
+from analysis.selection import published
+from analysis.statistics.intervals import Interval
 from models.registry import VARIANTS
 
 GB = 1e9

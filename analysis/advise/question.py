@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from analysis import records, views
-from analysis.text import span
+from analysis.records import frame as records
+from analysis.rendering.text import span
+from analysis.selection import views
 from experiments.case import DTYPES, PASSES
 
 # Records of these time what published code did, which no one is advised to run.

@@ -12,14 +12,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import claims, published, records, systems, views
+from analysis import claims
 from analysis.advise.answer import Advice, Option, advise, overlap
 from analysis.advise.question import Question, Refused
 from analysis.claims.comparisons import Ordering
-from analysis.claims.figures import Support
-from analysis.drawing import look
-from analysis.table import Cell, Table, brief, quantity, save
-from analysis.text import tokens
+from analysis.claims.stated_numbers import Support
+from analysis.records import frame as records
+from analysis.records import systems
+from analysis.rendering.style import look
+from analysis.rendering.table import Cell, Table, brief, quantity, save
+from analysis.rendering.text import tokens
+from analysis.selection import published, views
 from models.registry import VARIANTS
 
 COLUMNS = (
@@ -49,19 +52,19 @@ class Recommendation:
     against: bool = False
 
 
-def recommendations(book: claims.Book, view: views.View) -> list[Recommendation]:
+def recommendations(claims_file: claims.ClaimsFile, view: views.View) -> list[Recommendation]:
     """What the write-up of `view` recommends for one device, in its order.
 
     "Only X will do above a length" is asked of the shortest measured length above it.
     """
-    found, ledger = [], claims.Ledger(book, view.rows)
-    for claim in book.claims.values():
+    found, evidence = [], claims.Evidence(claims_file, view.rows)
+    for claim in claims_file.claims.values():
         predicate = claim.predicate
         if claim.section != "recommendations" or claim.writeup != view.experiment:
             continue
         if not isinstance(predicate, (Ordering, Support)):
             continue
-        shape = ledger.shape(claim, predicate.at.given())
+        shape = evidence.shape(claim, predicate.at.given())
         against = isinstance(predicate, Support)
         seq_len = shape.get("seq_len")
         if against:
@@ -69,8 +72,8 @@ def recommendations(book: claims.Book, view: views.View) -> list[Recommendation]
         if seq_len is None or (shape.get("world_size") or 1) > 1:
             continue
         named, *others = [predicate.system] if against else [*predicate.order, *predicate.among]
-        known, system = book.systems[named], _system(book, named)
-        over = tuple(filter(None, (_system(book, other) for other in others)))
+        known, system = claims_file.systems[named], _system(claims_file, named)
+        over = tuple(filter(None, (_system(claims_file, other) for other in others)))
         by = "time" if against else predicate.quantity
         batch = shape.get("batch", 1)
         batch = batch if against else view.batch_for(batch, seq_len)
@@ -83,8 +86,8 @@ def recommendations(book: claims.Book, view: views.View) -> list[Recommendation]
     return found
 
 
-def _system(book: claims.Book, name: str) -> str | None:
-    known = book.systems[name]
+def _system(claims_file: claims.ClaimsFile, name: str) -> str | None:
+    known = claims_file.systems[name]
     return systems.key(known.variant, known.sparsity) if known.variant else None
 
 
@@ -97,15 +100,17 @@ def _shortest(view: views.View, at_least: int) -> int | None:
     return None if longer.empty else int(longer.min())
 
 
-def _answers(book, frame: pd.DataFrame, machine: str) -> tuple[pd.DataFrame, list, list[str]]:
+def _answers(
+    claims_file, frame: pd.DataFrame, machine: str
+) -> tuple[pd.DataFrame, list, list[str]]:
     """Records of a machine, its line for each recommendation, and those that it has none for."""
     own = frame[frame["machine"] == machine]
     answered, absent = [], []
-    for experiment in book.writeups:
+    for experiment in claims_file.writeups:
         if experiment not in set(own["experiment"]):
             continue
         view = views.view(frame, experiment, machine)
-        for one in recommendations(book, view):
+        for one in recommendations(claims_file, view):
             row = _line(_comparable(frame, one), view, one)
             if row[COLUMNS.index("best of all")] is None:
                 absent.append(one.claim)
@@ -121,12 +126,12 @@ def beside(frame: pd.DataFrame, machine: str = "auto") -> Table:
     "no" if one of these is better, "not told apart" if that is within the intervals. Best of its
     kind, of all: of everything that was measured there.
     """
-    book = claims.load(published.CLAIMS)
+    claims_file = claims.load(published.CLAIMS)
     speaks = records.speaker(frame, machine)
     names = [speaks] if machine != "auto" else records.machines(frame, speaks)
     # Of the machine with most answers, the first in order of those with as many.
     own, answered, absent = max(
-        (_answers(book, frame, name) for name in names), key=lambda found: len(found[1])
+        (_answers(claims_file, frame, name) for name in names), key=lambda found: len(found[1])
     )
     note = (
         f"Advice x: y is claim x{SHARED}y, borne out if better than what the write-up holds it "

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from analysis.advise.answer import GB, Advice, Option
-from analysis.stats import Interval
-from analysis.text import DASH, interval, number
+from analysis.records.units import MIB
+from analysis.rendering.text import DASH, interval, number
+from analysis.statistics.intervals import Interval
 
-MIB = 2**20
 _HEAD = ("", "system", "gives", "time, ms", "of first", "memory, MiB", "from")
 _OPEN = {"dtype": "type", "is_causal": "causality"}
 

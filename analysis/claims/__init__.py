@@ -14,16 +14,16 @@ records       what was measured, on one machine: the published card itself, else
 none          nothing above applies: not testable here, and the reason says what is missing.
 
 A mechanism (`mechanisms` in the file) says how a published figure arose, once for all claims that
-it explains; `complete.wanting` lists what has no verdict, evidence or mechanism.
+it explains; `complete.missing` lists what has no verdict, evidence or mechanism.
 
 An absolute time is never carried from one card to another. Ratios, orderings and growth are.
 """
 
-from analysis.claims.book import load
-from analysis.claims.complete import wanting
-from analysis.claims.ledger import Book, Claim, Ledger
-from analysis.claims.verdicts import counts, evaluate, to_csv, to_json
-from analysis.claims.vocabulary import (
+from analysis.claims.claim import Claim, ClaimsFile
+from analysis.claims.completeness import missing
+from analysis.claims.evidence import Evidence
+from analysis.claims.load import load
+from analysis.claims.schema import (
     NOT_REPRODUCED,
     NOT_TESTABLE,
     REFUTED,
@@ -34,6 +34,7 @@ from analysis.claims.vocabulary import (
     Judgement,
     Verdict,
 )
+from analysis.claims.verdicts import counts, evaluate, to_csv, to_json
 
 __all__ = [
     "NOT_REPRODUCED",
@@ -42,16 +43,16 @@ __all__ = [
     "REPRODUCED",
     "UNKNOWN",
     "VERDICTS",
-    "Book",
+    "ClaimsFile",
     "Claim",
     "ClaimsError",
     "Judgement",
-    "Ledger",
+    "Evidence",
     "Verdict",
     "counts",
     "evaluate",
     "load",
     "to_csv",
     "to_json",
-    "wanting",
+    "missing",
 ]

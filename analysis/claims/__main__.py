@@ -6,12 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from analysis import records
-from analysis.claims.book import load
-from analysis.claims.complete import wanting
+from analysis.claims.completeness import missing
+from analysis.claims.load import load
+from analysis.claims.schema import ClaimsError
 from analysis.claims.verdicts import counts, evaluate, to_csv, to_json
-from analysis.claims.vocabulary import ClaimsError
-from analysis.text import write
+from analysis.records import frame as records
+from analysis.rendering.text import write
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,9 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("roots", nargs="*", metavar="RECORD_ROOT", help="folders or files")
     options = parser.parse_args(arguments)
     try:
-        book = load(options.claims)
-        verdicts = evaluate(book, records.load(*options.roots))
-        write(options.out, to_json(book, verdicts))
+        claims_file = load(options.claims)
+        verdicts = evaluate(claims_file, records.load(*options.roots))
+        write(options.out, to_json(claims_file, verdicts))
         write(options.out.with_suffix(".csv"), to_csv(verdicts))
     except (ClaimsError, records.RecordsError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for writeup, tally in counts(verdicts).items():
         print(f"{writeup}: " + ", ".join(f"{n} {verdict}" for verdict, n in tally.items()))
-    faults = wanting(book, verdicts)
+    faults = missing(claims_file, verdicts)
     for line in faults:
         print(f"error: {line}", file=sys.stderr)
     return 1 if faults else 0

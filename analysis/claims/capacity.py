@@ -6,10 +6,8 @@ import math
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-from analysis import stats
-from analysis.claims.predicate import Predicate, in_text, is_close, measured_as, shape_words
-from analysis.claims.vocabulary import (
-    MIB,
+from analysis.claims.claim import Predicate
+from analysis.claims.schema import (
     NOT_REPRODUCED,
     NOT_TESTABLE,
     REFUTED,
@@ -19,6 +17,9 @@ from analysis.claims.vocabulary import (
     Shape,
     SystemName,
 )
+from analysis.claims.wording import in_text, is_close, measured_as, shape_words
+from analysis.records.units import MIB
+from analysis.statistics import intervals
 
 
 class MemoryBytes(Predicate):
@@ -34,11 +35,11 @@ class MemoryBytes(Predicate):
     counts: Literal["peak", "total"] = "peak"
     per_token: bool = False
 
-    def _unit(self, claim, ledger) -> tuple[str, float]:
+    def _unit(self, claim, evidence) -> tuple[str, float]:
         """The unit of the figure, and its size in bytes."""
         if not self.per_token:
             return "MiB", MIB
-        shape = ledger.shape(claim, self.at.given())
+        shape = evidence.shape(claim, self.at.given())
         return "KiB/token", 1024 * shape["batch"] * shape["seq_len"]
 
     def words(self, claim):
@@ -46,10 +47,10 @@ class MemoryBytes(Predicate):
         shape, unit = shape_words(self.at.given()), "KiB a token" if self.per_token else "MiB"
         return f"{what[self.counts]} of {self.system} at {shape} is {claim.published} {unit}"
 
-    def judge(self, claim, ledger):
-        unit, size = self._unit(claim, ledger)
-        output = ledger.tensor_bytes(claim, self.at.given()) / size
-        wrapped = ledger.book.systems[self.system].projections > 0
+    def judge(self, claim, evidence):
+        unit, size = self._unit(claim, evidence)
+        output = evidence.tensor_bytes(claim, self.at.given()) / size
+        wrapped = evidence.claims_file.systems[self.system].projections > 0
         inputs = output * (1 if wrapped else 3) * (self.counts == "total")
         if claim.published + self.resolution / 2 < output + inputs:
             what = "the inputs and the output" if inputs else "the output alone"
@@ -58,13 +59,13 @@ class MemoryBytes(Predicate):
 
         def decide(rows, missing):
             value = rows["system"]["peak_memory_bytes"] / size + inputs
-            value = stats.Interval(value, math.nan, math.nan, 0.0)
+            value = intervals.Interval(value, math.nan, math.nan, 0.0)
             verdict = REPRODUCED if is_close(claim.published, value) else NOT_REPRODUCED
             text = f"{in_text(value)} {unit}"
             return Judgement(verdict, "records", text, measured_as(value, unit))
 
         needs = {"system": (self.system, self.at.given())}
-        found = ledger.on_records(claim, needs, decide, device_kind="cuda", quantity="memory")
+        found = evidence.on_records(claim, needs, decide, device_kind="cuda", quantity="memory")
         if found.verdict == NOT_TESTABLE:
             reason = f"{found.reason}, on a CUDA device; physically possible"
             return replace(found, reason=reason)
@@ -89,13 +90,13 @@ class Fits(Predicate):
         room = f"in the memory of {self.card}" if self.card else f"{claim.published} MiB"
         return f"{self.system} at {shape_words(self.at.given())} {self.expect} {room}"
 
-    def judge(self, claim, ledger):
+    def judge(self, claim, evidence):
         at, room = self.at.given(), "the card has"
         if self.card is None:
             capacity, room = claim.published * MIB, "of"
         else:
-            capacity = ledger.book.cards[self.card].memory_bytes
-        tensor = ledger.tensor_bytes(claim, at)
+            capacity = evidence.claims_file.cards[self.card].memory_bytes
+        tensor = evidence.tensor_bytes(claim, at)
         if 4 * tensor > capacity:
             text = f"q, k, v and the output alone are {4 * tensor / MIB:.4g} MiB"
             verdict = REPRODUCED if self.expect == "exceeds" else REFUTED
@@ -103,23 +104,23 @@ class Fits(Predicate):
 
         def decide(rows, missing):
             row = rows["system"]
-            own = ledger.tensor_bytes(claim, at | {"dtype": row["dtype"], "batch": row["batch"]})
+            own = evidence.tensor_bytes(claim, at | {"dtype": row["dtype"], "batch": row["batch"]})
             total = row["peak_memory_bytes"] + 3 * own
             fits = total <= capacity
             text = f"needs {total / MIB:.4g} MiB with its inputs, {room} {capacity / MIB:.4g}"
             verdict = REPRODUCED if fits == (self.expect == "fits") else REFUTED
             if own < tensor if fits else own > tensor:
                 verdict, text = NOT_TESTABLE, f"{text}, at another size of tensors"
-            value = stats.Interval(total / MIB, math.nan, math.nan, 0.0)
+            value = intervals.Interval(total / MIB, math.nan, math.nan, 0.0)
             return Judgement(verdict, "records", text, measured_as(value, "MiB"))
 
         needs = {"system": (self.system, at)}
-        found = ledger.on_records(claim, needs, decide, quantity="memory")
+        found = evidence.on_records(claim, needs, decide, quantity="memory")
         if found.verdict != NOT_TESTABLE:
             return found
         lost = [
             row
-            for row in ledger.rows(claim, self.system, at)
+            for row in evidence.rows(claim, self.system, at)
             if row["status"] == "oom" and row["device_memory_bytes"] >= capacity
         ]
         if not lost:

@@ -8,17 +8,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from analysis import stats
-from analysis.claims.predicate import (
-    Predicate,
-    in_text,
-    joined,
-    measured_as,
-    ratio_of,
-    shape_words,
-    starred,
-)
-from analysis.claims.vocabulary import (
+from analysis.claims.claim import Predicate
+from analysis.claims.schema import (
     DIRECTION,
     FACTOR,
     NOT_REPRODUCED,
@@ -30,6 +21,8 @@ from analysis.claims.vocabulary import (
     Shape,
     SystemName,
 )
+from analysis.claims.wording import in_text, joined, measured_as, ratio_of, shape_words, starred
+from analysis.statistics import intervals
 
 
 class Speedup(Predicate):
@@ -59,22 +52,22 @@ class Speedup(Predicate):
             f"at {shape_words(self.at.given())}"
         )
 
-    def judge(self, claim, ledger):
-        book, figure = ledger.book, claim.published
+    def judge(self, claim, evidence):
+        claims_file, figure = evidence.claims_file, claim.published
         needs = {
             "system": (self.system, self.at.given()),
             "against": (self.against, self.at.given() | self.against_at.given()),
         }
-        found = ledger.on_records(claim, needs, self._decide(figure), card=self.card)
+        found = evidence.on_records(claim, needs, self._decide(figure), card=self.card)
         refs = self.references()
         if refs and figure is not None:
-            system, against = (book.figure(refs[s]) for s in (self.system, self.against))
+            system, against = (claims_file.figure(refs[s]) for s in (self.system, self.against))
             low, high = against[0] / system[1], against[1] / system[0]
             if figure + self.resolution / 2 < low or figure - self.resolution / 2 > high:
                 text = f"the published times give {low:.4g} to {high:.4g}, not {figure}"
                 return found.overruled(REFUTED, "arithmetic", text)
         faster = figure is None or figure > DIRECTION
-        wraps = book.contains(self.system, self.against) and not self.against_at.given()
+        wraps = claims_file.contains(self.system, self.against) and not self.against_at.given()
         if faster and wraps and found.verdict != REPRODUCED:
             return found.overruled(
                 REFUTED,
@@ -129,7 +122,7 @@ class Ordering(Predicate):
     def references(self):
         return starred(self.figures, dict.fromkeys(itertools.chain(*self._pairs())))
 
-    def derived(self, book):
+    def derived(self, claims_file):
         return list(self.order)
 
     def words(self, claim):
@@ -138,11 +131,11 @@ class Ordering(Predicate):
             return f"{self.order[0]} has less {self.quantity} than {joined(self.among)} at {shape}"
         return f"{self.quantity} rises in the order {joined(self.order)} at {shape}"
 
-    def judge(self, claim, ledger):
-        pairs, book = self._pairs(), ledger.book
+    def judge(self, claim, evidence):
+        pairs, claims_file = self._pairs(), evidence.claims_file
         systems = dict.fromkeys(itertools.chain(*pairs))
         needs = {system: (system, self.at.given()) for system in systems}
-        found = ledger.on_records(
+        found = evidence.on_records(
             claim,
             needs,
             self._decide,
@@ -152,12 +145,12 @@ class Ordering(Predicate):
         )
         refs = self.references()
         for first, second in pairs if refs else ():
-            if book.figure(refs[first])[0] > book.figure(refs[second])[1]:
-                figures = [book.claims[refs[s]].published for s in (first, second)]
+            if claims_file.figure(refs[first])[0] > claims_file.figure(refs[second])[1]:
+                figures = [claims_file.claims[refs[s]].published for s in (first, second)]
                 text = f"its own figures: {first} {figures[0]}, {second} {figures[1]}"
                 return found.overruled(REFUTED, "arithmetic", text)
         for first, second in pairs:
-            wraps = self.quantity == "time" and book.contains(first, second)
+            wraps = self.quantity == "time" and claims_file.contains(first, second)
             if wraps and found.verdict != REPRODUCED:
                 text = f"{first} runs all of {second} and more, so it cannot be faster"
                 return found.overruled(REFUTED, "construction", text)
@@ -173,7 +166,7 @@ class Ordering(Predicate):
                 for_it, against_it = ratio.low > 1, ratio.high < 1
             else:
                 value = rows[second]["peak_memory_bytes"] / rows[first]["peak_memory_bytes"]
-                ratio = stats.Interval(value, math.nan, math.nan, 0.0)
+                ratio = intervals.Interval(value, math.nan, math.nan, 0.0)
                 for_it, against_it = value >= DIRECTION, value <= 1 / DIRECTION
             if not for_it:
                 verdict = REFUTED if against_it or verdict == REFUTED else NOT_REPRODUCED
@@ -203,10 +196,10 @@ class Distinct(Predicate):
     def words(self, claim):
         return f"{self.quantity} of {joined(self.among)} differs at {shape_words(self.at.given())}"
 
-    def judge(self, claim, ledger):
+    def judge(self, claim, evidence):
         needs = {system: (system, self.at.given()) for system in self.among}
         kind = {"quantity": self.quantity, "device_kind": self.device_kind}
-        return ledger.on_records(claim, needs, self._decide, **kind)
+        return evidence.on_records(claim, needs, self._decide, **kind)
 
     def _decide(self, rows, missing):
         ratios = [
@@ -231,10 +224,10 @@ class Distinct(Predicate):
         return Judgement(verdict, "records", text, measured_as(widest, "x"))
 
 
-def _more_over_less(one, other, quantity: str) -> stats.Interval:
+def _more_over_less(one, other, quantity: str) -> intervals.Interval:
     if quantity == "memory":
         less, more = sorted(row["peak_memory_bytes"] for row in (one, other))
-        return stats.Interval(more / less, math.nan, math.nan, 0.0)
+        return intervals.Interval(more / less, math.nan, math.nan, 0.0)
     return max((ratio_of(one, other), ratio_of(other, one)), key=lambda ratio: ratio.value)
 
 
@@ -262,12 +255,12 @@ class FastestVaries(Predicate):
         lengths = joined(at.seq_len for at in self.shapes)
         return f"the fastest of {joined(self.among)} is not the same at {lengths} tokens"
 
-    def judge(self, claim, ledger):
+    def judge(self, claim, evidence):
         needs = {(s, at.seq_len): (s, at.given()) for s in self.among for at in self.shapes}
-        found = ledger.on_records(claim, needs, self._decide)
+        found = evidence.on_records(claim, needs, self._decide)
         refs = self.references()
         if refs:
-            times = {key: ledger.book.claims[refs[key]].published for key in self._keys()}
+            times = {key: evidence.claims_file.claims[refs[key]].published for key in self._keys()}
             winners = {min(self.among, key=lambda s: times[s, at.seq_len]) for at in self.shapes}
             if len(winners) == 1:
                 text = f"by its own times {joined(winners)} is fastest everywhere"

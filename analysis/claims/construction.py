@@ -6,8 +6,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from analysis.claims.predicate import Predicate, shape_words
-from analysis.claims.vocabulary import REFUTED, REPRODUCED, Judgement, Shape, SystemName
+from analysis.claims.claim import Predicate
+from analysis.claims.schema import REFUTED, REPRODUCED, Judgement, Shape, SystemName
+from analysis.claims.wording import shape_words
 from models.patterns.branches import DilatedBranches
 from models.patterns.locality import locality
 from models.patterns.orders import CURVES
@@ -28,13 +29,13 @@ class LeftOut(Predicate):
         shape = shape_words(self.at.given())
         return f"{self.system} leaves out {claim.published} % of the pairs at {shape}"
 
-    def judge(self, claim, ledger):
+    def judge(self, claim, evidence):
         at = self.at.given()
-        shape = ledger.shape(claim, at, self.system)
+        shape = evidence.shape(claim, at, self.system)
         n = shape["seq_len"]
-        pairs = ledger.pairs(claim, self.system, at)
+        pairs = evidence.pairs(claim, self.system, at)
         dense = DilatedBranches([n], [1]).pairs(n, shape["heads"], shape["is_causal"])
-        blocks = ledger.book.systems[self.system].pattern == "blocks"
+        blocks = evidence.claims_file.systems[self.system].pattern == "blocks"
         margin = self.resolution / 2 + (100 * shape["block_size"] / n if blocks else 0)
         share = 100 * (1 - pairs / dense)
         verdict = REPRODUCED if abs(share - claim.published) <= margin else REFUTED
@@ -62,7 +63,7 @@ class Locality(Predicate):
             f"{self.curve} curve meets fewer blocks within {self.radius} tokens than in order"
         )
 
-    def judge(self, claim, ledger):
+    def judge(self, claim, evidence):
         curve, order = (
             locality(
                 one,

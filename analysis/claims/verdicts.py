@@ -10,43 +10,44 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from analysis.claims.figures import Restates
-from analysis.claims.ledger import Book, Claim, Ledger
-from analysis.claims.origin import mechanism
-from analysis.claims.vocabulary import VERDICTS, Verdict
+from analysis.claims.claim import Claim, ClaimsFile
+from analysis.claims.evidence import Evidence
+from analysis.claims.mechanism import mechanism
+from analysis.claims.schema import VERDICTS, Verdict
+from analysis.claims.stated_numbers import Restates
 
 
-def evaluate(book: Book, frame: pd.DataFrame) -> list[Verdict]:
+def evaluate(claims_file: ClaimsFile, frame: pd.DataFrame) -> list[Verdict]:
     """A verdict on every claim, in the file's order. `frame`: see `analysis.records.load`."""
-    ledger = Ledger(book, frame)
-    return [_verdict(ledger, claim) for claim in book.claims.values()]
+    evidence = Evidence(claims_file, frame)
+    return [_verdict(evidence, claim) for claim in claims_file.claims.values()]
 
 
-def _verdict(ledger: Ledger, claim: Claim) -> Verdict:
-    found = ledger.judge(claim)
+def _verdict(evidence: Evidence, claim: Claim) -> Verdict:
+    found = evidence.judge(claim)
     published = claim.published
     return Verdict(
         id=claim.id,
         writeup=claim.writeup,
         source=f"{claim.writeup}, {claim.section}",
         claim=claim.claim,
-        published=claim.predicate.derived(ledger.book) if published is None else published,
+        published=claim.predicate.derived(evidence.claims_file) if published is None else published,
         kind=claim.kind,
         predicate=claim.predicate.words(claim),
         verdict=found.verdict,
         basis=found.basis,
         reason=f"{found.reason} ({claim.note})" if claim.note else found.reason,
         measured=found.measured,
-        mechanism=mechanism(ledger.book, claim, found.verdict),
-        see=_seen(ledger.book, claim),
+        mechanism=mechanism(evidence.claims_file, claim, found.verdict),
+        see=_seen(evidence.claims_file, claim),
         evidence=[{k: row[k] for k in ("path", "machine", "command")} for row in found.rows],
     )
 
 
-def _seen(book: Book, claim: Claim) -> list[str]:
+def _seen(claims_file: ClaimsFile, claim: Claim) -> list[str]:
     """The claim's tables and figures; where it restates a figure, those of that."""
     while not claim.see and isinstance(claim.predicate, Restates):
-        claim = book.claims[claim.predicate.of]
+        claim = claims_file.claims[claim.predicate.of]
     return list(claim.see)
 
 
@@ -59,11 +60,11 @@ def counts(verdicts: list[Verdict]) -> dict[str, dict[str, int]]:
     }
 
 
-def to_json(book: Book, verdicts: list[Verdict]) -> str:
+def to_json(claims_file: ClaimsFile, verdicts: list[Verdict]) -> str:
     """The text of `build/claims.json`: counts, mechanisms, then every verdict."""
     data = {
         "counts": counts(verdicts),
-        "mechanisms": {name: m.model_dump() for name, m in book.mechanisms.items()},
+        "mechanisms": {name: m.model_dump() for name, m in claims_file.mechanisms.items()},
         "claims": [asdict(v) for v in verdicts],
     }
     return json.dumps(data, indent=1, allow_nan=False) + "\n"

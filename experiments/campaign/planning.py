@@ -78,7 +78,7 @@ def claims_text(work: Work, kind: str, name: str, minutes: float) -> str:
     """Claim by claim, by which minute of the campaign it would have a verdict."""
     if importlib.util.find_spec("pandas") is None:
         return "which claims that decides: needs pandas, as `make reproduce` sets it up"
-    from analysis import coverage
+    from analysis.across import coverage
 
     found = coverage.coverage(by_the_clock(work, kind, name, minutes), minutes=MINUTES)
     return coverage.text(found, MINUTES)

@@ -6,19 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import (
-    claims,
-    drawing,
-    figures,
-    findings,
-    numbers,
-    overview,
-    provenance,
-    published,
-    records,
-    table,
-    tables,
-)
+from analysis import catalogue, claims
+from analysis.across import overview, provenance
+from analysis.records import frame as records
+from analysis.rendering import numbers, style, table
+from analysis.selection import published
 from tests.analysis import synthetic, synthetic_cards
 from tests.analysis.claims_cases import EMPTY, data, entry, load
 
@@ -80,17 +72,17 @@ def build_with_card(laptop_root, tmp_path_factory):
 
 def _built(frame: pd.DataFrame, folder: Path) -> Path:
     for experiment in published.EXPERIMENTS:
-        found = findings.of_experiment(frame, experiment)
+        found = catalogue.numbers(frame, experiment)
         numbers.save(found, folder / "numbers" / f"{experiment}.json")
-        for name, draw in figures.FIGURES[experiment].items():
-            drawing.save(draw(frame, experiment), folder / f"figures/{experiment}-{name}.svg")
-        for name, make in tables.TABLES[experiment].items():
+        for name, draw in catalogue.figures(experiment).items():
+            style.save(draw(frame, experiment), folder / f"figures/{experiment}-{name}.svg")
+        for name, make in catalogue.tables(experiment).items():
             table.save(make(frame, "auto"), folder / "tables" / f"{experiment}-{name}")
     for name, draw in overview.FIGURES.items():
-        drawing.save(draw(frame), folder / f"figures/{name}.svg")
-    book = claims.load(published.CLAIMS)
-    verdicts = claims.evaluate(book, frame)
-    (folder / "claims.json").write_text(claims.to_json(book, verdicts))
+        style.save(draw(frame), folder / f"figures/{name}.svg")
+    claims_file = claims.load(published.CLAIMS)
+    verdicts = claims.evaluate(claims_file, frame)
+    (folder / "claims.json").write_text(claims.to_json(claims_file, verdicts))
     files = [*sorted((folder / "numbers").iterdir()), folder / "claims.json"]
     joined = numbers.join(files)
     numbers.save(joined, folder / "numbers.json")
@@ -106,8 +98,8 @@ def judge(tmp_path):
     """(predicate, published, rows, other entries) -> the verdict on the first claim."""
 
     def run(predicate, published=None, rows=(), others=()):
-        book = load(tmp_path, data(entry(predicate, published), *others))
+        claims_file = load(tmp_path, data(entry(predicate, published), *others))
         frame = pd.DataFrame(list(rows)) if rows else EMPTY
-        return claims.evaluate(book, frame)[0]
+        return claims.evaluate(claims_file, frame)[0]
 
     return run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis.claims.vocabulary import ITEM_BYTES
+from analysis.records.units import ITEM_BYTES
 from experiments.case import Case
 from models.registry import VARIANTS
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from analysis import stats
 from analysis.advise import Question, Refused, advise
 from analysis.advise.__main__ import main, memory
 from analysis.advise.answer import input_bytes
+from analysis.statistics import intervals
 from tests.analysis import synthetic
 from tests.analysis.synthetic import CPU
 
@@ -40,7 +40,7 @@ def test_a_measured_setting_is_ranked_by_its_medians(laptop):
 def test_an_interval_resamples_processes():
     apart = [[10.0, 10.1, 10.2], [14.0, 14.1, 14.2], [12.0, 12.1, 12.2]]
     together = [[12.0, 12.1, 12.2]] * 3
-    wide, narrow = (stats.resampled_median(r) for r in (apart, together))
+    wide, narrow = (intervals.resampled_median(r) for r in (apart, together))
     assert wide.value == narrow.value == 12.1
     assert wide.high - wide.low > 10 * (narrow.high - narrow.low)
     assert (wide.low * wide.high) ** 0.5 == pytest.approx(12.1)
@@ -199,7 +199,7 @@ def test_records_of_several_experiments_at_one_point_are_pooled(laptop):
     own = laptop[laptop["path"].isin(dense.records)]
     assert {"comprehensive", "dilated", "block_sparse"} <= set(own["experiment"])
     replicates = [samples for one in own["samples"] for samples in one]
-    assert dense.time == stats.resampled_median(replicates)
+    assert dense.time == intervals.resampled_median(replicates)
     assert len(replicates) == synthetic.REPLICATES * len(own)
 
 

@@ -4,7 +4,10 @@ import math
 
 import pytest
 
-from analysis import figures, findings, published, records, replica_views, tables
+from analysis import catalogue
+from analysis.experiments.as_published import views as replica_views
+from analysis.records import frame as records
+from analysis.selection import published
 from tests.analysis import synthetic, synthetic_replicas
 
 EXPERIMENT = replica_views.EXPERIMENT
@@ -17,7 +20,7 @@ def view(laptop):
 
 @pytest.fixture(scope="module")
 def numbers(laptop):
-    found = findings.of_experiment(laptop, EXPERIMENT)
+    found = catalogue.numbers(laptop, EXPERIMENT)
     return {key.removeprefix(f"{EXPERIMENT}."): value for key, value in found.items()}
 
 
@@ -55,7 +58,7 @@ def test_three_columns_come_from_their_own_pairs(numbers):
 
 
 def test_the_table_of_speed_ups_has_a_line_a_published_figure(laptop):
-    made = tables.TABLES[EXPERIMENT]["speedups"](laptop, "auto")
+    made = catalogue.tables(EXPERIMENT)["speedups"](laptop, "auto")
     assert [row[3] for row in made.rows].count("–") == 0
     assert len(made.rows) == 3 * 2 + 3 * 3
     assert _cell(made, 0, "Speed-up published") == "1.07"
@@ -100,12 +103,12 @@ def test_the_plots_are_told_apart_by_their_rates(view):
 def test_without_the_shortest_length_there_is_no_share(laptop):
     longer = laptop[~((laptop["head_dim"] == 8) & (laptop["seq_len"] == 1024))]
     assert replica_views.curves(replica_views.view(longer)) == []
-    made = tables.TABLES[EXPERIMENT]["plots"](longer, "auto")
+    made = catalogue.tables(EXPERIMENT)["plots"](longer, "auto")
     assert made.rows == []
 
 
 def test_a_billion_is_a_chunk_multiplied_and_says_so(laptop, numbers):
-    made = tables.TABLES[EXPERIMENT]["billion"](laptop, "auto")
+    made = catalogue.tables(EXPERIMENT)["billion"](laptop, "auto")
     assert "no measurements of that length" in made.note
     median = _median("published-over-heads", 4096)
     last = dict(zip(made.columns, made.rows[-1], strict=True))
@@ -121,14 +124,14 @@ def test_a_billion_is_a_chunk_multiplied_and_says_so(laptop, numbers):
 def test_real_sequences_stand_beside_the_multiplied_chunk(laptop):
     rows = laptop[(laptop["experiment"] == "extreme") & (laptop["seq_len"] == 2**20)]
     kept = rows[(rows["variant"] == "dilated-streamed") & rows["segment_lengths"].map(_stays)]
-    made = tables.TABLES[EXPERIMENT]["billion"](laptop, "auto")
+    made = catalogue.tables(EXPERIMENT)["billion"](laptop, "auto")
     cells = {row[0]: row[-1] for row in made.rows}
     assert cells["1,048,576"].value == pytest.approx(kept.iloc[0]["median_ms"] / 1e3)
     assert cells["131,072"] is None
-    found = findings.of_experiment(laptop, EXPERIMENT)
+    found = catalogue.numbers(laptop, EXPERIMENT)
     assert found[f"{EXPERIMENT}.billion.exact.tokens"]["text"] == "4,194,304"
     without = laptop[laptop["experiment"] != "extreme"]
-    made = tables.TABLES[EXPERIMENT]["billion"](without, "auto")
+    made = catalogue.tables(EXPERIMENT)["billion"](without, "auto")
     assert {row[-1] for row in made.rows} == {None}
 
 
@@ -137,7 +140,7 @@ def _stays(lengths):
 
 
 def test_what_is_alive_is_the_output(laptop, numbers):
-    made = tables.TABLES[EXPERIMENT]["memory"](laptop, "auto")
+    made = catalogue.tables(EXPERIMENT)["memory"](laptop, "auto")
     by = [dict(zip(made.columns, row, strict=True)) for row in made.rows]
     assert [row["Published (MiB)"] for row in by] == ["11.1", "12.0", "48.0"]
     assert [row["Output, published type"] for row in by] == [3, 12, 48]
@@ -150,13 +153,13 @@ def test_the_first_call_is_charged_the_workspace(laptop, numbers):
     assert numbers["first.more"]["value"] == pytest.approx(synthetic_replicas.WORKSPACE)
     assert numbers["first.published"]["value"] == pytest.approx(8.125)
     assert numbers["first.slower"]["value"] == pytest.approx(synthetic_replicas.COLD)
-    made = tables.TABLES[EXPERIMENT]["first-call"](laptop, "auto")
+    made = catalogue.tables(EXPERIMENT)["first-call"](laptop, "auto")
     assert _cell(made, 0, "Difference published (MiB)") == pytest.approx(8.125)
     assert math.isclose(_cell(made, 1, "Difference (MiB)"), synthetic_replicas.WORKSPACE)
 
 
 def test_the_figure_draws_three_marks_a_line(laptop):
-    left, right = figures.FIGURES[EXPERIMENT]["speedups"](laptop, EXPERIMENT).axes
+    left, right = catalogue.figures(EXPERIMENT)["speedups"](laptop, EXPERIMENT).axes
     assert [bars.get_label() for bars in left.containers] == ["published", "replica", "exact"]
     assert [len(bars.lines[0].get_xdata()) for bars in left.containers] == [6, 6, 6]
     assert 17.22 in left.containers[0].lines[0].get_xdata()

@@ -6,24 +6,18 @@ from pathlib import Path
 import pytest
 from matplotlib.text import Text
 
-from analysis import (
-    claims,
-    drawn,
-    entries,
-    findings,
-    published,
-    readme,
-    records,
-    stats,
-    tables,
-    views,
-    voices,
-)
+from analysis import catalogue, claims
 from analysis.advise.answer import advise
 from analysis.advise.question import Question
 from analysis.advise.words import in_words
-from analysis.figures import FIGURES
-from analysis.numbers import lookup
+from analysis.documents import readme
+from analysis.records import frame as records
+from analysis.rendering import figure_csv
+from analysis.rendering.numbers import lookup
+from analysis.selection import published, reporting_machine, views
+from analysis.standard import number_entries
+from analysis.standard.by_machine import ByMachine
+from analysis.statistics import intervals
 from experiments.case import Case
 from tests.analysis import synthetic, synthetic_cards
 from tests.analysis.synthetic_cards import H100, H200
@@ -44,7 +38,7 @@ def half(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def told(half):
-    return {e: findings.of_experiment(half, e) for e in EXPERIMENTS}
+    return {e: catalogue.numbers(half, e) for e in EXPERIMENTS}
 
 
 def at_8192(variant: str) -> Case:
@@ -105,7 +99,7 @@ def test_a_crossover_of_the_cpu_says_so(told):
 
 
 def test_a_named_machine_speaks_alone(half):
-    found = findings.of_experiment(half, "ring", H100.id)
+    found = catalogue.numbers(half, "ring", H100.id)
     assert found["ring.strong.ring-distributed.speedup"]["text"] == "–"
 
 
@@ -116,15 +110,15 @@ def test_cards_come_before_cpus_and_the_fuller_one_first(half, tmp_path):
     synthetic.write(tmp_path / "published", "comprehensive")
     frame = records.load(tmp_path / "published")
     order = [H200.id, H100.id, synthetic.CPU]
-    assert voices.order(frame, "comprehensive") == order
-    assert voices.order(frame, "comprehensive", H100.id) == [H100.id]
+    assert reporting_machine.order(frame, "comprehensive") == order
+    assert reporting_machine.order(frame, "comprehensive", H100.id) == [H100.id]
 
 
 def test_the_readme_names_the_device_of_each_sentence(half, told):
     numbers = {key: value for found in told.values() for key, value in found.items()}
-    book = claims.load(published.CLAIMS)
+    claims_file = claims.load(published.CLAIMS)
     for word in ("total", "reproduced", "not-reproduced", "refuted", "not-testable-here"):
-        numbers[f"claims.all.{word}"] = {"value": len(book.claims), "text": "7"}
+        numbers[f"claims.all.{word}"] = {"value": len(claims_file.claims), "text": "7"}
     template = (ROOT / "paper/readme.md.j2").read_text()
     text = readme.fill("<!-- found -->\n<!-- /found -->", template, numbers)
     text = " ".join(text.split())
@@ -146,7 +140,7 @@ def test_a_readme_without_several_ranks_has_no_sentence_of_them(told):
 
 
 def test_a_table_keeps_what_the_cpu_measured_in_a_block_of_its_own(half):
-    made = tables.TABLES["comprehensive"]["summary-4096"](half, "auto")
+    made = catalogue.tables("comprehensive")["summary-4096"](half, "auto")
     assert list(dict.fromkeys(made.machines)) == [
         "NVIDIA H100 80GB HBM3", "2-core CPU, A CPU @ 2.0GHz",
     ]  # fmt: skip
@@ -160,7 +154,7 @@ def test_a_table_keeps_what_the_cpu_measured_in_a_block_of_its_own(half):
     assert 'table.header("Implementation", "Time\\npublished' in typst
     assert r"\emph{2-core CPU, A CPU @ 2.0GHz}" in made.to_latex("x")
     # Where nothing is of the card, the CPU's note stands.
-    strong = tables.TABLES["ring"]["strong"](half, "auto")
+    strong = catalogue.tables("ring")["strong"](half, "auto")
     assert strong.note.startswith("Measured: 2-core CPU, real ranks; a rank is one core")
 
 
@@ -168,7 +162,7 @@ def test_a_full_card_needs_no_second_card(tmp_path):
     cases = [("comprehensive", case) for case in synthetic.cases("comprehensive", "gpu")[:63]]
     for card in (H100, H200):
         synthetic_cards.write(tmp_path / "published", cases, card, 2)
-    made = tables.TABLES["comprehensive"]["times"](records.load(tmp_path / "published"), "auto")
+    made = catalogue.tables("comprehensive")["times"](records.load(tmp_path / "published"), "auto")
     assert made.machines == () and "H200" not in made.note
 
 
@@ -180,12 +174,12 @@ def test_times_of_one_process_have_no_interval_and_those_of_three_have(half):
     rows = [card[card["variant"] == v].iloc[0] for v in ("dense", "dilated-sdpa")]
     gain = views.ratio(*rows)
     assert math.isnan(gain.low) and gain.confidence == 0
-    assert entries.time(rows[0])["text"].count("[") == 0
+    assert number_entries.time(rows[0])["text"].count("[") == 0
 
 
 def test_a_verdict_of_one_process_says_so_and_needs_a_clear_direction(half):
-    book = claims.load(published.CLAIMS)
-    by = {verdict.id: verdict for verdict in claims.evaluate(book, half)}
+    claims_file = claims.load(published.CLAIMS)
+    by = {verdict.id: verdict for verdict in claims.evaluate(claims_file, half)}
     found = by["comprehensive.speedup.improved.b1.n8192"]
     times = [
         synthetic_cards.median_ms(at_8192(v), H100) for v in ("dilated-gather", "dilated-sdpa")
@@ -208,14 +202,18 @@ def test_advice_of_one_process_prints_no_interval_and_tells_close_ones_not_apart
 
 def test_the_labels_of_a_table_tell_its_rows_apart(half):
     # Else a block of another machine loses the rows that are called alike.
-    for key, (labels, _) in tables.LABELS.items():
-        experiment = next(e for e in tables.TABLES if key.startswith(f"{e}-"))
-        if experiment not in EXPERIMENTS:
-            continue
-        make = tables.TABLES[experiment][key.removeprefix(f"{experiment}-")]
-        for machine in set(half[half["experiment"] == experiment]["machine"]):
-            rows = [row[:labels] for row in make(half, machine).rows]
-            assert len(set(rows)) == len(rows), (key, machine)
+    made = [
+        make
+        for experiment in EXPERIMENTS
+        for make in catalogue.tables(experiment).values()
+        if isinstance(make, ByMachine)
+    ]
+    assert len(made) == 25
+    for make in made:
+        for machine in set(half[half["experiment"] == make.experiment]["machine"]):
+            table = make(half, machine)
+            rows = [row[: make.labels] for row in table.rows]
+            assert len(set(rows)) == len(rows), (table.caption, machine)
 
 
 @pytest.mark.parametrize(("name", "experiment"), [
@@ -223,26 +221,26 @@ def test_the_labels_of_a_table_tell_its_rows_apart(half):
     ("speedups", "as_published"),
 ])  # fmt: skip
 def test_a_figure_of_one_machine_is_of_the_one_with_most_to_show(half, name, experiment):
-    card, cpu = voices.order(half, experiment)
+    card, cpu = reporting_machine.order(half, experiment)
     shown = {
-        machine: drawn.to_csv(FIGURES[experiment][name](half, experiment, machine))
+        machine: figure_csv.to_csv(catalogue.figures(experiment)[name](half, experiment, machine))
         for machine in ("auto", card, cpu)
     }
     assert shown["auto"] == shown[cpu] != shown[card]
 
 
 def test_an_interval_without_bounds_prints_none():
-    assert f"{stats.Interval(0.5, math.nan, math.nan, 0.0):.3f}" == "0.500"
-    assert f"{stats.Interval(0.5, 0.25, 1, 0.95):.2f}" == "0.50 [0.25, 1.00]"
+    assert f"{intervals.Interval(0.5, math.nan, math.nan, 0.0):.3f}" == "0.500"
+    assert f"{intervals.Interval(0.5, 0.25, 1, 0.95):.2f}" == "0.50 [0.25, 1.00]"
 
 
 def test_of_a_card_alone_nothing_is_said_of_a_cpu(half):
     own = half[half["machine"] == H100.id]
     for experiment in EXPERIMENTS:
-        for name, make in tables.TABLES[experiment].items():
+        for name, make in catalogue.tables(experiment).items():
             made = make(own, "auto")
             assert "CPU" not in f"{made.caption} {made.note}", (experiment, name)
-        for name, draw in FIGURES[experiment].items():
+        for name, draw in catalogue.figures(experiment).items():
             figure = draw(own, experiment)
             texts = [text.get_text() for text in figure.findobj(Text)]
             assert not any("CPU" in text for text in texts), (experiment, name)

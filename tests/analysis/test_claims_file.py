@@ -29,13 +29,13 @@ def test_a_table_makes_a_claim_a_cell(tmp_path):
         "rows": [[1024, 1.5, None], [2048, 2.5, 3.5]],
         "cells": [cell | {"for": {"who": ["core", "fast"], "b": [2]}}],
     }
-    book = load(tmp_path, data(table))
-    assert {i: c.published for i, c in book.claims.items()} == {
+    claims_file = load(tmp_path, data(table))
+    assert {i: c.published for i, c in claims_file.claims.items()} == {
         "w.core.n1024": 1.5,  # the empty cell makes no claim
         "w.core.n2048": 2.5,
         "w.fast.n2048": 3.5,
     }
-    assert book.claims["w.fast.n2048"].predicate.at.given() == {"batch": 2, "seq_len": 2048}
+    assert claims_file.claims["w.fast.n2048"].predicate.at.given() == {"batch": 2, "seq_len": 2048}
 
 
 def broken(change):

@@ -20,8 +20,8 @@ def judged(tmp_path, *entries, rows=(), system=None):
     content = data(*entries)
     if system:
         content["systems"]["fast"]["mechanism"] = system
-    book = load(tmp_path, content)
-    return book, claims.evaluate(book, pd.DataFrame(list(rows)) if rows else EMPTY)
+    claims_file = load(tmp_path, content)
+    return claims_file, claims.evaluate(claims_file, pd.DataFrame(list(rows)) if rows else EMPTY)
 
 
 def test_a_figure_that_does_not_hold_says_how_it_arose_or_that_nobody_knows(tmp_path):
@@ -66,7 +66,7 @@ def test_the_mechanism_of_a_system_is_that_of_its_times_alone(tmp_path):
 def test_a_verdict_leads_to_its_records_their_commands_and_its_tables(tmp_path):
     first = entry(SPEEDUP, 2.0, "a") | {"see": ["tables/x-times", "figures/x-time"]}
     again = entry({"kind": "restates", "of": "w.a"}, 2.0, "b")
-    book, found = judged(tmp_path, first, again, rows=SLOW)
+    claims_file, found = judged(tmp_path, first, again, rows=SLOW)
     for one in found:
         assert one.see == ["tables/x-times", "figures/x-time"]
         assert one.evidence == [
@@ -77,13 +77,13 @@ def test_a_verdict_leads_to_its_records_their_commands_and_its_tables(tmp_path):
             }
             for variant in ("dilated-sdpa", "dilated-gather")
         ]
-    assert claims.wanting(book, found) == []
+    assert claims.missing(claims_file, found) == []
     line = list(csv.DictReader(io.StringIO(claims.to_csv(found))))[0]
     assert line["see"] == "tables/x-times figures/x-time"
     assert line["mechanism"] == "unknown"
     assert line["evidence"].split() == [e["path"] for e in found[0].evidence]
     assert line["command"] == "measure dilated-sdpa 1024"
-    written = json.loads(claims.to_json(book, found))
+    written = json.loads(claims.to_json(claims_file, found))
     assert written["mechanisms"]["slip"]["explanation"] == "by slip."
     assert written["claims"][0]["evidence"] == found[0].evidence
 
@@ -103,21 +103,23 @@ def test_a_verdict_leads_to_its_records_their_commands_and_its_tables(tmp_path):
     ],
 )
 def test_what_is_wanting_is_named_with_its_claim(tmp_path, change, text):
-    book, (found,) = judged(tmp_path, entry(SPEEDUP, 2.0) | {"see": ["tables/x-t"]}, rows=SLOW)
+    claims_file, (found,) = judged(
+        tmp_path, entry(SPEEDUP, 2.0) | {"see": ["tables/x-t"]}, rows=SLOW
+    )
     changed = copy.copy(found)
     for field, value in change.items():
         object.__setattr__(changed, field, value)
-    (line,) = claims.wanting(book, [changed])
+    (line,) = claims.missing(claims_file, [changed])
     assert line.startswith("w.it: ") and text in line
-    assert claims.wanting(book, []) == ["w.it: no verdict"]
+    assert claims.missing(claims_file, []) == ["w.it: no verdict"]
 
 
 def test_the_command_fails_where_evidence_is_wanting(tmp_path, monkeypatch, capsys):
-    book, _ = judged(tmp_path, entry(SPEEDUP, 2.0))  # which names no table
+    claims_file, _ = judged(tmp_path, entry(SPEEDUP, 2.0))  # which names no table
     frame = pd.DataFrame([*SLOW, row("dense")])
     monkeypatch.setattr(cli.records, "load", lambda *roots: frame)
     out = tmp_path / "claims.json"
-    assert cli.main(["--claims", book.path, "--out", str(out)]) == 1
+    assert cli.main(["--claims", claims_file.path, "--out", str(out)]) == 1
     assert capsys.readouterr().err == (
         "error: w.it: judged by records, but `see` names no table or figure\n"
     )

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from analysis import claims, records
+from analysis import claims
 from analysis.claims import NOT_REPRODUCED, NOT_TESTABLE, REFUTED, REPRODUCED
 from analysis.claims import __main__ as cli
 from analysis.outputs import written
-from analysis.published import EXPERIMENTS
+from analysis.records import frame as records
+from analysis.selection.published import EXPERIMENTS
 from tests.analysis import synthetic
 from tests.analysis.claims_cases import EMPTY, MIB
 
@@ -19,7 +20,7 @@ FILE = Path(__file__).parents[2] / "paper" / "claims.yaml"
 
 
 @pytest.fixture(scope="module")
-def book():
+def claims_file():
     return claims.load(FILE)
 
 
@@ -33,15 +34,15 @@ def frame(records_root):
     return records.load(records_root)
 
 
-def test_every_statement_and_cell_is_a_claim(book):
-    assert Counter(c.writeup for c in book.claims.values()) == {
+def test_every_statement_and_cell_is_a_claim(claims_file):
+    assert Counter(c.writeup for c in claims_file.claims.values()) == {
         "comprehensive": 208,
         "dilated": 106,
         "block_sparse": 125,
         "ring": 103,
         "overview": 63,
     }
-    parts = Counter(".".join(i.split(".")[:2]) for i in book.claims)
+    parts = Counter(".".join(i.split(".")[:2]) for i in claims_file.claims)
     assert parts["comprehensive.time"] == 54
     assert parts["comprehensive.summary"] == 4 * 18
     assert parts["comprehensive.speedup"] == 15
@@ -53,16 +54,16 @@ def test_every_statement_and_cell_is_a_claim(book):
     # The best of three lengths, three rows of memory, and a table of five rows by four systems.
     cells = ("throughput", "best", "memory", "scaling")
     assert [parts[f"ring.{cell}"] for cell in cells] == [3] * 4
-    rows = Counter(".".join(i.split(".")[:3]) for i in book.claims)
+    rows = Counter(".".join(i.split(".")[:3]) for i in claims_file.claims)
     cells = ("memory", "speed", "multi-gpu", "locality", "sparsity")
     assert all(rows[f"ring.feature.{cell}"] >= 4 for cell in cells)
-    assert book.claims["comprehensive.time.improved.b1.n4096"].published == 10.40
-    assert book.claims["comprehensive.time.ring-multihead.b4.n8192"].published == 693.31
+    assert claims_file.claims["comprehensive.time.improved.b1.n4096"].published == 10.40
+    assert claims_file.claims["comprehensive.time.ring-multihead.b4.n8192"].published == 693.31
 
 
-def test_without_records_arithmetic_and_physics_still_decide(book):
-    verdicts = claims.evaluate(book, EMPTY)
-    assert [v.id for v in verdicts] == list(book.claims)
+def test_without_records_arithmetic_and_physics_still_decide(claims_file):
+    verdicts = claims.evaluate(claims_file, EMPTY)
+    assert [v.id for v in verdicts] == list(claims_file.claims)
     assert all(v.reason and v.verdict in claims.VERDICTS for v in verdicts)
     assert not any(v.basis == "records" or v.evidence for v in verdicts)
     assert claims.counts(verdicts) == {
@@ -117,20 +118,20 @@ def test_without_records_arithmetic_and_physics_still_decide(book):
         assert (by_id[claim_id].verdict, by_id[claim_id].basis) == (verdict, basis), claim_id
 
 
-def test_published_times_respect_the_floors_of_the_card(book):
+def test_published_times_respect_the_floors_of_the_card(claims_file):
     """No logged time is refuted by physics, and the floor is the one computed by hand."""
-    ledger = claims.Ledger(book, EMPTY)
-    claim = book.claims["comprehensive.time.improved.b1.n8192"]
+    evidence = claims.Evidence(claims_file, EMPTY)
+    claim = claims_file.claims["comprehensive.time.improved.b1.n8192"]
     pairs = 8 * (8 * 1024**2 + 4 * 1024**2 + 2 * 1024**2)
     by_hand = 1000 * 256 * pairs / (1.25 * 8.87e12)
     at = claim.predicate.at.given()
-    assert ledger.floor_ms(claim, "improved", at, "gtx-1080") == pytest.approx(by_hand)
-    times = [c for c in book.claims.values() if c.kind in ("absolute_time", "throughput")]
-    assert {ledger.judge(c).verdict for c in times} == {NOT_TESTABLE}
+    assert evidence.floor_ms(claim, "improved", at, "gtx-1080") == pytest.approx(by_hand)
+    times = [c for c in claims_file.claims.values() if c.kind in ("absolute_time", "throughput")]
+    assert {evidence.judge(c).verdict for c in times} == {NOT_TESTABLE}
 
 
-def test_verdicts_on_synthetic_records(book, frame):
-    verdicts = {v.id: v for v in claims.evaluate(book, frame)}
+def test_verdicts_on_synthetic_records(claims_file, frame):
+    verdicts = {v.id: v for v in claims.evaluate(claims_file, frame)}
     assert len(verdicts) == 605
     assert Counter(v.basis for v in verdicts.values())["records"] > 50
     speedup = verdicts["comprehensive.speedup.improved.b1.n4096"]
@@ -153,13 +154,13 @@ def test_verdicts_on_synthetic_records(book, frame):
     assert large["value"] == pytest.approx(1.004 * 4 * 32768 * 768 * 32 / MIB + 3 * 192)
 
 
-def test_nothing_is_wanting_with_records_or_without(book, frame):
+def test_nothing_is_wanting_with_records_or_without(claims_file, frame):
     for records_of in (frame, EMPTY):
-        assert claims.wanting(book, claims.evaluate(book, records_of)) == []
+        assert claims.missing(claims_file, claims.evaluate(claims_file, records_of)) == []
 
 
-def test_a_write_up_without_experiment_is_judged_by_those_of_its_systems(book, frame):
-    verdicts = {v.id: v for v in claims.evaluate(book, frame)}
+def test_a_write_up_without_experiment_is_judged_by_those_of_its_systems(claims_file, frame):
+    verdicts = {v.id: v for v in claims.evaluate(claims_file, frame)}
     places = {
         "overview.speed.flash.least": {"backends"},
         "overview.speed.block-sparse.least.dense": {"block_sparse"},
@@ -171,22 +172,22 @@ def test_a_write_up_without_experiment_is_judged_by_those_of_its_systems(book, f
         assert {Path(path).parent.name for path in paths} == experiments, claim_id
 
 
-def test_what_a_claim_points_to_is_what_notebooks_write(book):
+def test_what_a_claim_points_to_is_what_notebooks_write(claims_file):
     made = {path.rpartition(".")[0] for name in EXPERIMENTS for path in written(name)}
-    pointed = {place for claim in book.claims.values() for place in claim.see}
-    pointed |= {m.evidence for m in book.mechanisms.values() if m.evidence}
+    pointed = {place for claim in claims_file.claims.values() for place in claim.see}
+    pointed |= {m.evidence for m in claims_file.mechanisms.values() if m.evidence}
     assert pointed - made == set()
 
 
-def test_every_mechanism_explains_some_claim(book):
-    used = {claim.mechanism for claim in book.claims.values()}
-    used |= {system.mechanism for system in book.systems.values()}
-    assert set(book.mechanisms) - used == {claims.UNKNOWN}
+def test_every_mechanism_explains_some_claim(claims_file):
+    used = {claim.mechanism for claim in claims_file.claims.values()}
+    used |= {system.mechanism for system in claims_file.systems.values()}
+    assert set(claims_file.mechanisms) - used == {claims.UNKNOWN}
 
 
-def test_one_changed_number_changes_only_what_rests_on_it(book, frame):
+def test_one_changed_number_changes_only_what_rests_on_it(claims_file, frame):
     """dilated-sdpa, 4096 tokens, batch 1, made six times faster on the GPU."""
-    before = claims.evaluate(book, frame)
+    before = claims.evaluate(claims_file, frame)
     speedup = next(v for v in before if v.id == "comprehensive.speedup.improved.b1.n4096")
     path = next(e["path"] for e in speedup.evidence if "variant-dilated-sdpa" in e["path"])
     (index,) = frame.index[frame.path == path]
@@ -194,7 +195,7 @@ def test_one_changed_number_changes_only_what_rests_on_it(book, frame):
     changed.at[index, "samples"] = [[s / 6 for s in one] for one in frame.at[index, "samples"]]
     for column in ("median_ms", "low_ms", "high_ms"):
         changed.at[index, column] = frame.at[index, column] / 6
-    after = claims.evaluate(book, changed)
+    after = claims.evaluate(claims_file, changed)
     moved = {a.id for a, b in zip(before, after, strict=True) if a != b}
     resting = {v.id for v in before if v.measured and path in [e["path"] for e in v.evidence]}
     # A ranking reports its worst pair only, which may be one of other systems.
@@ -223,12 +224,14 @@ def test_command_line_writes_both_files_and_the_same_twice(records_root, tmp_pat
     assert cli.main(arguments) == 0
     assert "comprehensive: " in capsys.readouterr().out
     first = out.read_bytes()
-    ledger = json.loads(first)
-    assert len(ledger["claims"]) == sum(sum(c.values()) for c in ledger["counts"].values()) == 605
+    evidence = json.loads(first)
+    assert (
+        len(evidence["claims"]) == sum(sum(c.values()) for c in evidence["counts"].values()) == 605
+    )
     with out.with_suffix(".csv").open(newline="") as lines:
         table = list(csv.DictReader(lines))
-    assert [line["id"] for line in table] == [claim["id"] for claim in ledger["claims"]]
-    assert [line["verdict"] for line in table] == [claim["verdict"] for claim in ledger["claims"]]
+    assert [line["id"] for line in table] == [claim["id"] for claim in evidence["claims"]]
+    assert [line["verdict"] for line in table] == [claim["verdict"] for claim in evidence["claims"]]
     assert cli.main(arguments) == 0
     assert out.read_bytes() == first
     assert sorted(p.name for p in out.parent.iterdir()) == ["claims.csv", "claims.json"]

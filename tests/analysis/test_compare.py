@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from analysis import records
-from analysis.compare import compare
+from analysis.across.compare import compare
+from analysis.records import frame as records
 from tests.analysis import synthetic
 
 

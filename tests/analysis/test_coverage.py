@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from analysis import coverage
-from analysis.expected_records import expected_record
+from analysis.across import coverage
+from analysis.across.expected_records import expected_record
 from experiments import cost, grid
 from experiments.campaign import value
 from experiments.schema import Record

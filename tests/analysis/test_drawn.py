@@ -6,12 +6,14 @@ import io
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import drawing, drawn, figures
-from analysis.figures import growth, speedup
+from analysis import catalogue
+from analysis.rendering import figure_csv, style
+from analysis.selection import published
+from analysis.standard import growth, speedup
 
 
 def _rows(figure) -> list[dict]:
-    return list(csv.DictReader(io.StringIO(drawn.to_csv(figure))))
+    return list(csv.DictReader(io.StringIO(figure_csv.to_csv(figure))))
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ def test_an_axis_of_names_gives_the_name_and_a_note_its_columns(ax):
     ax.set_ylabel("")
     ax.set_yticks([0.5, 1.5, 2.5], ["low", "middle", "high"])
     ax.plot([1], [1.5], "o", label="a")
-    drawn.note(ax, "b", "cell", ratio=1.25, word="undecided")
+    figure_csv.note(ax, "b", "cell", ratio=1.25, word="undecided")
     first, second = _rows(ax.figure)
     assert (first["name"], first["ratio"]) == ("middle", "")
     assert (second["ratio"], second["word"], second["shape"]) == ("1.25", "undecided", "cell")
@@ -71,11 +73,11 @@ def test_what_has_no_height_on_the_axis_has_no_value(ax):
 def test_a_labelled_shape_that_cannot_be_read_is_told(ax):
     ax.scatter([1], [2], label="cloud")
     with pytest.raises(TypeError, match="PathCollection 'cloud': no rows for such a shape"):
-        drawn.to_csv(ax.figure)
+        figure_csv.to_csv(ax.figure)
 
 
 def test_a_figure_is_saved_with_its_medians(laptop, tmp_path):
-    drawing.save(growth.time(laptop, "dilated"), tmp_path / "f.svg")
+    style.save(growth.time(laptop, "dilated"), tmp_path / "f.svg")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.csv", "f.svg"]
     rows = list(csv.DictReader((tmp_path / "f.csv").open()))
     own = laptop[(laptop["experiment"] == "dilated") & (laptop["system"] == "dense")]
@@ -98,8 +100,8 @@ def test_published_and_measured_bars_stand_under_their_shape(laptop):
 
 
 @pytest.mark.parametrize(
-    ("experiment", "name"), [(e, n) for e, known in figures.FIGURES.items() for n in known]
+    ("experiment", "name"), [(e, n) for e in published.EXPERIMENTS for n in catalogue.figures(e)]
 )
 def test_every_figure_has_rows_and_every_series_a_name(both, experiment, name):
-    rows = _rows(figures.FIGURES[experiment][name](both, experiment))
+    rows = _rows(catalogue.figures(experiment)[name](both, experiment))
     assert rows and all(row["series"] and row["shape"] for row in rows)

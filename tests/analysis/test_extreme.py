@@ -6,14 +6,16 @@ import io
 import numpy as np
 import pytest
 
-from analysis import extreme_views, figures, findings, records, tables
+from analysis import catalogue
+from analysis.experiments.extreme import views as extreme_views
+from analysis.records import frame as records
 from tests.analysis import synthetic
 
 LONGEST, SHORTEST = 4194304, 65536
 
 
 def _rows(frame, name) -> list[dict]:
-    made = tables.TABLES["extreme"][name](frame, "auto")
+    made = catalogue.tables("extreme")[name](frame, "auto")
     return list(csv.DictReader(io.StringIO(made.to_csv())))
 
 
@@ -68,7 +70,7 @@ def test_ways_to_read_beside_one_piece(laptop):
 
 
 def test_numbers_for_the_prose(laptop, nothing):
-    found = findings.of_experiment(laptop, "extreme")
+    found = catalogue.numbers(laptop, "extreme")
     assert found["extreme.same.longest.tokens"]["text"] == "4M"
     assert found["extreme.same.longest.tokens.exact"]["text"] == "4,194,304"
     assert found["extreme.same.longest.rate"]["value"] == pytest.approx(
@@ -81,7 +83,7 @@ def test_numbers_for_the_prose(laptop, nothing):
     hours = found["extreme.dense.extrapolated"]
     assert hours["value"] == pytest.approx(_dense_ms(LONGEST) / 3.6e6, rel=0.02)
     assert len(hours["records"]) == 7  # six of dense attention, and the streamed pass
-    empty = findings.of_experiment(nothing, "extreme")
+    empty = catalogue.numbers(nothing, "extreme")
     assert set(empty) == set(found)
     ours = [key for key in empty if key.startswith(("extreme.same.", "extreme.dense."))]
     assert len(ours) > 20 and all(empty[key]["value"] is None for key in ours)
@@ -89,11 +91,11 @@ def test_numbers_for_the_prose(laptop, nothing):
 
 def test_a_machine_without_a_streamed_pass_has_tables_of_nothing(nothing):
     for name in ("lengths", "dense", "sources"):
-        assert tables.TABLES["extreme"][name](nothing, "auto").rows == []
+        assert catalogue.tables("extreme")[name](nothing, "auto").rows == []
 
 
 def test_the_figure_draws_the_continuation_dashed_from_the_last_measured_length(laptop):
-    figure = figures.FIGURES["extreme"]["passes"](laptop, "extreme")
+    figure = catalogue.figures("extreme")["passes"](laptop, "extreme")
     time, memory = figure.axes
     dashed = [line for line in time.lines if line.get_linestyle() == "--"]
     assert len(dashed) == 1

@@ -3,21 +3,25 @@
 import numpy as np
 import pytest
 
-from analysis import drawing, figures, overview, systems
-from analysis.figures import density, gain, growth, rate, speedup
+from analysis import catalogue
+from analysis.across import overview
+from analysis.experiments.block_sparse import density, gain
+from analysis.records import systems
+from analysis.rendering import style
+from analysis.standard import growth, rate, speedup
 from tests.analysis import synthetic
 
 
 def _svg(figure, path) -> bytes:
-    return drawing.save(figure, path).read_bytes()
+    return style.save(figure, path).read_bytes()
 
 
-ALL = [(experiment, name) for experiment, known in figures.FIGURES.items() for name in known]
+ALL = [(e, name) for e in published.EXPERIMENTS for name in catalogue.figures(e)]
 
 
-@pytest.mark.parametrize("name", figures.FIGURES["block_sparse"])
+@pytest.mark.parametrize("name", catalogue.figures("block_sparse"))
 def test_two_renders_are_the_same_bytes(laptop, tmp_path, name):
-    draw = figures.FIGURES["block_sparse"][name]
+    draw = catalogue.figures("block_sparse")[name]
     first, second = (_svg(draw(laptop, "block_sparse"), tmp_path / f"{i}.svg") for i in range(2))
     assert first == second
     assert b"<dc:date>" not in first
@@ -28,8 +32,8 @@ def test_every_figure_is_drawn_of_two_machines_and_of_smoke_records(
     both, smoke, nothing, tmp_path, experiment, name
 ):
     for frame in (both, smoke, nothing):
-        figure = figures.FIGURES[experiment][name](frame, experiment)
-        assert figure.get_figwidth() in (drawing.COLUMN, drawing.PAGE)
+        figure = catalogue.figures(experiment)[name](frame, experiment)
+        assert figure.get_figwidth() in (style.COLUMN, style.PAGE)
         assert _svg(figure, tmp_path / "f.svg").startswith(b"<?xml")
 
 
@@ -61,7 +65,7 @@ def test_speed_ups_stand_beside_the_published_ones(laptop):
 
 
 def test_the_overview_compares_every_published_system(laptop):
-    from analysis import views
+    from analysis.selection import views
 
     lines = overview.lines(views.view(laptop, "comprehensive"))
     by = {(line.system, line.seq_len): line for line in lines}
@@ -76,7 +80,7 @@ def test_the_overview_compares_every_published_system(laptop):
     assert 7 < by["block-sparse@90", 16384].measured.value < 8
     assert "dense" not in {line.system for line in sparse}
     figure = overview.overview(laptop)
-    assert figure.get_figwidth() == drawing.PAGE
+    assert figure.get_figwidth() == style.PAGE
     assert [ax.get_title(loc="left") for ax in figure.axes] == [
         f"write-up “{name}”" for name in ("comprehensive", "dilated", "block_sparse")
     ]
@@ -88,25 +92,25 @@ def test_the_overview_command_names_a_missing_folder(tmp_path, capsys):
 
 
 def test_labels_keep_their_order_and_their_distance():
-    placed = drawing.spread([0.5, 0.5, 0.51, 0.9], 0.1, 0.0, 1.0)
+    placed = style.spread([0.5, 0.5, 0.51, 0.9], 0.1, 0.0, 1.0)
     assert placed[3] == pytest.approx(0.9)
     gaps = [b - a for a, b in zip(placed, placed[1:], strict=False)]
     assert min(gaps) >= 0.1 - 1e-9
-    assert drawing.spread([2.0], 0.1, 0.0, 1.0) == [1.0]
-    crowded = drawing.spread([0.5] * 30, 0.1, 0.0, 1.0)
+    assert style.spread([2.0], 0.1, 0.0, 1.0) == [1.0]
+    crowded = style.spread([0.5] * 30, 0.1, 0.0, 1.0)
     assert (crowded[0], crowded[-1]) == (0.0, pytest.approx(1.0))
 
 
-@pytest.mark.parametrize("experiment", figures.FIGURES)
+@pytest.mark.parametrize("experiment", published.EXPERIMENTS)
 def test_looks_are_told_apart_without_colour(experiment):
     own = {systems.on_one_rank(system) for system in systems.of_experiment(experiment)}
     if experiment == "memory":  # these are in its tables alone
         own -= {"ring-hilbert", "ring-block-sparse@90"}
-    assert len({drawing.look(system).marker for system in own}) == len(own)
-    assert len({drawing.look(system).color for system in own}) == len(own)
-    assert len({drawing.look(system).label for system in own}) == len(own)
-    assert set(own) <= set(drawing.LOOKS)
-    assert drawing.look("some-new-system").label == "some-new-system"
+    assert len({style.look(system).marker for system in own}) == len(own)
+    assert len({style.look(system).color for system in own}) == len(own)
+    assert len({style.look(system).label for system in own}) == len(own)
+    assert set(own) <= set(style.LOOKS)
+    assert style.look("some-new-system").label == "some-new-system"
 
 
 def _texts(figure) -> list[str]:
@@ -149,5 +153,5 @@ def test_the_published_pattern_has_the_density_of_seven_blocks_a_row():
 
 def test_a_note_is_broken_to_the_width_of_the_figure(laptop):
     figure = rate.rate(laptop, "block_sparse")
-    assert figure.get_figwidth() == drawing.COLUMN
-    assert max(map(len, figure.texts[-1].get_text().splitlines())) <= 20 * drawing.COLUMN
+    assert figure.get_figwidth() == style.COLUMN
+    assert max(map(len, figure.texts[-1].get_text().splitlines())) <= 20 * style.COLUMN

@@ -10,8 +10,9 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
-from analysis import claims, ledger_page
-from analysis.published import CLAIMS
+from analysis import claims
+from analysis.pages import ledger_page
+from analysis.selection.published import CLAIMS
 from tests.analysis.claims_cases import SPEEDUP, data, entry, load, times
 
 ROOT = CLAIMS.parents[1]

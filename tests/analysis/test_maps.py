@@ -6,15 +6,17 @@ import math
 
 import pytest
 
-from analysis import drawing, drawn, overview, published, rates, views
-from analysis.figures import crossover, forest, maps, roofline, shapes
-from analysis.figures.maps import Cell, Map
-from analysis.stats import Interval
+from analysis.across import exponents, overview
+from analysis.rendering import figure_csv, style
+from analysis.selection import published, rates, views
+from analysis.standard import crossover, maps, roofline, shapes
+from analysis.standard.maps import Cell, Map
+from analysis.statistics.intervals import Interval
 from tests.analysis import synthetic
 
 
 def _rows(figure) -> list[dict]:
-    return list(csv.DictReader(io.StringIO(drawn.to_csv(figure))))
+    return list(csv.DictReader(io.StringIO(figure_csv.to_csv(figure))))
 
 
 @pytest.mark.parametrize(
@@ -43,14 +45,14 @@ def test_a_map_colours_by_winner_and_hatches_what_is_missing():
     assert empty.get_hatch() and not above.get_hatch()
     words = [text.get_text() for text in figure.axes[0].texts]
     assert words == ["4.00", "0.50", "", ""]
-    assert figure.get_figwidth() == drawing.COLUMN
+    assert figure.get_figwidth() == style.COLUMN
     assert maps.maps_of([], "note").axes == []
 
 
 def test_cells_stay_inside_the_page_however_many_lengths():
     columns = [f"{n}K" for n in range(40)]
     figure = maps.maps_of([[Map("t", ["a"], columns, {}), Map("u", ["a"], columns, {})]], "")
-    assert figure.get_figwidth() == drawing.PAGE
+    assert figure.get_figwidth() == style.PAGE
     assert max(ax.get_position().x1 for ax in figure.axes) <= 1
 
 
@@ -113,7 +115,7 @@ _X = "useful FLOPs a byte moved"
 
 
 def test_every_exponent_stands_under_its_machine_with_its_interval(laptop):
-    rows = forest.rows_of(laptop)
+    rows = exponents.rows_of(laptop)
     by = {(row.experiment, row.system): row.fits for row in rows}
     fit = by["dilated", "dense"][synthetic.CPU, "time"]
     assert fit.exponent.value == pytest.approx(2, abs=0.05)
@@ -133,7 +135,7 @@ def test_every_exponent_stands_under_its_machine_with_its_interval(laptop):
 
 def test_the_figure_of_exponents_is_drawn_of_few_records(smoke, nothing, tmp_path):
     for frame in (smoke, nothing):
-        path = drawing.save(forest.scaling(frame), tmp_path / "f.svg")
+        path = style.save(exponents.scaling(frame), tmp_path / "f.svg")
         assert path.read_bytes().startswith(b"<?xml")
 
 

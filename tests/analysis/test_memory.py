@@ -6,8 +6,12 @@ import math
 
 import pytest
 
-from analysis import curves, findings, memory_views, published, systems, tables, views
-from analysis.figures import peaks
+from analysis import catalogue
+from analysis.experiments.memory import figures
+from analysis.experiments.memory import views as memory_views
+from analysis.records import systems
+from analysis.selection import published, views
+from analysis.statistics import curves
 from experiments import grid
 from tests.analysis import synthetic
 
@@ -17,7 +21,7 @@ def _view(frame, machine="auto"):
 
 
 def _rows(frame, name, machine="auto"):
-    made = tables.TABLES["memory"][name](frame, machine)
+    made = catalogue.tables("memory")[name](frame, machine)
     return list(csv.DictReader(io.StringIO(made.to_csv())))
 
 
@@ -123,7 +127,7 @@ def test_growth_has_the_weights_of_all_models_and_what_ran_out(both):
 
 
 def test_lengths_that_ran_out_stand_at_the_top_edge(both):
-    axes = peaks.scaling(both, "memory", synthetic.GPU).axes[0]
+    axes = figures.scaling(both, "memory", synthetic.GPU).axes[0]
     assert [text.get_text() for text in axes.texts].count("out of memory") == 1
     lost = next(line for line in axes.lines if line.get_label() == "Eager: out of memory")
     assert list(lost.get_xdata()) == [65536, 131072]
@@ -131,7 +135,7 @@ def test_lengths_that_ran_out_stand_at_the_top_edge(both):
 
 
 def test_numbers_follow_the_records(both, laptop):
-    found = findings.of_experiment(both, "memory", synthetic.GPU)
+    found = catalogue.numbers(both, "memory", synthetic.GPU)
     assert found["memory.forward.ran_out.dense-eager"]["value"] == 65536
     assert found["memory.forward.longest.dense-eager"]["value"] == 32768
     assert found["memory.forward.model.dense-eager"]["text"] == "c + b n"
@@ -141,6 +145,6 @@ def test_numbers_follow_the_records(both, laptop):
     total = found["memory.forward.total.dilated-gather.n8192"]
     row = memory_views.at(_view(both, synthetic.GPU), "dilated-gather", 8192, batch=4)
     assert total["value"] == memory_views.total_bytes(row) / 2**20
-    here = findings.of_experiment(laptop, "memory")
+    here = catalogue.numbers(laptop, "memory")
     assert here["memory.forward.total.dilated-gather.n8192"]["text"] == "–"
     assert math.isfinite(here["memory.per_token.ring-hilbert"]["value"])

@@ -3,8 +3,9 @@
 import nbformat
 import pytest
 
-from analysis import figures, notebook, outputs, published, tables
-from analysis.records import RecordsError
+from analysis import catalogue, notebook, outputs
+from analysis.records.frame import RecordsError
+from analysis.selection import published
 
 NOTEBOOKS = sorted(outputs.NOTEBOOKS.glob("*.ipynb"))
 
@@ -15,9 +16,9 @@ def test_one_notebook_an_experiment():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_tracked_notebook_has_parameters_and_no_outputs(path):
-    book = nbformat.read(path, as_version=4)
-    nbformat.validate(book)
-    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    claims_file = nbformat.read(path, as_version=4)
+    nbformat.validate(claims_file)
+    code = [cell for cell in claims_file.cells if cell.cell_type == "code"]
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
     tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1
@@ -27,9 +28,9 @@ def test_a_tracked_notebook_has_parameters_and_no_outputs(path):
 @pytest.mark.parametrize("experiment", published.EXPERIMENTS)
 def test_a_notebook_writes_every_figure_and_table_of_its_experiment(experiment):
     written = set(outputs.written(experiment))
-    for name in figures.FIGURES[experiment]:
+    for name in catalogue.figures(experiment):
         assert {f"figures/{experiment}-{name}.{form}" for form in outputs.FIGURE_FORMS} <= written
-    for name in tables.TABLES[experiment]:
+    for name in catalogue.tables(experiment):
         assert {f"tables/{experiment}-{name}.{form}" for form in outputs.TABLE_FORMS} <= written
 
 

@@ -4,18 +4,20 @@ import json
 
 import pytest
 
-from analysis import findings, numbers, published
+from analysis import catalogue
+from analysis.rendering import numbers
+from analysis.selection import published
 from tests.analysis import synthetic
 
 
 def test_keys_are_the_same_whatever_was_measured(laptop, smoke, both, nothing):
     for experiment in published.EXPERIMENTS:
-        keys = [set(findings.of_experiment(f, experiment)) for f in (laptop, smoke, both, nothing)]
+        keys = [set(catalogue.numbers(f, experiment)) for f in (laptop, smoke, both, nothing)]
         assert all(one == keys[0] for one in keys)
 
 
 def test_a_number_comes_with_interval_text_and_records(laptop):
-    found = findings.of_experiment(laptop, "comprehensive")
+    found = catalogue.numbers(laptop, "comprehensive")
     gain = found["comprehensive.speedup.dilated-sdpa.b1.n8192"]
     expected = [
         synthetic.median_ms(c, synthetic.CPU)
@@ -31,7 +33,7 @@ def test_a_number_comes_with_interval_text_and_records(laptop):
 
 
 def test_words_follow_the_measured_sign(laptop):
-    found = findings.of_experiment(laptop, "comprehensive")
+    found = catalogue.numbers(laptop, "comprehensive")
     word = "comprehensive.vs_dense.{}.b1.n2048.word"
     assert found[word.format("dilated-sdpa")]["text"] == "faster than"
     assert found[word.format("dilated-gather")]["text"] == "slower than"
@@ -39,27 +41,27 @@ def test_words_follow_the_measured_sign(laptop):
 
 
 def test_what_was_not_measured_is_a_dash(smoke):
-    found = findings.of_experiment(smoke, "comprehensive")
+    found = catalogue.numbers(smoke, "comprehensive")
     missing = found["comprehensive.time.dense.b1.n8192"]
     assert (missing["value"], missing["text"], missing["records"]) == (None, "–", [])
     json.dumps(found, allow_nan=False)
 
 
 def test_the_crossover_lies_where_the_curves_cross(both):
-    found = findings.of_experiment(both, "dilated", synthetic.GPU)
+    found = catalogue.numbers(both, "dilated", synthetic.GPU)
     crossing = found["dilated.crossover.dilated-gather"]
     (a, p), (b, q) = synthetic.SPEED["dense"], synthetic.SPEED["dilated-gather"]
     assert crossing["value"] == pytest.approx(1024 * (b / a) ** (1 / (p - q)), rel=0.05)
 
 
 def test_the_last_length_that_both_were_timed_at_speaks(both):
-    found = findings.of_experiment(both, "dilated", synthetic.GPU)
+    found = catalogue.numbers(both, "dilated", synthetic.GPU)
     assert found["dilated.series.longest"]["value"] == 131072
     assert found["dilated.series.vs_dense.dilated-sdpa.longest.tokens"]["value"] == 65536
 
 
 def test_block_sparse_numbers_are_against_dense_attention(laptop):
-    found = findings.of_experiment(laptop, "block_sparse")
+    found = catalogue.numbers(laptop, "block_sparse")
     gain = found["block_sparse.series.vs_dense.block-sparse@95.longest"]
     assert gain["value"] == pytest.approx((0.3 + 12 * 256) / (40 + 0.75 * 256))
     assert found["block_sparse.series.vs_dense.block-sparse@95.longest.tokens"]["value"] == 16384
@@ -73,7 +75,7 @@ def test_block_sparse_numbers_are_against_dense_attention(laptop):
 
 
 def test_rates_are_of_useful_work_and_share_the_lower_ceiling(laptop):
-    found = findings.of_experiment(laptop, "block_sparse")
+    found = catalogue.numbers(laptop, "block_sparse")
     case = next(
         c for c in synthetic.cases("block_sparse", "laptop")
         if c.sparsity == 0.9 and c.seq_len == 16384
@@ -87,7 +89,7 @@ def test_rates_are_of_useful_work_and_share_the_lower_ceiling(laptop):
 
 
 def test_backends_are_against_scores_that_are_written_down(both):
-    found = findings.of_experiment(both, "backends", synthetic.CPU)
+    found = catalogue.numbers(both, "backends", synthetic.CPU)
     gain = found["backends.series.vs_base.dense-flash.longest"]
     size = (found["backends.series.vs_base.dense-flash.longest.tokens"]["value"] / 1024) ** 2
     assert size > 1
@@ -156,13 +158,13 @@ def test_an_unknown_key_is_named_with_its_place():
      (1.8765, "1.88"), (0.0512, "0.0512"), (3.2e-7, "3.2e-7"), (0, "0")],
 )  # fmt: skip
 def test_numbers_read_with_three_digits(value, text):
-    from analysis.text import number
+    from analysis.rendering.text import number
 
     assert number(value) == text
 
 
 def test_intervals_share_decimals_until_they_span_decades():
-    from analysis.text import interval
+    from analysis.rendering.text import interval
 
     assert interval(1.8765, 1.8, 1.954) == "1.88 [1.80, 1.95]"
     assert interval(836.2, 808.4, 891.0) == "836 [808, 891]"

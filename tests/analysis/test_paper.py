@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import paper
+from analysis.documents import paper
 from experiments import grid
 
 PAPER = Path(__file__).parents[2] / "paper"

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from analysis import numbers, provenance
-from analysis.records import RecordsError
+from analysis.across import provenance
+from analysis.records.frame import RecordsError
+from analysis.rendering import numbers
 from tests.analysis import synthetic
 
 

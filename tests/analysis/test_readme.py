@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from analysis.numbers import NumbersError
+from analysis.documents.readme import fill
 from analysis.outputs import written
-from analysis.readme import fill
+from analysis.rendering.numbers import NumbersError
 from experiments import grid
 
 ROOT = Path(__file__).parents[2]

@@ -1,8 +1,9 @@
 """The write-ups' advice beside the records': every row from a claim, judged by the records."""
 
-from analysis import claims, published, views
+from analysis import claims
 from analysis.advise import recommendations
 from analysis.advise.recommendations import COLUMNS, beside
+from analysis.selection import published, views
 
 
 def rows(table):
@@ -14,12 +15,12 @@ def short(claim):
 
 
 def test_every_recommendation_about_speed_or_memory_on_one_device_has_a_row(laptop):
-    book = claims.load(published.CLAIMS)
+    claims_file = claims.load(published.CLAIMS)
     table, answered = beside(laptop), 0
     found = rows(table)
-    for name in set(book.writeups) & set(published.EXPERIMENTS):
+    for name in set(claims_file.writeups) & set(published.EXPERIMENTS):
         view = views.view(laptop, name)
-        asked = recommendations.recommendations(book, view)
+        asked = recommendations.recommendations(claims_file, view)
         for one in asked:
             assert (short(one.claim) in found) != (one.claim in table.note)
             answered += short(one.claim) in found

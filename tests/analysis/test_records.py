@@ -7,7 +7,9 @@ import shutil
 
 import pytest
 
-from analysis import published, records, systems, views
+from analysis.records import frame as records
+from analysis.records import systems
+from analysis.selection import published, views
 from tests.analysis import synthetic
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from analysis import results_page
+from analysis.pages import results_page
 
 
 def unpacked(found):

@@ -6,12 +6,13 @@ import io
 import numpy as np
 import pytest
 
-from analysis import drawing, figures, findings, ring_model, tables
-from analysis.figures import modelled, ring_scaling, ring_traffic
+from analysis import catalogue
+from analysis.experiments.ring import cost_model, figure_model, figure_scaling, figure_traffic
+from analysis.rendering import style
 from tests.analysis import synthetic
 from tests.analysis.synthetic_ranks import GAIN
 
-FIGURES, TABLES = figures.FIGURES["ring"], tables.TABLES["ring"]
+FIGURES, TABLES = catalogue.figures("ring"), catalogue.tables("ring")
 FEW = {
     "dense": ("dense",),
     "two ranks": ("ring-distributed/p2",),
@@ -57,7 +58,7 @@ def _panel(figure, *words):
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_drawn_of_few_records(few, tmp_path, name):
     figure = FIGURES[name](few, "ring")
-    assert drawing.save(figure, tmp_path / "f.svg").read_text().startswith("<?xml")
+    assert style.save(figure, tmp_path / "f.svg").read_text().startswith("<?xml")
     # Either something is drawn or the figure says that there is nothing.
     words = [text.get_text() for text in figure.texts]
     assert bool(figure.axes) != ("nothing measured here" in words)
@@ -75,7 +76,7 @@ def test_every_table_is_made_of_few_records(few, name):
 
 
 def test_numbers_are_the_same_keys_of_few_records(few, laptop):
-    assert set(findings.of_experiment(few, "ring")) == set(findings.of_experiment(laptop, "ring"))
+    assert set(catalogue.numbers(few, "ring")) == set(catalogue.numbers(laptop, "ring"))
 
 
 def test_what_needs_no_ranks_is_drawn_without_any(laptop):
@@ -97,7 +98,7 @@ def test_without_the_record_of_one_rank_there_is_no_speed_up(laptop):
     assert not any(row["Speed-up"] or row["Time, 1 rank (ms)"] for row in rows)
     assert all(float(row["Time (ms)"]) > 0 for row in rows)
     assert TABLES["weak"](without, "auto").rows == []
-    assert ring_scaling.strong(without, "ring").axes == []
+    assert figure_scaling.strong(without, "ring").axes == []
 
 
 def test_a_case_without_a_time_is_a_row_and_no_line(laptop, nothing):
@@ -106,7 +107,7 @@ def test_a_case_without_a_time_is_a_row_and_no_line(laptop, nothing):
     assert TABLES["traffic"](nothing, "auto").rows == []
     failed = (laptop["system"] == "ring-striped/p2") & (laptop["seq_len"] == 8192)
     frame = laptop.assign(status=laptop["status"].mask(failed, "failed"))
-    ax = _panel(ring_scaling.strong(frame, "ring"), "float32, causal\nforward, 8K")
+    ax = _panel(figure_scaling.strong(frame, "ring"), "float32, causal\nforward, 8K")
     assert set(_texts(ax)) == {"ideal", "Ring, zigzag", "Ring, contiguous"}
 
 
@@ -142,7 +143,7 @@ def test_known_bytes_give_a_known_share_in_table_and_figure(laptop):
     # One hop of keys and values of 4096 tokens, 8 heads of 64 in four bytes: 16 MiB.
     assert (float(row["Sent (KiB)"]), float(row["Dense formula (KiB)"])) == (3072, 16384)
     assert (row["Share"], row["Messages"]) == ("18.8 %", "5")
-    (ax,) = ring_traffic.traffic(one, "ring").axes
+    (ax,) = figure_traffic.traffic(one, "ring").axes
     assert ax.get_title(loc="left") == "2-core CPU, 2 ranks, counted"
     assert [bar.get_width() for bar in ax.patches] == [18.75]
     assert _texts(ax) == ["19 %, 3 MiB"]
@@ -153,12 +154,12 @@ def test_two_records_are_a_line_of_speed_up(laptop):
     two = _of(laptop, "ring-standard", "ring-standard/p2")
     two = two[(two["seq_len"] == 8192) & two["is_causal"]]
     assert len(two) == 2
-    (ax,) = ring_scaling.strong(two, "ring").axes
+    (ax,) = figure_scaling.strong(two, "ring").axes
     assert ax.get_title(loc="left") == "2-core CPU, float32, causal\nforward, 8K tokens"
     assert _texts(ax) == ["ideal", "Ring, contiguous"]
     (drawn,) = ax.containers
     assert list(drawn.lines[0].get_ydata()) == pytest.approx([1, 2**GAIN])
-    (bars,) = ring_scaling.overlap(two, "ring").axes
+    (bars,) = figure_scaling.overlap(two, "ring").axes
     ms = (0.3 + 12.5 * 64) / 2**GAIN
     # Nothing waited for, own keys; the wait of the hop, the other's keys.
     assert [bar.get_width() for bar in bars.patches] == pytest.approx(
@@ -168,13 +169,13 @@ def test_two_records_are_a_line_of_speed_up(laptop):
 
 
 def test_modelled_lines_are_the_models_numbers(laptop):
-    figure = modelled.model(_of(laptop, "dense"), "ring")
+    figure = figure_model.model(_of(laptop, "dense"), "ring")
     ax = _panel(figure, "modelled, InfiniBand", "1M tokens over p ranks")
-    assert {system.name for system in ring_model.SYSTEMS} <= set(_texts(ax))
+    assert {system.name for system in cost_model.SYSTEMS} <= set(_texts(ax))
     ideal, dense = ax.lines[:2]
     assert list(ideal.get_ydata()) == list(ideal.get_xdata()) == [2**k for k in range(13)]
     totals = [
-        ring_model.cost(ring_model.dense(2.0**20, 2**k), ring_model.NOMINAL, ring_model.INFINIBAND)
+        cost_model.cost(cost_model.dense(2.0**20, 2**k), cost_model.NOMINAL, cost_model.INFINIBAND)
         for k in range(13)
     ]
     assert list(dense.get_ydata()) == pytest.approx([totals[0].total / c.total for c in totals])
@@ -187,7 +188,7 @@ def test_modelled_lines_are_the_models_numbers(laptop):
 
 
 def test_the_rate_of_the_model_is_measured_where_there_is_a_gpu(both):
-    note = " ".join(modelled.model(both, "ring", synthetic.GPU).texts[-1].get_text().split())
+    note = " ".join(figure_model.model(both, "ring", synthetic.GPU).texts[-1].get_text().split())
     # The longest dense record that has a time: 128K timed out.
     rate = 1000 * (4 * 8 * 64 * 32768**2 / 3) / ((0.3 + 12 * 32**2) / 40) / 1e12
     assert f"{rate:.0f} TFLOP/s a device as measured on one" in note

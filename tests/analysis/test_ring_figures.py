@@ -2,8 +2,16 @@
 
 import pytest
 
-from analysis import drawing, figures, ring_model
-from analysis.figures import modelled, ring_memory, ring_orders, ring_scaling, ring_traffic
+from analysis import catalogue
+from analysis.experiments.ring import (
+    cost_model,
+    figure_memory,
+    figure_model,
+    figure_orders,
+    figure_scaling,
+    figure_traffic,
+)
+from analysis.rendering import style
 from tests.analysis import synthetic
 from tests.analysis.synthetic_ranks import GAIN, WAITING
 
@@ -18,13 +26,13 @@ def _titles(figure) -> list[str]:
 
 @pytest.mark.parametrize("name", ["memory-ranks", "strong", "overlap", "traffic", "model"])
 def test_two_renders_are_the_same_bytes(laptop, tmp_path, name):
-    draw = figures.FIGURES["ring"][name]
-    paths = [drawing.save(draw(laptop, "ring"), tmp_path / f"{i}.svg") for i in range(2)]
+    draw = catalogue.figures("ring")[name]
+    paths = [style.save(draw(laptop, "ring"), tmp_path / f"{i}.svg") for i in range(2)]
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_memory_a_token_is_a_line_for_each_number_of_ranks(laptop):
-    alone, shared = ring_memory.memory_ranks(laptop, "ring").axes
+    alone, shared = figure_memory.memory_ranks(laptop, "ring").axes
     assert "simulated ranks" in shared.get_title(loc="left")
     labels = [text.get_text() for text in shared.texts]
     assert [label.partition("  ")[0] for label in labels] == [f"p = {p}" for p in (2, 4, 8, 16)]
@@ -39,7 +47,7 @@ def test_memory_a_token_is_a_line_for_each_number_of_ranks(laptop):
 
 
 def test_strong_scaling_is_measured_over_real_ranks_under_the_ideal(laptop):
-    figure = ring_scaling.strong(laptop, "ring")
+    figure = figure_scaling.strong(laptop, "ring")
     assert not any("simulated" in title for title in _titles(figure))
     ax = next(ax for ax in figure.axes if "8K" in ax.get_title(loc="left"))
     ideal = ax.lines[0]
@@ -52,7 +60,7 @@ def test_strong_scaling_is_measured_over_real_ranks_under_the_ideal(laptop):
 
 
 def test_a_bar_of_the_overlap_is_what_the_slowest_rank_took(laptop):
-    (ax,) = ring_scaling.overlap(laptop, "ring").axes
+    (ax,) = figure_scaling.overlap(laptop, "ring").axes
     labels = [label.get_text() for label in ax.get_yticklabels()]
     place = labels.index("Ring, contiguous, 8K")
     parts = [bar for bar in ax.patches if abs(bar.get_y() + bar.get_height() / 2 - place) < 0.1]
@@ -64,11 +72,11 @@ def test_a_bar_of_the_overlap_is_what_the_slowest_rank_took(laptop):
     assert sum(bar.get_width() for bar in parts) == pytest.approx(time)
     waits = [bar.get_width() for bar in parts if bar.get_hatch()]
     assert sum(waits) == pytest.approx(WAITING * time)
-    assert _texts(ring_scaling.overlap(laptop, "ring")).count("20 % waiting") == len(labels)
+    assert _texts(figure_scaling.overlap(laptop, "ring")).count("20 % waiting") == len(labels)
 
 
 def test_bytes_are_bars_of_real_ranks_over_the_dense_formula(laptop):
-    (ax,) = ring_traffic.traffic(laptop, "ring").axes
+    (ax,) = figure_traffic.traffic(laptop, "ring").axes
     labels = [label.get_text() for label in ax.get_yticklabels()]
     widths = dict(zip(labels, (bar.get_width() for bar in ax.patches), strict=True))
     assert widths["Ring, contiguous, 8K"] == 100
@@ -78,18 +86,18 @@ def test_bytes_are_bars_of_real_ranks_over_the_dense_formula(laptop):
 
 
 def test_the_model_has_a_figure_of_its_own_and_is_dashed(laptop):
-    figure = modelled.model(laptop, "ring")
+    figure = figure_model.model(laptop, "ring")
     assert all(title.startswith("modelled, ") for title in _titles(figure))
     assert figure.texts[-1].get_text().startswith("Modelled, not measured")
     for ax in figure.axes:
         assert not ax.containers
         assert all(line.get_linestyle() != "-" for line in ax.lines)
         assert all(line.get_marker() in ("None", "") for line in ax.lines)
-        assert ax.lines[-1].get_xdata()[-1] == ring_model.MAX_RANKS
+        assert ax.lines[-1].get_xdata()[-1] == cost_model.MAX_RANKS
 
 
 def test_orders_are_counted(laptop):
-    blocks, received = ring_orders.orders(laptop, "ring").axes
+    blocks, received = figure_orders.orders(laptop, "ring").axes
     labels = [label.get_text() for label in blocks.get_yticklabels()]
     assert labels[:4] == [f"grid, {curve}" for curve in ("row-major", "snake", "morton", "hilbert")]
     assert [bar.get_width() for bar in received.patches][:2] == pytest.approx([37.5, 37.5])
@@ -97,9 +105,9 @@ def test_orders_are_counted(laptop):
 
 def test_a_system_over_ranks_looks_as_on_one_and_says_how_many():
     one, two, simulated = (
-        drawing.look(f"ring-striped{ranks}") for ranks in ("", "/p2", "/p4-simulated")
+        style.look(f"ring-striped{ranks}") for ranks in ("", "/p2", "/p4-simulated")
     )
     assert (one.color, one.marker) == (two.color, two.marker)
     assert (two.label, simulated.label) == ("Ring, striped, p = 2", "Ring, striped, p = 4 sim.")
-    unknown = drawing.look("ring-block-sparse@75/p2")
+    unknown = style.look("ring-block-sparse@75/p2")
     assert unknown.label == "ring-block-sparse@75, p = 2"

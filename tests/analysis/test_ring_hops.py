@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from analysis import ring_model
-from analysis.ring_model import (
+from analysis.experiments.ring import cost_model
+from analysis.experiments.ring.cost_model import (
     INFINIBAND,
     NOMINAL,
     Hop,
@@ -25,7 +25,7 @@ FAST = Link("fast", bandwidth=2.0, latency=0.0, source="none")
 SLOW = replace(FAST, bandwidth=0.25)  # eight seconds a token
 WHOLE = {  # pairs a head of n tokens, of all ranks
     "dense": lambda n: n**2,
-    "dilated": lambda n: sum(n * min(w, n) / r**2 for w, r in ring_model.LONGNET),
+    "dilated": lambda n: sum(n * min(w, n) / r**2 for w, r in cost_model.LONGNET),
     "sparse 95 %": lambda n: 0.05 * n**2,
     "sparse 98 %": lambda n: 0.02 * n**2,
 }
@@ -51,7 +51,7 @@ def test_the_cost_of_small_rings_by_hand():
     assert four.waiting == pytest.approx(36 / 52)
 
 
-@pytest.mark.parametrize("link", ring_model.LINKS, ids=lambda link: link.name)
+@pytest.mark.parametrize("link", cost_model.LINKS, ids=lambda link: link.name)
 def test_at_half_the_break_even_shard_transfers_take_twice_as_long(link):
     free = replace(link, latency=0.0)
     half = cost(dense(4 * break_even(NOMINAL, free), 8), NOMINAL, free)
@@ -106,8 +106,8 @@ def test_a_window_of_everything_is_a_dense_ring(ranks):
     assert [hop.pairs for hop in found] == pytest.approx([hop.pairs for hop in whole])
 
 
-@pytest.mark.parametrize("system", ring_model.SYSTEMS, ids=lambda system: system.name)
-@pytest.mark.parametrize("ranks", [1, 2, 3, 8, 64, 1024, ring_model.MAX_RANKS])
+@pytest.mark.parametrize("system", cost_model.SYSTEMS, ids=lambda system: system.name)
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8, 64, 1024, cost_model.MAX_RANKS])
 def test_hops_add_up_to_the_pattern_and_receive_what_others_hold(system, ranks):
     n = 2.0**20
     hops = system.hops(n, ranks)

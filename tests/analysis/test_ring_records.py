@@ -5,7 +5,10 @@ import math
 
 import pytest
 
-from analysis import published, records, ring_views, systems
+from analysis.experiments.ring import views as ring_views
+from analysis.records import frame as records
+from analysis.records import systems
+from analysis.selection import published
 from tests.analysis import synthetic, synthetic_ranks
 
 

@@ -6,8 +6,10 @@ import math
 
 import pytest
 
-from analysis import findings, records, ring_views, tables
-from analysis.tables import ring_orders
+from analysis import catalogue
+from analysis.experiments.ring import tables_of_orders
+from analysis.experiments.ring import views as ring_views
+from analysis.records import frame as records
 from tests.analysis import synthetic, synthetic_ranks
 from tests.analysis.synthetic_ranks import FIXED_BYTES, GAIN
 
@@ -15,7 +17,7 @@ SPEEDUP = 2**GAIN
 
 
 def _rows(frame, name, machine="auto") -> list[dict]:
-    made = tables.TABLES["ring"][name](frame, machine)
+    made = catalogue.tables("ring")[name](frame, machine)
     return list(csv.DictReader(io.StringIO(made.to_csv())))
 
 
@@ -155,8 +157,11 @@ def test_orders_are_simulated_and_over_row_major(laptop):
 
 
 def test_a_curve_helps_a_grid_and_harms_a_text():
-    grid = {curve: ring_orders.counted(curve, ring_orders.SIDE) for curve in ring_orders.CURVES}
-    text = {curve: ring_orders.counted(curve, None) for curve in ring_orders.CURVES}
+    grid = {
+        curve: tables_of_orders.counted(curve, tables_of_orders.SIDE)
+        for curve in tables_of_orders.CURVES
+    }
+    text = {curve: tables_of_orders.counted(curve, None) for curve in tables_of_orders.CURVES}
     assert grid["hilbert"].distinct_blocks == pytest.approx(7.5625)
     assert grid["row-major"].distinct_blocks == pytest.approx(8.6875)
     # Four shards of 16 rows: those in the middle need 4 rows of either side.
@@ -166,23 +171,23 @@ def test_a_curve_helps_a_grid_and_harms_a_text():
 
 
 def test_the_model_is_called_modelled_and_names_its_constants(laptop):
-    made = tables.TABLES["ring"]["model"](laptop, "auto")
+    made = catalogue.tables("ring")["model"](laptop, "auto")
     assert made.caption.endswith("modelled")
     assert made.note.startswith("Modelled, not measured")
     assert "270 GB/s" in made.note and "50 GB/s" in made.note and "nominal" in made.note
 
 
-@pytest.mark.parametrize("name", tables.TABLES["ring"])
+@pytest.mark.parametrize("name", catalogue.tables("ring"))
 def test_tables_are_made_whatever_was_measured(both, smoke, nothing, name):
     for frame in (both, smoke, nothing):
-        assert tables.TABLES["ring"][name](frame, "auto").to_markdown()
+        assert catalogue.tables("ring")[name](frame, "auto").to_markdown()
 
 
 # --- Numbers -----------------------------------------------------------------------------------
 
 
 def test_numbers_of_one_device(laptop):
-    found = findings.of_experiment(laptop, "ring")
+    found = catalogue.numbers(laptop, "ring")
     rate = found["ring.single.throughput.ring-standard.n2048"]
     time = _median(variant="ring-standard", seq_len=2048, is_causal=False, batch=2)
     assert rate["value"] == pytest.approx(1000 * 2 * 2048 / time)
@@ -196,7 +201,7 @@ def test_numbers_of_one_device(laptop):
 
 
 def test_numbers_over_ranks(laptop):
-    found = findings.of_experiment(laptop, "ring")
+    found = catalogue.numbers(laptop, "ring")
     assert found["ring.strong.ring-distributed.speedup"]["value"] == pytest.approx(SPEEDUP)
     assert found["ring.strong.ring-distributed.tokens"]["value"] == 8192
     assert found["ring.strong.ring-distributed.ranks"]["value"] == 2
@@ -212,10 +217,10 @@ def test_numbers_over_ranks(laptop):
 
 
 def test_numbers_of_what_could_not_be_timed(both, nothing):
-    found = findings.of_experiment(both, "ring", synthetic.CPU)
+    found = catalogue.numbers(both, "ring", synthetic.CPU)
     assert found["ring.peers.ring-flash-attn-zigzag.outcome"]["text"] == "unsupported"
     assert found["ring.peers.torch-context-parallel-alltoall.outcome"]["text"] == "timed"
-    empty = findings.of_experiment(nothing, "ring")
+    empty = catalogue.numbers(nothing, "ring")
     assert empty["ring.strong.ring-distributed.speedup"]["text"] == "–"
     assert empty["ring.memory.over_ranks"]["value"] is None
 

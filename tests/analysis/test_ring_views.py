@@ -5,7 +5,8 @@ import math
 import pandas as pd
 import pytest
 
-from analysis import ring_views, views
+from analysis.experiments.ring import views as ring_views
+from analysis.selection import views
 from tests.analysis import synthetic
 from tests.analysis.synthetic_ranks import FIXED_BYTES, GAIN, SENT, WAITING
 

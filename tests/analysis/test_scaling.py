@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import least_squares
 
-from analysis import curves
-from analysis.scaling import MODELS, crossover, fit
+from analysis.statistics import curves
+from analysis.statistics.scaling import MODELS, crossover, fit
 
 LENGTHS = 2 ** np.arange(9, 16)  # 512..32768
 TRUTHS = {  # ms: a launch overhead that is half or more of the time at 512

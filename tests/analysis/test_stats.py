@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import quantile_test
 
-from analysis.stats import (
+from analysis.statistics.intervals import (
     Interval,
     bootstrap_medians,
     geometric_mean_speedup,

@@ -8,8 +8,11 @@ import subprocess
 
 import pytest
 
-from analysis import scaling, table, tables
-from analysis.tables.block_sparse import crossing
+from analysis import catalogue
+from analysis.experiments.block_sparse.tables import crossing
+from analysis.rendering import table
+from analysis.selection import published
+from analysis.statistics import scaling
 from tests.analysis import synthetic
 
 
@@ -29,20 +32,20 @@ def _median(experiment, variant, batch, seq_len):
 def test_result_tables_of_dilated_hold_published_and_measured(laptop):
     for name, batch, n, published in (("small", 1, 2048, "6.16 ± 1.23"),
                                       ("medium", 2, 4096, "36.15 ± 6.89")):  # fmt: skip
-        made = tables.TABLES["dilated"][name](laptop, "auto")
+        made = catalogue.tables("dilated")[name](laptop, "auto")
         first = _rows(made)[0]
         assert first["Implementation"] == "DilatedAttention"
         assert first["Time published (ms)"] == published
         median = _median("dilated", "dilated-gather", batch, n)
         assert float(first["Time measured (ms)"]) == pytest.approx(median)
         assert float(first["Tokens/s measured"]) == pytest.approx(1000 * batch * n / median)
-    unmeasured = _rows(tables.TABLES["dilated"]["large"](laptop, "auto"))[0]
+    unmeasured = _rows(catalogue.tables("dilated")["large"](laptop, "auto"))[0]
     assert unmeasured["Time published (ms)"] == "593.67 ± 443.92"
     assert unmeasured["Time measured (ms)"] == ""
 
 
 def test_times_of_comprehensive_leave_out_lines_without_records(laptop):
-    rows = _rows(tables.TABLES["comprehensive"]["times"](laptop, "auto"))
+    rows = _rows(catalogue.tables("comprehensive")["times"](laptop, "auto"))
     assert [row["Time (ms)"] for row in rows].count("published") == 9
     assert [row["Time (ms)"] for row in rows].count("measured") == 3
     assert rows[0]["RingDilatedAttention"] == "2.02"
@@ -50,7 +53,7 @@ def test_times_of_comprehensive_leave_out_lines_without_records(laptop):
 
 
 def test_the_summary_is_in_the_published_order(laptop):
-    made = tables.TABLES["comprehensive"]["summary-8192"](laptop, "auto")
+    made = catalogue.tables("comprehensive")["summary-8192"](laptop, "auto")
     names = [row["Implementation"] for row in _rows(made)]
     assert names[:3] == [
         "RingDilatedAttention",
@@ -65,22 +68,22 @@ def test_the_summary_is_in_the_published_order(laptop):
 
 
 def test_the_cpu_comparison_needs_both_kinds_of_machine(laptop, both):
-    alone = tables.TABLES["dilated"]["cpu"](laptop, "auto")
+    alone = catalogue.tables("dilated")["cpu"](laptop, "auto")
     assert "GPU: no record" in alone.note
     assert alone.rows[1][1] is None
-    ratio = tables.TABLES["dilated"]["cpu"](both, "auto").rows[1][3]
+    ratio = catalogue.tables("dilated")["cpu"](both, "auto").rows[1][3]
     assert ratio.value == pytest.approx(40)
 
 
 def test_cases_without_a_time_are_listed_with_their_reason(laptop, both):
-    assert tables.TABLES["dilated"]["censored"](laptop, "auto").note == "Every case was timed."
-    listed = tables.TABLES["comprehensive"]["censored"](both, "auto").rows
+    assert catalogue.tables("dilated")["censored"](laptop, "auto").note == "Every case was timed."
+    listed = catalogue.tables("comprehensive")["censored"](both, "auto").rows
     assert [row[2:] for row in listed] == [
         ("128K", "float16", "1", "oom", "oom on purpose"),
         ("8K", "float32", "1", "timeout", "timeout on purpose"),
     ]
     # Cases with one reason stand in one line.
-    listed = tables.TABLES["backends"]["censored"](both, synthetic.GPU).rows
+    listed = catalogue.tables("backends")["censored"](both, synthetic.GPU).rows
     assert [row[1:6] for row in listed] == [
         ("Eager softmax", "32K", "float16", "4", "oom"),
         ("SDPA cuDNN", "2K", "float32", "1", "unsupported"),
@@ -89,14 +92,14 @@ def test_cases_without_a_time_are_listed_with_their_reason(laptop, both):
 
 
 def test_training_is_compared_with_dense_at_the_same_case(laptop):
-    rows = tables.TABLES["dilated"]["training"](laptop, "auto").rows
+    rows = catalogue.tables("dilated")["training"](laptop, "auto").rows
     by = {row[0]: row for row in rows}
     assert by["PyTorch baseline"][-1] is None
     assert by["ImprovedDilatedAttention"][-1].value > 1
 
 
 def test_the_comparison_holds_published_and_measured_and_both_densities(laptop):
-    rows = _rows(tables.TABLES["block_sparse"]["comparison"](laptop, "auto"))
+    rows = _rows(catalogue.tables("block_sparse")["comparison"](laptop, "auto"))
     assert len(rows) == 16
     first, last = rows[5], rows[15]
     assert (first["Length"], first["Implementation"]) == ("4096", "Block-Sparse (90 %)")
@@ -110,7 +113,7 @@ def test_the_comparison_holds_published_and_measured_and_both_densities(laptop):
 
 
 def test_block_sparse_lengths_have_a_column_a_sparsity(both):
-    made = tables.TABLES["block_sparse"]["lengths"](both, synthetic.GPU)
+    made = catalogue.tables("block_sparse")["lengths"](both, synthetic.GPU)
     assert made.columns[5:] == (
         "90 % (ms)", "90 % over dense", "95 % (ms)", "95 % over dense", "98 % (ms)",
         "98 % over dense",
@@ -123,7 +126,7 @@ def test_block_sparse_lengths_have_a_column_a_sparsity(both):
 
 
 def test_patterns_are_compared_where_several_were_measured(laptop):
-    rows = tables.TABLES["block_sparse"]["patterns"](laptop, "auto").rows
+    rows = catalogue.tables("block_sparse")["patterns"](laptop, "auto").rows
     assert [row[1] for row in rows] == [
         "dilated", "global local", "local window", "random", "strided", "top k",
     ]  # fmt: skip
@@ -132,7 +135,7 @@ def test_patterns_are_compared_where_several_were_measured(laptop):
 
 
 def test_a_crossover_has_an_interval_or_says_that_there_is_none(both, smoke):
-    rows = tables.TABLES["block_sparse"]["crossover"](both, "auto").rows
+    rows = catalogue.tables("block_sparse")["crossover"](both, "auto").rows
     by = {(row[0], row[1], row[2]): row for row in rows}
     found = by["2-core CPU", "float32, 8 × 64", "Block-Sparse (95 %)"]
     expected = 1024 * (39.7 / 11.25) ** 0.5
@@ -147,7 +150,7 @@ def test_a_crossover_has_an_interval_or_says_that_there_is_none(both, smoke):
 
 
 def test_backends_stand_by_shape_with_reasons_for_what_has_no_time(both):
-    made = tables.TABLES["backends"]["worth"](both, synthetic.GPU)
+    made = catalogue.tables("backends")["worth"](both, synthetic.GPU)
     rows = {row[:3]: row for row in made.rows}
     flash = made.columns.index("SDPA flash")
     assert "Eager softmax" not in made.columns
@@ -155,17 +158,17 @@ def test_backends_stand_by_shape_with_reasons_for_what_has_no_time(both):
     assert known[flash].value == pytest.approx((0.3 + 36 * 256) / (0.3 + 12 * 256))
     assert rows["float16", "1 × 8 × 64", "32K"][-1] == "out of memory"
     assert rows["float16", "1 × 8 × 64", "32K"][flash] is None
-    times = tables.TABLES["backends"]["times"](both, synthetic.CPU)
+    times = catalogue.tables("backends")["times"](both, synthetic.CPU)
     assert times.rows[-1][:3] == ("float32", "1 × 8 × 128", "4K")
     assert times.note.endswith("Timed nowhere here: SDPA cuDNN, FlashAttention-2.")
-    rates = tables.TABLES["backends"]["rates"](both, synthetic.CPU)
+    rates = catalogue.tables("backends")["rates"](both, synthetic.CPU)
     assert rates.columns[-1] == "Ceiling" and rates.rows[-1][-1] == "200 GFLOP/s"
 
 
-@pytest.mark.parametrize("experiment", tables.TABLES)
+@pytest.mark.parametrize("experiment", published.EXPERIMENTS)
 def test_every_table_is_made_of_any_records(both, smoke, nothing, experiment):
     for frame in (both, smoke, nothing):
-        for make in tables.TABLES[experiment].values():
+        for make in catalogue.tables(experiment).values():
             made = make(frame, "auto")
             assert all(len(row) == len(made.columns) for row in made.rows)
             blocks = len(set(made.machines))
@@ -197,9 +200,9 @@ def test_latex_reads_no_markup():
     assert lines[10] == r"  \textless{}\textbar{}\textgreater{}\textasciigrave{} & -- \\"
 
 
-@pytest.mark.parametrize("experiment", tables.TABLES)
+@pytest.mark.parametrize("experiment", published.EXPERIMENTS)
 def test_every_table_is_latex_that_closes_what_it_opens(both, experiment):
-    for name, make in tables.TABLES[experiment].items():
+    for name, make in catalogue.tables(experiment).items():
         made = make(both, "auto")
         text = made.to_latex(f"{experiment}-{name}")
         assert text.isascii()
@@ -218,7 +221,9 @@ def test_latex_sets_every_table(both, tmp_path):
     found = subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True)
     if found.returncode:
         pytest.skip("needs booktabs")
-    made = [make(both, "auto") for known in tables.TABLES.values() for make in known.values()]
+    made = [
+        make(both, "auto") for e in published.EXPERIMENTS for make in catalogue.tables(e).values()
+    ]
     made.append(table.Table("".join(table._TEX), ("[a]", "*"), [("[x]", None), ("*", 1.5)]))
     head = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
     body = "\\clearpage\n".join(one.to_latex(f"t{i}") for i, one in enumerate(made))

@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from analysis import records, traffic
+from analysis.records import frame as records
+from analysis.records import rank_columns
 from tests.analysis import synthetic
 
 NUMBERS = [
@@ -67,9 +68,9 @@ def test_the_slowest_rank_speaks_and_the_median_of_replicates(row):
     assert (found["compute_ms"], found["wait_ms"]) == (7.0, 3.0)
     # What was sent is the largest of any rank in any replicate.
     assert (found["bytes_sent"], found["messages_sent"]) == (900, 6)
-    first, *_ = traffic.by_replicate(found["ranks"])
-    assert traffic.slowest(first)["rank"] == 0
-    assert traffic.busy_ms(traffic.slowest(first)) == 10
+    first, *_ = rank_columns.by_replicate(found["ranks"])
+    assert rank_columns.slowest(first)["rank"] == 0
+    assert rank_columns.busy_ms(rank_columns.slowest(first)) == 10
 
 
 def test_of_simulated_ranks_one_is_weighed_and_all_are_counted(row):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.claims.vocabulary import FACTOR
+from analysis.claims.schema import FACTOR
 from experiments.check import GRADIENT_ALLOWANCE, OUTPUT_ALLOWANCE
 
 ROOT = Path(__file__).parents[2]

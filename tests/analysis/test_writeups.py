@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from analysis import claims, published, writeups
+from analysis import claims
+from analysis.documents import writeups
+from analysis.selection import published
 
 
 @pytest.mark.parametrize("name", writeups.names())

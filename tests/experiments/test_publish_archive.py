@@ -250,7 +250,7 @@ def test_the_rehearsed_are_ignored_by_git_and_are_no_default_of_the_analysis():
         ["git", "check-ignore", "-q", "results/rehearsed/m/dilated/x.json"], cwd=ROOT
     )
     assert done.returncode == 0
-    from analysis.records import DEFAULT_ROOTS
+    from analysis.records.frame import DEFAULT_ROOTS
 
     assert DEFAULT_ROOTS == ("results/published", "results/local")
     assert "rehearsed" not in (ROOT / "Snakefile").read_text()
@@ -361,7 +361,7 @@ def test_tiles_are_kept_as_text_and_taken_when_asked(tmp_path, publish, packed, 
 
 
 def test_nothing_that_explains_records_is_taken_for_one(tmp_path, publish, packed, records):
-    from analysis import records as frames
+    from analysis.records import frame as frames
     from experiments.publish import record_paths
 
     publish(packed({**records, "summary.md": "# all", "tiles/hop.json": table("hop")}))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from analysis import ledger_page
-from analysis.published import CLAIMS
+from analysis.pages import ledger_page
+from analysis.selection.published import CLAIMS
 
 ROOT = CLAIMS.parents[1]
 ROWS = "[...document.querySelectorAll('.claim:not([hidden])')]"

@@ -5,9 +5,12 @@ from urllib.parse import urlencode
 
 import pytest
 
-from analysis import drawing, records, results_page, systems
-from analysis.rates import useful
-from analysis.text import DASH, interval, number
+from analysis.pages import results_page
+from analysis.records import frame as records
+from analysis.records import systems
+from analysis.rendering import style
+from analysis.rendering.text import DASH, interval, number
+from analysis.selection.rates import useful
 from tests.analysis import synthetic
 
 TABLE = """
@@ -275,7 +278,7 @@ def test_both_axes_are_logarithmic_and_the_colours_are_those_of_the_figures(page
     assert len(steps) == 4 and max(steps) == pytest.approx(min(steps), rel=1e-6)
     found = page.run("return Object.fromEntries(Object.entries(DATA.looks).map(([k, v]) =>"
                      "[k, [v.label, v.color]]));")  # fmt: skip
-    looks = {system: drawing.look(system) for system in found}
+    looks = {system: style.look(system) for system in found}
     assert found == {system: [one.label, one.color] for system, one in looks.items()}
     assert page.run("return Object.keys(DATA.looks);") == systems.ordered(found)
 

@@ -1,0 +1,120 @@
+"""Which claims a campaign would decide by which minute: expected records, judged as real ones are.
+
+The records are those of `experiments.cost`: its times, its ends, and memory by a rule of thumb. So
+what is counted is which claims get a verdict, never which verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.across.expected_records import expected_record
+from analysis.claims import NOT_TESTABLE, load
+from analysis.claims.claim import Claim
+from analysis.claims.evidence import Evidence
+from analysis.records import frame as records
+from experiments.schema import Record
+
+BEFORE, NEVER = "before", "-"
+COLUMNS = ("claim", "writeup", "kind", "decided", "needs")
+
+
+def coverage(
+    selected: Iterable[tuple[str, object, float]],
+    minutes: Sequence[float] = (5, 10, 20, 28),
+    *,
+    published: Path | None = None,
+    claims: Path | None = None,
+) -> pd.DataFrame:
+    """One row a claim: `decided` is BEFORE, the first of `minutes` with a verdict, or NEVER.
+
+    selected: (experiment, case, expected seconds) in the order of measuring, on a GPU of the
+    reference kind; a case counts by a minute when it has ended by then. `needs` says of a claim
+    without verdict what the judge misses, in its own words, else "". published, claims: the folder
+    of records and the file of claims, by default those of this repository. ValueError for minutes
+    that do not rise from above 0.
+    """
+    minutes = list(minutes)
+    if not minutes or minutes != sorted(set(minutes)) or not minutes[0] > 0:
+        raise ValueError(f"minutes={minutes!r}: expected rising numbers above 0")
+    root = records.repository(Path(__file__).parent)
+    claims_file = load(claims or root / "paper/claims.yaml")
+    known = records.load(published or root / "results/published")
+    rows, ends, elapsed = [], [], 0.0
+    for experiment, case, seconds in selected:
+        elapsed += seconds
+        if elapsed > 60 * minutes[-1]:
+            break
+        record = Record.model_validate(expected_record(experiment, case, seconds))
+        rows.append(records._row(record, Path(f"expected/{experiment}/{len(rows)}.json")))
+        ends.append(elapsed / 60)
+    found = {claim: {"decided": NEVER, "needs": ""} for claim in claims_file.claims}
+    for minute in (0, *minutes):
+        measured = [row for row, end in zip(rows, ends, strict=True) if end <= minute]
+        frame = pd.concat([known, pd.DataFrame(measured)]) if measured else known
+        evidence = Evidence(claims_file, frame.reset_index(drop=True))
+        for name, claim in claims_file.claims.items():
+            if found[name]["decided"] != NEVER:
+                continue
+            judged = evidence.judge(claim)
+            if judged.verdict == NOT_TESTABLE:
+                found[name]["needs"] = _needs(claim, judged.reason)
+            else:
+                found[name] |= {"decided": minute or BEFORE, "needs": ""}
+    return pd.DataFrame(
+        [
+            (name, claim.writeup, claim.kind, found[name]["decided"], found[name]["needs"])
+            for name, claim in claims_file.claims.items()
+        ],
+        columns=COLUMNS,
+    )
+
+
+def _needs(claim: Claim, reason: str) -> str:
+    """What a claim without verdict waits for: the judge's reason, after the kind of want."""
+    if claim.kind == "not_measurable":
+        return f"not by any case: {reason}"
+    if getattr(claim.predicate, "card", None):
+        return f"the published card: {reason}"
+    if "no record of this system yet" in reason:
+        return f"a system that no grid has: {reason}"
+    if "real ranks" in reason:
+        return f"several cards: {reason}"
+    return reason
+
+
+def counts(frame: pd.DataFrame) -> dict:
+    """Claims with a verdict before, by each minute in all, and without one."""
+    tally = frame["decided"].value_counts()
+    total, result = 0, {}
+    for when in [BEFORE, *sorted(w for w in tally.index if not isinstance(w, str))]:
+        total += int(tally.get(when, 0))
+        result[when] = total
+    return result | {NEVER: int(tally.get(NEVER, 0))}
+
+
+def text(frame: pd.DataFrame, minutes: Sequence[float] = (5, 10, 20, 28)) -> str:
+    """The table in plain text: counts by write-up, then a line a claim that is not decided before.
+
+    Claims that no measurement decides are counted and not listed.
+    """
+    lines = [f"{'write-up':16}{BEFORE:>8}" + "".join(f"{f'{m:g} min':>8}" for m in minutes)]
+    lines[0] += f"{'never':>8}"
+    for writeup, group in [*frame.groupby("writeup", sort=False), ("all", frame)]:
+        tally = [int((group["decided"] == BEFORE).sum())]
+        for minute in minutes:
+            tally.append(tally[-1] + int((group["decided"] == minute).sum()))
+        tally.append(len(group) - tally[-1])
+        lines.append(f"{writeup:16}" + "".join(f"{n:8}" for n in tally))
+    lines.append("")
+    idle = frame["needs"].str.startswith("not by any case")
+    for minute in minutes:
+        for name in frame.loc[frame["decided"] == minute, "claim"]:
+            lines.append(f"{f'{minute:g} min':>8}  {name}")
+    for row in frame[(frame["decided"] == NEVER) & ~idle].itertuples():
+        lines.append(f"{'needs':>8}  {row.claim}: {row.needs[:150]}")
+    lines.append(f"{int(idle.sum())} claims that no measurement decides are not listed")
+    return "\n".join(lines)

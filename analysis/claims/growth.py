@@ -1,0 +1,262 @@
+"""Predicates on what happens as the length grows: exponents, crossovers, rising speed-ups."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from analysis.claims.claim import Predicate
+from analysis.claims.schema import (
+    EXPONENT,
+    EXPONENT_SLACK,
+    FACTOR,
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    REFUTED,
+    REPRODUCED,
+    Judgement,
+    Number,
+    Shape,
+    SystemName,
+)
+from analysis.claims.wording import in_text, joined, measured_as, of_one_process, starred
+from analysis.statistics import intervals, scaling
+
+
+class Growth(Predicate):
+    """Exponent of time or memory against length, over `lengths` (three or more recorded).
+
+    Without a bound: that of the published `figures` (* a length), reproduced within EXPONENT or
+    our interval, else not reproduced, since small sizes are overhead on fast devices. With
+    `below` or `at_most`: refuted when the whole interval is above; with `at_least`, below. Memory
+    below n^1 is refuted anyway, and at least so reproduced: the output alone is linear.
+    """
+
+    system: SystemName
+    quantity: Literal["time", "memory"]
+    at: Shape
+    lengths: list[int] = Field(min_length=3)
+    figures: str | None = None
+    below: Number | None = None
+    at_most: Number | None = None
+    at_least: Number | None = None
+
+    def references(self):
+        return starred(self.figures, self.lengths)
+
+    def derived(self, claims_file):
+        refs = self.references()
+        if not refs:
+            return None
+        values = [claims_file.claims[refs[n]].published for n in self.lengths]
+        if min(values) <= 0:
+            return None
+        return round(float(np.polyfit(np.log(self.lengths), np.log(values), 1)[0]), 3)
+
+    def words(self, claim):
+        bounds = {"below": self.below, "at most": self.at_most, "at least": self.at_least}
+        given = [f"{word} {bound}" for word, bound in bounds.items() if bound is not None]
+        bound = joined(given) or "that of the published figures"
+        lengths = f"{self.lengths[0]} to {self.lengths[-1]} tokens"
+        return f"exponent of {self.quantity} of {self.system} over {lengths} is {bound}"
+
+    def judge(self, claim, evidence):
+        figure = self.derived(evidence.claims_file)
+        needs = {n: (self.system, self.at.given() | {"seq_len": n}) for n in self.lengths}
+        found = evidence.on_records(
+            claim, needs, self._decide(figure), at_least=3, quantity=self.quantity
+        )
+        if self.quantity == "memory" and self.below is not None and self.below <= 1:
+            text = "the output alone grows linearly with the length"
+            return found.overruled(REFUTED, "physics", text)
+        if self.quantity == "memory" and self.at_least is not None and self.at_least <= 1:
+            text = "the output alone grows linearly with the length"
+            return found.overruled(REPRODUCED, "physics", text)
+        return found
+
+    def _decide(self, figure):
+        def decide(rows, missing):
+            lengths = sorted(rows)
+            key = {"time": "samples", "memory": "peak_memory_bytes"}[self.quantity]
+            k = scaling.fit(lengths, [rows[n][key] for n in lengths]).exponent
+            text = f"grows as n^{k:.2f} over {joined(lengths)} tokens"
+            vague = k.high - k.low > 2 * EXPONENT
+            slack = -EXPONENT_SLACK if self.below is not None else EXPONENT_SLACK
+            bound = self.below if self.below is not None else self.at_most
+            low, high = k.low, k.high
+            if self.at_least is not None:  # a bound from below, mirrored
+                bound, low, high = -self.at_least, -k.high, -k.low
+            if bound is not None and low > bound + slack and high >= bound:
+                verdict = REFUTED
+            elif max(self.lengths) not in rows:
+                verdict, text = NOT_TESTABLE, f"{text}, short of the lengths claimed"
+            elif bound is not None and high <= bound + slack:
+                verdict = REPRODUCED
+            elif vague:
+                verdict, text = NOT_TESTABLE, f"{text}, too uncertain to judge by"
+            elif bound is not None:
+                verdict = NOT_REPRODUCED
+            else:
+                close = figure in k or abs(k.value - figure) <= EXPONENT
+                verdict = REPRODUCED if close else NOT_REPRODUCED
+                text = f"{text}, published n^{figure}"
+            return Judgement(verdict, "records", text, measured_as(k, "exponent"))
+
+        return decide
+
+
+class WorkGrowth(Predicate):
+    """The system's exact work grows with the length as n to the published power.
+
+    Arithmetic: query-key pairs of the pattern, heads and sparsity that the write-up states, at
+    the two ends of `lengths`; refuted further off than EXPONENT.
+    """
+
+    needs_figure: ClassVar[bool] = True
+    system: SystemName
+    lengths: list[int] = Field(min_length=2, max_length=2)
+
+    def words(self, claim):
+        lengths = " to ".join(map(str, self.lengths))
+        return f"pairs of {self.system} grow as n^{claim.published} over {lengths} tokens"
+
+    def judge(self, claim, evidence):
+        pairs = [evidence.pairs(claim, self.system, {"seq_len": n}) for n in self.lengths]
+        power = math.log(pairs[1] / pairs[0]) / math.log(self.lengths[1] / self.lengths[0])
+        counted = " and ".join(f"{count:,}" for count in pairs)
+        text = f"{counted} pairs at {' and '.join(map(str, self.lengths))} tokens, n^{power:.2f}"
+        close = abs(power - claim.published) <= EXPONENT
+        return Judgement(REPRODUCED if close else REFUTED, "arithmetic", text)
+
+
+class Crossover(Predicate):
+    """`system` is as fast as `against` at the published length, and faster beyond it.
+
+    From the fitted times over `lengths`, inside what was measured. Reproduced within FACTOR or
+    our interval; refuted when `against` is the faster one at the end of the range, or when the
+    published speed-ups (`figures`, * a length) do not cross 1 about there.
+    """
+
+    needs_figure: ClassVar[bool] = True
+    system: SystemName
+    against: SystemName
+    at: Shape
+    lengths: list[int] = Field(min_length=3)
+    figures: str | None = None
+    figure_lengths: list[int] = []
+
+    def references(self):
+        return starred(self.figures, self.figure_lengths)
+
+    def words(self, claim):
+        return (
+            f"{self.system} is as fast as {self.against} at {claim.published} tokens, "
+            "and faster beyond"
+        )
+
+    def judge(self, claim, evidence):
+        needs = {
+            (system, n): (system, self.at.given() | {"seq_len": n})
+            for system in (self.system, self.against)
+            for n in self.lengths
+        }
+        found = evidence.on_records(claim, needs, self._decide(claim.published), at_least=6)
+        refs = self.references()
+        if not refs:
+            return found
+        claims_file = evidence.claims_file
+        ends = [(n, *claims_file.figure(refs[n])) for n in self.figure_lengths]
+        below = max((n for n, low, _ in ends if low < 1), default=0)
+        above = min((n for n, _, high in ends if high > 1 and n > below), default=math.inf)
+        text = f"its own speed-ups cross 1 between {below} and {above} tokens"
+        if not below <= claim.published <= above:
+            return found.overruled(REFUTED, "arithmetic", text)
+        return found
+
+    def _decide(self, figure):
+        def decide(rows, missing):
+            fits = []
+            for system in (self.system, self.against):
+                own = [n for n in self.lengths if (system, n) in rows]
+                if len(own) < 3:
+                    text = f"missing: {'; '.join(missing)}"
+                    return Judgement(NOT_TESTABLE, "none", text)
+                fits.append(scaling.fit(own, [rows[system, n]["samples"] for n in own]))
+            cross = scaling.crossover(*fits)
+            low, high = cross.n_range
+            span = f"{low:.0f} to {high:.0f} tokens"
+            if cross.smaller_at_end != "a":
+                value = intervals.Interval(high, math.nan, math.nan, 0.0)
+                text = f"{self.against} is still the faster one at {high:.0f} tokens"
+                verdict = REFUTED if high >= figure else NOT_TESTABLE
+            elif cross.n is None:
+                value = intervals.Interval(low, math.nan, math.nan, 0.0)
+                text = f"not in range: {self.system} is the faster one over {span}"
+                verdict = NOT_REPRODUCED if low * FACTOR <= figure else NOT_TESTABLE
+            else:
+                value = cross.n
+                text = f"as fast as each other at {cross.n:.0f} tokens of {span}"
+                close = figure in value or 1 / FACTOR <= value.value / figure <= FACTOR
+                verdict = REPRODUCED if close else NOT_REPRODUCED
+                if value.high / value.low > FACTOR**2:
+                    verdict, text = NOT_TESTABLE, f"{text}, too uncertain to judge by"
+            return Judgement(verdict, "records", text, measured_as(value, "tokens"))
+
+        return decide
+
+
+class Rising(Predicate):
+    """The speed-up of `system` over `against` rises along `shapes`.
+
+    Refuted when the published `figures` (* a length) fall between two of them; else the ratio of
+    the speed-ups at the last and the first shape decides, by its interval.
+    """
+
+    system: SystemName
+    against: SystemName
+    shapes: list[Shape] = Field(min_length=2)
+    figures: str | None = None
+
+    def references(self):
+        return starred(self.figures, [at.seq_len for at in self.shapes])
+
+    def words(self, claim):
+        lengths = joined(at.seq_len for at in self.shapes)
+        return f"speed-up of {self.system} over {self.against} rises over {lengths} tokens"
+
+    def judge(self, claim, evidence):
+        ends = (self.shapes[0], self.shapes[-1])
+        needs = {
+            (system, i): (system, at.given())
+            for system in (self.system, self.against)
+            for i, at in enumerate(ends)
+        }
+        found = evidence.on_records(claim, needs, self._decide)
+        refs = self.references()
+        figures = (
+            [evidence.claims_file.figure(refs[at.seq_len]) for at in self.shapes] if refs else []
+        )
+        for (low, _), (_, high) in zip(figures, figures[1:], strict=False):
+            if high < low:
+                printed = [evidence.claims_file.claims[one].published for one in refs.values()]
+                text = f"its own speed-ups are {joined(printed)}"
+                return found.overruled(REFUTED, "arithmetic", text)
+        return found
+
+    def _decide(self, rows, missing):
+        system, against = self.system, self.against
+        samples = {key: row["samples"] for key, row in rows.items()}
+        # Last over first, as the square of a mean of two paired ratios.
+        pairs = [
+            (samples[against, 1], samples[system, 1]),
+            (samples[system, 0], samples[against, 0]),
+        ]
+        mean = of_one_process(intervals.geometric_mean_speedup(pairs), *rows.values())
+        rise = intervals.Interval(mean.value**2, mean.low**2, mean.high**2, mean.confidence)
+        verdict = REPRODUCED if rise.low > 1 else REFUTED if rise.high < 1 else NOT_REPRODUCED
+        ends = " and ".join(str(self.shapes[i].seq_len) for i in (0, -1))
+        text = f"between {ends} tokens the speed-up changes by a factor {in_text(rise)}"
+        return Judgement(verdict, "records", text, measured_as(rise, "x"))

@@ -1,0 +1,217 @@
+"""Reading, expanding and checking `paper/claims.yaml`."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from analysis.claims.capacity import Fits
+from analysis.claims.claim import Claim, ClaimsFile
+from analysis.claims.comparisons import FastestVaries, Ordering
+from analysis.claims.growth import Growth, Rising
+from analysis.claims.registry import KINDS
+from analysis.claims.schema import (
+    UNKNOWN,
+    Card,
+    ClaimsError,
+    Mechanism,
+    MechanismName,
+    Output,
+    Strict,
+    System,
+    Writeup,
+)
+from analysis.claims.stated_numbers import Arithmetic, Restates
+from analysis.claims.wording import joined
+from models.registry import VARIANTS
+
+_TABLE = ("for", "columns", "rows", "cells")
+_ENTRY = ("id", "section", "claim", "published", "predicate", "note", "mechanism", "see")
+_PLACE = re.compile(r"\{([\w.-]+)\}")
+
+
+class _Origin(Strict):
+    """Of a claim: how its figure arose, and the tables and figures that show it."""
+
+    mechanism: MechanismName | None = None
+    see: list[Output] = []
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    def construct_mapping(self, node, deep=False):
+        keys = Counter(str(key.value) for key, _ in node.value)
+        for key in (k for k, count in keys.items() if count > 1):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} given twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def load(path: Path | str) -> ClaimsFile:
+    """Read, expand and validate the claims file.
+
+    Raises ClaimsError on anything not understood: YAML, keys, ids given twice or not there,
+    predicate kinds and their arguments, systems, cards, variants, expressions.
+    """
+    path = Path(path)
+    try:
+        data = yaml.load(path.read_text(), Loader=_UniqueKeys)
+    except OSError as error:
+        raise ClaimsError(f"{path}: cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ClaimsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    sections = ("cards", "mechanisms", "systems", "writeups")
+    if not isinstance(data, dict) or sorted(data) != sorted(sections):
+        got = sorted(data) if isinstance(data, dict) else data
+        raise ClaimsError(f"{path}: top level: is {got!r}, expected {joined(sections)}")
+    context = {name: data[name] for name in sections} | {"variants": VARIANTS}
+    if UNKNOWN not in data["mechanisms"]:
+        raise ClaimsError(f"{path}: mechanisms: {UNKNOWN}: missing")
+    cards, mechanisms, systems = (
+        {k: _parse(path, f"{name}.{k}", model, v, context) for k, v in data[name].items()}
+        for name, model in (("cards", Card), ("mechanisms", Mechanism), ("systems", System))
+    )
+    writeups: dict[str, Writeup] = {}
+    claims: dict[str, Claim] = {}
+    for name, value in data["writeups"].items():
+        entries = value.pop("claims", None) if isinstance(value, dict) else None
+        writeups[name] = _parse(path, f"writeups.{name}", Writeup, value, context)
+        if not isinstance(entries, list):
+            raise ClaimsError(f"{path}: writeups.{name}: claims: expected a list of entries")
+        for entry in entries:
+            for fields in _expand(path, name, entry, {}, {}):
+                claim = _claim(path, name, fields, context)
+                if claim.id in claims:
+                    raise ClaimsError(f"{path}: {claim.id}: id: given twice")
+                claims[claim.id] = claim
+    claims_file = ClaimsFile(str(path), cards, mechanisms, systems, writeups, claims)
+    for claim in claims.values():
+        _check(claims_file, claim)
+    return claims_file
+
+
+def _parse(path, place: str, model: type[Strict], value, context: Mapping, field: str = ""):
+    try:
+        return model.model_validate(value, context=context)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, (*filter(None, [field]), *first["loc"]))) or "entry"
+        raise ClaimsError(f"{path}: {place}: {where}: {first['msg']}") from None
+
+
+def _expand(path, place: str, entry, variables: dict, inherited: dict) -> Iterator[dict]:
+    """The claims of an entry: one for each row of its table and combination of its loops."""
+    if not isinstance(entry, dict):
+        raise ClaimsError(f"{path}: {place}: entry: is {entry!r}, expected a mapping")
+    place = f"{place}.{entry['id']}" if "id" in entry else place
+    for key in entry:
+        if key not in _TABLE + _ENTRY:
+            raise ClaimsError(f"{path}: {place}: {key}: unknown key")
+    columns, loops = entry.get("columns", []), entry.get("for", {})
+    for row in entry.get("rows", [[]]):
+        if len(row) != len(columns):
+            raise ClaimsError(f"{path}: {place}: rows: {row!r} has not {len(columns)} columns")
+        for values in itertools.product(*loops.values()):
+            known = {**variables, **_pair(columns, row), **_pair(loops, values)}
+            given = inherited | {k: v for k, v in entry.items() if k in _ENTRY}
+            for cell in entry.get("cells", ()):
+                yield from _expand(path, place, cell, known, given)
+            if "cells" not in entry:
+                fields = {k: _fill(path, place, k, v, known) for k, v in given.items()}
+                if fields.get("published", ...) is not None:
+                    yield fields
+
+
+def _pair(names, values) -> dict:
+    return dict(zip(names, values, strict=True))
+
+
+def _fill(path, place: str, field: str, value, variables: Mapping):
+    """`value` with every {name} replaced, innermost first; a lone {name} keeps its type."""
+    if isinstance(value, dict):
+        return {k: _fill(path, place, f"{field}.{k}", v, variables) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_fill(path, place, field, v, variables) for v in value]
+    while isinstance(value, str) and (found := _PLACE.search(value)):
+        if found[1] not in variables:
+            raise ClaimsError(f"{path}: {place}: {field}: no column or loop is called {found[1]!r}")
+        new = variables[found[1]]
+        value = new if found[0] == value else value.replace(found[0], str(new))
+    return value
+
+
+def _claim(path, writeup: str, fields: dict, context: Mapping) -> Claim:
+    place = f"{writeup}.{fields.get('id', '(no id)')}"
+    for key in ("id", "section", "claim", "predicate"):
+        if key not in fields:
+            raise ClaimsError(f"{path}: {place}: {key}: missing")
+    arguments = dict(fields["predicate"]) if isinstance(fields["predicate"], dict) else {}
+    kind = arguments.pop("kind", None)
+    if kind not in KINDS:
+        raise ClaimsError(
+            f"{path}: {place}: predicate.kind: is {kind!r}, expected one of {joined(KINDS)}"
+        )
+    predicate = _parse(path, place, KINDS[kind], arguments, context, "predicate")
+    published = fields.get("published")
+    if predicate.needs_figure and not _is_number(published):
+        raise ClaimsError(f"{path}: {place}: published: is {published!r}, expected a number")
+    more = {k: fields[k] for k in ("mechanism", "see") if k in fields}
+    more = _parse(path, place, _Origin, more, context)
+    return Claim(
+        id=place,
+        writeup=writeup,
+        section=fields["section"],
+        claim=fields["claim"],
+        published=published,
+        kind=kind,
+        predicate=predicate,
+        note=fields.get("note"),
+        mechanism=more.mechanism,
+        see=tuple(more.see),
+    )
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check(claims_file: ClaimsFile, claim: Claim) -> None:
+    """References between claims, which need the whole file."""
+    predicate = claim.predicate
+
+    def fail(field: str, message: str):
+        raise ClaimsError(f"{claims_file.path}: {claim.id}: predicate.{field}: {message}")
+
+    for field, other in predicate.references().items():
+        if other not in claims_file.claims:
+            fail(str(field), f"no claim has the id {other!r}")
+        if not _is_number(claims_file.claims[other].published):
+            fail(str(field), f"{other} has no published number")
+    for system in predicate.named_systems():
+        if claims_file.experiment(claim.writeup, system) is None:
+            message = f"neither the write-up nor the system {system!r} names an experiment"
+            raise ClaimsError(f"{claims_file.path}: {claim.id}: {message}")
+    match predicate:
+        case Restates(of=other) if isinstance(claims_file.claims[other].predicate, Restates):
+            fail("of", f"{other} restates a figure itself")
+        case Growth(figures=None, below=None, at_most=None, at_least=None):
+            fail("figures", "missing: expected figures, below, at_most or at_least")
+        case FastestVaries(shapes=shapes) | Rising(shapes=shapes) if any(
+            at.seq_len is None for at in shapes
+        ):
+            fail("shapes", "expected a seq_len in each")
+        case Fits(card=None) if not _is_number(claim.published):
+            fail("card", "missing: expected a card, or a published number of MiB")
+        case Ordering(order=[_], among=[]):
+            fail("order", "expected two systems or more, or some among others")
+        case Arithmetic():
+            try:
+                predicate.sides(claim, claims_file)
+            except (ValueError, SyntaxError, TypeError) as error:
+                fail("left, right", f"{error}")

@@ -1,0 +1,39 @@
+"""How a published figure arose: the mechanism of a claim."""
+
+from __future__ import annotations
+
+from analysis.claims.claim import Claim, ClaimsFile
+from analysis.claims.comparisons import Speedup
+from analysis.claims.growth import Growth
+from analysis.claims.schema import NOT_REPRODUCED, REFUTED, REPRODUCED, UNKNOWN
+from analysis.claims.stated_numbers import AbsoluteTime, Restates, Throughput
+
+
+def mechanism(claims_file: ClaimsFile, claim: Claim, verdict: str) -> str | None:
+    """The claim's own mechanism, else that of the figure it restates, else that of its system.
+
+    The system's is that of its times. None of a claim that is reproduced; one that does not hold
+    has `UNKNOWN` at the least.
+    """
+    if verdict == REPRODUCED:
+        return None
+    found = _stated(claims_file, claim)
+    return UNKNOWN if found is None and verdict in (REFUTED, NOT_REPRODUCED) else found
+
+
+def _stated(claims_file: ClaimsFile, claim: Claim) -> str | None:
+    if claim.mechanism is not None:
+        return claim.mechanism
+    match claim.predicate:
+        case Restates(of=other):
+            return _stated(claims_file, claims_file.claims[other])
+        case Growth(quantity="memory"):
+            return None
+        case (
+            AbsoluteTime(system=name)
+            | Throughput(system=name)
+            | Speedup(system=name)
+            | Growth(system=name)
+        ):
+            return claims_file.systems[name].mechanism
+    return None

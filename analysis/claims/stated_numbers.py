@@ -1,0 +1,251 @@
+"""Predicates on single figures: absolute times, arithmetic, support, restatements."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from analysis.claims.claim import Predicate
+from analysis.claims.expressions import value_range
+from analysis.claims.schema import (
+    AVERAGING,
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    REFUTED,
+    REPRODUCED,
+    CardName,
+    Judgement,
+    Number,
+    Shape,
+    SystemName,
+)
+from analysis.claims.wording import in_text, is_close, joined, measured_as, shape_words
+from analysis.statistics import intervals
+
+if TYPE_CHECKING:
+    from analysis.claims.claim import Claim, ClaimsFile
+
+
+class AbsoluteTime(Predicate):
+    """A time in ms on a `card` (null: a device that the write-up does not name).
+
+    Refuted below the card's floor for the exact useful work of the system. Only records from
+    that very card reproduce it, within FACTOR.
+    """
+
+    needs_figure: ClassVar[bool] = True
+    system: SystemName
+    at: Shape
+    card: CardName | None
+    statistic: Literal["mean", "std"] = "mean"
+
+    def words(self, claim):
+        where = f"on {self.card}" if self.card else "on a device that is not named"
+        shape = shape_words(self.at.given())
+        return f"{self.statistic} time of {self.system} at {shape} {where} is {claim.published} ms"
+
+    def judge(self, claim, evidence):
+        if self.card is None:
+            return Judgement(NOT_TESTABLE, "none", "the device is not named")
+        floor = evidence.floor_ms(claim, self.system, self.at.given(), self.card)
+        remark = ""
+        if self.statistic == "mean":
+            remark = f"; {claim.published / floor:.3g} times the card's floor of {floor:.3g} ms"
+            if claim.published + self.resolution / 2 < floor:
+                text = f"below the card's floor of {floor:.3g} ms"
+                return Judgement(REFUTED, "physics", text)
+
+        def decide(rows, missing):
+            row = rows["system"]
+            value = intervals.Interval(row["median_ms"], row["low_ms"], row["high_ms"], 0.95)
+            if self.statistic == "std":
+                spread = float(np.std([s for one in row["samples"] for s in one]))
+                value = intervals.Interval(spread, math.nan, math.nan, 0.0)
+            verdict = REPRODUCED if is_close(claim.published, value) else NOT_REPRODUCED
+            return Judgement(
+                verdict, "records", f"{in_text(value)} ms{remark}", measured_as(value, "ms")
+            )
+
+        needs = {"system": (self.system, self.at.given())}
+        found = evidence.on_records(claim, needs, decide, card=self.card)
+        if found.verdict == NOT_TESTABLE:
+            device = evidence.claims_file.cards[self.card].device
+            return replace(found, reason=f"no record on a {device}: {found.reason}{remark}")
+        return found
+
+
+class Throughput(Predicate):
+    """Tokens a second, batch x length over the time, on a `card`.
+
+    Refuted above what the card's floor allows for the exact useful work. Only records from that
+    very card reproduce it, within FACTOR.
+    """
+
+    needs_figure: ClassVar[bool] = True
+    system: SystemName
+    at: Shape
+    card: CardName
+
+    def words(self, claim):
+        shape = shape_words(self.at.given())
+        return f"{self.system} at {shape} does {claim.published} tokens/s on {self.card}"
+
+    def judge(self, claim, evidence):
+        at = self.at.given()
+        shape = evidence.shape(claim, at, self.system)
+        tokens = 1000 * shape["batch"] * shape["seq_len"]  # a second, of a time in ms
+        ceiling = tokens / evidence.floor_ms(claim, self.system, at, self.card)
+        if claim.published - self.resolution / 2 > ceiling:
+            text = f"above the card's ceiling of {ceiling:.4g} tokens/s"
+            return Judgement(REFUTED, "physics", text)
+        remark = f"; {claim.published / ceiling:.2g} of the card's ceiling"
+
+        def decide(rows, missing):
+            row = rows["system"]
+            ends = [tokens / row[k] for k in ("median_ms", "high_ms", "low_ms")]
+            value = intervals.Interval(*ends, 0.95)
+            verdict = REPRODUCED if is_close(claim.published, value) else NOT_REPRODUCED
+            text = f"{in_text(value)} tokens/s{remark}"
+            return Judgement(verdict, "records", text, measured_as(value, "tokens/s"))
+
+        found = evidence.on_records(claim, {"system": (self.system, at)}, decide, card=self.card)
+        if found.verdict == NOT_TESTABLE:
+            device = evidence.claims_file.cards[self.card].device
+            return replace(found, reason=f"no record on a {device}: {found.reason}{remark}")
+        return found
+
+
+class Arithmetic(Predicate):
+    """`left` (default: the published figure) stands in `relation` to `right`, within rounding.
+
+    Expressions of + - * / ** min max over `names`: numbers, or ids of claims for their figures.
+    """
+
+    right: str
+    left: str = "published"
+    relation: Literal["equal", "at_least", "at_most"] = "equal"
+    names: dict[str, Number | str] = {}
+
+    def references(self):
+        return {name: value for name, value in self.names.items() if isinstance(value, str)}
+
+    def words(self, claim):
+        left = claim.published if self.left == "published" else self.left
+        relation = {"equal": "equals", "at_least": "is at least", "at_most": "is at most"}
+        given = [f"{n} = {v}" for n, v in self.names.items()]
+        where = f" with {joined(given)}" if given else ""
+        return f"{left} {relation[self.relation]} {self.right}{where}"
+
+    def sides(self, claim: Claim, claims_file: ClaimsFile) -> list[tuple[float, float]]:
+        """Lowest and highest value of left and right, as printed figures are rounded."""
+        ranges = {
+            n: claims_file.figure(v) if isinstance(v, str) else (v, v)
+            for n, v in self.names.items()
+        }
+        if claim.published is not None:
+            half = self.resolution / 2
+            ranges["published"] = (claim.published - half, claim.published + half)
+        return [value_range(side, ranges) for side in (self.left, self.right)]
+
+    def judge(self, claim, evidence):
+        (left_low, left_high), (low, high) = self.sides(claim, evidence.claims_file)
+        above, below = left_low - high, low - left_high  # > 0: by how much left is off
+        off = {"equal": max(above, below), "at_least": below, "at_most": above}[self.relation]
+        span = f"{low:.10g}" if low == high else f"{low:.7g} to {high:.7g}"
+        left = "" if self.left == "published" else f"left gives {left_low:.10g}, "
+        verdict, text = REPRODUCED, f"{left}right gives {span}"
+        if off > 0:
+            near = self.relation == "equal" and off <= AVERAGING * abs(high)
+            verdict = NOT_REPRODUCED if near else REFUTED
+            if self.relation == "equal":
+                text += f", off by {off:.3g}" + (", beyond rounding" if near else "")
+        return Judgement(verdict, "arithmetic", text)
+
+
+class Support(Predicate):
+    """The system `runs`, or `fails`, wherever it was recorded at the conditions.
+
+    runs: reproduced when none failed, refuted when none ran. fails: refuted when any ran, also in
+    a published figure (`contradicted_by`: times of the system in that dtype). Running out of
+    memory or time is not failing, nor is asking for more devices than a machine has.
+    """
+
+    system: SystemName
+    expect: Literal["runs", "fails"]
+    at: Shape = Shape()
+    contradicted_by: list[str] = []
+
+    def references(self):
+        return {f"contradicted_by[{i}]": other for i, other in enumerate(self.contradicted_by)}
+
+    def words(self, claim):
+        return f"{self.system} {self.expect} at {shape_words(self.at.given()) or 'all shapes'}"
+
+    def judge(self, claim, evidence):
+        found = evidence.on_machines(claim, self.system, self.at.given(), self._decide)
+        for other in self.contradicted_by:
+            figure = evidence.claims_file.claims[other]
+            ran = getattr(figure.predicate, "system", None) == self.system
+            shapes = [evidence.shape(c, c.predicate.at.given()) for c in (claim, figure)]
+            if ran and shapes[0]["dtype"] == shapes[1]["dtype"] and self.expect == "fails":
+                text = f"a time of it is published: {other}, {figure.published} ms"
+                return found.overruled(REFUTED, "arithmetic", text)
+        return found
+
+    def _decide(self, rows):
+        count = Counter(
+            "short of devices" if _is_short_of_devices(row) else row["status"] for row in rows
+        )
+        ran, failed = count["ok"], count["failed"] + count["unsupported"]
+        text = ", ".join(f"{n} {status}" for status, n in sorted(count.items()))
+        if not ran and not failed:
+            return Judgement(NOT_TESTABLE, "none", f"neither ran nor failed: {text}")
+        if self.expect == "fails":
+            verdict = REFUTED if ran else REPRODUCED
+        else:
+            verdict = REFUTED if not ran else NOT_REPRODUCED if failed else REPRODUCED
+        return Judgement(verdict, "records", text)
+
+
+def _is_short_of_devices(row) -> bool:
+    # `experiments.workload` words it so; a backend that cannot says something else.
+    over_ranks = row["world_size"] > 1 and row["status"] == "unsupported"
+    return over_ranks and f"{row['world_size']:.0f} ranks need a " in row["reason"]
+
+
+class Restates(Predicate):
+    """The figure of claim `of` again: its verdict, or refuted where the two figures differ."""
+
+    needs_figure: ClassVar[bool] = True
+    of: str
+
+    def references(self):
+        return {"of": self.of}
+
+    def words(self, claim):
+        return f"{claim.published} is the figure of {self.of}, and that holds"
+
+    def judge(self, claim, evidence):
+        other = evidence.claims_file.claims[self.of]
+        low, high = evidence.claims_file.figure(self.of)
+        half = self.resolution / 2
+        if claim.published + half < low or claim.published - half > high:
+            return Judgement(REFUTED, "arithmetic", f"{self.of} has {other.published}")
+        found = evidence.judge(other)
+        return replace(found, reason=f"as {self.of}: {found.reason}")
+
+
+class NotMeasurable(Predicate):
+    """A statement without measurable content; says why."""
+
+    reason: str
+
+    def words(self, claim):
+        return "none"
+
+    def judge(self, claim, evidence):
+        return Judgement(NOT_TESTABLE, "none", self.reason)

@@ -1,0 +1,69 @@
+"""The paper: `paper/paper.typ` compiled by Typst, equal inputs to equal bytes.
+
+    python -m analysis.documents.paper --out build/paper.pdf [--build build]
+
+The paper reads `numbers.json`, `claims.json`, `tables/*.typ` and `figures/*.svg` of the build
+folder. Fonts are those inside the compiler, whatever the system has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+import typst
+
+from experiments.files import replacing
+
+SOURCE = Path(__file__).resolve().parents[2] / "paper" / "paper.typ"
+
+
+class PaperError(ValueError):
+    """The paper cannot be compiled: says what Typst found, and where."""
+
+
+def compile_paper(build: Path, source: Path = SOURCE) -> bytes:
+    """The PDF of `source` from the files in `build`.
+
+    Raises PaperError on an unknown number or claim, a missing file and on Typst's own errors.
+    """
+    build, source = build.resolve(), source.resolve()
+    # Typst reads nothing outside its root, and a build folder may lie outside the repository.
+    root = Path(os.path.commonpath([build, source.parent.parent]))
+    try:
+        return typst.compile(
+            source,
+            root=root,
+            ignore_system_fonts=True,
+            sys_inputs={"build": "/" + build.relative_to(root).as_posix()},
+        )
+    except typst.TypstError as error:
+        message = " ".join(str(error.message).split())
+        # A panic carries its text quoted: show the text.
+        panic = re.fullmatch(r'panicked with: "(.*)"', message)
+        hints = "; ".join(error.hints or ())
+        text = panic[1].replace('\\"', '"') if panic else message
+        raise PaperError(f"{source.name}: {text}" + (f" ({hints})" if hints else "")) from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compile; returns the exit status, 1 with one line on stderr if it cannot be done."""
+    parser = argparse.ArgumentParser(description="Compile the paper.")
+    parser.add_argument("--out", type=Path, default=Path("build/paper.pdf"))
+    parser.add_argument("--build", type=Path, default=Path("build"))
+    options = parser.parse_args(arguments)
+    try:
+        pdf = compile_paper(options.build)
+        with replacing(options.out) as partial:
+            partial.write_bytes(pdf)
+    except (PaperError, OSError) as error:
+        print(f"paper: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

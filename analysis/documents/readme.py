@@ -1,0 +1,73 @@
+"""The README's finding and figure, from a build of the published records.
+
+    snakemake --config source=published && python -m analysis.documents.readme [--check]
+
+fills the README between its `found` marks from `paper/readme.md.j2` and copies the overview
+figure to `paper/overview.svg`, so that a reader sees both without building anything. With
+`--check` nothing is written: the exit status says whether they are as the records have it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+
+import jinja2
+
+from analysis.records.frame import repository
+from analysis.rendering.numbers import NumbersError, bare, lookup
+from analysis.rendering.text import write
+
+_MARKED = re.compile(r"(<!-- found -->\n).*(<!-- /found -->)", re.S)
+
+
+def fill(readme: str, template: str, numbers: dict) -> str:
+    """`readme` with its marked part rendered from `template`; NumbersError on an unknown key."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    where = "paper/readme.md.j2"
+    found = environment.from_string(template).render(
+        # The README names the device of every sentence, where a number's text names another's.
+        n=lambda key: bare(numbers, key, where),
+        on=lambda key: lookup(numbers, key, where, "device"),
+        known=lambda key: lookup(numbers, key, where, "value") is not None,
+    )
+    return _MARKED.sub(lambda marks: f"{marks[1]}{found.strip()}\n{marks[2]}", readme)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write or check; returns 0, or 1 with one line on stderr."""
+    parser = argparse.ArgumentParser(description="Fill the README from published records.")
+    parser.add_argument("--check", action="store_true", help="write nothing, only compare")
+    options = parser.parse_args(arguments)
+    root = repository()
+    try:
+        numbers = json.loads((root / "build/numbers.json").read_text())
+        figure = (root / "build/figures/overview.svg").read_text()
+        readme = (root / "README.md").read_text()
+        filled = fill(readme, (root / "paper/readme.md.j2").read_text(), numbers)
+    except (OSError, NumbersError, json.JSONDecodeError) as error:
+        print(f"readme: {error}", file=sys.stderr)
+        return 1
+    shown = root / "paper/overview.svg"
+    stale = [
+        path.relative_to(root)
+        for path, text in ((root / "README.md", filled), (shown, figure))
+        if not path.exists() or path.read_text() != text
+    ]
+    if options.check and stale:
+        print(
+            f"readme: {' and '.join(map(str, stale))} differ from the published records; "
+            "run: snakemake --config source=published && python -m analysis.documents.readme",
+            file=sys.stderr,
+        )
+        return 1
+    if not options.check:
+        write(root / "README.md", filled)
+        write(shown, figure)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

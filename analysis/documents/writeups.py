@@ -1,0 +1,202 @@
+"""The write-ups, in the published layout, out of numbers, tables, figures and verdicts.
+
+    python -m analysis.documents.writeups NAME --out build/writeups/NAME.md [--build build]
+
+renders `paper/writeups/NAME.md.j2`. A template has `n(key)`, the text of a number; `table(name)`,
+`figure(name, alt)`; of one claim `said(id)`, `measured(id)`, `ruled(id)` (the word) and
+`verdict(id)` (with its reason); `verdicts(section)`, the table of a section of the write-up;
+`sections()`. An unknown name of any of these fails the build. A table or figure of another
+experiment has its whole name (`backends-worth`): a write-up need not be one of an experiment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import jinja2
+
+from analysis.rendering.numbers import NumbersError, lookup
+from analysis.rendering.text import DASH, interval, number, write
+
+TEMPLATES = Path(__file__).resolve().parents[2] / "paper" / "writeups"
+
+
+class WriteupError(ValueError):
+    """A write-up that cannot be rendered: names the template and what it asked for."""
+
+
+def render(name: str, build: Path, out: Path, templates: Path = TEMPLATES) -> str:
+    """The Markdown of write-up `name` from the files in `build`; links are relative to `out`.
+
+    Raises WriteupError on unknown keys, tables, figures, claims and sections, on undefined
+    variables, on template errors and on a missing or broken file.
+    """
+    page = _Page(name, build, out)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    public = (
+        "n",
+        "table",
+        "figure",
+        "said",
+        "measured",
+        "ruled",
+        "verdict",
+        "verdicts",
+        "sections",
+    )
+    environment.globals |= {word: getattr(page, word) for word in public}
+    try:
+        return environment.get_template(f"{name}.md.j2").render()
+    except jinja2.TemplateNotFound as error:
+        raise WriteupError(f"{templates / error.name}: no such template") from None
+    except jinja2.TemplateSyntaxError as error:
+        raise WriteupError(f"{error.name}:{error.lineno}: {error.message}") from None
+    except jinja2.UndefinedError as error:
+        raise WriteupError(f"{page.where}: {error.message}") from None
+    except NumbersError as error:
+        raise WriteupError(str(error)) from None
+
+
+def names(templates: Path = TEMPLATES) -> list[str]:
+    """The write-ups that have a template."""
+    return sorted(path.name.removesuffix(".md.j2") for path in templates.glob("*.md.j2"))
+
+
+class _Page:
+    """What a template can ask for."""
+
+    def __init__(self, name: str, build: Path, out: Path):
+        self.name, self.build, self.out = name, build, out
+        self.where = f"{name}.md.j2"
+        self._numbers = _json(build / "numbers.json")
+        claims = [c for c in _json(build / "claims.json")["claims"] if c["writeup"] == name]
+        self._claims = {claim["id"]: claim for claim in claims}
+
+    def n(self, key: str) -> str:
+        return lookup(self._numbers, key, self.where)
+
+    def table(self, name: str) -> str:
+        """The table of this experiment, or else the one of that whole name."""
+        return self._output("table", "tables", name, "md").read_text().rstrip()
+
+    def figure(self, name: str, alt: str) -> str:
+        """A link to the figure of this experiment, or else to the one of that whole name."""
+        path = self._output("figure", "figures", name, "svg")
+        return f"![{alt}]({self._link(path)})"
+
+    def _output(self, what: str, folder: str, name: str, suffix: str) -> Path:
+        for stem in (f"{self.name}-{name}", name):
+            path = self.build / folder / f"{stem}.{suffix}"
+            if path.is_file():
+                return path
+        raise WriteupError(f"{self.where}: {what} {name!r}: no file {path}")
+
+    def _link(self, path: Path) -> str:
+        return Path(os.path.relpath(path, self.out.parent)).as_posix()
+
+    def verdict(self, claim: str) -> str:
+        """`**refuted** (construction): reason` of the claim `<write-up>.<claim>`."""
+        found = self._claim(claim)
+        return f"{self._verdict(found)} ({found['basis']}): {found['reason']}"
+
+    def said(self, claim: str) -> str:
+        """The published figure of the claim `<write-up>.<claim>`."""
+        return published_text(self._claim(claim))
+
+    def measured(self, claim: str) -> str:
+        """The measured value of the claim `<write-up>.<claim>`, an en dash where there is none."""
+        return measured_text(self._claim(claim)["measured"])
+
+    def ruled(self, claim: str) -> str:
+        """The verdict on the claim `<write-up>.<claim>` as a word."""
+        return self._verdict(self._claim(claim))
+
+    def _claim(self, claim: str) -> dict:
+        if f"{self.name}.{claim}" not in self._claims:
+            raise WriteupError(f"{self.where}: unknown claim {self.name}.{claim}")
+        return self._claims[f"{self.name}.{claim}"]
+
+    def _verdict(self, claim: dict) -> str:
+        """The word, linked to the claim's row in the ledger, which has its records."""
+        return f"[**{claim['verdict']}**]({self._link(self.build / 'ledger.html')}#{claim['id']})"
+
+    def verdicts(self, section: str) -> str:
+        found = [c for c in self._claims.values() if self._section(c) == section]
+        if not found:
+            raise WriteupError(f"{self.where}: no claim of section {section!r}")
+        lines = ["| Claim | Published | Verdict | Measured | Basis | Reason |"]
+        lines.append("| --- | --- | --- | --- | --- | --- |")
+        for claim in found:
+            cells = (
+                claim["claim"],
+                published_text(claim),
+                self._verdict(claim),
+                measured_text(claim["measured"]),
+                claim["basis"],
+                claim["reason"],
+            )
+            lines.append("| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |")
+        return "\n".join(lines)
+
+    def sections(self) -> list[str]:
+        return list(dict.fromkeys(self._section(c) for c in self._claims.values()))
+
+    def _section(self, claim: dict) -> str:
+        return claim["source"].removeprefix(f"{self.name}, ")
+
+
+def measured_text(measured: dict | None) -> str:
+    """The measured side of a verdict: value, interval and unit."""
+    if measured is None or measured["value"] is None:
+        return DASH
+    bounds = [measured[b] for b in ("low", "high")]
+    value = measured["value"]
+    text = number(value) if None in bounds else interval(value, *bounds)
+    unit = {"x": "×", "exponent": ""}.get(measured["unit"], f" {measured['unit']}")
+    return text + unit
+
+
+def published_text(claim: dict) -> str:
+    """The published side of a verdict as a reader would write it."""
+    value = claim["published"]
+    if value is None:
+        return DASH
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _json(path: Path):
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise WriteupError(f"{path}: cannot be read: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise WriteupError(f"{path}: not JSON (truncated?): {error}") from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Render one; returns the exit status, 1 with one line on stderr for unusable input."""
+    parser = argparse.ArgumentParser(description="Render a write-up.")
+    parser.add_argument("name", choices=names())
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--build", type=Path, default=Path("build"))
+    options = parser.parse_args(arguments)
+    try:
+        write(options.out, render(options.name, options.build, options.out))
+    except (WriteupError, OSError) as error:
+        print(f"writeups: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

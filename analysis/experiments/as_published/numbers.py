@@ -1,0 +1,169 @@
+"""What the records of `as_published` say as numbers by key: published, replica, exact."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from analysis.experiments.as_published import views as replica_views
+from analysis.experiments.as_published.views import HEADS, LOOP, REPLICAS, RING, SHARES, Three
+from analysis.records.replica_columns import DEVIATIONS
+from analysis.records.units import KIB, MIB
+from analysis.rendering.numbers import entry
+from analysis.rendering.text import number
+from analysis.selection import published, views
+from analysis.standard import number_entries
+
+AT = 512  # the length of the published figures of memory a token
+
+
+def of_replicas(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
+    """Key -> entry; the keys do not depend on what was measured."""
+    return {
+        **_speedups(view),
+        **_deviations(view),
+        **_plots(view),
+        **_billion(frame, view),
+        **_memory(view),
+        **_first_call(view),
+    }
+
+
+def _speedups(view: views.View) -> dict[str, dict]:
+    """`three.<system>.n<length>.<column>`."""
+    found: dict[str, dict] = {}
+    for three in replica_views.speedups(view):
+        if three.published is None:
+            continue
+        at = f"three.{three.system}.n{three.seq_len}"
+        found[f"{at}.published"] = entry(three.published, text=f"{three.published:.2f}")
+        for column in ("replica", "exact", "over_dense"):
+            found |= _gain(f"{at}.{column}", three, column)
+    return found
+
+
+def _gain(key: str, three: Three, column: str) -> dict[str, dict]:
+    pair = getattr(three, column)
+    gain = views.ratio(*pair)
+    bounds = (None, None, None) if gain is None else (gain.value, gain.low, gain.high)
+    return {key: entry(*bounds, rows=pair if gain is not None else ())}
+
+
+def _deviations(view: views.View) -> dict[str, dict]:
+    """`deviation.<replica>.<field>` of its longest case, and the exact system's name."""
+    found: dict[str, dict] = {}
+    for replica in REPLICAS:
+        row = replica_views.largest(view, replica)
+        key = f"deviation.{replica.removeprefix('published-')}"
+        name = None if row is None else published.name(row["deviation_variant"])
+        found[f"{key}.exact"] = entry(name, rows=[row])
+        for field in DEVIATIONS:
+            value = math.nan if row is None else float(row[f"deviation_{field}"])
+            known = math.isfinite(value)
+            text = f"{100 * value:.1f} %" if known and field == "zero_rows" else None
+            found[f"{key}.{field}"] = entry(value if known else None, text=text, rows=[row])
+    return found
+
+
+def _plots(view: views.View) -> dict[str, dict]:
+    """Time at the longest length over the shortest, measured and counted, by rates and system."""
+    curves = {(c.rates, c.variant): c for c in replica_views.curves(view)}
+    found: dict[str, dict] = {}
+    for key, of in (
+        ("made", ("as made", replica_views.SUMS)),
+        ("meant", ("as meant", replica_views.SUMS)),
+        ("exact", ("as meant", "dilated-sdpa")),
+    ):
+        curve = curves.get(of)
+        row = curve.rows[-1] if curve and len(curve.rows) > 1 else None
+        share = None if row is None else curve.share(row)
+        bounds = (None, None, None) if share is None else (share.value, share.low, share.high)
+        pair = () if row is None else (curve.rows[0], row)
+        found[f"plots.{key}.share"] = entry(*bounds, rows=pair)
+        model = None if row is None else float(curve.model(row))
+        found[f"plots.{key}.counted"] = entry(
+            model, text=None if model is None else f"{model:.3f}", rows=pair
+        )
+    for plot in SHARES:
+        found[f"plots.published.{plot}"] = entry(replica_views.plot_share(plot))
+    return found
+
+
+def _billion(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
+    """The published total, the chunk here, what it comes to, and the longest real sequence."""
+    known, row = replica_views.readings()["billion"], replica_views.chunk(view)
+    ok = row is not None and row["status"] == "ok"
+    first = float(row["calls_first_ms"]) if ok else None
+    longest = [
+        one
+        for n in replica_views.BILLION
+        if (one := replica_views.streamed(frame, view.machine, n)) is not None
+    ]
+    last = longest[-1] if longest else None
+    return {
+        "billion.published": entry(known["seconds"], unit="s", text=f"{known['seconds']:,g}"),
+        "billion.ranks": entry(known["ranks"], text=f"{known['ranks']:,}"),
+        "billion.published.chunk": entry(1e3 * known["seconds"] / known["ranks"], unit="ms"),
+        "billion.chunk.first": entry(first, unit="ms", rows=[row]),
+        "billion.chunk": number_entries.time(row),
+        "billion.replica": entry(
+            None if first is None else first * known["ranks"] / 1e3, unit="s", rows=[row]
+        ),
+        "billion.exact.tokens": number_entries.tokens(
+            None if last is None else int(last["seq_len"])
+        ),
+        "billion.exact": entry(
+            None if last is None else last["median_ms"] / 1e3, unit="s", rows=[last]
+        ),
+    }
+
+
+def _memory(view: views.View) -> dict[str, dict]:
+    """At each shape of `dilated`: published, the output, what is alive, and two peaks."""
+    fixed, found = published.setting("dilated"), {}
+    for batch, n in published.shapes("dilated"):
+        options = {"heads": (fixed.heads, fixed.head_dim), "is_causal": True}
+        loop, exact = (
+            replica_views.find(view, v, batch, n, segments=fixed.patterns[n][0], **options)
+            for v in (LOOP, "dilated-sdpa")
+        )
+        at = f"memory.b{batch}.n{n}"
+        shape = ("dilated", "dilated-gather", batch, n, "memory")
+        found[f"{at}.published"] = entry(
+            published.figure(*shape), unit="MiB", text=published.printed(*shape)
+        )
+        kind = None if loop is None else loop["dtype"]
+        found[f"{at}.type"] = entry(kind, rows=[loop])
+        found[f"{at}.alive"] = _bytes(loop, "calls_kept_bytes", MIB, "MiB")
+        found[f"{at}.dropped"] = _bytes(loop, "calls_dropped_bytes", MIB, "MiB")
+        found[f"{at}.peak"] = number_entries.memory(loop)
+        found[f"{at}.exact"] = number_entries.memory(exact)
+    return found
+
+
+def _first_call(view: views.View) -> dict[str, dict]:
+    """What the first call of a process takes more than the second, and the published difference."""
+    batch, _ = published.shapes("ring")[0]
+    row = replica_views.find(view, RING, batch, AT)
+    old = [
+        published.figure("ring", system, batch, AT, "memory_per_token")
+        for system in ("ring-standard", "ring-hilbert")
+    ]
+    known = row is not None and math.isfinite(row["calls_first_peak_bytes"])
+    more = row["calls_first_peak_bytes"] - row["calls_second_peak_bytes"] if known else math.nan
+    chunk = replica_views.chunk(view, HEADS)
+    cold = chunk is not None and chunk["status"] == "ok"
+    return {
+        "first.published": entry((old[0] - old[1]) * AT / KIB, unit="MiB"),
+        "first.more": entry(float(more) / MIB if known else None, unit="MiB", rows=[row]),
+        "first.slower": entry(
+            float(chunk["calls_first_ms"] / chunk["median_ms"]) if cold else None, rows=[chunk]
+        ),
+    }
+
+
+def _bytes(row: pd.Series | None, column: str, size: int, unit: str) -> dict:
+    known = row is not None and math.isfinite(row[column])
+    value = float(row[column]) / size if known else None
+    return entry(value, unit=unit, text=number(value), rows=[row])

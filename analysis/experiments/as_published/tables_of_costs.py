@@ -1,0 +1,196 @@
+"""Tables of `as_published` on memory and on times that were multiplied, not taken."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from analysis.experiments.as_published import views as replica_views
+from analysis.experiments.as_published.views import BILLION, LOOP, RING
+from analysis.records.units import ITEM_BYTES, KIB, MIB
+from analysis.rendering.table import Cell, Table, quantity
+from analysis.rendering.text import DASH, tokens
+from analysis.selection import published
+from analysis.standard.cells import memory_cell, rate_cell, time_cell
+
+RINGS = ("ring-standard", "ring-distributed", "ring-hilbert")
+
+
+def billion(frame: pd.DataFrame, machine: str) -> Table:
+    """One chunk's time times the ranks that a length would need; beside real sequences."""
+    view = replica_views.view(frame, machine)
+    chunk, known = replica_views.chunk(view), replica_views.readings()["billion"]
+    size, _ = replica_views.CHUNK
+    body: list[tuple[Cell, ...]] = []
+    for n in BILLION:
+        ranks = n // size
+        own = replica_views.streamed(frame, view.machine, n)
+        body.append(
+            (
+                f"{n:,}",
+                f"{ranks:,}",
+                f"{known['seconds']:,g}" if n == known["tokens"] else DASH,
+                _multiplied(chunk, ranks, "calls_first_ms"),
+                _multiplied(chunk, ranks, "median_ms"),
+                None if own is None else _seconds(own),
+            )
+        )
+    columns = (
+        "Tokens",
+        "Multiplier",
+        "Time published (s)",
+        "First call × multiplier (s)",
+        "Warm call × multiplier (s)",
+        "Exact, one sequence (s)",
+    )
+    least, most = known["chunk_ms"]
+    note = (
+        f"Measured: {view.device}. Columns 4 and 5 are no measurements of that length: they are "
+        f"the time of one chunk of {size} tokens attended to across heads, times the number of "
+        f"chunks, as in the published table, whose chunks took {least:g} to {most:g} ms. Exact: "
+        "dilated attention over one real sequence, by the experiment extreme; its heads, segments "
+        "and causality are that experiment's."
+    )
+    return Table("As-published, one chunk times the ranks", columns, body, note)
+
+
+def memory(frame: pd.DataFrame, machine: str) -> Table:
+    """What is alive after a call against the peak during it, at the shapes of `dilated`."""
+    view = replica_views.view(frame, machine)
+    fixed = published.setting("dilated")
+    body: list[tuple[Cell, ...]] = []
+    for batch, n in published.shapes("dilated"):
+        lengths, _ = fixed.patterns[n]
+        options = {"heads": (fixed.heads, fixed.head_dim), "is_causal": True, "segments": lengths}
+        loop, plain, strided = (
+            replica_views.find(view, variant, batch, n, **options)
+            for variant in (LOOP, "dilated-gather", "dilated-sdpa")
+        )
+        tensor = batch * n * fixed.heads * fixed.head_dim
+        body.append(
+            (
+                tokens(n),
+                str(batch),
+                published.printed("dilated", "dilated-gather", batch, n, "memory") or DASH,
+                tensor * ITEM_BYTES[fixed.dtype] / MIB,
+                None if loop is None else tensor * ITEM_BYTES[loop["dtype"]] / MIB,
+                _mib(loop, "calls_kept_bytes"),
+                _mib(loop, "calls_dropped_bytes"),
+                memory_cell(loop),
+                memory_cell(plain),
+                memory_cell(strided),
+            )
+        )
+    columns = (
+        "Length",
+        "Batch",
+        "Published (MiB)",
+        "Output, published type",
+        "Output here",
+        "Alive after",
+        "Output let go",
+        "Peak, replica",
+        "Peak, exact plain",
+        "Peak, exact fused",
+    )
+    types = {row["dtype"] for _, row in view.rows[view.rows["variant"] == LOOP].iterrows()}
+    note = (
+        f"Measured: {view.device}, {', '.join(sorted(types)) or DASH}; published: {fixed.dtype}. "
+        "MiB. Output: batch × length × heads × head size × bytes of the type, reckoned. Alive: "
+        "tensors that a call made and that are still held after it, with its output and without; "
+        "the write-up comprehensive let the output go, and all its memory figures are 0."
+    )
+    return Table("As-published, memory alive and peak memory", columns, body, note)
+
+
+def first_call(frame: pd.DataFrame, machine: str) -> Table:
+    """What is charged to whoever runs first in a process, in memory and in time."""
+    view = replica_views.view(frame, machine)
+    batch, _ = published.shapes("ring")[0]
+    body: list[tuple[Cell, ...]] = []
+    for n in (512, *(n for _, n in published.shapes("ring"))):
+        row = replica_views.find(view, RING, batch, n)
+        own = [_per_token(row, f"calls_{which}_peak_bytes") for which in ("first", "second")]
+        old = [
+            published.figure("ring", system, batch, n, "memory_per_token") if n == 512 else None
+            for system in ("ring-standard", "ring-hilbert")
+        ]
+        body.append(
+            (
+                tokens(n),
+                *old,
+                None if None in old else (old[0] - old[1]) * n / KIB,
+                *own,
+                None if None in own else (own[0] - own[1]) * batch * n / KIB,
+                None if row is None else float(row["calls_first_ms"]),
+                time_cell(row),
+            )
+        )
+    columns = (
+        "Length",
+        "Standard published (KB a token)",
+        "Hilbert published (KB a token)",
+        "Difference published (MiB)",
+        "First call (KiB a token)",
+        "Second call (KiB a token)",
+        "Difference (MiB)",
+        "First call (ms)",
+        "Warm (ms)",
+    )
+    where = "allocated" if view.rows.iloc[0]["device_kind"] == "cuda" else "resident"
+    note = (
+        f"Measured: {view.device}; peak {where} memory beyond the inputs, of two identical calls "
+        "in a fresh process with nothing touched before; medians over processes. Published: two "
+        "of three names for one computation; their difference is cuBLAS's workspace, which the "
+        "first to run was charged."
+    )
+    return Table("As-published, what the first call is charged", columns, body, note)
+
+
+def one_ring(frame: pd.DataFrame, machine: str) -> Table:
+    """Three published names and rates, one computation, and dense attention."""
+    view = replica_views.view(frame, machine)
+    body: list[tuple[Cell, ...]] = []
+    for batch, n in published.shapes("ring"):
+        row, dense = (replica_views.find(view, v, batch, n) for v in (RING, published.DENSE))
+        items = [0 if one is None else int(one["batch"]) * n for one in (row, dense)]
+        old = (published.printed("ring", s, batch, n, "throughput") or DASH for s in RINGS)
+        body.append((tokens(n), *old, rate_cell(row, items[0]), rate_cell(dense, items[1])))
+    columns = (
+        "Length",
+        *(f"{published.name(system)} published" for system in RINGS),
+        "Replica of all three",
+        "Dense",
+    )
+    note = (
+        f"Measured: {view.device}. Tokens a second. Published is the best of each length. On one "
+        "device the three names stood for the same computation, bit by bit: dense attention with "
+        "all scores written down, whatever segments and rates were given."
+    )
+    return Table("As-published, three names of one ring", columns, body, note)
+
+
+def _multiplied(row: pd.Series | None, ranks: int, column: str) -> Cell:
+    if row is None or row["status"] != "ok":
+        return None
+    if column != "median_ms":
+        return float(row[column]) * ranks / 1e3
+    return quantity(*(row[c] * ranks / 1e3 for c in ("median_ms", "low_ms", "high_ms")))
+
+
+def _seconds(row: pd.Series) -> Cell:
+    return quantity(*(row[c] / 1e3 for c in ("median_ms", "low_ms", "high_ms")))
+
+
+def _mib(row: pd.Series | None, column: str) -> Cell:
+    if row is None or math.isnan(row[column]):
+        return None
+    return float(row[column]) / MIB
+
+
+def _per_token(row: pd.Series | None, column: str) -> float | None:
+    """KiB a token of all sequences."""
+    if row is None or math.isnan(row[column]):
+        return None
+    return float(row[column]) / KIB / (row["batch"] * row["seq_len"])

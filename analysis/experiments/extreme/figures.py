@@ -1,0 +1,109 @@
+"""Streamed attention over length: time beside dense attention's, and memory that stays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
+
+from analysis.experiments.extreme import views as extreme_views
+from analysis.experiments.extreme.views import GLOBAL, SAME_SCHEDULE, STREAMED, WHOLE
+from analysis.records.units import MIB
+from analysis.rendering.style import GREY, label_lines, length_axis, look
+from analysis.standard.panels import grid_of, log_height
+
+DENSE = "dense"
+NOTE = (
+    "Points are measured, every segment computed. Dashed: dense attention's fit past its last "
+    "measured length, an extrapolation that no machine has computed."
+)
+
+
+def passes(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
+    """Time of a pass (s) and peak memory (MiB) against length; two panels a machine."""
+    panels = []
+    for one in extreme_views.all_machines(frame, machine):
+        if len(one.streamed()):
+            panels.append((f"{one.view.device}, time of a pass", lambda ax, o=one: _time(ax, o)))
+            panels.append((f"{one.view.device}, peak memory", lambda ax, o=one: _memory(ax, o)))
+    return grid_of(panels, NOTE)
+
+
+def _lines(one: extreme_views.Extreme):
+    """(rows, look, label, line style) of what is drawn of a machine."""
+    streamed = look(STREAMED)
+    yield one.streamed(SAME_SCHEDULE), streamed, "streamed", "-"
+    yield one.streamed(GLOBAL), streamed, "streamed, to n", ":"
+    for system, label in ((WHOLE, "one piece"), (DENSE, "dense")):
+        yield one.of(system), look(system), label, "-"
+
+
+def _time(ax: Axes, one: extreme_views.Extreme) -> None:
+    _axis(ax, one)
+    ends = []
+    for rows, drawn, label, line in _lines(one):
+        if rows.empty:
+            continue
+        seconds = rows["median_ms"] / 1000
+        bars = [seconds - rows["low_ms"] / 1000, rows["high_ms"] / 1000 - seconds]
+        ax.errorbar(
+            rows["seq_len"], seconds, yerr=bars, color=drawn.color, marker=drawn.marker,
+            label=label, linestyle=line, elinewidth=0.7, capsize=1.5, zorder=4,
+            markerfacecolor="white" if line == ":" else drawn.color,
+        )  # fmt: skip
+        if label != "dense":
+            ends.append((rows["seq_len"].iloc[-1], seconds.iloc[-1], label, drawn.ink))
+    fit, longest = one.dense_fit(), one.streamed()["seq_len"].max()
+    if fit is not None and longest > fit.n_range[1]:
+        n = np.geomspace(fit.n_range[1], longest, 60)
+        low, high = np.quantile(fit.sample_curves(n), (0.025, 0.975), axis=0) / 1000
+        drawn = look(DENSE)
+        label = "dense, extrapolated"
+        ax.fill_between(n, low, high, color=drawn.color, alpha=0.12, linewidth=0, label=label)
+        seconds = fit.predict(n) / 1000
+        ax.plot(n, seconds, color=drawn.color, linestyle="--", linewidth=0.9, label=label)
+        ends.append((n[-1], seconds[-1], label, drawn.ink))
+    ax.set_ylabel("seconds")
+    log_height(ax)
+    label_lines(ax, ends)
+
+
+def _memory(ax: Axes, one: extreme_views.Extreme) -> None:
+    _axis(ax, one)
+    ends = []
+    for rows, drawn, label, line in _lines(one):
+        rows = rows[rows["peak_memory_bytes"] > 0]
+        if rows.empty:
+            continue
+        peak = rows["peak_memory_bytes"] / MIB
+        face = "white" if line == ":" else drawn.color
+        ax.plot(
+            rows["seq_len"], peak, label=label, color=drawn.color, marker=drawn.marker,
+            linestyle=line, markerfacecolor=face,
+        )  # fmt: skip
+        ends.append((rows["seq_len"].iloc[-1], peak.iloc[-1], label, drawn.ink))
+    # What the four tensors of the whole sequence would take.
+    row = one.rows.iloc[0]
+    size = {"float64": 8, "float32": 4}.get(row["dtype"], 2)
+    n = np.array(sorted(set(one.streamed()["seq_len"])))
+    heads = 2 * (row["heads"] + row["kv_heads"])
+    whole = n * row["batch"] * heads * row["head_dim"] * size / MIB
+    ax.plot(n, whole, color=GREY, linestyle="--", linewidth=0.9, label="q, k, v, out")
+    ends.append((n[-1], whole[-1], "q, k, v, out", GREY))
+    ax.set_ylabel("peak (MiB)")
+    log_height(ax)
+    label_lines(ax, ends)
+
+
+def _axis(ax: Axes, one: extreme_views.Extreme) -> None:
+    lengths = sorted({int(n) for n in one.rows["seq_len"]})
+    length_axis(ax, lengths)
+    # Ticks far enough apart for their labels, the longest length among them.
+    apart, ticks = (lengths[-1] / lengths[0]) ** 0.16, [lengths[-1]]
+    for n in reversed(lengths):
+        if ticks[-1] / n >= apart:
+            ticks.append(n)
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.set_yscale("log")

@@ -1,0 +1,93 @@
+"""What the records of `extreme` say as numbers by key."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.experiments.extreme import views as extreme_views
+from analysis.experiments.extreme.views import GLOBAL, SAME_SCHEDULE, STREAMED, WHOLE
+from analysis.records.units import MIB
+from analysis.rendering.numbers import entry
+from analysis.rendering.text import tokens
+from analysis.standard import number_entries
+
+_SCHEDULES = {"same": SAME_SCHEDULE, "global": GLOBAL}
+
+
+def of_streams(frame: pd.DataFrame, machine: str) -> dict[str, dict]:
+    """Key -> entry; the keys do not depend on what was measured."""
+    one = extreme_views.extreme(frame, machine)
+    found: dict[str, dict] = {}
+    for key, schedule in _SCHEDULES.items():
+        rows = one.streamed(schedule)
+        ends = (rows.iloc[0], rows.iloc[-1]) if len(rows) else (None, None)
+        for end, row in zip(("shortest", "longest"), ends, strict=True):
+            found |= {f"{key}.{end}.{k}": v for k, v in _pass(row).items()}
+        slower = None if ends[0] is None else extreme_views.per_token(*reversed(ends))
+        found[f"{key}.per_token"] = (
+            entry(None)
+            if slower is None
+            else entry(slower.value, slower.low, slower.high, text=f"{slower:.3f}", rows=ends)
+        )
+        peaks = None if ends[0] is None else extreme_views.memory_ratio(*reversed(ends))
+        text = None if peaks is None else f"{peaks:.3f}"
+        found[f"{key}.memory_ratio"] = entry(peaks, text=text, rows=ends)
+    found |= _dense(one)
+    whole = one.of(WHOLE)
+    found["whole.longest"] = entry(
+        int(whole["seq_len"].max()) if len(whole) else None,
+        unit="tokens",
+        text=tokens(whole["seq_len"].max()) if len(whole) else None,
+        rows=[whole.iloc[-1]] if len(whole) else [],
+    )
+    for system in (STREAMED, "dilated-streamed-mapped", "dilated-streamed-host"):
+        rows = one.streamed() if system == STREAMED else one.of(system)
+        both = sorted(set(rows["seq_len"]) & set(whole["seq_len"]))
+        row, piece = (x[x["seq_len"] == both[-1]].iloc[0] if both else None for x in (rows, whole))
+        found |= number_entries.gain(f"vs_whole.{system}", piece, row)
+    return found
+
+
+def _pass(row: pd.Series | None) -> dict[str, dict]:
+    """One streamed pass: its tokens, time, rate, source, memory, error."""
+    if row is None:
+        keys = ("tokens", "tokens.exact", "time", "rate", "source", "memory", "error", "rows")
+        return {key: entry(None) for key in keys}
+    n, rows = int(row["seq_len"]), [row]
+    seconds = [row[c] / 1000 for c in ("median_ms", "low_ms", "high_ms")]
+    rate = [row["batch"] * n / s for s in (seconds[0], seconds[2], seconds[1])]
+    error = row["relative_rms"] / row["baseline_relative_rms"]
+    return {
+        "tokens": entry(n, unit="tokens", text=tokens(n), rows=rows),
+        "tokens.exact": number_entries.tokens(n, rows=rows),
+        "time": entry(*seconds, "s", rows=rows),
+        "rate": entry(*rate, "tokens/s", rows=rows),
+        "source": entry(row["source_ms"] / 1000, unit="s", rows=rows),
+        "memory": entry(row["peak_memory_bytes"] / MIB, unit="MiB", rows=rows),
+        "error": entry(error, text=f"{error:.2f}", rows=rows),
+        "rows": entry(int(row["rows_checked"]), unit="rows", rows=rows),
+    }
+
+
+def _dense(one: extreme_views.Extreme) -> dict[str, dict]:
+    """How far dense attention was measured, and its continuation at the longest streamed length."""
+    dense, streamed = one.of("dense"), one.streamed()
+    last = dense.iloc[-1] if len(dense) else None
+    found = {
+        "dense.longest": number_entries.tokens(
+            None if last is None else int(last["seq_len"]), [last]
+        ),
+        "dense.longest.time": number_entries.time(last),
+        "dense.extrapolated": entry(None),
+        "dense.extrapolated.over": entry(None),
+    }
+    longest = streamed.iloc[-1] if len(streamed) else None
+    at = None if longest is None else one.dense_at(int(longest["seq_len"]))
+    if at is None:
+        return found
+    time, rows = at[0], [*(row for _, row in dense.iterrows()), longest]
+    hours = [x / 3.6e6 for x in (time.value, time.low, time.high)]
+    over = [x / longest["median_ms"] for x in (time.value, time.low, time.high)]
+    found["dense.extrapolated"] = entry(*hours, "h", rows=rows)
+    found["dense.extrapolated.over"] = entry(*over, rows=rows)
+    return found

@@ -1,0 +1,90 @@
+"""What `extreme` compares: a schedule over lengths, the ways to read it, dense attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.selection import views
+from analysis.selection.published import DENSE
+from analysis.statistics import scaling
+from analysis.statistics.intervals import Interval
+
+EXPERIMENT = "extreme"
+STREAMED = "dilated-streamed"
+WHOLE = "dilated-sdpa"
+# The work of dense attention is known: a cost a call, one a token and one a pair.
+DENSE_MODEL = "c + b n + d n^2"
+SAME_SCHEDULE, GLOBAL = "same segments", "longest segment = n"
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """`extreme` on one machine: timed forward rows of one type, masking and head shape."""
+
+    view: views.View
+    rows: pd.DataFrame
+
+    def streamed(self, schedule: str = SAME_SCHEDULE) -> pd.DataFrame:
+        """Generated tokens, by length: of a schedule that stays, or whose last segment is n."""
+        rows = self.of(STREAMED)
+        reach = [max(w) >= n for w, n in zip(rows["segment_lengths"], rows["seq_len"], strict=True)]
+        return rows[pd.Series(reach, rows.index, dtype=bool) == (schedule == GLOBAL)]
+
+    def of(self, system: str) -> pd.DataFrame:
+        """The timed rows of a system, by length."""
+        rows = self.rows[self.rows["system"] == system]
+        return rows.sort_values("seq_len", kind="stable")
+
+    def dense_fit(self) -> scaling.ScalingFit | None:
+        """Time of dense attention over length by DENSE_MODEL; None below four lengths."""
+        dense = self.of(DENSE)
+        if len(dense) < 4:
+            return None
+        return scaling.fit(list(dense["seq_len"]), list(dense["samples"]), models=(DENSE_MODEL,))
+
+    def dense_at(self, seq_len: int) -> tuple[Interval, bool] | None:
+        """Dense attention's time (ms) at a length, and whether it is extrapolated, or None."""
+        dense = self.of(DENSE)
+        measured = dense[dense["seq_len"] == seq_len]
+        if len(measured):
+            row = measured.iloc[0]
+            return Interval(row["median_ms"], row["low_ms"], row["high_ms"], 0.95), False
+        fit = self.dense_fit()
+        if fit is None or seq_len < fit.n_range[0]:
+            return None
+        draws = fit.sample_curves(float(seq_len))
+        low, high = pd.Series(draws.ravel()).quantile([0.025, 0.975])
+        value = float(fit.predict(float(seq_len)))
+        return Interval(value, min(low, value), max(high, value), 0.95), seq_len > fit.n_range[1]
+
+
+def extreme(frame: pd.DataFrame, machine: str = "auto") -> Extreme:
+    """The experiment on `machine`, in the setting of its longest streamed case."""
+    view = views.view(frame, EXPERIMENT, machine)
+    rows = view.rows[(view.rows["pass"] == "forward") & (view.rows["status"] == "ok")]
+    streamed = rows[rows["system"] == STREAMED].sort_values(["seq_len", "path"], kind="stable")
+    if len(streamed):
+        longest = streamed.iloc[-1]
+        for column in ("dtype", "is_causal", "batch", "heads", "kv_heads", "head_dim"):
+            rows = rows[rows[column] == longest[column]]
+    return Extreme(view, rows)
+
+
+def all_machines(frame: pd.DataFrame, machine: str) -> list[Extreme]:
+    """The experiment on every machine, the speaking one first."""
+    found = views.all_views(frame, EXPERIMENT, machine)
+    return [extreme(frame, view.machine) for view in found]
+
+
+def per_token(row: pd.Series, shortest: pd.Series) -> Interval:
+    """The time of a token in `row` over that in `shortest`."""
+    slower = views.ratio(row, shortest)
+    share = shortest["seq_len"] * shortest["batch"] / (row["seq_len"] * row["batch"])
+    return Interval(slower.value * share, slower.low * share, slower.high * share, 0.95)
+
+
+def memory_ratio(row: pd.Series, shortest: pd.Series) -> float:
+    """The peak of `row` over that of `shortest`."""
+    return float(row["peak_memory_bytes"] / shortest["peak_memory_bytes"])

@@ -1,0 +1,198 @@
+"""Tables of `memory`: peaks by length, what a token takes, what card a length needs, growth."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.experiments.memory import views as memory_views
+from analysis.experiments.memory.views import (
+    EXPERIMENT,
+    TOKEN_BATCH,
+    TOKEN_LENGTH,
+    VRAM_BATCH,
+    VRAM_LENGTHS,
+)
+from analysis.records import systems
+from analysis.records.units import KIB, MIB
+from analysis.rendering.table import Cell, Table, quantity
+from analysis.rendering.text import DASH, span, tokens
+from analysis.selection import published, views
+from analysis.standard.beside import printed
+from analysis.standard.cells import WORDS, memory_cell
+from analysis.standard.tables import case_in_words
+from analysis.statistics import curves
+
+PASSES = {False: "forward", True: "forward, backward"}
+RESIDENT = " On a CPU a peak is the growth of the process, in whole pages."
+
+
+def peaks(frame: pd.DataFrame, machine: str) -> Table:
+    """Peak memory beyond the inputs, a column a length."""
+    view = views.view(frame, EXPERIMENT, machine)
+    series = memory_views.together(view)
+    lengths = sorted({n for one in series for n in one.lengths})
+    body: list[tuple[Cell, ...]] = []
+    for one in series:
+        for system in one.systems:
+            rows = [one.row(system, n) for n in lengths]
+            name = published.name(system)
+            body.append((PASSES[one.training], _case(one), name, *map(_peak, rows)))
+    columns = ("Pass", "Case", "System", *(f"{tokens(n)} (MiB)" for n in lengths))
+    note = f"True peak of an untimed pass beyond its inputs, {view.device}.{resident([view])}"
+    return Table("Memory, peaks by length", columns, body, note)
+
+
+def per_token(frame: pd.DataFrame, machine: str) -> Table:
+    """Kibibytes a token, published beside measured, and at the longest length measured."""
+    view = views.view(frame, EXPERIMENT, machine)
+    one = memory_views.growth(view, "forward")
+    old = printed("ring", TOKEN_BATCH, TOKEN_LENGTH)
+    body: list[tuple[Cell, ...]] = []
+    for system in systems.ordered({*systems.of_experiment(EXPERIMENT), *view.rows["system"]}):
+        row = memory_views.at_token_length(view, system)
+        timed = one.timed(system) if one else view.rows.iloc[:0]
+        last = None if timed.empty else timed.iloc[-1]
+        if row is None and last is None and old(system, "memory_per_token") == DASH:
+            continue
+        body.append(
+            (
+                published.name(system),
+                old(system, "memory_per_token"),
+                DASH if row is None else str(row["batch"]),
+                _kib(row),
+                _kib(row, memory_views.total_bytes(row)),
+                DASH if last is None else tokens(int(last["seq_len"])),
+                _kib(last),
+                _kib(last, memory_views.total_bytes(last)),
+            )
+        )
+    columns = (
+        "System",
+        "Published (KB/token)",
+        "Batch",
+        f"Peak at {TOKEN_LENGTH} (KiB/token)",
+        f"With inputs at {TOKEN_LENGTH} (KiB/token)",
+        "Longest",
+        "Peak there (KiB/token)",
+        "With inputs there (KiB/token)",
+    )
+    note = (
+        f"Published: {TOKEN_LENGTH} tokens, float16, a KB of 1024 bytes; whether the inputs count "
+        f"is not said. Measured: forward, not causal, {view.device}, {_types(view)}."
+        f"{resident([view])}"
+    )
+    return Table("Memory, what a token takes", columns, body, note)
+
+
+def vram(frame: pd.DataFrame, machine: str) -> Table:
+    """The card that a length is said to need, beside the peak with the inputs at that shape."""
+    view = views.view(frame, EXPERIMENT, machine)
+    body: list[tuple[Cell, ...]] = []
+    for n in VRAM_LENGTHS:
+        old = printed("dilated", VRAM_BATCH, n)
+        for system in memory_views.vram_systems():
+            rows = [
+                memory_views.vram_row(view, system, n, p) for p in ("forward", "forward_backward")
+            ]
+            if all(row is None for row in rows) and old(system, "vram") == DASH:
+                continue
+            cells: list[Cell] = []
+            for row in rows:
+                cells += [_peak(row), _total(row)]
+            body.append((str(n), published.name(system), old(system, "vram"), *cells))
+    columns = (
+        "Length",
+        "System",
+        "Published (MiB)",
+        "Forward: peak (MiB)",
+        "Forward: with inputs (MiB)",
+        "Training: peak (MiB)",
+        "Training: with inputs (MiB)",
+    )
+    note = (
+        f"Published: least memory of a card, batch {VRAM_BATCH}, float16. Measured: batch "
+        f"{VRAM_BATCH}, {memory_views.VRAM_HEADS} heads of 64, causal, {_types(view)}, "
+        f"{view.device}; weights not counted.{resident([view])}"
+    )
+    return Table("Memory, what card a length needs", columns, body, note)
+
+
+def growth(frame: pd.DataFrame, machine: str) -> Table:
+    """The fits of every machine: exponent, model taken, weights of all that were compared."""
+    body: list[tuple[Cell, ...]] = []
+    measured = views.all_views(frame, EXPERIMENT, machine)
+    for view in measured:
+        for one in memory_views.together(view):
+            for system in one.systems:
+                fit = one.growth(system, "memory")
+                if fit is None:
+                    continue
+                k, gone = fit.exponent, memory_views.lost(one, system)
+                body.append(
+                    (
+                        f"{view.device}, {PASSES[one.training]}, {_case(one)}",
+                        published.name(system),
+                        span(fit.n_range),
+                        quantity(k.value, k.low, k.high, "{:.2f}"),
+                        fit.model,
+                        *(_weight(fit.aicc_weights.get(model)) for model in curves.MODELS),
+                        100 * fit.holdout_relative_error,
+                        span(gone) if gone else DASH,
+                    )
+                )
+    columns = (
+        "Case",
+        "System",
+        "Lengths",
+        "k",
+        "Model",
+        *(f"Weight of {model}" for model in curves.MODELS),
+        "Held out (%)",
+        "Ran out",
+    )
+    note = (
+        "k of c + a n^k (a n^k below four lengths), 95 % interval of resampled residuals: a peak "
+        "is one number, and its distance from the curve is all that is known of its noise. "
+        "Weights: Akaike weights by AICc, a dash where there are too few lengths for a model. Held "
+        "out: the model fitted without the longest length, there, over the peak, less 1. Ran out: "
+        f"lengths out of memory or time, in no fit.{resident(measured)}"
+    )
+    return Table("Memory, growth with length", columns, body, note)
+
+
+def resident(measured: list[views.View]) -> str:
+    """What the note of a table of peaks says where some of them are a CPU's."""
+    return RESIDENT if any(view.is_cpu for view in measured) else ""
+
+
+def _case(one: views.Series) -> str:
+    return f"{case_in_words(vars(one))}, batch {one.batch}"
+
+
+def _types(view: views.View) -> str:
+    return " and ".join(sorted(set(view.rows["dtype"])))
+
+
+def _peak(row: pd.Series | None) -> Cell:
+    """The peak, or why there is none."""
+    if row is not None and row["status"] != "ok":
+        return WORDS.get(row["status"], row["status"])
+    return memory_cell(row)
+
+
+def _total(row: pd.Series | None) -> Cell:
+    total = memory_views.total_bytes(row)
+    return None if total is None else total / MIB
+
+
+def _weight(share: float | None) -> Cell:
+    """To four decimals: below that a model is out."""
+    return None if share is None else round(share, 4)
+
+
+def _kib(row: pd.Series | None, total: float | None = None) -> Cell:
+    """KiB a token: of the peak, or of `total` bytes."""
+    cell = _peak(row)
+    if not isinstance(cell, float):
+        return cell
+    return (cell * MIB if total is None else total) / KIB / (row["batch"] * row["seq_len"])

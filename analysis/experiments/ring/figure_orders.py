@@ -1,0 +1,55 @@
+"""What an order of tokens is worth to attention among neighbours. Counted, not measured."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.experiments.ring.views import (
+    BLOCK,
+    CURVES,
+    RADIUS,
+    SHARDS,
+    SIDE,
+    TEXT_RADIUS,
+    counted,
+)
+from analysis.rendering.style import look
+from analysis.standard.panels import bars_of
+
+COUNTS = (
+    (f"key blocks that a block of {BLOCK} queries needs", lambda found: found.distinct_blocks, ""),
+    (f"keys received by one of {SHARDS} shards, % of its own", lambda x: 100 * x.received, " %"),
+)
+
+
+def orders(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
+    """Blocks needed and keys received by order, for a 2-D grid and for a text walked as one."""
+    labels = [f"{what}, {curve}" for what in ("grid", "text") for curve in CURVES]
+    panels = [
+        (title, labels, lambda ax, value=value, unit=unit: _draw(ax, value, unit))
+        for title, value, unit in COUNTS
+    ]
+    note = (
+        f"{SIDE**2} tokens. Grid: {SIDE} × {SIDE}, attention within {RADIUS} rows and columns. "
+        f"Text: within {TEXT_RADIUS} positions, walked as if it were that grid. Counted, not "
+        "measured."
+    )
+    return bars_of(panels, note)
+
+
+def _draw(ax: Axes, value, unit: str) -> None:
+    y = 0
+    for width in (SIDE, None):
+        for curve, system in CURVES.items():
+            one, found = look(system), value(counted(curve, width))
+            face = "white" if one.hatch else one.color
+            bar = {"facecolor": face, "edgecolor": one.color, "hatch": one.hatch}
+            ax.barh(y, found, height=0.62, label=one.label, **bar)
+            ax.annotate(
+                f"{found:.3g}{unit}", (found, y), xytext=(3, 0), textcoords="offset points",
+                va="center", fontsize=6.5,
+            )  # fmt: skip
+            y += 1
+    ax.set_xlim(0, ax.get_xlim()[1] * 1.15)

@@ -1,0 +1,57 @@
+"""Bytes that a rank sends, by pattern, as a share of what a dense ring sends."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.experiments.ring import views as ring_views
+from analysis.records.units import MIB
+from analysis.rendering.style import look
+from analysis.rendering.text import number, tokens
+from analysis.selection import views
+from analysis.standard.panels import bars_of
+
+
+def traffic(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
+    """Counted bytes of the busiest rank over the dense formula; a bar a system and pass.
+
+    Real ranks, each system at its longest length and most ranks; the label says how much it is.
+    """
+    panels = []
+    for view in views.all_views(frame, experiment, machine):
+        rows = view.rows[(view.rows["world_size"] > 1) & view.rows["bytes_sent"].notna()]
+        rows = rows[rows["simulated"].eq(False)]
+        bars = []
+        for family in ring_views.families(rows):
+            row = family.rows.sort_values(["seq_len", "world_size"], kind="stable").iloc[-1]
+            training = ", training" if row["pass"] != "forward" else ""
+            causal = "" if row["is_causal"] else ", not causal"
+            one = look(row["system"].partition("/")[0])
+            bars.append((f"{one.label}, {tokens(row['seq_len'])}{causal}{training}", row))
+        if bars:
+            count = max(int(row["world_size"]) for _, row in bars)
+            labels = [label for label, _ in bars]
+            title = f"{view.device}, {count} ranks, counted"
+            panels.append((title, labels, lambda ax, x=bars: _draw(ax, x)))
+    note = "Line at 100 %: a dense ring that is not causal sends every key to every rank."
+    return bars_of(panels, note)
+
+
+def _draw(ax: Axes, bars: list[tuple[str, pd.Series]]) -> None:
+    shares = [100 * ring_views.sent_share(row) for _, row in bars]
+    for y, ((_, row), share) in enumerate(zip(bars, shares, strict=True)):
+        one = look(row["system"].partition("/")[0])
+        ax.barh(
+            y, share, height=0.62, facecolor="white" if one.hatch else one.color,
+            edgecolor=one.color, hatch=one.hatch, label=one.label,
+        )  # fmt: skip
+        text = f"{share:.0f} %, {number(row['bytes_sent'] / MIB)} MiB"
+        ax.annotate(
+            text, (share, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=6.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6}, zorder=4,
+        )  # fmt: skip
+    ax.axvline(100, color="black", linewidth=0.7, zorder=3)
+    ax.set_xlim(0, max([100.0, *shares]) * 1.4)
+    ax.set_xlabel("sent, % of the dense formula")

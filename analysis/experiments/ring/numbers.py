@@ -1,0 +1,274 @@
+"""What the records of `ring` say as numbers by key: one device, ranks, traffic, orders, a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import pandas as pd
+
+from analysis.experiments.ring import cost_model
+from analysis.experiments.ring import views as ring_views
+from analysis.experiments.ring.cost_model import MODEL_TOKENS
+from analysis.experiments.ring.views import (
+    CURVES,
+    EXPERIMENT,
+    GRID_ORDERS,
+    OURS,
+    SIDE,
+    SINGLE,
+    Family,
+    counted,
+)
+from analysis.records import systems
+from analysis.records.units import KIB, MIB
+from analysis.rendering.numbers import entry
+from analysis.rendering.text import interval
+from analysis.selection import published, views
+from analysis.standard import number_entries
+
+DENSE_RINGS = SINGLE[1:4]
+MEMORY_AT = 512  # the length of the published figures
+_LINKS = {"nvlink": cost_model.NVLINK, "infiniband": cost_model.INFINIBAND}
+
+
+def of_ranks(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
+    """Key -> entry; the keys do not depend on what was measured."""
+    return {
+        **_single(frame, view),
+        **_memory(view),
+        **_scaling(view),
+        **_traffic(view),
+        **_peers(view),
+        **_orders(view),
+        **_model(view),
+    }
+
+
+def _single(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
+    """Tokens a second on one device, published and measured, and who is fastest."""
+    found: dict[str, dict] = {}
+    batch = published.shapes(EXPERIMENT)[0][0]
+    for _, n in published.shapes(EXPERIMENT):
+        rows = {s: ring_views.single(frame, view.machine, s, n) for s in SINGLE}
+        for system, row in rows.items():
+            at = f"{system}.n{n}"
+            shape = (EXPERIMENT, system, batch, n, "throughput")
+            found[f"published.throughput.{at}"] = entry(
+                published.figure(*shape), unit="tokens/s", text=published.printed(*shape)
+            )
+            found[f"single.throughput.{at}"] = _throughput(row)
+            found |= number_entries.gain(f"single.vs_dense.{at}", rows[published.DENSE], row)
+        rings = [rows[s] for s in DENSE_RINGS if _timed(rows[s])]
+        rings.sort(key=lambda row: row["median_ms"])
+        best = published.name(rings[0]["system"]) if rings else None
+        found[f"single.best.n{n}"] = entry(best, rows=rings[:1])
+        ends = (rings[-1], rings[0]) if len(rings) > 1 else (None, None)
+        found |= number_entries.gain(f"single.spread.n{n}", *ends)
+    for system in SINGLE:
+        row = ring_views.single(frame, view.machine, system, MEMORY_AT)
+        value = ring_views.per_token(row)
+        found[f"memory.per_token.{system}"] = entry(
+            None if value is None else value / KIB, unit="KiB", rows=[row]
+        )
+        shape = (EXPERIMENT, system, batch, MEMORY_AT, "memory_per_token")
+        found[f"published.memory.per_token.{system}"] = entry(
+            published.figure(*shape), unit="KB", text=published.printed(*shape)
+        )
+    return found
+
+
+def _memory(view: views.View) -> dict[str, dict]:
+    """Growth of a rank's memory, dense: with the length at most ranks, with 1 / ranks at most n."""
+    rows = view.rows[(view.rows["variant"] == OURS) & (view.rows["pass"] == "forward")]
+    families = [f for f in ring_views.families(rows) if len(f.world_sizes) > 1]
+    over_n = [
+        (p, family, fit)
+        for family in families
+        for p in family.world_sizes
+        if p > 1 and (fit := family.memory_over_lengths(p))
+    ]
+    over_p = [
+        (n, family, fit)
+        for family in families
+        for n in family.lengths
+        if (fit := family.memory_over_ranks(n))
+    ]
+    found = {}
+    for key, fits in (("length", over_n), ("ranks", over_p)):
+        at, family, fit = max(fits, key=lambda one: one[0], default=(None, None, None))
+        name = f"memory.over_{key}"
+        found[name] = _exponent(fit, family)
+        found[f"{name}.at"] = entry(at, text=None if at is None else f"{at:,}")
+        found[f"{name}.kind"] = entry(_kind(family))
+    return found
+
+
+def _scaling(view: views.View) -> dict[str, dict]:
+    """Forward passes over most real ranks at most tokens, against one rank; strong and weak."""
+    found: dict[str, dict] = {}
+    pairs = ring_views.strong(view.rows[view.rows["pass"] == "forward"])
+    grown = ring_views.weak(view.rows[view.rows["pass"] == "forward"])
+    for system in _over_ranks():
+        row, alone = _longest(pairs, system)
+        key = f"strong.{system}"
+        found |= number_entries.gain(f"{key}.speedup", alone, row)
+        gain = views.ratio(alone, row)
+        found[f"{key}.efficiency"] = _per_cent(
+            None if gain is None else gain.value / row["world_size"], [alone, row]
+        )
+        found[f"{key}.ranks"] = _count(row)
+        each = None if row is None else {"cpu": "core", "cuda": "card"}[row["device_kind"]]
+        found[f"{key}.each"] = entry(each)
+        found[f"{key}.tokens"] = number_entries.tokens(None if row is None else int(row["seq_len"]))
+        found[f"{key}.waiting"] = _per_cent(None if row is None else row["wait_share"], [row])
+        row, alone = _longest(grown, system)
+        slower = views.ratio(row, alone)
+        work = None
+        if slower is not None:
+            work = row["useful_flops"] / row["world_size"] / alone["useful_flops"]
+        found[f"weak.{system}.efficiency"] = _per_cent(
+            None if slower is None else work / slower.value, [alone, row]
+        )
+        found[f"weak.{system}.tokens"] = number_entries.tokens(
+            None if alone is None else int(alone["seq_len"])
+        )
+    return found
+
+
+def _traffic(view: views.View) -> dict[str, dict]:
+    """What the busiest of most real ranks sent on the forward pass, of the dense formula."""
+    found: dict[str, dict] = {}
+    rows = view.rows[(view.rows["pass"] == "forward") & view.rows["simulated"].eq(False)]
+    rows = rows[(rows["world_size"] > 1) & rows["bytes_sent"].notna()]
+    for system in _over_ranks():
+        row, _ = _longest([(row, None) for _, row in rows.iterrows()], system)
+        key = f"traffic.{system}"
+        share = None if row is None else ring_views.sent_share(row)
+        found[f"{key}.share"] = _per_cent(share, [row])
+        sent = None if row is None else row["bytes_sent"] / MIB
+        found[f"{key}.sent"] = entry(sent, unit="MiB", rows=[row])
+        found[f"{key}.ranks"] = _count(row)
+    return found
+
+
+def _peers(view: views.View) -> dict[str, dict]:
+    """Other people's rings, causal and forward, against ours: how many times as fast ours is."""
+    found: dict[str, dict] = {}
+    rows = view.rows[(view.rows["pass"] == "forward") & view.rows["is_causal"].astype(bool)]
+    pairs = ring_views.peers(
+        rows[(rows["world_size"] > 1) | ~rows["variant"].map(_is_peer).astype(bool)]
+    )
+    for variant in sorted({systems.parts(s)[0] for s in systems.of_experiment(EXPERIMENT)}):
+        if _is_peer(variant):
+            row, ours = _longest(pairs, variant)
+            found |= number_entries.gain(f"peers.{variant}", row, ours)
+            outcome = None if row is None else row["status"]
+            found[f"peers.{variant}.outcome"] = entry(
+                "timed" if outcome == "ok" else outcome, rows=[row]
+            )
+    return found
+
+
+def _orders(view: views.View) -> dict[str, dict]:
+    """Orders of a 2-D grid: simulated rings, not causal, against row-major; and their locality."""
+    found: dict[str, dict] = {}
+    rows = view.rows[(view.rows["pass"] == "forward") & view.rows["simulated"].eq(True)]
+    rows = rows[~rows["is_causal"].astype(bool)]
+    first = {}
+    for variant in GRID_ORDERS:
+        own = rows[rows["variant"] == variant].sort_values("seq_len", kind="stable")
+        first[variant] = None if own.empty else own.iloc[-1]
+        if variant != GRID_ORDERS[0]:
+            found |= number_entries.gain(f"orders.{variant}", first[GRID_ORDERS[0]], first[variant])
+    for curve in CURVES:
+        for what, width in (("grid", SIDE), ("text", None)):
+            local = counted(curve, width)
+            key = f"locality.{what}.{curve}"
+            found[f"{key}.blocks"] = entry(local.distinct_blocks)
+            found[f"{key}.received"] = _per_cent(local.received, ())
+            found[f"{key}.step"] = entry(local.mean_step)
+    return found
+
+
+def _model(view: views.View) -> dict[str, dict]:
+    """Modelled: break-even shards, and how many ranks a million tokens gain from."""
+    shape = cost_model.shape_on(view.rows)
+    kind = "nominal" if shape.nominal else "measured"
+    found = {
+        "model.rate": entry(shape.rate / 1e12, unit="TFLOP/s"),
+        "model.rate.kind": entry(kind),
+        "model.tokens": number_entries.tokens(MODEL_TOKENS),
+        "model.most": entry(cost_model.MAX_RANKS, text=f"{cost_model.MAX_RANKS:,}"),
+    }
+    ranks = [2**power for power in range(cost_model.MAX_RANKS.bit_length())]
+    for name, link in _LINKS.items():
+        for word, density in (("dense", 1.0), ("sparse", 0.02)):
+            shard = cost_model.break_even(shape, link, density)
+            found[f"model.break_even.{word}.{name}"] = entry(
+                shard, unit="tokens", text=f"{shard:,.0f}"
+            )
+        for system in cost_model.SYSTEMS:
+            costs = [cost_model.cost(system.hops(MODEL_TOKENS, p), shape, link) for p in ranks]
+            best = min(range(len(ranks)), key=lambda i: costs[i].total)
+            key = system.name.replace(" %", "").replace(",", "").replace(" ", "-")
+            found[f"model.{key}.{name}.best"] = entry(ranks[best], text=f"{ranks[best]:,}")
+            found[f"model.{key}.{name}.gain"] = entry(costs[0].total / costs[best].total)
+            found[f"model.{key}.{name}.waiting"] = _per_cent(costs[-1].waiting, ())
+    return found
+
+
+def _over_ranks() -> list[str]:
+    """Our own systems that the grid spreads over real ranks, by their key on one rank."""
+    found = [
+        systems.on_one_rank(system)
+        for system in systems.of_experiment(EXPERIMENT)
+        if systems.ranks(system)[0] > 1 and not systems.ranks(system)[1]
+    ]
+    return [s for s in dict.fromkeys(found) if not _is_peer(systems.parts(s)[0])]
+
+
+def _longest(pairs: Iterable[tuple], system: str) -> tuple:
+    """The pair of a system at its most tokens, causal before not, then its most ranks."""
+    own = [pair for pair in pairs if systems.on_one_rank(pair[0]["system"]) == system]
+    key = ("seq_len", "is_causal", "world_size")
+    return max(own, key=lambda pair: [pair[0][k] for k in key], default=(None, None))
+
+
+def _is_peer(variant: str) -> bool:
+    return ring_views.is_peer(variant)
+
+
+def _timed(row: pd.Series | None) -> bool:
+    return row is not None and row["status"] == "ok"
+
+
+def _throughput(row: pd.Series | None) -> dict:
+    if not _timed(row):
+        return entry(None, unit="tokens/s", rows=[row])
+    items = 1000 * row["batch"] * row["seq_len"]
+    bounds = [items / row[c] for c in ("median_ms", "high_ms", "low_ms")]
+    return entry(*bounds, unit="tokens/s", text=interval(*bounds, "{:,.0f}"), rows=[row])
+
+
+def _per_cent(share: float | None, rows) -> dict:
+    if share is None or math.isnan(share):
+        return entry(None, rows=rows)
+    return entry(float(share), text=f"{100 * share:.1f} %", rows=rows)
+
+
+def _count(row: pd.Series | None) -> dict:
+    return entry(None if row is None else int(row["world_size"]), rows=[row])
+
+
+def _exponent(fit, family: Family | None) -> dict:
+    if fit is None:
+        return entry(None)
+    k = fit.exponent
+    rows = [row for _, row in family.rows.iterrows()]
+    text = interval(k.value, k.low, k.high, "{:.2f}")
+    return entry(k.value, k.low, k.high, text=text, rows=rows)
+
+
+def _kind(family: Family | None) -> str | None:
+    return None if family is None else ("simulated" if family.simulated else "real")

@@ -1,0 +1,163 @@
+"""Tables of the write-up `ring`: one device, and memory by length and ranks."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.experiments.ring import views as ring_views
+from analysis.experiments.ring.views import EXPERIMENT, SINGLE, Family
+from analysis.records import systems
+from analysis.records.units import KIB
+from analysis.rendering.table import Cell, Table, quantity
+from analysis.rendering.text import DASH, span, tokens
+from analysis.selection import published, views
+from analysis.standard.beside import measured_on, named
+from analysis.standard.cells import memory_cell, rate_cell, ratio_cell, time_cell
+from analysis.standard.tables import case_in_words
+
+
+def single(frame: pd.DataFrame, machine: str) -> Table:
+    """Tokens a second on one device at the published lengths, published beside measured."""
+    view = ring_views.view(frame, machine)
+    body: list[tuple[Cell, ...]] = []
+    for batch, n in published.shapes(EXPERIMENT):
+        dense = ring_views.single(frame, machine, published.DENSE, n)
+        for system in SINGLE:
+            row = ring_views.single(frame, machine, system, n)
+            body.append(
+                (
+                    str(n),
+                    str(batch),
+                    named(system),
+                    _printed(system, n, "throughput"),
+                    rate_cell(row, batch * n),
+                    time_cell(row),
+                    memory_cell(row),
+                    None if system == published.DENSE else ratio_cell(dense, row),
+                )
+            )
+    columns = (
+        "Length",
+        "Batch",
+        "Implementation",
+        "Tokens/s published",
+        "Tokens/s measured",
+        "Time (ms)",
+        "Memory (MiB)",
+        "Over dense",
+    )
+    note = (
+        f"Published: {published.CARD}, the fastest of its four at each length, one run. "
+        f"{measured_on(view)} Over a single rank the first three rings are dense attention."
+    )
+    if view.is_cpu:
+        note += " On a CPU a rank is one core, and the baseline has all cores."
+    return Table("Ring, one device, published beside measured", columns, body, note)
+
+
+def memory(frame: pd.DataFrame, machine: str) -> Table:
+    """Kibibytes a token of the whole sequence that a rank holds beyond its inputs."""
+    view = ring_views.view(frame, machine)
+    body: list[tuple[Cell, ...]] = []
+    found = _with_memory(view)
+    lengths = sorted({n for family in found for n in family.lengths})
+    for family in found:
+        for world_size in family.world_sizes:
+            rows = [family.row(n, world_size) for n in lengths]
+            fit = family.memory_over_lengths(world_size)
+            system = systems.on_one_rank(family.first["system"])
+            old = _printed(system, 512, "memory_per_token") if world_size == 1 else DASH
+            body.append(
+                (
+                    named(system),
+                    _case(family),
+                    old,
+                    _ranks(family, world_size),
+                    *(_kib(row) for row in rows),
+                    _exponent(fit),
+                )
+            )
+    columns = (
+        "System",
+        "Case",
+        "Published (KB/token)",
+        "Ranks",
+        *(f"{tokens(n)} (KiB/token)" for n in lengths),
+        "n: k",
+    )
+    note = (
+        f"Measured: {view.device}; the peak of a rank beyond its inputs over the tokens of the "
+        "whole batch. Published: at 512 tokens, one device. k: growth of the peak with the length, "
+        "95 % interval. Of simulated ranks one is run alone, with no network. A real ring of few "
+        "lengths is in the table of strong scaling."
+    )
+    return Table("Ring, memory a token", columns, body, note)
+
+
+def growth(frame: pd.DataFrame, machine: str) -> Table:
+    """Growth of a rank's memory with 1 / ranks at a length: O(n / p) is k = 1."""
+    body: list[tuple[Cell, ...]] = []
+    for view in views.all_views(frame, EXPERIMENT, machine):
+        for family in _with_memory(view):
+            for n in family.lengths:
+                fit = family.memory_over_ranks(n)
+                if fit is None:
+                    continue
+                timed = family.rows[family.rows["seq_len"] == n]
+                body.append(
+                    (
+                        view.device,
+                        named(systems.on_one_rank(family.first["system"])),
+                        _case(family),
+                        tokens(n),
+                        ("simulated, " if family.simulated else "") + _counts(timed),
+                        _exponent(fit),
+                    )
+                )
+    columns = ("Machine", "System", "Case", "Length", "Ranks", "1/p: k")
+    note = (
+        "k of a power of 1 over the number of ranks at one length, with a constant beside it from "
+        "four numbers of ranks on; 95 % interval. 1 is O(n / p), 0 is no saving."
+    )
+    return Table("Ring, memory of a rank against ranks", columns, body, note)
+
+
+def _with_memory(view: views.View) -> list[Family]:
+    """Our forward families of three lengths or three numbers of ranks, whose memory was seen."""
+    rows = view.rows[view.rows["pass"] == "forward"]
+    return [
+        family
+        for family in ring_views.families(rows)
+        if max(len(family.lengths), len(family.world_sizes)) > 2
+        and not ring_views.is_peer(family.variant)
+        and (family.rows["peak_memory_bytes"] > 0).any()
+    ]
+
+
+def _printed(system: str, n: int, what: str) -> str:
+    batch = published.shapes(EXPERIMENT)[0][0]
+    return published.printed(EXPERIMENT, system, batch, n, what) or DASH
+
+
+def _case(family: Family) -> str:
+    return f"{case_in_words(family.first)}, batch {family.first['batch']}"
+
+
+def _ranks(family: Family, world_size: int) -> str:
+    return f"{world_size}{', simulated' if family.simulated else ''}"
+
+
+def _counts(rows: pd.DataFrame) -> str:
+    return span(rows["world_size"]) if len(rows) else DASH
+
+
+def _kib(row: pd.Series | None) -> Cell:
+    value = ring_views.per_token(row)
+    return None if value is None else value / KIB
+
+
+def _exponent(fit) -> Cell:
+    if fit is None:
+        return None
+    k = fit.exponent
+    return quantity(k.value, k.low, k.high, "{:.2f}")

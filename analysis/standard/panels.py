@@ -1,0 +1,179 @@
+"""Panels over length, two beside each other: where they stand, and what all of them show."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from analysis.rendering.style import COLUMN, GREY, PAGE, look, style
+from analysis.rendering.text import tokens
+from analysis.selection import views
+
+CENSORED_WORDS = {"oom": "out of memory", "timeout": "out of time"}
+MAX_PANELS = 6
+PANEL = 2.42  # inches, of a panel over length with its title and axis
+SIDE = 1.68  # inches, of its axes; labels of lines stand right of them
+BAR_LABELS, BAR_SIDE = 1.5, 1.82  # inches, left of the axes of a panel of bars, and of these
+
+
+def over_length(
+    panels: Sequence[views.Series], draw: Callable[[Axes, views.Series], None], note: str = ""
+) -> Figure:
+    """A figure with a panel a series, drawn by `draw`; a column wide where there is one.
+
+    `note`: said below all panels.
+    """
+    return grid_of([(title_of(s), lambda ax, s=s: draw(ax, s)) for s in panels], note)
+
+
+def grid_of(panels: Sequence[tuple[str, Callable[[Axes], None]]], note: str = "") -> Figure:
+    """A figure of (title, drawn by) panels of one size, two beside each other; `note` below all."""
+    panels = panels[:MAX_PANELS]
+    columns = min(len(panels), 2)
+    rows = math.ceil(len(panels) / 2)
+    with style():
+        width = PAGE if columns == 2 else COLUMN
+        lines, foot = foot_of(note, width)
+        height = PANEL * max(rows, 1) + foot
+        figure = Figure(figsize=(width, height))
+        for index, (title, draw) in enumerate(panels):
+            row, column = divmod(index, 2)
+            left = column * PAGE / 2 + 0.52
+            bottom = (rows - 1 - row) * PANEL + 0.4 + foot
+            ax = figure.add_axes((left / width, bottom / height, SIDE / width, SIDE / height))
+            draw(ax)
+            ax.set_title(title, fontsize=7, linespacing=1.15)
+        finish(figure, lines, empty=not panels)
+    return figure
+
+
+def bars_of(
+    panels: Sequence[tuple[str, Sequence[str], Callable[[Axes], None]]], note: str = ""
+) -> Figure:
+    """A figure of (title, labels of bars, drawn by) panels, two beside each other, as high as need.
+
+    Bars lie at y = 0, 1, ..., the first on top; `note` below all.
+    """
+    panels = panels[:MAX_PANELS]
+    columns = min(len(panels), 2)
+    heights = [0.72 + 0.17 * max(len(labels), 3) for _, labels, _ in panels] or [PANEL]
+    tall = [max(heights[i : i + 2]) for i in range(0, len(heights), 2)]
+    with style():
+        width = PAGE if columns == 2 else COLUMN
+        lines, foot = foot_of(note, width)
+        height = sum(tall) + foot
+        figure = Figure(figsize=(width, height))
+        for index, (title, labels, draw) in enumerate(panels):
+            row, column = divmod(index, 2)
+            upper = height - sum(tall[:row]) - 0.24
+            high = heights[index] - 0.62
+            box = (column * PAGE / 2 + BAR_LABELS, upper - high, BAR_SIDE, high)
+            sides = (width, height, width, height)
+            ax = figure.add_axes(tuple(x / of for x, of in zip(box, sides, strict=True)))
+            draw(ax)
+            ax.set_yticks(range(len(labels)), labels)
+            ax.set_ylim(max(len(labels), 3) - 0.4, -0.6)
+            ax.grid(False, axis="y")
+            ax.tick_params(axis="y", length=0)
+            ax.set_title(title, fontsize=7, x=-BAR_LABELS / BAR_SIDE + 0.04)
+        finish(figure, lines, empty=not panels)
+    return figure
+
+
+def foot_of(note: str, width: float) -> tuple[list[str], float]:
+    """The lines of a note, and how high they stand, in inches."""
+    lines = textwrap.wrap(note, round(20 * width))
+    return lines, 0.05 + 0.115 * len(lines) if lines else 0.0
+
+
+def finish(figure: Figure, lines: Sequence[str], empty: bool) -> None:
+    """The lines of `foot_of` below all, and words in place of panels where there are none."""
+    if empty:
+        figure.text(0.5, 0.5, "nothing measured here", ha="center", color=GREY)
+    width, height = figure.get_figwidth(), figure.get_figheight()
+    below = {"fontsize": 6.5, "color": GREY, "linespacing": 1.2}
+    figure.text(0.08 / width, 0.04 / height, "\n".join(lines), va="bottom", **below)
+
+
+def log_height(ax: Axes) -> None:
+    """Ticks of a logarithmic y axis as plain numbers, also over less than a decade or two."""
+    low, high = ax.get_ylim()
+    if high / low < 1000:  # hardly a power of ten in there to label
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(_plain))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def log_width(ax: Axes) -> None:
+    """Ticks of a logarithmic x axis; over less than a decade or two as plain numbers."""
+    low, high = ax.get_xlim()
+    if high / low < 100:
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(FuncFormatter(_plain))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _plain(y: float, _) -> str:
+    """A number as it is, from ten thousand on as a power of ten."""
+    return f"{y:g}" if y < 1e4 else f"$10^{{{math.log10(y):.3g}}}$"
+
+
+def draw_censored(ax: Axes, series: views.Series) -> None:
+    """Points that could not be measured: open markers at the top edge, a line a system.
+
+    The reason stands once a line, on the side where there is room.
+    """
+    lost = series.rows[series.rows["status"].isin(CENSORED_WORDS)]
+    if lost.empty:
+        return
+    low, high = ax.get_ylim()
+    lines = list(lost.groupby(["system", "status"], sort=False))
+    ax.set_ylim(low, high * (high / low) ** (0.1 * (1 + len(lines))))
+    across = ax.get_xaxis_transform()
+    middle = np.sqrt(series.lengths[0] * series.lengths[-1])
+    for depth, ((system, status), rows) in enumerate(lines):
+        one, words, at = look(system), CENSORED_WORDS[status], 0.97 - 0.085 * depth
+        lengths = sorted(int(n) for n in rows["seq_len"])
+        ax.plot(
+            lengths, [at] * len(lengths), transform=across, linestyle="none",
+            marker=one.marker, color=one.color, markerfacecolor="white",
+            label=f"{one.label}: {words}",
+        )  # fmt: skip
+        right = lengths[0] > middle
+        ax.annotate(
+            words,
+            xy=(lengths[0] if right else lengths[-1], at),
+            xycoords=across,
+            xytext=(-4 if right else 4, 0),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            va="center",
+            fontsize=6,
+            color=one.ink,
+        )
+
+
+def title_of(series: views.Series) -> str:
+    """Two lines that say what a series has in common."""
+    causal = "causal" if series.is_causal else "not causal"
+    passes = ", forward + backward" if series.training else ""
+    heads = f"{series.heads} heads of {series.head_dim}"
+    return (
+        f"{series.device}, {series.dtype}, {causal}{passes}\n"
+        + f"batch {series.batch}, {heads}, {_short(series.pattern)}".removesuffix(", ")
+    )
+
+
+def _short(pattern: str) -> str:
+    """Segments for a panel's title: the rates and long lists are in the caption's table."""
+    segments = pattern.partition(",")[0]
+    parts = segments.removeprefix("segments ").split("/")
+    if not segments.startswith("segments ") or len(parts) == 1:
+        return segments
+    return f"segments {tokens(int(parts[0]))} to {tokens(int(parts[-1]))}"

@@ -1,0 +1,137 @@
+"""The figure of speed-ups: bars with intervals, the published ratio beside each."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.records import systems
+from analysis.rendering.style import GREY, PAGE, look, ratio_axis, style
+from analysis.selection import published, reporting_machine, views
+from analysis.statistics.intervals import Interval
+
+OURS, THEIRS = 1.2, 1.54  # right edges of the columns of numbers beside bars, axes fraction
+
+
+def speedup(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
+    """Speed-ups of one machine: over DilatedAttention at published shapes, over dense in series.
+
+    A shape that the machine did not measure is left out; without any, the series stands in. Of
+    several machines the one with most bars.
+    """
+    base = published.base(experiment)
+
+    def sides(view: views.View) -> tuple[list, list]:
+        series = view.series()
+        return _over_base(view) or _over(series, base), _over(series, published.DENSE)
+
+    def bars(found: tuple[list, list]) -> int:
+        return sum(len(own) for side in found for _, own in side)
+
+    view, (left, right) = reporting_machine.fullest(frame, experiment, machine, sides, bars)
+    with style():
+        tall = 0.125 * max(_units(left), _units(right), 5) + 0.68
+        figure = Figure(figsize=(PAGE, tall))
+        for x, groups, below in ((0.94, left, base), (4.72, right, published.DENSE)):
+            ax = figure.add_axes((x / PAGE, 0.38 / tall, 1.75 / PAGE, (tall - 0.68) / tall))
+            _draw_bars(ax, groups, max(map(_units, (left, right))))
+            ax.set_title(f"speed-up over {published.name(below)}", x=-0.53, pad=9)
+        note = f"{view.device}; bars to the right of 1× are faster"
+        figure.text(0.94 / PAGE, 0.045 / tall, note, fontsize=6.5, color=GREY)
+    return figure
+
+
+def _over_base(view: views.View) -> list[tuple[str, list]]:
+    """Groups of (title, [(system, Interval, published ratio)]) at the published shapes."""
+    below, groups = published.base(view.experiment), []
+    for wanted, n in published.one_batch(view.experiment):
+        batch = view.batch_for(wanted, n)
+        base = view.cell(below, batch, n)
+        bars = []
+        for system in systems.of_experiment(view.experiment):
+            gain = views.ratio(base, view.cell(system, batch, n))
+            if gain is not None and system != below:
+                old = published.figure(view.experiment, system, wanted, n, "speedup")
+                bars.append((system, gain, old))
+        if bars:
+            groups.append((f"{n} tokens, batch {batch}", bars))
+    return groups
+
+
+def _over(series: list[views.Series], base: str) -> list[tuple[str, list]]:
+    groups = []
+    for one in series[:1]:
+        for n in one.lengths:
+            pairs = [
+                (system, views.ratio(one.row(base, n), one.row(system, n)), None)
+                for system in one.systems
+                if system != base
+            ]
+            bars = [pair for pair in pairs if pair[1] is not None]
+            if bars:
+                groups.append((f"{n} tokens, batch {one.batch}", bars))
+    return groups
+
+
+def _units(groups) -> float:
+    """Height in bars: a group's heading is 1.36 of them."""
+    return sum(1.36 + len(bars) for _, bars in groups)
+
+
+def _draw_bars(ax: Axes, groups, units: float) -> None:
+    y, ticks, labels, values, bounds = 0.0, [], [], [], []
+    across = ax.get_yaxis_transform()
+    known = any(old for _, bars in groups for _, _, old in bars)
+    for title, bars in groups:
+        ax.text(-0.53, y + 0.3, title, transform=across, va="center", fontweight="bold")
+        y += 1.36
+        for system, gain, old in bars:
+            _draw_bar(ax, y, (system, title), gain, old)
+            ax.text(OURS, y, f"{gain.value:.2f}", transform=across, ha="right", va="center")
+            if known:
+                text = f"{old:.2f}" if old else "–"
+                ax.text(THEIRS, y, text, transform=across, ha="right", va="center", color=GREY)
+            ticks.append(y)
+            labels.append(look(system).label)
+            values += [gain.value, old or gain.value]
+            bounds += [gain.low, gain.high]
+            y += 1
+    # An interval of two processes can span decades: it runs off the axis rather than ruling it.
+    if values:
+        low, high = min(values) / 3, max(values) * 3
+        values += [min(max(bound, low), high) for bound in bounds if math.isfinite(bound)]
+    ratio_axis(ax, values)
+    ax.set_yticks(ticks, labels)
+    ax.set_ylim(max(units, 5) - 0.4, -0.5)
+    if not groups:
+        ax.text(1, 0.2, "not measured here", ha="center", color=GREY)
+        return
+    heading = {"transform": ax.transAxes, "ha": "right", "va": "bottom", "fontsize": 6.5}
+    ax.text(OURS, 1.005, "measured", **heading)
+    if known:
+        ax.text(THEIRS, 1.005, "published ◇", color=GREY, **heading)
+
+
+def _draw_bar(ax: Axes, y: float, of: tuple[str, str], gain: Interval, old: float | None) -> None:
+    """`of`: the system, and the heading that it stands under."""
+    one, label = look(of[0]), f"{look(of[0]).label}, {of[1]}"
+    ax.barh(
+        y,
+        gain.value - 1,
+        left=1,
+        height=0.74,
+        facecolor=one.color if not one.hatch else "white",
+        edgecolor=one.color,
+        hatch=one.hatch,
+        label=label,
+    )
+    if math.isfinite(gain.low) and math.isfinite(gain.high):
+        named = {"label": f"{label}: interval"}
+        ax.plot([gain.low, gain.high], [y, y], color="white", linewidth=1.8, zorder=4)
+        ax.plot([gain.low, gain.high], [y, y], color="black", linewidth=0.8, zorder=5, **named)
+    if old:
+        marks = {"marker": "D", "color": "black", "markerfacecolor": "white"}
+        ax.plot(old, y, zorder=6, label=f"{label}: published", **marks)
