@@ -38,7 +38,7 @@ class Page:
         self.frame = sources.load(*_paths(root, records))
         rows = sources.of_experiment(self.frame, experiment)
         self.machine = _text("machine", machine)
-        sources.speaker(rows, self.machine)
+        sources.reporting_machine(rows, self.machine)
 
     def figure(self, name: str) -> SVG:
         """Draw figure `name`, write it to `figures/` of the build folder, and show it."""

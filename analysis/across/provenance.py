@@ -36,7 +36,7 @@ RECORD_COLUMNS = (
 def machines(frame: pd.DataFrame) -> Table:
     """The machines that records are from, one a row, with their software."""
     body = []
-    for name in records.machines(frame, records.speaker(frame)):
+    for name in records.machines(frame, records.reporting_machine(frame)):
         own = frame[frame["machine"] == name]
         row = own.iloc[0]
         body.append(

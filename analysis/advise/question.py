@@ -86,7 +86,7 @@ def rows_of_machine(frame: pd.DataFrame, device: str | None) -> pd.DataFrame:
     Raises Refused, listing the machines, where none or several match.
     """
     if device is None:
-        machine = records.speaker(frame)
+        machine = records.reporting_machine(frame)
     else:
         kinds = frame.drop_duplicates("machine")
         names = {row["machine"]: machine_words(row) for _, row in kinds.iterrows()}

@@ -127,7 +127,7 @@ def beside(frame: pd.DataFrame, machine: str = "auto") -> Table:
     kind, of all: of everything that was measured there.
     """
     claims_file = claims.load(published.CLAIMS)
-    speaks = records.speaker(frame, machine)
+    speaks = records.reporting_machine(frame, machine)
     names = [speaks] if machine != "auto" else records.machines(frame, speaks)
     # Of the machine with most answers, the first in order of those with as many.
     own, answered, absent = max(

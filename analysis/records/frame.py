@@ -84,7 +84,7 @@ def of_experiment(frame: pd.DataFrame, experiment: str) -> pd.DataFrame:
     return rows
 
 
-def speaker(frame: pd.DataFrame, machine: str = "auto") -> str:
+def reporting_machine(frame: pd.DataFrame, machine: str = "auto") -> str:
     """The id of the machine that the prose speaks of.
 
     "auto": the local machine if it has records, else a published CUDA machine, else a

@@ -1,11 +1,12 @@
-"""Every number that prose may say, by key.
+r"""Every number that prose may say, by key.
 
 An entry is {value, low, high, unit, text, records}: `text` is what is printed, an en dash where
 nothing was measured; `records` are the paths it came from. Those of an experiment have `device`
-and `bare` too (see `analysis.voices`). A notebook writes those of its
-experiment (`findings.of_experiment`); the command line joins them with the verdicts' counts:
+and `bare` too (see `analysis.selection.reporting_machine`). A notebook writes those of its
+experiment (`analysis.standard.numbers`); the command line joins them with the verdicts' counts:
 
-    python -m analysis.rendering.numbers --out build/numbers.json build/numbers/*.json build/claims.json
+    python -m analysis.rendering.numbers --out build/numbers.json \
+        build/numbers/*.json build/claims.json
 """
 
 from __future__ import annotations

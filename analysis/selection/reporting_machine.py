@@ -84,7 +84,7 @@ def order(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> list[s
     """The machines that may speak in an experiment, the preferred one first; one that is named
     speaks alone."""
     rows = records.of_experiment(frame, experiment)
-    first = records.speaker(rows, machine)
+    first = records.reporting_machine(rows, machine)
     return [first] if machine != "auto" else records.machines(rows, first)
 
 

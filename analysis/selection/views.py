@@ -18,7 +18,7 @@ from analysis.statistics.intervals import Interval, speedup
 # Peaks over length this close to each other do not grow.
 STEADY = 1.05
 CENSORED = ("oom", "timeout")
-TWIN = ("machine", "dtype", "is_causal", "pass", "batch", "seq_len", "heads", "head_dim")
+_ALIKE = ("machine", "dtype", "is_causal", "pass", "batch", "seq_len", "heads", "head_dim")
 GROUP = ["dtype", "is_causal", "heads", "head_dim", "batch", "family"]
 
 
@@ -165,10 +165,12 @@ class View:
         patterned = rows[_patterned(rows)]
         families = self._families(patterned)
         if patterned.empty:
-            families = rows.assign(family="", stray=False)
+            families = rows.assign(family="", off_pattern=False)
         groups = families.groupby(GROUP, sort=True)
         groups = groups.agg(
-            count=("seq_len", "nunique"), longest=("seq_len", "max"), stray=("stray", "first")
+            count=("seq_len", "nunique"),
+            longest=("seq_len", "max"),
+            off_pattern=("off_pattern", "first"),
         ).reset_index()
         if groups.empty:
             return []
@@ -178,7 +180,7 @@ class View:
                 g.is_causal != fixed.is_causal,
                 g.dtype != fixed.dtype,
                 g.head_dim != fixed.head_dim,
-                g.stray,
+                g.off_pattern,
                 -g.count,
                 g.batch,
             )
@@ -190,7 +192,7 @@ class View:
         groups = groups.sort_values("rank", kind="stable")
         first = groups.iloc[0]
         longer = groups[
-            (groups["longest"] > first["longest"]) & (groups["count"] > 2) & ~groups["stray"]
+            (groups["longest"] > first["longest"]) & (groups["count"] > 2) & ~groups["off_pattern"]
         ]
         longer = longer.sort_values("longest", kind="stable", ascending=False).head(1)
         if patterned.empty:
@@ -221,7 +223,7 @@ class View:
     def _families(self, rows: pd.DataFrame) -> pd.DataFrame:
         """`rows`, each once for every family of patterns that it belongs to, in `family`.
 
-        `stray`: that family is not one that the write-up keeps over its lengths.
+        `off_pattern`: that family is not one that the write-up keeps over its lengths.
         """
 
         def joined(rows: pd.DataFrame, column: str) -> pd.Series:
@@ -234,17 +236,19 @@ class View:
         named = [blocks_in_words(row) for _, row in blocks.iterrows()]
         return pd.concat(
             [
-                rows[self._as_published(rows)].assign(family="the published segments", stray=False),
-                rows.assign(family="segments " + lengths + ", rates " + rates, stray=False),
-                rows.assign(family="rates " + rates, stray=True),
+                rows[self._as_published(rows)].assign(
+                    family="the published segments", off_pattern=False
+                ),
+                rows.assign(family="segments " + lengths + ", rates " + rates, off_pattern=False),
+                rows.assign(family="rates " + rates, off_pattern=True),
                 blocks.assign(
                     family=pd.Series(named, blocks.index, dtype=object),
-                    stray=self.stray_blocks(blocks),
+                    off_pattern=self.off_pattern_blocks(blocks),
                 ),
             ]
         )
 
-    def stray_blocks(self, rows: pd.DataFrame) -> pd.Series:
+    def off_pattern_blocks(self, rows: pd.DataFrame) -> pd.Series:
         """Whether a row's block mask is of another builder or block size than the write-up's."""
         pattern, block_size = self.setting.blocks or (None, None)
         same = (rows["pattern"] == pattern) & (rows["block_size"] == block_size)
@@ -281,13 +285,13 @@ def blocks_in_words(row: pd.Series) -> str:
 
 
 def view(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> View:
-    """The view of `experiment` on `machine` ("auto": see `records.speaker`).
+    """The view of `experiment` on `machine` ("auto": see `records.reporting_machine`).
 
     Smoke records speak only where a machine has no others. Raises RecordsError if the
     experiment or the machine has no record.
     """
     rows = records.of_experiment(frame, experiment)
-    machine = records.speaker(rows, machine)
+    machine = records.reporting_machine(rows, machine)
     rows = rows[rows["machine"] == machine]
     real = rows[rows["tier"] != "smoke"]
     return View(experiment, machine, rows if real.empty else real)
@@ -296,7 +300,7 @@ def view(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> View:
 def all_views(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> list[View]:
     """The views of every machine, the speaking one first."""
     rows = records.of_experiment(frame, experiment)
-    first = records.speaker(rows, machine)
+    first = records.reporting_machine(rows, machine)
     return [view(frame, experiment, name) for name in records.machines(rows, first)]
 
 
@@ -317,10 +321,12 @@ def ratio(base: pd.Series | None, other: pd.Series | None, quantity: str = "time
     return Interval(value, float("nan"), float("nan"), 0.0) if value > 0 else None
 
 
-def twin(rows: pd.DataFrame, row: pd.Series, system: str = published.DENSE) -> pd.Series | None:
+def dense_counterpart(
+    rows: pd.DataFrame, row: pd.Series, system: str = published.DENSE
+) -> pd.Series | None:
     """The record of a dense `system` among `rows` with the shape, type and pass of `row`."""
     same = rows[rows["system"] == system]
-    for column in TWIN:
+    for column in _ALIKE:
         same = same[same[column] == row[column]]
     return _only(same)
 

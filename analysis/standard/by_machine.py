@@ -32,7 +32,7 @@ class ByMachine:
 
     def __call__(self, frame: pd.DataFrame, machine: str) -> Table:
         rows = records.of_experiment(frame, self.experiment)
-        first = records.speaker(rows, machine)
+        first = records.reporting_machine(rows, machine)
         table = self.make(frame, first)
         if machine != "auto":
             return table

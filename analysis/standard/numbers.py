@@ -205,11 +205,14 @@ def _rates(view: views.View) -> dict[str, dict]:
     """
     against, _ = _against(view.experiment)
     rows = view.rows[(view.rows["pass"] == "forward") & (view.rows["status"] == "ok")]
-    rows = rows[~view.stray_blocks(rows)]
+    rows = rows[~view.off_pattern_blocks(rows)]
     rows = rows.sort_values(["is_causal", "seq_len", "path"], ascending=[True, False, True])
     found = {}
     for system in _own(view.experiment):
-        pairs = ((row, views.twin(rows, row, against)) for _, row in _of(rows, system).iterrows())
+        pairs = (
+            (row, views.dense_counterpart(rows, row, against))
+            for _, row in _of(rows, system).iterrows()
+        )
         row, dense = next(((r, d) for r, d in pairs if d is not None), (None, None))
         found[f"rate.{system}"], found[f"rate.{system}.against"] = _rate(row), _rate(dense)
         if row is None:

@@ -54,7 +54,7 @@ def training(experiment: str) -> Callable[[pd.DataFrame, str], Table]:
         rows = rows.sort_values(["dtype", "is_causal", "seq_len", "batch", "path"], kind="stable")
         body: list[tuple[Cell, ...]] = []
         for _, row in rows.iterrows():
-            dense = views.twin(rows, row)
+            dense = views.dense_counterpart(rows, row)
             body.append(
                 (
                     published.name(row["system"]),
@@ -108,7 +108,7 @@ def machines(experiment: str) -> Callable[[pd.DataFrame, str], Table]:
 
     def make(frame: pd.DataFrame, machine: str) -> Table:
         rows = records.of_experiment(frame, experiment)
-        first = records.speaker(rows, machine)
+        first = records.reporting_machine(rows, machine)
         body: list[tuple[Cell, ...]] = []
         for name in records.machines(rows, first):
             own = rows[rows["machine"] == name]

@@ -111,5 +111,5 @@ def test_the_setting_is_that_of_the_longest_streamed_case(both):
     assert set(one.rows["dtype"]) == {"float16"}
     assert one.streamed()["seq_len"].max() == 2**30
     assert one.dense_at(2**30)[1] and not one.dense_at(65536)[1]
-    assert records.speaker(both) == synthetic.GPU
+    assert records.reporting_machine(both) == synthetic.GPU
     assert np.isfinite(one.dense_at(2**30)[0].high)

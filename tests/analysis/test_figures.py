@@ -8,6 +8,7 @@ from analysis.across import overview
 from analysis.experiments.block_sparse import density, gain
 from analysis.records import systems
 from analysis.rendering import style
+from analysis.selection import published
 from analysis.standard import growth, rate, speedup
 from tests.analysis import synthetic
 

@@ -55,14 +55,14 @@ def test_local_speaks_before_published_of_the_same_machine(tmp_path):
     assert set(frame["origin"]) == {"local"}
 
 
-def test_the_speaker_is_the_local_machine_then_a_gpu_then_a_cpu(both):
-    assert records.speaker(both) == synthetic.GPU
-    assert records.speaker(both[both["machine"] == synthetic.CPU]) == synthetic.CPU
+def test_the_reporting_machine_is_the_local_machine_then_a_gpu_then_a_cpu(both):
+    assert records.reporting_machine(both) == synthetic.GPU
+    assert records.reporting_machine(both[both["machine"] == synthetic.CPU]) == synthetic.CPU
     local = both.assign(origin=both["origin"].where(both["machine"] != synthetic.CPU, "local"))
-    assert records.speaker(local) == synthetic.CPU
+    assert records.reporting_machine(local) == synthetic.CPU
     assert records.machines(both, synthetic.CPU) == [synthetic.CPU, synthetic.GPU]
     with pytest.raises(records.RecordsError, match="'toaster'.*big-gpu"):
-        records.speaker(both, "toaster")
+        records.reporting_machine(both, "toaster")
 
 
 def test_a_truncated_record_is_named(laptop_root, tmp_path):

@@ -30,12 +30,12 @@ def _median(experiment, variant, batch, seq_len):
 
 
 def test_result_tables_of_dilated_hold_published_and_measured(laptop):
-    for name, batch, n, published in (("small", 1, 2048, "6.16 ± 1.23"),
+    for name, batch, n, figure in (("small", 1, 2048, "6.16 ± 1.23"),
                                       ("medium", 2, 4096, "36.15 ± 6.89")):  # fmt: skip
         made = catalogue.tables("dilated")[name](laptop, "auto")
         first = _rows(made)[0]
         assert first["Implementation"] == "DilatedAttention"
-        assert first["Time published (ms)"] == published
+        assert first["Time published (ms)"] == figure
         median = _median("dilated", "dilated-gather", batch, n)
         assert float(first["Time measured (ms)"]) == pytest.approx(median)
         assert float(first["Tokens/s measured"]) == pytest.approx(1000 * batch * n / median)

@@ -118,7 +118,7 @@ def check_table(page, rows):
 
 def test_it_opens_on_the_speaking_machine_with_the_numbers_of_its_records(page, frame):
     state = page.run("return Object.fromEntries(SETTING.map((name) => [name, state[name]]));")
-    assert state["machine"] == records.speaker(frame)
+    assert state["machine"] == records.reporting_machine(frame)
     length = page.run("return state.length;")
     asked = {**state, "is_causal": state["is_causal"] == "causal", "batch": int(state["batch"])}
     heads, size = asked.pop("heads").split(" of ")

@@ -53,7 +53,7 @@ def worth(frame: pd.DataFrame, machine: str) -> Table:
     """How many times as fast as attention that writes its scores down, a column a backend."""
 
     def cell(row: pd.Series, rows: pd.DataFrame) -> Cell:
-        gain = views.ratio(views.twin(rows, row, BASE), row)
+        gain = views.ratio(views.dense_counterpart(rows, row, BASE), row)
         return None if gain is None else quantity(gain.value, gain.low, gain.high, "{:.2f}")
 
     def base(own: pd.DataFrame) -> Cell:

@@ -73,13 +73,13 @@ def by_length(pass_: str) -> Callable[[pd.DataFrame, str], Table]:
     def make(frame: pd.DataFrame, machine: str) -> Table:
         view = views.view(frame, "block_sparse", machine)
         rows = view.rows[view.rows["pass"] == pass_]
-        sparse = rows[rows["sparsity"].notna() & ~view.stray_blocks(rows)]
+        sparse = rows[rows["sparsity"].notna() & ~view.off_pattern_blocks(rows)]
         sparsities = sorted(set(sparse["sparsity"]))
         order = ["variant", "dtype", "is_causal", "heads", "head_dim", "batch", "seq_len"]
         body: list[tuple[Cell, ...]] = []
         for keys, own in sparse.groupby(order, sort=True):
             first = own.iloc[0]
-            dense = views.twin(rows, first)
+            dense = views.dense_counterpart(rows, first)
             cells: list[Cell] = [
                 named(keys[0]),
                 case_in_words(first),
@@ -115,7 +115,7 @@ def patterns(frame: pd.DataFrame, machine: str) -> Table:
         if len(own) < 2:
             continue
         for _, row in own.sort_values(["pattern", "block_size"]).iterrows():
-            dense = views.twin(view.rows, row)
+            dense = views.dense_counterpart(view.rows, row)
             body.append(
                 (
                     named(row["system"]),
