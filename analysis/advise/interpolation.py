@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 import pandas as pd
 
-from analysis.claims.wording import margin
+from analysis.claims.criteria import single_process_interval
 from analysis.selection import published, views
 from analysis.standard.cells import WORDS
 from analysis.statistics import scaling
@@ -111,7 +111,7 @@ def series(rows: pd.DataFrame, seq_len: int) -> Iterator[Series]:
 def _measured(point: Point) -> Estimate:
     time, peak = resampled_median(point.replicates, confidence=CONFIDENCE), point.peak_bytes
     if len(point.replicates) == 1:
-        time = margin(time)
+        time = single_process_interval(time)
     weighed = None if math.isnan(peak) else Interval(peak, peak, peak, 1.0)
     return Estimate(time, weighed, (point,))
 

@@ -128,7 +128,7 @@ def times(core, other, variant="dilated-sdpa", **case):
 SPEEDUP = {"kind": "speedup", "system": "fast", "against": "core", "at": AT}
 ORDER = {"kind": "ordering", "order": ["fast", "core", "wrap"], "at": AT}
 SHAPES = [{"batch": 2, "seq_len": 1024}, {"batch": 1, "seq_len": 4096}]
-RISING = {"kind": "rising", "system": "half", "against": "base", "shapes": SHAPES}
+RISING = {"kind": "rising_speedup", "system": "half", "against": "base", "shapes": SHAPES}
 TIME = {"kind": "absolute_time", "system": "core", "at": AT, "card": "old", "resolution": 0.01}
 GROWTH = {
     "kind": "growth",

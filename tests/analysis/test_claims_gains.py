@@ -6,7 +6,7 @@ from analysis.claims import NOT_REPRODUCED, NOT_TESTABLE, REFUTED, REPRODUCED
 from tests.analysis.claims_cases import MIB, row
 
 SHAPES = [{"batch": 2, "seq_len": n} for n in (1024, 2048)]
-GAINS = {"kind": "gains", "systems": ["half", "tenth"], "against": "base", "shapes": SHAPES}
+GAINS = {"kind": "speedup_range", "systems": ["half", "tenth"], "against": "base", "shapes": SHAPES}
 BLOCKS = {"pattern": "dilated", "block_size": 64}
 
 
@@ -26,7 +26,7 @@ def rows(quantity, base, *gains):
 
 
 @pytest.mark.parametrize(
-    ("end", "published", "gains", "verdict", "value"),
+    ("end", "published", "speedup_range", "verdict", "value"),
     [
         ("least", 2, (3, 4, 5, 6), REPRODUCED, 3),
         ("least", 3.7, (3, 4, 5, 6), REPRODUCED, 3),  # within a factor of 1.25
@@ -51,7 +51,7 @@ def test_speedups(judge, end, published, gains, verdict, value):
 
 
 @pytest.mark.parametrize(
-    ("end", "published", "gains", "verdict", "saved"),
+    ("end", "published", "speedup_range", "verdict", "saved"),
     [
         ("least", 75, (5, 8, 10, 20), REPRODUCED, 80),
         ("least", 75, (2, 8, 10, 20), REFUTED, 50),

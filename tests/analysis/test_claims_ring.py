@@ -221,7 +221,7 @@ def test_distinct_of_noisy_times_and_of_memory(judge):
     ],
 )
 def test_share_of_the_pairs_that_is_left_out(judge, system, seq_len, share, verdict):
-    found = judge({"kind": "left_out", "system": system, "at": {"seq_len": seq_len}}, share)
+    found = judge({"kind": "sparsity", "system": system, "at": {"seq_len": seq_len}}, share)
     assert (found.verdict, found.basis) == (verdict, "construction")
     if system == "half":  # 8 of 16 blocks in each of 16 rows, 8 heads
         assert found.reason.startswith(f"{8 * 16 * 8 * 4096:,} of {8 * 1024**2:,} pairs")

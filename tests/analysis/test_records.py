@@ -183,14 +183,14 @@ def test_without_a_write_up_the_most_valuable_case_is_the_setting():
 
 
 def test_published_figures_keep_the_decimals_they_were_printed_with():
-    assert published.printed("block_sparse", "block-sparse@90", 2, 4096, "speedup") == "5.80"
-    assert published.printed("block_sparse", "dense", 1, 8192, "memory") == "2,056.0"
-    assert published.printed("block_sparse", "dense", 1, 16384, "runs") == "OOM"
-    assert published.printed("block_sparse", "dense", 1, 16384, "time") is None
-    assert published.printed("dilated", "dilated-gather", 4, 8192, "throughput") == "55,049"
+    assert published.text("block_sparse", "block-sparse@90", 2, 4096, "speedup") == "5.80"
+    assert published.text("block_sparse", "dense", 1, 8192, "memory") == "2,056.0"
+    assert published.text("block_sparse", "dense", 1, 16384, "runs") == "OOM"
+    assert published.text("block_sparse", "dense", 1, 16384, "time") is None
+    assert published.text("dilated", "dilated-gather", 4, 8192, "throughput") == "55,049"
     # No speed-up was printed: the ratio of the printed times stands in.
-    assert published.printed("comprehensive", "dilated-sdpa", 2, 8192, "speedup") == "0.37"
-    assert published.figure("block_sparse", "block-sparse@98", 1, 8192, "speedup") == 4.52
+    assert published.text("comprehensive", "dilated-sdpa", 2, 8192, "speedup") == "0.37"
+    assert published.value("block_sparse", "block-sparse@98", 1, 8192, "speedup") == 4.52
     assert published.name("block-sparse@95") == "Block-Sparse (95 %)"
     assert published.name("block-sparse-flex@95") == "Block-Sparse (FlexAttention, 95 %)"
     assert published.name("ring") == "RingDilatedAttention"
