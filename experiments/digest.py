@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +18,7 @@ from models.kernels import tile_tables
 from models.registry import VARIANTS
 
 ROOT = Path(__file__).parent.parent
+_OURS = ("models", "experiments", "analysis")
 # The registry names every variant; of it, only the variant's own entry counts.
 _REGISTRY = "models.registry"
 # Backends that may run a Triton kernel. Another, named, never falls back to one: new
@@ -45,17 +47,32 @@ def sources(variant: str) -> list[Path]:
     """The repository's files behind a variant's numbers, sorted."""
     entry = VARIANTS[variant]
     by_kernel = entry.options.get("backend", "auto") in _BY_KERNEL
-    seen: set[str] = set()
-    queue = list(entry.modules)
+    passed_over = (_REGISTRY,) if by_kernel else (_REGISTRY, _KERNELS)
+    return _reached(entry.modules, passed_over)
+
+
+def _reached(
+    modules: Iterable[str], passed_over: tuple[str, ...] = (), packages: bool = False
+) -> list[Path]:
+    """The files of modules and of all that they import within the repository, sorted.
+
+    passed_over: the beginnings of names of modules that are not followed. packages: follow the
+    `__init__.py` of packages too.
+    """
+    seen: dict[str, Path] = {}
+    queue = list(modules)
     while queue:
         module = queue.pop()
-        passed_over = module == _REGISTRY or (module.startswith(_KERNELS) and not by_kernel)
-        if module not in seen and not passed_over and _path(module).is_file():
-            seen.add(module)
-            queue.extend(_imports(_path(module)))
-    found = [_path(module) for module in seen]
+        path = _path(module)
+        if packages and not path.is_file():
+            path = path.with_suffix("") / "__init__.py"
+        if module in seen or module.startswith(passed_over) or not path.is_file():
+            continue
+        seen[module] = path
+        queue.extend(_imports(path))
+    found = list(seen.values())
     # A module's data lies beside it under its name: the tile table of a kernel.
-    data = [path.with_suffix(".json") for path in found]
+    data = [path.with_suffix(kind) for path in found for kind in (".json", ".mplstyle")]
     return sorted([*found, *(path for path in data if path.is_file())])
 
 
@@ -72,7 +89,7 @@ def _imports(path: Path) -> tuple[str, ...]:
             found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-    return tuple(name for name in found if name.partition(".")[0] in ("models", "experiments"))
+    return tuple(name for name in found if name.partition(".")[0] in _OURS)
 
 
 def _version(package: str) -> str | None:
@@ -80,6 +97,15 @@ def _version(package: str) -> str | None:
         return metadata.version(package).partition("+")[0]
     except metadata.PackageNotFoundError:
         return None
+
+
+def modules_digest(*modules: str, data: Iterable[str] = ()) -> str:
+    """16 hex digits over modules, all that they import here, and files that match `data`."""
+    sha = hashlib.sha256()
+    files = {path for pattern in data for path in ROOT.glob(pattern)}
+    for path in sorted({*files, *_reached(modules, packages=True)}):
+        sha.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return sha.hexdigest()[:16]
 
 
 def files_digest(*patterns: str) -> str:
