@@ -47,7 +47,7 @@ class _Annotations(Strict):
     about: About | None = None
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class _UniqueKeys(yaml.CSafeLoader):
     def construct_mapping(self, node, deep=False):
         keys = Counter(str(key.value) for key, _ in node.value)
         for key in (k for k, count in keys.items() if count > 1):
