@@ -83,7 +83,7 @@ class Speedup(Predicate):
         faster = figure is None or figure > DIRECTION
         wraps = claims_file.contains(self.system, self.against) and not self.against_at.given()
         if faster and wraps and found.verdict != REPRODUCED:
-            return _wraps(found, self.system, self.against)
+            return _refuted_by_containment(found, self.system, self.against)
         return found
 
     @staticmethod
@@ -166,7 +166,7 @@ class Ordering(Predicate):
         for first, second in pairs:
             wraps = self.quantity == "time" and claims_file.contains(first, second)
             if wraps and found.verdict != REPRODUCED:
-                return _wraps(found, first, second)
+                return _refuted_by_containment(found, first, second)
         return found
 
     def _decide(self, rows, missing):
@@ -247,7 +247,7 @@ def _memory_ratio(base, other) -> Interval:
     return Interval.without_spread(base["peak_memory_bytes"] / other["peak_memory_bytes"])
 
 
-def _wraps(found: Judgement, outer: str, inner: str) -> Judgement:
+def _refuted_by_containment(found: Judgement, outer: str, inner: str) -> Judgement:
     text = f"{outer} runs all of {inner} and more, so it cannot be faster"
     return found.overruled(REFUTED, CONSTRUCTION, text)
 

@@ -49,7 +49,7 @@ RATE = {"kind": "throughput", "system": "ring", "at": AT, "card": "old", "resolu
 
 
 def test_throughput(judge):
-    # 2048 tokens in 10 ms; 4 * 64 * 2 * 8 * 1024^2 FLOPs at 1.25e12 a second.
+    # 2048 tokens in 10 ms; 4 * 64 * 2 * 8 * 1024^2 FLOPs at 1.25e12 per second.
     ceiling = 2048 * 1.25e12 / (4 * 64 * 2 * 8 * 1024**2)
     above = judge(RATE, round(ceiling) + 2)
     assert (above.verdict, above.basis) == (REFUTED, "physics")
