@@ -11,33 +11,8 @@ from analysis import claims
 from analysis.claims import NOT_REPRODUCED, NOT_TESTABLE, REFUTED, REPRODUCED
 from analysis.claims import __main__ as cli
 from analysis.outputs import written
-from analysis.records import frame as records
-from analysis.selection.published import EXPERIMENTS
-from tests.analysis import synthetic
-from tests.analysis.claims_cases import EMPTY, MIB
-
-FILE = Path(__file__).parents[2] / "paper" / "claims.yaml"
-
-
-@pytest.fixture(scope="module")
-def claims_file():
-    return claims.load(FILE)
-
-
-@pytest.fixture(scope="module")
-def records_root(tmp_path_factory):
-    return synthetic.write_all(tmp_path_factory.mktemp("records"))
-
-
-@pytest.fixture(scope="module")
-def frame(records_root):
-    return records.load(records_root)
-
-
-@pytest.fixture(scope="module")
-def verdicts(claims_file, frame):
-    """On the synthetic records, which no test changes."""
-    return claims.evaluate(claims_file, frame)
+from analysis.selection.published import CLAIMS, EXPERIMENTS
+from tests.analysis.claims_cases import EMPTY, MIB, SPEEDUP, data, entry, load
 
 
 @pytest.fixture(scope="module")
@@ -196,9 +171,9 @@ def test_every_mechanism_explains_some_claim(claims_file):
     assert set(claims_file.mechanisms) - used == {claims.UNKNOWN}
 
 
-def test_one_changed_number_changes_only_what_rests_on_it(claims_file, frame, verdicts):
+def test_one_changed_number_changes_only_what_rests_on_it(claims_file, both, verdicts):
     """dilated-sdpa, 4096 tokens, batch 1, made six times faster on the GPU."""
-    before = verdicts
+    before, frame = verdicts, both
     speedup = next(v for v in before if v.id == "comprehensive.speedup.improved.b1.n4096")
     path = next(e["path"] for e in speedup.evidence if "variant-dilated-sdpa" in e["path"])
     (index,) = frame.index[frame.path == path]
@@ -230,10 +205,10 @@ def test_one_changed_number_changes_only_what_rests_on_it(claims_file, frame, ve
 
 
 def test_command_line_writes_both_files_and_the_same_as_before(
-    records_root, claims_file, verdicts, tmp_path, capsys
+    both_root, claims_file, verdicts, tmp_path, capsys
 ):
     out = tmp_path / "build" / "claims.json"
-    arguments = ["--claims", str(FILE), "--out", str(out), str(records_root)]
+    arguments = ["--claims", str(CLAIMS), "--out", str(out), str(both_root)]
     assert cli.main(arguments) == 0
     assert "comprehensive: " in capsys.readouterr().out
     text = out.read_text()
@@ -250,15 +225,17 @@ def test_command_line_writes_both_files_and_the_same_as_before(
     assert sorted(p.name for p in out.parent.iterdir()) == ["claims.csv", "claims.json"]
 
 
-def test_command_line_says_what_is_wrong_in_one_line(tmp_path, records_root, capsys):
+def test_command_line_says_what_is_wrong_in_one_line(tmp_path, both_root, capsys):
     bad = tmp_path / "bad.yaml"
     bad.write_text("cards: {}\n")
     blocked = tmp_path / "file"
     blocked.write_text("")
+    load(tmp_path, data(entry(SPEEDUP, 2.0)))
+    good = str(tmp_path / "claims.yaml")
     for arguments, part in [
-        (["--claims", str(bad), str(records_root)], "bad.yaml: top level"),
-        (["--claims", str(FILE), str(tmp_path / "none")], "none: no such records folder"),
-        (["--claims", str(FILE), "--out", str(blocked / "x.json"), str(records_root)], "x.json"),
+        (["--claims", str(bad), str(both_root)], "bad.yaml: top level"),
+        (["--claims", good, str(tmp_path / "none")], "none: no such records folder"),
+        (["--claims", good, "--out", str(blocked / "x.json"), str(both_root)], "x.json"),
     ]:
         assert cli.main(arguments) == 1
         message = capsys.readouterr().err
