@@ -1,8 +1,9 @@
-"""Which code a variant's numbers depend on, as one digest of file contents.
+"""Which code a variant's numbers depend on, as one digest of what its files mean.
 
 Starting from the variant's modules and from the measuring code, imports within
 the repository are followed, those inside functions too, so that an edit to one
-variant's file changes that variant's digest and no other.
+variant's file changes that variant's digest and no other. Words and layout count
+for nothing: see `experiments.meaning`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from experiments.meaning import meaning
 from models.kernels import tile_tables
 from models.registry import VARIANTS
 
@@ -31,8 +33,12 @@ def code_digest(variant: str) -> str:
     sha.update(repr((entry.pattern_class, entry.multihead, _version("torch"))).encode())
     for path in sources(variant):
         sha.update(path.relative_to(ROOT).as_posix().encode())
-        sha.update(_as_used(path).read_bytes())
+        sha.update(_meaning(_as_used(path)))
     return sha.hexdigest()[:16]
+
+
+def _meaning(path: Path) -> bytes:
+    return meaning(path.suffix, path.read_bytes())
 
 
 def _as_used(path: Path) -> Path:
@@ -52,7 +58,7 @@ def sources(variant: str) -> list[Path]:
         passed_over = module == _REGISTRY or (module.startswith(_KERNELS) and not by_kernel)
         if module not in seen and not passed_over and _path(module).is_file():
             seen.add(module)
-            queue.extend(_imports(_path(module)))
+            queue.extend(_imports(_path(module).read_bytes()))
     found = [_path(module) for module in seen]
     # A module's data lies beside it under its name: the tile table of a kernel.
     data = [path.with_suffix(".json") for path in found]
@@ -64,9 +70,9 @@ def _path(module: str) -> Path:
 
 
 @cache
-def _imports(path: Path) -> tuple[str, ...]:
+def _imports(content: bytes) -> tuple[str, ...]:
     found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(content)):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             # `from package import module` or `from package.module import name`.
             found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
@@ -83,8 +89,8 @@ def _version(package: str) -> str | None:
 
 
 def files_digest(*patterns: str) -> str:
-    """16 hex digits over the contents of the repository's files that match `patterns`."""
+    """16 hex digits over what the repository's files that match `patterns` mean."""
     sha = hashlib.sha256()
     for path in sorted({path for pattern in patterns for path in ROOT.glob(pattern)}):
-        sha.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+        sha.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + _meaning(path))
     return sha.hexdigest()[:16]
