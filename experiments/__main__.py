@@ -48,7 +48,9 @@ def _plan(options) -> int:
         expected = [cost.seconds(case, tier.limits, kind, name) for case in cases]
         for case, one in zip(cases, expected, strict=True):
             path = runner.path_of(options.out, machine_id, grid, case)
-            state = "done   " if runner.is_done(path, case) else "measure"
+            state = (
+                "done   " if runner.is_done(path, case, grid.procedure(case.variant)) else "measure"
+            )
             status = "" if one.status == "ok" else f" ({one.status})"
             print(f"  {state} {runner.label(case)}  {grid.file_name(case)}")
             print(f"          about {one.total:.1f} s{status}")

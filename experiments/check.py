@@ -98,6 +98,12 @@ def compare(case: Case, out: torch.Tensor, gradients: list[torch.Tensor], path: 
     }
 
 
+def compare_whole(work: Workload, out: torch.Tensor, path: Path) -> dict:
+    """`compare` of a whole sequence's output, and of the gradients that `work` computes."""
+    rows = sample_rows(work.case.seq_len, work.case.seed).to(out.device)
+    return compare(work.case, out, work.limited_to(rows).gradients(), path)
+
+
 def _agree(got: torch.Tensor, reference: torch.Tensor, baseline: float) -> Agreement:
     max_abs = (got.double() - reference).abs().max().item()
     return Agreement(max_abs, relative_rms(got, reference), baseline)

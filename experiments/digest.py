@@ -1,6 +1,6 @@
 """Which code a variant's numbers depend on, as one digest of what its files mean.
 
-Starting from the variant's modules and from the measuring code, imports within
+Starting from the variant's modules and from the measuring procedure, imports within
 the repository are followed, those inside functions too, so that an edit to one
 variant's file changes that variant's digest and no other. Words and layout count
 for nothing: see `experiments.meaning`.
@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 from experiments.meaning import meaning
+from experiments.procedures import PROCEDURES, choose
 from models.kernels import tile_tables
 from models.registry import VARIANTS
 
@@ -26,12 +27,16 @@ _REGISTRY = "models.registry"
 _KERNELS, _BY_KERNEL = "models.kernels", ("auto", "triton", "triton-tf32", "gluon")
 
 
-def code_digest(variant: str) -> str:
-    """16 hex digits over the sources behind `variant`, its registry entry and torch's version."""
+def code_digest(variant: str, procedure: str | None = None) -> str:
+    """16 hex digits over the sources behind `variant`, its registry entry and torch's version.
+
+    procedure: how it is measured, by name; None for the only one that can measure it (ValueError
+    where there are several).
+    """
     entry = VARIANTS[variant]
     sha = hashlib.sha256(repr((entry.entry, sorted(entry.options.items()))).encode())
     sha.update(repr((entry.pattern_class, entry.multihead, _version("torch"))).encode())
-    for path in sources(variant):
+    for path in sources(variant, procedure):
         sha.update(path.relative_to(ROOT).as_posix().encode())
         sha.update(_meaning(_as_used(path)))
     return sha.hexdigest()[:16]
@@ -47,12 +52,12 @@ def _as_used(path: Path) -> Path:
     return tile_tables.path(path.stem) if is_table and path.stem in tile_tables.overlaid() else path
 
 
-def sources(variant: str) -> list[Path]:
-    """The repository's files behind a variant's numbers, sorted."""
+def sources(variant: str, procedure: str | None = None) -> list[Path]:
+    """The repository's files behind a variant's numbers, sorted; arguments as of `code_digest`."""
     entry = VARIANTS[variant]
     by_kernel = entry.options.get("backend", "auto") in _BY_KERNEL
     seen: set[str] = set()
-    queue = list(entry.modules)
+    queue = [*entry.modules, PROCEDURES[procedure or choose(variant)].module]
     while queue:
         module = queue.pop()
         passed_over = module == _REGISTRY or (module.startswith(_KERNELS) and not by_kernel)

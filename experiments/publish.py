@@ -8,6 +8,7 @@ from experiments import grid as grids
 from experiments import record
 from experiments.archive import MANIFEST
 from experiments.digest import ROOT
+from experiments.procedures import PROCEDURES
 from experiments.runner import path_of
 from experiments.schema import Record, load
 from models.registry import VARIANTS
@@ -86,3 +87,7 @@ def _check_name(path: Path, found: Record) -> None:
     expected = path_of(Path(), found.machine.id, grid, found.to_case())
     if path.resolve().parts[-3:] != expected.parts:
         raise record.RecordError(f"{path}: case: belongs at {expected}")
+    procedure = PROCEDURES[grid.procedure(found.variant)]
+    if found.status == "ok" and not procedure.is_in(found.replicates):
+        fields = " and ".join(procedure.fields)
+        raise record.RecordError(f"{path}: replicates: {procedure.name} gives {fields}")

@@ -1,9 +1,10 @@
-"""Writing records: plain dictionaries, atomically, with the standard library only."""
+"""Making and writing records: plain dictionaries, atomically, with the standard library only."""
 
 from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 
 from experiments.files import replacing
@@ -13,6 +14,33 @@ SCHEMA_VERSION = 1
 
 class RecordError(ValueError):
     """A record that cannot be read or written: names the file and the field."""
+
+
+def compose(**known) -> dict:
+    """A record of these fields, in the schema's order; of the others null, or an empty list.
+
+    TypeError for a field that the schema has not, and where one is missing that cannot be null.
+    """
+    known = {"schema_version": SCHEMA_VERSION, **known}
+    record = {}
+    for name, kind in _properties().items():
+        if name in known:
+            record[name] = known.pop(name)
+        elif "anyOf" in kind:
+            record[name] = None
+        elif kind.get("type") == "array":
+            record[name] = []
+        else:
+            raise TypeError(f"record: {name} is missing")
+    if known:
+        raise TypeError(f"record: has no field {', '.join(known)}")
+    return record
+
+
+@cache
+def _properties() -> dict:
+    schema = Path(__file__).with_name("record.schema.json")
+    return json.loads(schema.read_text())["properties"]
 
 
 def write(path: Path, record: dict) -> None:

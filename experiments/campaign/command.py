@@ -81,6 +81,4 @@ def _plan(options, minutes: float) -> int:
         name = machine.describe(device).device if is_known else cost.reference_device(kind)
         chosen = work.on_device(device, machine.default_tier(device))
     print(planning.text(chosen, kind, name, minutes))
-    if kind == "cuda":
-        print(f"\n{planning.claims_text(chosen, kind, name, minutes)}")
     return 0

@@ -13,7 +13,7 @@ from models.registry import VARIANTS
 
 # As `experiments.workload.BACKWARD_OVER_FORWARD` has it.
 ATTENTION_BACKWARD, PROJECTION_BACKWARD = 2.5, 2.0
-# Of the replica of block sums, in blocks: `experiments.as_published.block_sums.DISTANCES`.
+# Of the replica of block sums, in blocks: `models.as_published.block_sums.DISTANCES`.
 _DISTANCES = (0, 1, 2, 4)
 
 

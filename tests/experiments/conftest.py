@@ -5,6 +5,7 @@ import pytest
 from experiments.case import Case
 from experiments.grid import Limits
 from experiments.machine import describe
+from experiments.procedures import choose
 from experiments.supervise import supervise
 from models.registry import VARIANTS
 
@@ -62,6 +63,8 @@ def measure(case):
     """Measure a small case under quick limits; returns its record."""
 
     def run(limits=QUICK, **changes):
-        return supervise("dilated", "smoke", case(**changes), limits, describe("cpu"), "0" * 16)
+        one = case(**changes)
+        what = ("dilated", "smoke", one, limits, describe("cpu"), "0" * 16)
+        return supervise(*what, procedure=choose(one.variant))
 
     return run

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-import experiments.measure
-import experiments.ranks
 from experiments import grid as grids
 from experiments import lease, runner
 from experiments.crew import Context, Crew
 from experiments.grid import Limits
 from experiments.machine import describe
+from experiments.procedures import attention, choose, ranks
 from experiments.supervise import Account, supervise
 from tests.experiments.test_children import children_of_this, die_soon, is_alive
 
@@ -62,7 +61,7 @@ def log(tmp_path):
 def work(monkeypatch, log):
     """Put `reference` and `replicate`, functions of the case, for the real ones; logged."""
 
-    def put(reference=lambda case: None, replicate=lambda case: None, module=experiments.measure):
+    def put(reference=lambda case: None, replicate=lambda case: None, module=attention):
         def make_reference(case, device, path):
             log("reference")
             reference(case)
@@ -92,7 +91,8 @@ def crew(log):
 def go(case, crew):
     def run(limits=THREE, *, crew=crew, tick=None, account=None, **changes):
         what = ("dilated", "smoke", case(**changes), limits, describe("cpu"), "0" * 16)
-        return supervise(*what, crew=crew, tick=tick, account=account)
+        procedure = choose(what[2].variant)
+        return supervise(*what, procedure=procedure, crew=crew, tick=tick, account=account)
 
     return run
 
@@ -265,7 +265,7 @@ def test_a_failed_replicate_leaves_no_standby(go, work, log, crew):
 
 
 def test_ranks_start_in_a_process_without_a_context(go, work, log):
-    work(module=experiments.ranks)
+    work(module=ranks)
     result = go(variant="ring-standard", world_size=1, simulated=False)
     assert result["status"] == "ok"
     assert log.pids("context") == log.pids("reference")

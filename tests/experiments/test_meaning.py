@@ -1,5 +1,6 @@
 """Digests follow what files mean: words and layout count for nothing, values count."""
 
+import hashlib
 import json
 
 import pytest
@@ -35,6 +36,24 @@ def scaled(x, factor=2.0, *, name="it's"):
 )
 def test_words_and_layout_of_code_mean_nothing(same):
     assert same != PLAIN and code(same) == code(PLAIN)
+
+
+def test_the_meaning_of_code_is_the_same_on_every_python():
+    everything = (
+        PLAIN
+        + """
+@a.b
+class A(B, metaclass=C): ...
+async def g(*a: int, **k) -> "list[A]":
+    with open(f"{a}") as b, c:
+        return [await x async for x in b if x] or {**k, 1: 2j} or a[1:, ...] or b"\\x00" or "é"
+match x:
+    case {"a": [1, *_], **rest} if rest: pass
+    case A(b=None) | "c": del x
+lambda x, /, y=f"{1:}": (yield)
+"""
+    )
+    assert hashlib.sha256(code(everything)).hexdigest()[:16] == "ae5850237758cab6"
 
 
 @pytest.mark.parametrize(

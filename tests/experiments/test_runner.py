@@ -109,7 +109,7 @@ def test_a_digest_covers_the_variant_and_the_measuring_but_no_other_variant():
     for variant, entry in VARIANTS.items():
         replica = entry.replica_of is not None
         whole = entry.shard_order is None and not replica
-        assert ("experiments/replicas.py" in names[variant]) == replica
+        assert ("experiments/procedures/replica.py" in names[variant]) == replica
         assert ("models/dense.py" in names[variant]) == (whole and entry.takes is None)
         of_branches = entry.takes == "branches"
         assert ("models/dilated.py" in names[variant]) == (
@@ -120,7 +120,7 @@ def test_a_digest_covers_the_variant_and_the_measuring_but_no_other_variant():
         assert ("models/block_sparse.py" in names[variant]) == (whole and of_blocks)
         assert ("models/patterns/block_builders.py" in names[variant]) == of_blocks
         over_ranks = entry.shard_order is not None
-        assert ("experiments/ranks.py" in names[variant]) == over_ranks
+        assert ("experiments/procedures/ranks.py" in names[variant]) == over_ranks
         assert "experiments/supervise.py" not in names[variant]
         for path in ("models/ring/plan.py", "models/ring/hops.py"):
             peer = "peer" in entry.options

@@ -18,7 +18,7 @@ import torch
 
 from experiments import ceilings, check, measure
 from experiments.case import Case
-from experiments.own_keys import TOKENS_A_READ, attend_to_own_keys
+from experiments.sampled_reference import READ_TOKENS, sampled_reference
 from models import dilated
 from models.errors import UnsupportedBackend
 from models.patterns.branches import DilatedBranches
@@ -31,7 +31,7 @@ REFERENCE = "float64 softmax over each sampled row's own keys, counted once a br
 
 
 def make_reference(case: Case, device: str, reference: Path) -> dict:
-    """What `measure.make_reference` does; files of a mapped source are written beside it."""
+    """What `attention.make_reference` does; files of a mapped source are written beside it."""
     measure.prepare(device)
     pattern = _pattern(case)
     pairs = pattern.pairs(case.seq_len, case.heads, case.is_causal)
@@ -47,7 +47,7 @@ def make_reference(case: Case, device: str, reference: Path) -> dict:
     except UnsupportedBackend as error:
         return {**known, "unsupported": str(error)}
     rows = check.sample_rows(case.seq_len, case.seed)
-    exact, plain = attend_to_own_keys(source, pattern, rows, is_causal=case.is_causal)
+    exact, plain = sampled_reference(source, pattern, rows, is_causal=case.is_causal)
     torch.save(
         {
             "reference": REFERENCE,
@@ -64,7 +64,7 @@ def make_reference(case: Case, device: str, reference: Path) -> dict:
 
 
 def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:
-    """What `measure.replicate` returns of a streamed case, and "source_ms"; or CheckFailed."""
+    """What `attention.replicate` returns of a streamed case, and "source_ms"; or CheckFailed."""
     measure.prepare(device)
     short = _generated(case, device, min(case.seq_len, 2 * _chunk(case, device)))
     _run(case, short, lambda start, out, lse: None)
@@ -207,7 +207,7 @@ def _write_files(case: Case, source: GeneratedSource, folder: Path) -> None:
         np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
         for path, shape in zip(_files(folder), shapes, strict=True)
     ]
-    for start in range(0, case.seq_len, TOKENS_A_READ):
-        stop = min(start + TOKENS_A_READ, case.seq_len)
+    for start in range(0, case.seq_len, READ_TOKENS):
+        stop = min(start + READ_TOKENS, case.seq_len)
         for array, x in zip(opened, source.read(start, stop), strict=True):
             array[:, start:stop] = x.cpu().numpy()

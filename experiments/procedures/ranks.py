@@ -17,8 +17,8 @@ import torch.distributed as dist
 
 from experiments import check, measure
 from experiments.case import Case
-from experiments.measure import make_reference
 from experiments.parent import die_with_parent
+from experiments.procedures.attention import make_reference
 from experiments.workload import Workload, build
 from models.patterns.orders import shard, unshard
 from models.ring.exchange import Traffic, traffic
@@ -31,7 +31,7 @@ class RankFailed(Exception):
 
 
 def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:
-    """What `measure.replicate` returns of a case over ranks, and "ranks"; CheckFailed if wrong.
+    """What `attention.replicate` returns of a case over ranks, and "ranks"; CheckFailed if wrong.
 
     To be called in a process that has not yet run a torch op on several threads: it forks.
     """
@@ -46,7 +46,7 @@ def _simulated(case: Case, device: str, reference: Path, limits: dict) -> dict:
     work = build(case, device)
     busiest = work.one_rank()
     _, peak = measure.peak_memory(_step_of(work, busiest), device)
-    error = measure.check_whole(work, work.step(), reference)
+    error = check.compare_whole(work, work.step(), reference)
     samples = measure.take_samples(_step_of(work, busiest), device, limits)
     of_ranks = []
     for rank in range(case.world_size):
