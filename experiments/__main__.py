@@ -10,14 +10,14 @@ from pathlib import Path
 from experiments import cost, machine, runner
 from experiments import grid as grids
 from experiments.campaign.command import add_arguments, campaign
-from experiments.lease import hold
+from experiments.device_lock import hold
 from experiments.machine import DeviceError
 from experiments.record import RecordError
 from models.kernels.tile_tables import HOME
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status (2 for bad input, told in one line)."""
+    """Run one command; returns the exit status (2 for bad input, with a message of one line)."""
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
@@ -170,7 +170,7 @@ def _tune(options) -> int:
 
     for table in options.table:
         check_choice("TABLE", table, TABLES)
-    # The lease shows one card alone, so that it is "cuda" to torch, which must not have
+    # The lock shows one card alone, so that it is "cuda" to torch, which must not have
     # looked before.
     with hold(device):
         from experiments.tuning.clocks import OnCard, card_at_hand

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from experiments.case import Case
-from experiments.pieces import recompute
+from experiments.chunked_oracle import recompute
 from experiments.workload import Workload
 
 OUTPUT_ALLOWANCE = 2.0

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 
-from experiments.forks import TICK_S, Gone, Outcome, Process, send, uninterrupted
+from experiments.forked_process import TICK_S, Outcome, Process, ProcessEnded, send, uninterrupted
 
 __all__ = ["Outcome", "attempt", "over", "resolve", "run", "run_all"]
 
@@ -89,7 +89,7 @@ def _outcome_by(process: Process, end: float) -> Outcome | None:
     spent = time.monotonic() - process.started
     try:
         report = process.received()
-    except Gone as gone:
+    except ProcessEnded as gone:
         return gone.outcome
     if report is None:
         return over(end - process.started, spent) if spent >= end - process.started else None

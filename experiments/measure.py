@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from experiments import queued
+from experiments import cuda_timer
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
@@ -104,7 +104,7 @@ def _time_cpu(step: Callable, limits: dict) -> list[float]:
 
 
 def _time_cuda(step: Callable, limits: dict) -> dict:
-    timer = queued.Timer(step, queued.Card(), warm_ups=3)
+    timer = cuda_timer.Timer(step, cuda_timer.Card(), warm_ups=3)
     samples: list[float] = []
     while wants_more(samples, limits):
         if len(samples) >= limits["min_samples"] and not timer.may_go_on:

@@ -16,8 +16,8 @@ from pathlib import Path
 from experiments import grid as grids
 from experiments import record, tile_tables
 from experiments.archive import MANIFEST, SUMMARY, shown, unpack
+from experiments.atomic_write import atomic_write
 from experiments.digest import ROOT
-from experiments.files import replacing
 from experiments.publish import own_failure, why_not
 from experiments.schema import Record, check, read_json
 from experiments.source_tree import FOLDERS, commit_of
@@ -241,7 +241,7 @@ def _explain(found: Found, base: Path) -> None:
     tiles = [f"{name}.json\n{tile_tables.text_of(table)}" for name, table in found.tiles.items()]
     for name, text in ((SUMMARY, found.summary), ("tiles.txt", "\n".join(tiles))):
         if text:
-            with replacing(folder / name) as partial:
+            with atomic_write(folder / name) as partial:
                 partial.write_text(text)
             print(f"kept {_near(folder / name)}")
 

@@ -7,7 +7,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-from experiments.files import replacing
+from experiments.atomic_write import atomic_write
 
 SCHEMA_VERSION = 1
 
@@ -47,7 +47,7 @@ def write(path: Path, record: dict) -> None:
     """Write `record` as JSON so that `path` is either the old file or the whole new one."""
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     try:
-        with replacing(path) as partial, open(partial, "w") as file:
+        with atomic_write(path) as partial, open(partial, "w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from experiments import record
 from experiments.case import Case
-from experiments.crew import Crew
+from experiments.device_lock import hold
 from experiments.digest import ROOT, code_digest
 from experiments.grid import Grid, Tier
-from experiments.lease import hold
 from experiments.machine import describe
+from experiments.workers import Workers
 
 LOCAL = ROOT / "results" / "local"
 # Statuses that stand until the code changes; a failed case is tried again.
@@ -98,7 +98,7 @@ def run(
     device: str,
     out: Path = LOCAL,
     budget_s: float | None = None,
-    crew: Crew | None = None,
+    workers: Workers | None = None,
     tick: Callable[[], object] | None = None,
 ) -> list[Path]:
     """Measure `cases` and write a record each; returns their paths.
@@ -106,7 +106,7 @@ def run(
     Records by the same code are kept. With a budget (seconds) the most valuable
     cases come first and none starts that would likely overrun; without one the
     order is random, so that a drift of the machine does not line up with a
-    variant or a length. crew: of several runs; None for this run's own. tick: called
+    variant or a length. workers: of several runs; None for this run's own. tick: called
     after each case, and at least once a second while one is measured.
     """
     machine_id = describe(device).id
@@ -122,7 +122,7 @@ def run(
     kept = len(cases) - len(waiting)
     _say(f"{grid.name} ({tier.name}) on {machine_id}: {len(waiting)} cases to measure, {kept} kept")
     start, walls = time.monotonic(), []
-    with contextlib.nullcontext(crew) if crew else Crew.of(device) as crew:
+    with contextlib.nullcontext(workers) if workers else Workers.of(device) as workers:
         for number, case in enumerate(waiting, start=1):
             elapsed = time.monotonic() - start
             left = len(waiting) - number + 1
@@ -140,7 +140,7 @@ def run(
                 what = (grid.name, tier.name, case, tier.limits, describe(held), digest)
                 procedure = procedures[case.variant]
                 result = supervise(
-                    *what, procedure=procedure, crew=crew, tick=tick, account=account
+                    *what, procedure=procedure, workers=workers, tick=tick, account=account
                 )
             record.write(paths[case], result)
             walls.append(time.monotonic() - before)

@@ -19,10 +19,10 @@ from pathlib import Path
 from experiments import provenance, record
 from experiments.case import Case
 from experiments.children import Outcome
-from experiments.crew import Crew
 from experiments.grid import Limits
 from experiments.machine import Machine
 from experiments.procedures import PROCEDURES, Procedure
+from experiments.workers import Workers
 from models.registry import VARIANTS
 
 # What of the software may differ between the replicates of one record.
@@ -73,7 +73,7 @@ def supervise(
     digest: str,
     *,
     procedure: str,
-    crew: Crew | None = None,
+    workers: Workers | None = None,
     earlier: dict | None = None,
     tick: Callable[[], object] | None = None,
     account: Account | None = None,
@@ -84,7 +84,7 @@ def supervise(
     inherit a thread pool without its threads, and hang.
 
     procedure: how it is measured: the name of one of `experiments.procedures`.
-    crew: the processes of a run of several cases; None for the case's own. earlier: a record
+    workers: the processes of a run of several cases; None for the case's own. earlier: a record
     of the same case, code, software and machine, status ok, which is to have `limits.replicates`
     more: what is returned is that record with the new replicates after its own and their time
     added, or as it was where they came to nothing, with the reason in the account's note;
@@ -97,11 +97,11 @@ def supervise(
     device = "cpu" if machine.device_kind == "cpu" else "cuda"
     known, replicates, error, status, reason = {}, [], None, "ok", None
     with contextlib.ExitStack() as stack:
-        crew = crew or stack.enter_context(Crew.of(device))
-        stack.callback(crew.end_case)
+        workers = workers or stack.enter_context(Workers.of(device))
+        stack.callback(workers.end_case)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attention-case-")))
         what = (case, PROCEDURES[procedure], device, folder / "reference.pt", limits)
-        watch = _Watch(*what, start, crew, tick, account)
+        watch = _Watch(*what, start, workers, tick, account)
         try:
             known = watch.reference()
             unsupported = known.pop("unsupported", None)
@@ -190,7 +190,7 @@ class _Watch:
     path: Path
     limits: Limits
     start: float
-    crew: Crew
+    workers: Workers
     tick: Callable[[], object] | None
     account: Account
 
@@ -199,7 +199,7 @@ class _Watch:
         self._import()
         begin = time.monotonic()
         # The oracle may take what the machine has: the limit is the variant's.
-        outcome = self.crew.reference(
+        outcome = self.workers.reference(
             f"procedures.{self.procedure.name}.make_reference",
             (self.case, self.device, self.path),
             memory_gib=math.inf if self.device == "cpu" else None,
@@ -222,7 +222,7 @@ class _Watch:
         if self.device == "cpu":
             memory_gib = math.inf if self.limits.memory_gib is None else self.limits.memory_gib
         begin = time.monotonic()
-        outcome = self.crew.replicate(
+        outcome = self.workers.replicate(
             f"procedures.{self.procedure.name}.replicate",
             (self.case, self.device, self.path, asdict(self.limits)),
             memory_gib=memory_gib,

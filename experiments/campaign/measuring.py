@@ -12,10 +12,10 @@ from experiments import cost, grid, record, runner
 from experiments.campaign import trust
 from experiments.campaign.folder import Folder
 from experiments.campaign.value import Selected
-from experiments.crew import Crew
 from experiments.digest import code_digest
 from experiments.machine import Machine
 from experiments.supervise import Account, not_measured, supervise
+from experiments.workers import Workers
 
 # A case that takes this many times what was expected of it, and this long, is given up: it is not
 # "over its limit", which would be a result, but left for a run that has more time.
@@ -33,7 +33,7 @@ class Measuring:
     folder: Folder
     machine: Machine
     tier: str
-    crew: Crew
+    workers: Workers
     marks: list[trust.Mark]
     tick: Callable[[], object]
     given_up: dict[str, str] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class Measuring:
             self.machine,
             digest,
             procedure=self._procedure(one),
-            crew=self.crew,
+            workers=self.workers,
             earlier=earlier,
             tick=self.tick,
             account=account,

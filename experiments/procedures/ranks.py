@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from experiments import check, measure
 from experiments.case import Case
-from experiments.parent import die_with_parent
+from experiments.die_with_parent import die_with_parent
 from experiments.procedures.attention import make_reference
 from experiments.workload import Workload, build
 from models.patterns.orders import shard, unshard

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from experiments.parent import die_with_parent
+from experiments.die_with_parent import die_with_parent
 from experiments.tuning.clocks import Wrong
 from experiments.tuning.plan import Entry
 

@@ -21,7 +21,7 @@ FORKING = (
     "test_campaign_measuring",
     "test_children",
     "test_cli",
-    "test_crew",
+    "test_workers",
     "test_ranks",
     "test_runner",
     "test_supervise",

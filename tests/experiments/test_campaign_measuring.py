@@ -10,8 +10,8 @@ from experiments.campaign import measuring
 from experiments.campaign.folder import Folder
 from experiments.campaign.measuring import Measuring
 from experiments.campaign.work import rehearsal
-from experiments.crew import Crew
 from experiments.procedures import attention
+from experiments.workers import Workers
 
 HERE = machine.describe("cpu")
 
@@ -25,8 +25,8 @@ def chosen():
 @pytest.fixture
 def of_campaign(tmp_path):
     folder = Folder.begin(tmp_path / "campaign", {"format": 1})
-    with Crew.of("cpu") as crew:
-        yield Measuring(folder, HERE, "smoke", crew, [], lambda: None)
+    with Workers.of("cpu") as workers:
+        yield Measuring(folder, HERE, "smoke", workers, [], lambda: None)
 
 
 def hang(*_):

@@ -26,7 +26,7 @@ def packages() -> dict[str, str | None]:
     return found
 
 
-def look(device: str) -> dict:
+def device_facts(device: str) -> dict:
     """The device as found, in a process of its own: clocks before and after, ceilings by dtype.
 
     Rates in FLOP/s and bytes/s, as `experiments.ceilings` measures them.
