@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments import grid as grids
 from experiments import device_lock, runner
-from experiments.workers import Context, Workers
+from experiments import grid as grids
 from experiments.grid import Limits
 from experiments.machine import describe
 from experiments.procedures import attention, choose, ranks
 from experiments.supervise import Account, supervise
+from experiments.workers import Context, Workers
 from tests.experiments.test_children import children_of_this, die_soon, is_alive
 
 THREE = Limits(replicates=3, min_samples=2, max_samples=3, sample_seconds=0.01, timeout_s=60)
