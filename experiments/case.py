@@ -21,7 +21,7 @@ RANK_FIELDS = ("world_size", "simulated")
 
 
 class CaseError(ValueError):
-    """A case that cannot be: says which field, its value and what was expected."""
+    """A case that is not valid: says which field, its value and what was expected."""
 
 
 def _public(field_name: str) -> str:

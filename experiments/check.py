@@ -1,8 +1,8 @@
-"""Correct first: the output and gradients of a case against the float64 oracle.
+"""Checks the output and gradients of a case against the float64 oracle, before it is timed.
 
-Sampled query rows of the very tensors that are timed, at O(rows x N). The yard
-stick is dense attention in the same dtype on the same tensors: a case may be at
-most twice as far from float64 (gradients three times), or it is not timed.
+Sampled query rows of the very tensors that are timed, at O(rows x N). The error allowed
+is relative to that of dense attention in the same dtype on the same tensors: twice as
+much for the output, three times for gradients.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def sample_rows(seq_len: int, seed: int) -> torch.Tensor:
 
 
 def write_reference(work: Workload, path: Path) -> None:
-    """Compute what `compare` needs, once for all replicates of a case, into `path`."""
+    """Write to `path` what `compare` needs, once for all replicates of a case."""
     rows = sample_rows(work.case.seq_len, work.case.seed).to(work.inputs[0].device)
     dtype = work.inputs[0].dtype
     out, grads = recompute(work, rows, torch.float64, dense=False)

@@ -72,9 +72,9 @@ def hold(device: str, count: int = 1) -> Iterator[str]:
 
 
 def release_in_fork() -> None:
-    """Give up, in a fork, the locks of its parent: for one that outlives a case.
+    """Release, in a fork that outlives a case, the locks of its parent.
 
-    It must leave the device idle between cases; what memory it holds there, others lack.
+    Such a process must leave the device idle between cases, and hold no memory there.
     """
     while _held:
         os.close(_held.pop())

@@ -39,7 +39,7 @@ class Outcome:
 
 
 class ProcessEnded(Exception):
-    """A process ended without a word; `outcome` says how."""
+    """A process ended without a result; `outcome` says how."""
 
     def __init__(self, outcome: Outcome):
         super().__init__(outcome.reason)
@@ -58,7 +58,7 @@ def send(pipe, report: tuple[str, object, str | None]) -> None:
 
 @contextmanager
 def uninterrupted():
-    """Have Ctrl-C wait: a process that is forked within is booked before it can be forgotten."""
+    """Have Ctrl-C wait: a process that is forked within is noted before anything can interrupt."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -67,9 +67,9 @@ def uninterrupted():
 
 
 class Process:
-    """A fork that runs `serve(pipe, *arguments)` and ends; `kill` it whatever happens.
+    """A fork that runs `serve(pipe, *arguments)` and ends; always `kill` it in the end.
 
-    Nothing of the parent's runs in it: no handler of a signal, no exit function.
+    None of the parent's signal handlers and exit functions runs in it.
     """
 
     def __init__(self, serve: Callable, arguments: Sequence, *, memory_gib: float | None = None):

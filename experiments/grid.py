@@ -181,7 +181,7 @@ def _case(where: str, variant, point: dict) -> Case:
     needs[RANK_FIELDS] = entry.shard_order is not None
     for keys, is_needed in needs.items():
         if not is_needed:
-            # A block of several systems: dense attention is then one case a shape.
+            # A block of several systems: dense attention is then one case per shape.
             point = {k: v for k, v in point.items() if k not in keys}
         elif any(point.get(key) is None for key in keys):
             raise GridError(f"{where}: {variant} needs {', '.join(keys[:-1])} and {keys[-1]}")

@@ -15,7 +15,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def prepare(device: str) -> None:
-    """Pin the thread count and touch what is set up once a process, so that no case pays for it.
+    """Pin the thread count and touch what is set up once per process, so that no case pays for it.
 
     Freed memory is given back at once, until a pass is timed.
     """

@@ -86,11 +86,19 @@ def own_failure(found: Record) -> str | None:
 
 
 def _check_grid(path: Path, found: Record, grid: grids.Grid) -> None:
-    """RecordError unless a record lies where its case belongs, and holds what its grid asks for."""
+    """RecordError unless a record lies where its case belongs and holds what its grid asks for."""
     expected = path_of(Path(), found.machine.id, grid, found.to_case())
     if path.resolve().parts[-3:] != expected.parts:
         raise record.RecordError(f"{path}: case: belongs at {expected}")
-    procedure = PROCEDURES[grid.procedure(found.variant)]
+    check_result(path, found, grid)
+
+
+def check_result(name: Path | str, found: Record, grid: grids.Grid) -> None:
+    """RecordError unless the record holds what the grid's procedure measures."""
+    try:
+        procedure = PROCEDURES[grid.procedure(found.variant)]
+    except grids.GridError as error:
+        raise record.RecordError(f"{name}: variant: {error}") from error
     if found.status == "ok" and not procedure.is_in(found.replicates):
         fields = " and ".join(procedure.fields)
-        raise record.RecordError(f"{path}: replicates: {procedure.name} gives {fields}")
+        raise record.RecordError(f"{name}: replicates: {procedure.name} gives {fields}")

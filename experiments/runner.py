@@ -107,7 +107,7 @@ def run(
     cases come first and none starts that would likely overrun; without one the
     order is random, so that a drift of the machine does not line up with a
     variant or a length. workers: of several runs; None for this run's own. tick: called
-    after each case, and at least once a second while one is measured.
+    after each case, and at least once per second while one is measured.
     """
     machine_id = describe(device).id
     check_writable(out / machine_id / grid.name)

@@ -99,7 +99,7 @@ class Replicate(_Strict):
     host_ms: float | None = Field(
         default=None,
         ge=0,
-        description="median time of the host to issue a pass, which queued samples are without; "
+        description="median time of the host to issue one pass, which queued samples are without; "
         "it may hold waits for the card where the pass waits itself; null where timed_by is",
     )
     energy_j: float | None = None
@@ -147,7 +147,7 @@ class Deviation(_Strict):
 class Ceilings(_Strict):
     """What the device does at best in the case's dtype, measured within a minute of the case.
 
-    On a GPU cases share them: one process makes their references and measures once a minute.
+    On a GPU cases share them: one process makes their references and measures once per minute.
     """
 
     matmul_flops_per_s: float = Field(gt=0, description="square matrix product, FLOP/s")

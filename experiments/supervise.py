@@ -1,4 +1,4 @@
-"""The parent of a case: has processes measure it, and always comes back with a record.
+"""Measures a case in processes of its own, and always returns a record.
 
 torch is imported here once and never used, so each process is a fork, without the seconds of an
 import. Whatever happens to one (out of memory, kill -9, over its time) becomes the record's status.
@@ -39,7 +39,7 @@ class _Stop(Exception):
 
 @dataclass
 class Account:
-    """What a case's time went to, and what is to be said beside its record.
+    """What a case's time was spent on, and what is to be said beside its record.
 
     seconds: in the reference; in samples; in the checks, all else that a replicate's process did
     at its job; and in processes, waiting for them to start and to end. is_cut: whether its limit
@@ -88,7 +88,8 @@ def supervise(
     of the same case, code, software and machine, status ok, which is to have `limits.replicates`
     more: what is returned is that record with the new replicates after its own and their time
     added, or as it was where they came to nothing, with the reason in the account's note;
-    ValueError where it cannot be extended. tick: called at least once a second. account: filled in.
+    ValueError where it cannot be extended. tick: called at least once per second. account: is
+    filled in.
     """
     if earlier is not None:
         _check_extensible(earlier, case, machine, digest)

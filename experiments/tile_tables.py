@@ -69,7 +69,7 @@ def check(name: str, table, folder: Path = FOLDER) -> None:
 
 
 def text_of(table: dict[str, list[dict]]) -> str:
-    """A table as JSON, a line an entry, so that a change of one is a change of one line."""
+    """A table as JSON, one line per entry, so that a change of one is a change of one line."""
     kernels = []
     for kernel, entries in table.items():
         lines = ",\n".join(f"  {json.dumps(entry)}" for entry in entries)

@@ -53,7 +53,7 @@ class Workers:
     """A run's processes on one device; its end (it is a context manager) is theirs.
 
     context: what a process makes before its job, or None where nothing is to be made. tick, of
-    the methods: called at least once a second while they wait.
+    the methods: called at least once per second while they wait.
     """
 
     def __init__(self, context: Context | None):

@@ -73,7 +73,7 @@ def _plan(options, minutes: float) -> int:
     if options.rehearse:
         chosen, kind, name = work.rehearsal(), "cpu", "this CPU"
     else:
-        # The plan for a card is worth reading before there is one.
+        # A plan for a card can be read where there is none.
         device = options.device or "cuda"
         here = device in ("cpu", *(f"cuda:{gpu.index}" for gpu in machine.gpus()))
         kind = "cpu" if device == "cpu" else "cuda"

@@ -52,7 +52,7 @@ def device_facts(device: str) -> dict:
 
 
 def clocks() -> dict[str, str] | None:
-    """Clocks, power and temperature as the driver tells them; None where it does not."""
+    """Clocks, power and temperature by the driver; None where it reports none."""
     try:
         text = subprocess.run(
             ["nvidia-smi", f"--query-gpu={_CLOCKS}", "--format=csv,noheader"],

@@ -20,7 +20,7 @@ from experiments.workers import Workers
 # A case that takes this many times what was expected of it, and this long, is given up: it is not
 # "over its limit", which would be a result, but left for a run that has more time.
 _PATIENCE, _PATIENCE_S = 8.0, 20.0
-_LAST = 12  # cases that tell how expected seconds have turned out
+_LAST = 12  # cases whose expected and measured seconds are compared
 
 
 @dataclass

@@ -269,5 +269,5 @@ class _Steps:
 
 def begin(out: Path, work: Work, *, is_rehearsal: bool, resume: bool) -> Folder:
     """The folder of a campaign that begins, or goes on; CampaignError before any work."""
-    told = manifest(machine.describe(work.device), is_rehearsal=is_rehearsal)
-    return Folder.resume(out, told) if resume else Folder.begin(out, told)
+    said = manifest(machine.describe(work.device), is_rehearsal=is_rehearsal)
+    return Folder.resume(out, said) if resume else Folder.begin(out, said)

@@ -153,8 +153,8 @@ class _Model:
             family.wide if case.head_dim > 64 else min(1.0, (case.head_dim / 64) ** rates.narrow)
         )
         spent = attention_flops(case) / rate
-        traffic = self._computed_pairs() * family.bytes_a_pair
-        traffic += self._numbers() * family.bytes_a_number
+        traffic = self._computed_pairs() * family.bytes_per_pair
+        traffic += self._numbers() * family.bytes_per_number
         spent = max(spent, (1 + 2 * self._is_training) * traffic / self._bandwidth())
         matmul = 1e9 * rates.matmul_gflops[case.dtype] * self._units()
         return spent + projection_flops(case) / matmul + 1e-3 * family.call_ms
@@ -182,7 +182,7 @@ class _Model:
         return case.batch * whole * (2 if case.is_causal else 1)
 
     def _is_out_of_memory(self) -> bool:
-        held = self.family.held_backward if self._is_training else self.family.held_a_pair
+        held = self.family.held_backward if self._is_training else self.family.held_per_pair
         size = _ITEM_BYTES[self.case.dtype] / (4 if self.rates.kind == "cpu" else 2)
         return self._computed_pairs() * held * size > self.rates.memory_gib * 2**30
 

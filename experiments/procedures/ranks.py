@@ -1,4 +1,4 @@
-"""A replicate over several ranks: a process each, with a core or a card of its own."""
+"""A case over several ranks: one process per rank, each with its own core or card."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["RankFailed", "make_reference", "replicate"]
 
 
 class RankFailed(Exception):
-    """A rank came to no result; the message says which, and why."""
+    """A rank gave no result; the message says which, and why."""
 
 
 def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:
@@ -41,7 +41,7 @@ def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:
 
 
 def _simulated(case: Case, device: str, reference: Path, limits: dict) -> dict:
-    """All virtual ranks are checked and counted; that with most work is timed and weighed alone."""
+    """All virtual ranks are checked and their traffic counted; the busiest one is timed, alone."""
     measure.prepare(device)
     work = build(case, device)
     busiest = work.one_rank()
@@ -53,8 +53,8 @@ def _simulated(case: Case, device: str, reference: Path, limits: dict) -> dict:
         step = _step_of(work, work.one_rank(rank))
         with traffic() as counted:
             step()
-        weighed = peak if rank == busiest.rank else None
-        of_ranks.append(_describe(rank, counted, weighed, waits=False))
+        own_peak = peak if rank == busiest.rank else None
+        of_ranks.append(_describe(rank, counted, own_peak, waits=False))
     return {**samples, "peak_memory_bytes": peak, "error": error, "ranks": of_ranks}
 
 

@@ -1,8 +1,8 @@
-"""A replica's replicate: checked against its own formula, and how far that is from attention.
+"""A replica: checked against its own formula, and how far that is from attention.
 
 A replica computes what published code computed (`models.as_published`), so the oracle of the
 system that it was named after is no check of it: its own formula in float64 is. The distance from
-that oracle, and what tells the two apart, goes into the record as `deviation`.
+that oracle, and what distinguishes the two, goes into the record as `deviation`.
 """
 
 from __future__ import annotations

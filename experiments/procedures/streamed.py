@@ -1,10 +1,10 @@
-"""A replicate of a streamed case: one pass over a source is timed, weighed and checked at once.
+"""A streamed case: one pass over a source is timed and checked, and its memory measured.
 
-A pass takes minutes, and holds nothing but chunks: to know the peak of its memory and to keep the
-sampled rows of its output costs it nothing, so there is no untimed pass beside it, but a short
-one before it. On a CPU freed memory goes back at once, in the timed passes too: a heap that keeps
-it grows with the number of chunks. The time in the source is taken apart: it is `source_ms`, and
-not in `samples_ms`.
+A pass takes minutes and holds nothing but chunks. Measuring its peak memory and keeping the
+sampled rows of its output cost it nothing, so all of that is done in a timed pass; before it comes
+only a short untimed one. On a CPU freed memory goes back at once, in the timed passes too: a heap
+that keeps it grows with the number of chunks. The time in the source is measured apart: it is in
+`source_ms` and not in `samples_ms`.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _run(case: Case, source, sink) -> None:
 
 
 def _chunk(case: Case, device: str) -> int:
-    """Tokens at a time: the least there can be, and enough of that to fill a GPU."""
+    """Tokens per chunk: the least possible, and on a GPU as many times that as fill it."""
     least = default_chunk(case.seq_len, case.segment_lengths)
     return least if device == "cpu" else least * max(1, _CUDA_CHUNK // least)
 
@@ -190,7 +190,7 @@ def _opener(case: Case, device: str, folder: Path):
     if kind == "mapped":
         return lambda: MappedSource(*_files(folder), device)
     if kind == "host":
-        # An input that is there before: not weighed.
+        # The input is in memory before a pass, and does not count as memory of the pass.
         held = [x.cpu().clone() for x in _generated(case, device).read(0, case.seq_len)]
         return lambda: HostSource(*held, device)
     return lambda: _generated(case, device)

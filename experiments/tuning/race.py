@@ -164,5 +164,5 @@ def _child(ours, connection, entry, current, clock) -> None:
     except EOFError:
         pass  # the race is over
     except Exception as error:  # a kernel's or a card's, of any kind: after it, start anew
-        told = " ".join(str(error).split())[:300]
-        connection.send(("dead", f"{type(error).__name__}: {told}"))
+        message = " ".join(str(error).split())[:300]
+        connection.send(("dead", f"{type(error).__name__}: {message}"))

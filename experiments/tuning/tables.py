@@ -37,7 +37,7 @@ def replace(folder: Path, entry: Entry, capability: int, tile: Tile, source: str
 
 
 def write(folder: Path, table: str, made: dict[str, list[dict]]) -> None:
-    """A line an entry, so that a change of one is a change of one line."""
+    """One line per entry, so that a change of one is a change of one line."""
     kernels = []
     for kernel, entries in made.items():
         lines = ",\n".join(f"  {json.dumps(entry)}" for entry in entries)

@@ -109,7 +109,7 @@ def test_the_real_work_gives_the_record_of_plain_forks(go):
         assert ours[key] == plain[key]
 
 
-def test_one_keeper_makes_all_references_and_each_replicate_is_a_process(go, work, log):
+def test_one_reference_worker_makes_all_references_and_each_replicate_is_a_process(go, work, log):
     work()
     for seed in range(3):
         assert go(seed=seed)["status"] == "ok"
@@ -139,7 +139,7 @@ def test_contexts_are_made_ahead_but_never_while_samples_are_taken(go, work, log
         sampling = {"samples": True, "samples-end": False}.get(name, sampling)
 
 
-def test_no_process_is_left_after_a_case_but_the_idle_keeper(go, work, log, workers):
+def test_no_process_is_left_after_a_case_but_the_idle_reference_worker(go, work, log, workers):
     work()
     for replicates in (1, 3):
         go(replace(THREE, replicates=replicates))
@@ -147,7 +147,7 @@ def test_no_process_is_left_after_a_case_but_the_idle_keeper(go, work, log, work
 
 
 @pytest.mark.parametrize("end", ["SIGKILL", "SIGABRT", "memory", "hang", "error"])
-def test_a_keeper_that_failed_is_thrown_away(go, work, log, workers, end):
+def test_a_reference_worker_that_failed_is_thrown_away(go, work, log, workers, end):
     def fail(case):
         if case.seed != 1:
             return
@@ -174,7 +174,7 @@ def test_a_keeper_that_failed_is_thrown_away(go, work, log, workers, end):
     assert first == failed != other and die_soon(failed)
 
 
-def test_a_keeper_that_cannot_is_kept(go, work, log):
+def test_a_reference_worker_that_cannot_is_kept(go, work, log):
     def cannot(case):
         from models import UnsupportedBackend
 
@@ -186,7 +186,7 @@ def test_a_keeper_that_cannot_is_kept(go, work, log):
     assert len(set(log.pids("reference"))) == 1
 
 
-def test_a_keeper_that_died_between_cases_is_replaced(go, work, log, workers):
+def test_a_reference_worker_that_died_between_cases_is_replaced(go, work, log, workers):
     work()
     go(seed=0)
     os.kill(keeper_of(workers), signal.SIGKILL)
@@ -204,7 +204,7 @@ def test_memory_that_is_not_given_back_is_a_failure(go, work, log):
     assert result["reason"] == "RuntimeError: CUDA error: launch failed"
 
 
-def test_a_keeper_sees_the_cards_of_its_case(go, work, log, monkeypatch):
+def test_a_reference_worker_sees_the_cards_of_its_case(go, work, log, monkeypatch):
     work()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     go(seed=0)
