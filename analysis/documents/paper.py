@@ -16,7 +16,7 @@ from pathlib import Path
 
 import typst
 
-from experiments.files import replacing
+from experiments.atomic_write import replacing
 
 SOURCE = Path(__file__).resolve().parents[2] / "paper" / "paper.typ"
 

@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from analysis.records import systems
 from analysis.rendering import figure_csv
 from analysis.rendering.text import tokens, write
-from experiments.files import replacing
+from experiments.atomic_write import replacing
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 COLUMN, PAGE = 3.4, 7.0  # inches: a column, and two with the gutter

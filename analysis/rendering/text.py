@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from experiments.files import replacing
+from experiments.atomic_write import replacing
 
 DASH = "–"
 WIDE = 20  # a bound this many times off shares no decimals with its value

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.pipeline
 GRID = """
 title: t
 question: q
+procedure: attention
 tiers:
   smoke:
     limits: {{replicates: 1, min_samples: 1, max_samples: 1, timeout_s: 60}}

@@ -34,7 +34,7 @@ class Card:
         torch.cuda._sleep(_CYCLES)
         stop = self.mark()
         stop.synchronize()
-        self._cycles_a_ms = _CYCLES / start.elapsed_time(stop)
+        self._cycles_per_ms = _CYCLES / start.elapsed_time(stop)
 
     def clock_ms(self) -> float:
         return 1e3 * time.perf_counter()
@@ -48,7 +48,7 @@ class Card:
 
     def spin(self, ms: float) -> None:
         """Keep the card busy for about `ms`, without touching memory."""
-        torch.cuda._sleep(round(ms * self._cycles_a_ms))
+        torch.cuda._sleep(round(ms * self._cycles_per_ms))
 
     def mark(self) -> torch.cuda.Event:
         """An event, recorded now."""

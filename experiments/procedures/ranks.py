@@ -1,4 +1,4 @@
-"""A replicate over several ranks: a process each, with a core or a card of its own."""
+"""A case over several ranks: one process per rank, each with its own core or card."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import torch.distributed as dist
 
 from experiments import check, measure
 from experiments.case import Case
-from experiments.measure import make_reference
-from experiments.parent import die_with_parent
+from experiments.die_with_parent import die_with_parent
+from experiments.procedures.attention import make_reference
 from experiments.workload import Workload, build
 from models.patterns.orders import shard, unshard
 from models.ring.exchange import Traffic, traffic
@@ -27,11 +27,11 @@ __all__ = ["RankFailed", "make_reference", "replicate"]
 
 
 class RankFailed(Exception):
-    """A rank came to no result; the message says which, and why."""
+    """A rank gave no result; the message says which, and why."""
 
 
 def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:
-    """What `measure.replicate` returns of a case over ranks, and "ranks"; CheckFailed if wrong.
+    """What `attention.replicate` returns of a case over ranks, and "ranks"; CheckFailed if wrong.
 
     To be called in a process that has not yet run a torch op on several threads: it forks.
     """
@@ -41,20 +41,20 @@ def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:
 
 
 def _simulated(case: Case, device: str, reference: Path, limits: dict) -> dict:
-    """All virtual ranks are checked and counted; that with most work is timed and weighed alone."""
+    """All virtual ranks are checked and their traffic counted; the busiest one is timed, alone."""
     measure.prepare(device)
     work = build(case, device)
     busiest = work.one_rank()
     _, peak = measure.peak_memory(_step_of(work, busiest), device)
-    error = measure.check_whole(work, work.step(), reference)
+    error = check.compare_whole(work, work.step(), reference)
     samples = measure.take_samples(_step_of(work, busiest), device, limits)
     of_ranks = []
     for rank in range(case.world_size):
         step = _step_of(work, work.one_rank(rank))
         with traffic() as counted:
             step()
-        weighed = peak if rank == busiest.rank else None
-        of_ranks.append(_describe(rank, counted, weighed, waits=False))
+        own_peak = peak if rank == busiest.rank else None
+        of_ranks.append(_describe(rank, counted, own_peak, waits=False))
     return {**samples, "peak_memory_bytes": peak, "error": error, "ranks": of_ranks}
 
 

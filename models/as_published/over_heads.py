@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from experiments.as_published.segments import groups, kept, softmax_attention
+from models.as_published.segments import groups, kept, softmax_attention
 
 FORMULA = "softmax over the heads of a group at one position, over the number of groups"
 BACKEND = "sdpa over heads"

@@ -1,4 +1,4 @@
-"""A keeper for references and processes made ahead, with a stand-in for the making of a context."""
+"""References in one lasting process, replicates in processes made ahead; contexts are stand-ins."""
 
 import os
 import signal
@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 
-import experiments.measure
-import experiments.ranks
+from experiments import device_lock, runner
 from experiments import grid as grids
-from experiments import lease, runner
-from experiments.crew import Context, Crew
 from experiments.grid import Limits
 from experiments.machine import describe
+from experiments.procedures import attention, choose, ranks
 from experiments.supervise import Account, supervise
+from experiments.workers import Context, Workers
 from tests.experiments.test_children import children_of_this, die_soon, is_alive
 
 THREE = Limits(replicates=3, min_samples=2, max_samples=3, sample_seconds=0.01, timeout_s=60)
@@ -62,7 +61,7 @@ def log(tmp_path):
 def work(monkeypatch, log):
     """Put `reference` and `replicate`, functions of the case, for the real ones; logged."""
 
-    def put(reference=lambda case: None, replicate=lambda case: None, module=experiments.measure):
+    def put(reference=lambda case: None, replicate=lambda case: None, module=attention):
         def make_reference(case, device, path):
             log("reference")
             reference(case)
@@ -82,34 +81,35 @@ def work(monkeypatch, log):
 
 
 @pytest.fixture
-def crew(log):
-    with Crew(Context(lambda: log("context"), lambda: log("give-back"))) as crew:
-        yield crew
+def workers(log):
+    with Workers(Context(lambda: log("context"), lambda: log("give-back"))) as workers:
+        yield workers
     assert children_of_this() == []
 
 
 @pytest.fixture
-def go(case, crew):
-    def run(limits=THREE, *, crew=crew, tick=None, account=None, **changes):
+def go(case, workers):
+    def run(limits=THREE, *, workers=workers, tick=None, account=None, **changes):
         what = ("dilated", "smoke", case(**changes), limits, describe("cpu"), "0" * 16)
-        return supervise(*what, crew=crew, tick=tick, account=account)
+        procedure = choose(what[2].variant)
+        return supervise(*what, procedure=procedure, workers=workers, tick=tick, account=account)
 
     return run
 
 
-def keeper_of(crew):
-    return crew._keeper._process.pid
+def keeper_of(workers):
+    return workers._reference_worker._process.pid
 
 
 def test_the_real_work_gives_the_record_of_plain_forks(go):
-    ours, plain = go(), go(crew=None)
+    ours, plain = go(), go(workers=None)
     for result in (ours, plain):
         assert result["status"] == "ok" and len(result["replicates"]) == 3
     for key in ("case", "error", "useful_flops", "realised_density", "backend"):
         assert ours[key] == plain[key]
 
 
-def test_one_keeper_makes_all_references_and_each_replicate_is_a_process(go, work, log):
+def test_one_reference_worker_makes_all_references_and_each_replicate_is_a_process(go, work, log):
     work()
     for seed in range(3):
         assert go(seed=seed)["status"] == "ok"
@@ -125,29 +125,29 @@ def test_contexts_are_made_ahead_but_never_while_samples_are_taken(go, work, log
     go()
     events = log.events()
     names = [name for name, _ in events]
-    keeper = log.pids("reference")[0]
+    reference_worker = log.pids("reference")[0]
     first = events.index(("context", log.pids("samples")[0]))
     assert names.index("reference") < first < names.index("reference-ends")
     for number, pid in enumerate(log.pids("samples")[1:], start=1):
         made = events.index(("context", pid))
         before = log.pids("samples")[number - 1]
         assert events.index(("samples-end", before)) < made < events.index(("samples", pid))
-    assert events.index(("give-back", keeper)) < names.index("samples")
+    assert events.index(("give-back", reference_worker)) < names.index("samples")
     sampling = False
     for name, _ in events:
         assert not (sampling and name == "context")
         sampling = {"samples": True, "samples-end": False}.get(name, sampling)
 
 
-def test_no_process_is_left_after_a_case_but_the_idle_keeper(go, work, log, crew):
+def test_no_process_is_left_after_a_case_but_the_idle_reference_worker(go, work, log, workers):
     work()
     for replicates in (1, 3):
         go(replace(THREE, replicates=replicates))
-        assert children_of_this() == [str(keeper_of(crew))]
+        assert children_of_this() == [str(keeper_of(workers))]
 
 
 @pytest.mark.parametrize("end", ["SIGKILL", "SIGABRT", "memory", "hang", "error"])
-def test_a_keeper_that_failed_is_thrown_away(go, work, log, crew, end):
+def test_a_reference_worker_that_failed_is_thrown_away(go, work, log, workers, end):
     def fail(case):
         if case.seed != 1:
             return
@@ -174,7 +174,7 @@ def test_a_keeper_that_failed_is_thrown_away(go, work, log, crew, end):
     assert first == failed != other and die_soon(failed)
 
 
-def test_a_keeper_that_cannot_is_kept(go, work, log):
+def test_a_reference_worker_that_cannot_is_kept(go, work, log):
     def cannot(case):
         from models import UnsupportedBackend
 
@@ -186,10 +186,10 @@ def test_a_keeper_that_cannot_is_kept(go, work, log):
     assert len(set(log.pids("reference"))) == 1
 
 
-def test_a_keeper_that_died_between_cases_is_replaced(go, work, log, crew):
+def test_a_reference_worker_that_died_between_cases_is_replaced(go, work, log, workers):
     work()
     go(seed=0)
-    os.kill(keeper_of(crew), signal.SIGKILL)
+    os.kill(keeper_of(workers), signal.SIGKILL)
     assert go(seed=1)["status"] == "ok"
     assert len(set(log.pids("reference"))) == 2
 
@@ -199,12 +199,12 @@ def test_memory_that_is_not_given_back_is_a_failure(go, work, log):
         raise RuntimeError("CUDA error: launch failed")
 
     work()
-    with Crew(Context(lambda: None, fail)) as crew:
-        result = go(crew=crew)
+    with Workers(Context(lambda: None, fail)) as workers:
+        result = go(workers=workers)
     assert result["reason"] == "RuntimeError: CUDA error: launch failed"
 
 
-def test_a_keeper_sees_the_cards_of_its_case(go, work, log, monkeypatch):
+def test_a_reference_worker_sees_the_cards_of_its_case(go, work, log, monkeypatch):
     work()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     go(seed=0)
@@ -215,9 +215,9 @@ def test_a_keeper_sees_the_cards_of_its_case(go, work, log, monkeypatch):
     assert one == same != other
 
 
-def test_a_standby_that_is_killed_is_replaced(go, work, log, crew):
+def test_a_standby_that_is_killed_is_replaced(go, work, log, workers):
     def kill_standbys(case):
-        # The standby is the newest process of the parent; this is the keeper.
+        # The standby is the newest process of the parent; this is the reference worker.
         end = time.monotonic() + 5
         while len(log.pids("context")) < 2 and time.monotonic() < end:
             time.sleep(0.01)
@@ -236,8 +236,8 @@ def test_a_context_that_cannot_be_made_is_told(go, work, log):
         raise RuntimeError("CUDA error: device busy")
 
     work()
-    with Crew(Context(fail, lambda: None)) as crew:
-        result = go(crew=crew)
+    with Workers(Context(fail, lambda: None)) as workers:
+        result = go(workers=workers)
     assert (result["status"], result["reason"]) == (
         "failed",
         "RuntimeError: CUDA error: device busy",
@@ -248,24 +248,24 @@ def test_a_context_that_cannot_be_made_is_told(go, work, log):
 def test_a_context_that_hangs_is_over_its_limit(go, work):
     work()
     start = time.monotonic()
-    with Crew(Context(lambda: time.sleep(60), lambda: None)) as crew:
-        result = go(replace(THREE, timeout_s=1), crew=crew)
+    with Workers(Context(lambda: time.sleep(60), lambda: None)) as workers:
+        result = go(replace(THREE, timeout_s=1), workers=workers)
     assert result["reason"] == "no reference to check against: over its limit of 1 s"
     assert time.monotonic() - start < 4
 
 
-def test_a_failed_replicate_leaves_no_standby(go, work, log, crew):
+def test_a_failed_replicate_leaves_no_standby(go, work, log, workers):
     def fail(case):
         raise ValueError("odd")
 
     work(replicate=fail)
     assert go()["reason"] == "ValueError: odd"
-    assert children_of_this() == [str(keeper_of(crew))]
+    assert children_of_this() == [str(keeper_of(workers))]
     assert len(log.pids("samples")) == 1
 
 
 def test_ranks_start_in_a_process_without_a_context(go, work, log):
-    work(module=experiments.ranks)
+    work(module=ranks)
     result = go(variant="ring-standard", world_size=1, simulated=False)
     assert result["status"] == "ok"
     assert log.pids("context") == log.pids("reference")
@@ -274,7 +274,7 @@ def test_ranks_start_in_a_process_without_a_context(go, work, log):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
 @pytest.mark.parametrize("stage", ["reference", "samples"])
-def test_an_exception_in_the_parent_leaves_no_process_at_work(go, work, log, crew, error, stage):
+def test_an_exception_in_the_parent_leaves_no_process_at_work(go, work, log, workers, error, stage):
     def slow(case):
         time.sleep(60 if case.seed == 0 else 0)
 
@@ -287,7 +287,7 @@ def test_an_exception_in_the_parent_leaves_no_process_at_work(go, work, log, cre
         go(tick=tick)
     assert all(die_soon(pid) for pid in log.pids("samples"))
     left = children_of_this()
-    assert left == ([] if stage == "reference" else [str(keeper_of(crew))])
+    assert left == ([] if stage == "reference" else [str(keeper_of(workers))])
     # What an interrupted process would have said is nobody's answer.
     assert go(seed=1)["status"] == "ok"
 
@@ -297,13 +297,13 @@ def test_all_die_with_a_parent_that_is_killed(tmp_path):
         import os, sys, time
         from pathlib import Path
         sys.path.insert(0, {os.getcwd()!r})
-        from experiments.crew import Context, Crew
+        from experiments.workers import Context, Workers
 
         folder = Path({str(tmp_path)!r})
         make = lambda: (folder / str(os.getpid())).touch()
-        with Crew(Context(make, lambda: None)) as crew:
+        with Workers(Context(make, lambda: None)) as workers:
             deadline = time.monotonic() + 60
-            crew.reference(time.sleep, (60,), deadline=deadline)
+            workers.reference(time.sleep, (60,), deadline=deadline)
     """
     parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)])
     end = time.monotonic() + 20
@@ -316,7 +316,9 @@ def test_all_die_with_a_parent_that_is_killed(tmp_path):
     assert all(die_soon(pid) for pid in pids)
 
 
-def test_a_run_keeps_one_keeper_and_does_not_wait_for_its_own_lease(work, log, crew, tmp_path):
+def test_a_run_has_one_reference_worker_and_waits_for_no_lock_of_its_own(
+    work, log, workers, tmp_path
+):
     work()
     grid = grids.load("dilated")
     only = {"variant": "dense", "pass": "forward"}
@@ -329,13 +331,13 @@ def test_a_run_keeps_one_keeper_and_does_not_wait_for_its_own_lease(work, log, c
         cases,
         device="cpu",
         out=tmp_path / "out",
-        crew=crew,
+        workers=workers,
         tick=lambda: ticks.append(None),
     )
     assert len(log.pids("reference")) == len(cases) and len(set(log.pids("reference"))) == 1
     assert len(ticks) >= len(cases)
-    with lease.hold("cpu") as held:
-        assert held == "cpu" and is_alive(keeper_of(crew))
+    with device_lock.hold("cpu") as held:
+        assert held == "cpu" and is_alive(keeper_of(workers))
 
 
 def test_an_account_says_where_the_time_went(go, work, monkeypatch):

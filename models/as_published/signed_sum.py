@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
-from experiments.as_published.segments import check_divides, kept, softmax_attention
+from models.as_published.segments import check_divides, kept, softmax_attention
 from models.patterns.branches import HeadGroup, HeadPartition
 
 FORMULA = "one branch a head, over its own sum along the sequence and the number of branches"

@@ -8,7 +8,7 @@ same bits.
 
 from __future__ import annotations
 
-from experiments.as_published.segments import check_divides, softmax_attention
+from models.as_published.segments import check_divides, softmax_attention
 from models.oracle import reference
 
 FORMULA = "dense attention; segments and rates play no part"

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from experiments import check, replicas, schema
-from experiments.replicas import _MadeStorages
+from experiments import check, schema
+from experiments.procedures import replica
+from experiments.procedures.replica import _MadeStorages
 from models.registry import VARIANTS
 
 SHAPE = {"batch": 2, "seq_len": 256, "heads": 8, "kv_heads": 8, "head_dim": 16}
@@ -28,7 +29,7 @@ def of(measure):
 @pytest.fixture
 def one_thread(monkeypatch):
     """For what runs in this process, which must not start the threads that forks would lack."""
-    monkeypatch.setattr(replicas.measure, "prepare", lambda device: None)
+    monkeypatch.setattr(replica.measure, "prepare", lambda device: None)
 
 
 @pytest.mark.parametrize("name", REPLICAS)
@@ -77,24 +78,24 @@ def test_a_replica_is_timed_on_the_forward_pass_alone(of):
 @pytest.mark.usefixtures("one_thread")
 def test_a_replica_that_leaves_its_formula_is_not_timed(case, tmp_path, name):
     one, path = case(variant=name, **_fields(name)), tmp_path / "reference.pt"
-    replicas.make_reference(one, "cpu", path)
+    replica.make_reference(one, "cpu", path)
     reference = torch.load(path)
     reference["out"] *= 1.01
     torch.save(reference, path)
     with pytest.raises(check.CheckFailed, match="9.9.e-03 against the replica's own formula"):
-        replicas.replicate(one, "cpu", path, {"min_samples": 1, "max_samples": 1})
+        replica.replicate(one, "cpu", path, {"min_samples": 1, "max_samples": 1})
 
 
 @pytest.mark.usefixtures("one_thread")
 def test_of_many_sequences_the_first_are_checked(case, tmp_path, monkeypatch):
-    monkeypatch.setattr(replicas, "_TOKENS_CHECKED", 256)
+    monkeypatch.setattr(replica, "_TOKENS_CHECKED", 256)
     limits = {"min_samples": 1, "max_samples": 1, "sample_seconds": 0.01}
     one, path = case(variant="published-signed-sum", **SHAPE, **BRANCHES), tmp_path / "reference.pt"
-    replicas.make_reference(one, "cpu", path)
+    replica.make_reference(one, "cpu", path)
     checked = torch.load(path)
     rows = len(checked["rows"])
     assert checked["out"].shape == (1, rows, 8, 16)
-    assert replicas.replicate(one, "cpu", path, limits)["error"]["rows_checked"] == rows
+    assert replica.replicate(one, "cpu", path, limits)["error"]["rows_checked"] == rows
 
 
 def test_what_is_held_is_counted_by_storage():

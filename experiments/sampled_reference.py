@@ -8,10 +8,12 @@ from models.oracle import attend_rows
 from models.patterns.branches import DilatedBranches
 
 # A block of `models.sources.GeneratedSource`.
-TOKENS_A_READ = 32768
+READ_TOKENS = 32768
 
 
-def attend_to_own_keys(source, pattern: DilatedBranches, rows: torch.Tensor, *, is_causal: bool):
+def sampled_reference(
+    source, pattern: DilatedBranches, rows: torch.Tensor, *, is_causal: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Out (B, R, H, D) of positions `rows` by plain softmax, in float64 and in the source's dtype.
 
     Of each row the keys that it attends to are read from the source, one of two branches twice,
@@ -54,8 +56,8 @@ def _read_tokens(source, position, head, order, queries: int):
     ascending = position[order]
     begin = 0
     while begin < len(order):
-        start = int(ascending[begin]) // TOKENS_A_READ * TOKENS_A_READ
-        stop = min(start + TOKENS_A_READ, source.seq_len)
+        start = int(ascending[begin]) // READ_TOKENS * READ_TOKENS
+        stop = min(start + READ_TOKENS, source.seq_len)
         end = int(torch.searchsorted(ascending, stop))
         tensors = source.read(start, stop)
         places = order[begin:end]

@@ -1,4 +1,4 @@
-"""One timing job a device: an exclusive lease by flock, freed by the kernel however the job dies.
+"""One timing job per device: an exclusive lock by flock, freed by the kernel however the job dies.
 
 The lock sits on an open file that children inherit, so a device is free only
 when the last process that may still use it is gone.
@@ -21,9 +21,9 @@ from experiments.machine import gpus
 _held: list[int] = []
 
 
-def lease_folder() -> Path:
+def lock_folder() -> Path:
     """A folder local to this machine and user (flock is not reliable on network disks)."""
-    folder = Path(tempfile.gettempdir()) / f"attention-leases-{os.getuid()}"
+    folder = Path(tempfile.gettempdir()) / f"attention-locks-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
@@ -50,18 +50,18 @@ def hold(device: str, count: int = 1) -> Iterator[str]:
         return
     # Several in the order of their index, so that no two jobs wait for each other.
     asked = [candidates] if count == 1 else [[name] for name in candidates[:count]]
-    leases = [_wait(names) for names in asked]
-    _held.extend(descriptor for descriptor, _ in leases)
-    held = leases[0][1]
+    locks = [_wait(names) for names in asked]
+    _held.extend(descriptor for descriptor, _ in locks)
+    held = locks[0][1]
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     if held != "cpu":
         # By UUID: CUDA and nvidia-smi need not count the cards in the same order.
         uuids = {f"cuda:{gpu.index}": gpu.uuid for gpu in gpus()}
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(uuids[name] for _, name in leases)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(uuids[name] for _, name in locks)
     try:
         yield held
     finally:
-        for descriptor, _ in leases:
+        for descriptor, _ in locks:
             _held.remove(descriptor)
             os.close(descriptor)
         if held != "cpu":
@@ -71,27 +71,27 @@ def hold(device: str, count: int = 1) -> Iterator[str]:
                 os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
-def leave() -> None:
-    """Give up, in a fork, the leases of its parent: for one that outlives a case.
+def release_in_fork() -> None:
+    """Release, in a fork that outlives a case, the locks of its parent.
 
-    It must leave the device idle between cases; what memory it holds there, others lack.
+    Such a process must leave the device idle between cases, and hold no memory there.
     """
     while _held:
         os.close(_held.pop())
 
 
 def _wait(candidates: list[str]) -> tuple[int, str]:
-    told = False
+    is_announced = False
     while True:
         for device in candidates:
-            path = lease_folder() / f"{device.replace(':', '')}.lock"
+            path = lock_folder() / f"{device.replace(':', '')}.lock"
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return descriptor, device
             except BlockingIOError:
                 os.close(descriptor)
-        if not told:
+        if not is_announced:
             print(f"waiting for {' or '.join(candidates)}: another job measures", file=sys.stderr)
-            told = True
+            is_announced = True
         time.sleep(0.1)

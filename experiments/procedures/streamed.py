@@ -1,10 +1,10 @@
-"""A replicate of a streamed case: one pass over a source is timed, weighed and checked at once.
+"""A streamed case: one pass over a source is timed and checked, and its memory measured.
 
-A pass takes minutes, and holds nothing but chunks: to know the peak of its memory and to keep the
-sampled rows of its output costs it nothing, so there is no untimed pass beside it, but a short
-one before it. On a CPU freed memory goes back at once, in the timed passes too: a heap that keeps
-it grows with the number of chunks. The time in the source is taken apart: it is `source_ms`, and
-not in `samples_ms`.
+A pass takes minutes and holds nothing but chunks. Measuring its peak memory and keeping the
+sampled rows of its output cost it nothing, so all of that is done in a timed pass; before it comes
+only a short untimed one. On a CPU freed memory goes back at once, in the timed passes too: a heap
+that keeps it grows with the number of chunks. The time in the source is measured apart: it is in
+`source_ms` and not in `samples_ms`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 
 from experiments import ceilings, check, measure
 from experiments.case import Case
-from experiments.own_keys import TOKENS_A_READ, attend_to_own_keys
+from experiments.sampled_reference import READ_TOKENS, sampled_reference
 from models import dilated
 from models.errors import UnsupportedBackend
 from models.patterns.branches import DilatedBranches
@@ -31,7 +31,7 @@ REFERENCE = "float64 softmax over each sampled row's own keys, counted once a br
 
 
 def make_reference(case: Case, device: str, reference: Path) -> dict:
-    """What `measure.make_reference` does; files of a mapped source are written beside it."""
+    """What `attention.make_reference` does; files of a mapped source are written beside it."""
     measure.prepare(device)
     pattern = _pattern(case)
     pairs = pattern.pairs(case.seq_len, case.heads, case.is_causal)
@@ -47,7 +47,7 @@ def make_reference(case: Case, device: str, reference: Path) -> dict:
     except UnsupportedBackend as error:
         return {**known, "unsupported": str(error)}
     rows = check.sample_rows(case.seq_len, case.seed)
-    exact, plain = attend_to_own_keys(source, pattern, rows, is_causal=case.is_causal)
+    exact, plain = sampled_reference(source, pattern, rows, is_causal=case.is_causal)
     torch.save(
         {
             "reference": REFERENCE,
@@ -64,7 +64,7 @@ def make_reference(case: Case, device: str, reference: Path) -> dict:
 
 
 def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:
-    """What `measure.replicate` returns of a streamed case, and "source_ms"; or CheckFailed."""
+    """What `attention.replicate` returns of a streamed case, and "source_ms"; or CheckFailed."""
     measure.prepare(device)
     short = _generated(case, device, min(case.seq_len, 2 * _chunk(case, device)))
     _run(case, short, lambda start, out, lse: None)
@@ -158,7 +158,7 @@ def _run(case: Case, source, sink) -> None:
 
 
 def _chunk(case: Case, device: str) -> int:
-    """Tokens at a time: the least there can be, and enough of that to fill a GPU."""
+    """Tokens per chunk: the least possible, and on a GPU as many times that as fill it."""
     least = default_chunk(case.seq_len, case.segment_lengths)
     return least if device == "cpu" else least * max(1, _CUDA_CHUNK // least)
 
@@ -190,7 +190,7 @@ def _opener(case: Case, device: str, folder: Path):
     if kind == "mapped":
         return lambda: MappedSource(*_files(folder), device)
     if kind == "host":
-        # An input that is there before: not weighed.
+        # The input is in memory before a pass, and does not count as memory of the pass.
         held = [x.cpu().clone() for x in _generated(case, device).read(0, case.seq_len)]
         return lambda: HostSource(*held, device)
     return lambda: _generated(case, device)
@@ -207,7 +207,7 @@ def _write_files(case: Case, source: GeneratedSource, folder: Path) -> None:
         np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
         for path, shape in zip(_files(folder), shapes, strict=True)
     ]
-    for start in range(0, case.seq_len, TOKENS_A_READ):
-        stop = min(start + TOKENS_A_READ, case.seq_len)
+    for start in range(0, case.seq_len, READ_TOKENS):
+        stop = min(start + READ_TOKENS, case.seq_len)
         for array, x in zip(opened, source.read(start, stop), strict=True):
             array[:, start:stop] = x.cpu().numpy()

@@ -1,7 +1,7 @@
 """The processes that cases are measured in: on a GPU with contexts kept, or made ahead.
 
 A context, the libraries' handles and a first call cost a process about a second there. So one
-process, the keeper, makes the references of case after case; and while it does, or once a
+process, the reference worker, makes the references of case after case; and while it does, or once a
 replicate has reported, the next replicate's fresh process makes its context and waits: the
 standby. Nothing is started while samples are taken. On a CPU a fork is all that a process costs,
 and the state of its allocator is a reason for a fresh one each time.
@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from experiments import lease
+from experiments import device_lock
 from experiments.children import Outcome, attempt, over, resolve, run
-from experiments.forks import Gone, Process, send, uninterrupted
+from experiments.forked_process import Process, ProcessEnded, send, uninterrupted
 
 
 @dataclass(frozen=True)
@@ -49,29 +49,29 @@ def _give_back_cuda_memory() -> None:
 CUDA = Context(_make_cuda_context, _give_back_cuda_memory)
 
 
-class Crew:
+class Workers:
     """A run's processes on one device; its end (it is a context manager) is theirs.
 
     context: what a process makes before its job, or None where nothing is to be made. tick, of
-    the methods: called at least once a second while they wait.
+    the methods: called at least once per second while they wait.
     """
 
     def __init__(self, context: Context | None):
         self._context = context
-        self._keeper: _Waiting | None = None
-        self._standby: _Waiting | None = None
+        self._reference_worker: _Worker | None = None
+        self._standby: _Worker | None = None
 
     @classmethod
-    def of(cls, device: str) -> Crew:
+    def of(cls, device: str) -> Workers:
         """That of "cpu", "cuda" or "cuda:INDEX"."""
         return cls(None if device == "cpu" else CUDA)
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *_) -> None:
         self.end_case()
-        self._dismiss_keeper()
+        self._end_reference_worker()
 
     def reference(
         self,
@@ -83,7 +83,7 @@ class Crew:
         ahead: bool = True,
         tick: Callable[[], object] | None = None,
     ) -> Outcome:
-        """The outcome of "module.name" under `experiments`, untimed work: in the keeper.
+        """The outcome of "module.name" under `experiments`, untimed work: in the reference worker.
 
         memory_gib: as for `children.run`, where there is no context. ahead: whether a replicate
         with a context follows, whose process gets ready meanwhile.
@@ -91,25 +91,25 @@ class Crew:
         if self._context is None:
             limits = {"deadline": deadline, "memory_gib": memory_gib}
             return run(function, arguments, tick=tick, **limits)
-        if self._keeper is not None and self._keeper.cards != _cards():
-            self._dismiss_keeper()
-        if self._keeper is None:
+        if self._reference_worker is not None and self._reference_worker.cards != _cards():
+            self._end_reference_worker()
+        if self._reference_worker is None:
             with uninterrupted():
-                self._keeper = _Waiting(self._context, is_lasting=True)
+                self._reference_worker = _Worker(self._context, is_lasting=True)
         try:
-            outcome = self._keeper.begin(function, arguments, deadline, tick)
+            outcome = self._reference_worker.begin(function, arguments, deadline, tick)
             if outcome is None:
                 if ahead:
                     with uninterrupted():
-                        self._standby = _Waiting(self._context, is_lasting=False)
-                outcome = self._keeper.outcome(deadline, tick)
+                        self._standby = _Worker(self._context, is_lasting=False)
+                outcome = self._reference_worker.outcome(deadline, tick)
             # One that failed may have lost its context, or not have its memory back.
             if outcome.status not in ("ok", "unsupported"):
-                self._dismiss_keeper()
+                self._end_reference_worker()
             return outcome
         except BaseException:
             # It may be at work, and what it will say is no answer to the next question.
-            self._dismiss_keeper()
+            self._end_reference_worker()
             raise
 
     def replicate(
@@ -132,7 +132,7 @@ class Crew:
             limits = {"deadline": deadline, "memory_gib": memory_gib}
             return run(function, arguments, tick=tick, **limits)
         process, self._standby = self._standby, None
-        process = process or _Waiting(self._context, is_lasting=False)
+        process = process or _Worker(self._context, is_lasting=False)
         try:
             outcome = process.begin(function, arguments, deadline, tick)
             if outcome is None:
@@ -140,24 +140,24 @@ class Crew:
             if ahead and outcome.status == "ok":
                 # Its context is made while that of the one before goes.
                 with uninterrupted():
-                    self._standby = _Waiting(self._context, is_lasting=False)
+                    self._standby = _Worker(self._context, is_lasting=False)
             return outcome
         finally:
             process.kill()
 
     def end_case(self) -> None:
-        """Have no process left but the keeper."""
+        """Have no process left but the reference worker."""
         if self._standby is not None:
             self._standby.kill()
             self._standby = None
 
-    def _dismiss_keeper(self) -> None:
-        if self._keeper is not None:
-            self._keeper.kill()
-            self._keeper = None
+    def _end_reference_worker(self) -> None:
+        if self._reference_worker is not None:
+            self._reference_worker.kill()
+            self._reference_worker = None
 
 
-class _Waiting:
+class _Worker:
     """A process that makes a context and waits for its job, or for one job after another."""
 
     def __init__(self, context: Context, *, is_lasting: bool):
@@ -194,7 +194,7 @@ class _Waiting:
             process.send((function, arguments))
             if process.receive(deadline, tick) is None:
                 return over(deadline - start, time.monotonic() - start)
-        except Gone as gone:
+        except ProcessEnded as gone:
             return gone.outcome
         self._begun = time.monotonic()
         return None
@@ -203,7 +203,7 @@ class _Waiting:
         """What came of the job that it has begun."""
         try:
             report = self._process.receive(deadline, tick)
-        except Gone as gone:
+        except ProcessEnded as gone:
             report = (gone.outcome.status, None, gone.outcome.reason)
         seconds = time.monotonic() - self._begun
         return (
@@ -218,7 +218,7 @@ def _serve(pipe, context: Context, is_lasting: bool) -> None:
     """Runs in the fork: a message when ready, one when a job has begun, one of what came of it."""
     if is_lasting:
         # Else its own run would wait for the device at the next case.
-        lease.leave()
+        device_lock.release_in_fork()
     made = attempt(context.make, ())
     send(pipe, made)
     if made[0] != "ok":
@@ -242,5 +242,5 @@ def _do(function: str, arguments: Sequence, context: Context | None):
 
 
 def _cards() -> str | None:
-    """Which cards a process forked now would see: a lease sets it."""
+    """Which cards a process forked now would see: the device lock sets it."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from experiments.as_published.segments import groups, kept, softmax_attention
+from models.as_published.segments import groups, kept, softmax_attention
 from models.oracle import reference
 from models.patterns.branches import HeadPartition
 

@@ -15,13 +15,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.die_with_parent import die_with_parent
 from experiments.machine import memory_available
-from experiments.parent import die_with_parent
 
 # How often a waiting parent calls `tick` and looks whether its children still live.
 TICK_S = 0.5
 # A killed process gives its GPU memory back before it is gone; one that a driver holds never is.
-_BURIAL_S = 10.0
+_KILL_WAIT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Outcome:
     seconds: float = 0.0
 
 
-class Gone(Exception):
-    """A process ended without a word; `outcome` says how."""
+class ProcessEnded(Exception):
+    """A process ended without a result; `outcome` says how."""
 
     def __init__(self, outcome: Outcome):
         super().__init__(outcome.reason)
@@ -58,7 +58,7 @@ def send(pipe, report: tuple[str, object, str | None]) -> None:
 
 @contextmanager
 def uninterrupted():
-    """Have Ctrl-C wait: a process that is forked within is booked before it can be forgotten."""
+    """Have Ctrl-C wait: a process that is forked within is noted before anything can interrupt."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -67,9 +67,9 @@ def uninterrupted():
 
 
 class Process:
-    """A fork that runs `serve(pipe, *arguments)` and ends; `kill` it whatever happens.
+    """A fork that runs `serve(pipe, *arguments)` and ends; always `kill` it in the end.
 
-    Nothing of the parent's runs in it: no handler of a signal, no exit function.
+    None of the parent's signal handlers and exit functions runs in it.
     """
 
     def __init__(self, serve: Callable, arguments: Sequence, *, memory_gib: float | None = None):
@@ -89,14 +89,14 @@ class Process:
             os.setpgid(self.pid, self.pid)
 
     def send(self, message) -> None:
-        """Send what it waits for; Gone if it no longer does."""
+        """Send what it waits for; ProcessEnded if it no longer does."""
         try:
             self.pipe.send_bytes(pickle.dumps(message))
         except OSError:
-            raise Gone(self.epitaph()) from None
+            raise ProcessEnded(self.ending()) from None
 
     def received(self):
-        """The next message, or None if there is none yet; Gone if there will be none."""
+        """The next message, or None if there is none yet; ProcessEnded if there will be none."""
         # A pipe may outlast its process in the hands of that one's own children.
         has_ended = self._exit() is not None
         try:
@@ -107,11 +107,11 @@ class Process:
         except Exception as error:  # Whatever a value's own unpickling raises.
             return "failed", None, f"its result cannot be read: {error!r}"
         if has_ended:
-            raise Gone(self.epitaph())
+            raise ProcessEnded(self.ending())
         return None
 
     def receive(self, deadline: float, tick: Callable[[], object] | None = None):
-        """The next message, or None if there is none by the deadline; Gone as `received`."""
+        """The next message, or None if there is none by the deadline. Raises as `received`."""
         while True:
             left = deadline - time.monotonic()
             self.pipe.poll(max(0.0, min(left, TICK_S)))
@@ -128,7 +128,7 @@ class Process:
         for kill in (os.killpg, os.kill):
             with suppress(ProcessLookupError):
                 kill(self.pid, signal.SIGKILL)
-        end = time.monotonic() + _BURIAL_S
+        end = time.monotonic() + _KILL_WAIT_S
         while not os.waitpid(self.pid, os.WNOHANG)[0] and time.monotonic() < end:
             time.sleep(0.001)
         self.pipe.close()
@@ -141,7 +141,7 @@ class Process:
         """What the kernel kills from here on may be this process, and not before."""
         self._oom_kills = _oom_kills()
 
-    def epitaph(self) -> Outcome:
+    def ending(self) -> Outcome:
         """How it ended without a result."""
         seconds = time.monotonic() - self.started
         # The pipe's end comes a moment before the process's.

@@ -26,7 +26,7 @@ def packages() -> dict[str, str | None]:
     return found
 
 
-def look(device: str) -> dict:
+def device_facts(device: str) -> dict:
     """The device as found, in a process of its own: clocks before and after, ceilings by dtype.
 
     Rates in FLOP/s and bytes/s, as `experiments.ceilings` measures them.
@@ -52,7 +52,7 @@ def look(device: str) -> dict:
 
 
 def clocks() -> dict[str, str] | None:
-    """Clocks, power and temperature as the driver tells them; None where it does not."""
+    """Clocks, power and temperature by the driver; None where it reports none."""
     try:
         text = subprocess.run(
             ["nvidia-smi", f"--query-gpu={_CLOCKS}", "--format=csv,noheader"],

@@ -1,4 +1,4 @@
-"""One job a device, and a lease that ends with its holder however that ends."""
+"""One job per device, and a lock that ends with its holder however that ends."""
 
 import os
 import signal
@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from experiments import lease, machine
+from experiments import device_lock, machine
 from experiments.machine import DeviceError, Gpu
 
 HOLD = """
 import sys, time
-from experiments.lease import hold
+from experiments.device_lock import hold
 with hold("cpu"):
     print("held", time.time(), flush=True)
     time.sleep(float(sys.argv[1]))
@@ -34,7 +34,7 @@ def holder(seconds):
     )
 
 
-def test_leases_of_one_device_do_not_overlap(own_folder):
+def test_locks_of_one_device_do_not_overlap(own_folder):
     jobs = [holder(0.3) for _ in range(3)]
     spans = []
     for job in jobs:
@@ -56,13 +56,13 @@ def test_a_killed_holder_frees_its_device(own_folder):
 
 
 def test_any_free_gpu_is_taken_and_shown_alone(own_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(lease.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(device_lock.tempfile, "gettempdir", lambda: str(tmp_path))
     cards = tuple(Gpu(str(i), f"GPU-{i}a", "NVIDIA H100", "580", 80 * 2**30) for i in range(2))
-    monkeypatch.setattr(lease, "gpus", lambda: cards)
+    monkeypatch.setattr(device_lock, "gpus", lambda: cards)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    with lease.hold("cuda") as first:
+    with device_lock.hold("cuda") as first:
         assert (first, os.environ["CUDA_VISIBLE_DEVICES"]) == ("cuda:0", "GPU-0a")
-        with lease.hold("cuda") as second:
+        with device_lock.hold("cuda") as second:
             assert (second, os.environ["CUDA_VISIBLE_DEVICES"]) == ("cuda:1", "GPU-1a")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a path to write to; `path` becomes that file, or stays as it was if anything fails.
 
     Folders above are made. OSError where the file cannot be written.

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments import check, pieces
+from experiments import check, chunked_oracle
 from experiments.workload import build
 
 KINDS = ["dilated-sdpa", "head-partitioned", "block-sparse-sdpa", "dense", "multihead-dilated-sdpa"]
@@ -19,10 +19,10 @@ def test_pieces_make_the_whole(case, monkeypatch, variant, passes, dense, dtype)
     work = build(case(variant=variant, pass_=passes, batch=3), "cpu")
     rows = check.sample_rows(40, 0)[::3]
     out, grads = work.recompute(rows, dtype, dense=dense)
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 1)
-    parts = pieces.pieces(work.case, len(rows), dtype, splits_heads=work.module is None)
+    monkeypatch.setattr(chunked_oracle, "PIECE_BYTES", 1)
+    parts = chunked_oracle.pieces(work.case, len(rows), dtype, splits_heads=work.module is None)
     assert len(parts) == (3 if work.module else 6)
-    found, found_grads = pieces.recompute(work, rows, dtype, dense=dense)
+    found, found_grads = chunked_oracle.recompute(work, rows, dtype, dense=dense)
     torch.testing.assert_close(found, out)
     assert len(found_grads) == len(grads)
     for got, expected in zip(found_grads, grads, strict=True):
@@ -44,18 +44,18 @@ def of_size(case, **changes):
 def test_small_cases_are_whole_and_pieces_of_large_ones_are_small(case):
     small = of_size(case, batch=4, seq_len=4096, heads=12, kv_heads=12, head_dim=64)
     whole = [(slice(0, 4), slice(0, 12))]
-    assert pieces.pieces(small, 64, torch.float64, splits_heads=True) == whole
+    assert chunked_oracle.pieces(small, 64, torch.float64, splits_heads=True) == whole
     batched = of_size(case, batch=4, seq_len=32768, heads=12, kv_heads=12, head_dim=64)
-    found = pieces.pieces(batched, 32, torch.float64, splits_heads=True)
+    found = chunked_oracle.pieces(batched, 32, torch.float64, splits_heads=True)
     assert found == [(slice(0, 2), slice(0, 12)), (slice(2, 4), slice(0, 12))]
     long = of_size(case, batch=1, seq_len=2**20, heads=8, kv_heads=8, head_dim=64)
-    found = pieces.pieces(long, 16, torch.float64, splits_heads=True)
+    found = chunked_oracle.pieces(long, 16, torch.float64, splits_heads=True)
     assert found == [(slice(0, 1), slice(head, head + 1)) for head in range(8)]
-    assert pieces.pieces(long, 16, torch.float64, splits_heads=False) == [
+    assert chunked_oracle.pieces(long, 16, torch.float64, splits_heads=False) == [
         (slice(0, 1), slice(0, 8))
     ]
     many = replace(long, batch=512, seq_len=8192, heads=4, kv_heads=4, head_dim=8, pass_="forward")
-    found = pieces.pieces(many, 64, torch.float64, splits_heads=True)
+    found = chunked_oracle.pieces(many, 64, torch.float64, splits_heads=True)
     assert sum(x.stop - x.start for x, _ in found) == 512 and len(found) > 1
     for x, heads in found:
         stored = (x.stop - x.start) * 8192 * 8 * (8 * 12 + 5 * 64)

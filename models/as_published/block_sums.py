@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from experiments.as_published.segments import softmax_attention
+from models.as_published.segments import softmax_attention
 from models.errors import check_qkv, check_same_length
 
 FORMULA = "a softmax inside each kept block, added up over a row's blocks"

@@ -1,8 +1,8 @@
-"""A replica's replicate: checked against its own formula, and how far that is from attention.
+"""A replica: checked against its own formula, and how far that is from attention.
 
-A replica computes what published code computed (`experiments.as_published`), so the oracle of the
+A replica computes what published code computed (`models.as_published`), so the oracle of the
 system that it was named after is no check of it: its own formula in float64 is. The distance from
-that oracle, and what tells the two apart, goes into the record as `deviation`.
+that oracle, and what distinguishes the two, goes into the record as `deviation`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TOKENS_CHECKED = 2**15
 
 
 def make_reference(case: Case, device: str, reference: Path) -> dict:
-    """What `measure.make_reference` does, of the replica's formula; and `deviation`.
+    """What `attention.make_reference` does, of the replica's formula; and `deviation`.
 
     ValueError unless the pass is "forward": the published code was timed on nothing else.
     """
@@ -68,7 +68,7 @@ def make_reference(case: Case, device: str, reference: Path) -> dict:
 
 
 def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:
-    """What `measure.replicate` returns, and "calls": the first calls come before all else."""
+    """What `attention.replicate` returns, and "calls": the first calls come before all else."""
     work = build(case, device)
     calls = _first_calls(work, device)
     measure.prepare(device)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from experiments import measure, queued
+from experiments import cuda_timer, measure
 
 GPU_TIER = {"min_samples": 20, "max_samples": 200, "sample_seconds": 0.3}
 TOLERANCE = {"abs": 1e-9}
@@ -82,7 +82,7 @@ def naive(step, card):
 
 
 def timed(step, card, count=10):
-    timer = queued.Timer(step, card, warm_ups=3)
+    timer = cuda_timer.Timer(step, card, warm_ups=3)
     return timer, [timer.sample() for _ in range(count)]
 
 
@@ -171,18 +171,18 @@ def test_a_long_pass_is_not_queued_again_nor_a_slow_host_at_all():
 )
 def test_a_replicate_on_a_card_says_how_it_was_timed(monkeypatch, host_ms, card_ms, count):
     card = SimulatedCard(0.09)
-    monkeypatch.setattr(queued, "Card", lambda: card)
+    monkeypatch.setattr(cuda_timer, "Card", lambda: card)
     found = measure.take_samples(lambda: card.call(host_ms, card_ms), "cuda", GPU_TIER)
     assert found.pop("samples_ms") == pytest.approx([card_ms] * count, **TOLERANCE)
     assert found.pop("host_ms") == pytest.approx(host_ms, **TOLERANCE)
     assert found == {"timed_by": "queued events"}
     # At most 0.1 s of queues a replicate, so 0.3 s a case.
-    assert sum(card.spins) <= queued.MOST_MS + max(card.spins)
+    assert sum(card.spins) <= cuda_timer.MOST_MS + max(card.spins)
 
 
 def test_the_least_samples_are_taken_whatever_they_cost(monkeypatch):
     card = SimulatedCard()
-    monkeypatch.setattr(queued, "Card", lambda: card)
+    monkeypatch.setattr(cuda_timer, "Card", lambda: card)
     limits = {**GPU_TIER, "min_samples": 40}
     found = measure.take_samples(lambda: card.call(3.0, 0.5), "cuda", limits)
     assert len(found["samples_ms"]) == 40
@@ -216,7 +216,7 @@ def test_the_tuner_races_tiles_by_the_same_clock(monkeypatch):
 
     monkeypatch.setattr(tiles, "forced", forced)
     monkeypatch.setattr(tuning, "problem", lambda *_: call)
-    monkeypatch.setattr(queued, "Card", lambda: card)
+    monkeypatch.setattr(cuda_timer, "Card", lambda: card)
     sample = tuning.OnCard("a card")(Entry("dilated", "forward", 64, 16), fast)
     assert sample(fast, 3) == pytest.approx([0.035] * 3, **TOLERANCE)
     assert sample(slow, 2) == pytest.approx([0.045] * 2, **TOLERANCE)
@@ -227,8 +227,8 @@ def test_the_tuner_races_tiles_by_the_same_clock(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_spin_on_a_card_takes_the_time_asked_for():
-    card = queued.Card()
-    timer = queued.Timer(lambda: card.spin(0.5), card, warm_ups=3)
+    card = cuda_timer.Card()
+    timer = cuda_timer.Timer(lambda: card.spin(0.5), card, warm_ups=3)
     samples = sorted(timer.sample() for _ in range(9))
     assert timer.timed_by == "queued events"
     assert samples[4] == pytest.approx(0.5, rel=0.3)
@@ -238,7 +238,7 @@ def test_a_spin_on_a_card_takes_the_time_asked_for():
 def test_samples_of_two_kinds_are_not_mixed(monkeypatch):
     """Once one cannot be queued, those queued before are no longer of the record."""
     card, calls = SimulatedCard(0.09), iter(range(1000))
-    monkeypatch.setattr(queued, "Card", lambda: card)
+    monkeypatch.setattr(cuda_timer, "Card", lambda: card)
 
     def step():
         card.call(0.080 if next(calls) < 10 else 4.0, 0.5)
