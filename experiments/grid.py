@@ -149,7 +149,7 @@ def _tier(where: str, name: str, data) -> Tier:
     return Tier(name, Limits(**limits), tuple(cases))
 
 
-def expand(where: str, block) -> list[Case]:
+def expand(where: str, block: dict) -> list[Case]:
     """All combinations of a block's lists; `shapes` lists mappings whose keys go together."""
     if not isinstance(block, dict) or not isinstance(block.get("shapes"), list):
         raise GridError(f"{where}: expected a mapping with a list of `shapes`")
