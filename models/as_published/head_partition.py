@@ -1,8 +1,8 @@
 """Each head in one branch alone, head by head in a Python loop with all scores written down.
 
-`DilatedAttention` cut the heads into one group per branch, so that a head sees one segment length and
-rate, and divided by the number of groups though no two are ever added. Its call of fused attention
-raised an error that was caught: what ran, and was timed, is this loop.
+`DilatedAttention` cut the heads into one group per branch, so that a head sees one segment length
+and rate, and divided by the number of groups though no two are ever added. Its call of fused
+attention raised an error that was caught: what ran, and was timed, is this loop.
 """
 
 from __future__ import annotations
