@@ -12,14 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, get_type_hints
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    create_model,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from experiments.case import Case, CaseError
 from experiments.procedures import PROCEDURES
