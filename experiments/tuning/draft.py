@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 
@@ -18,7 +18,7 @@ from models.kernels.tiles import Tile
 DRAFTED = "first candidate that compiles without a fault; not measured"
 
 
-def draft(names, say: Callable[[str], None] = print) -> None:
+def draft(names: Iterable[str], say: Callable[[str], None] = print) -> None:
     """Write tables, of `KERNELS`, anew for every card: the first candidate without a fault."""
     for table in names:
         check_choice("TABLE", table, KERNELS)

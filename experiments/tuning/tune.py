@@ -37,7 +37,7 @@ def tune(
     *,
     folder: Path,
     seconds: float,
-    clock,
+    clock: Callable,
     capability: int,
     processes: int | None = None,
     say: Callable[[str], None] = print,

@@ -2,8 +2,8 @@
 
 A table maps a kernel to entries, each with the card (`capability`: 80, 90, 100), head
 dimension (padded to a power of two), bits of the dtype and, for block masks, block size
-that it is for; the tile; and `source`, where the tile came from. `python -m experiments
-tune` measures candidates on the card at hand and rewrites the entries of that card;
+that it is for; the tile; and `source`, where the tile came from. The
+command `tune` measures candidates on the card at hand and rewrites the entries of that card;
 `tile_tables` says where a table lies.
 """
 
