@@ -117,7 +117,7 @@ def test_bad_arguments_of_one_rank_stop_all(bad, said, whole):
     for rank, outcome in enumerate(whole.outcomes(bad_arguments, bad)):
         assert isinstance(outcome.error, ValueError)
         assert outcome.seconds < SOON_S
-        refused = f"rank {ODD}: refused the arguments there; see the error there"
+        refused = f"bad arguments on rank {ODD}; see the error there"
         assert re.match(said if rank == ODD else refused, str(outcome.error))
 
 

@@ -16,11 +16,11 @@ from models.ring import (
     shard,
     simulated_ring_attention,
 )
+from models.ring import all_gather as by_all_gather
 from models.ring import attention as of_ranks
-from models.ring import gathered as by_gathering
 from models.ring import op as agreement
 from models.ring import simulated as of_one_process
-from models.ring.request import request
+from models.ring.op import prepared
 
 BRANCHES = DilatedBranches((8, 40), (1, 2))
 GRID = Grid("hilbert", 7)
@@ -104,18 +104,19 @@ def test_compiled_calls_of_ranks_are_plain_ones(group, name, dynamic, rings):
 def test_the_ops_keep_to_what_they_say(pattern):
     """By PyTorch's own checks."""
     (q, k, v), mask = tensors(9)
-    asked = request(q, k, v, True, None, "zigzag", pattern, "auto", mask)
+    given = (True, None, "zigzag", pattern, "auto", mask)
+    options = prepared(q, k, v, *given)[3]
     fixed = (True, True, 9, "", 0.0)
-    agreed = agreement._agreement(q.detach(), k.detach(), *fixed, *asked)
-    torch.library.opcheck(agreement._agreement, (q.detach(), k.detach(), *fixed, *asked))
+    agreed = agreement._agreement(q.detach(), k.detach(), *fixed, *options)
+    torch.library.opcheck(agreement._agreement, (q.detach(), k.detach(), *fixed, *options))
     found = [(of_ranks._op, (mask, agreed, "", 0.0))]
     if pattern is BRANCHES:
-        found = [(by_gathering._op, (mask, agreed, "", 0.0)), (of_one_process._op, (mask, 3))]
+        found = [(by_all_gather._op, (mask, agreed, "", 0.0)), (of_one_process._op, (mask, 3))]
     for op, rest in found:
-        torch.library.opcheck(op.forward, (q, k, v, *rest, *asked))
-        out, lse = op.forward(q, k, v, *rest, *asked)
+        torch.library.opcheck(op.forward, (q, k, v, *rest, *options))
+        out, lse = op.forward(q, k, v, *rest, *options)
         kept = [x.detach() for x in (torch.ones_like(out), torch.ones_like(lse), q, k, v, out, lse)]
-        torch.library.opcheck(op.backward, (*kept, *rest, *asked))
+        torch.library.opcheck(op.backward, (*kept, *rest, *options))
 
 
 @pytest.mark.parametrize("name", ("dense", "gathered", "simulated"))

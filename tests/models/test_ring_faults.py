@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from models import RingError
 from models.patterns import DilatedBranches
-from models.ring.hops import Gradients, Queries
+from models.ring.hops import GradientAccumulator, OutputAccumulator
 from tests.models.ring_problems import TIMEOUT_S, Inputs
 from tests.models.ring_ranks import Ranks
 
@@ -54,11 +54,11 @@ def attend(strikes: dict, phase: str, number: int, inputs: Inputs):
     strike = strikes.get(dist.get_rank(), lambda: None)
     if phase == "before":
         strike()
-    with struck(Queries, number if phase == "forward" else -1, strike):
+    with struck(OutputAccumulator, number if phase == "forward" else -1, strike):
         q, out = inputs.attend()
     if phase != "backward":
         return out.detach()
-    with struck(Gradients, number, strike):
+    with struck(GradientAccumulator, number, strike):
         return torch.autograd.grad(out.sum(), q)[0]
 
 
@@ -168,7 +168,7 @@ def test_a_group_that_lost_a_rank_says_so_at_once():
         for rank, outcome in enumerate(ranks.outcomes(attend_twice, Inputs())):
             if rank != LOST:
                 first, second, seconds = outcome.value
-                assert second == f"the group has lost a rank and is of no more use: {first}"
+                assert second == f"the group lost a rank and cannot be used again: {first}"
                 assert seconds < TIMEOUT_S
 
 

@@ -10,7 +10,7 @@ from models import block_sparse_attention, dense_attention, dilated_attention
 from models.oracle import reference, reference_gradients
 from models.patterns import BlockMask
 from models.ring import distributed_dilated_attention, ring_attention, shard, unshard
-from models.ring.exchange import HOPS_UNDER_WAY, Exchange
+from models.ring.exchange import HOPS_IN_FLIGHT, Exchange
 from tests.models.helpers import relative_rms
 from tests.models.ring_problems import (
     ALL_ORDERS,
@@ -266,7 +266,7 @@ def most_under_way(order):
 
     def watched(self, sends, receives):
         pending = post(self, sends, receives)
-        counted.append(self.under_way)
+        counted.append(self.in_flight)
         return pending
 
     Exchange.post = watched
@@ -281,7 +281,7 @@ def most_under_way(order):
 @pytest.mark.parametrize("order", ("contiguous", "zigzag"))
 def test_what_is_sent_is_let_go_hop_by_hop(order, rings):
     """Of 7 hops, keys and values of two and gradients of two: memory falls with the ranks."""
-    assert rings.run(8, most_under_way, order) == [2 * HOPS_UNDER_WAY * 2] * 8
+    assert rings.run(8, most_under_way, order) == [2 * HOPS_IN_FLIGHT * 2] * 8
 
 
 def bad_groups():

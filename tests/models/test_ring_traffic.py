@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from models.patterns import DilatedBranches, block_builders
 from models.patterns.orders import positions
 from models.ring import traffic
-from models.ring.exchange import TERMS
+from models.ring.exchange import ARGUMENTS
 from models.ring.plan import RingPlan
 from tests.models.ring_problems import (
     ALL_ORDERS,
@@ -42,7 +42,7 @@ class Posted:
     def __call__(self, operations):
         for operation in operations:
             size = operation.tensor.numel() * operation.tensor.element_size()
-            if operation.op is dist.isend and operation.tag == TERMS:
+            if operation.op is dist.isend and operation.tag == ARGUMENTS:
                 self.agreement += size
             elif operation.op is dist.isend:
                 self.messages += 1
@@ -159,11 +159,11 @@ def test_each_key_that_is_needed_is_sent_and_no_other(kind, data):
         if to == source:
             continue
         found = torch.zeros_like(wanted)
-        for share in hop.parcel.shares if hop else ():
-            tokens = slice(None) if share.tokens is None else torch.from_numpy(share.tokens)
-            found[share.heads, tokens] = True
+        for subset in hop.message.subsets if hop else ():
+            tokens = slice(None) if subset.tokens is None else torch.from_numpy(subset.tokens)
+            found[subset.heads, tokens] = True
         assert torch.equal(found, wanted)
-        assert (hop.parcel.rows if hop else 0) == int(wanted.sum())
+        assert (hop.message.rows if hop else 0) == int(wanted.sum())
     rows = torch.arange(problem.n)
     assert pairs == sum(int(seen(problem, head, rows).sum()) for head in range(problem.heads))
 
@@ -207,7 +207,7 @@ def rows_sent(plan) -> int:
         for source in range(plan.world_size)
         if to != source
     ]
-    return sum(hop.parcel.rows for hop in hops if hop)
+    return sum(hop.message.rows for hop in hops if hop)
 
 
 @pytest.mark.parametrize("is_causal", (False, True))
