@@ -1,6 +1,6 @@
 """Other people's ring attention: where it is right, where it is wrong, and why it cannot run.
 
-A wrong result is an expected failure: a version that is right shows up as a failed test.
+A wrong result is an expected failure, so that a version that is right fails a test.
 """
 
 import sys
@@ -46,7 +46,7 @@ def ranks():
 
 
 def errors(peer, is_causal, dtype=torch.float32, halves=False, flash_attn=None, n=64):
-    """This rank's errors of out, dq, dk and dv; halves: each two ranks are a ring."""
+    """This rank's errors of out, dq, dk and dv; halves: each pair of ranks is a ring."""
     with ExitStack() as stack:
         if flash_attn:
             # For the life of this rank: what imports them takes seconds to load.
@@ -229,7 +229,7 @@ def test_reasons(monkeypatch, q, peer, options, installed, part):
         resolve_backend(q, peer, **{"is_causal": True, **options})
 
 
-def test_a_peer_that_cannot_says_so_when_called(monkeypatch):
+def test_a_peer_that_cannot_run_raises_when_called(monkeypatch):
     monkeypatch.setattr(peers, "_installed", lambda _: False)
     for peer in LUCIDRAINS + ZHUZILIN:
         with pytest.raises(UnsupportedBackend, match=f"^{peer}: "):
@@ -268,6 +268,4 @@ def test_bad_names():
     with pytest.raises(ValueError, match="peer='ring'"):
         peer_attention(CPU, CPU, CPU, peer="ring")
     with pytest.raises(ValueError, match="order='zigzag'"):
-        peers.ring_attention_pytorch(
-            CPU, CPU, CPU, group=None, is_causal=True, order="zigzag"
-        )
+        peers.ring_attention_pytorch(CPU, CPU, CPU, group=None, is_causal=True, order="zigzag")
