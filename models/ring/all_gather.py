@@ -22,7 +22,6 @@ from models.ring.exchange import (
     GRAD_KEYS,
     KEYS,
     Exchange,
-    PendingReceives,
     record_sent,
     timed_compute,
 )
@@ -80,13 +79,7 @@ def distributed_dilated_attention(
     return (out, lse) if return_lse else out
 
 
-def forward_steps(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    key_padding_mask: torch.Tensor | None,
-    call: Call,
-) -> Iterator[PendingReceives | _Collective]:
+def _forward_steps(q, k, v, key_padding_mask, call: Call):
     """Arguments and results as `models.ring.passes.forward_steps`."""
     q_work, k_sent, v_sent = prepare_operands(q, k, v, key_padding_mask)
     accumulator = OutputAccumulator(q_work, call.op, call.scale)
@@ -100,17 +93,7 @@ def forward_steps(
     return output_results(accumulator, q)
 
 
-def backward_steps(
-    grad_out: torch.Tensor,
-    grad_lse: torch.Tensor | None,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    lse: torch.Tensor,
-    key_padding_mask: torch.Tensor | None,
-    call: Call,
-) -> Iterator[PendingReceives | _Collective]:
+def _backward_steps(grad_out, grad_lse, q, k, v, out, lse, key_padding_mask, call: Call):
     """Arguments and results as `models.ring.passes.backward_steps`."""
     q_work, k_sent, v_sent = prepare_operands(q, k, v, key_padding_mask)
     accumulator = gradient_accumulator(grad_out, grad_lse, q_work, out, lse, key_padding_mask, call)
@@ -138,7 +121,7 @@ def backward_steps(
     return gradient_results(q, accumulator, *grads)
 
 
-_op = rank_op("distributed_dilated_attention", forward_steps, backward_steps)
+_op = rank_op("distributed_dilated_attention", _forward_steps, _backward_steps)
 
 
 class _AllGather:

@@ -22,6 +22,7 @@ class BlockMaskPlan(PatternPlan):
 
     Args:
         mask: the blocks of the whole sequence, for 1 or `heads` heads.
+        heads, kv_heads, is_causal: as in `PatternPlan`.
     """
 
     def __init__(self, mask: BlockMask, heads: int, kv_heads: int, is_causal: bool):
@@ -36,6 +37,7 @@ class BlockMaskPlan(PatternPlan):
         return len(self.row_ptr) > 1
 
     def key_subsets(self, to: Tokens, source: Tokens) -> Iterator[tuple[slice, np.ndarray]]:
+        """As `PatternPlan.key_subsets`."""
         if not self.per_head:
             yield slice(0, self.kv_heads, 1), self._wanted(0, to, source)
             return
@@ -58,6 +60,7 @@ class BlockMaskPlan(PatternPlan):
         return (last >= 0) & (not self.is_causal or source.positions <= last)
 
     def pieces(self, to: Tokens, keys: Tokens, heads: slice) -> list[Piece]:
+        """As `PatternPlan.pieces`."""
         found = []
         for q_heads, kv_heads in self.head_slices(heads):
             head = q_heads.start if self.per_head else 0

@@ -173,7 +173,17 @@ def resolve_backend(q: torch.Tensor, backend: str, *, is_padded: bool = False) -
 
 
 def resolve_op(q: torch.Tensor, backend: str, is_padded: bool = False) -> object:
-    """The op that computes the pieces of a hop; arguments and errors as `resolve_backend`."""
+    """The op that computes the pieces of a hop, with the interface of `models.fused_ops`.
+
+    Args:
+        q: (B, n, H, D); only its shape, dtype and device are read.
+        backend: one of BACKENDS.
+        is_padded: whether there is a padding mask.
+
+    Raises:
+        ValueError: not one of BACKENDS.
+        UnsupportedBackend: the named backend cannot take q.
+    """
     check_choice("backend", backend, BACKENDS)
     if backend == "eager":
         return Eager()

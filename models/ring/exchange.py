@@ -83,7 +83,12 @@ def record_wait(seconds: float) -> None:
 
 
 def record_sent(tensor: torch.Tensor, tag: int) -> None:
-    """Record a tensor that is sent to one rank in `traffic`; tag: one of the message tags."""
+    """Record a message to one rank in `traffic`.
+
+    Args:
+        tensor: what is sent.
+        tag: one of the message tags.
+    """
     size = tensor.numel() * tensor.element_size()
     for counted in _recording:
         if tag == ARGUMENTS:

@@ -74,8 +74,12 @@ class Eager:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """dq, dk, dv, shaped as q, k, v, float32 at least.
 
-        grad_out, out: (B, h, n, D), lse: (B, h, n), of the whole softmax, finite. The other
-        arguments as `forward`.
+        Args:
+            grad_out: (B, h, n, D).
+            q, k, v: as in `forward`.
+            out: (B, h, n, D), of the whole softmax, of which this may be a part.
+            lse: (B, h, n), of the whole softmax, finite.
+            is_causal, scale, bias: as in `forward`.
         """
         weights = (self._scores(q, k, is_causal, scale, bias) - lse[..., None]).exp()
         grad_out, out, q, k, v = (x.to(weights.dtype) for x in (grad_out, out, q, k, v))
@@ -128,7 +132,7 @@ class OutputAccumulator:
         Args:
             hop: whose pieces to compute.
             keys: (B, n, h, D) per subset of the hop's message.
-            values: alike.
+            values: (B, n, h, D) per subset.
         """
         for pieces, k, v in zip(hop.pieces, keys, values, strict=True):
             for piece in pieces:
@@ -206,9 +210,9 @@ class GradientAccumulator:
         Args:
             hop: whose pieces to compute.
             keys: (B, n, h, D) per subset of the hop's message.
-            values: alike.
-            grad_keys: alike, float32 at least, without flags.
-            grad_values: alike.
+            values: (B, n, h, D) per subset.
+            grad_keys: (B, n, h, D) per subset, float32 at least, without flags.
+            grad_values: (B, n, h, D) per subset, float32 at least.
         """
         batch = self.q.shape[0]
         subsets = zip(hop.pieces, keys, values, grad_keys, grad_values, strict=True)

@@ -108,11 +108,14 @@ def attend(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """This rank's out (B, n, H, D) and LSE (B, H, n).
 
-    Arguments and errors as `models.ring.ring_attention`, and:
-
     Args:
         op: from `rank_op`.
+        q, k, v, group, is_causal, scale, order, pattern, backend, key_padding_mask, seq_len,
+            timeout: as in `models.ring.ring_attention`.
         patterns: the pattern classes that the call takes.
+
+    Raises:
+        ValueError, UnsupportedBackend, RingError: as `models.ring.ring_attention`.
     """
     name = group_name(group)
     given = (is_causal, scale, order, pattern, backend, key_padding_mask)
@@ -142,9 +145,18 @@ def prepared(
     key_padding_mask: torch.Tensor | None,
     patterns: tuple[type, ...] = PATTERNS,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, RingOptions]:
-    """q, k, v as `models.inputs.prepared` returns them, and the options; N may be 0.
+    """q, k, v as `models.inputs.prepared` returns them, and the options.
 
-    Arguments as `models.ring.ring_attention`. ValueError on bad ones.
+    Args:
+        q: (B, N, H, D), N may be 0.
+        k: (B, N, Hkv, D).
+        v: (B, N, Hkv, D).
+        is_causal, scale, order, pattern, backend: as in `models.ring.ring_attention`.
+        key_padding_mask: (B, N) bool or None.
+        patterns: the pattern classes that the call takes.
+
+    Raises:
+        ValueError: bad arguments.
     """
     q, k, v, scale = inputs.prepared(q, k, v, scale, key_padding_mask, may_lack_tokens=True)
     return q, k, v, ring_options(is_causal, scale, order, pattern, backend, patterns)

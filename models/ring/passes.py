@@ -44,8 +44,8 @@ def forward_steps(
 
     Args:
         q: (B, n, H, D), this rank's; without padding's values, see `models.inputs.prepared`.
-        k: (B, n, Hkv, D), alike.
-        v: (B, n, Hkv, D), alike.
+        k: (B, n, Hkv, D), this rank's.
+        v: (B, n, Hkv, D), this rank's.
         key_padding_mask: (B, n) bool, this rank's, or None.
         call: the exchange, the plan and the op.
 
@@ -133,7 +133,11 @@ def _steps(call: Call) -> list[int]:
 def prepare_operands(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, key_padding_mask: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """q in `working_dtype`, k and v by `as_sent`; arguments as `forward_steps`."""
+    """q in `working_dtype`, k and v by `as_sent`; head_dim padded to the ops' multiple.
+
+    Args:
+        q, k, v, key_padding_mask: as in `forward_steps`.
+    """
     extra = -q.shape[3] % head_dim_multiple(q)
     q = F.pad(q, (0, extra)) if extra else q
     return as_operand(q.to(working_dtype(q))), as_sent(k, key_padding_mask), as_sent(v)
@@ -162,7 +166,12 @@ def zero_gradients(v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def output_results(
     accumulator: OutputAccumulator, q: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """out (B, n, H, D) in q's dtype and head_dim, and LSE (B, H, n)."""
+    """out (B, n, H, D) in q's dtype and head_dim, and LSE (B, H, n).
+
+    Args:
+        accumulator: after the last hop.
+        q: (B, n, H, D), the caller's.
+    """
     out, lse = accumulator.result()
     return out[..., : q.shape[3]].to(q.dtype).contiguous(), lse.transpose(1, 2).contiguous()
 
@@ -170,7 +179,14 @@ def output_results(
 def gradient_results(
     q: torch.Tensor, accumulator: GradientAccumulator, grad_k: torch.Tensor, grad_v: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """dq (B, n, H, D), dk and dv (B, n, Hkv, D) in q's dtype and head_dim."""
+    """dq (B, n, H, D), dk and dv (B, n, Hkv, D) in q's dtype and head_dim.
+
+    Args:
+        q: (B, n, H, D), the caller's.
+        accumulator: after the last hop.
+        grad_k: (B, n, Hkv, D or more), float32 at least, complete.
+        grad_v: (B, n, Hkv, D or more), alike.
+    """
     grads = (accumulator.result(), grad_k, grad_v)
     return tuple(x[..., : q.shape[3]].to(q.dtype).contiguous() for x in grads)
 
@@ -184,7 +200,12 @@ def gradient_accumulator(
     key_padding_mask: torch.Tensor | None,
     call: Call,
 ) -> GradientAccumulator:
-    """The accumulator of a backward pass; q: from `prepare_operands`, else as `backward_steps`."""
+    """The accumulator of a backward pass, before its first hop.
+
+    Args:
+        q: (B, n, H, D or more), from `prepare_operands`.
+        grad_out, grad_lse, out, lse, key_padding_mask, call: as in `backward_steps`.
+    """
     padding = (0, q.shape[3] - out.shape[3])
     lse = lse.transpose(1, 2)
     grad_lse = None if grad_lse is None else grad_lse.transpose(1, 2)
@@ -211,7 +232,7 @@ def attend_local(
         accumulator: of the pass.
         call: the plan.
         k: (B, n, Hkv, D), from `as_sent`.
-        v: alike.
+        v: (B, n, Hkv, D), from `as_sent`.
         grads: in the backward pass the gradients of k and v, added to in place.
     """
     hop = call.plan.local(call.rank)
@@ -223,5 +244,11 @@ def attend_local(
 
 
 def unpack(hop: Hop, flat: torch.Tensor, q: torch.Tensor) -> list[torch.Tensor]:
-    """A message that arrived, (B, tokens, heads, D) per subset, in q's dtype."""
+    """A message that arrived: (B, tokens, heads, D) per subset, in q's dtype.
+
+    Args:
+        hop: that it belongs to.
+        flat: as `KeyMessage.pack` lays it out.
+        q: (B, n, H, D), from `prepare_operands`.
+    """
     return [x.to(q.dtype) for x in hop.message.unpack(flat, q.shape[0])]

@@ -45,9 +45,15 @@ class PatternPlan:
         self.group_size = heads // kv_heads
 
     def key_subsets(self, to: Tokens, source: Tokens) -> Iterator[tuple[slice, np.ndarray]]:
-        """Which keys of `source` some query of `to` may attend to.
+        """Which keys of a shard the queries of another need.
 
-        Yields a slice of the key heads and, for these heads, (n,) bool over `source`'s tokens.
+        Args:
+            to: the queries' tokens.
+            source: the keys' tokens; `to` itself for a rank's own keys.
+
+        Yields:
+            A slice of the key heads, and for these heads (n,) bool: the tokens of `source` that
+            some query may attend to.
         """
         raise NotImplementedError
 
@@ -76,13 +82,23 @@ class PatternPlan:
         ]
 
     def seen(self, q_positions: np.ndarray, k_positions: np.ndarray) -> np.ndarray | None:
-        """(n,) int64, the number of keys that each query sees; None where each sees all."""
+        """The number of keys that each query sees, (n,) int64; None where each sees all.
+
+        Args:
+            q_positions: (n,) int64, ascending.
+            k_positions: (m,) int64, ascending.
+        """
         if not self.is_causal or (len(q_positions) and k_positions[-1] <= q_positions[0]):
             return None
         return np.searchsorted(k_positions, q_positions, side="right")
 
     def visible(self, to: Tokens, source: Tokens) -> np.ndarray:
-        """(n,) bool: which tokens of `source` some query of `to` may see, by causality alone."""
+        """Which tokens some query may see, by causality alone: (n,) bool over `source`.
+
+        Args:
+            to: the queries' tokens.
+            source: the keys' tokens.
+        """
         if not self.is_causal or not len(to.positions):
             return np.full(len(source.positions), len(to.positions) > 0)
         return source.positions <= to.positions[-1]
@@ -92,9 +108,11 @@ class DensePlan(PatternPlan):
     """What dense attention needs; see `PatternPlan`."""
 
     def key_subsets(self, to: Tokens, source: Tokens) -> Iterator[tuple[slice, np.ndarray]]:
+        """As `PatternPlan.key_subsets`."""
         yield slice(0, self.kv_heads, 1), self.visible(to, source)
 
     def pieces(self, to: Tokens, keys: Tokens, heads: slice) -> list[Piece]:
+        """As `PatternPlan.pieces`."""
         if not len(to.indices):
             return []
         seen = self.seen(to.positions, keys.positions)
@@ -114,6 +132,7 @@ class DilatedPlan(PatternPlan):
 
     Args:
         pattern: the branches.
+        heads, kv_heads, is_causal: as in `PatternPlan`.
     """
 
     def __init__(
@@ -123,6 +142,7 @@ class DilatedPlan(PatternPlan):
         self.pattern = pattern
 
     def key_subsets(self, to: Tokens, source: Tokens) -> Iterator[tuple[slice, np.ndarray]]:
+        """As `PatternPlan.key_subsets`."""
         if to is source:
             yield slice(0, self.kv_heads, 1), np.ones(len(source.indices), bool)
             return
@@ -150,6 +170,7 @@ class DilatedPlan(PatternPlan):
                 yield heads, wanted
 
     def pieces(self, to: Tokens, keys: Tokens, heads: slice) -> list[Piece]:
+        """As `PatternPlan.pieces`."""
         found = []
         for branch in range(len(self.pattern.segment_lengths)):
             for q_heads, kv_heads in self._by_offset(branch, heads):

@@ -58,7 +58,7 @@ def ring_flash_attn(
 
     Args:
         q: (B, n, H, D), this rank's shard.
-        k, v: (B, n, Hkv, D), alike.
+        k, v: (B, n, Hkv, D), this rank's.
         group: the ranks.
         is_causal: causal by position in the whole sequence.
         order: one function of the package each: "contiguous", causal or not; "zigzag" and

@@ -96,8 +96,8 @@ def peer_attention(
 
     Args:
         q: (B, n, H, D), this rank's shard in the order `token_order(peer, is_causal)`.
-        k: (B, n, Hkv, D), alike.
-        v: (B, n, Hkv, D), alike.
+        k: (B, n, Hkv, D), this rank's.
+        v: (B, n, Hkv, D), this rank's.
         peer: one of PEERS.
         group: a ProcessGroup, a 1-D DeviceMesh, or None for the default group.
         is_causal: causal by position in the whole sequence.
@@ -128,8 +128,13 @@ def peer_attention(
 def token_order(peer: str, is_causal: bool) -> str:
     """The token order, one of `models.patterns.orders.ORDERS`, in which the peer expects its shard.
 
-    Without causality every order gives the same, and the peer's own is returned; for a peer that
-    computes causal attention only, its causal order. ValueError unless `peer` is one of PEERS.
+    Args:
+        peer: one of PEERS.
+        is_causal: False, where every order gives the same result, for the peer's own order; its
+            causal order where it computes causal attention only.
+
+    Raises:
+        ValueError: `peer` is not one of PEERS.
     """
     check_choice("peer", peer, PEERS)
     entry = PEERS[peer]
@@ -139,7 +144,13 @@ def token_order(peer: str, is_causal: bool) -> str:
 def token_multiple(peer: str, is_causal: bool, world_size: int) -> int:
     """What the whole sequence's tokens must be a multiple of: no peer takes uneven shards.
 
-    ValueError unless `peer` is one of PEERS.
+    Args:
+        peer: one of PEERS.
+        is_causal: as in `peer_attention`.
+        world_size: ranks of the ring.
+
+    Raises:
+        ValueError: `peer` is not one of PEERS.
     """
     return world_size * (2 if token_order(peer, is_causal) == "zigzag" else 1)
 
@@ -202,7 +213,8 @@ def resolve_backend(
 ) -> str:
     """What a call of the peer runs: "torch 2.13.0 (cpu-flash)", "ring-flash-attn 0.1.8".
 
-    Arguments as `why_not`.
+    Args:
+        q, peer, is_causal, kv_heads, group: as in `why_not`.
 
     Raises:
         ValueError: `peer` is not one of PEERS.

@@ -69,7 +69,12 @@ class Rows:
         return (self.starts[:, :, None] + along).reshape(self.sets, -1)
 
     def gather(self, x: torch.Tensor, heads: slice) -> torch.Tensor:
-        """x (B, N, H, ...) at these tokens and heads: (B, S, n, h, ...), a view if `is_view`."""
+        """x at these tokens and heads: (B, S, n, h, ...), a view where `is_view`.
+
+        Args:
+            x: (B, N, H, ...).
+            heads: slice of the H heads.
+        """
         x = x[:, :, heads]
         if not self.is_view:
             return x[:, self._index(x.device)]
@@ -79,13 +84,24 @@ class Rows:
         return x.as_strided(size, (x.stride(0), *along, *x.stride()[2:]), start)
 
     def scatter(self, x: torch.Tensor, heads: slice, value: torch.Tensor) -> None:
-        """Write `value` (B, S, n, h, ...) into x (B, N, H, ...) at these tokens and heads."""
+        """Write into x at these tokens and heads, in place.
+
+        Args:
+            x: (B, N, H, ...).
+            heads: slice of the H heads.
+            value: (B, S, n, h, ...).
+        """
         x[:, :, heads][:, self._index(x.device)] = value
 
     def scatter_add(self, x: torch.Tensor, heads: slice, value: torch.Tensor) -> None:
-        """Add `value` (B, S, n, h, ...) to x (B, N, H, ...) at these tokens and heads.
+        """Add to x at these tokens and heads, in place.
 
         In a fixed order where sets share tokens, so that every bit repeats.
+
+        Args:
+            x: (B, N, H, ...).
+            heads: slice of the H heads.
+            value: (B, S, n, h, ...).
         """
         if self.is_view and (self.sets == 1 or self._spacing >= self.step * self.count):
             self.gather(x, heads).add_(value)

@@ -38,7 +38,7 @@ class KeySubset:
 
 @dataclass(frozen=True)
 class KeyMessage:
-    """The keys of one rank that another needs, one subset after another; values alike.
+    """The keys of one rank that another needs, one subset after another; so are their values.
 
     Args:
         subsets: what it holds; no subset is empty.
@@ -64,13 +64,23 @@ class KeyMessage:
         return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts)
 
     def unpack(self, flat: torch.Tensor, batch: int) -> list[torch.Tensor]:
-        """The inverse of `pack`: a view (B, tokens, heads, D) of `flat` per subset."""
+        """The inverse of `pack`: a view (B, tokens, heads, D) of `flat` per subset.
+
+        Args:
+            flat: (B * rows * D,).
+            batch: B.
+        """
         dim = len(flat) // (batch * self.rows)
         parts = flat.split([batch * tokens * heads * dim for tokens, heads in self.sizes])
         return [part.view(batch, *size, dim) for part, size in zip(parts, self.sizes, strict=True)]
 
     def add_to(self, x: torch.Tensor, flat: torch.Tensor) -> None:
-        """Add `flat`, laid out as `pack` returns it, to x (B, n, Hkv, D) in place."""
+        """Add what another rank packed to x, in place.
+
+        Args:
+            x: (B, n, Hkv, D).
+            flat: (B * rows * D,), laid out as `pack` returns it.
+        """
         for subset, part in zip(self.subsets, self.unpack(flat, x.shape[0]), strict=True):
             target = x[:, :, subset.heads]
             if subset.tokens is None:
@@ -111,7 +121,11 @@ def ring_plan(
     kv_heads: int,
     is_causal: bool,
 ) -> RingPlan:
-    """The `RingPlan` of these arguments; the last 32 are kept."""
+    """The `RingPlan` of these arguments; the last 32 are kept.
+
+    Args:
+        pattern, order, seq_len, world_size, heads, kv_heads, is_causal: as in `RingPlan`.
+    """
     return RingPlan(pattern, order, seq_len, world_size, heads, kv_heads, is_causal)
 
 

@@ -43,8 +43,8 @@ def ring(
 
     Args:
         q: (B, n, H, D), this rank's shard, see `models.ring.peers.torch_context_parallel`.
-        k: (B, n, H, D), alike.
-        v: (B, n, H, D), alike.
+        k: (B, n, H, D), this rank's.
+        v: (B, n, H, D), this rank's.
         group: the ranks.
         is_causal: causal, in the zigzag order; else the contiguous order.
         rotate: how keys travel, one of ROTATE_METHODS.

@@ -15,7 +15,7 @@ class KeyFetch:
     Args:
         call: the exchange and the plan.
         k: (B, n, Hkv, D), this rank's, from `as_sent`.
-        v: alike.
+        v: (B, n, Hkv, D), from `as_sent`.
     """
 
     def __init__(self, call: Call, k: torch.Tensor, v: torch.Tensor):
@@ -25,6 +25,9 @@ class KeyFetch:
 
     def post(self, step: int) -> tuple[PendingReceives, Hop | None, tuple[torch.Tensor, ...]]:
         """Ask the rank `step` before this one for keys, and send the rank `step` after it its own.
+
+        Args:
+            step: the hop's number, from 1.
 
         Returns:
             What is pending, the hop, None where it needs no keys, and its keys and values as
@@ -57,7 +60,7 @@ class GradReturn:
     Args:
         call: the exchange and the plan.
         grad_k: (B, n, Hkv, D), of this rank's keys, float32 at least; added to in place.
-        grad_v: alike, of this rank's values.
+        grad_v: (B, n, Hkv, D), of this rank's values, alike.
     """
 
     def __init__(self, call: Call, grad_k: torch.Tensor, grad_v: torch.Tensor):
@@ -66,7 +69,10 @@ class GradReturn:
     def post(self, step: int, parts: tuple[torch.Tensor, ...]) -> None:
         """Send the gradients of the hop `step`, and ask for those of this rank's keys.
 
-        parts: gradients of keys and of values, flat; empty where the hop has none.
+        Args:
+            step: the hop's number, from 1.
+            parts: gradients of its keys and of its values, as `KeyMessage.pack` lays them out;
+                empty where it has none.
         """
         rank, size = self.exchange.rank, self.plan.world_size
         after, before = (rank + step) % size, (rank - step) % size
