@@ -153,8 +153,8 @@ class Exchange:
         if sends:
             of_tag = self._unsent[sends[0][2]]
             of_tag.append(posted[len(receives) :])
-            # What is sent stays in memory until it has gone out: of all hops, as much as the whole
-            # sequence. Receivers post their receives without waiting for us, so this ends.
+            # What is sent stays in memory until it has gone out; for all hops together that is as
+            # much as the whole sequence. Receivers do not wait for this rank, so the wait ends.
             while len(of_tag) > HOPS_IN_FLIGHT:
                 self.wait(of_tag.popleft())
         return PendingReceives(self, posted[: len(receives)])

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 
 import torch.distributed as dist
 
-# Seconds between two looks for reports; that a rank may take from closing its connections to its
-# report; and to wait for a store that does not answer.
-_POLL_S, _REPORT_S, _STORE_S = 0.02, 0.5, 1.0
+_POLL_S = 0.02
+# The longest time between closing a rank's connections and its report.
+_REPORT_S = 0.5
+# How long to wait for a store that does not answer.
+_STORE_S = 1.0
 
 
 @dataclass

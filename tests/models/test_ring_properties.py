@@ -1,6 +1,7 @@
 """Properties of ring attention: causality, one device's numbers, every bit, groups."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -183,8 +184,10 @@ def gathered(problem):
     return [x.detach() for x in (out, lse, *grads)]
 
 
-@pytest.mark.parametrize("world_size", (1, 2, 3, 8))
-@pytest.mark.parametrize("order", ("contiguous", "zigzag", "striped"))
+@pytest.mark.parametrize(
+    ("order", "world_size"),
+    (*product(("contiguous", "zigzag", "striped"), (1, 2, 3)), ("zigzag", 8)),
+)
 def test_the_all_gather_of_dilated_attention_is_the_ring(order, world_size, rings):
     for is_causal in (False, True):
         problem = replace(PROBLEM, kind="dilated", n=61, order=order, is_causal=is_causal)
