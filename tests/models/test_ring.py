@@ -77,7 +77,7 @@ def test_every_order_and_pattern_is_exact(order, world_size, rings):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=20)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_error_is_within_twice_dense_attentions_own(kind, data, rings):
     """Three times for gradients, as one vector; `rounding_floor` is the least bound.
