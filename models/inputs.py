@@ -10,14 +10,17 @@ from models.ops import under_autocast
 from models.padding import without_padding
 
 
-def prepared(q, k, v, scale, key_padding_mask=None, document_ids=None):
+def prepared(
+    q, k, v, scale, key_padding_mask=None, document_ids=None, *, may_lack_tokens=False
+):  # fmt: skip
     """q, k, v checked, in autocast's dtype and without what padding holds; the scale as a float.
 
-    q: (B, N, H, D), k, v: (B, N, Hkv, D); masks: (B, N) or None. ValueError on bad arguments.
+    q: (B, N, H, D), k, v: (B, N, Hkv, D); masks: (B, N) or None. may_lack_tokens: allow N = 0.
+    ValueError on bad arguments.
     """
     if all(isinstance(x, torch.Tensor) for x in (q, k, v)):
         q, k, v = under_autocast(q, k, v)
-    check_qkv(q, k, v)
+    check_qkv(q, k, v, may_lack_tokens=may_lack_tokens)
     check_same_length(q, k)
     scale = resolve_scale(scale, q.shape[3])
     if document_ids is not None:

@@ -14,7 +14,7 @@ from models.patterns.branches import DilatedBranches
 from models.patterns.orders import check_order
 from models.ring import call as ring
 from models.ring.attention import ring_attention
-from models.ring.request import group_name, process_group
+from models.ring.options import group_name, process_group
 
 
 class MultiheadDilatedAttention(nn.Module):

@@ -1,8 +1,8 @@
 """Ring attention: a sequence over the ranks of a process group. Names load on first use.
 
-`attention` is the call, `simulated` the same ring in one process, `gathered` LongNet's
-all-gather. Below them `plan` says what travels and what is computed, `exchange` moves it,
-`hops` computes.
+`attention` is the call, `simulated` the same ring in one process, `all_gather` LongNet's
+distributed dilated attention. Below them `plan` says what is sent and computed, `exchange`
+sends it, `hops` computes.
 """
 
 from importlib import import_module
@@ -10,7 +10,7 @@ from importlib import import_module
 _HOME = {
     "Grid": "models.patterns.orders",
     "RingError": "models.errors",
-    "distributed_dilated_attention": "models.ring.gathered",
+    "distributed_dilated_attention": "models.ring.all_gather",
     "ring_attention": "models.ring.attention",
     "shard": "models.patterns.orders",
     "simulated_ring_attention": "models.ring.simulated",
