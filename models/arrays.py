@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import numpy as np
 import torch
 
 from models.errors import DTYPES
 
-# What NumPy has; a big-endian float32 is called float32 too.
+
+class ArrayLike(Protocol):
+    """A tensor, a NumPy array, or anything with their shape and dtype that is sliced like them."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+# NumPy's float types; a big-endian float32 is called float32 too.
 _OF_NUMPY = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16}
 
 
-def float_dtype(name: str, array) -> torch.dtype:
-    """The dtype of an array as PyTorch's; ValueError unless it is a float dtype that is taken."""
+def float_dtype(name: str, array: ArrayLike) -> torch.dtype:
+    """The dtype of an array as PyTorch's.
+
+    Args:
+        name: of the argument, for the message.
+        array: of any kind.
+
+    Raises:
+        ValueError: unless it is float64, float32 or float16, or a tensor's bfloat16.
+    """
     if isinstance(array, torch.Tensor):
         if array.dtype in DTYPES:
             return array.dtype
@@ -30,10 +48,16 @@ def _numpy_name(dtype) -> str | None:
         return None
 
 
-def check_array(name: str, array, ability: str) -> None:
-    """ValueError unless `array` has shape, dtype and `ability`, and holds all its elements.
+def check_array(name: str, array: object, ability: str) -> None:
+    """Check that an argument is an array whose slices can be read or written.
 
-    ability: the method that slices are read or written with.
+    Args:
+        name: of the argument, for the message.
+        array: anything.
+        ability: "__getitem__" or "__setitem__".
+
+    Raises:
+        ValueError: unless it has shape, dtype and `ability`, and holds all its elements.
     """
     if isinstance(array, torch.Tensor):
         kind = "nested" if array.is_nested else array.layout
@@ -49,16 +73,23 @@ def check_array(name: str, array, ability: str) -> None:
     if not is_array:
         raise ValueError(expected)
     if isinstance(array, np.ma.MaskedArray):
-        raise ValueError(f"{name}=MaskedArray: expected an array in which all elements count")
+        raise ValueError(f"{name}=MaskedArray: expected an array without masked elements")
 
 
-def as_tensor(values) -> torch.Tensor:
-    """A tensor of the values of an array, in the same memory where PyTorch takes that."""
+def as_tensor(values: ArrayLike) -> torch.Tensor:
+    """A tensor of the values of an array.
+
+    Args:
+        values: of any kind.
+
+    Returns:
+        In the same memory where PyTorch accepts that, else a copy.
+    """
     if isinstance(values, torch.Tensor):
         return values
     array = np.asarray(values)
-    # A read-only one PyTorch warns of; the others it refuses.
-    is_taken = array.flags.writeable and array.flags.aligned and array.dtype.isnative
-    if not is_taken or any(s < 0 or s % array.itemsize for s in array.strides):
+    # PyTorch warns about read-only arrays and refuses the others.
+    is_accepted = array.flags.writeable and array.flags.aligned and array.dtype.isnative
+    if not is_accepted or any(s < 0 or s % array.itemsize for s in array.strides):
         array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
     return torch.from_numpy(array)

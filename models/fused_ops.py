@@ -1,16 +1,16 @@
 """PyTorch's fused attention ops with their LSE, and their backward on a given output and LSE.
 
-`F.scaled_dot_product_attention` hides the LSE; these ops show it. Layout here
-is the ops' own, (B, H, N, D), any strides with a contiguous last dimension.
-bias: None or (B, 1, 1, n_keys) in q's dtype, added to the scores: 0, and -inf for keys
-that no query attends to. A row without any key gives out 0 and an LSE that means nothing;
-`backward` wants a finite one there, and gives such rows and keys zero gradients.
+`F.scaled_dot_product_attention` does not return the LSE; these ops do. The layout is
+theirs, (B, H, N, D), any strides with a contiguous last dimension. A row without any key
+has out 0 and an undefined LSE; `backward` needs a finite one there, and such rows and keys
+get zero gradients.
 Sources: aten/src/ATen/native/native_functions.yaml and sdp_utils, torch 2.11-2.13.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,41 +20,107 @@ from models.errors import UnsupportedBackend
 _aten = torch.ops.aten
 
 
+class FusedOp:
+    """A fused attention op of PyTorch's."""
+
+    name: ClassVar[str]
+
+    def state(self, q: torch.Tensor, k: torch.Tensor) -> tuple[Any, ...]:
+        """What `backward` needs besides tensors of the forward pass.
+
+        Args:
+            q: (B, H, N, D).
+            k: (B, Hkv, M, D).
+        """
+        raise NotImplementedError
+
+    def forward(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        is_causal: bool,
+        scale: float,
+        bias: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention.
+
+        Args:
+            q: (B, H, N, D).
+            k, v: (B, Hkv, M, D).
+            is_causal: whether query i attends to keys 0 to i only.
+            scale: factor on q.k.
+            bias: None or (B, 1, 1, M) in q's dtype, added to the scores: 0, and -inf for keys that
+                no query attends to.
+
+        Returns:
+            out (B, H, N, D) in q's dtype, and LSE (B, H, N), float32 (float64 for float64).
+
+        Raises:
+            UnsupportedBackend: where the op takes no bias but gets one.
+        """
+        raise NotImplementedError
+
+    def backward(
+        self,
+        grad_out: torch.Tensor,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        out: torch.Tensor,
+        lse: torch.Tensor,
+        is_causal: bool,
+        scale: float,
+        bias: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """Gradients for these keys, with P = exp(S - lse) and D = rowsum(grad_out * out).
+
+        Args:
+            grad_out, out: (B, H, N, D); out and lse may be those of more keys than these.
+            lse: (B, H, N), finite.
+            q, k, v, is_causal, scale, bias: as of `forward`.
+
+        Returns:
+            dq, dk, dv in the shapes of q, k, v.
+
+        Raises:
+            UnsupportedBackend: as `forward`.
+        """
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class CpuFlash:
+class CpuFlash(FusedOp):
     """FlashAttention on the CPU: float64, float32, bfloat16, float16; any head size.
 
     When causal it computes blocks of 512 keys whole: up to 512 tokens, every pair. Segments of
-    2048 tokens cut into parts that LSE joins took longer (experiments/NOTES.md).
+    2048 tokens cut into parts that were joined by their LSE took longer (models/kernels/NOTES.md).
     """
 
     name = "cpu-flash"
 
-    def state(self, q, k) -> tuple:
-        """What `backward` needs besides tensors of the forward pass."""
+    def state(self, q, k):
         return ()
 
-    def forward(self, q, k, v, is_causal: bool, scale: float, bias=None):
-        """out (B, H, N, D) in q's dtype and LSE (B, H, N), float32 (float64 for float64)."""
+    def forward(self, q, k, v, is_causal, scale, bias=None):
         return _aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, is_causal, attn_mask=bias, scale=scale
         )
 
-    def backward(self, grad_out, q, k, v, out, lse, is_causal: bool, scale: float, bias=None):
-        """dq, dk, dv of the keys at hand, with P = exp(S - lse) and D = rowsum(grad_out * out)."""
+    def backward(self, grad_out, q, k, v, out, lse, is_causal, scale, bias=None):
         return _aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad_out, q, k, v, out, lse, 0.0, is_causal, attn_mask=bias, scale=scale
         )
 
 
 @dataclass(frozen=True)
-class CudaFlash:
+class CudaFlash(FusedOp):
     """FlashAttention-2 as built into PyTorch: float16 and bfloat16, sm_80 and later."""
 
     name = "cuda-flash"
     max_head_dim = 256
 
-    def state(self, q, k) -> tuple:
+    def state(self, q, k):
         one = _tokens(q, 1)
         _, _, cum_q, cum_k, _, _, seed, offset, _ = _aten._scaled_dot_product_flash_attention(
             one, one, one, 0.0, False, scale=1.0
@@ -75,12 +141,12 @@ class CudaFlash:
 
 
 @dataclass(frozen=True)
-class CudaEfficient:
+class CudaEfficient(FusedOp):
     """Memory-efficient attention as built into PyTorch: float32 too, every CUDA card."""
 
     name = "cuda-efficient"
 
-    def state(self, q, k) -> tuple:
+    def state(self, q, k):
         one = _tokens(q, 1)
         return _aten._scaled_dot_product_efficient_attention(
             one, one, one, None, True, 0.0, False, scale=1.0
@@ -95,7 +161,7 @@ class CudaEfficient:
 
     def backward(self, grad_out, q, k, v, out, lse, is_causal, scale, bias=None):
         seed, offset = self.state(q, k)
-        # The kernel is told no row stride of these two: it takes them to be packed.
+        # The kernel gets no row stride of these two: it assumes that they are contiguous.
         out = out.transpose(1, 2).contiguous().transpose(1, 2)
         padded = F.pad(lse, (0, -lse.shape[-1] % 32), value=torch.inf).contiguous()
         return _aten._scaled_dot_product_efficient_attention_backward(
@@ -105,21 +171,21 @@ class CudaEfficient:
 
 
 @dataclass(frozen=True)
-class CudaCudnn:
+class CudaCudnn(FusedOp):
     """cuDNN's attention through PyTorch: float16 and bfloat16, sm_80 and later.
 
-    Of merged out and LSE it does what the others do: its backward has exp(S - stats), natural log,
-    and rowsum(dO * O) of what it is given (aten/src/ATen/native/cudnn/MHA.cpp).
+    Its backward may get merged out and LSE, as those of the others may: it computes exp(S - stats),
+    natural log, and rowsum(dO * O) from its arguments (aten/src/ATen/native/cudnn/MHA.cpp).
     """
 
     name = "cuda-cudnn"
 
-    def state(self, q, k) -> tuple:
+    def state(self, q, k):
         two = _tokens(q, 2)
         _, lse, cum_q, cum_k, _, _, seed, offset, _ = _aten._scaled_dot_product_cudnn_attention(
             two, two, two, None, True, 0.0, False, scale=1.0
         )
-        # (B, H, N) or (B, H, N, 1), by version: `backward` takes it in the shape it came in.
+        # (B, H, N) or (B, H, N, 1), by version: `backward` takes the shape that forward returns.
         lse_shape = (*q.shape[:3], *lse.shape[3:])
         return cum_q, cum_k, q.shape[2], k.shape[2], seed, offset, lse_shape
 
@@ -134,12 +200,12 @@ class CudaCudnn:
 
     def backward(self, grad_out, q, k, v, out, lse, is_causal, scale, bias=None):
         _refuse_bias(self, bias)
-        # The forward pass took q as it came; only columns added for this one can be too many.
+        # The forward pass accepted q: only columns added for the LSE's gradient can be too many.
         if reason := why_not_cudnn(q.transpose(1, 2)):
             raise UnsupportedBackend(f"sdpa-cudnn: the gradient of the LSE takes columns: {reason}")
         cum_q, cum_k, max_q, max_k, seed, offset, lse_shape = self.state(q, k)
-        # Its plans are kept by the strides of q, k, v alone (torch 2.11): those of all else must
-        # follow from q's, as they do of `out` when it comes from the forward.
+        # Its plans are cached by the strides of q, k, v alone (torch 2.11): all other strides must
+        # follow from q's, as those of the forward's `out` do.
         out, grad_out = (torch.empty_like(q).copy_(x) for x in (out, grad_out))
         return _aten._scaled_dot_product_cudnn_attention_backward(
             grad_out, q, k, v, out, lse.reshape(lse_shape).contiguous(), seed, offset, None,
@@ -148,10 +214,10 @@ class CudaCudnn:
 
 
 def _tokens(q: torch.Tensor, n: int) -> torch.Tensor:
-    """(1, 1, n, D) to run a CUDA op's forward on for the seeds that its backward asks for.
+    """(1, 1, n, D) on which a CUDA op's forward is run for the seeds that its backward takes.
 
-    Without dropout it never reads them: kept from the forward pass, they would be state that
-    a custom op cannot hold.
+    Without dropout they are never read. A custom op cannot keep them from its forward pass, as
+    they are no tensors of it.
     """
     return q.new_zeros(1, 1, n, q.shape[3])
 
@@ -174,7 +240,14 @@ OPS = {op.name: op for op in (CpuFlash(), CudaFlash(), CudaEfficient(), CudaCudn
 
 
 def why_not_cudnn(q: torch.Tensor) -> str | None:
-    """Why `CudaCudnn` cannot take q (B, N, H, D), D padded to a multiple of 8; None if it can."""
+    """Why `CudaCudnn` cannot compute this.
+
+    Args:
+        q: (B, N, H, D); D counts rounded up to a multiple of 8.
+
+    Returns:
+        The reason, None if it can.
+    """
     if q.device.type != "cuda":
         return "needs a CUDA device"
     head_dim = q.shape[3] + -q.shape[3] % 8
@@ -186,20 +259,25 @@ def why_not_cudnn(q: torch.Tensor) -> str | None:
 
 
 def head_dim_multiple(q: torch.Tensor) -> int:
-    """The head dimension must be a multiple of this for the op that `fused_op` picks."""
+    """What the head dimension must be a multiple of for the op that `fused_op` picks for q."""
     if q.device.type == "cpu":
         return 1
     return 4 if q.dtype == torch.float32 else 8
 
 
 def as_operand(x: torch.Tensor) -> torch.Tensor:
-    """x (B, N, H, D), copied only where the ops cannot read it as it lies.
+    """A tensor that the ops can read: they need a contiguous last dimension, and the CUDA kernels
+    rows aligned to 16 bytes.
 
-    They ask for a contiguous last dimension; the CUDA kernels also load 16 bytes at a time.
+    Args:
+        x: (B, N, H, D), any strides.
+
+    Returns:
+        x itself where possible, else a contiguous copy.
     """
     ready = x.stride(3) == 1
     step = 16 // x.element_size()
-    # Traced by torch.compile a tensor has no address: PyTorch sees to it there.
+    # Traced by torch.compile a tensor has no address: there PyTorch aligns the ops' inputs.
     is_known = x.device.type == "cuda" and not torch.compiler.is_compiling()
     if ready and is_known and x.shape[3] % step == 0:
         strides = [x.stride(dim) for dim in range(3) if x.shape[dim] > 1]
@@ -208,9 +286,14 @@ def as_operand(x: torch.Tensor) -> torch.Tensor:
 
 
 def fused_op(q: torch.Tensor, *, is_masked: bool = False) -> CpuFlash | CudaFlash | CudaEfficient:
-    """The fused op with an LSE for the device, dtype and head size of q (B, N, H, D).
+    """The fused op for q.
 
-    is_masked: whether it is to leave keys out. UnsupportedBackend where PyTorch has none.
+    Args:
+        q: (B, N, H, D), of which device, dtype and D count.
+        is_masked: whether keys are masked.
+
+    Raises:
+        UnsupportedBackend: where PyTorch has none.
     """
     if q.device.type == "cpu":
         return CpuFlash()

@@ -2,73 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from models.dilated import BACKENDS, dilated_attention
 from models.dilated import resolve_backend as resolve_backend
 from models.errors import as_integer, check_choice
 from models.padding import check_padding_mask
 from models.patterns.branches import DilatedBranches
-from models.patterns.orders import check_order
+from models.patterns.orders import Grid, check_order
 from models.ring import call as ring
 from models.ring.attention import ring_attention
 from models.ring.request import group_name, process_group
 
 
 class MultiheadDilatedAttention(nn.Module):
-    """Multi-head dilated self-attention; stands in for `nn.MultiheadAttention`.
+    """Multi-head dilated self-attention; a drop-in for `nn.MultiheadAttention`.
 
     Projections of q, k, v, `dilated_attention`, MAGNETO's sub-LayerNorm
     (arXiv 2210.06423, figure 2) and the output projection.
 
-    embed_dim: E, a multiple of num_heads. segment_lengths, dilation_rates: the
-    branches, in tokens. num_kv_heads: heads of k and v (grouped queries), a divisor
-    of num_heads, None for as many. sub_layer_norm: False leaves the LayerNorm out.
-    head_offset, backend: as in `dilated_attention`. batch_first: False for (N, B, E) tensors, as
-    `nn.MultiheadAttention` takes them by default. Of its other arguments those that ask for what
-    is not done here (dropout of weights, bias_k and bias_v, a key of zeros, keys and values of
-    another width) are refused. Its state dict is taken too, and leaves the LayerNorm as it is.
-    ValueError on bad arguments.
+    `nn.MultiheadAttention`'s state dict can be loaded and leaves the LayerNorm as it is. Put the
+    module into the layers before `nn.TransformerEncoder` is built around them: an encoder built
+    first looks for `nn.MultiheadAttention`'s own weights at inference.
 
-    group: a ProcessGroup or 1-D DeviceMesh over whose ranks the sequence is sharded, in the
-    `order` of `models.ring.shard` (in which long segments reach fewest ranks: "contiguous"); the
-    module then takes this rank's tokens and works by `models.ring.ring_attention`, with its
-    backends. Parameters are the same on all ranks, and so must be their gradients: add up those
-    of all ranks, as for any module that sees a part of the tokens. None: the whole sequence.
-    A copy keeps the group; a pickle keeps its name, and finds the group of that name again.
+    With a group, parameters are the same on all ranks, and so must be their gradients: add up
+    those of all ranks, as for any module that computes a part of the tokens. A copy of the module
+    keeps the group; a pickle keeps its name, and finds the group of that name again.
 
-    Put it into the layers before `nn.TransformerEncoder` is built around them: an
-    encoder built first looks for nn.MultiheadAttention's own weights at inference.
+    Args:
+        embed_dim: E, a multiple of num_heads.
+        num_heads: H.
+        segment_lengths: w of each branch, tokens.
+        dilation_rates: r of each branch.
+        num_kv_heads: Hkv, a divisor of H (grouped queries); None for H.
+        bias: whether the projections have one.
+        sub_layer_norm: whether there is a LayerNorm before the output projection.
+        head_offset: as of `dilated_attention`.
+        backend: as of `dilated_attention`, with a group as of `models.ring.ring_attention`.
+        group: a ProcessGroup or 1-D DeviceMesh over whose ranks the sequence is sharded; the
+            module then takes this rank's tokens. None for the whole sequence.
+        order: of the shards, as of `models.ring.shard`; in "contiguous" long segments span the
+            fewest ranks.
+        batch_first: False for (N, B, E) tensors, the default of `nn.MultiheadAttention`.
+        dropout, add_bias_kv, add_zero_attn, kdim, vdim: of `nn.MultiheadAttention`; only the
+            values that change nothing are accepted.
+        device, dtype: of the parameters.
+
+    Raises:
+        ValueError: on bad arguments.
     """
 
-    # Keeps nn.TransformerEncoderLayer off its fused path, which would take this module's weights
-    # and run dense attention with them.
+    # Keeps nn.TransformerEncoderLayer from its fused path, which would run dense attention with
+    # this module's weights.
     _qkv_same_embed_dim = False
 
     def __init__(
         self,
         embed_dim: int,
         num_heads: int,
-        segment_lengths,
-        dilation_rates,
+        segment_lengths: Sequence[int],
+        dilation_rates: Sequence[int],
         *,
         num_kv_heads: int | None = None,
         bias: bool = True,
         sub_layer_norm: bool = True,
         head_offset: str = "modulo",
         backend: str = "auto",
-        group=None,
-        order="contiguous",
+        group: dist.ProcessGroup | DeviceMesh | None = None,
+        order: str | Grid = "contiguous",
         batch_first: bool = True,
         dropout: float = 0.0,
         add_bias_kv: bool = False,
         add_zero_attn: bool = False,
         kdim: int | None = None,
         vdim: int | None = None,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         embed_dim, num_heads = (
@@ -107,7 +121,7 @@ class MultiheadDilatedAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform projections, zero biases, unit LayerNorm."""
+        """Initialise: Xavier-uniform projections, zero biases, unit LayerNorm."""
         for projection in (self.in_proj, self.out_proj):
             nn.init.xavier_uniform_(projection.weight)
             if projection.bias is not None:
@@ -116,15 +130,28 @@ class MultiheadDilatedAttention(nn.Module):
             self.norm.reset_parameters()
 
     @property
-    def in_proj_bias(self):
+    def in_proj_bias(self) -> torch.Tensor | None:
         """The joint bias of the q, k, v projections, as `nn.MultiheadAttention` names it."""
         return getattr(self.in_proj, "bias", None)
 
-    def project(self, query, key=None, value=None):
-        """q (B, N, H, D) and k, v (B, N, Hkv, D) of inputs (B, N, E).
+    def project(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor | None = None,
+        value: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The projections of the inputs.
 
-        Each input goes through `in_proj`, hooks and adapters included, once: of inputs that are
-        not one tensor each is projected three ways and used one.
+        Each input goes through `in_proj`, with its hooks and adapters, once: of inputs that are
+        different tensors, each gets all three projections, of which one is used.
+
+        Args:
+            query: (B, N, E).
+            key: (B, N, E), None for the query.
+            value: (B, N, E), None for the key.
+
+        Returns:
+            q (B, N, H, D) and k, v (B, N, Hkv, D).
         """
         key = query if key is None else key
         value = key if value is None else value
@@ -137,7 +164,14 @@ class MultiheadDilatedAttention(nn.Module):
         return [part.unflatten(-1, (-1, self.head_dim)) for part in parts]
 
     def finish(self, out: torch.Tensor) -> torch.Tensor:
-        """Sub-LayerNorm and output projection of attention outputs (B, N, H, D) -> (B, N, E)."""
+        """Sub-LayerNorm and output projection.
+
+        Args:
+            out: (B, N, H, D), attention outputs.
+
+        Returns:
+            (B, N, E).
+        """
         return self.out_proj(self.norm(out.flatten(2)))
 
     def forward(

@@ -17,8 +17,9 @@ from numbers import Real
 import torch
 
 from models.errors import as_integer, check_qkv, check_same_length
-from models.patterns.block_mask import BlockMask, pointers
+from models.patterns.block_mask import BlockMask
 from models.patterns.block_random import distinct, left_out
+from models.patterns.csr import row_pointers
 
 # Entries (of scores, for `top_k`) worked on at once: temporary tensors stay at a few MB.
 _AT_ONCE = 1 << 18
@@ -151,7 +152,7 @@ def random(
     # Of many, draw those left out: drawing again what was drawn twice stays rare.
     inverted = others > pool - others
     drawn = torch.where(inverted, pool - others, others)
-    row_ptr = pointers(kept[None].expand(heads, -1))
+    row_ptr = row_pointers(kept[None].expand(heads, -1))
     col_idx = torch.empty(row_ptr[-1, -1], dtype=torch.int32, device=device)
     for head in range(heads):
         for rows in _pieces(kept):
@@ -202,7 +203,7 @@ def top_k(q, k, *, sparsity, block_size=64, is_causal=False) -> BlockMask:
         best = best.to(torch.int32).sort(dim=2).values
         lists.append([row[row < blocks] for row in best])
     col_idx = torch.cat([part[head] for head in range(heads) for part in lists])
-    row_ptr = pointers(kept[None].expand(heads, -1)).to(device)
+    row_ptr = row_pointers(kept[None].expand(heads, -1)).to(device)
     return BlockMask(row_ptr, col_idx, block_size)
 
 
@@ -266,7 +267,7 @@ def _build(
     columns: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> BlockMask:
     """The mask whose row `row` holds `columns(row, place)` for `place` from 0 to its count."""
-    ptr = pointers(kept[None])
+    ptr = row_pointers(kept[None])
     lists = torch.empty(heads, int(ptr[0, -1]), dtype=torch.int32, device=device)
     offsets, counts = ptr[0].to(device), kept.to(device)
     for rows in _pieces(kept):
@@ -275,5 +276,5 @@ def _build(
         row = row.repeat_interleave(counts[rows], output_size=stop - first)
         place = torch.arange(first, stop, device=device) - offsets[row]
         lists[:, first:stop] = columns(row, place)
-    row_ptr = pointers(kept[None].expand(heads, -1)).to(device)
+    row_ptr = row_pointers(kept[None].expand(heads, -1)).to(device)
     return BlockMask(row_ptr, lists.flatten(), block_size)

@@ -1,36 +1,40 @@
 """The order of work of `models.block_gather`: query blocks with equally long lists together.
 
 A *tile* is the queries of one query block that read the same keys: of one head or, where all
-heads share the lists, of the heads that share a key head ("stacked"). Tiles done together are
-of several query blocks and one key head or, where few lists are alike, of one query block and
-several key heads, whose keys lie side by side in memory.
+heads share the lists, of the heads that share a key head ("stacked"). A *chunk* is the tiles that
+are computed together: those of several query blocks and one key head or, where few lists have one
+length, those of one query block and several key heads, whose keys lie side by side in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 from models.patterns.block_mask import BlockMask
 
-# Numbers worked on at once: scores, and the keys, queries and outputs that go with them. On a
-# CPU these are to stay in its caches, and to be little beside the output even of a short
-# sequence: a thread's least share, which is up to four times as much where the output is large.
-_SCORES_A_THREAD = 1 << 17
-_SCORES_ELSEWHERE = 1 << 25
+Group = TypeVar("Group")
+
+# Elements computed at once: scores, and the keys, queries and outputs that go with them. On a CPU
+# they should stay in its caches and be few beside the output even of a short sequence: this is
+# the least per thread, and up to four times as many are used where the output is large.
+_SCORES_PER_THREAD = 1 << 17
+_SCORES_ON_DEVICE = 1 << 25
 # Longer rows are cut into pieces, so that no sequence makes a tile's scores larger.
-_SCORES_A_TILE = 1 << 19
+_SCORES_PER_TILE = 1 << 19
 
 
 @dataclass(frozen=True)
 class Piece:
-    """As many consecutive entries, n, of the lists of all rows of a chunk.
+    """The same n consecutive entries of the lists of all rows of a chunk.
 
-    blocks: (rows * n,) int32 numbers of key blocks, but that of a short last block is one less.
-    is_cut: whether the last entries are attended to in part only. ends: the rows whose last
-    entry is the short last block, or None.
+    Attributes:
+        blocks: (rows * n,) int32, key block numbers, one less for a short last block.
+        is_cut: whether the last entries are attended to only in part.
+        ends: the rows whose last entry is the short last block, or None.
     """
 
     blocks: torch.Tensor
@@ -40,11 +44,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tiles done together: of some query blocks ("rows") of one tile head, or of one and several.
+    """Tiles computed together: of some query blocks ("rows"), and of one or all heads of a group.
 
-    head: the tile head in its group, None for all there. count: of rows. rows: the numbers of
-    those that are whole blocks, a slice where they follow each other. has_end: whether the short
-    last block comes after them. pieces: of their lists, in their order.
+    Attributes:
+        head: the tile head in its group, None for all of them.
+        count: number of rows.
+        rows: the numbers of those that are whole blocks, a slice where they are consecutive.
+        has_end: whether the short last block comes after them.
+        pieces: of their lists, in their order.
     """
 
     head: int | None
@@ -55,11 +62,14 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """All chunks; tiles without keys are in none.
 
-    together: key heads in a group. groups: the chunks of each group, of one only where all are
-    alike. in_pieces: whether a chunk has several pieces. has_empty: whether a tile is in no chunk.
+    Attributes:
+        together: key heads per group.
+        groups: the chunks of each group, or one entry where all groups have the same.
+        in_pieces: whether a chunk has several pieces.
+        has_empty: whether a tile is in no chunk.
     """
 
     together: int
@@ -67,11 +77,17 @@ class Plan:
     in_pieces: bool
     has_empty: bool
 
-    def walk(self, groups: list) -> Iterator[tuple[Chunk, object]]:
-        """Each chunk with each of the groups that it is for.
+    def walk(self, groups: list[Group]) -> Iterator[tuple[Chunk, Group]]:
+        """Each chunk with each group that it is for.
 
-        One that is for all groups is done for all in a row: what was made for it, and the places
-        in memory where their tokens lie side by side, are then at hand.
+        A chunk of all groups is done for one group after the other: its indices, and the cache
+        lines in which the groups' tokens lie side by side, are then reused.
+
+        Args:
+            groups: what the caller has of each group of heads.
+
+        Yields:
+            The chunk and the entry of `groups`.
         """
         if len(self.groups) == 1:
             return ((chunk, group) for chunk in self.groups[0] for group in groups)
@@ -79,21 +95,28 @@ class Plan:
         return ((chunk, group) for chunks, group in pairs for chunk in chunks)
 
 
-def plan(mask: BlockMask, q: torch.Tensor, kv_heads: int, is_causal: bool) -> Plan:
-    """How to do `mask`, which holds no block above the diagonal when causal; made once.
+def schedule(mask: BlockMask, q: torch.Tensor, kv_heads: int, is_causal: bool) -> Schedule:
+    """The order of work for a mask; cached with the mask.
 
-    q: (B, N, H, D), of which the shape counts. Kept with the mask, for as long as it lives.
+    Args:
+        mask: with no block above the diagonal when causal.
+        q: (B, N, H, D), of which only the shape is used.
+        kv_heads: Hkv.
+        is_causal: whether the diagonal cuts blocks.
+
+    Returns:
+        The schedule, the same object for the same mask and sizes.
     """
     _, seq_len, heads, dim = q.shape
-    limits = (_SCORES_A_THREAD, _SCORES_A_TILE, torch.get_num_threads())
+    limits = (_SCORES_PER_THREAD, _SCORES_PER_TILE, torch.get_num_threads())
     key = (seq_len, heads, dim, kv_heads, is_causal, limits)
     if key not in mask.plans:
         with torch.inference_mode(False):  # a later call may be one of autograd
-            mask.plans[key] = _plan(mask, seq_len, heads, dim, kv_heads, is_causal)
+            mask.plans[key] = _schedule(mask, seq_len, heads, dim, kv_heads, is_causal)
     return mask.plans[key]
 
 
-def _plan(mask, seq_len, heads, dim, kv_heads, is_causal) -> Plan:
+def _schedule(mask, seq_len, heads, dim, kv_heads, is_causal) -> Schedule:
     per_key_head = heads // kv_heads
     size = _Size(mask, seq_len, heads, dim, per_key_head if mask.heads == 1 else 1, is_causal)
     kinds, starts = _kinds(mask, size), mask.row_ptr[:, :-1].tolist()
@@ -110,43 +133,43 @@ def _plan(mask, seq_len, heads, dim, kv_heads, is_causal) -> Plan:
             groups.append(chunks)
     in_pieces = any(len(chunk.pieces) > 1 for chunks in groups for chunk in chunks)
     rows = [sum(map(len, of_head.values())) for of_head in kinds]
-    return Plan(together, groups, in_pieces, min(rows) < mask.blocks)
+    return Schedule(together, groups, in_pieces, min(rows) < mask.blocks)
 
 
 class _Size:
-    """How much goes together, and where the sequence ends."""
+    """How many tiles fit into a chunk, and where the sequence ends."""
 
     def __init__(self, mask, seq_len, heads, dim, stacked, is_causal):
         self.blocks, self.whole = mask.blocks, seq_len // mask.block_size
         self.is_causal, self.is_ragged = is_causal, self.whole < mask.blocks
         rows = stacked * mask.block_size
-        # The numbers that a tile needs by itself (queries, outputs) and for each key block.
-        self.a_tile, self.a_block = 2 * rows * dim, (rows + dim) * mask.block_size
-        self.longest_piece = max(1, _SCORES_A_TILE // (rows * mask.block_size))
-        self.least, self.at_once = 1, _SCORES_ELSEWHERE
+        # Elements per tile (queries, outputs), and per tile and key block.
+        self.per_tile, self.per_block = 2 * rows * dim, (rows + dim) * mask.block_size
+        self.longest_piece = max(1, _SCORES_PER_TILE // (rows * mask.block_size))
+        self.least, self.at_once = 1, _SCORES_ON_DEVICE
         if mask.device.type == "cpu":
             self.least = torch.get_num_threads()
-            share = _SCORES_A_THREAD * self.least
-            wanted = _SCORES_A_THREAD // 2 + seq_len * heads * dim // 6
-            self.at_once = max(share // 2, min(8 * share, wanted))
+            share = _SCORES_PER_THREAD * self.least
+            by_output = _SCORES_PER_THREAD // 2 + seq_len * heads * dim // 6
+            self.at_once = max(share // 2, min(8 * share, by_output))
 
     def tiles_at_once(self, length: float) -> int:
-        numbers = min(length, self.longest_piece) * self.a_block + self.a_tile
-        # As many for each thread.
-        return max(1, int(self.at_once / numbers) // self.least) * self.least
+        elements = min(length, self.longest_piece) * self.per_block + self.per_tile
+        # A multiple of the threads, which share them evenly.
+        return max(1, int(self.at_once / elements) // self.least) * self.least
 
 
 def _kinds(mask, size) -> list[dict[tuple[int, bool], list[int]]]:
-    """For each list, rows by (length, whether the last block is attended to in part only).
+    """For each list, the rows that are not empty, by (length, whether the last block is cut).
 
-    The empty ones are left out. In plain Python: each PyTorch op that a process has not called
-    before maps more of the library into memory, which is not little beside a short sequence.
+    In plain Python: each PyTorch op that a process has not called before maps more of the library
+    into memory, which shows in the peak memory of a short sequence.
     """
     found = []
     for ptr, ends in zip(mask.row_ptr.tolist(), mask.last_blocks().tolist(), strict=True):
         kinds: dict[tuple[int, bool], list[int]] = {}
         for row, end in enumerate(ends):
-            # The diagonal, past which nothing reaches, or the short last block.
+            # The diagonal, where each row ends when causal, or the short last block.
             is_cut = end == row if size.is_causal else size.is_ragged and end == size.blocks - 1
             if end >= 0:
                 kinds.setdefault((ptr[row + 1] - ptr[row], is_cut), []).append(row)
@@ -155,7 +178,7 @@ def _kinds(mask, size) -> list[dict[tuple[int, bool], list[int]]]:
 
 
 def _together(kinds, size, kv_heads) -> int:
-    """Key heads done together: several where few rows are alike."""
+    """Key heads per chunk: several where few rows have one length."""
     rows = sum(map(len, kinds.values()))
     if rows == 0:
         return 1
