@@ -28,6 +28,9 @@ def float_dtype(name: str, array: ArrayLike) -> torch.dtype:
         name: of the argument, for the message.
         array: of any kind.
 
+    Returns:
+        torch.float64, float32, float16 or bfloat16.
+
     Raises:
         ValueError: unless it is float64, float32 or float16, or a tensor's bfloat16.
     """

@@ -26,6 +26,9 @@ def backward_needs_lse(q: torch.Tensor, k: torch.Tensor, mask: BlockMask, is_cau
         k: (B, N, Hkv, D).
         mask: of blocks.
         is_causal: whether the diagonal cuts blocks.
+
+    Returns:
+        False where the LSE may be None.
     """
     mask = mask.causal() if is_causal else mask
     return q.shape[0] > 0 and schedule(mask, q, k.shape[2], is_causal).in_pieces

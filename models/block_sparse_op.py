@@ -129,6 +129,9 @@ def needs_lse(
         mask: of blocks.
         is_causal: whether the diagonal cuts blocks.
         backend: "sdpa" or "triton", whose forward always returns it.
+
+    Returns:
+        False where the forward pass may omit it.
     """
     if backend == "triton" or not torch.is_grad_enabled():
         return False

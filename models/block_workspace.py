@@ -62,7 +62,14 @@ class Workspace:
         self.cut = token > last
 
     def schedule(self, mask: BlockMask) -> Schedule:
-        """The order of work for `mask`, which is the call's or has fewer of its blocks."""
+        """The order of work.
+
+        Args:
+            mask: that of the call, or one with fewer of its blocks.
+
+        Returns:
+            As `models.block_schedule.schedule`.
+        """
         return schedule(mask, self.q, self.kv_heads, self.is_causal)
 
     def places(self, b: int, order: Schedule) -> Iterator[tuple[tuple, tuple]]:
@@ -87,6 +94,9 @@ class Workspace:
             name: which buffer.
             shape: of the result.
             dtype: of the buffer, always the same for a name; None for the accumulator's.
+
+        Returns:
+            A tensor of this shape, contiguous.
         """
         if (name, shape) not in self.views:
             size = math.prod(shape)
@@ -132,6 +142,9 @@ class Workspace:
 
         Args:
             x: (N, heads, D).
+
+        Returns:
+            Views of x.
         """
         step, rest = divmod(x.stride(0), x.shape[2])
         is_strided = x.shape[1] == 1 and x.stride(2) == 1 and step > 1 and rest == 0

@@ -82,6 +82,9 @@ def resolve_scale(scale: float | None, head_dim: int) -> float:
         scale: None for 1/sqrt(head_dim).
         head_dim: D.
 
+    Returns:
+        The factor.
+
     Raises:
         ValueError: where it is no positive number below 1e30.
     """
@@ -99,6 +102,9 @@ def as_number(name: str, value: object, below: float, expected: str) -> float:
         below: the bound.
         expected: what is expected, for the message.
 
+    Returns:
+        The number.
+
     Raises:
         ValueError: unless 0 < value < below.
     """
@@ -114,6 +120,9 @@ def as_integer(name: str, value: object, *, least: int = 1) -> int:
         name: of the argument, for the message.
         value: any kind of integer, NumPy's too, but no bool.
         least: the bound.
+
+    Returns:
+        The integer.
 
     Raises:
         ValueError: unless value >= least.

@@ -91,6 +91,9 @@ def flex_mask(
         seq_len: tokens.
         block_size: tokens per block.
         is_causal: whether partial blocks are cut at the diagonal.
+
+    Returns:
+        A mask for `flex_attention`, in the memory of the lists.
     """
     from torch.nn.attention.flex_attention import BlockMask, noop_mask
 

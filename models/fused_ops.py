@@ -14,9 +14,11 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from models.errors import UnsupportedBackend
 
+Bias = Tensor | None
 _aten = torch.ops.aten
 
 
@@ -25,24 +27,21 @@ class FusedOp:
 
     name: ClassVar[str]
 
-    def state(self, q: torch.Tensor, k: torch.Tensor) -> tuple[Any, ...]:
+    def state(self, q: Tensor, k: Tensor) -> tuple[Any, ...]:
         """What `backward` needs besides tensors of the forward pass.
 
         Args:
             q: (B, H, N, D).
             k: (B, Hkv, M, D).
+
+        Returns:
+            What the op's backward takes: lengths, seeds.
         """
         raise NotImplementedError
 
     def forward(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        is_causal: bool,
-        scale: float,
-        bias: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, q: Tensor, k: Tensor, v: Tensor, is_causal: bool, scale: float, bias: Bias = None
+    ) -> tuple[Tensor, Tensor]:
         """Attention.
 
         Args:
@@ -62,17 +61,9 @@ class FusedOp:
         raise NotImplementedError
 
     def backward(
-        self,
-        grad_out: torch.Tensor,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        out: torch.Tensor,
-        lse: torch.Tensor,
-        is_causal: bool,
-        scale: float,
-        bias: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, ...]:
+        self, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+        is_causal: bool, scale: float, bias: Bias = None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         """Gradients for these keys, with P = exp(S - lse) and D = rowsum(grad_out * out).
 
         Args:
@@ -99,15 +90,20 @@ class CpuFlash(FusedOp):
 
     name = "cpu-flash"
 
-    def state(self, q, k):
+    def state(self, q: Tensor, k: Tensor) -> tuple[Any, ...]:
         return ()
 
-    def forward(self, q, k, v, is_causal, scale, bias=None):
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, is_causal: bool, scale: float, bias: Bias = None
+    ) -> tuple[Tensor, Tensor]:
         return _aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, is_causal, attn_mask=bias, scale=scale
         )
 
-    def backward(self, grad_out, q, k, v, out, lse, is_causal, scale, bias=None):
+    def backward(
+        self, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+        is_causal: bool, scale: float, bias: Bias = None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         return _aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad_out, q, k, v, out, lse, 0.0, is_causal, attn_mask=bias, scale=scale
         )
@@ -120,18 +116,23 @@ class CudaFlash(FusedOp):
     name = "cuda-flash"
     max_head_dim = 256
 
-    def state(self, q, k):
+    def state(self, q: Tensor, k: Tensor) -> tuple[Any, ...]:
         one = _tokens(q, 1)
         _, _, cum_q, cum_k, _, _, seed, offset, _ = _aten._scaled_dot_product_flash_attention(
             one, one, one, 0.0, False, scale=1.0
         )
         return cum_q, cum_k, q.shape[2], k.shape[2], seed, offset
 
-    def forward(self, q, k, v, is_causal, scale, bias=None):
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, is_causal: bool, scale: float, bias: Bias = None
+    ) -> tuple[Tensor, Tensor]:
         _refuse_bias(self, bias)
         return _aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal, scale=scale)[:2]
 
-    def backward(self, grad_out, q, k, v, out, lse, is_causal, scale, bias=None):
+    def backward(
+        self, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+        is_causal: bool, scale: float, bias: Bias = None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         _refuse_bias(self, bias)
         cum_q, cum_k, max_q, max_k, seed, offset = self.state(q, k)
         return _aten._scaled_dot_product_flash_attention_backward(
@@ -146,20 +147,25 @@ class CudaEfficient(FusedOp):
 
     name = "cuda-efficient"
 
-    def state(self, q, k):
+    def state(self, q: Tensor, k: Tensor) -> tuple[Any, ...]:
         one = _tokens(q, 1)
         return _aten._scaled_dot_product_efficient_attention(
             one, one, one, None, True, 0.0, False, scale=1.0
         )[2:]
 
-    def forward(self, q, k, v, is_causal, scale, bias=None):
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, is_causal: bool, scale: float, bias: Bias = None
+    ) -> tuple[Tensor, Tensor]:
         out, lse, _, _ = _aten._scaled_dot_product_efficient_attention(
             q, k, v, _rows_of(bias, q), True, 0.0, is_causal, scale=scale
         )
         # The op pads the LSE to a multiple of 32 rows.
         return out, lse[..., : q.shape[2]]
 
-    def backward(self, grad_out, q, k, v, out, lse, is_causal, scale, bias=None):
+    def backward(
+        self, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+        is_causal: bool, scale: float, bias: Bias = None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         seed, offset = self.state(q, k)
         # The kernel gets no row stride of these two: it assumes that they are contiguous.
         out = out.transpose(1, 2).contiguous().transpose(1, 2)
@@ -180,7 +186,7 @@ class CudaCudnn(FusedOp):
 
     name = "cuda-cudnn"
 
-    def state(self, q, k):
+    def state(self, q: Tensor, k: Tensor) -> tuple[Any, ...]:
         two = _tokens(q, 2)
         _, lse, cum_q, cum_k, _, _, seed, offset, _ = _aten._scaled_dot_product_cudnn_attention(
             two, two, two, None, True, 0.0, False, scale=1.0
@@ -189,7 +195,9 @@ class CudaCudnn(FusedOp):
         lse_shape = (*q.shape[:3], *lse.shape[3:])
         return cum_q, cum_k, q.shape[2], k.shape[2], seed, offset, lse_shape
 
-    def forward(self, q, k, v, is_causal, scale, bias=None):
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, is_causal: bool, scale: float, bias: Bias = None
+    ) -> tuple[Tensor, Tensor]:
         _refuse_bias(self, bias)
         if k.shape[2] == 1:
             raise UnsupportedBackend("sdpa-cudnn: a segment keeps one key, cuDNN takes two or more")
@@ -198,7 +206,10 @@ class CudaCudnn(FusedOp):
         )[:2]
         return out, lse.reshape(q.shape[:3])
 
-    def backward(self, grad_out, q, k, v, out, lse, is_causal, scale, bias=None):
+    def backward(
+        self, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+        is_causal: bool, scale: float, bias: Bias = None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         _refuse_bias(self, bias)
         # The forward pass accepted q: only columns added for the LSE's gradient can be too many.
         if reason := why_not_cudnn(q.transpose(1, 2)):
@@ -213,7 +224,7 @@ class CudaCudnn(FusedOp):
         )  # fmt: skip
 
 
-def _tokens(q: torch.Tensor, n: int) -> torch.Tensor:
+def _tokens(q: Tensor, n: int) -> Tensor:
     """(1, 1, n, D) on which a CUDA op's forward is run for the seeds that its backward takes.
 
     Without dropout they are never read. A custom op cannot keep them from its forward pass, as
@@ -227,7 +238,7 @@ def _refuse_bias(op, bias) -> None:
         raise UnsupportedBackend(f"{op.name}: takes no key mask")
 
 
-def _rows_of(bias: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor | None:
+def _rows_of(bias: Tensor | None, q: Tensor) -> Tensor | None:
     """`bias` (B, 1, 1, n_keys) for all rows, (B, H, N, n_keys), each row aligned to 16 bytes."""
     if bias is None:
         return None
@@ -239,7 +250,7 @@ def _rows_of(bias: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor | None:
 OPS = {op.name: op for op in (CpuFlash(), CudaFlash(), CudaEfficient(), CudaCudnn())}
 
 
-def why_not_cudnn(q: torch.Tensor) -> str | None:
+def why_not_cudnn(q: Tensor) -> str | None:
     """Why `CudaCudnn` cannot compute this.
 
     Args:
@@ -258,14 +269,21 @@ def why_not_cudnn(q: torch.Tensor) -> str | None:
     return f"PyTorch declines {q.dtype}, head_dim {head_dim}"
 
 
-def head_dim_multiple(q: torch.Tensor) -> int:
-    """What the head dimension must be a multiple of for the op that `fused_op` picks for q."""
+def head_dim_multiple(q: Tensor) -> int:
+    """The alignment of the head dimension.
+
+    Args:
+        q: (B, N, H, D), of which device and dtype count.
+
+    Returns:
+        What D must be a multiple of for the op of `fused_op`.
+    """
     if q.device.type == "cpu":
         return 1
     return 4 if q.dtype == torch.float32 else 8
 
 
-def as_operand(x: torch.Tensor) -> torch.Tensor:
+def as_operand(x: Tensor) -> Tensor:
     """A tensor that the ops can read: they need a contiguous last dimension, and the CUDA kernels
     rows aligned to 16 bytes.
 
@@ -285,12 +303,15 @@ def as_operand(x: torch.Tensor) -> torch.Tensor:
     return x if ready else x.clone(memory_format=torch.contiguous_format)
 
 
-def fused_op(q: torch.Tensor, *, is_masked: bool = False) -> CpuFlash | CudaFlash | CudaEfficient:
+def fused_op(q: Tensor, *, is_masked: bool = False) -> CpuFlash | CudaFlash | CudaEfficient:
     """The fused op for q.
 
     Args:
         q: (B, N, H, D), of which device, dtype and D count.
         is_masked: whether keys are masked.
+
+    Returns:
+        One of OPS, which computes the LSE too.
 
     Raises:
         UnsupportedBackend: where PyTorch has none.

@@ -186,17 +186,28 @@ class MultiheadDilatedAttention(nn.Module):
         is_causal: bool = False,
         document_ids: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, None]:
-        """Self-attention over (B, N, E) tensors; returns (out (B, N, E), None).
+        """Self-attention, with the arguments of `nn.MultiheadAttention.forward`.
 
-        (N, B, E) where not batch_first; masks are (B, N) either way. With a group these are this
-        rank's tokens, and causality is by position in the whole.
+        With a group the tokens are this rank's, and causality is by position in the whole.
 
-        key_padding_mask: (B, N) bool, True where a key is not attended to, or float
-        with 0 and -inf for the same. document_ids: as in `dilated_attention`, without a group.
-        average_attn_weights: of no effect, as there are no weights: the N x N ones are never
-        formed. ValueError for need_weights=True, and for any attn_mask but the causal one that
-        `nn.TransformerEncoderLayer` passes along with is_causal=True. (Compiled, a mask that is
-        not as it should be is a RuntimeError, when it is looked at.)
+        Args:
+            query, key, value: (B, N, E), or (N, B, E) where not batch_first.
+            key_padding_mask: (B, N) bool, True where a key is not attended to, or float with -inf
+                there and 0 elsewhere.
+            need_weights: must be False: the N x N weights are never formed.
+            attn_mask: None, or the causal mask that `nn.TransformerEncoderLayer` passes together
+                with is_causal=True, (N, N) bool or float.
+            average_attn_weights: without effect, as there are no weights.
+            is_causal: whether a query attends to keys up to itself only.
+            document_ids: (B, N) integers, as of `dilated_attention`; not with a group.
+
+        Returns:
+            out, in query's shape, and None.
+
+        Raises:
+            ValueError: on bad arguments.
+            RuntimeError: inside torch.compile, for a mask with other values, when it runs.
+            UnsupportedBackend: where the backend cannot compute this.
         """
         for name, x in (("query", query), ("key", key), ("value", value)):
             got = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
@@ -222,7 +233,7 @@ class MultiheadDilatedAttention(nn.Module):
             key_padding_mask = _as_bool_mask(key_padding_mask)
         if key_padding_mask is not None:
             check_padding_mask(key_padding_mask, query)
-            # In padding NaN would reach the gradients of the projections: 0 x NaN.
+            # NaN in padding would reach the gradients of the projections: 0 x NaN.
             padded = key_padding_mask[..., None]
             query, key, value = _each(
                 lambda x: x.masked_fill(padded & ~x.isfinite(), 0.0), query, key, value
@@ -260,7 +271,7 @@ class MultiheadDilatedAttention(nn.Module):
         return dilated_attention(*qkv, *lists, **options)
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):
-        """Take `nn.MultiheadAttention`'s names too; it has no LayerNorm to load."""
+        """Accept `nn.MultiheadAttention`'s names too; it has no LayerNorm to load."""
         is_theirs = f"{prefix}in_proj_weight" in state_dict
         for name in ("weight", "bias"):
             if f"{prefix}in_proj_{name}" in state_dict:
@@ -294,7 +305,7 @@ _WHY_REFUSED = {
 
 
 def _group_named(name: str) -> dist.ProcessGroup | str:
-    """The process group of that name; the name where this process has none such."""
+    """The process group of that name; the name itself where this process has no such group."""
     try:
         return process_group(name)
     except (LookupError, RuntimeError, ValueError):
@@ -302,7 +313,7 @@ def _group_named(name: str) -> dist.ProcessGroup | str:
 
 
 def _each(function, query, key, value) -> tuple:
-    """`function` of each input, done once for inputs that are one tensor."""
+    """`function` of each input, called once for inputs that are one tensor."""
     of_query = function(query)
     of_key = of_query if key is query else function(key)
     if value is query or value is key:
@@ -319,7 +330,7 @@ def _as_bool_mask(mask: torch.Tensor) -> torch.Tensor:
 
 
 def _require(holds: torch.Tensor, message: str, details: str = "") -> None:
-    """ValueError unless the bool tensor holds; compiled code looks at it as it runs.
+    """ValueError unless the bool tensor is True; compiled code checks it when it runs.
 
     message: a constant, as compiled code needs; details: the message otherwise.
     """

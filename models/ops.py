@@ -46,7 +46,14 @@ def empty_results(q: torch.Tensor, *_: object) -> tuple[torch.Tensor, torch.Tens
 
 
 def packed_like(x: torch.Tensor) -> torch.Tensor:
-    """Uninitialised, of x's shape, dtype and device, contiguous whatever x's strides are."""
+    """Uninitialised memory.
+
+    Args:
+        x: of any strides.
+
+    Returns:
+        Contiguous, of x's shape, dtype and device.
+    """
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
@@ -127,7 +134,14 @@ def under_autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
-    """A context in which autocast is off for `device`."""
+    """Switch autocast off.
+
+    Args:
+        device: for whose kind.
+
+    Returns:
+        A context manager.
+    """
     is_known = torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type if is_known else "cpu", enabled=False)
 

@@ -88,6 +88,9 @@ class BlockMask:
             dense: (1 or H, M, M) bool, [head, query block, key block].
             block_size: tokens per block.
 
+        Returns:
+            The mask, on `dense`'s device.
+
         Raises:
             ValueError: where `dense` is no such tensor or `block_size` no integer >= 1.
         """
@@ -121,7 +124,14 @@ class BlockMask:
         return self.row_ptr.device
 
     def to(self, device: torch.device | str) -> BlockMask:
-        """The same mask on `device`; itself where it is there already."""
+        """The same mask on another device.
+
+        Args:
+            device: which.
+
+        Returns:
+            The mask itself where it is there already.
+        """
         if torch.device(device) == self.device:
             return self
         return BlockMask(self.row_ptr.to(device), self.col_idx.to(device), self.block_size)
@@ -163,6 +173,9 @@ class BlockMask:
             seq_len: tokens.
             heads: query heads.
             is_causal: count only pairs up to the diagonal.
+
+        Returns:
+            Their number.
 
         Raises:
             ValueError: as of `check_fits`.
@@ -224,7 +237,14 @@ class BlockMask:
         return {}
 
     def only(self, kept: torch.Tensor) -> BlockMask:
-        """The mask of those entries for which `kept`, (nnz,) bool, is True."""
+        """The mask with some of its entries.
+
+        Args:
+            kept: (nnz,) bool, True for those.
+
+        Returns:
+            A new mask, whose lists are not checked.
+        """
         # Rows are sorted, and stay so; `before` counts kept entries.
         before = torch.nn.functional.pad(kept.cumsum(0), (1, 0))
         return BlockMask.of(before[self.row_ptr], self.col_idx[kept], self.block_size)
@@ -270,6 +290,9 @@ class BlockMask:
             factor: small blocks per block, a divisor of block_size.
             seq_len: tokens that the mask covers.
 
+        Returns:
+            A mask of blocks of block_size / factor tokens.
+
         Raises:
             ValueError: where `factor` does not divide, or as of `check_fits`.
         """
@@ -290,6 +313,9 @@ class BlockMask:
         Args:
             other: a mask of as many blocks, of the same size, on the same device.
 
+        Returns:
+            A new mask, with lists per head where either has them.
+
         Raises:
             ValueError: where `other` is no such mask, or lists of both are of other heads.
         """
@@ -300,6 +326,9 @@ class BlockMask:
 
         Args:
             other: as of `union`.
+
+        Returns:
+            As `union`.
 
         Raises:
             ValueError: as of `union`.
@@ -344,6 +373,9 @@ class BlockMask:
             seq_len: tokens that the mask covers.
             is_causal: cut at the diagonal.
 
+        Returns:
+            In the memory of `padded_lists`.
+
         Raises:
             ValueError: as of `check_fits`.
         """
@@ -354,7 +386,12 @@ class BlockMask:
         return self.plans[key]
 
     def draw(self, ax: Axes, head: int = 0) -> None:
-        """Draw the mask of `head` into matplotlib axes, by density where M is large."""
+        """Draw the mask, by density where M is large.
+
+        Args:
+            ax: matplotlib axes.
+            head: whose lists.
+        """
         block_picture.draw(self._head_pointers(head), self.col_idx, ax)
 
     def _head_pointers(self, head: int) -> torch.Tensor:

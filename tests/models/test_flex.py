@@ -163,7 +163,7 @@ def test_block_sparse_on_the_cpu_and_no_more_kernels_than_allowed(monkeypatch):
         out, lse = flex.block_sparse(q, k, v, mask, is_causal, 0.3, False)
         assert lse is None
         assert check(out, q, k, v, **options) >= 2 * 6 * block_size
-    monkeypatch.setattr(flex, "_KERNELS_A_PROCESS", 1)
+    monkeypatch.setattr(flex, "_KERNELS_PER_PROCESS", 1)
     q, k, v, *_ = Problem(1, 40, 2, 2, 16).tensors(torch.float32)
     with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
         flex.dense(q, k, v, True, 0.25, False)
