@@ -1,4 +1,4 @@
-"""Arrays of any kind: tensors, NumPy's, and what is sliced as these are (h5py, zarr)."""
+"""Arrays of any kind: tensors, NumPy's, and others that are sliced like them (h5py, zarr)."""
 
 from __future__ import annotations
 

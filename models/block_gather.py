@@ -1,8 +1,8 @@
 """Block-sparse attention by gathered key blocks: plain PyTorch, any device, any float dtype.
 
 The key blocks of some query blocks are copied side by side, and each row is one softmax over
-them; query blocks with equally long lists go together (`models.block_schedule`). All is done in
-the same small memory, half types in float32. The two passes are plain functions.
+them; query blocks with equally long lists are computed together (`models.block_schedule`), always
+in the same small memory, half types in float32. The two passes are plain functions.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def forward(
         scale: factor on q.k.
         key_padding_mask: (B, N) bool, True where a key is not attended to, or None; k and v are
             finite there.
-        document_ids: (B, N) integers, or None; a token attends to those of its own document. With
-            them all tensors are finite.
+        document_ids: (B, N) integers, or None; a token attends to those of its own document. All
+            tensors are finite then (else `models.nonfinite_documents`).
         return_lse: whether the LSE is needed.
 
     Returns:
@@ -247,6 +247,6 @@ def _add_gradients(work, masked, chunk, rows, all_keys, all_values, dk, dv, scal
 
 
 def _clear(empty, *tensors) -> None:
-    """Zero what rows without keys hold: a weight of 0 times inf or NaN would be NaN."""
+    """Zero the rows without keys: a weight of 0 times inf or NaN would be NaN."""
     for x in tensors:
         x.masked_fill_(empty if x.dim() == 2 else empty[..., None], 0.0)

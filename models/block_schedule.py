@@ -19,8 +19,9 @@ from models.patterns.block_mask import BlockMask
 Group = TypeVar("Group")
 
 # Elements computed at once: scores, and the keys, queries and outputs that go with them. On a CPU
-# they should stay in its caches and be few beside the output even of a short sequence: this is
-# the least per thread, and up to four times as many are used where the output is large.
+# they should stay in its caches, and take little memory next to the output even of a short
+# sequence: this is the least per thread, and up to four times as many are used where the
+# output is large.
 _SCORES_PER_THREAD = 1 << 17
 _SCORES_ON_DEVICE = 1 << 25
 # Longer rows are cut into pieces, so that no sequence makes a tile's scores larger.

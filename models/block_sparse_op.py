@@ -82,7 +82,7 @@ def _backward(
 
     ids = _as_int64(document_ids)
     if ids is not None and grad_lse is not None and lse is not None:
-        # The LSE of rows without keys is a constant: what its cotangent holds, NaN too, is unused.
+        # The LSE of rows without keys is constant: its cotangent, even NaN, has no effect.
         grad_lse = grad_lse.masked_fill(lse.isneginf(), 0.0)
     tensors = (grad_out, grad_lse, q, k, v, out, lse, key_padding_mask, ids)
     if ids is None or nonfinite_documents.all_finite(grad_out, grad_lse, q, k, v, out):
@@ -91,7 +91,7 @@ def _backward(
 
 
 def _as_int64(document_ids: torch.Tensor | None) -> torch.Tensor | None:
-    """PyTorch compares and sorts not all integer dtypes."""
+    """As int64: PyTorch does not compare and sort all integer dtypes."""
     return None if document_ids is None else document_ids.long()
 
 

@@ -265,7 +265,7 @@ class Workspace:
         """
         count, size = len(piece.blocks), self.block_size
         index = self.buffer("index", count, size, dtype=torch.int32)
-        # Values mostly have the layout of keys: the index is reused.
+        # Values mostly have the same layout as keys: the index is reused.
         if self.indexed[0] is not piece or self.indexed[1] != step:
             if step not in self.token_offsets:
                 token = torch.arange(size, dtype=torch.int32, device=self.device)

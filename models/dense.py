@@ -24,8 +24,8 @@ _SDPA = {
 }
 # "auto" takes the first that can: fastest first as published for Hopper and Ampere
 # (FlashAttention repository, benchmarks of 2026-08); "eager" is never the fastest.
-# "flex" is published beside "flash-attn-2" (391 to 376 TFLOP/s forward, 289 to 335 backward on an
-# H100: MagiAttention repository, 2026-05), but compiles for seconds at every new shape.
+# "flex" was published together with "flash-attn-2" (391 to 376 TFLOP/s forward, 289 to 335 backward
+# on an H100: MagiAttention repository, 2026-05), but compiles for seconds at every new shape.
 _BY_SPEED = ("flash-attn-4", "sdpa-cudnn", "flash-attn-2", "sdpa-flash", "sdpa-efficient")
 BACKENDS = ("auto", *_BY_SPEED, "flex", "sdpa-math", "eager")
 
@@ -164,7 +164,7 @@ def _why_not(backend, q, k, is_causal, return_lse, is_masked) -> str | None:
 
 
 def _why_pytorch_declines(backend, device, dtype, head_dim, is_causal, grouped) -> str | None:
-    """Why a fused op of PyTorch's does not take tensors such as these, or None if it does."""
+    """Why a fused op of PyTorch's does not take such tensors, or None if it does."""
     q, k = (
         torch.empty(1, heads, 128, head_dim, dtype=dtype, device=device)
         for heads in (2, 1 if grouped else 2)

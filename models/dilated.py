@@ -40,7 +40,7 @@ def dilated_attention(
     key_padding_mask: torch.Tensor | None = None,
     document_ids: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """Dilated self-attention, exactly `softmax(S + log C) V` over the multiset of kept keys.
+    """Dilated self-attention, exactly `softmax(S + log C) V`.
 
     C counts the branches in which a query attends to a key (LongNet, arXiv 2307.02486, sections
     2.2-2.3). Gradients are exact, through the mixing weights and the LSE.
@@ -233,7 +233,7 @@ def _gather(pattern, is_causal, scale, q, k, v, key_padding_mask):
 def _gather_branches(pattern, is_causal, scale, q, k, v, key_padding_mask):
     batch, n, heads, _ = q.shape
     dtype, accumulator = q.dtype, torch.promote_types(q.dtype, torch.float32)
-    # In float32 at least: scores rounded to half would cost twice flash's error.
+    # In float32 at least: scores rounded to half precision would double flash's error.
     q, k, v = (x.to(accumulator) for x in (q, k, v))
     k, v = (x.repeat_interleave(heads // x.shape[2], dim=2) for x in (k, v))
     outs, lses = [], []

@@ -1,6 +1,6 @@
 """`long_context::dilated`: dilated attention by any backend but "gather", as one op.
 
-Dense attention is the branch (N, 1). Documents are computed one by one inside. What a backend does
+Dense attention is the branch (N, 1). Documents are separated inside. What a backend does
 is in PASSES, to which `models.dilated` adds our kernels, so that dense attention does not depend
 on them.
 """

@@ -36,7 +36,7 @@ def check_document_ids(document_ids: torch.Tensor, q: torch.Tensor) -> None:
 
 @dataclass(frozen=True)
 class Documents:
-    """Documents of about one length, as a batch of sequences that end in padding.
+    """Documents of similar length, as a batch of sequences that end in padding.
 
     Attributes:
         tokens: (documents, L) int64, places in (B * N); 0 past a document's end.
@@ -78,7 +78,7 @@ class Documents:
 def batches(
     document_ids: torch.Tensor, key_padding_mask: torch.Tensor | None = None
 ) -> Iterator[Documents]:
-    """All documents, those of about one length together: at most an eighth of a batch is padding.
+    """All documents, those of similar length together: at most an eighth of a batch is padding.
 
     Args:
         document_ids: (B, N) integers; a document is all tokens of one id, in their order.

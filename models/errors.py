@@ -16,7 +16,7 @@ class UnsupportedBackend(RuntimeError):
 
 
 class RingError(RuntimeError):
-    """A rank of a ring did not answer or went away; the message says which, and where."""
+    """A rank of a ring did not answer or ended; the message says which, and where."""
 
 
 def check_qkv(

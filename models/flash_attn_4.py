@@ -82,7 +82,7 @@ def block_sparse(
         )
         for lists in mask.padded_lists(q.shape[1], is_causal)
     )
-    # `causal` cuts at the diagonal in every block, full ones too, which it leaves whole.
+    # `causal` masks above the diagonal in every block; in full blocks nothing is above it.
     out, lse = flash_attn_func(
         q, k, v, softmax_scale=scale, causal=is_causal, return_lse=return_lse,
         block_sparse_tensors=by_query, block_sparse_tensors_bwd=by_key,
@@ -109,7 +109,7 @@ def why_not(q: torch.Tensor) -> str | None:
     if major < 9:
         return "needs compute capability 9.0 or later"
     widest = 256 if major == 9 else 128
-    # Blackwell has one more kernel, for 256 alone.
+    # Blackwell has another kernel for exactly 256.
     fits = head_dim <= widest or (head_dim == 256 and major in (10, 11))
     if not fits or head_dim % 8:
         return f"head_dim={head_dim}: takes multiples of 8 up to {widest}"

@@ -63,7 +63,7 @@ def dense(
     Raises:
         UnsupportedBackend: where `why_not` has a reason.
     """
-    # Without a mask PyTorch takes one block, which on the CPU would hold the N x N scores.
+    # Without a mask PyTorch uses one block, which on the CPU would hold the N x N scores.
     needs_mask = is_causal or q.device.type == "cpu"
     mask = _dense_mask(q.shape[1], is_causal, q.device) if needs_mask else None
     return _attend(q, k, v, mask, {}, scale, return_lse)
@@ -159,7 +159,7 @@ def _attend(q, k, v, mask, tiles, scale, return_lse):
             block_mask=mask,
             scale=scale,
             enable_gqa=q.shape[2] != k.shape[2],
-            # Unnamed, a sequence below 128 would run another kernel, with tiles of its own.
+            # Without it, a sequence below 128 would run another kernel, with other tiles.
             kernel_options={"BACKEND": "TRITON"} | tiles,
             return_aux=AuxRequest(lse=True) if return_lse else None,
         )
@@ -177,7 +177,7 @@ def _compiled() -> Callable:
 
 
 def _tiles(q, block_size: int) -> dict[str, int]:
-    """Triton tiles for blocks below 128: `_TILES`, cut to the block. PyTorch's own fill 128."""
+    """Triton tiles for blocks below 128: `_TILES`, cut to the block. PyTorch's need 128."""
     if block_size >= 128:
         return {}
     head_dim = min(size for _, size in _TILES if q.shape[3] <= size)

@@ -84,8 +84,8 @@ class FusedOp:
 class CpuFlash(FusedOp):
     """FlashAttention on the CPU: float64, float32, bfloat16, float16; any head size.
 
-    When causal it computes blocks of 512 keys whole: up to 512 tokens, every pair. Segments of
-    2048 tokens cut into parts that were joined by their LSE took longer (models/kernels/NOTES.md).
+    When causal it computes all pairs of each block of 512 keys: up to 512 tokens, all N^2. Cutting
+    segments of 2048 tokens into parts joined by LSE took longer (models/kernels/NOTES.md).
     """
 
     name = "cpu-flash"

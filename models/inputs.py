@@ -1,4 +1,4 @@
-"""What every attention function does with its arguments before any work."""
+"""What every attention function does with its arguments first."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def prepared(
         may_lack_tokens: allow N = 0.
 
     Returns:
-        q, k, v in autocast's dtype where that is on, with nothing in padding that could do harm
-        (`models.padding.without_padding`), and the scale.
+        q, k, v in autocast's dtype where that is on, cleared by `models.padding.without_padding`,
+        and the scale.
 
     Raises:
         ValueError: on bad arguments.

@@ -45,7 +45,7 @@ def merge_into(
     """
     limits = torch.finfo(lse.dtype)
     if out.device.type != "cpu":
-        # The two weights exp(LSE_i - LSE) add up to one: that of the part is a sigmoid.
+        # The two weights exp(LSE_i - LSE) add up to one, so that of the part is a sigmoid.
         weight = torch.sigmoid(part_lse - lse.clamp(min=limits.min))
         out.lerp_(part_out.to(out.dtype), weight[..., None])
         lse.copy_(torch.logaddexp(lse, part_lse))

@@ -142,8 +142,8 @@ class MultiheadDilatedAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The projections of the inputs.
 
-        Each input goes through `in_proj`, with its hooks and adapters, once: of inputs that are
-        different tensors, each gets all three projections, of which one is used.
+        Each input goes through `in_proj`, with its hooks and adapters, once. Where query, key and
+        value differ, each gets all three projections, of which one is used.
 
         Args:
             query: (B, N, E).

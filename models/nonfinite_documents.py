@@ -111,7 +111,7 @@ def _only(own, x, elsewhere=0.0, *, tokens=1):
 
 
 def _joined(own, part, whole, *, tokens=1):
-    """`part` at tokens of `own`, elsewhere `whole`, which is None before the first part."""
+    """`part` at tokens of `own`, `whole` at the others, which is None before the first part."""
     return part if whole is None else torch.where(_along(own, part, tokens), part, whole)
 
 

@@ -1,4 +1,4 @@
-"""Attention as `torch.library` ops: whole to torch.compile, with gradients, vmap and autocast.
+"""Attention as `torch.library` ops: opaque to torch.compile, with gradients, vmap and autocast.
 
 An op is two functions of plain tensor code,
 

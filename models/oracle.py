@@ -18,10 +18,11 @@ from models.errors import check_qkv, resolve_scale
 class Pattern(Protocol):
     """Who attends to whom: `models.patterns.DilatedBranches`, `HeadPartition`, `BlockMask`.
 
-    `starts_anew` says whether the pattern starts anew with each document of a packed sequence.
+    restarts_per_document: whether positions are counted from the start of each document of a
+    packed sequence, or of the whole sequence.
     """
 
-    starts_anew: ClassVar[bool]
+    restarts_per_document: ClassVar[bool]
 
     def counts(self, head: int, heads: int, rows: torch.Tensor, n_keys: int) -> torch.Tensor:
         """C[i, j] of one head.
@@ -90,7 +91,7 @@ def attend_rows(
             tokens, own = ((x == document).nonzero()[:, 0] for x in (ids, ids[rows]))
             places = torch.searchsorted(tokens, rows[own])
             inside = pattern
-            if pattern is not None and not pattern.starts_anew:
+            if pattern is not None and not pattern.restarts_per_document:
                 inside = _Restricted(pattern, tokens, k.shape[1])
             element = slice(batch, batch + 1)
             padded = None if key_padding_mask is None else key_padding_mask[element, tokens]
@@ -170,8 +171,9 @@ def reference_gradients(
     grad_lse: torch.Tensor | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Float64 gradients of `sum(out * grad_out) + sum(lse * grad_lse)`, exact for zero cotangents
-    of all rows not asked for.
+    """Float64 gradients of `sum(out * grad_out) + sum(lse * grad_lse)` over the rows asked for.
+
+    The cotangents of other rows are zero, so dk and dv are complete.
 
     Args:
         q, k, v, rows, options: as of `reference`.

@@ -29,7 +29,7 @@ def check_padding_mask(mask: torch.Tensor, q: torch.Tensor) -> None:
 def without_padding(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, key_padding_mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Clear what padding holds: a weight of 0 times inf or NaN would be NaN. Differentiable.
+    """Clear padding, where a weight of 0 times inf or NaN would be NaN. Differentiable.
 
     Padded keys must still be masked in the softmax.
 

@@ -174,7 +174,7 @@ class HostSource(_Source):
 
     Args:
         q: (B, N, H, D): a tensor of any strides, a NumPy array, or anything with `shape`, `dtype`
-            and slices that NumPy reads, of which only the chunk at hand is read.
+            and slices that NumPy reads, of which only the current chunk is read.
         k, v: (B, N, Hkv, D), likewise.
         device: where the chunks go; to CUDA the next is copied while one is worked on.
 
@@ -201,7 +201,7 @@ class HostSource(_Source):
 
 
 class MappedSource(_Source):
-    """Three `.npy` files, of which only the chunk at hand is in memory.
+    """Three `.npy` files, of which only the current chunk is in memory.
 
     Args:
         q: path of an array (B, N, H, D), float64, float32 or float16, of either byte order.

@@ -104,7 +104,7 @@ def streamed_dilated_attention(
             if resident:
                 out, lse = resident.join(start, stop, out, lse)
             sink(start, out, lse)
-            del out, lse  # or they would take memory beside those of the next chunk
+            del out, lse  # or they would be in memory together with the next chunk's
 
 
 def default_chunk(seq_len: int, segment_lengths: Sequence[int]) -> int:
@@ -121,7 +121,7 @@ def default_chunk(seq_len: int, segment_lengths: Sequence[int]) -> int:
         ValueError: on bad arguments.
     """
     seq_len = as_integer("seq_len", seq_len)
-    # The lengths stand for the rates too, which do not matter here.
+    # Only to check the lengths: they are passed as the rates too, which do not matter here.
     lengths = DilatedBranches(segment_lengths, segment_lengths).segment_lengths
     shorter = [w for w in lengths if w < seq_len]
     return min(seq_len, math.lcm(*shorter) if shorter else 32768)

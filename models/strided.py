@@ -175,7 +175,7 @@ def backward(
     """
     # The views are made for the strides of q, k, v; autograd passes any.
     grad_out, out = grad_out.contiguous(), out.contiguous()
-    # A row without keys has no weight at any LSE but -inf.
+    # exp(S - LSE) of a row without keys is 0 for any finite LSE, and NaN for -inf.
     lse = lse.transpose(1, 2).masked_fill(lse.transpose(1, 2).isneginf(), 0.0).contiguous()
     all_views = list(_views(q, k, v, head_groups, is_causal, key_padding_mask))
     head_dim = q.shape[-1]

@@ -31,7 +31,7 @@ def local_window(
     heads: int = 1,
     device: torch.device | str | None = None,
 ) -> BlockMask:
-    """The nearest blocks, the row's own in the middle; when causal, the last ones up to it.
+    """The nearest blocks, with the row's own in the middle or, when causal, last.
 
     Near the ends of the sequence the window is shifted inwards, so it never shrinks.
 
@@ -174,7 +174,7 @@ def strided(
         after = (last - own) // stride - (start + length - 1 - own) // stride
         return start, before, after
 
-    # One block more in the window adds one to the row, or nothing where it was there already.
+    # A longer window adds one block to the row, or none where the stride has that block already.
     low, high = torch.ones_like(kept), kept.clone()
     while (low < high).any():
         middle = (low + high + 1) // 2
@@ -240,7 +240,7 @@ def random(
             columns = distinct(size, count, head * blocks + own, seed, width - 1)
             if inverted[rows].any():
                 columns = torch.where(flip, left_out(columns, count, width - 1), columns)
-            # So far numbered without the own block; entries past a row's count are sorted last.
+            # So far numbers skip the own block; entries past a row's count are sorted last.
             columns = columns + (columns >= own)
             beyond = torch.arange(width - 1, device=device) >= (kept[rows, None] - 1).to(device)
             columns = torch.cat([own, columns.masked_fill(beyond, blocks)], dim=1)

@@ -28,7 +28,7 @@ _alive: weakref.WeakValueDictionary[int, BlockMask] = weakref.WeakValueDictionar
 
 @dataclass(frozen=True, eq=False)
 class BlockMask:
-    """Which key blocks each query block attends to, for G = 1 (all heads alike) or G = H heads.
+    """Which key blocks each query block attends to, for G = 1 (shared by all heads) or G = H heads.
 
     A mask is a pattern for `models.oracle`: it has `counts` and `pairs`. Make masks outside of
     what torch.compile compiles and pass them in: inside, the lengths of lists are unknown.
@@ -48,7 +48,7 @@ class BlockMask:
     col_idx: torch.Tensor
     block_size: int
     # Blocks are counted from the sequence's start, not from each document's.
-    starts_anew: ClassVar[bool] = False
+    restarts_per_document: ClassVar[bool] = False
 
     def __post_init__(self):
         if torch.compiler.is_compiling():

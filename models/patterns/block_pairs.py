@@ -36,8 +36,8 @@ def neighbours(row_ptr: torch.Tensor, col_idx: torch.Tensor, is_causal: bool) ->
 def paired(row_ptr: torch.Tensor, col_idx: torch.Tensor, is_causal: bool) -> PairedLists:
     """CSR lists of the query blocks 2p and 2p + 1 together, P = ceil(M / 2) pairs per head.
 
-    Blocks that the diagonal cuts for either (when causal), or that the end of the sequence may
-    cut, count as listed by each alone.
+    Blocks that need a mask for either, on the diagonal (when causal) or at the end of the
+    sequence, count as listed by each alone.
 
     Args:
         row_ptr: (G, M + 1) int64.

@@ -38,8 +38,8 @@ def shares(row_ptr: torch.Tensor, col_idx: torch.Tensor, cells: int = _CELLS) ->
 def draw(row_ptr: torch.Tensor, col_idx: torch.Tensor, ax: Axes) -> None:
     """Draw one head's lists into matplotlib axes, measured in blocks: dark where all are kept.
 
-    Where a cell stands for several blocks, its shade is the square root of the share that
-    is kept, so that a single block shows.
+    A cell of several blocks is shaded by the square root of the share that is kept, so that a
+    single kept block is visible.
 
     Args:
         row_ptr: (M + 1,) int64, offsets of one head's lists in `col_idx`.

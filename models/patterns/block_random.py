@@ -58,7 +58,7 @@ def left_out(chosen: torch.Tensor, count: torch.Tensor, width: int) -> torch.Ten
         (R, width) int64, ascending.
     """
     place = torch.arange(chosen.shape[1], device=chosen.device)
-    # Of the integers below chosen[t], t are chosen; chosen[t] - t are not.
+    # Of the integers below chosen[t], t are chosen and chosen[t] - t are not.
     before = (chosen - place).masked_fill(place >= count, 2**31 - 1)
     t = torch.arange(width, device=chosen.device).expand(len(chosen), width).contiguous()
     return t + torch.searchsorted(before, t, right=True)

@@ -26,7 +26,7 @@ class HeadGroup:
     Attributes:
         segment_length: w, tokens.
         dilation_rate: r.
-        offset: the kept positions' place in each r.
+        offset: kept positions p have `(p mod w) mod r == offset`.
         q_heads: slice of the H query heads.
         kv_heads: slice of the Hkv key heads, as long.
     """
@@ -43,8 +43,8 @@ class _Branches:
 
     segment_lengths: tuple[int, ...]
     dilation_rates: tuple[int, ...]
-    # Whether the pattern is laid anew over each document of a packed sequence.
-    starts_anew: ClassVar[bool] = True
+    # Segments are counted from the start of each document of a packed sequence.
+    restarts_per_document: ClassVar[bool] = True
 
     def offset(self, branch: int, head: int, heads: int) -> int | None:
         """The offset of a head in a branch.

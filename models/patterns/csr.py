@@ -144,7 +144,7 @@ def split(row_ptr: torch.Tensor, col_idx: torch.Tensor, factor: int, blocks: int
     whole = torch.arange(blocks, device=row_ptr.device) // factor
     lengths = row_ptr.diff(dim=1)[:, whole]
     starts, row = row_ptr[:, whole].flatten(), lengths.flatten()
-    # Each small row lists its whole row again, each entry of that as `factor` small ones.
+    # Each small row repeats the list of its large row, each entry of that as `factor` small ones.
     place = torch.arange(int(row.sum()), device=row_ptr.device)
     place += (starts - (row.cumsum(0) - row)).repeat_interleave(row)
     parts = torch.arange(factor, dtype=torch.int32, device=row_ptr.device)
