@@ -11,7 +11,7 @@ import importlib.util
 import torch
 
 from models.errors import UnsupportedBackend
-from models.patterns.block_mask import BlockMask
+from models.flex_lists import PaddedMask
 
 
 def dense(
@@ -46,7 +46,7 @@ def block_sparse(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    mask: BlockMask,
+    mask: PaddedMask,
     is_causal: bool,
     scale: float,
     return_lse: bool,
@@ -55,7 +55,7 @@ def block_sparse(
 
     Args:
         q, k, v, is_causal, scale, return_lse: as of `dense`.
-        mask: which key blocks each query block attends to, on q's device.
+        mask: `models.patterns.BlockMask`, on q's device.
 
     Returns:
         As `dense`; a query without keys gives 0 and -inf.
@@ -116,7 +116,7 @@ def why_not(q: torch.Tensor) -> str | None:
     return None
 
 
-def why_not_block_sparse(q: torch.Tensor, mask: BlockMask) -> str | None:
+def why_not_block_sparse(q: torch.Tensor, mask: PaddedMask) -> str | None:
     """Why flash-attn-4 cannot compute block-sparse attention.
 
     Args:

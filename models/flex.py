@@ -13,12 +13,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 import torch
-from torch.nn.attention.flex_attention import AuxRequest, flex_attention, noop_mask
-from torch.nn.attention.flex_attention import BlockMask as FlexBlockMask
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention, noop_mask
 
 from models.errors import UnsupportedBackend
-from models.flex_lists import up_to_self
-from models.patterns.block_mask import BlockMask
+from models.flex_lists import PaddedMask, up_to_self
 
 # A compiled kernel is for one shape, one block size and one width of the lists.
 _KERNELS_PER_PROCESS = 256
@@ -73,7 +71,7 @@ def block_sparse(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    mask: BlockMask,
+    mask: PaddedMask,
     is_causal: bool,
     scale: float,
     return_lse: bool,
@@ -82,7 +80,7 @@ def block_sparse(
 
     Args:
         q, k, v, is_causal, scale, return_lse: as of `dense`.
-        mask: which key blocks each query block attends to, on q's device.
+        mask: `models.patterns.BlockMask`, on q's device.
 
     Returns:
         As `dense`; a query without keys gives 0 and -inf.
@@ -222,7 +220,7 @@ def _smallest_tile_by_default():
 
 
 @functools.lru_cache(maxsize=8)
-def _dense_mask(seq_len: int, is_causal: bool, device: torch.device) -> FlexBlockMask:
+def _dense_mask(seq_len: int, is_causal: bool, device: torch.device) -> BlockMask:
     """All blocks, or those up to the diagonal: of 128 tokens, longer where they pass 1024.
 
     Longer ones must fill a length that is a multiple of 128, for the reason of `_BLOCK_SIZES`.
@@ -239,7 +237,7 @@ def _dense_mask(seq_len: int, is_causal: bool, device: torch.device) -> FlexBloc
         order = kept.to(torch.int8).argsort(dim=1, descending=True, stable=True)
         return [x.to(torch.int32)[None, None] for x in (kept.sum(dim=1), order)]
 
-    return FlexBlockMask.from_kv_blocks(
+    return BlockMask.from_kv_blocks(
         *lists(kept & partial),
         *lists(kept & ~partial),
         BLOCK_SIZE=size,

@@ -6,7 +6,7 @@ last key block), and *full* ones, kept whole. Input are CSR lists (`models.patte
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,22 @@ class BlockLists(NamedTuple):
     partial_blocks: torch.Tensor
     full_counts: torch.Tensor
     full_blocks: torch.Tensor
+
+
+class PaddedMask(Protocol):
+    """What backends need of a `models.patterns.BlockMask`; dense attention does without that file.
+
+    The methods are described there.
+    """
+
+    @property
+    def block_size(self) -> int: ...
+
+    def check_fits(self, seq_len: int, heads: int) -> None: ...
+
+    def padded_lists(self, seq_len: int, is_causal: bool) -> tuple[BlockLists, BlockLists]: ...
+
+    def to_flex(self, seq_len: int, is_causal: bool = False) -> BlockMask: ...
 
 
 def padded_lists(
