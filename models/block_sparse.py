@@ -121,7 +121,7 @@ def _why_not(backend, q, mask, return_lse, is_masked) -> str | None:
         if is_masked:
             return "takes no key_padding_mask and no document_ids"
         if torch.compiler.is_compiling():
-            return "is compiled by itself, not inside torch.compile"
+            return "compiles itself: not available inside torch.compile"
     if backend == "triton":
         if not kernels.HAS_TRITON:
             return kernels.MISSING

@@ -143,7 +143,7 @@ def _why_not(backend, q, k, is_causal, return_lse, is_masked) -> str | None:
     if is_masked and backend not in takes_masks:
         return "takes no key_padding_mask and no document_ids"
     if torch.compiler.is_compiling() and backend in ("flex", "flash-attn-4"):
-        return "is compiled by itself, not inside torch.compile"
+        return "compiles itself: not available inside torch.compile"
     if return_lse and backend in ("sdpa-math", "sdpa-cudnn"):
         return "gives no LSE"
     if backend in ("eager", "sdpa-math"):

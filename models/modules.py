@@ -194,7 +194,7 @@ class MultiheadDilatedAttention(nn.Module):
             query, key, value: (B, N, E), or (N, B, E) where not batch_first.
             key_padding_mask: (B, N) bool, True where a key is not attended to, or float with -inf
                 there and 0 elsewhere.
-            need_weights: must be False: the N x N weights are never formed.
+            need_weights: must be False, as the N x N weights are never computed.
             attn_mask: None, or the causal mask that `nn.TransformerEncoderLayer` passes together
                 with is_causal=True, (N, N) bool or float.
             average_attn_weights: without effect, as there are no weights.
@@ -221,7 +221,9 @@ class MultiheadDilatedAttention(nn.Module):
                     "self-attention, whose segments are cut from one sequence"
                 )
         if need_weights:
-            raise ValueError("need_weights=True: the attention weights are never formed")
+            raise ValueError(
+                "need_weights=True: expected False, as the attention weights are never computed"
+            )
         if not self.batch_first:
             query, key, value = _each(lambda x: x.transpose(0, 1), query, key, value)
         for name, mask in (("key_padding_mask", key_padding_mask), ("attn_mask", attn_mask)):
@@ -239,7 +241,7 @@ class MultiheadDilatedAttention(nn.Module):
                 lambda x: x.masked_fill(padded & ~x.isfinite(), 0.0), query, key, value
             )
         if document_ids is not None and self.group is not None:
-            raise ValueError("document_ids: not taken over ranks (group)")
+            raise ValueError("document_ids: expected None with a group of ranks")
         out = self._attend(query, key, value, key_padding_mask, document_ids, is_causal)
         out = self.finish(out)
         return (out if self.batch_first else out.transpose(0, 1)), None
@@ -296,7 +298,7 @@ class MultiheadDilatedAttention(nn.Module):
 
 
 _WHY_REFUSED = {
-    "dropout": "attention weights are never formed, so none can be dropped",
+    "dropout": "attention weights are never computed, so none can be dropped",
     "add_bias_kv": "keys and values are those of the sequence alone",
     "add_zero_attn": "keys and values are those of the sequence alone",
     "kdim": "this is self-attention",

@@ -110,8 +110,8 @@ class AttentionOp:
 
     def _refuse(self, *_):
         raise UnsupportedBackend(
-            f"long_context::{self.name} has first derivatives in reverse mode only; the backends "
-            "'gather' (dilated) and 'eager' (dense) have all"
+            f"long_context::{self.name} has only first derivatives, in reverse mode; the "
+            "backends 'gather' (dilated) and 'eager' (dense) have all derivatives"
         )
 
 
@@ -229,7 +229,7 @@ def _function(name, forward, backward):
 def _refuse_forward_mode(name: str):
     raise UnsupportedBackend(
         f"long_context::{name} has no forward-mode derivative; the backends 'gather' "
-        "(dilated) and 'eager' (dense) have"
+        "(dilated) and 'eager' (dense) have one"
     )
 
 

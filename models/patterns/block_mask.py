@@ -52,7 +52,7 @@ class BlockMask:
 
     def __post_init__(self):
         if torch.compiler.is_compiling():
-            raise RuntimeError("BlockMask: make it outside of torch.compile, and hand it in")
+            raise RuntimeError("BlockMask: make it outside of torch.compile and pass it in")
         object.__setattr__(self, "block_size", as_integer("block_size", self.block_size))
         csr.check_types(self.row_ptr, self.col_idx)
         for name in ("row_ptr", "col_idx"):
