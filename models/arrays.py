@@ -51,16 +51,16 @@ def _numpy_name(dtype) -> str | None:
         return None
 
 
-def check_array(name: str, array: object, ability: str) -> None:
+def check_array(name: str, array: object, method: str) -> None:
     """Check that an argument is an array whose slices can be read or written.
 
     Args:
         name: of the argument, for the message.
         array: anything.
-        ability: "__getitem__" or "__setitem__".
+        method: "__getitem__" or "__setitem__".
 
     Raises:
-        ValueError: unless it has shape, dtype and `ability`, and holds all its elements.
+        ValueError: unless it has shape, dtype and `method`, and holds all its elements.
     """
     if isinstance(array, torch.Tensor):
         kind = "nested" if array.is_nested else array.layout
@@ -68,9 +68,9 @@ def check_array(name: str, array: object, ability: str) -> None:
             raise ValueError(f"{name} is {kind}: expected a strided tensor")
         if array.is_meta:
             raise ValueError(f"{name} is on meta: expected a tensor that holds values")
-    expected = f"{name}={type(array).__name__}: expected an array, with shape, dtype and {ability}"
+    expected = f"{name}={type(array).__name__}: expected an array, with shape, dtype and {method}"
     try:
-        is_array = all(hasattr(array, one) for one in ("shape", "dtype", ability))
+        is_array = all(hasattr(array, one) for one in ("shape", "dtype", method))
     except RuntimeError as error:  # as of an h5py dataset whose file is closed
         raise ValueError(f"{expected}: {error}") from None
     if not is_array:

@@ -67,13 +67,13 @@ class Schedule:
     """All chunks; tiles without keys are in none.
 
     Attributes:
-        together: key heads per group.
+        heads_per_group: key heads per group.
         groups: the chunks of each group, or one entry where all groups have the same.
         in_pieces: whether a chunk has several pieces.
         has_empty: whether a tile is in no chunk.
     """
 
-    together: int
+    heads_per_group: int
     groups: list[list[Chunk]]
     in_pieces: bool
     has_empty: bool
@@ -122,10 +122,10 @@ def _schedule(mask, seq_len, heads, dim, kv_heads, is_causal) -> Schedule:
     size = _Size(mask, seq_len, heads, dim, per_key_head if mask.heads == 1 else 1, is_causal)
     kinds, starts = _kinds(mask, size), mask.row_ptr[:, :-1].tolist()
     if mask.heads == 1:
-        together = _together(kinds[0], size, kv_heads)
-        groups = [_chunks(mask, kinds[0], starts[0], size, None, together)]
+        heads_per_group = _heads_per_group(kinds[0], size, kv_heads)
+        groups = [_chunks(mask, kinds[0], starts[0], size, None, heads_per_group)]
     else:
-        together, groups = 1, []
+        heads_per_group, groups = 1, []
         for first in range(0, heads, per_key_head):
             chunks = []
             for place in range(per_key_head):
@@ -134,7 +134,7 @@ def _schedule(mask, seq_len, heads, dim, kv_heads, is_causal) -> Schedule:
             groups.append(chunks)
     in_pieces = any(len(chunk.pieces) > 1 for chunks in groups for chunk in chunks)
     rows = [sum(map(len, of_head.values())) for of_head in kinds]
-    return Schedule(together, groups, in_pieces, min(rows) < mask.blocks)
+    return Schedule(heads_per_group, groups, in_pieces, min(rows) < mask.blocks)
 
 
 class _Size:
@@ -178,22 +178,22 @@ def _kinds(mask, size) -> list[dict[tuple[int, bool], list[int]]]:
     return found
 
 
-def _together(kinds, size, kv_heads) -> int:
+def _heads_per_group(kinds, size, kv_heads) -> int:
     """Key heads per chunk: several where few rows have one length."""
     rows = sum(map(len, kinds.values()))
     if rows == 0:
         return 1
     length = sum(length * len(alike) for (length, _), alike in kinds.items()) / rows
     at_once = size.tiles_at_once(length)
-    together = max(n for n in range(1, kv_heads + 1) if kv_heads % n == 0 and n <= at_once)
-    return together if rows / len(kinds) < together else 1
+    heads_per_group = max(n for n in range(1, kv_heads + 1) if kv_heads % n == 0 and n <= at_once)
+    return heads_per_group if rows / len(kinds) < heads_per_group else 1
 
 
-def _chunks(mask, kinds, starts: list[int], size, head: int | None, together) -> list[Chunk]:
-    """The chunks of a tile head, or of `together` ones, that have the lists at `starts`."""
+def _chunks(mask, kinds, starts: list[int], size, head: int | None, heads_per_group) -> list[Chunk]:
+    """The chunks of a tile head, or of `heads_per_group` ones, that have the lists at `starts`."""
     chunks = []
     for (length, is_cut), alike in kinds.items():
-        step = size.tiles_at_once(length) if together == 1 else 1
+        step = size.tiles_at_once(length) if heads_per_group == 1 else 1
         for rows in (alike[i : i + step] for i in range(0, len(alike), step)):
             pieces = _pieces(mask, [starts[row] for row in rows], rows, length, is_cut, size)
             has_end = size.is_ragged and rows[-1] == size.blocks - 1

@@ -82,8 +82,8 @@ class Workspace:
         Yields:
             The index into (B, N, H, ...) and that into (B, N, Hkv, ...).
         """
-        for first in range(0, self.kv_heads, order.together):
-            stop = first + order.together
+        for first in range(0, self.kv_heads, order.heads_per_group):
+            stop = first + order.heads_per_group
             q_heads = slice(first * self.per_key_head, stop * self.per_key_head)
             yield (b, slice(None), q_heads), (b, slice(None), slice(first, stop))
 
