@@ -86,7 +86,7 @@ def _targets(out, lse) -> list[_Target]:
         return [_Target("out", out, token_dim=1)]
     targets = [_Target("out", out, token_dim=1), _Target("lse", lse, token_dim=2)]
     if _share_memory(out, lse):
-        raise ValueError(f"lse={_kind(lse)}: expected memory that out does not share")
+        raise ValueError(f"lse={_kind(lse)}: expected memory of its own, not shared with out")
     return targets
 
 
