@@ -125,7 +125,7 @@ def _block_sparse(call: Call, q, k, v, grad, scale: float, device: str):
     options = (None, mask, call.is_causal, scale)
     two = block_sparse.ONE_TILE
     if call.kernel == "forward_pair":
-        two = (False, block_pairs.paired(mask, call.is_causal))
+        two = (False, block_pairs.paired(mask.row_ptr, mask.col_idx, call.is_causal))
     forward = partial(block_sparse.launch_forward, q, k, v, *options, two)
     if not call.kernel.startswith("backward"):
         return forward
