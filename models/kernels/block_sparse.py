@@ -16,7 +16,7 @@ from models.kernels import (
     block_sparse_backward,
     block_sparse_forward,
     block_sparse_pair,
-    graphs,
+    cuda_graphs,
     tiles,
 )
 from models.kernels.row_statistics import row_statistics
@@ -183,7 +183,7 @@ def launch_forward(q, k, v, ids, mask: BlockMask, is_causal: bool, scale: float,
     is_pair = by_head or pairs is not None
     kernel = block_sparse_pair.forward_pair if is_pair else block_sparse_forward.forward
     lists = pairs or (mask.row_ptr, mask.col_idx, mask.longest_first())
-    graphs.keep(*lists)
+    cuda_graphs.keep(*lists)
     ids = () if is_pair else ids or (None, None)
     numbers = (q.shape[1], heads, mask.blocks, scale * LOG2_E.value)
     _launch(
@@ -206,7 +206,7 @@ def launch_backward(
     grads = tuple(packed_like(x) for x in (q, k, v))
     columns = mask.transpose()
     lists = [(each.row_ptr, each.col_idx, each.longest_first()) for each in (mask, columns)]
-    graphs.keep(*lists[0], *lists[1])
+    cuda_graphs.keep(*lists[0], *lists[1])
     statistics = row_statistics(grad_out, grad_lse, out, lse)
     numbers = (q.shape[1], heads, mask.blocks, scale)
     options = (numbers, tensors, lists[0][2], mask.block_size, is_causal)

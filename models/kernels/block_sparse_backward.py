@@ -7,14 +7,14 @@ transpose: one writer a block, no atomics, the same order and bits every time.
 import triton
 import triton.language as tl
 
-from models.kernels.block_sparse_forward import cut, entries, of_own_id, owner, tokens_of
+from models.kernels.block_sparse_forward import cut, entries, owner, same_id, tokens_of
 from models.kernels.tile_math import (
     LOG2_E,
+    dkv_step,
+    dq_step,
     head_columns,
-    key_step,
     load_rows,
     load_statistics,
-    query_step,
     row_of,
     statistics_start,
 )
@@ -69,8 +69,8 @@ def backward_q(
         b_v = load_rows(p_v + keys[:, None] * v_step, held, d_mask, D, BLOCK_D, False)
         seen = held
         if BY_IDS:
-            seen = of_own_id(b_ids, p_ids, keys, i_n >= 0)
-        acc = query_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, seen, scale_2, BY_IDS, PRECISION)
+            seen = same_id(b_ids, p_ids, keys, i_n >= 0)
+        acc = dq_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, seen, scale_2, BY_IDS, PRECISION)
     for e in tl.range(full, count, STEP, num_stages=1):
         keys = tokens_of(p_col, e, count, i_n, BLOCK_SIZE, STEP, 1, True)
         here = (e + i_n // BLOCK_SIZE < count) & (keys < n_tokens)
@@ -78,10 +78,10 @@ def backward_q(
         if IS_CAUSAL:
             seen = queries[:, None] >= tl.where(here, keys, n_tokens + BLOCK_SIZE)[None, :]
         if BY_IDS:
-            seen = seen & of_own_id(b_ids, p_ids, keys, here)
+            seen = seen & same_id(b_ids, p_ids, keys, here)
         b_k = load_rows(p_k + keys.to(INDEX)[:, None] * k_step, here, d_mask, D, BLOCK_D, True)
         b_v = load_rows(p_v + keys.to(INDEX)[:, None] * v_step, here, d_mask, D, BLOCK_D, True)
-        acc = query_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, seen, scale_2, True, PRECISION)
+        acc = dq_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, seen, scale_2, True, PRECISION)
 
     p_out = grad_q + ((batch * n_tokens + queries) * n_heads + head)[:, None] * D + d[None, :]
     b_out = (acc * scale).to(grad_q.dtype.element_ty)
@@ -145,8 +145,8 @@ def backward_kv(
             b_lse, b_delta = load_statistics(statistics + of_head + queries, here, not EVEN_N)
             seen = here
             if BY_IDS:
-                seen = of_own_id(b_ids, p_ids, queries, here)
-            acc_k, acc_v = key_step(
+                seen = same_id(b_ids, p_ids, queries, here)
+            acc_k, acc_v = dkv_step(
                 acc_k, acc_v, b_k, b_v, b_q, b_g, b_lse, b_delta, seen, scale_2, BY_IDS, PRECISION
             )
         for e in tl.range(full, count, STEP, num_stages=1):
@@ -161,8 +161,8 @@ def backward_kv(
             if IS_CAUSAL:
                 seen = keys[:, None] <= queries[None, :]
             if BY_IDS:
-                seen = seen & of_own_id(b_ids, p_ids, queries, here)
-            acc_k, acc_v = key_step(
+                seen = seen & same_id(b_ids, p_ids, queries, here)
+            acc_k, acc_v = dkv_step(
                 acc_k, acc_v, b_k, b_v, b_q, b_g, b_lse, b_delta, seen, scale_2, True, PRECISION
             )
 

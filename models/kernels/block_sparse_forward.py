@@ -80,7 +80,7 @@ def cut(col_idx, begin, count, block, n_blocks, IS_CAUSAL: tl.constexpr, EVEN_N:
 
 
 @triton.jit
-def of_own_id(b_ids, p_ids, tokens, here):
+def same_id(b_ids, p_ids, tokens, here):
     """Which of `tokens`, where they are here, have the ids b_ids (rows,): (rows, tokens)."""
     return b_ids[:, None] == tl.load(p_ids + tokens, mask=here, other=-2)[None, :]
 
@@ -103,7 +103,7 @@ def attend_entries(
     b_v = load_rows(p_v + keys[:, None] * v_step, i_n, d_mask, D, BLOCK_D, False)
     seen = i_n
     if BY_IDS:
-        seen = of_own_id(b_ids, p_ids, keys, i_n >= 0)
+        seen = same_id(b_ids, p_ids, keys, i_n >= 0)
     return attend_step(m, z, acc, b_q, b_k, b_v, seen, scale, BY_IDS, PRECISION, BY_IDS)
 
 
@@ -251,7 +251,7 @@ def forward(
             seen = seen_of_cut(n_tokens, n_blocks, BLOCK_SIZE, IS_CAUSAL)
             if BY_IDS:
                 keys = tl.load(p_col + count) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
-                seen = seen & of_own_id(b_ids, p_ids, keys, keys < n_tokens)
+                seen = seen & same_id(b_ids, p_ids, keys, keys < n_tokens)
             m, z, acc = attend_step(m, z, acc, b_q, b_k, b_v, seen, scale, True, PRECISION, BY_IDS)
     m, z, acc = attend_list(
         m, z, acc, b_q, b_ids, p_k, p_v, p_ids, k_step, v_step, p_col, count, scale,

@@ -22,7 +22,7 @@ from models.kernels.block_sparse_forward import (
     store_result,
     tokens_of,
 )
-from models.kernels.tile_math import MOST, attend_two, head_columns, load_rows, row_of
+from models.kernels.tile_math import FLOAT32_MAX, attend_two, head_columns, load_rows, row_of
 
 
 @triton.jit
@@ -88,7 +88,7 @@ def forward_pair(
     if IS_CAUSAL or not EVEN_N:  # noqa: SIM102  known when compiled, the next when run
         if cut_0 | cut_1:
             # One that has no such block takes zeros by weights of 0.
-            m_0, m_1 = tl.where(cut_0 > 0, m_0, MOST), tl.where(cut_1 > 0, m_1, MOST)
+            m_0, m_1 = tl.where(cut_0 > 0, m_0, FLOAT32_MAX), tl.where(cut_1 > 0, m_1, FLOAT32_MAX)
             seen = seen_of_cut(n_tokens, n_blocks, BLOCK_SIZE, IS_CAUSAL)
             m_0, z_0, acc_0, m_1, z_1, acc_1 = attend_two(
                 m_0, z_0, acc_0, q_0, k_0, v_0, m_1, z_1, acc_1, q_1, k_1, v_1, seen, scale,

@@ -35,8 +35,8 @@ from models.kernels import (
     row_statistics,
     tiles,
 )
-from models.kernels.assembled import Built, built, remarks
 from models.kernels.limits import LIMITS, Limit, over
+from models.kernels.resource_usage import ResourceUsage, built, remarks
 from models.kernels.tiles import Tile
 
 KERNELS = {
@@ -111,7 +111,7 @@ def limit_of(form: Form) -> Limit | None:
     return LIMITS.get((form.table, form.kernel, constants["D"]))
 
 
-def fault(form: Form | gluon_forms.Form, built: Built) -> str | None:
+def fault(form: Form | gluon_forms.Form, built: ResourceUsage) -> str | None:
     """What is wrong with a form, or None."""
     if isinstance(form, gluon_forms.Form):
         return gluon_forms.fault(form, built)
@@ -122,7 +122,7 @@ def fault(form: Form | gluon_forms.Form, built: Built) -> str | None:
     return built.fault(form.capability) or (limit and over(limit, built, scores, tile.warps))
 
 
-def build(form: Form | gluon_forms.Form) -> Built:
+def build(form: Form | gluon_forms.Form) -> ResourceUsage:
     """Compile one form down to machine code; needs no GPU."""
     if isinstance(form, gluon_forms.Form):
         return gluon_forms.build(form)

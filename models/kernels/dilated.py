@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from models.fused_ops import as_operand
-from models.kernels import dilated_backward, dilated_forward, graphs
+from models.kernels import cuda_graphs, dilated_backward, dilated_forward
 from models.kernels.row_statistics import BLOCK as STATISTICS_BLOCK
 from models.kernels.tile_math import LOG2_E, ROW_MULTIPLE
 from models.kernels.tiles import choose, on_device, padded, strides, vector
@@ -52,7 +52,7 @@ def plan(branches, offsets, batch, n, heads, base_owners, block, device) -> Plan
     base_owners: heads that tiles of the base branch are counted over. RuntimeError while a CUDA
     graph is captured, which cannot wait for a copy to the device.
     """
-    if graphs.is_capturing(device):
+    if cuda_graphs.is_capturing(device):
         raise RuntimeError(
             f"{n} tokens, {batch} x {heads} heads: this shape is new, and its plan cannot be made "
             "while a CUDA graph is captured; call once before"
@@ -172,7 +172,7 @@ def plan_of(q, segment_lengths, dilation_rates, offsets, base_owners, block, dev
     branches = tuple(zip(segment_lengths, dilation_rates, strict=True))
     of_branch = tuple(tuple(offsets[i : i + heads]) for i in range(0, len(offsets), heads))
     found = plan(branches, of_branch, batch, n, heads, base_owners, block, device or q.device)
-    graphs.keep(found.table)
+    cuda_graphs.keep(found.table)
     return found
 
 

@@ -16,8 +16,8 @@ from models.kernels.dilated_forward import (
     kept_tokens,
     owner,
 )
+from models.kernels.inner_loops import dkv_loop, dq_loop, run_offsets, unpadded
 from models.kernels.row_statistics import delta_of
-from models.kernels.runs import key_run, query_run, run_offsets, unpadded
 from models.kernels.tile_math import (
     LOG2_E,
     ROW_MULTIPLE,
@@ -116,7 +116,7 @@ def backward_q(
         p_padding = padding
         if PADDED:
             p_padding = padding + batch * n_tokens + first
-        acc = query_run(
+        acc = dq_loop(
             acc, b_q, b_g, b_lse, b_delta, p_k, p_v, p_padding, r * k_step, r * v_step, r,
             start, kept, scale * LOG2_E,
             PADDED, IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, PRECISION, INDEX,
@@ -182,7 +182,7 @@ def backward_kv(
             p_q, q_step = row_of(q, q_b, q_n, q_h, batch, first, head, VECTOR)
             p_g, g_step = row_of(grad_out, g_b, g_n, g_h, batch, first, head, VECTOR)
             at = segment_start(row, head, n_heads, segment, batch, base_rows, BASE)
-            acc_k, acc_v = key_run(
+            acc_k, acc_v = dkv_loop(
                 acc_k, acc_v, b_k, b_v, p_q, p_g, statistics + at, r * q_step, r * g_step,
                 start, kept, scale * LOG2_E,
                 IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, PRECISION, INDEX,

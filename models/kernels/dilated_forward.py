@@ -10,7 +10,7 @@ each output row is written once. The base itself may have no keys (all rates > 1
 import triton
 import triton.language as tl
 
-from models.kernels.runs import attend_run, run_offsets
+from models.kernels.inner_loops import forward_loop, run_offsets
 from models.kernels.tile_math import LN_2, ROW_MULTIPLE, finish, head_columns, load_rows, row_of
 
 # A row of the branch table: these, then the offset of each head (-1: not in the branch). KEPT is
@@ -35,8 +35,8 @@ def owner(table, heads, n_heads, N_CARRIED: tl.constexpr, BASE: tl.constexpr):
             first = tl.load(table + i * (OFFSETS + n_heads) + FIRST_PROGRAM)
             branch = tl.where(pid >= first, i, branch)
         row = table + branch * (OFFSETS + n_heads)
-        pid -= number(row + FIRST_PROGRAM)
-    tiles, segments = number(row + TILES), number(row + SEGMENTS)
+        pid -= load_int32(row + FIRST_PROGRAM)
+    tiles, segments = load_int32(row + TILES), load_int32(row + SEGMENTS)
     tile, rest = pid % tiles, pid // tiles
     head, rest = rest % heads, rest // heads
     segment, batch = rest % segments, rest // segments
@@ -45,7 +45,7 @@ def owner(table, heads, n_heads, N_CARRIED: tl.constexpr, BASE: tl.constexpr):
 
 
 @triton.jit
-def number(pointer):
+def load_int32(pointer):
     """An entry of the table that fits into 32 bits: division by 64 bits is slow."""
     return tl.load(pointer).to(tl.int32)
 
@@ -53,7 +53,7 @@ def number(pointer):
 @triton.jit
 def kept_tokens(row, head, segment, n_tokens):
     """The first kept token of a segment, the step to the next, and how many there are."""
-    w, r, offset = number(row + WIDTH), number(row + RATE), number(row + OFFSETS + head)
+    w, r, offset = load_int32(row + WIDTH), load_int32(row + RATE), load_int32(row + OFFSETS + head)
     length = tl.minimum(w, n_tokens - segment * w)
     kept = tl.where(offset < 0, 0, tl.maximum(0, (length - offset + r - 1) // r))
     return (segment * w + offset).to(tl.int64), r.to(tl.int64), kept
@@ -69,7 +69,7 @@ def compact_rows(
     it, (lanes,), and which of the tokens the branch keeps. SHORT: whether a branch may
     have segments shorter than a tile; otherwise the tile reaches into the next one at most.
     """
-    w, r, offset = number(row + WIDTH), number(row + RATE), number(row + OFFSETS + head)
+    w, r, offset = load_int32(row + WIDTH), load_int32(row + RATE), load_int32(row + OFFSETS + head)
     t_0 = t_0.to(tl.int32)
     segment = t_0 // w
     place = t_0 - segment * w
@@ -157,7 +157,7 @@ def forward(
         p_padding = padding
         if PADDED:
             p_padding = padding + batch * n_tokens + first
-        m, z, acc = attend_run(
+        m, z, acc = forward_loop(
             m, z, acc, b_q, p_k, p_v, p_padding, r * k_step, r * v_step, r, start, kept, scale,
             PADDED, IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, ROTATED, PRECISION, INDEX,
         )  # fmt: skip

@@ -12,10 +12,10 @@ from triton.backends.compiler import GPUTarget
 from triton.experimental.gluon._runtime import GluonASTSource
 
 from models.kernels import gluon_forward
-from models.kernels.assembled import Built, built, remarks
 from models.kernels.dilated_gluon import BLOCK_M, BLOCK_N, BUFFERS
 from models.kernels.gluon_descriptors import LAYOUT
 from models.kernels.limits import LIMITS, Limit, over
+from models.kernels.resource_usage import ResourceUsage, built, remarks
 
 TABLE, CAPABILITY = "gluon", 90
 # Of a program: two groups of consumers, and one of which the producer is a part.
@@ -84,7 +84,7 @@ def limit_of(form: Form) -> Limit | None:
     return LIMITS[TABLE, "forward", constants["D"]] if constants["HAS_KEYS"] else None
 
 
-def fault(form: Form, built: Built) -> str | None:
+def fault(form: Form, built: ResourceUsage) -> str | None:
     """What is wrong with a form, or None; it is to spill nothing at all."""
     if built.spill_bytes:
         return f"spills {built.spill_bytes} bytes a thread"
@@ -92,7 +92,7 @@ def fault(form: Form, built: Built) -> str | None:
     return built.fault(form.capability) or (limit and over(limit, built, scores, WARPS))
 
 
-def build(form: Form) -> Built:
+def build(form: Form) -> ResourceUsage:
     """Compile one form down to machine code."""
     start = time.monotonic()
     with remarks() as said:

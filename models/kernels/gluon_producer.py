@@ -4,7 +4,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
 
-from models.kernels.dilated_forward import SEGMENTS, TILES, kept_tokens, number
+from models.kernels.dilated_forward import SEGMENTS, TILES, kept_tokens, load_int32
 from models.kernels.gluon_schedule import emptied, filled, place_of, slot, steps_of, tile_at
 
 # Rows that the producer clears at once: the height of a swizzle atom.
@@ -14,8 +14,8 @@ ATOM = gl.constexpr(8)
 @gluon.jit
 def owned(index, row, n_heads, n_tokens, span, n_tiles, BLOCK_M: gl.constexpr):
     """The tile of place `index`: its first row, head, segment, batch element and run of tokens."""
-    tiles = number(row + TILES)
-    segments = number(row + SEGMENTS)
+    tiles = load_int32(row + TILES)
+    segments = load_int32(row + SEGMENTS)
     tile, unit = tile_at(index, n_tiles // tiles, tiles, span)
     head, rest = unit % n_heads, unit // n_heads
     segment, batch = rest % segments, rest // segments

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from models.kernels.hop_forward import SIZES, head_run, owner
-from models.kernels.runs import key_run, query_run, run_offsets, unpadded
+from models.kernels.inner_loops import dkv_loop, dq_loop, run_offsets, unpadded
 from models.kernels.tile_math import (
     LOG2_E,
     head_columns,
@@ -56,7 +56,7 @@ def backward_q(
     p_padding = padding
     if PADDED:
         p_padding = padding + (batch * n_heads + head) * n_keys
-    acc = query_run(
+    acc = dq_loop(
         acc, b_q, b_g, b_lse, b_delta, p_k, p_v, p_padding, k_step, v_step, 1,
         start, n_keys, scale * LOG2_E,
         PADDED, IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, "ieee", INDEX,
@@ -91,7 +91,7 @@ def backward_kv(
     at = statistics_start(batch, head, n_heads, n_queries)
     acc_k = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     acc_v = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    acc_k, acc_v = key_run(
+    acc_k, acc_v = dkv_loop(
         acc_k, acc_v, b_k, b_v, p_q, p_g, statistics + at, q_step, g_step,
         start, n_queries, scale * LOG2_E,
         IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, "ieee", INDEX,

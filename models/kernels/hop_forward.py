@@ -7,7 +7,7 @@ triangle. Its rows and their LSE stay in float32: other pieces are joined to the
 import triton
 import triton.language as tl
 
-from models.kernels.runs import attend_run, run_offsets
+from models.kernels.inner_loops import forward_loop, run_offsets
 from models.kernels.tile_math import LN_2, finish, head_columns, load_rows, row_of
 
 # Pieces are of many sizes, and code made for one is no faster than for all.
@@ -67,7 +67,7 @@ def forward(
     p_padding = padding
     if PADDED:
         p_padding = padding + (batch * n_heads + head) * n_keys
-    m, z, acc = attend_run(
+    m, z, acc = forward_loop(
         m, z, acc, b_q, p_k, p_v, p_padding, k_step, v_step, 1, start, n_keys, scale,
         PADDED, IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, ROTATED, "ieee", INDEX,
     )  # fmt: skip

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.kernels.assembled import Built
 from models.kernels.machine_code import programs_per_multiprocessor
+from models.kernels.resource_usage import ResourceUsage
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ LIMITS = {
 }
 
 
-def over(limit: Limit, built: Built, scores: float, warps: int) -> str | None:
+def over(limit: Limit, built: ResourceUsage, scores: float, warps: int) -> str | None:
     """Where a kernel is over its limit, or None. scores: of a thread in one step."""
     if built.loop is None:
         return "its main loop has no asynchronous products"

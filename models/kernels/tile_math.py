@@ -4,7 +4,7 @@ Scores are kept in base 2: `scale` is the factor on q.k times log2(e), `m` a row
 running maximum of scaled scores, `z` the sum of exp2(score - m), `acc` (rows, D) the
 sum of those weights times values. A row that has seen no key has m = -inf.
 
-BARE: whether a row may have seen no key yet after a step, as where keys are padding.
+EMPTY_ROWS: whether a row may have seen no key yet after a step, as where keys are padding.
 """
 
 import triton
@@ -12,7 +12,7 @@ import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
-MOST = tl.constexpr(3.4028234663852886e38)  # of float32, finite
+FLOAT32_MAX = tl.constexpr(3.4028234663852886e38)  # of float32, finite
 # A run of rows in a buffer of ours begins at a multiple of this, so that 16 bytes load at once.
 ROW_MULTIPLE = tl.constexpr(16)
 
@@ -20,17 +20,17 @@ ROW_MULTIPLE = tl.constexpr(16)
 @triton.jit
 def attend_step(
     m, z, acc, b_q, b_k, b_v, seen, scale, MASKED: tl.constexpr, PRECISION: tl.constexpr,
-    BARE: tl.constexpr = False,
+    EMPTY_ROWS: tl.constexpr = False,
 ):  # fmt: skip
     """Take keys b_k and values b_v (keys, D) into the state of the queries b_q (rows, D).
 
-    seen: (rows, keys), read only where MASKED. Unless BARE, every row must see a key here or
+    seen: (rows, keys), read only where MASKED. Unless EMPTY_ROWS, every row must see a key here or
     have seen one before.
     """
     s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
     if MASKED:
         s = tl.where(seen, s, float("-inf"))
-    m, z, alpha, p = softmax_step(m, z, s, scale, BARE)
+    m, z, alpha, p = softmax_step(m, z, s, scale, EMPTY_ROWS)
     acc = tl.dot(p.to(b_v.dtype), b_v, acc * alpha[:, None], input_precision=PRECISION)
     return m, z, acc
 
@@ -91,11 +91,11 @@ def bits_of(weights, dtype: tl.constexpr):
 
 
 @triton.jit
-def softmax_step(m, z, s, scale, BARE: tl.constexpr = False):
+def softmax_step(m, z, s, scale, EMPTY_ROWS: tl.constexpr = False):
     """Take scores s (rows, keys) into m and z; the factor on what came before, and weights."""
     m_new = tl.maximum(m, tl.max(s, 1) * scale)
     pivot = m_new
-    if BARE:
+    if EMPTY_ROWS:
         pivot = tl.where(m_new == float("-inf"), 0.0, m_new)  # -inf less -inf is no number
     p = tl.exp2(s * scale - pivot[:, None])
     alpha = tl.exp2(m - pivot)
@@ -103,7 +103,7 @@ def softmax_step(m, z, s, scale, BARE: tl.constexpr = False):
 
 
 @triton.jit
-def query_step(
+def dq_step(
     acc, b_q, b_g, b_lse, b_delta, b_k, b_v, seen, scale,
     MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -117,7 +117,7 @@ def query_step(
 
 
 @triton.jit
-def key_step(
+def dkv_step(
     acc_k, acc_v, b_k, b_v, b_q, b_g, b_lse, b_delta, seen, scale,
     MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip

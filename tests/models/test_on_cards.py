@@ -9,7 +9,7 @@ import triton.language as tl
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models import block_sparse_attention, dilated_attention, patterns
-from models.kernels import dilated, graphs, tiles
+from models.kernels import cuda_graphs, dilated, tiles
 from models.oracle import reference
 from tests.models.helpers import relative_rms
 
@@ -111,8 +111,8 @@ def test_indices_of_64_bits_come_where_32_do_not_reach(rows, stride, shortest, i
 @pytest.fixture
 def capture(monkeypatch):
     """As if every call went into a CUDA graph from here on, and those kept were none."""
-    monkeypatch.setattr(graphs, "_KEPT", {})
-    return lambda: monkeypatch.setattr(graphs, "is_capturing", lambda device: True)
+    monkeypatch.setattr(cuda_graphs, "_KEPT", {})
+    return lambda: monkeypatch.setattr(cuda_graphs, "is_capturing", lambda device: True)
 
 
 def test_a_captured_graphs_table_outlives_the_cache_of_plans(capture):

@@ -13,11 +13,11 @@ import triton.language as tl
 
 from models.kernels.tile_math import (
     attend_step,
+    dkv_step,
+    dq_step,
     head_columns,
-    key_step,
     load_rows,
     load_statistics,
-    query_step,
     rotated_step,
     values_step,
 )
@@ -47,7 +47,7 @@ def unpadded(p_padding, step, rows, here):
 
 
 @triton.jit
-def attend_run(
+def forward_loop(
     m, z, acc, b_q, p_k, p_v, p_padding, k_step, v_step, padding_step, start, n_keys, scale,
     PADDED: tl.constexpr, IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ROTATED: tl.constexpr,
@@ -100,7 +100,7 @@ def attend_run(
 
 
 @triton.jit
-def query_run(
+def dq_loop(
     acc, b_q, b_g, b_lse, b_delta, p_k, p_v, p_padding, k_step, v_step, padding_step,
     start, n_keys, scale,
     PADDED: tl.constexpr, IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -108,7 +108,7 @@ def query_run(
 ):  # fmt: skip
     """Add dQ / scale that comes through a run of keys to queries b_q, rows `start` on.
 
-    b_lse and the scale in base 2, as in `tile_math.query_step`.
+    b_lse and the scale in base 2, as in `tile_math.dq_step`.
     """
     d, d_mask = head_columns(D, BLOCK_D)
     i_m, i_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
@@ -123,7 +123,7 @@ def query_run(
         seen = i_n
         if PADDED:
             seen = unpadded(p_padding, padding_step, n + i_n, i_n >= 0)[None, :]
-        acc = query_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, seen, scale, PADDED, PRECISION)
+        acc = dq_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, seen, scale, PADDED, PRECISION)
     for n in tl.range(full, end, BLOCK_N, num_stages=CUT_STAGES):
         here = n + i_n < n_keys
         seen = here[None, :]
@@ -133,12 +133,12 @@ def query_run(
             seen = seen & unpadded(p_padding, padding_step, n + i_n, here)[None, :]
         b_k = load_rows(p_k + n * k_step + o_k, here, d_mask, D, BLOCK_D, True)
         b_v = load_rows(p_v + n * v_step + o_v, here, d_mask, D, BLOCK_D, True)
-        acc = query_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, seen, scale, True, PRECISION)
+        acc = dq_step(acc, b_q, b_g, b_lse, b_delta, b_k, b_v, seen, scale, True, PRECISION)
     return acc
 
 
 @triton.jit
-def key_run(
+def dkv_loop(
     acc_k, acc_v, b_k, b_v, p_q, p_g, p_rows, q_step, g_step, start, n_queries, scale,
     IS_CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
@@ -166,7 +166,7 @@ def key_run(
         b_q = load_rows(p_q + i * q_step + o_q, i_m, d_mask, D, BLOCK_D, False)
         b_g = load_rows(p_g + i * g_step + o_g, i_m, d_mask, D, BLOCK_D, False)
         b_lse, b_delta = load_statistics(p_rows + i, i_m, False)
-        acc_k, acc_v = key_step(
+        acc_k, acc_v = dkv_step(
             acc_k, acc_v, b_k, b_v, b_q, b_g, b_lse, b_delta, i_m, scale, False, PRECISION
         )
     for e in tl.range(0, n_cut, num_stages=1):
@@ -179,7 +179,7 @@ def key_run(
         b_q = load_rows(p_q + i * q_step + o_q, here, d_mask, D, BLOCK_D, True)
         b_g = load_rows(p_g + i * g_step + o_g, here, d_mask, D, BLOCK_D, True)
         b_lse, b_delta = load_statistics(p_rows + i, here, True)
-        acc_k, acc_v = key_step(
+        acc_k, acc_v = dkv_step(
             acc_k, acc_v, b_k, b_v, b_q, b_g, b_lse, b_delta, seen, scale, True, PRECISION
         )
     return acc_k, acc_v

@@ -24,7 +24,7 @@ SHARED_BYTES = {80: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 
 
 @dataclass(frozen=True)
-class Built:
+class ResourceUsage:
     """What a form takes: registers and spilled bytes a thread, bytes of shared memory.
 
     serialized: whether the assembler makes tensor-core instructions wait for one another.
@@ -62,7 +62,7 @@ class Built:
         return None
 
 
-def why_not_raced(kernels: Iterable[Built], capability: int) -> str | None:
+def why_not_raced(kernels: Iterable[ResourceUsage], capability: int) -> str | None:
     """Why the kernels of one tile cannot win a race, or None. Lazily: the first fault decides."""
     loops = []
     for kernel in kernels:
@@ -96,7 +96,7 @@ def built(
     *,
     rotated: bool = False,
     with_loop: bool = False,
-) -> Built:
+) -> ResourceUsage:
     """What the kernel in Triton's cache takes. files: name -> path there, its metadata_group.
 
     said: by the assembler when it was made, "" where it was made before. It is kept beside the
@@ -118,7 +118,7 @@ def built(
         int(re.search(pattern, said)[1]) for pattern in (r"Used (\d+) reg", r"(\d+) bytes spill st")
     )
     loop = main_loop(cubin) if capability == 90 and (rotated or with_loop) else None
-    return Built(registers, stores, shared, "serialized" in said, seconds, rotated, loop)
+    return ResourceUsage(registers, stores, shared, "serialized" in said, seconds, rotated, loop)
 
 
 def _assemble(ptx: Path, capability: int) -> str:

@@ -27,8 +27,8 @@ from triton.compiler.compiler import get_cache_key, make_backend
 from triton.compiler.errors import CompilationError
 
 from models.kernels import tiles
-from models.kernels.assembled import SHARED_BYTES, Built, built, remarks, why_not_raced
 from models.kernels.calls import Call, problem
+from models.kernels.resource_usage import SHARED_BYTES, ResourceUsage, built, remarks, why_not_raced
 
 # Of one call, seconds: of all here the slowest takes some 20 on a busy machine.
 LIMIT = 120.0
@@ -41,7 +41,7 @@ class Kernel:
     """One compiled form. code: digest of its PTX. cached: whether it was there before."""
 
     name: str
-    built: Built
+    built: ResourceUsage
     code: str
     cached: bool
 
