@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import triton.language as tl
 
 from models.kernels import dilated, gluon_forward, tiles
 from models.kernels.dilated_forward import KEPT, RATE, SEGMENTS, TILES
 from models.kernels.gluon_descriptors import descriptors, readable
+from models.kernels.launch import index_type, on_device
 from models.kernels.tile_math import LOG2_E
 from models.ops import empty_results
 
@@ -73,11 +73,11 @@ def forward(q, k, v, segment_lengths, dilation_rates, offsets, is_causal, scale)
         "BLOCK_M": BLOCK_M,
         "BLOCK_N": BLOCK_N,
         "BUFFERS": BUFFERS[dim],
-        "INDEX": tl.int32 if reach < 2**31 else tl.int64,
+        "INDEX": index_type(reach),
         "num_warps": 4,
     }
     programs = _programs(q.device)
-    with tiles.on_device(q):
+    with on_device(q):
         for walk in walks(q, *lists, group) if batch else ():
             is_base = walk.branch == 0
             views = [

@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
+from models.kernels.launch import on_device, strides, vector
 from models.kernels.tile_math import (
     LOG2_E,
     ROW_MULTIPLE,
@@ -19,7 +20,7 @@ from models.kernels.tile_math import (
     row_of,
     statistics_start,
 )
-from models.kernels.tiles import MAX_HEAD_DIM, on_device, padded, strides, vector
+from models.kernels.tiles import MAX_HEAD_DIM, padded
 
 BLOCK = 64
 

@@ -2,9 +2,8 @@
 
 A table maps a kernel to entries, each with the card (`capability`: 80, 90, 100), head
 dimension (padded to a power of two), bits of the dtype and, for block masks, block size
-that it is for; the tile; and `source`, where the tile came from. `python -m experiments
-tune` measures candidates on the card at hand and rewrites the entries of that card;
-`tile_tables` says where a table lies.
+that it is for; the tile; and `source`, where the tile came from. Tuning measures candidates
+on the card at hand and rewrites the entries of that card; `tile_tables` says where a table lies.
 """
 
 from __future__ import annotations
@@ -214,34 +213,3 @@ def why_no_tile(table: str, q: torch.Tensor, block_size: int | None = None) -> s
     except UnsupportedBackend as error:
         return str(error)
     return None
-
-
-def strides(*tensors: torch.Tensor, unit: int = 1) -> list[int]:
-    """Strides of (B, N, H, D) tensors as kernels take them: batch, token, head of each.
-
-    unit: elements that they are counted in. 0 where there is one only: what is never
-    multiplied is to make no form of its own.
-    """
-    return [
-        stride // unit if size > 1 else 0
-        for x in tensors
-        for size, stride in zip(x.shape[:3], x.stride()[:3], strict=True)
-    ]
-
-
-def vector(*tensors: torch.Tensor) -> int:
-    """How many elements, a power of two and 16 bytes at most, a kernel may load at once.
-
-    Every row of every tensor (B, N, H, D), of one dtype, begins at a multiple of as many.
-    """
-    size = tensors[0].element_size()
-    count = 16 // size
-    multiples = [stride * size for stride in strides(*tensors)]
-    while any(x % (count * size) for x in [*multiples, *(x.data_ptr() for x in tensors)]):
-        count //= 2
-    return count
-
-
-def on_device(x: torch.Tensor):
-    """A context in which kernels are launched on the device of x."""
-    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
