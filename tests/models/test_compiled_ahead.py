@@ -142,7 +142,7 @@ for capability in (75, 30):
         told.append(str(error))
 print(json.dumps(told))
 """
-    expected = "capability={}: there are tiles for none such"
+    expected = "capability={}: no tiles are for it"
     assert run(script, tmp_path) == [expected.format(75), expected.format(30)]
 
 
