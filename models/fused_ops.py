@@ -25,7 +25,7 @@ class CpuFlash:
     """FlashAttention on the CPU: float64, float32, bfloat16, float16; any head size.
 
     When causal it computes blocks of 512 keys whole: up to 512 tokens, every pair. Segments of
-    2048 tokens cut into parts that LSE joins took longer (models/kernels/NOTES.md).
+    2048 tokens cut into parts that LSE joins took longer (experiments/NOTES.md).
     """
 
     name = "cpu-flash"

@@ -30,6 +30,23 @@ from models.kernels.tile_math import (
 
 
 @triton.jit
+def load_two(
+    p_x, p_y, x_step, y_step, tokens, held,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, EVEN_N: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """Rows of `tokens` in two tensors: [rows, BLOCK_D] each, 0 where not held.
+
+    p_x, p_y: to token 0 of a head; *_step: to the next token.
+    """
+    d, d_mask = head_columns(D, BLOCK_D)
+    p_x += tokens.to(INDEX)[:, None] * x_step + d[None, :]
+    p_y += tokens.to(INDEX)[:, None] * y_step + d[None, :]
+    b_x = load_rows(p_x, held, d_mask, D, BLOCK_D, not EVEN_N)
+    b_y = load_rows(p_y, held, d_mask, D, BLOCK_D, not EVEN_N)
+    return b_x, b_y
+
+
+@triton.jit
 def backward_q(
     q, k, v, grad_out, query_ids, key_ids, statistics, grad_q, row_ptr, col_idx, order,
     q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h, g_b, g_n, g_h,
@@ -52,10 +69,8 @@ def backward_q(
     held = queries < n_tokens
     p_q, q_step = row_of(q, q_b, q_n, q_h, batch, 0, head, VECTOR, INDEX)
     p_g, g_step = row_of(grad_out, g_b, g_n, g_h, batch, 0, head, VECTOR, INDEX)
-    p_q += queries.to(INDEX)[:, None] * q_step + d[None, :]
-    p_g += queries.to(INDEX)[:, None] * g_step + d[None, :]
-    b_q = load_rows(p_q, held, d_mask, D, BLOCK_D, not EVEN_N)  # [BLOCK_M, BLOCK_D]
-    b_g = load_rows(p_g, held, d_mask, D, BLOCK_D, not EVEN_N)  # [BLOCK_M, BLOCK_D]
+    # [BLOCK_M, BLOCK_D]
+    b_q, b_g = load_two(p_q, p_g, q_step, g_step, queries, held, D, BLOCK_D, EVEN_N, INDEX)
     rows = statistics_start(batch, head, n_heads, n_tokens) + queries
     b_lse, b_delta = load_statistics(statistics + rows, held, True)  # [BLOCK_M]
     p_k, k_step = row_of(k, k_b, k_n, k_h, batch, 0, head // GROUP, VECTOR, INDEX)
@@ -123,10 +138,8 @@ def backward_kv(
     held = keys < n_tokens
     p_k, k_step = row_of(k, k_b, k_n, k_h, batch, 0, kv_head, VECTOR, INDEX)
     p_v, v_step = row_of(v, v_b, v_n, v_h, batch, 0, kv_head, VECTOR, INDEX)
-    p_k += keys.to(INDEX)[:, None] * k_step + d[None, :]
-    p_v += keys.to(INDEX)[:, None] * v_step + d[None, :]
-    b_k = load_rows(p_k, held, d_mask, D, BLOCK_D, not EVEN_N)  # [BLOCK_N, BLOCK_D]
-    b_v = load_rows(p_v, held, d_mask, D, BLOCK_D, not EVEN_N)  # [BLOCK_N, BLOCK_D]
+    # [BLOCK_N, BLOCK_D]
+    b_k, b_v = load_two(p_k, p_v, k_step, v_step, keys, held, D, BLOCK_D, EVEN_N, INDEX)
     acc_k = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     acc_v = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     if BY_IDS:
