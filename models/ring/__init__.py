@@ -5,26 +5,18 @@ distributed dilated attention. Below them `plan` says what is sent and computed,
 sends it, `hops` computes.
 """
 
-from importlib import import_module
+from models.lazy import lazy_names
 
-_HOME = {
-    "Grid": "models.patterns.orders",
-    "RingError": "models.errors",
-    "distributed_dilated_attention": "models.ring.all_gather",
-    "ring_attention": "models.ring.attention",
-    "shard": "models.patterns.orders",
-    "simulated_ring_attention": "models.ring.simulated",
-    "traffic": "models.ring.exchange",
-    "unshard": "models.patterns.orders",
-}
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'models.ring' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "Grid": "models.patterns.orders",
+        "RingError": "models.errors",
+        "distributed_dilated_attention": "models.ring.all_gather",
+        "ring_attention": "models.ring.attention",
+        "shard": "models.patterns.orders",
+        "simulated_ring_attention": "models.ring.simulated",
+        "traffic": "models.ring.exchange",
+        "unshard": "models.patterns.orders",
+    },
+)
