@@ -1,8 +1,9 @@
-"""Which code a variant's numbers depend on, as one digest of file contents.
+"""Which code a variant's numbers depend on, as one digest of what its files mean.
 
-Starting from the variant's modules and from the measuring code, imports within
+Starting from the variant's modules and from the measuring procedure, imports within
 the repository are followed, those inside functions too, so that an edit to one
-variant's file changes that variant's digest and no other.
+variant's file changes that variant's digest and no other. Words and layout count
+for nothing: see `experiments.meaning`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from experiments.meaning import meaning
+from experiments.procedures import PROCEDURES, choose
 from models.kernels import tile_tables
 from models.registry import VARIANTS
 
 ROOT = Path(__file__).parent.parent
-_OURS = ("models", "experiments", "analysis")
 # The registry names every variant; of it, only the variant's own entry counts.
 _REGISTRY = "models.registry"
 # Backends that may run a Triton kernel. Another, named, never falls back to one: new
@@ -26,15 +28,23 @@ _REGISTRY = "models.registry"
 _KERNELS, _BY_KERNEL = "models.kernels", ("auto", "triton", "triton-tf32", "gluon")
 
 
-def code_digest(variant: str) -> str:
-    """16 hex digits over the sources behind `variant`, its registry entry and torch's version."""
+def code_digest(variant: str, procedure: str | None = None) -> str:
+    """16 hex digits over the sources behind `variant`, its registry entry and torch's version.
+
+    procedure: how it is measured, by name; None for the only one that can measure it (ValueError
+    where there are several).
+    """
     entry = VARIANTS[variant]
     sha = hashlib.sha256(repr((entry.entry, sorted(entry.options.items()))).encode())
     sha.update(repr((entry.pattern_class, entry.multihead, _version("torch"))).encode())
-    for path in sources(variant):
+    for path in sources(variant, procedure):
         sha.update(path.relative_to(ROOT).as_posix().encode())
-        sha.update(_as_used(path).read_bytes())
+        sha.update(_meaning(_as_used(path)))
     return sha.hexdigest()[:16]
+
+
+def _meaning(path: Path) -> bytes:
+    return meaning(path.suffix, path.read_bytes())
 
 
 def _as_used(path: Path) -> Path:
@@ -43,12 +53,12 @@ def _as_used(path: Path) -> Path:
     return tile_tables.path(path.stem) if is_table and path.stem in tile_tables.overlaid() else path
 
 
-def sources(variant: str) -> list[Path]:
-    """The repository's files behind a variant's numbers, sorted."""
+def sources(variant: str, procedure: str | None = None) -> list[Path]:
+    """The repository's files behind a variant's numbers, sorted; arguments as of `code_digest`."""
     entry = VARIANTS[variant]
     by_kernel = entry.options.get("backend", "auto") in _BY_KERNEL
     passed_over = (_REGISTRY,) if by_kernel else (_REGISTRY, _KERNELS)
-    return _reached(entry.modules, passed_over)
+    return _reached([*entry.modules, PROCEDURES[procedure or choose(variant)].module], passed_over)
 
 
 def _reached(
@@ -69,7 +79,7 @@ def _reached(
         if module in seen or module.startswith(passed_over) or not path.is_file():
             continue
         seen[module] = path
-        queue.extend(_imports(path))
+        queue.extend(_imports(path.read_bytes()))
     found = list(seen.values())
     # A module's data lies beside it under its name: the tile table of a kernel.
     data = [path.with_suffix(kind) for path in found for kind in (".json", ".mplstyle")]
@@ -81,15 +91,15 @@ def _path(module: str) -> Path:
 
 
 @cache
-def _imports(path: Path) -> tuple[str, ...]:
+def _imports(content: bytes) -> tuple[str, ...]:
     found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(content)):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             # `from package import module` or `from package.module import name`.
             found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-    return tuple(name for name in found if name.partition(".")[0] in _OURS)
+    return tuple(name for name in found if (ROOT / name.partition(".")[0]).is_dir())
 
 
 def _version(package: str) -> str | None:
@@ -104,13 +114,5 @@ def modules_digest(*modules: str, data: Iterable[str] = ()) -> str:
     sha = hashlib.sha256()
     files = {path for pattern in data for path in ROOT.glob(pattern)}
     for path in sorted({*files, *_reached(modules, packages=True)}):
-        sha.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
-    return sha.hexdigest()[:16]
-
-
-def files_digest(*patterns: str) -> str:
-    """16 hex digits over the contents of the repository's files that match `patterns`."""
-    sha = hashlib.sha256()
-    for path in sorted({path for pattern in patterns for path in ROOT.glob(pattern)}):
-        sha.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+        sha.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + _meaning(path))
     return sha.hexdigest()[:16]

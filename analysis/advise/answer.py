@@ -180,7 +180,7 @@ def input_bytes(question: Question, variant: str) -> int:
 
     In training the output's gradient too. A streamed pass holds no input besides its peak.
     """
-    if variant in VARIANTS and VARIANTS[variant].measured_by == "streams":
+    if variant in VARIANTS and VARIANTS[variant].is_streamed:
         return 0
     width = question.heads * question.head_dim
     tokens = question.batch * question.seq_len * width

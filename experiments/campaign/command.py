@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ _LEAST_MINUTES = 0.25
 _LOCAL = ROOT / "build" / "campaigns"
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("--minutes", type=float, metavar="M", help="of this call, all in all")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the campaign")
@@ -29,7 +30,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--plan", action="store_true", help="print what it would do, and stop")
 
 
-def campaign(options) -> int:
+def campaign(options: argparse.Namespace) -> int:
     """Run, rehearse or plan a campaign; returns the exit status."""
     minutes = options.minutes
     if minutes is None:
@@ -73,7 +74,7 @@ def _plan(options, minutes: float) -> int:
     if options.rehearse:
         chosen, kind, name = work.rehearsal(), "cpu", "this CPU"
     else:
-        # The plan for a card is worth reading before there is one.
+        # A plan for a card can be read where there is none.
         device = options.device or "cuda"
         here = device in ("cpu", *(f"cuda:{gpu.index}" for gpu in machine.gpus()))
         kind = "cpu" if device == "cpu" else "cuda"
@@ -81,6 +82,4 @@ def _plan(options, minutes: float) -> int:
         name = machine.describe(device).device if is_known else cost.reference_device(kind)
         chosen = work.on_device(device, machine.default_tier(device))
     print(planning.text(chosen, kind, name, minutes))
-    if kind == "cuda":
-        print(f"\n{planning.claims_text(chosen, kind, name, minutes)}")
     return 0

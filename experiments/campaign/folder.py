@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from experiments import archive
-from experiments.files import replacing
+from experiments.atomic_write import atomic_write
 
 FORMAT = 1
 MANIFEST = "campaign.json"
@@ -73,18 +73,18 @@ class Folder:
         with open(self.path / "logs" / "campaign.log", "a") as log:
             log.write(f"{datetime.now(UTC):%H:%M:%S} {text}\n")
 
-    def save(self, step: str, found) -> None:
+    def save(self, step: str, found: dict | list) -> None:
         """Leave what a step found, as JSON."""
         _write_json(self.path / "steps" / f"{step}.json", found)
 
-    def found(self, step: str):
+    def found(self, step: str) -> dict | list | None:
         """What a step left, or None where it has not."""
         path = self.path / "steps" / f"{step}.json"
         return json.loads(path.read_text()) if path.exists() else None
 
     def write_text(self, name: str, text: str) -> None:
         """Leave a file of text."""
-        with replacing(self.path / name) as partial:
+        with atomic_write(self.path / name) as partial:
             partial.write_text(text)
 
     @property
@@ -112,7 +112,7 @@ def _make(folder: Path) -> None:
 
 
 def _write_json(path: Path, value) -> None:
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import experiments.ranks
+from experiments import measure as measuring
 from experiments.digest import sources
+from experiments.procedures import ranks
 from experiments.schema import Record
 from models.registry import VARIANTS
 from models.ring import passes
@@ -81,13 +82,13 @@ def test_more_ranks_than_cores_are_unsupported(measure):
 
 @needs_two_cores
 def test_a_wrong_output_on_any_rank_is_failed(measure, monkeypatch):
-    real = passes.results
+    real = passes.output_results
 
     def wrong_on_rank_1(*arguments):
         out, lse = real(*arguments)
         return out * (1.001 if dist.get_rank() == 1 else 1), lse
 
-    monkeypatch.setattr(passes, "results", wrong_on_rank_1)
+    monkeypatch.setattr(passes, "output_results", wrong_on_rank_1)
     result = measure(variant="ring-standard", world_size=2, simulated=False)
     assert result["status"] == "failed"
     assert result["reason"].startswith("output: relative error")
@@ -95,14 +96,14 @@ def test_a_wrong_output_on_any_rank_is_failed(measure, monkeypatch):
 
 @needs_two_cores
 def test_a_rank_that_dies_is_named(measure, monkeypatch):
-    real = passes.results
+    real = passes.output_results
 
     def dies_on_rank_1(*arguments):
         if dist.get_rank() == 1:
             os._exit(3)
         return real(*arguments)
 
-    monkeypatch.setattr(passes, "results", dies_on_rank_1)
+    monkeypatch.setattr(passes, "output_results", dies_on_rank_1)
     result = measure(variant="ring-standard", world_size=2, simulated=False)
     assert result["status"] == "failed" and "rank 1" in result["reason"]
 
@@ -115,15 +116,15 @@ def test_a_rank_has_one_core(monkeypatch, case):
         torch.set_num_threads(1)
         seen["cores"] = os.sched_getaffinity(0)
 
-    monkeypatch.setattr(experiments.measure, "prepare", prepare)
-    monkeypatch.setattr(experiments.ranks, "build", lambda *_: exit_with(seen["cores"]))
+    monkeypatch.setattr(measuring, "prepare", prepare)
+    monkeypatch.setattr(ranks, "build", lambda *_: exit_with(seen["cores"]))
 
     def exit_with(cores):
         raise RuntimeError(f"cores {sorted(cores)}")
 
-    with pytest.raises(experiments.ranks.RankFailed, match=r"rank \d: RuntimeError: cores \[\d+\]"):
+    with pytest.raises(ranks.RankFailed, match=r"rank \d: RuntimeError: cores \[\d+\]"):
         point = case(variant="ring-standard", world_size=2, simulated=False)
-        experiments.ranks.replicate(point, "cpu", None, {"timeout_s": 30})
+        ranks.replicate(point, "cpu", None, {"timeout_s": 30})
 
 
 def test_other_variants_do_not_hang_on_the_ring():
