@@ -11,8 +11,9 @@ from analysis.records import frame as records
 from analysis.rendering.text import interval
 from analysis.selection import views
 from analysis.statistics.intervals import geometric_mean_speedup, speedup
+from experiments.case import COLUMNS
 
-KEY = ["experiment", *records.CASE_COLUMNS]
+KEY = ["experiment", *COLUMNS]
 
 
 def compare(a: Path, b: Path) -> str:
