@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # Rows long and short, a short last block, rows without keys, grouped queries.
 MIXED = BlockProblem(2, 90, 6, 2, 16, block_size=8, kept=0.3)
+OF_HEADS = BlockProblem(1, 90, 6, 2, 16, is_causal=True, per_head=True, layout="fused")
 
 
 def attend(problem, q, k, v, **options):
@@ -48,7 +49,7 @@ def gradients(problem, q, k, v, grad_out, grad_lse):
 @settings(max_examples=40)
 @given(problem=block_problems())
 @example(problem=MIXED)
-@example(problem=BlockProblem(1, 90, 6, 2, 16, is_causal=True, per_head=True, layout="fused"))
+@example(problem=OF_HEADS)
 def test_error_is_within_twice_dense_attentions_own(problem, dtype):
     """Both errors are rms against float64; `rounding_floor` is the least bound."""
     q, k, v, *_ = problem.tensors(dtype)
@@ -72,10 +73,10 @@ def test_error_is_within_twice_dense_attentions_own(problem, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @settings(max_examples=40)
 @given(problem=block_problems(), through_lse=st.booleans())
-@example(MIXED, False)
-@example(MIXED, True)
-@example(BlockProblem(1, 90, 6, 2, 16, is_causal=True, per_head=True, layout="fused"), False)
-@example(BlockProblem(1, 90, 6, 2, 16, is_causal=True, per_head=True, layout="fused"), True)
+@example(problem=MIXED, through_lse=False)
+@example(problem=MIXED, through_lse=True)
+@example(problem=OF_HEADS, through_lse=False)
+@example(problem=OF_HEADS, through_lse=True)
 def test_gradient_error_is_within_thrice_dense_attentions_own(problem, dtype, through_lse):
     """Errors of the three gradients as one vector; `rounding_floor` is the least bound."""
     q, k, v, grad_out, grad_lse = problem.tensors(dtype)

@@ -23,6 +23,8 @@ from tests.models.helpers import (
 )
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+STRIDED = Problem(batch=2, n=32, branches=((8, 1), (16, 2)), grad_layout="heads_first")
+LONG = Problem(batch=2, n=90, kv_heads=2, branches=((7, 3), (90, 4), (200, 1)))
 both_backends = pytest.mark.parametrize("backend", DILATED_BACKENDS)
 
 
@@ -61,10 +63,10 @@ def dense(problem, backend="sdpa-flash"):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @settings(max_examples=40)
 @given(problem=problems(), through_lse=st.booleans())
-@example(Problem(batch=2, n=32, branches=((8, 1), (16, 2)), grad_layout="heads_first"), False)
-@example(Problem(batch=2, n=32, branches=((8, 1), (16, 2)), grad_layout="heads_first"), True)
-@example(Problem(batch=2, n=90, kv_heads=2, branches=((7, 3), (90, 4), (200, 1))), False)
-@example(Problem(batch=2, n=90, kv_heads=2, branches=((7, 3), (90, 4), (200, 1))), True)
+@example(problem=STRIDED, through_lse=False)
+@example(problem=STRIDED, through_lse=True)
+@example(problem=LONG, through_lse=False)
+@example(problem=LONG, through_lse=True)
 def test_error_is_within_thrice_dense_attentions_own(problem, dtype, through_lse, backend):
     """Errors of the three gradients as one vector; `rounding_floor` is the least bound."""
     q, k, v, grad_out, grad_lse = problem.tensors(dtype)
