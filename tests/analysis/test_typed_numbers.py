@@ -87,6 +87,6 @@ def test_the_constants_that_the_paper_names_are_those_of_the_code():
     assert f"within a factor of {FACTOR:g} of" in statistics
     assert (OUTPUT_ALLOWANCE, GRADIENT_ALLOWANCE) == (2, 3)
     assert (
-        "exceeds twice that one's, or three times for gradients"
+        "exceeds twice that error, or three times for gradients"
         in (ROOT / "paper/sections/measuring.typ").read_text()
     )
