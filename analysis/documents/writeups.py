@@ -1,12 +1,17 @@
-"""The write-ups, in the published layout, out of numbers, tables, figures and verdicts.
+"""The write-ups, in the published layout, from numbers, tables, figures and verdicts.
 
     python -m analysis.documents.writeups NAME --out build/writeups/NAME.md [--build build]
 
-renders `paper/writeups/NAME.md.j2`. A template has `n(key)`, the text of a number; `table(name)`,
-`figure(name, alt)`; of one claim `said(id)`, `measured(id)`, `ruled(id)` (the word) and
-`verdict(id)` (with its reason); `verdicts(section)`, the table of a section of the write-up;
-`sections()`. An unknown name of any of these fails the build. A table or figure of another
-experiment has its whole name (`backends-worth`): a write-up need not be one of an experiment.
+renders `paper/writeups/NAME.md.j2`. A template can call:
+
+    n(key)                            the text of a number
+    table(name), figure(name, alt)    those of this experiment, or of another by the whole name
+                                      (`backends-worth`); NAME need not be an experiment
+    said(id), measured(id)            the published and the measured value of a claim
+    ruled(id), verdict(id)            its verdict as a word, or with its reason
+    verdicts(section), sections()     the table of claims of one section; all sections
+
+An unknown key, name, claim or section fails the build.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ TEMPLATES = Path(__file__).resolve().parents[2] / "paper" / "writeups"
 
 
 class WriteupError(ValueError):
-    """A write-up that cannot be rendered: names the template and what it asked for."""
+    """A write-up cannot be rendered; the message names the template and what is missing."""
 
 
 def render(name: str, build: Path, out: Path, templates: Path = TEMPLATES) -> str:
@@ -73,7 +78,7 @@ def names(templates: Path = TEMPLATES) -> list[str]:
 
 
 class _Page:
-    """What a template can ask for."""
+    """The functions that a template can call."""
 
     def __init__(self, name: str, build: Path, out: Path):
         self.name, self.build, self.out = name, build, out
@@ -86,11 +91,11 @@ class _Page:
         return lookup(self._numbers, key, self.where)
 
     def table(self, name: str) -> str:
-        """The table of this experiment, or else the one of that whole name."""
+        """The Markdown of `<write-up>-<name>`, else of the table with that whole name."""
         return self._output("table", "tables", name, "md").read_text().rstrip()
 
     def figure(self, name: str, alt: str) -> str:
-        """A link to the figure of this experiment, or else to the one of that whole name."""
+        """A link to the figure `<write-up>-<name>`, else to the one with that whole name."""
         path = self._output("figure", "figures", name, "svg")
         return f"![{alt}]({self._link(path)})"
 
@@ -127,7 +132,7 @@ class _Page:
         return self._claims[f"{self.name}.{claim}"]
 
     def _verdict(self, claim: dict) -> str:
-        """The word, linked to the claim's row in the ledger, which has its records."""
+        """The verdict, linked to the claim's row in the ledger, which lists its records."""
         return f"[**{claim['verdict']}**]({self._link(self.build / 'ledger.html')}#{claim['id']})"
 
     def verdicts(self, section: str) -> str:
@@ -156,7 +161,7 @@ class _Page:
 
 
 def measured_text(measured: dict | None) -> str:
-    """The measured side of a verdict: value, interval and unit."""
+    """The measured value of a claim, with interval and unit."""
     if measured is None or measured["value"] is None:
         return DASH
     bounds = [measured[b] for b in ("low", "high")]
@@ -167,7 +172,7 @@ def measured_text(measured: dict | None) -> str:
 
 
 def published_text(claim: dict) -> str:
-    """The published side of a verdict as a reader would write it."""
+    """The published value of a claim as text."""
     value = claim["published"]
     if value is None:
         return DASH
@@ -184,7 +189,7 @@ def _json(path: Path):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Render one; returns the exit status, 1 with one line on stderr for unusable input."""
+    """Render one write-up; returns the exit status, 1 with one line on stderr on an error."""
     parser = argparse.ArgumentParser(description="Render a write-up.")
     parser.add_argument("name", choices=names())
     parser.add_argument("--out", type=Path, required=True)
