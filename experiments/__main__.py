@@ -10,14 +10,14 @@ from pathlib import Path
 from experiments import cost, machine, runner
 from experiments import grid as grids
 from experiments.campaign.command import add_arguments, campaign
-from experiments.lease import hold
+from experiments.device_lock import hold
 from experiments.machine import DeviceError
 from experiments.record import RecordError
 from models.kernels.tile_tables import HOME
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status (2 for bad input, told in one line)."""
+    """Run one command; returns the exit status (2 for bad input, with a message of one line)."""
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
@@ -48,7 +48,9 @@ def _plan(options) -> int:
         expected = [cost.seconds(case, tier.limits, kind, name) for case in cases]
         for case, one in zip(cases, expected, strict=True):
             path = runner.path_of(options.out, machine_id, grid, case)
-            state = "done   " if runner.is_done(path, case) else "measure"
+            state = (
+                "done   " if runner.is_done(path, case, grid.procedure(case.variant)) else "measure"
+            )
             status = "" if one.status == "ok" else f" ({one.status})"
             print(f"  {state} {runner.label(case)}  {grid.file_name(case)}")
             print(f"          about {one.total:.1f} s{status}")
@@ -168,7 +170,7 @@ def _tune(options) -> int:
 
     for table in options.table:
         check_choice("TABLE", table, TABLES)
-    # The lease shows one card alone, so that it is "cuda" to torch, which must not have
+    # The lock shows one card alone, so that it is "cuda" to torch, which must not have
     # looked before.
     with hold(device):
         from experiments.tuning.clocks import OnCard, card_at_hand

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import tar_stream
-from experiments.files import replacing
+from experiments.atomic_write import atomic_write
 
 MANIFEST, SUMMARY = "campaign.json", "summary.md"
 # Bytes of an archive, and of what it unpacks to: a member, all of them with their headers.
@@ -66,7 +66,7 @@ def pack(folder: Path, target: Path) -> int:
         except ArchiveError as error:
             if not allowed:
                 raise ArchiveError(f"{target}: without any log: {error}") from None
-    with replacing(target) as partial, open(partial, "wb") as file:
+    with atomic_write(target) as partial, open(partial, "wb") as file:
         file.write(packed)
         file.flush()
         os.fsync(file.fileno())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
+from typing import get_args, get_type_hints
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 PASSES = ("forward", "forward_backward")
@@ -19,63 +21,65 @@ RANK_FIELDS = ("world_size", "simulated")
 
 
 class CaseError(ValueError):
-    """A case that cannot be: says which field, its value and what was expected."""
+    """A case that is not valid: says which field, its value and what was expected."""
+
+
+def _public(field_name: str) -> str:
+    return field_name.rstrip("_")
+
+
+def _stated(description: str | None = None, *, default=MISSING, **limits):
+    """A field of `Case`. limits: ge, its least value, and one_of, its choices."""
+    described = {} if description is None else {"description": description}
+    return field(default=default, metadata={**described, **limits})
 
 
 @dataclass(frozen=True)
 class Case:
-    """Shapes and options of one measurement; lengths in tokens.
+    """Shapes and options of one measurement.
 
-    Fields that do not apply to a variant are None (a dense variant has no
-    segment lengths). pattern, sparsity, block_size: the builder of the block mask,
-    one of PATTERNS, the share of allowed blocks that it leaves out, and the side of
-    a block in tokens. world_size: ranks; simulated: whether they are virtual ones in one
-    process. `pass_` is written "pass" in grids, records and names.
+    The fields stand here and nowhere else: keys of grids, file names, columns of tables and
+    the `case` object of a record are made of them. Those that do not apply to a
+    variant are None (a dense variant has no segment lengths). `pass_` is written "pass" outside.
     """
 
     variant: str
-    batch: int
-    seq_len: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    dtype: str
+    batch: int = _stated(ge=1)
+    seq_len: int = _stated("tokens", ge=1)
+    heads: int = _stated(ge=1)
+    kv_heads: int = _stated(ge=1)
+    head_dim: int = _stated(ge=1)
+    dtype: str = _stated(one_of=DTYPES)
     is_causal: bool
-    pass_: str
-    segment_lengths: tuple[int, ...] | None = None
-    dilation_rates: tuple[int, ...] | None = None
-    pattern: str | None = None
-    sparsity: float | None = None
-    block_size: int | None = None
-    world_size: int | None = None
-    simulated: bool | None = None
-    seed: int = 0
+    pass_: str = _stated(one_of=PASSES)
+    segment_lengths: tuple[int, ...] | None = _stated("tokens, one per branch", default=None)
+    dilation_rates: tuple[int, ...] | None = _stated("one per branch", default=None)
+    pattern: str | None = _stated("builder of the block mask", default=None)
+    sparsity: float | None = _stated("share of allowed blocks left out", default=None)
+    block_size: int | None = _stated("tokens", default=None)
+    world_size: int | None = _stated("ranks", default=None, ge=1)
+    simulated: bool | None = _stated("virtual ranks in one process", default=None)
+    seed: int = _stated(default=0, ge=0)
 
     def __post_init__(self):
-        for name in ("batch", "seq_len", "heads", "kv_heads", "head_dim"):
-            _check_positive(name, getattr(self, name))
-        if type(self.seed) is not int or self.seed < 0:
-            raise CaseError(f"seed={self.seed!r}: expected an integer >= 0")
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value is not None or f.default is not None:
+                _check_stated(_public(f.name), value, **f.metadata)
         if self.heads % self.kv_heads:
             raise CaseError(f"kv_heads={self.kv_heads}: expected a divisor of heads={self.heads}")
-        if self.dtype not in DTYPES:
-            raise CaseError(f"dtype={self.dtype!r}: expected one of {', '.join(DTYPES)}")
-        if self.pass_ not in PASSES:
-            raise CaseError(f"pass={self.pass_!r}: expected one of {', '.join(PASSES)}")
         if type(self.is_causal) is not bool:
             raise CaseError(f"is_causal={self.is_causal!r}: expected true or false")
         _check_branches(self.segment_lengths, self.dilation_rates)
         _check_blocks(self.pattern, self.sparsity, self.block_size)
         if (self.world_size is None) != (self.simulated is None):
             raise CaseError("world_size and simulated: give both or neither")
-        if self.world_size is not None:
-            _check_positive("world_size", self.world_size)
-            if type(self.simulated) is not bool:
-                raise CaseError(f"simulated={self.simulated!r}: expected true or false")
+        if self.simulated is not None and type(self.simulated) is not bool:
+            raise CaseError(f"simulated={self.simulated!r}: expected true or false")
 
     @property
     def is_spread(self) -> bool:
-        """Whether it runs on several processes, one a rank."""
+        """Whether it runs in several processes, one per rank."""
         return self.simulated is False
 
     def params(self) -> dict[str, str]:
@@ -87,6 +91,13 @@ class Case:
         values = {_public(f.name): getattr(self, f.name) for f in fields(self)}
         del values["variant"]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    def cells(self) -> dict:
+        """The fields by `COLUMNS`, for a row of a table: a number that does not apply is NaN."""
+        values = {_public(f.name): getattr(self, f.name) for f in fields(self)}
+        for name in _OPTIONAL_NUMBERS:
+            values[name] = math.nan if values[name] is None else float(values[name])
+        return values
 
     @classmethod
     def from_mapping(cls, values: dict) -> Case:
@@ -107,6 +118,13 @@ class Case:
         )
 
 
+# Every field as it is called outside.
+COLUMNS = tuple(_public(f.name) for f in fields(Case))
+_OPTIONAL_NUMBERS = [
+    name for name, hint in get_type_hints(Case).items() if {int, float} & {*get_args(hint)}
+]
+
+
 def columns(cases: Iterable[Case]) -> tuple[str, ...]:
     """The fields that these cases need to be told apart: all that are not None in every one.
 
@@ -115,10 +133,6 @@ def columns(cases: Iterable[Case]) -> tuple[str, ...]:
     """
     used = {f.name for case in cases for f in fields(case) if getattr(case, f.name) is not None}
     return tuple(_public(f.name) for f in fields(Case) if f.name in used)
-
-
-def _public(field_name: str) -> str:
-    return field_name.rstrip("_")
 
 
 def _text(value) -> str:
@@ -131,9 +145,11 @@ def _text(value) -> str:
     return str(value)
 
 
-def _check_positive(name: str, value) -> None:
-    if type(value) is not int or value < 1:
-        raise CaseError(f"{name}={value!r}: expected an integer >= 1")
+def _check_stated(name: str, value, *, ge=None, one_of=None, description=None) -> None:
+    if ge is not None and (type(value) is not int or value < ge):
+        raise CaseError(f"{name}={value!r}: expected an integer >= {ge}")
+    if one_of is not None and value not in one_of:
+        raise CaseError(f"{name}={value!r}: expected one of {', '.join(one_of)}")
 
 
 def _check_branches(segment_lengths, dilation_rates) -> None:
@@ -150,9 +166,9 @@ def _check_branches(segment_lengths, dilation_rates) -> None:
             f"segment_lengths={list(segment_lengths)!r}, and at least one"
         )
     for value in segment_lengths:
-        _check_positive("segment_lengths", value)
+        _check_stated("segment_lengths", value, ge=1)
     for value in dilation_rates:
-        _check_positive("dilation_rates", value)
+        _check_stated("dilation_rates", value, ge=1)
 
 
 def _check_blocks(pattern, sparsity, block_size) -> None:
@@ -166,4 +182,4 @@ def _check_blocks(pattern, sparsity, block_size) -> None:
         raise CaseError(f"pattern={pattern!r}: expected one of {', '.join(PATTERNS)}")
     if type(sparsity) is not float or not 0 <= sparsity < 1:
         raise CaseError(f"sparsity={sparsity!r}: expected a number from 0.0 to below 1.0")
-    _check_positive("block_size", block_size)
+    _check_stated("block_size", block_size, ge=1)

@@ -1,8 +1,8 @@
 """What a device does at best, measured beside every case: matrix products and copies.
 
 A case's FLOP/s and bytes/s are set against these and not against a data sheet, so that a
-clock that is capped, a busy neighbour or a slow dtype is in the ceiling too. Clocks settle within
-a minute or drift over several, so a process that sees many cases measures each dtype once a minute.
+clock that is capped, a busy neighbour or a slow dtype lowers the ceiling too. Clocks settle within
+a minute or drift over several, so a process that sees many cases measures a dtype once per minute.
 """
 
 from __future__ import annotations

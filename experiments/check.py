@@ -1,8 +1,8 @@
-"""Correct first: the output and gradients of a case against the float64 oracle.
+"""Checks the output and gradients of a case against the float64 oracle, before it is timed.
 
-Sampled query rows of the very tensors that are timed, at O(rows x N). The yard
-stick is dense attention in the same dtype on the same tensors: a case may be at
-most twice as far from float64 (gradients three times), or it is not timed.
+Sampled query rows of the very tensors that are timed, at O(rows x N). The error allowed
+is relative to that of dense attention in the same dtype on the same tensors: twice as
+much for the output, three times for gradients.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from experiments.case import Case
-from experiments.pieces import recompute
+from experiments.chunked_oracle import recompute
 from experiments.workload import Workload
 
 OUTPUT_ALLOWANCE = 2.0
@@ -49,7 +49,7 @@ def sample_rows(seq_len: int, seed: int) -> torch.Tensor:
 
 
 def write_reference(work: Workload, path: Path) -> None:
-    """Compute what `compare` needs, once for all replicates of a case, into `path`."""
+    """Write to `path` what `compare` needs, once for all replicates of a case."""
     rows = sample_rows(work.case.seq_len, work.case.seed).to(work.inputs[0].device)
     dtype = work.inputs[0].dtype
     out, grads = recompute(work, rows, torch.float64, dense=False)
@@ -96,6 +96,12 @@ def compare(case: Case, out: torch.Tensor, gradients: list[torch.Tensor], path: 
         "output": asdict(output),
         "gradient": gradient and asdict(gradient),
     }
+
+
+def compare_whole(work: Workload, out: torch.Tensor, path: Path) -> dict:
+    """`compare` of a whole sequence's output, and of the gradients that `work` computes."""
+    rows = sample_rows(work.case.seq_len, work.case.seed).to(out.device)
+    return compare(work.case, out, work.limited_to(rows).gradients(), path)
 
 
 def _agree(got: torch.Tensor, reference: torch.Tensor, baseline: float) -> Agreement:

@@ -1,4 +1,4 @@
-"""Functions run in forked children: whatever befalls the child, its parent gets an outcome.
+"""Functions run in forked children: however the child ends, its parent gets an outcome.
 
 A child leads a process group of its own, which is killed as a whole: compilers and ranks that
 it started go with it. To be called where torch has not yet run an op on several threads: a fork
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 
-from experiments.forks import TICK_S, Gone, Outcome, Process, send, uninterrupted
+from experiments.forked_process import TICK_S, Outcome, Process, ProcessEnded, send, uninterrupted
 
 __all__ = ["Outcome", "attempt", "over", "resolve", "run", "run_all"]
 
@@ -35,7 +35,7 @@ def run(
     function: a callable, or "module.name" under `experiments`. deadline: by time.monotonic().
     memory_gib: address space beyond what it has at its start, at most what the machine has
     free; math.inf for all of that; None for no limit, as a process that uses CUDA needs.
-    tick: called at least once a second while the child runs.
+    tick: called at least once per second while the child runs.
     """
     task = [(function, arguments)]
     limits = {"deadline": deadline, "each_s": math.inf, "memory_gib": memory_gib}
@@ -89,7 +89,7 @@ def _outcome_by(process: Process, end: float) -> Outcome | None:
     spent = time.monotonic() - process.started
     try:
         report = process.received()
-    except Gone as gone:
+    except ProcessEnded as gone:
         return gone.outcome
     if report is None:
         return over(end - process.started, spent) if spent >= end - process.started else None
@@ -117,7 +117,7 @@ def attempt(function: Callable, arguments: Sequence) -> tuple[str, object, str |
     """Status, value and reason of `function(*arguments)`, called here."""
     try:
         return "ok", function(*arguments), None
-    except BaseException as error:  # The outcome tells what it was; nothing is swallowed.
+    except BaseException as error:  # The outcome says what it was; nothing is swallowed.
         status, reason = _judge(error)
         return status, None, reason
 
@@ -125,8 +125,8 @@ def attempt(function: Callable, arguments: Sequence) -> tuple[str, object, str |
 def _judge(error: BaseException) -> tuple[str, str]:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     no_memory = isinstance(error, MemoryError) or _is(error, "torch", "OutOfMemoryError")
-    told = any(text in str(error) for text in _OUT_OF_MEMORY)
-    if no_memory or told or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+    says_so = any(text in str(error) for text in _OUT_OF_MEMORY)
+    if no_memory or says_so or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return "oom", reason
     if _is(error, "models.errors", "UnsupportedBackend"):
         return "unsupported", reason

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from experiments.case import PATTERN_FIELDS, RANK_FIELDS, Case, CaseError, columns
 from experiments.plain_yaml import PlainYamlError, loads
+from experiments.procedures import choose
 from models.registry import VARIANTS
 
 GRIDS = Path(__file__).parent
@@ -50,11 +51,15 @@ class Tier:
 
 @dataclass(frozen=True)
 class Grid:
-    """One experiment: a question and the tiers that answer it at three sizes."""
+    """One experiment: a question and the tiers that answer it at three sizes.
+
+    procedures: names of how its cases are measured, each variant by the one that can.
+    """
 
     name: str
     title: str
     question: str
+    procedures: tuple[str, ...]
     tiers: dict[str, Tier]
 
     @cached_property
@@ -65,8 +70,8 @@ class Grid:
     def params(self, case: Case) -> dict[str, str]:
         """The case as text by column of file names: a row of Snakemake's Paramspace.
 
-        A grid with patterns of both kinds, or with ranks, has one column for each of these, lest
-        names grow longer than file systems take.
+        A grid with patterns of both kinds, or with ranks, has one column for each of these, so that
+        names do not grow longer than file systems take.
         """
         values = case.params()
         joined = {}
@@ -87,6 +92,13 @@ class Grid:
     def file_name(self, case: Case) -> str:
         """`variant-dense_batch-1_seq_len-2048_...`, as Paramspace writes it."""
         return "_".join(f"{key}-{value}" for key, value in self.params(case).items())
+
+    def procedure(self, variant: str) -> str:
+        """Which of its procedures measures `variant`; GridError where none or several can."""
+        try:
+            return choose(variant, self.procedures)
+        except ValueError as error:
+            raise GridError(f"{self.name}.yaml: {error}") from error
 
     def check_tier(self, tier: str) -> Tier:
         """The tier of that name; GridError if there is none."""
@@ -111,10 +123,13 @@ def load(name: str, folder: Path = GRIDS) -> Grid:
         data = loads(path.read_text())
     except PlainYamlError as error:
         raise GridError(f"{where}: {error}") from error
-    _check_keys(where, data, required=("title", "question", "tiers"))
+    _check_keys(where, data, required=("title", "question", "procedure", "tiers"))
     _check_keys(f"{where}: tiers", data["tiers"], required=TIERS)
     tiers = {tier: _tier(f"{where}: {tier}", tier, data["tiers"][tier]) for tier in TIERS}
-    return Grid(name, data["title"], data["question"], tiers)
+    grid = Grid(name, data["title"], data["question"], tuple(_as_list(data["procedure"])), tiers)
+    for variant in {case.variant: None for tier in tiers.values() for case in tier.cases}:
+        grid.procedure(variant)
+    return grid
 
 
 def _tier(where: str, name: str, data) -> Tier:
@@ -166,7 +181,7 @@ def _case(where: str, variant, point: dict) -> Case:
     needs[RANK_FIELDS] = entry.shard_order is not None
     for keys, is_needed in needs.items():
         if not is_needed:
-            # A block of several systems: dense attention is then one case a shape.
+            # A block of several systems: dense attention is then one case per shape.
             point = {k: v for k, v in point.items() if k not in keys}
         elif any(point.get(key) is None for key in keys):
             raise GridError(f"{where}: {variant} needs {', '.join(keys[:-1])} and {keys[-1]}")

@@ -91,7 +91,7 @@ def choose_device(asked: str | None) -> str:
 
     asked: "cpu", "cuda", "cuda:INDEX" or None; DeviceError where it is not here.
 
-    "cuda" leaves the index open: the lease takes whichever is free.
+    "cuda" leaves the index open: the lock takes whichever is free.
     """
     if asked is None:
         return "cuda" if gpus() else "cpu"

@@ -1,4 +1,4 @@
-"""What a case's own process does: build, run once untimed for memory and the check, then time."""
+"""Peak memory of a step and samples of its time, in a process made for them."""
 
 from __future__ import annotations
 
@@ -6,58 +6,18 @@ import ctypes
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-from experiments import ceilings, check, queued
-from experiments.case import Case
-from experiments.workload import Workload, build
-from models.errors import UnsupportedBackend
+from experiments import cuda_timer
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
-def make_reference(case: Case, device: str, reference: Path) -> dict:
-    """Write the oracle's rows for `case` to `reference`; what is known of it before it is timed.
-
-    Fields of the record: realised_density, useful_flops, and backend and ceilings, or
-    `unsupported`, the reason why no backend can, before any work.
-    """
-    prepare(device)
-    work = build(case, device)
-    known = {"realised_density": work.density(), "useful_flops": work.useful_flops()}
-    try:
-        known["backend"] = work.backend()
-    except UnsupportedBackend as error:
-        return {**known, "unsupported": str(error)}
-    check.write_reference(work, reference)
-    return {**known, "ceilings": ceilings.measure(work.inputs[0].dtype, device)}
-
-
-def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:
-    """One replicate: `take_samples`, "peak_memory_bytes" and "error"; CheckFailed if wrong.
-
-    limits: min_samples, max_samples, sample_seconds of `grid.Limits`.
-    """
-    prepare(device)
-    work = build(case, device)
-    out, peak = peak_memory(work.step, device)
-    error = check_whole(work, out, reference)
-    del out
-    return {**take_samples(work.step, device, limits), "peak_memory_bytes": peak, "error": error}
-
-
-def check_whole(work: Workload, out: torch.Tensor, reference: Path) -> dict:
-    """The record's `error` object of a whole sequence's output, and of its gradients."""
-    rows = check.sample_rows(work.case.seq_len, work.case.seed).to(out.device)
-    return check.compare(work.case, out, work.limited_to(rows).gradients(), reference)
-
-
 def prepare(device: str) -> None:
-    """Pin the thread count and touch what is set up once a process, so that no case pays for it.
+    """Pin the thread count and touch what is set up once per process, so that no case pays for it.
 
-    Memory is given back as for weighing, until a pass is timed.
+    Freed memory is given back at once, until a pass is timed.
     """
     give_back_freed_memory()
     # MKL's vector log, first called from two threads at once, now and then gives one of
@@ -144,7 +104,7 @@ def _time_cpu(step: Callable, limits: dict) -> list[float]:
 
 
 def _time_cuda(step: Callable, limits: dict) -> dict:
-    timer = queued.Timer(step, queued.Card(), warm_ups=3)
+    timer = cuda_timer.Timer(step, cuda_timer.Card(), warm_ups=3)
     samples: list[float] = []
     while wants_more(samples, limits):
         if len(samples) >= limits["min_samples"] and not timer.may_go_on:

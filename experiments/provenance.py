@@ -13,7 +13,7 @@ from experiments.case import Case
 from experiments.digest import ROOT
 from models.kernels import tile_tables
 
-# What a record's numbers hang on; a change elsewhere (the paper, say) leaves them clean.
+# What a record's numbers depend on; a change elsewhere (the paper, say) leaves them clean.
 _MEASURED = ("models", "experiments")
 
 

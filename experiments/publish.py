@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from experiments import grid as grids
 from experiments import record
 from experiments.archive import MANIFEST
 from experiments.digest import ROOT
+from experiments.procedures import PROCEDURES
 from experiments.runner import path_of
 from experiments.schema import Record, load
 from models.registry import VARIANTS
@@ -30,9 +32,11 @@ def record_paths(root: Path) -> list[Path]:
 def validate(root: Path) -> tuple[int, list[str]]:
     """How many records at or under `root` are valid, and what is wrong with the others."""
     valid, problems = 0, []
+    grid_of = cache(grids.load)
     for path in record_paths(root):
         try:
-            _check_name(path, load(path))
+            found = load(path)
+            _check_grid(path, found, grid_of(found.experiment))
             valid += 1
         except (record.RecordError, grids.GridError) as error:
             problems.append(str(error))
@@ -46,14 +50,15 @@ def publish(root: Path, published: Path = PUBLISHED) -> list[Path]:
     and has not failed, unless it is of a peer.
     """
     records = {path: load(path) for path in record_paths(root)}
+    grid_of = cache(grids.load)
     for path, found in records.items():
-        _check_name(path, found)
+        _check_grid(path, found, grid_of(found.experiment))
         reason = why_not(found)
         if reason:
             raise record.RecordError(f"{path}: {reason}")
     targets = []
     for path, found in records.items():
-        grid = grids.load(found.experiment)
+        grid = grid_of(found.experiment)
         target = path_of(published, found.machine.id, grid, found.to_case())
         record.write(target, record.read(path))
         targets.append(target)
@@ -80,9 +85,20 @@ def own_failure(found: Record) -> str | None:
     return None
 
 
-def _check_name(path: Path, found: Record) -> None:
-    """A record's place says what it is: machine, experiment and case."""
-    grid = grids.load(found.experiment)
+def _check_grid(path: Path, found: Record, grid: grids.Grid) -> None:
+    """RecordError unless a record lies where its case belongs and holds what its grid asks for."""
     expected = path_of(Path(), found.machine.id, grid, found.to_case())
     if path.resolve().parts[-3:] != expected.parts:
         raise record.RecordError(f"{path}: case: belongs at {expected}")
+    check_result(path, found, grid)
+
+
+def check_result(name: Path | str, found: Record, grid: grids.Grid) -> None:
+    """RecordError unless the record holds what the grid's procedure measures."""
+    try:
+        procedure = PROCEDURES[grid.procedure(found.variant)]
+    except grids.GridError as error:
+        raise record.RecordError(f"{name}: variant: {error}") from error
+    if found.status == "ok" and not procedure.is_in(found.replicates):
+        fields = " and ".join(procedure.fields)
+        raise record.RecordError(f"{name}: replicates: {procedure.name} gives {fields}")

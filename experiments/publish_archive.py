@@ -16,9 +16,9 @@ from pathlib import Path
 from experiments import grid as grids
 from experiments import record, tile_tables
 from experiments.archive import MANIFEST, SUMMARY, shown, unpack
+from experiments.atomic_write import atomic_write
 from experiments.digest import ROOT
-from experiments.files import replacing
-from experiments.publish import own_failure, why_not
+from experiments.publish import check_result, own_failure, why_not
 from experiments.schema import Record, check, read_json
 from experiments.source_tree import FOLDERS, commit_of
 from models.registry import VARIANTS
@@ -189,9 +189,11 @@ def _check_place(name: str, found: Record) -> None:
     ):
         if value not in known:
             raise record.RecordError(f"{name}: {key}: is {value!r}, and there is no such {key}")
-    belongs = f"{_grid(experiment).file_name(found.to_case())}.json"
+    grid = _grid(experiment)
+    belongs = f"{grid.file_name(found.to_case())}.json"
     if file != belongs:
         raise record.RecordError(f"{name}: case: belongs at {machine}/{experiment}/{belongs}")
+    check_result(name, found, grid)
 
 
 _grid = cache(grids.load)
@@ -241,7 +243,7 @@ def _explain(found: Found, base: Path) -> None:
     tiles = [f"{name}.json\n{tile_tables.text_of(table)}" for name, table in found.tiles.items()]
     for name, text in ((SUMMARY, found.summary), ("tiles.txt", "\n".join(tiles))):
         if text:
-            with replacing(folder / name) as partial:
+            with atomic_write(folder / name) as partial:
                 partial.write_text(text)
             print(f"kept {_near(folder / name)}")
 

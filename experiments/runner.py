@@ -13,11 +13,11 @@ from pathlib import Path
 
 from experiments import record
 from experiments.case import Case
-from experiments.crew import Crew
+from experiments.device_lock import hold
 from experiments.digest import ROOT, code_digest
 from experiments.grid import Grid, Tier
-from experiments.lease import hold
 from experiments.machine import describe
+from experiments.workers import Workers
 
 LOCAL = ROOT / "results" / "local"
 # Statuses that stand until the code changes; a failed case is tried again.
@@ -51,30 +51,33 @@ def path_of(out: Path, machine_id: str, grid: Grid, case: Case) -> Path:
     return out / machine_id / grid.name / f"{grid.file_name(case)}.json"
 
 
-def current(path: Path, case: Case) -> dict | None:
-    """The record at `path` if it is readable, of today's schema and made by today's code."""
+def current(path: Path, case: Case, procedure: str | None = None) -> dict | None:
+    """The record at `path` if it is readable, of today's schema and made by today's code.
+
+    procedure: how the case is measured, as `code_digest` takes it.
+    """
     found = record.read(path) or {}
     software = found.get("software")
     made_by = software.get("code_digest") if isinstance(software, dict) else None
     of_today = found.get("schema_version") == record.SCHEMA_VERSION
-    return found if of_today and made_by == code_digest(case.variant) else None
+    return found if of_today and made_by == code_digest(case.variant, procedure) else None
 
 
-def is_done(path: Path, case: Case) -> bool:
+def is_done(path: Path, case: Case, procedure: str | None = None) -> bool:
     """Whether the record there stands: current, and not of a case that failed."""
-    return (current(path, case) or {}).get("status") in _FINAL
+    return (current(path, case, procedure) or {}).get("status") in _FINAL
 
 
-def set_aside_outdated(path: Path, case: Case) -> None:
+def set_aside_outdated(path: Path, case: Case, procedure: str | None = None) -> None:
     """Move a record that is not current to `*.json.outdated`, and back when its code is.
 
     Snakemake knows only of records that it made itself; for it, a record of other
     code, or one cut short, must not be there. Nothing is lost.
     """
     aside = path.with_name(f"{path.name}.outdated")
-    if path.exists() and current(path, case) is None:
+    if path.exists() and current(path, case, procedure) is None:
         path.replace(aside)
-    elif aside.exists() and not path.exists() and current(aside, case):
+    elif aside.exists() and not path.exists() and current(aside, case, procedure):
         aside.replace(path)
 
 
@@ -95,7 +98,7 @@ def run(
     device: str,
     out: Path = LOCAL,
     budget_s: float | None = None,
-    crew: Crew | None = None,
+    workers: Workers | None = None,
     tick: Callable[[], object] | None = None,
 ) -> list[Path]:
     """Measure `cases` and write a record each; returns their paths.
@@ -103,22 +106,23 @@ def run(
     Records by the same code are kept. With a budget (seconds) the most valuable
     cases come first and none starts that would likely overrun; without one the
     order is random, so that a drift of the machine does not line up with a
-    variant or a length. crew: of several runs; None for this run's own. tick: called
-    after each case, and at least once a second while one is measured.
+    variant or a length. workers: of several runs; None for this run's own. tick: called
+    after each case, and at least once per second while one is measured.
     """
     machine_id = describe(device).id
     check_writable(out / machine_id / grid.name)
     paths = {case: path_of(out, machine_id, grid, case) for case in cases}
-    waiting = [case for case in cases if not is_done(paths[case], case)]
+    procedures = {case.variant: grid.procedure(case.variant) for case in cases}
+    waiting = [case for case in cases if not is_done(paths[case], case, procedures[case.variant])]
     if budget_s is None:
         random.Random(0).shuffle(waiting)
     # Taken before the code is imported: an edit during a long run must not stamp its
     # digest on numbers of the old code.
-    digests = {case.variant: code_digest(case.variant) for case in waiting}
+    digests = {v: code_digest(v, procedures[v]) for v in {case.variant for case in waiting}}
     kept = len(cases) - len(waiting)
     _say(f"{grid.name} ({tier.name}) on {machine_id}: {len(waiting)} cases to measure, {kept} kept")
     start, walls = time.monotonic(), []
-    with contextlib.nullcontext(crew) if crew else Crew.of(device) as crew:
+    with contextlib.nullcontext(workers) if workers else Workers.of(device) as workers:
         for number, case in enumerate(waiting, start=1):
             elapsed = time.monotonic() - start
             left = len(waiting) - number + 1
@@ -134,7 +138,10 @@ def run(
 
                 account, digest = Account(), digests[case.variant]
                 what = (grid.name, tier.name, case, tier.limits, describe(held), digest)
-                result = supervise(*what, crew=crew, tick=tick, account=account)
+                procedure = procedures[case.variant]
+                result = supervise(
+                    *what, procedure=procedure, workers=workers, tick=tick, account=account
+                )
             record.write(paths[case], result)
             walls.append(time.monotonic() - before)
             _say(f"    {outcome(result)} ({account})")

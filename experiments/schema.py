@@ -1,19 +1,28 @@
 """The record of one case, as a pydantic model; `record.schema.json` is generated from it.
 
 The runner writes plain dictionaries, so that it needs no pydantic; whatever
-reads records (analysis, publish, validate) goes through `load`.
+reads records goes through `load`.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import MISSING, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from experiments.case import Case, CaseError
+from experiments.procedures import PROCEDURES
 from experiments.record import SCHEMA_VERSION, RecordError
 
 
@@ -23,23 +32,21 @@ class _Strict(BaseModel):
     )
 
 
-class CaseFields(_Strict):
-    batch: int = Field(ge=1)
-    seq_len: int = Field(ge=1, description="tokens")
-    heads: int = Field(ge=1)
-    kv_heads: int = Field(ge=1)
-    head_dim: int = Field(ge=1)
-    dtype: Literal["float64", "float32", "float16", "bfloat16"]
-    is_causal: bool
-    pass_: Literal["forward", "forward_backward"] = Field(alias="pass")
-    segment_lengths: list[int] | None
-    dilation_rates: list[int] | None
-    pattern: str | None = Field(default=None, description="builder of the block mask")
-    sparsity: float | None = Field(default=None, description="share of allowed blocks left out")
-    block_size: int | None = Field(default=None, description="tokens")
-    world_size: int | None = Field(default=None, ge=1, description="ranks")
-    simulated: bool | None = Field(default=None, description="virtual ranks in one process")
-    seed: int
+def _case_fields() -> type[BaseModel]:
+    """The model of a record's `case` object: the fields of `Case` without `variant`."""
+    hints, made = get_type_hints(Case), {}
+    for f in fields(Case):
+        if f.name != "variant":
+            said = dict(f.metadata)
+            choices = said.pop("one_of", None)
+            hint = Literal[choices] if choices else hints[f.name]
+            default = ... if f.default is MISSING else f.default
+            alias = {"alias": f.name.rstrip("_")} if f.name.endswith("_") else {}
+            made[f.name] = (hint, Field(default, **said, **alias))
+    return create_model("CaseFields", __base__=_Strict, **made)
+
+
+CaseFields = _case_fields()
 
 
 class Rank(_Strict):
@@ -52,7 +59,7 @@ class Rank(_Strict):
     compute_ms: list[float] = Field(description="of each hop in order, its own keys first")
     wait_ms: list[float] = Field(description="each time it waited for others; none if simulated")
     peak_memory_bytes: int | None = Field(
-        description="less the inputs; null where it was not weighed"
+        description="less the inputs; null where it was not measured"
     )
 
 
@@ -72,7 +79,9 @@ class Calls(_Strict):
 class Replicate(_Strict):
     """One fresh process."""
 
-    samples_ms: list[float] = Field(description="wall time of each timed repeat, ms")
+    samples_ms: list[float] = Field(
+        default=[], description="wall time of each timed repeat, ms; none where that is not timed"
+    )
     peak_memory_bytes: int | None = Field(
         description="true peak of an untimed pass less the inputs"
     )
@@ -90,13 +99,13 @@ class Replicate(_Strict):
     host_ms: float | None = Field(
         default=None,
         ge=0,
-        description="median time of the host to issue a pass, which queued samples are without; "
+        description="median time of the host to issue one pass, which queued samples are without; "
         "it may hold waits for the card where the pass waits itself; null where timed_by is",
     )
     energy_j: float | None = None
     ranks: list[Rank] | None = Field(
         default=None,
-        description="null unless over ranks; of a simulated ring one is timed and weighed",
+        description="null unless over ranks; of a simulated ring one is timed",
     )
     calls: Calls | None = Field(default=None, description="null unless of a replica")
 
@@ -111,7 +120,7 @@ class Agreement(_Strict):
 
 class Error(_Strict):
     reference: str
-    rows_checked: int = Field(ge=1, description="query rows a batch element")
+    rows_checked: int = Field(ge=1, description="query rows per batch element")
     output: Agreement
     gradient: Agreement | None = Field(description="null on the forward pass")
 
@@ -138,11 +147,11 @@ class Deviation(_Strict):
 class Ceilings(_Strict):
     """What the device does at best in the case's dtype, measured within a minute of the case.
 
-    On a GPU cases share them: one process makes their references and measures once a minute.
+    On a GPU cases share them: one process makes their references and measures once per minute.
     """
 
     matmul_flops_per_s: float = Field(gt=0, description="square matrix product, FLOP/s")
-    copy_bytes_per_s: float = Field(gt=0, description="bytes read and written a second")
+    copy_bytes_per_s: float = Field(gt=0, description="bytes read and written per second")
 
 
 class Machine(_Strict):
@@ -186,7 +195,7 @@ class Record(_Strict):
     realised_density: float | None = Field(
         description="query-key pairs computed / pairs that dense attention computes"
     )
-    useful_flops: int | None = Field(description="FLOPs a pass of the pairs the pattern needs")
+    useful_flops: int | None = Field(description="FLOPs per pass of the pairs the pattern needs")
     ceilings: Ceilings | None = Field(
         default=None, description="null where nothing ran, and in records older than the field"
     )
@@ -204,8 +213,9 @@ class Record(_Strict):
         if (self.status == "ok") != (self.reason is None):
             raise ValueError("reason: expected null exactly when status is ok")
         if self.status == "ok":
-            if not self.replicates or not all(r.samples_ms for r in self.replicates):
-                raise ValueError("replicates: expected timed samples when status is ok")
+            if not any(one.is_in(self.replicates) for one in PROCEDURES.values()):
+                results = " or ".join({one.result: None for one in PROCEDURES.values()})
+                raise ValueError(f"replicates: expected {results} when status is ok")
             if self.error is None:
                 raise ValueError("error: expected a correctness check when status is ok")
         try:
@@ -251,4 +261,4 @@ def check(data, name: Path | str) -> Record:
 
 def json_schema() -> str:
     """The text of `experiments/record.schema.json`."""
-    return json.dumps(Record.model_json_schema(), indent=2, sort_keys=True) + "\n"
+    return json.dumps(Record.model_json_schema(), indent=2) + "\n"

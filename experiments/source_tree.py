@@ -82,7 +82,7 @@ def commit_of(trees: dict[str, str], root: Path = ROOT) -> str | None:
     listed = _git(root, "rev-list", "--date-order", "--branches", "--remotes", "HEAD")
     commits = (listed or "").split()
     asked = "".join(f"{commit}:{name}\n" for commit in commits for name in FOLDERS)
-    # A line an answer: the tree, or what was asked and "missing".
+    # One line per answer: the tree, or what was asked and "missing".
     answers = (_git(root, "cat-file", "--batch-check=%(objectname)", asked=asked) or "").split("\n")
     wanted = [trees[name] for name in FOLDERS]
     for number, commit in enumerate(commits):

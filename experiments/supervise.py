@@ -1,4 +1,4 @@
-"""The parent of a case: has processes measure it, and always comes back with a record.
+"""Measures a case in processes of its own, and always returns a record.
 
 torch is imported here once and never used, so each process is a fork, without the seconds of an
 import. Whatever happens to one (out of memory, kill -9, over its time) becomes the record's status.
@@ -11,18 +11,18 @@ import importlib
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from experiments import provenance
+from experiments import provenance, record
 from experiments.case import Case
 from experiments.children import Outcome
-from experiments.crew import Crew
 from experiments.grid import Limits
 from experiments.machine import Machine
-from experiments.record import SCHEMA_VERSION
+from experiments.procedures import PROCEDURES, Procedure
+from experiments.workers import Workers
 from models.registry import VARIANTS
 
 # What of the software may differ between the replicates of one record.
@@ -39,7 +39,7 @@ class _Stop(Exception):
 
 @dataclass
 class Account:
-    """What a case's time went to, and what is to be said beside its record.
+    """What a case's time was spent on, and what is to be said beside its record.
 
     seconds: in the reference; in samples; in the checks, all else that a replicate's process did
     at its job; and in processes, waiting for them to start and to end. is_cut: whether its limit
@@ -52,10 +52,9 @@ class Account:
     note: str | None = None
     is_cut: bool = False
 
-    def add(self, elapsed: float, outcome: Outcome) -> None:
-        """ClaimsFile a replicate whose outcome took so many seconds to come by."""
-        value = outcome.value or {}
-        samples = sum(sum(value.get(key) or ()) for key in ("samples_ms", "source_ms")) / 1e3
+    def add(self, elapsed: float, outcome: Outcome, times: Sequence[str]) -> None:
+        """Book a replicate whose outcome came after `elapsed` s; times: its fields in ms."""
+        samples = sum(sum((outcome.value or {}).get(key, ())) for key in times) / 1e3
         self.seconds["processes"] += elapsed - outcome.seconds
         self.seconds["checks"] += max(0.0, outcome.seconds - samples)
         self.seconds["samples"] += samples
@@ -73,7 +72,8 @@ def supervise(
     machine: Machine,
     digest: str,
     *,
-    crew: Crew | None = None,
+    procedure: str,
+    workers: Workers | None = None,
     earlier: dict | None = None,
     tick: Callable[[], object] | None = None,
     account: Account | None = None,
@@ -83,33 +83,35 @@ def supervise(
     To be called where torch has not yet run an op on several threads: a fork would
     inherit a thread pool without its threads, and hang.
 
-    crew: the processes of a run of several cases; None for the case's own. earlier: a record
+    procedure: how it is measured: the name of one of `experiments.procedures`.
+    workers: the processes of a run of several cases; None for the case's own. earlier: a record
     of the same case, code, software and machine, status ok, which is to have `limits.replicates`
     more: what is returned is that record with the new replicates after its own and their time
     added, or as it was where they came to nothing, with the reason in the account's note;
-    ValueError where it cannot be extended. tick: called at least once a second. account: filled in.
+    ValueError where it cannot be extended. tick: called at least once per second. account: is
+    filled in.
     """
     if earlier is not None:
         _check_extensible(earlier, case, machine, digest)
     account = Account() if account is None else account
     started, start = datetime.now(UTC), time.monotonic()
     device = "cpu" if machine.device_kind == "cpu" else "cuda"
-    known = dict.fromkeys(("backend", "realised_density", "useful_flops", "ceilings"))
-    replicates, error, status, reason = [], None, "ok", None
+    known, replicates, error, status, reason = {}, [], None, "ok", None
     with contextlib.ExitStack() as stack:
-        crew = crew or stack.enter_context(Crew.of(device))
-        stack.callback(crew.end_case)
+        workers = workers or stack.enter_context(Workers.of(device))
+        stack.callback(workers.end_case)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attention-case-")))
-        watch = _Watch(case, device, folder / "reference.pt", limits, start, crew, tick, account)
+        what = (case, PROCEDURES[procedure], device, folder / "reference.pt", limits)
+        watch = _Watch(*what, start, workers, tick, account)
         try:
-            known |= watch.reference()
+            known = watch.reference()
             unsupported = known.pop("unsupported", None)
             if unsupported is not None:
                 raise _Stop("unsupported", unsupported)
             for left in reversed(range(limits.replicates)):
                 result = watch.replicate(is_last=left == 0)
                 error = result.pop("error")
-                replicates.append({**result, "energy_j": None})
+                replicates.append(result)
         except _Stop as stop:
             # Replicates already there are good: only when there are none is it a time-out.
             if stop.status != "timeout" or not replicates:
@@ -122,45 +124,41 @@ def supervise(
         replicates = [*earlier["replicates"], *replicates]
         wall_s = round(earlier["wall_s"] + wall_s, 3)
         return {**earlier, "replicates": replicates, "wall_s": wall_s}
-    return {
-        **_frame(experiment, tier, case, machine, digest),
-        "status": status,
-        "reason": reason,
-        **known,
-        "replicates": replicates if status == "ok" else [],
-        "error": error if status == "ok" else None,
-        "started_at": started.isoformat(timespec="seconds"),
-        "wall_s": round(wall_s, 3),
-    }
+    if status == "ok":
+        known |= {"replicates": replicates, "error": error}
+    known |= {"status": status, "reason": reason, "wall_s": round(wall_s, 3)}
+    return _record(experiment, tier, case, machine, digest, started, **known)
 
 
 def not_measured(
     experiment: str, tier: str, case: Case, machine: Machine, digest: str, reason: str
 ) -> dict:
     """The record of a case that was not begun, since what it runs is known to fail."""
-    return {
-        **_frame(experiment, tier, case, machine, digest),
-        "status": "failed",
-        "reason": reason,
-        **dict.fromkeys(("backend", "realised_density", "useful_flops", "ceilings", "error")),
-        "replicates": [],
-        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "wall_s": 0.0,
-    }
+    known = {"status": "failed", "reason": reason, "wall_s": 0.0}
+    return _record(experiment, tier, case, machine, digest, datetime.now(UTC), **known)
 
 
-def _frame(experiment: str, tier: str, case: Case, machine: Machine, digest: str) -> dict:
-    """What a record says of its case and of where it was made."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "experiment": experiment,
-        "tier": tier,
-        "variant": case.variant,
-        "case": case.to_json(),
-        "machine": machine.to_json(),
-        "software": provenance.software(digest),
-        "command": provenance.command(experiment, tier, case),
-    }
+def _record(
+    experiment: str,
+    tier: str,
+    case: Case,
+    machine: Machine,
+    digest: str,
+    started: datetime,
+    **known,
+) -> dict:
+    """A record with what it says of its case and of where it was made; known: its other fields."""
+    return record.compose(
+        experiment=experiment,
+        tier=tier,
+        variant=case.variant,
+        case=case.to_json(),
+        machine=machine.to_json(),
+        software=provenance.software(digest),
+        started_at=started.isoformat(timespec="seconds"),
+        command=provenance.command(experiment, tier, case),
+        **known,
+    )
 
 
 def _check_extensible(earlier: dict, case: Case, machine: Machine, digest: str) -> None:
@@ -168,7 +166,7 @@ def _check_extensible(earlier: dict, case: Case, machine: Machine, digest: str) 
         return {key: value for key, value in software.items() if key not in _NO_SOFTWARE}
 
     expected = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": record.SCHEMA_VERSION,
         "status": "ok",
         "variant": case.variant,
         "case": case.to_json(),
@@ -188,11 +186,12 @@ class _Watch:
     """One case on the device held, from its start: its reference and its replicates, or _Stop."""
 
     case: Case
+    procedure: Procedure
     device: str
     path: Path
     limits: Limits
     start: float
-    crew: Crew
+    workers: Workers
     tick: Callable[[], object] | None
     account: Account
 
@@ -201,8 +200,8 @@ class _Watch:
         self._import()
         begin = time.monotonic()
         # The oracle may take what the machine has: the limit is the variant's.
-        outcome = self.crew.reference(
-            f"{self._module}.make_reference",
+        outcome = self.workers.reference(
+            f"procedures.{self.procedure.name}.make_reference",
             (self.case, self.device, self.path),
             memory_gib=math.inf if self.device == "cpu" else None,
             ahead=not self.case.is_spread,
@@ -214,30 +213,26 @@ class _Watch:
         except _Stop as stop:
             # What the oracle cannot do is no result of the variant's.
             if stop.status in ("oom", "timeout"):
-                told = f"no reference to check against: {stop.reason}"
-                raise _Stop("failed", told) from None
+                reason = f"no reference to check against: {stop.reason}"
+                raise _Stop("failed", reason) from None
             raise
 
     def replicate(self, *, is_last: bool) -> dict:
-        """What the variant's `replicate` returns, of a fresh process."""
+        """What the procedure's `replicate` returns, in a fresh process."""
         memory_gib = None
         if self.device == "cpu":
             memory_gib = math.inf if self.limits.memory_gib is None else self.limits.memory_gib
         begin = time.monotonic()
-        outcome = self.crew.replicate(
-            f"{self._module}.replicate",
+        outcome = self.workers.replicate(
+            f"procedures.{self.procedure.name}.replicate",
             (self.case, self.device, self.path, asdict(self.limits)),
             memory_gib=memory_gib,
             forks=self.case.is_spread,
             ahead=not is_last and not self.case.is_spread,
             **self._waiting,
         )
-        self.account.add(time.monotonic() - begin, outcome)
+        self.account.add(time.monotonic() - begin, outcome, self.procedure.times)
         return self._value(outcome)
-
-    @property
-    def _module(self) -> str:
-        return VARIANTS[self.case.variant].measured_by
 
     @property
     def _waiting(self) -> dict:
@@ -245,7 +240,7 @@ class _Watch:
 
     def _import(self) -> None:
         """What the processes need is imported before they are forked, so that they need not."""
-        for module in VARIANTS[self.case.variant].modules:
+        for module in (*VARIANTS[self.case.variant].modules, self.procedure.module):
             importlib.import_module(module)
         if self.case.pass_ == "forward_backward":
             # What torch.autograd.grad imports when it is given cotangents, 0.4 s a process.

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from experiments.atomic_write import atomic_write
 from experiments.digest import ROOT
-from experiments.files import replacing
 
 FOLDER = ROOT / "models" / "kernels"
 _POWERS = [2**n for n in range(4, 11)]
@@ -69,7 +69,7 @@ def check(name: str, table, folder: Path = FOLDER) -> None:
 
 
 def text_of(table: dict[str, list[dict]]) -> str:
-    """A table as JSON, a line an entry, so that a change of one is a change of one line."""
+    """A table as JSON, one line per entry, so that a change of one is a change of one line."""
     kernels = []
     for kernel, entries in table.items():
         lines = ",\n".join(f"  {json.dumps(entry)}" for entry in entries)
@@ -79,7 +79,7 @@ def text_of(table: dict[str, list[dict]]) -> str:
 
 def write(name: str, table: dict[str, list[dict]], folder: Path = FOLDER) -> None:
     """Replace `folder`/`name`.json, whole."""
-    with replacing(folder / f"{name}.json") as partial:
+    with atomic_write(folder / f"{name}.json") as partial:
         partial.write_text(text_of(table))
 
 

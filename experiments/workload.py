@@ -139,7 +139,7 @@ class Workload:
     def useful_flops(self) -> int:
         """FLOPs of one pass over the pairs that the pattern needs, projections included.
 
-        4 D a query-key pair (two products), each multiply-add counting two; a pair
+        4 D per query-key pair (two products), each multiply-add counting two; a pair
         held by two branches counts twice. See BACKWARD_OVER_FORWARD for the backward pass.
         Of a simulated ring, those of the rank that is measured.
         """

@@ -1,6 +1,6 @@
-"""Variants: the named systems that experiments measure, and the published names they stand for.
+"""Variants: the systems by name, and the published names they stand for.
 
-Imports nothing heavy, so that grids can be read and planned without torch.
+Imports nothing heavy, so that it can be read without torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ class Variant:
     for dense attention. `multihead`: whether it is an `nn.Module` with projections,
     called on (B, N, H * D). `shard_order`: the token order in which it takes the shards of a
     sequence over the ranks of a process group, or None where it takes the whole sequence.
-    `measured_by`: the module of `experiments` that makes its reference and its replicates.
     `replica_of`: of a replica, which computes what published code computed and not what it was
     named after, the variant that computes that; `summary` then says what its figures come from.
     """
@@ -31,13 +30,17 @@ class Variant:
     pattern_class: str | None = "DilatedBranches"
     multihead: bool = False
     shard_order: str | None = None
-    measured_by: str = "measure"
     replica_of: str | None = None
 
     @property
     def is_peer(self) -> bool:
         """Whether it is somebody else's system, measured as it is."""
         return "peer" in self.options
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether it reads the sequence chunk by chunk from a source."""
+        return "source" in self.options
 
     @property
     def can_be_simulated(self) -> bool:
@@ -58,10 +61,10 @@ class Variant:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """The Python modules that a measurement of it starts from."""
+        """The Python modules that a run of it starts from."""
         builders = ("models.patterns.block_builders",) if self.takes == "blocks" else ()
         simulation = (SIMULATION,) if self.can_be_simulated else ()
-        return (self.module, *builders, f"experiments.{self.measured_by}", *simulation)
+        return (self.module, *builders, *simulation)
 
 
 # Imported by name, so that only what it stands behind hangs on it.
@@ -102,7 +105,6 @@ def _streamed(suffix: str, source: str, summary: str) -> Variant:
         f"LongNet attention {summary}",
         "models.streamed:streamed_dilated_attention",
         MappingProxyType({"source": source}),
-        measured_by="streams",
     )
 
 
@@ -118,7 +120,6 @@ def _ring(
         options,
         pattern_class,
         shard_order=order,
-        measured_by="ranks",
     )
 
 
@@ -132,21 +133,19 @@ def _peer(name: str, published_name: str, order: str, summary: str) -> Variant:
         MappingProxyType({"peer": name}),
         pattern_class=None,
         shard_order=order,
-        measured_by="ranks",
     )
 
 
 def _replica(
     name: str, published_name: str, entry: str, replica_of: str, summary: str, pattern_class: str
 ) -> Variant:
-    """One of `experiments.as_published`."""
+    """One of `models.as_published`."""
     return Variant(
         f"published-{name}",
         published_name,
         summary,
-        f"experiments.as_published.{entry}",
+        f"models.as_published.{entry}",
         pattern_class=pattern_class,
-        measured_by="replicas",
         replica_of=replica_of,
     )
 
@@ -316,7 +315,6 @@ VARIANTS = _variants(
         "models.ring.gathered:distributed_dilated_attention",
         MappingProxyType({"order": "contiguous"}),
         shard_order="contiguous",
-        measured_by="ranks",
     ),
     Variant(
         "multihead-ring-dilated",
@@ -326,7 +324,6 @@ VARIANTS = _variants(
         MappingProxyType({"order": "contiguous"}),
         multihead=True,
         shard_order="contiguous",
-        measured_by="ranks",
     ),
     _peer(
         "torch-context-parallel-allgather",

@@ -1,0 +1,1 @@
+"""What takes the records of all experiments together."""

@@ -52,7 +52,7 @@ def _replicate(case: Case, median_ms: float) -> dict:
     variant = VARIANTS[case.variant]
     samples = [median_ms * factor for factor in _SPREAD for _ in range(4)]
     memory = _memory(case)
-    streamed = variant.measured_by == "streams"
+    streamed = variant.is_streamed
     return {
         "samples_ms": samples,
         "source_ms": [0.1 * ms for ms in samples] if streamed else None,
@@ -70,7 +70,7 @@ def _output_bytes(case: Case) -> int:
 
 def _memory(case: Case) -> int:
     variant = VARIANTS[case.variant]
-    if variant.measured_by == "streams":
+    if variant.is_streamed:
         return round(_STREAM_BYTES)
     held = _output_bytes(case) * (4 if variant.takes == "branches" else 2)
     held += 8 * case.batch * case.seq_len * case.heads

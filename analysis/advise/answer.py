@@ -180,7 +180,7 @@ def input_bytes(question: Question, variant: str) -> int:
 
     A streamed pass is given nothing that is held beside it.
     """
-    if variant in VARIANTS and VARIANTS[variant].measured_by == "streams":
+    if variant in VARIANTS and VARIANTS[variant].is_streamed:
         return 0
     width = question.heads * question.head_dim
     tokens = question.batch * question.seq_len * width

@@ -1,0 +1,1 @@
+"""Write-ups, paper and README, out of numbers, tables, figures and verdicts."""

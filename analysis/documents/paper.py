@@ -16,7 +16,7 @@ from pathlib import Path
 
 import typst
 
-from experiments.files import replacing
+from experiments.atomic_write import atomic_write
 
 SOURCE = Path(__file__).resolve().parents[2] / "paper" / "paper.typ"
 
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         pdf = compile_paper(options.build)
-        with replacing(options.out) as partial:
+        with atomic_write(options.out) as partial:
             partial.write_bytes(pdf)
     except (PaperError, OSError) as error:
         print(f"paper: {error}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""One folder per experiment: what it shows (`contents.py`), and all that only it needs."""

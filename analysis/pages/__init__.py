@@ -1,0 +1,1 @@
+"""The interactive pages: every record, and every claim down to its records."""

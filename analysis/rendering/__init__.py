@@ -1,0 +1,1 @@
+"""Numbers, text, tables in their forms, the one plot style, a figure's CSV."""

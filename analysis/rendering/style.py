@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from analysis.records import systems
 from analysis.rendering import figure_csv
 from analysis.rendering.text import tokens, write
-from experiments.files import replacing
+from experiments.atomic_write import atomic_write
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 COLUMN, PAGE = 3.4, 7.0  # inches: a column, and two with the gutter
@@ -125,7 +125,7 @@ def save(figure: Figure, path: Path) -> Path:
 
     Each is there whole or not at all. Equal figures give equal bytes.
     """
-    with replacing(path) as partial, style():
+    with atomic_write(path) as partial, style():
         figure.savefig(partial, format="svg", metadata={"Date": None, "Creator": None})
     write(Path(path).with_suffix(".csv"), figure_csv.to_csv(figure))
     return Path(path)

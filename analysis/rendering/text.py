@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from experiments.files import replacing
+from experiments.atomic_write import atomic_write
 
 DASH = "–"
 WIDE = 20  # a bound this many times off shares no decimals with its value
@@ -73,5 +73,5 @@ def span(lengths) -> str:
 
 def write(path: Path, text: str) -> None:
     """Write `text` at `path` so that it is either the old file or the whole new one."""
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text)

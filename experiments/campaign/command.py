@@ -73,7 +73,7 @@ def _plan(options, minutes: float) -> int:
     if options.rehearse:
         chosen, kind, name = work.rehearsal(), "cpu", "this CPU"
     else:
-        # The plan for a card is worth reading before there is one.
+        # A plan for a card can be read where there is none.
         device = options.device or "cuda"
         here = device in ("cpu", *(f"cuda:{gpu.index}" for gpu in machine.gpus()))
         kind = "cpu" if device == "cpu" else "cuda"
@@ -81,6 +81,4 @@ def _plan(options, minutes: float) -> int:
         name = machine.describe(device).device if is_known else cost.reference_device(kind)
         chosen = work.on_device(device, machine.default_tier(device))
     print(planning.text(chosen, kind, name, minutes))
-    if kind == "cuda":
-        print(f"\n{planning.claims_text(chosen, kind, name, minutes)}")
     return 0

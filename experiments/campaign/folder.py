@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from experiments import archive
-from experiments.files import replacing
+from experiments.atomic_write import atomic_write
 
 FORMAT = 1
 MANIFEST = "campaign.json"
@@ -84,7 +84,7 @@ class Folder:
 
     def write_text(self, name: str, text: str) -> None:
         """Leave a file of text."""
-        with replacing(self.path / name) as partial:
+        with atomic_write(self.path / name) as partial:
             partial.write_text(text)
 
     @property
@@ -112,7 +112,7 @@ def _make(folder: Path) -> None:
 
 
 def _write_json(path: Path, value) -> None:
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 

@@ -12,15 +12,15 @@ from experiments import cost, grid, record, runner
 from experiments.campaign import trust
 from experiments.campaign.folder import Folder
 from experiments.campaign.value import Selected
-from experiments.crew import Crew
 from experiments.digest import code_digest
 from experiments.machine import Machine
 from experiments.supervise import Account, not_measured, supervise
+from experiments.workers import Workers
 
 # A case that takes this many times what was expected of it, and this long, is given up: it is not
 # "over its limit", which would be a result, but left for a run that has more time.
 _PATIENCE, _PATIENCE_S = 8.0, 20.0
-_LAST = 12  # cases that tell how expected seconds have turned out
+_LAST = 12  # cases whose expected and measured seconds are compared
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Measuring:
     folder: Folder
     machine: Machine
     tier: str
-    crew: Crew
+    workers: Workers
     marks: list[trust.Mark]
     tick: Callable[[], object]
     given_up: dict[str, str] = field(default_factory=dict)
@@ -45,7 +45,10 @@ class Measuring:
 
     def run(self, cases: list[Selected], *, rounds: int, end: float) -> None:
         """Until `end`, by the monotonic clock, or until every case has `rounds` replicates."""
-        digests = {one.case.variant: code_digest(one.case.variant) for one in cases}
+        digests = {}
+        for one in cases:
+            key = one.case.variant, self._procedure(one)
+            digests[key] = digests.get(key) or code_digest(*key)
         for number in range(1, rounds + 1):
             waiting = [one for one in cases if self._wants(one, number)]
             if not waiting:
@@ -61,7 +64,8 @@ class Measuring:
                     f"[round {number}, {position}/{len(waiting)}, {left / 60:.1f} min left] "
                     f"{one.experiment}: {runner.label(one.case)}"
                 )
-                self._measure(one, digests[one.case.variant], expected, end)
+                digest = digests[one.case.variant, self._procedure(one)]
+                self._measure(one, digest, expected, end)
                 self.tick()
 
     def expected(self, one: Selected) -> float:
@@ -77,6 +81,9 @@ class Measuring:
         of_case = self._grids[one.experiment]
         return runner.path_of(self.folder.records, self.machine.id, of_case, one.case)
 
+    def _procedure(self, one: Selected) -> str:
+        return self._grids[one.experiment].procedure(one.case.variant)
+
     def _name(self, one: Selected) -> str:
         return f"{one.experiment}/{self.path(one).stem}"
 
@@ -88,7 +95,7 @@ class Measuring:
         path = self.path(one)
         if self._name(one) in self.given_up:
             return False
-        found = runner.current(path, one.case)
+        found = runner.current(path, one.case, self._procedure(one))
         if found is None:
             return True
         return found["status"] == "ok" and len(found["replicates"]) < number
@@ -104,14 +111,15 @@ class Measuring:
         patience = max(_PATIENCE_S, _PATIENCE * expected)
         allowed = min(patience, end - time.monotonic())
         is_cut = allowed < limits.timeout_s
-        earlier = runner.current(path, case)
+        earlier = runner.current(path, case, self._procedure(one))
         account, start = Account(), time.monotonic()
         found = supervise(
             *names,
             replace(limits, timeout_s=min(allowed, limits.timeout_s)),
             self.machine,
             digest,
-            crew=self.crew,
+            procedure=self._procedure(one),
+            workers=self.workers,
             earlier=earlier,
             tick=self.tick,
             account=account,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 
 from experiments import cost, grid, runner
 from experiments.campaign.clock import SHARES, STEPS, share
 from experiments.campaign.value import Selected
 from experiments.campaign.work import Work
-
-MINUTES = (5, 10, 20, 28)
 
 
 def timed(
@@ -27,7 +24,7 @@ def timed(
 
 
 def text(work: Work, kind: str, name: str, minutes: float) -> str:
-    """The plan: the steps, then each case with when it begins, and the claims it would decide."""
+    """The plan: the steps, then each case with when it begins."""
     seconds = 60 * minutes
     lines = [f"{minutes:g} minutes on {name}; seconds of GPUs are predicted, not measured", ""]
     begin = 0.0
@@ -72,16 +69,6 @@ def by_the_clock(work: Work, kind: str, name: str, minutes: float) -> list[tuple
                 found.append((one.experiment, one.case, at - now))
                 now = at
     return found
-
-
-def claims_text(work: Work, kind: str, name: str, minutes: float) -> str:
-    """Claim by claim, by which minute of the campaign it would have a verdict."""
-    if importlib.util.find_spec("pandas") is None:
-        return "which claims that decides: needs pandas, as `make reproduce` sets it up"
-    from analysis.across import coverage
-
-    found = coverage.coverage(by_the_clock(work, kind, name, minutes), minutes=MINUTES)
-    return coverage.text(found, MINUTES)
 
 
 def _clock(seconds: float) -> str:

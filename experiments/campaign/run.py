@@ -14,14 +14,14 @@ from pathlib import Path
 
 from experiments import children, machine, source_tree
 from experiments.archive import ArchiveError
-from experiments.campaign import build, look, summary, trust
+from experiments.campaign import build, device_facts, summary, trust
 from experiments.campaign.clock import Clock
 from experiments.campaign.folder import FORMAT, CampaignError, Folder
 from experiments.campaign.measuring import Measuring
 from experiments.campaign.work import Work
-from experiments.crew import Crew
+from experiments.device_lock import hold
 from experiments.digest import ROOT
-from experiments.lease import hold
+from experiments.workers import Workers
 from models.kernels.tile_tables import VARIABLE
 
 # Capability that is compiled for where there is no card: Hopper's.
@@ -89,10 +89,10 @@ class _Steps:
         # Beyond its share: a device that is slow to wake is no broken one.
         deadline = time.monotonic() + min(_LOOK_S, self.clock.left())
         limits = {"deadline": deadline, "memory_gib": self.memory_gib}
-        outcome = children.run(look.look, (self.device,), tick=self.tick, **limits)
+        outcome = children.run(device_facts.device_facts, (self.device,), tick=self.tick, **limits)
         if outcome.status != "ok":
             raise CampaignError(f"the device does not work: {outcome.status}: {outcome.reason}")
-        found = {"machine": self.here.to_json(), "packages": look.packages()}
+        found = {"machine": self.here.to_json(), "packages": device_facts.packages()}
         self.folder.save("look", {**found, "facts": outcome.value})
         for dtype, ceiling in outcome.value["ceilings"].items():
             matmul, copy = ceiling["matmul_flops_per_s"], ceiling["copy_bytes_per_s"]
@@ -207,8 +207,8 @@ class _Steps:
         """Every kernel beside its baselines, before any tuning: worth publishing by itself."""
         if self.work.first and not self.folder.found("first"):
             end = time.monotonic() + self.clock.share("first")
-            with Crew.of(self.device) as crew:
-                self._measuring(crew).run(self.work.first, rounds=1, end=end)
+            with Workers.of(self.device) as workers:
+                self._measuring(workers).run(self.work.first, rounds=1, end=end)
             self.folder.save("first", {"ended": datetime.now(UTC).isoformat(timespec="seconds")})
             self.say(summary.records_table(summary.records(self.folder.records)))
 
@@ -256,18 +256,18 @@ class _Steps:
     def measure(self) -> None:
         """The most valuable cases of all experiments, one record each, then further rounds."""
         given_up = self.folder.found("measure") or {}
-        with Crew.of(self.device) as crew:
-            measuring = self._measuring(crew, given_up)
+        with Workers.of(self.device) as workers:
+            measuring = self._measuring(workers, given_up)
             rounds = 1 if self.is_rehearsal else 3
             measuring.run(self.work.cases, rounds=rounds, end=self.clock.end)
         self.folder.save("measure", measuring.given_up)
 
-    def _measuring(self, crew: Crew, given_up: dict | None = None) -> Measuring:
-        common = (self.folder, self.here, self.work.tier, crew, self.marks, self.tick)
+    def _measuring(self, workers: Workers, given_up: dict | None = None) -> Measuring:
+        common = (self.folder, self.here, self.work.tier, workers, self.marks, self.tick)
         return Measuring(*common, dict(given_up or {}))
 
 
 def begin(out: Path, work: Work, *, is_rehearsal: bool, resume: bool) -> Folder:
     """The folder of a campaign that begins, or goes on; CampaignError before any work."""
-    told = manifest(machine.describe(work.device), is_rehearsal=is_rehearsal)
-    return Folder.resume(out, told) if resume else Folder.begin(out, told)
+    said = manifest(machine.describe(work.device), is_rehearsal=is_rehearsal)
+    return Folder.resume(out, said) if resume else Folder.begin(out, said)

@@ -23,10 +23,10 @@ def write(folder: Folder) -> None:
 
 def text(folder: Folder) -> str:
     """The summary as Markdown."""
-    told = folder.manifest
-    kind = "Rehearsal" if told["rehearsal"] else "Campaign"
-    parts = [f"# {kind} on {told['machine']}, {told['started_at']}\n"]
-    if told["rehearsal"]:
+    manifest = folder.manifest
+    kind = "Rehearsal" if manifest["rehearsal"] else "Campaign"
+    parts = [f"# {kind} on {manifest['machine']}, {manifest['started_at']}\n"]
+    if manifest["rehearsal"]:
         parts.append("Tiny shapes and interpreted kernels: the times below say nothing.\n")
     parts += [_looked(folder.found("look")), _trusted(folder.found("trust"))]
     parts += [_tuned(folder.found("tune")), records_table(records(folder.records))]
@@ -39,7 +39,7 @@ def records(root: Path) -> list[dict]:
 
 
 def records_table(found: list[dict]) -> str:
-    """A line a record: time, useful rate, speed-up over dense attention in the same setting."""
+    """One line per record: time, useful rate, speed-up over dense attention in the same setting."""
     if not found:
         return "No case is measured yet.\n"
     dense = {_setting(one): median_ms(one) for one in found if one["variant"] == _BASELINE}

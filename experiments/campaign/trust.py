@@ -193,7 +193,7 @@ def examine_all(checks: list[Check], run_all, known: dict[Check, str], each_s: f
                 waiting.append(one)
         for one, outcome in zip(waiting, run_all(waiting), strict=True):
             if outcome.status == "timeout" and outcome.seconds < each_s:
-                # The step's time ended, which says nothing of the kernel.
+                # The step's time ended, which is no fault of the kernel.
                 marks[one] = _mark(one, "not run", "the time was up while it ran")
                 continue
             value = outcome.value if outcome.status == "ok" else {}

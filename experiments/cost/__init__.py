@@ -28,7 +28,7 @@ from models.registry import VARIANTS
 __all__ = ["Cost", "reference_device", "seconds", "total", "useful_flops"]
 
 _ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
-# Tokens of a chunk on a GPU, at least: `experiments.streams`.
+# Tokens of a chunk on a GPU, at least: `experiments.procedures.streamed`.
 _CUDA_CHUNK = 2**18
 
 
@@ -37,8 +37,8 @@ class Cost:
     """Expected seconds of a case, by part, cut off at its limit.
 
     start_up: processes, compiling and inputs. reference: the oracle and the ceilings. untimed:
-    weighing, checking and warming up. samples: what is timed. status: how the case is expected to
-    end. pass_ms: one timed pass, NaN where there is none. device: whose rates these are.
+    measuring memory, checking and warming up. samples: what is timed. status: how the case is
+    expected to end. pass_ms: one timed pass, NaN where there is none. device: whose rates it used.
     """
 
     start_up: float
@@ -116,7 +116,7 @@ class _Model:
     cores: int
 
     def cost(self, replicates: int, name: str) -> Cost:
-        measured_by = VARIANTS[self.case.variant].measured_by
+        variant = VARIANTS[self.case.variant]
         start = (1 + replicates) * self._process_s() + self._compile_s(replicates)
         if self._is_out_of_memory():
             # The oracle's rows fit; the first replicate ends at its first pass.
@@ -125,7 +125,7 @@ class _Model:
             return Cost(start, reference, 0.0, 0.0, "oom", math.nan, name)
         once = self.pass_s()
         reference = self._reference_s() + self.rates.ceilings_s
-        if measured_by == "streams":
+        if variant.is_streamed:
             once_in_source = self._source_s()
             short = min(1.0, 2 * self._chunk() / self.case.seq_len)
             untimed = short * (once + once_in_source)
@@ -133,9 +133,9 @@ class _Model:
             samples = self._samples_s(once) * (1 + once_in_source / once)
             reference += self._own_keys_s()
         else:
-            passes, samples = self._untimed_passes(measured_by), self._samples_s(once)
+            passes, samples = self._untimed_passes(), self._samples_s(once)
             untimed = passes * once
-            if measured_by == "replicas":
+            if variant.replica_of:
                 # How it deviates: the pass again, with other values and causal.
                 reference += 6 * once
         untimed *= replicates
@@ -153,8 +153,8 @@ class _Model:
             family.wide if case.head_dim > 64 else min(1.0, (case.head_dim / 64) ** rates.narrow)
         )
         spent = attention_flops(case) / rate
-        traffic = self._computed_pairs() * family.bytes_a_pair
-        traffic += self._numbers() * family.bytes_a_number
+        traffic = self._computed_pairs() * family.bytes_per_pair
+        traffic += self._numbers() * family.bytes_per_number
         spent = max(spent, (1 + 2 * self._is_training) * traffic / self._bandwidth())
         matmul = 1e9 * rates.matmul_gflops[case.dtype] * self._units()
         return spent + projection_flops(case) / matmul + 1e-3 * family.call_ms
@@ -182,7 +182,7 @@ class _Model:
         return case.batch * whole * (2 if case.is_causal else 1)
 
     def _is_out_of_memory(self) -> bool:
-        held = self.family.held_backward if self._is_training else self.family.held_a_pair
+        held = self.family.held_backward if self._is_training else self.family.held_per_pair
         size = _ITEM_BYTES[self.case.dtype] / (4 if self.rates.kind == "cpu" else 2)
         return self._computed_pairs() * held * size > self.rates.memory_gib * 2**30
 
@@ -191,7 +191,7 @@ class _Model:
         spent = self.rates.process_s + self.rates.backward_s * self._is_training
         if self.case.is_spread:
             spent += self.rates.group_s * self.case.world_size
-        if VARIANTS[self.case.variant].measured_by == "streams":
+        if VARIANTS[self.case.variant].is_streamed:
             return spent
         case = self.case
         values = case.batch * case.seq_len * case.heads * case.head_dim
@@ -205,10 +205,10 @@ class _Model:
         """The oracle of the sampled rows, twice, and dense attention beside it."""
         case = self.case
         variant = VARIANTS[case.variant]
-        if variant.measured_by == "streams":
+        if variant.is_streamed:
             return 0.0
         batch = case.batch
-        if variant.measured_by == "replicas":
+        if variant.replica_of:
             batch = min(batch, max(1, 2**15 // case.seq_len))
         rows = min(case.seq_len, max(16, min(64, 2**20 // case.seq_len)))
         scores = batch * rows * case.seq_len * case.heads
@@ -220,10 +220,10 @@ class _Model:
             spent += share * attention_flops(case) / rate
         return spent
 
-    def _untimed_passes(self, measured_by: str) -> float:
+    def _untimed_passes(self) -> float:
         """Passes that each replicate makes before the first that is timed, or after the last."""
         case = self.case
-        if measured_by == "replicas":
+        if VARIANTS[case.variant].replica_of:
             return 4 + self.rates.warm_ups
         passes = 1 + self.rates.warm_ups + self._is_training
         if case.simulated and case.world_size > 1:

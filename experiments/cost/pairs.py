@@ -13,7 +13,7 @@ from models.registry import VARIANTS
 
 # As `experiments.workload.BACKWARD_OVER_FORWARD` has it.
 ATTENTION_BACKWARD, PROJECTION_BACKWARD = 2.5, 2.0
-# Of the replica of block sums, in blocks: `experiments.as_published.block_sums.DISTANCES`.
+# Of the replica of block sums, in blocks: `models.as_published.block_sums.DISTANCES`.
 _DISTANCES = (0, 1, 2, 4)
 
 
@@ -111,7 +111,7 @@ def _over_heads(case: Case) -> int:
 
 @cache
 def _block_pairs(seq_len: int, block_size: int, sparsity: float, is_causal: bool) -> int:
-    """Pairs a head of a mask that keeps `max(1, round((1 - sparsity) * allowed))` blocks a row."""
+    """Pairs per head; a row of blocks keeps `max(1, round((1 - sparsity) * allowed))` of them."""
     blocks = -(-seq_len // block_size)
     kept = range(1, blocks + 1) if is_causal else (blocks,)
     kept = sum(max(1, round((1 - sparsity) * allowed)) for allowed in kept)

@@ -21,10 +21,10 @@ class Family:
     causal: float = 1.0
     backward: float = 1.0
     wide: float = 1.0
-    bytes_a_pair: float = 0.0
-    held_a_pair: float = 0.0
+    bytes_per_pair: float = 0.0
+    held_per_pair: float = 0.0
     held_backward: float = 0.0
-    bytes_a_number: float = 8.0
+    bytes_per_number: float = 8.0
     call_ms: float = 0.0
     compile_s: float = 0.0
     again_s: float = 0.0

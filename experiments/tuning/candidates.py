@@ -83,7 +83,7 @@ def candidates(entry: Entry) -> list[Tile]:
     if block_size is None:
         known = _UNBLOCKED[kernel, bits][head_dim]
         return [Tile(*values) for values in dict.fromkeys((*known, *_SMALL[bits]))]
-    # The mask's block is one side of the tile; the other takes several blocks a step.
+    # The mask's block is one side of the tile; the other takes several blocks per step.
     widest = {32: 128, 64: 128, 128: 64, 256: 32}[head_dim]
     widths = [w for w in (widest, 64, 32, 16) if w >= block_size] or [block_size]
     found = []

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from experiments import queued
+from experiments import cuda_timer
 from experiments.tuning.plan import Entry, call_of
 from models.kernels.calls import problem
 
@@ -26,7 +26,7 @@ class Wrong(Exception):
 
 @dataclass(frozen=True)
 class OnCard:
-    """Whole passes by `queued.Timer`, as cases are timed. name: of the card."""
+    """Whole passes by `cuda_timer.Timer`, as cases are timed. name: of the card."""
 
     name: str
     device: str = "cuda"
@@ -40,14 +40,14 @@ class OnCard:
         call = problem(call_of(entry), self.device)
         with forced(current):
             expected = call()
-        card, timers = queued.Card(), {}
+        card, timers = cuda_timer.Card(), {}
 
         def sample(tile, count: int) -> list[float]:
             with forced(tile):
                 if tile not in timers:
                     if not all(map(close, call(), expected)):
                         raise Wrong("its result is not that of the current tile")
-                    timers[tile] = queued.Timer(call, card, warm_ups=1)
+                    timers[tile] = cuda_timer.Timer(call, card, warm_ups=1)
                 return [timers[tile].sample() for _ in range(count)]
 
         return sample

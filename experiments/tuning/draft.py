@@ -35,13 +35,13 @@ def draft(names, say: Callable[[str], None] = print) -> None:
         with ProcessPoolExecutor() as pool:
             found = pool.map(_first_clean, *zip(*wanted, strict=True))
             for (entry, capability), tile in zip(wanted, found, strict=True):
-                told = f"sm_{capability} {entry}"
+                where = f"sm_{capability} {entry}"
                 if tile is None:
-                    say(f"{told}: no candidate compiles without a fault")
+                    say(f"{where}: no candidate compiles without a fault")
                     continue
                 line = entry.key(capability) | asdict(tile) | {"source": DRAFTED}
                 made[entry.kernel].append(line)
-                say(f"{told}: {tile}")
+                say(f"{where}: {tile}")
         tables.write(tile_tables.HOME, table, made)
 
 

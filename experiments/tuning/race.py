@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from experiments.parent import die_with_parent
+from experiments.die_with_parent import die_with_parent
 from experiments.tuning.clocks import Wrong
 from experiments.tuning.plan import Entry
 
@@ -164,5 +164,5 @@ def _child(ours, connection, entry, current, clock) -> None:
     except EOFError:
         pass  # the race is over
     except Exception as error:  # a kernel's or a card's, of any kind: after it, start anew
-        told = " ".join(str(error).split())[:300]
-        connection.send(("dead", f"{type(error).__name__}: {told}"))
+        message = " ".join(str(error).split())[:300]
+        connection.send(("dead", f"{type(error).__name__}: {message}"))

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from experiments.files import replacing
+from experiments.atomic_write import atomic_write
 from experiments.tuning.plan import Entry
 from models.kernels import tile_tables, tiles
 from models.kernels.tiles import Tile
@@ -37,12 +37,12 @@ def replace(folder: Path, entry: Entry, capability: int, tile: Tile, source: str
 
 
 def write(folder: Path, table: str, made: dict[str, list[dict]]) -> None:
-    """A line an entry, so that a change of one is a change of one line."""
+    """One line per entry, so that a change of one is a change of one line."""
     kernels = []
     for kernel, entries in made.items():
         lines = ",\n".join(f"  {json.dumps(entry)}" for entry in entries)
         kernels.append(f" {json.dumps(kernel)}: [\n{lines}\n ]")
-    with replacing(folder / f"{table}.json") as partial:
+    with atomic_write(folder / f"{table}.json") as partial:
         partial.write_text("{\n" + ",\n".join(kernels) + "\n}\n")
 
 
@@ -58,7 +58,7 @@ def journal(folder: Path) -> list[dict]:
 def note(folder: Path, line: dict) -> None:
     """Add a line to the journal."""
     lines = ",\n".join(f" {json.dumps(one)}" for one in [*journal(folder), line])
-    with replacing(folder / JOURNAL) as partial:
+    with atomic_write(folder / JOURNAL) as partial:
         partial.write_text(f"[\n{lines}\n]\n")
 
 

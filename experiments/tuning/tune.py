@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-from experiments.digest import files_digest
+from experiments.digest import modules_digest
 from experiments.tuning.plan import Entry, call_of
 from models.kernels import HAS_TRITON, MISSING
 
@@ -166,7 +166,7 @@ def _whole(entry: Entry):
 
 
 def _identity(name: str, capability: int) -> dict:
-    code = files_digest("models/kernels/*.py", "experiments/tuning/*.py")
+    code = modules_digest(data=["models/kernels/*.py", "experiments/tuning/*.py"])
     return {"card": name, "capability": capability, "code": code, "versions": _versions()}
 
 

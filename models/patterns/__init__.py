@@ -1,7 +1,7 @@
 """Who attends to whom: dilated branches and block masks. Names load on first use.
 
 Code under `models` imports from the submodules, so that a variant's numbers hang on
-the pattern that it uses and on no other (`experiments.digest` follows imports).
+the pattern that it uses and on no other.
 """
 
 from importlib import import_module

@@ -5,6 +5,7 @@ import pytest
 from experiments.case import Case
 from experiments.grid import Limits
 from experiments.machine import describe
+from experiments.procedures import choose
 from experiments.supervise import supervise
 from models.registry import VARIANTS
 
@@ -20,7 +21,7 @@ FORKING = (
     "test_campaign_measuring",
     "test_children",
     "test_cli",
-    "test_crew",
+    "test_workers",
     "test_ranks",
     "test_runner",
     "test_supervise",
@@ -62,6 +63,8 @@ def measure(case):
     """Measure a small case under quick limits; returns its record."""
 
     def run(limits=QUICK, **changes):
-        return supervise("dilated", "smoke", case(**changes), limits, describe("cpu"), "0" * 16)
+        one = case(**changes)
+        what = ("dilated", "smoke", one, limits, describe("cpu"), "0" * 16)
+        return supervise(*what, procedure=choose(one.variant))
 
     return run

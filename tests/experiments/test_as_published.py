@@ -5,6 +5,7 @@ import importlib
 import pytest
 import torch
 
+from experiments.procedures import choose
 from models.dense import dense_attention
 from models.dilated import dilated_attention, head_partitioned_attention
 from models.patterns import BlockMask, DilatedBranches, dilated, local_window
@@ -62,7 +63,7 @@ def test_a_replica_is_its_formula(variant, is_causal, heads):
 def test_a_replica_stands_beside_an_exact_variant_that_takes_the_same(variant):
     exact = VARIANTS[variant.replica_of]
     assert exact.replica_of is None and exact.takes == variant.takes
-    assert variant.measured_by == "replicas"
+    assert choose(variant.name) == "replica"
 
 
 @pytest.mark.parametrize("variant", BRANCHED, ids=lambda variant: variant.name)

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-import experiments.measure
 from experiments import machine, record, runner
 from experiments.campaign import measuring
 from experiments.campaign.folder import Folder
 from experiments.campaign.measuring import Measuring
 from experiments.campaign.work import rehearsal
-from experiments.crew import Crew
+from experiments.procedures import attention
+from experiments.workers import Workers
 
 HERE = machine.describe("cpu")
 
@@ -25,8 +25,8 @@ def chosen():
 @pytest.fixture
 def of_campaign(tmp_path):
     folder = Folder.begin(tmp_path / "campaign", {"format": 1})
-    with Crew.of("cpu") as crew:
-        yield Measuring(folder, HERE, "smoke", crew, [], lambda: None)
+    with Workers.of("cpu") as workers:
+        yield Measuring(folder, HERE, "smoke", workers, [], lambda: None)
 
 
 def hang(*_):
@@ -46,7 +46,7 @@ def test_a_case_with_time_enough_has_a_record(of_campaign, chosen):
 
 @pytest.mark.parametrize("stage", ["make_reference", "replicate"])
 def test_the_end_of_the_step_is_no_result(of_campaign, chosen, stage, monkeypatch, capfd):
-    monkeypatch.setattr(experiments.measure, stage, hang)
+    monkeypatch.setattr(attention, stage, hang)
     seconds = of_campaign.expected(chosen) + 0.5
     assert measured(of_campaign, chosen, seconds) == []
     assert "cut off after" in capfd.readouterr().err
@@ -58,7 +58,7 @@ def test_the_end_of_the_step_is_no_result(of_campaign, chosen, stage, monkeypatc
 def test_one_that_takes_far_longer_than_expected_is_left(
     of_campaign, chosen, stage, monkeypatch, capfd
 ):
-    monkeypatch.setattr(experiments.measure, stage, hang)
+    monkeypatch.setattr(attention, stage, hang)
     monkeypatch.setattr(measuring, "_PATIENCE_S", 1.0)
     monkeypatch.setattr(measuring, "_PATIENCE", 0.1)
     assert measured(of_campaign, chosen, 60) == []
@@ -67,7 +67,7 @@ def test_one_that_takes_far_longer_than_expected_is_left(
 
 
 def test_over_the_limit_of_its_tier_is_a_result(of_campaign, chosen, monkeypatch):
-    monkeypatch.setattr(experiments.measure, "replicate", hang)
+    monkeypatch.setattr(attention, "replicate", hang)
     real = of_campaign._limits
     monkeypatch.setattr(of_campaign, "_limits", lambda one: replace(real(one), timeout_s=1.0))
     (path,) = measured(of_campaign, chosen, 60)

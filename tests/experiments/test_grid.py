@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ import yaml
 from snakemake.utils import Paramspace
 
 from experiments import grid as grids
+from experiments import procedures
 from experiments.case import Case, CaseError
 from experiments.plain_yaml import PlainYamlError, loads
 from models.registry import VARIANTS
@@ -121,6 +123,7 @@ def test_names_hold_the_fields_that_an_experiment_uses_and_no_others():
 GOOD = """
 title: t
 question: q
+procedure: attention
 tiers:
   smoke:
     cases:
@@ -152,6 +155,38 @@ def test_a_block_is_a_full_grid_and_dense_has_no_branches(tmp_path):
     ]
     assert cases[0].segment_lengths is None and cases[1].segment_lengths == (4,)
     assert cases[0].kv_heads == 2 and cases[2].kv_heads == 4
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("procedure: attention\n", "", "missing key 'procedure'"),
+        ("attention", "atention", "procedure 'atention': expected one of attention, ranks, stream"),
+        ("attention", "ranks", "procedure ranks cannot measure dense: expected attention"),
+        ("attention", "[ranks, streamed]", "procedure ranks or streamed cannot measure dense"),
+        ("dense,", "ring-standard,", "procedure attention cannot measure ring-standard: expected"),
+    ],
+)
+def test_a_procedure_that_cannot_measure_a_variant_is_told(tmp_path, old, new, told):
+    text = GOOD.replace("is_causal: false", "is_causal: false\n        world_size: 1")
+    text = text.replace("world_size: 1", "world_size: 1\n        simulated: true").replace(old, new)
+    with pytest.raises(grids.GridError, match=told):
+        write(tmp_path, text)
+
+
+def test_each_variant_of_a_grid_has_its_procedure():
+    found = {v: grids.load("ring").procedure(v) for v in ("dense", "ring-hilbert")}
+    assert found == {"dense": "attention", "ring-hilbert": "ranks"}
+    assert grids.load("extreme").procedure("dilated-streamed-host") == "streamed"
+    assert grids.load("as_published").procedure("published-over-heads") == "replica"
+
+
+def test_two_procedures_for_one_variant_are_no_choice(monkeypatch):
+    other = replace(procedures.PROCEDURES["attention"], name="training")
+    monkeypatch.setitem(procedures.PROCEDURES, "training", other)
+    with pytest.raises(ValueError, match="attention and training can both measure dense: name one"):
+        procedures.choose("dense")
+    assert procedures.choose("dense", ["training"]) == "training"
 
 
 BLOCKS = """
@@ -216,7 +251,7 @@ def test_a_wrong_block_mask_is_told(tmp_path, old, new, told):
         ("title: t", "titel: t", "mine.yaml: unknown key 'titel'"),
         ("  gpu: {cases: []}", "", "mine.yaml: tiers: missing key 'gpu'"),
         ("laptop: {cases: []}", "laptop: {cases: [], limits: {tries: 3}}", "unknown key 'tries'"),
-        ("heads: [2, 4]", "heads: [2, 4", "mine.yaml: line 8"),
+        ("heads: [2, 4]", "heads: [2, 4", "mine.yaml: line 9"),
         ("heads: [2, 4]\n        ", "", "missing key 'heads'"),
         ("pass: forward", "pass: backward", "pass='backward'"),
         ("heads: [2, 4]", "heads: []", "heads: an empty list leaves no case"),

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import experiments.ranks
+from experiments import measure as measuring
 from experiments.digest import sources
+from experiments.procedures import ranks
 from experiments.schema import Record
 from models.registry import VARIANTS
 from models.ring import passes
@@ -115,15 +116,15 @@ def test_a_rank_has_one_core(monkeypatch, case):
         torch.set_num_threads(1)
         seen["cores"] = os.sched_getaffinity(0)
 
-    monkeypatch.setattr(experiments.measure, "prepare", prepare)
-    monkeypatch.setattr(experiments.ranks, "build", lambda *_: exit_with(seen["cores"]))
+    monkeypatch.setattr(measuring, "prepare", prepare)
+    monkeypatch.setattr(ranks, "build", lambda *_: exit_with(seen["cores"]))
 
     def exit_with(cores):
         raise RuntimeError(f"cores {sorted(cores)}")
 
-    with pytest.raises(experiments.ranks.RankFailed, match=r"rank \d: RuntimeError: cores \[\d+\]"):
+    with pytest.raises(ranks.RankFailed, match=r"rank \d: RuntimeError: cores \[\d+\]"):
         point = case(variant="ring-standard", world_size=2, simulated=False)
-        experiments.ranks.replicate(point, "cpu", None, {"timeout_s": 30})
+        ranks.replicate(point, "cpu", None, {"timeout_s": 30})
 
 
 def test_other_variants_do_not_hang_on_the_ring():

@@ -1,6 +1,7 @@
 """Records: the schema, atomic writing, and what a bad file is told."""
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments import record, schema
+from experiments.case import COLUMNS
 from experiments.publish import publish, validate
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +62,46 @@ def test_a_bad_field_is_named_with_its_file(tmp_path, good, change, told):
     with pytest.raises(record.RecordError) as error:
         schema.load(path)
     assert str(path) in str(error.value) and told in str(error.value)
+
+
+def test_the_fields_of_a_case_are_those_of_its_record_and_its_row(case, good):
+    assert set(good["case"]) <= set(COLUMNS) and set(
+        schema.CaseFields.model_json_schema()["properties"]
+    ) == set(COLUMNS) - {"variant"}
+    row = case(variant="dense").cells()
+    assert tuple(row) == COLUMNS and row["pass"] == "forward" and row["segment_lengths"] is None
+    assert all(math.isnan(row[name]) for name in ("sparsity", "block_size", "world_size"))
+    row = case(variant="ring-standard", world_size=4, simulated=True).cells()
+    assert (row["world_size"], type(row["world_size"]), row["simulated"]) == (4.0, float, True)
+
+
+def test_a_record_is_made_of_the_fields_of_the_schema(good):
+    given = {k: v for k, v in good.items() if k not in ("ceilings", "replicates", "error")}
+    failed = record.compose(**{**given, "status": "failed", "reason": "wrong"})
+    assert list(failed) == list(schema.Record.model_fields)
+    assert (failed["ceilings"], failed["replicates"], failed["deviation"]) == (None, [], None)
+    schema.check(failed, "failed")
+    with pytest.raises(TypeError, match="has no field speed"):
+        record.compose(**given, speed=9)
+    del given["wall_s"]
+    with pytest.raises(TypeError, match="wall_s is missing"):
+        record.compose(**given)
+
+
+def test_a_replicate_holds_what_its_procedure_measures(tmp_path, good):
+    source = next(p for p in (ROOT / "results/published").rglob("extreme/*dilated-streamed_*"))
+    path = tmp_path / Path(*source.parts[-3:])
+    data = json.loads(source.read_text())
+    record.write(path, data)
+    assert validate(tmp_path) == (1, [])
+    for replicate in data["replicates"]:
+        del replicate["source_ms"]
+    record.write(path, data)
+    assert validate(tmp_path)[1][0].endswith("streamed gives samples_ms and source_ms")
+    for replicate in data["replicates"]:
+        del replicate["samples_ms"]
+    with pytest.raises(record.RecordError, match="replicates: expected timed samples"):
+        schema.check(data, "record")
 
 
 def test_records_from_before_a_field_stay_valid(tmp_path, good):

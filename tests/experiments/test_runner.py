@@ -1,5 +1,6 @@
 """Runs resume, filter, keep a budget, and depend on the code behind their variant only."""
 
+import ast
 import json
 import shutil
 from pathlib import Path
@@ -108,7 +109,7 @@ def test_a_digest_covers_the_variant_and_the_measuring_but_no_other_variant():
     for variant, entry in VARIANTS.items():
         replica = entry.replica_of is not None
         whole = entry.shard_order is None and not replica
-        assert ("experiments/replicas.py" in names[variant]) == replica
+        assert ("experiments/procedures/replica.py" in names[variant]) == replica
         assert ("models/dense.py" in names[variant]) == (whole and entry.takes is None)
         of_branches = entry.takes == "branches"
         assert ("models/dilated.py" in names[variant]) == (
@@ -119,7 +120,7 @@ def test_a_digest_covers_the_variant_and_the_measuring_but_no_other_variant():
         assert ("models/block_sparse.py" in names[variant]) == (whole and of_blocks)
         assert ("models/patterns/block_builders.py" in names[variant]) == of_blocks
         over_ranks = entry.shard_order is not None
-        assert ("experiments/ranks.py" in names[variant]) == over_ranks
+        assert ("experiments/procedures/ranks.py" in names[variant]) == over_ranks
         assert "experiments/supervise.py" not in names[variant]
         for path in ("models/ring/plan.py", "models/ring/hops.py"):
             peer = "peer" in entry.options
@@ -153,18 +154,24 @@ def copied(tmp_path, monkeypatch):
 
 def changed(before):
     """The variants whose digest is another than `before`."""
-    digest._imports.cache_clear()
     return {v for v in VARIANTS if digest.code_digest(v) != before[v]}
 
 
-def test_a_digest_follows_content_not_time(copied):
+def test_a_digest_follows_what_code_does_not_its_words(copied):
     before = {v: digest.code_digest(v) for v in VARIANTS}
     # Two published names of one call: they differ in the case's pattern.
     same = {"ring-block-sparse", "ring-block-sparse-dilated"}
     assert len(set(before.values())) == len(before) - 1
     assert len({before[v] for v in same}) == 1
-    (copied / "models/dilated.py").touch()
+    dilated = copied / "models/dilated.py"
+    dilated.touch()
     assert changed(before) == set()
+    words = dilated.read_text()
+    said = ast.get_docstring(ast.parse(words), clean=False)
+    dilated.write_text(
+        words.replace(said, f"In better words: {said}").replace("\n\n\n", "\n# Why.\n")
+    )
+    assert dilated.read_text() != words and changed(before) == set()
     for file, variants in (
         (
             "models/dilated.py",
@@ -179,7 +186,7 @@ def test_a_digest_follows_content_not_time(copied):
         ("experiments/ceilings.py", set(VARIANTS)),
     ):
         with (copied / file).open("a") as opened:
-            opened.write("\n")
+            opened.write("\nADDED = 1\n")
         assert changed(before) == variants
         before = {v: digest.code_digest(v) for v in VARIANTS}
 

@@ -9,10 +9,10 @@ import time
 import pytest
 import torch
 
-import experiments.measure
 from experiments import grid
 from experiments.grid import Limits
 from experiments.machine import describe
+from experiments.procedures import attention
 from experiments.schema import Record
 from experiments.supervise import Account, supervise
 from models import UnsupportedBackend
@@ -49,12 +49,12 @@ def test_a_good_case_gives_a_valid_record(measure, variant, passes):
 
 
 def test_replicates_are_fresh_processes(measure, monkeypatch):
-    real = experiments.measure.replicate
+    real = attention.replicate
 
     def pids(*arguments):
         return {**real(*arguments), "samples_ms": [float(os.getpid())]}
 
-    monkeypatch.setattr(experiments.measure, "replicate", pids)
+    monkeypatch.setattr(attention, "replicate", pids)
     result = measure(Limits(**{**QUICK, "replicates": 3}))
     pids = {replicate["samples_ms"][0] for replicate in result["replicates"]}
     assert len(pids) == 3 and os.getpid() not in pids
@@ -97,13 +97,13 @@ def test_what_no_backend_can_is_unsupported_and_still_counted(measure):
 
 
 def test_the_parent_builds_nothing(measure, monkeypatch):
-    parent, real = os.getpid(), experiments.measure.build
+    parent, real = os.getpid(), attention.build
 
     def build(*arguments):
         assert os.getpid() != parent
         return real(*arguments)
 
-    monkeypatch.setattr(experiments.measure, "build", build)
+    monkeypatch.setattr(attention, "build", build)
     result = measure(variant="block-sparse", seq_len=512, pattern="strided", sparsity=0.75)
     assert result["status"] == "ok"
     assert abs(result["realised_density"] - 0.25) < 1 / 32
@@ -121,14 +121,14 @@ def test_what_the_oracle_cannot_do_is_no_result_of_the_variant(measure, monkeypa
     def fail(*_):
         raise MemoryError("can't allocate memory")
 
-    monkeypatch.setattr(experiments.measure, "make_reference", fail)
+    monkeypatch.setattr(attention, "make_reference", fail)
     result = measure()
     assert result["status"] == "failed"
     assert result["reason"] == "no reference to check against: can't allocate memory"
 
 
 def test_a_case_over_its_limit_is_a_result(measure, monkeypatch):
-    monkeypatch.setattr(experiments.measure, "replicate", lambda *_: time.sleep(60))
+    monkeypatch.setattr(attention, "replicate", lambda *_: time.sleep(60))
     start = time.monotonic()
     result = measure(Limits(**QUICK, timeout_s=1.5))
     assert time.monotonic() - start < 10
@@ -137,7 +137,7 @@ def test_a_case_over_its_limit_is_a_result(measure, monkeypatch):
 
 
 def test_time_running_out_keeps_the_replicates_there_are(measure, monkeypatch):
-    real, calls = experiments.measure.replicate, []
+    real, calls = attention.replicate, []
 
     def slower_and_slower(*arguments):
         result = real(*arguments)
@@ -150,7 +150,7 @@ def test_time_running_out_keeps_the_replicates_there_are(measure, monkeypatch):
 
     with tempfile.TemporaryDirectory() as folder:
         calls.append(os.path.join(folder, "once"))
-        monkeypatch.setattr(experiments.measure, "replicate", slower_and_slower)
+        monkeypatch.setattr(attention, "replicate", slower_and_slower)
         result = measure(Limits(**{**QUICK, "replicates": 3}, timeout_s=4))
     assert result["status"] == "ok" and len(result["replicates"]) == 1
 
@@ -160,7 +160,7 @@ def test_time_running_out_keeps_the_replicates_there_are(measure, monkeypatch):
     [(signal.SIGKILL, "killed by SIGKILL"), (signal.SIGSEGV, "killed by SIGSEGV")],
 )
 def test_a_killed_process_is_a_result(measure, monkeypatch, number, told):
-    monkeypatch.setattr(experiments.measure, "replicate", lambda *_: os.kill(os.getpid(), number))
+    monkeypatch.setattr(attention, "replicate", lambda *_: os.kill(os.getpid(), number))
     result = measure()
     assert result["status"] == "failed" and told in result["reason"]
     Record.model_validate(result)
@@ -178,7 +178,7 @@ def test_errors_become_statuses(measure, monkeypatch, error, status, reason):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(experiments.measure, "replicate", fail)
+    monkeypatch.setattr(attention, "replicate", fail)
     result = measure()
     assert (result["status"], result["reason"]) == (status, reason)
     Record.model_validate(result)
@@ -197,7 +197,9 @@ def extend(case):
     def run(earlier, limits=TWO, digest="0" * 16, **changes):
         account = Account()
         what = ("dilated", "smoke", case(**changes), limits, describe("cpu"), digest)
-        return supervise(*what, earlier=earlier, account=account), account.note
+        return supervise(
+            *what, procedure="attention", earlier=earlier, account=account
+        ), account.note
 
     return run
 
@@ -234,7 +236,7 @@ def test_a_record_stands_where_further_replicates_fail(
 ):
     earlier = measure()
     before = copy.deepcopy(earlier)
-    monkeypatch.setattr(experiments.measure, stage, befalls)
+    monkeypatch.setattr(attention, stage, befalls)
     result, note = extend(earlier, limits)
     assert result == before
     assert note.startswith("no further replicates, ")
@@ -243,7 +245,7 @@ def test_a_record_stands_where_further_replicates_fail(
 
 
 def test_time_running_out_extends_by_what_there_is(measure, extend, monkeypatch, tmp_path):
-    earlier, real = measure(), experiments.measure.replicate
+    earlier, real = measure(), attention.replicate
 
     def once(*arguments):
         result = real(*arguments)
@@ -252,7 +254,7 @@ def test_time_running_out_extends_by_what_there_is(measure, extend, monkeypatch,
         (tmp_path / "once").touch()
         return result
 
-    monkeypatch.setattr(experiments.measure, "replicate", once)
+    monkeypatch.setattr(attention, "replicate", once)
     result, note = extend(earlier, Limits(**{**QUICK, "replicates": 3}, timeout_s=4))
     assert len(result["replicates"]) == 2 and note is None
 
@@ -270,7 +272,7 @@ def test_time_running_out_extends_by_what_there_is(measure, extend, monkeypatch,
 )
 def test_another_record_cannot_be_extended(measure, extend, monkeypatch, changed, told):
     earlier = measure()
-    monkeypatch.setattr(experiments.measure, "make_reference", lambda *_: os.abort())
+    monkeypatch.setattr(attention, "make_reference", lambda *_: os.abort())
     with pytest.raises(ValueError, match=told):
         extend({**earlier, **changed})
 
@@ -285,8 +287,8 @@ def test_a_record_of_other_code_cannot_be_extended(measure, extend):
 
 
 def test_the_parent_ticks_through_a_long_case(case, monkeypatch):
-    monkeypatch.setattr(experiments.measure, "replicate", lambda *_: time.sleep(60))
+    monkeypatch.setattr(attention, "replicate", lambda *_: time.sleep(60))
     ticks = []
     what = ("dilated", "smoke", case(), Limits(**QUICK, timeout_s=4), describe("cpu"), "0" * 16)
-    supervise(*what, tick=lambda: ticks.append(time.monotonic()))
+    supervise(*what, procedure="attention", tick=lambda: ticks.append(time.monotonic()))
     assert len(ticks) >= 4

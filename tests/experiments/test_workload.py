@@ -53,8 +53,8 @@ def test_block_sparse_flops_are_those_of_the_tokens_kept(work, pattern, is_causa
     kept = (tokens * allowed).expand(4, -1, -1).sum().item()
     assert point.useful_flops() == 4 * 8 * 2 * kept
     assert point.density() == kept / (4 * allowed.sum().item())
-    within_one_block_a_row = blocks.sum(2) - 0.5 * (torch.arange(7) + 1 if is_causal else 7)
-    assert within_one_block_a_row.abs().max() <= 1
+    within_one_block_per_row = blocks.sum(2) - 0.5 * (torch.arange(7) + 1 if is_causal else 7)
+    assert within_one_block_per_row.abs().max() <= 1
     assert 0.3 < point.density() < 0.75
 
 

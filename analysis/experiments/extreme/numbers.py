@@ -9,14 +9,15 @@ from analysis.experiments.extreme.views import GLOBAL, SAME_SCHEDULE, STREAMED, 
 from analysis.records.units import MIB
 from analysis.rendering.numbers import entry
 from analysis.rendering.text import tokens
+from analysis.selection import views
 from analysis.standard import number_entries
 
 _SCHEDULES = {"same": SAME_SCHEDULE, "global": GLOBAL}
 
 
-def of_streams(frame: pd.DataFrame, machine: str) -> dict[str, dict]:
+def of_streams(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
     """Key -> entry; the keys do not depend on what was measured."""
-    one = extreme_views.extreme(frame, machine)
+    one = extreme_views.extreme(frame, view.machine)
     found: dict[str, dict] = {}
     for key, schedule in _SCHEDULES.items():
         rows = one.streamed(schedule)

@@ -1,0 +1,93 @@
+"""Measuring procedures, a module each, chosen by a grid (`procedure: attention`).
+
+A module has two functions, which run in processes of their own:
+
+    make_reference(case, device, reference)        writes to the file `reference` what the check
+                                                   needs; returns fields of the record that are
+                                                   known before anything is timed
+    replicate(case, device, reference, limits)     returns a replicate of the record, and "error";
+                                                   raises `check.CheckFailed` if the output is wrong
+
+and an entry in `PROCEDURES`, which is read without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from models.registry import VARIANTS, Variant
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """How a case is measured: the module `experiments.procedures.<name>`.
+
+    result: what it measures, in words. fields: of a replicate, never empty. times: those of
+    them that are milliseconds of measuring.
+    """
+
+    name: str
+    can_measure: Callable[[Variant], bool]
+    result: str = "timed samples"
+    fields: tuple[str, ...] = ("samples_ms",)
+    times: tuple[str, ...] = ("samples_ms",)
+
+    @property
+    def module(self) -> str:
+        """The Python module, by its full name."""
+        return f"{__name__}.{self.name}"
+
+    def is_in(self, replicates: Sequence) -> bool:
+        """Whether there are replicates (`schema.Replicate`), and each holds its fields."""
+        held = (getattr(one, name) for one in replicates for name in self.fields)
+        return bool(replicates) and all(held)
+
+
+PROCEDURES = {
+    procedure.name: procedure
+    for procedure in (
+        Procedure(
+            "attention",
+            lambda variant: not (variant.shard_order or variant.is_streamed or variant.replica_of),
+        ),
+        Procedure(
+            "ranks",
+            lambda variant: variant.shard_order is not None,
+            fields=("samples_ms", "ranks"),
+        ),
+        Procedure(
+            "streamed",
+            lambda variant: variant.is_streamed,
+            fields=("samples_ms", "source_ms"),
+            times=("samples_ms", "source_ms"),
+        ),
+        Procedure(
+            "replica",
+            lambda variant: variant.replica_of is not None,
+            fields=("samples_ms", "calls"),
+        ),
+    )
+}
+
+
+def choose(variant: str, names: Iterable[str] = PROCEDURES) -> str:
+    """The one procedure of `names` that can measure `variant`.
+
+    ValueError where none or several can, and for a name that is no procedure or no variant.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"variant {variant!r}: expected one of {', '.join(VARIANTS)}")
+    names = tuple(names)
+    for name in names:
+        if name not in PROCEDURES:
+            raise ValueError(f"procedure {name!r}: expected one of {', '.join(PROCEDURES)}")
+    able = [n for n, one in PROCEDURES.items() if one.can_measure(VARIANTS[variant])]
+    chosen = [name for name in names if name in able]
+    if not chosen:
+        raise ValueError(
+            f"procedure {' or '.join(names)} cannot measure {variant}: expected {' or '.join(able)}"
+        )
+    if len(chosen) > 1:
+        raise ValueError(f"procedures {' and '.join(chosen)} can both measure {variant}: name one")
+    return chosen[0]

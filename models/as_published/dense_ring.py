@@ -1,0 +1,35 @@
+"""Dense attention with all scores written down, under three names.
+
+`StandardRingAttention`, `DistributedRingAttention` and `HilbertRingAttention` on one device: the
+Hilbert order was off by default and the benchmark never turned it on, the ring had one member, and
+segment lengths and rates went into a check of divisibility and nowhere else. The three gave the
+same bits.
+"""
+
+from __future__ import annotations
+
+from models.as_published.segments import check_divides, softmax_attention
+from models.oracle import reference
+
+FORMULA = "dense attention; segments and rates play no part"
+BACKEND = "scores written down"
+
+
+def dense_ring_attention(q, k, v, segment_lengths, dilation_rates, *, is_causal=False):
+    """What ran. q, k, v: (B, N, H, D), N a multiple of every segment length; returns the same.
+
+    segment_lengths, dilation_rates: checked, and then ignored, as they were.
+    """
+    check_divides(q, k, v, segment_lengths)
+    of_heads = (x.transpose(1, 2) for x in (q, k, v))
+    return softmax_attention(*of_heads, is_causal=is_causal).transpose(1, 2)
+
+
+def formula(q, k, v, rows, segment_lengths, dilation_rates, *, is_causal=False):
+    """The dense oracle in float64, (B, R, H, D); magnifies no rounding."""
+    return reference(q, k, v, rows=rows, is_causal=is_causal)[0], 1.0
+
+
+def pairs(seq_len, heads, segment_lengths, dilation_rates, *, is_causal=False) -> int:
+    """All pairs: the scores are computed whole, causal or not."""
+    return heads * seq_len * seq_len

@@ -1,0 +1,167 @@
+def of_records(module, *data):
+    """A digest of what a module makes of the records of all experiments."""
+    data = [*data, "analysis/experiments/*/layout.yaml", "experiments/*.yaml"]
+    return modules_digest(f"analysis.{module}", data=data)
+
+
+# What the rules below have in common: each says what to run, and on what.
+rule on_all_records:
+    input:
+        records=[records(name) for name in EXPERIMENTS],
+        claims="paper/claims.yaml",
+    log:
+        "build/logs/on_all_records.log",
+    conda:
+        "../envs/reproduce.yaml"
+    params:
+        roots=ROOTS,
+        code="",
+        command="",
+    shell:
+        "python -m analysis.{params.command} {params.roots} > {log} 2>&1"
+
+
+use rule on_all_records as claims with:
+    output:
+        json=shown("claims.json", "claims", "Claims", form="json"),
+        csv=shown("claims.csv", "claims", "Claims", form="csv"),
+    log:
+        "build/logs/claims.log",
+    params:
+        code=of_records("claims.__main__"),
+        command=lambda wildcards, input, output: f"claims --claims {input.claims} --out {output.json}",
+    message:
+        "judging every published claim"
+
+
+use rule on_all_records as overview with:
+    output:
+        svg=shown(
+            "figures/{figure}.svg",
+            "overview",
+            "Figures",
+            "All",
+            figure="{figure}",
+            form="svg",
+        ),
+        csv=shown(
+            "figures/{figure}.csv",
+            "overview",
+            "Figures",
+            "All",
+            figure="{figure}",
+            form="csv",
+        ),
+    log:
+        "build/logs/{figure}.log",
+    wildcard_constraints:
+        figure="overview|scaling",
+    params:
+        code=of_records("across.overview"),
+        command=lambda wildcards, output: f"across.overview --figure {wildcards.figure} --out {output.svg}",
+    message:
+        "the figure {wildcards.figure} of all experiments"
+
+
+use rule on_all_records as results_page with:
+    output:
+        shown("results.html", "results", "Results", of="every record"),
+    log:
+        "build/logs/results_page.log",
+    params:
+        code=of_records("pages.results_page", "analysis/pages/results*"),
+        command=lambda wildcards, output: f"pages.results_page --out {output}",
+    message:
+        "every record on one interactive page"
+
+
+use rule on_all_records as advice with:
+    output:
+        [
+            shown(
+                f"tables/advice.{form}",
+                "advice",
+                "Tables",
+                "All",
+                table="advice",
+                form=form,
+            )
+            for form in TABLE_FORMS
+        ],
+    log:
+        "build/logs/advice.log",
+    params:
+        code=of_records("advise.recommendations", "paper/readings.yaml"),
+        command="advise.recommendations --out build/tables/advice",
+    message:
+        "what the write-ups advise, beside what the records do"
+
+
+# From a number to its records, from a record to its command; and what all of it cost.
+PROVENANCE = expand("{list}.csv", list=["numbers", "records"])
+PROVENANCE += expand(
+    "tables/provenance-{table}.{kind}",
+    table=["machines", "costs", "code"],
+    kind=TABLE_FORMS,
+)
+
+
+use rule on_all_records as provenance with:
+    input:
+        numbers="build/numbers.json",
+    output:
+        [
+            shown(
+                path,
+                "provenance",
+                "Numbers",
+                "Provenance",
+                of=Path(path).stem,
+                form=Path(path).suffix[1:],
+            )
+            for path in PROVENANCE
+        ],
+    log:
+        "build/logs/provenance.log",
+    params:
+        code=of_records("across.provenance"),
+        command=lambda wildcards, input: f"across.provenance --numbers {input.numbers}",
+    message:
+        "from every number to its records and their commands"
+
+
+rule numbers:
+    input:
+        expand("build/numbers/{name}.json", name=EXPERIMENTS),
+        "build/claims.json",
+    output:
+        shown("numbers.json", "numbers", "Numbers", "All", of="all experiments"),
+    log:
+        "build/logs/numbers.log",
+    conda:
+        "../envs/reproduce.yaml"
+    params:
+        code=modules_digest("analysis.rendering.numbers"),
+    message:
+        "joining every number that the prose may use"
+    shell:
+        "python -m analysis.rendering.numbers --out {output} {input} > {log} 2>&1"
+
+
+rule ledger:
+    input:
+        "build/claims.json",
+    output:
+        shown("ledger.html", "ledger", "Claims", form="page"),
+    log:
+        "build/logs/ledger.log",
+    conda:
+        "../envs/reproduce.yaml"
+    params:
+        code=modules_digest(
+            "analysis.pages.ledger_page", data=["analysis/pages/ledger.*"]
+        ),
+    message:
+        "every claim down to its records, as a page"
+    shell:
+        "python -m analysis.pages.ledger_page --claims {input} --out {output} > {log} 2>&1"

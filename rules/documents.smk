@@ -1,0 +1,42 @@
+BUILT = [f"build/{path}" for name in EXPERIMENTS for path in written(name)]
+BUILT += ["build/numbers.json", "build/claims.json"]
+
+
+rule writeup:
+    input:
+        BUILT,
+        template="paper/writeups/{name}.md.j2",
+    output:
+        shown("writeups/{name}.md", "writeup", "Write-ups", of="{name}"),
+    log:
+        "build/logs/writeup_{name}.log",
+    conda:
+        "../envs/reproduce.yaml"
+    params:
+        code=modules_digest("analysis.documents.writeups"),
+    message:
+        "the write-up {wildcards.name}, published beside measured"
+    shell:
+        "python -m analysis.documents.writeups {wildcards.name} --out {output} > {log} 2>&1"
+
+
+rule paper:
+    input:
+        BUILT,
+        expand("build/figures/{figure}.svg", figure=["overview", "scaling"]),
+        rules.provenance.output,
+        source="paper/paper.typ",
+    output:
+        shown("paper.pdf", "paper", "Paper", of="all experiments"),
+    log:
+        "build/logs/paper.log",
+    conda:
+        "../envs/reproduce.yaml"
+    params:
+        code=modules_digest(
+            "analysis.documents.paper", data=["paper/**/*.typ", "paper/*.yml"]
+        ),
+    message:
+        "typesetting the paper"
+    shell:
+        "python -m analysis.documents.paper --out {output} > {log} 2>&1"

@@ -1,0 +1,100 @@
+for name in EXPERIMENTS:
+    if local_records(name):
+
+        rule:
+            name:
+                f"measure_{name}"
+            output:
+                f"{LOCAL}/{name}/{cases(name).wildcard_pattern}.json",
+            log:
+                f"build/logs/{name}/{cases(name).wildcard_pattern}.log",
+            conda:
+                "../envs/reproduce.yaml"
+            # On a CPU the cores are the device: nothing else runs beside a measurement.
+            threads: max(1, workflow.cores // (len(machines.gpus()) if DEVICE != "cpu" else 1))
+            resources:
+                gpu=int(DEVICE != "cpu"),
+            params:
+                experiment=name,
+                tier=TIER,
+                device=DEVICE,
+                case=lambda wildcards, output: Path(output[0]).stem,
+                limits=str(EXPERIMENTS[name].tiers[TIER].limits),
+                code=lambda wildcards: code_digest(wildcards.variant),
+            message:
+                "measuring {wildcards.variant} at {wildcards.seq_len} tokens"
+            shell:
+                "python -m experiments run {params.experiment} --tier {params.tier}"
+                " --device {params.device} --case {params.case} > {log} 2>&1"
+
+    rule:
+        name:
+            f"notebook_{name}"
+        input:
+            records=records(name),
+            notebook=f"analysis/notebooks/{name}.ipynb",
+            published="paper/claims.yaml",
+        output:
+            f"build/notebooks/{name}.ipynb",
+            # What it writes stands in the report with the text before it as its caption.
+            [
+                in_report(
+                    f"build/{path}",
+                    caption=f"../build/{caption_path(path)}",
+                    **place(path, name),
+                )
+                for path in written(name)
+            ],
+        log:
+            f"build/logs/notebook_{name}.log",
+        conda:
+            "../envs/reproduce.yaml"
+        params:
+            experiment=name,
+            roots=ROOTS,
+            code=modules_digest(
+                "analysis.notebook",
+                f"analysis.experiments.{name}.contents",
+                data=[
+                    "analysis/experiments/*/layout.yaml",
+                    f"experiments/{name}.yaml",
+                ],
+            ),
+        message:
+            "executing the notebook: its figures, tables and numbers"
+        shell:
+            "python -m analysis.notebook {params.experiment} {params.roots} > {log} 2>&1"
+
+    rule:
+        name:
+            f"captions_{name}"
+        input:
+            f"analysis/notebooks/{name}.ipynb",
+        output:
+            [f"build/{path}" for path in captions(name)],
+        log:
+            f"build/logs/captions_{name}.log",
+        conda:
+            "../envs/reproduce.yaml"
+        params:
+            experiment=name,
+            code=modules_digest("analysis.outputs"),
+        message:
+            "what the report says of the notebook's figures and tables"
+        shell:
+            "python -m analysis.outputs {params.experiment} > {log} 2>&1"
+
+
+rule notebook_page:
+    input:
+        "build/notebooks/{name}.ipynb",
+    output:
+        shown("notebooks/{name}.html", "notebook", "Notebooks", of="{name}"),
+    log:
+        "build/logs/notebook_page_{name}.log",
+    conda:
+        "../envs/reproduce.yaml"
+    message:
+        "the notebook {wildcards.name} as a page"
+    shell:
+        "jupyter nbconvert --to html --log-level WARN {input} > {log} 2>&1"
