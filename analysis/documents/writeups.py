@@ -7,8 +7,9 @@ renders `paper/writeups/NAME.md.j2`. A template can call:
     n(key)                            the text of a number
     table(name), figure(name, alt)    those of this experiment, or of another by the whole name
                                       (`backends-worth`); NAME need not be an experiment
-    said(id), measured(id)            the published and the measured value of a claim
-    ruled(id), verdict(id)            its verdict as a word, or with its reason
+    published(id), measured(id)       the published and the measured value of a claim
+    verdict(id)                       its verdict as a word, linked to the ledger
+    verdict_and_reason(id)            the same with its basis and reason
     verdicts(section), sections()     the table of claims of one section; all sections
 
 An unknown key, name, claim or section fails the build.
@@ -52,10 +53,10 @@ def render(name: str, build: Path, out: Path, templates: Path = TEMPLATES) -> st
         "n",
         "table",
         "figure",
-        "said",
+        "published",
         "measured",
-        "ruled",
         "verdict",
+        "verdict_and_reason",
         "verdicts",
         "sections",
     )
@@ -109,12 +110,12 @@ class _Page:
     def _link(self, path: Path) -> str:
         return Path(os.path.relpath(path, self.out.parent)).as_posix()
 
-    def verdict(self, claim: str) -> str:
+    def verdict_and_reason(self, claim: str) -> str:
         """`**refuted** (construction): reason` of the claim `<write-up>.<claim>`."""
         found = self._claim(claim)
         return f"{self._verdict(found)} ({found['basis']}): {found['reason']}"
 
-    def said(self, claim: str) -> str:
+    def published(self, claim: str) -> str:
         """The published figure of the claim `<write-up>.<claim>`."""
         return published_text(self._claim(claim))
 
@@ -122,7 +123,7 @@ class _Page:
         """The measured value of the claim `<write-up>.<claim>`, an en dash where there is none."""
         return measured_text(self._claim(claim)["measured"])
 
-    def ruled(self, claim: str) -> str:
+    def verdict(self, claim: str) -> str:
         """The verdict on the claim `<write-up>.<claim>` as a word."""
         return self._verdict(self._claim(claim))
 
