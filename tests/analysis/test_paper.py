@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,6 @@ from experiments import grid
 PAPER = Path(__file__).parents[2] / "paper"
 SECTIONS = PAPER / "sections"
 SOURCES = sorted(PAPER.rglob("*.typ"))
-# A heading of the paper, as an entry of the PDF's outline.
-_HEADING = re.compile(rb"/Title\s*\(((?:[^()\\]|\\.|\([^()]*\))*)\)")
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +42,9 @@ def test_the_paper_of_a_card_that_was_taken_away_lacks_nothing(build, build_with
 
 
 def test_the_paper_command_names_an_unknown_number(build, tmp_path, capsys):
-    folder = shutil.copytree(build, tmp_path / "build")
-    joined = json.loads((folder / "numbers.json").read_text())
-    del joined["comprehensive.machine.device"]
-    (folder / "numbers.json").write_text(json.dumps(joined))
+    numbers = json.loads((build / "numbers.json").read_text())
+    del numbers["comprehensive.machine.device"]
+    folder = _with_numbers(build, tmp_path / "build", numbers)
     out = tmp_path / "paper.pdf"
     assert paper.main(["--out", str(out), "--build", str(folder)]) == 1
     message = capsys.readouterr().err
@@ -75,22 +71,28 @@ def test_an_experiment_without_records_has_no_section(pdf, build, tmp_path, name
     """Nothing else in the paper asks for its numbers or refers to its section."""
     numbers = json.loads((build / "numbers.json").read_text())
     kept = {key: entry for key, entry in numbers.items() if key.split(".")[0] != name}
-    folder = tmp_path / "build"
-    folder.mkdir()
-    for path in build.iterdir():
-        (folder / path.name).symlink_to(path)
-    (folder / "numbers.json").unlink()
-    (folder / "numbers.json").write_text(json.dumps(kept))
+    folder = _with_numbers(build, tmp_path / "build", kept)
     before, after = _experiments(pdf), _experiments(paper.compile_paper(folder))
     assert set(before) == set(grid.names())
     assert after == [other for other in before if other != name]
 
 
+def _with_numbers(build: Path, folder: Path, numbers: dict) -> Path:
+    """`build` with other numbers, at `folder`."""
+    folder.mkdir()
+    for path in build.iterdir():
+        if path.name != "numbers.json":
+            (folder / path.name).symlink_to(path)
+    (folder / "numbers.json").write_text(json.dumps(numbers))
+    return folder
+
+
 def _experiments(pdf: bytes) -> list[str]:
-    """The experiments that have a section, which names it in parentheses, in order."""
-    headings = [heading.decode("latin-1") for heading in _HEADING.findall(pdf)]
-    named = [re.search(r"\((\w+)\)$", heading) for heading in headings]
-    return [found[1] for found in named if found]
+    """The experiments whose section is in the outline of the PDF."""
+    outline = b"\n".join(re.findall(rb"/Title\s*\((.*)\)", pdf)).decode("latin-1")
+    heading = re.compile(r"^== (.*?)(?: <.*)?$", re.M)
+    first = {name: heading.search((SECTIONS / f"{name}.typ").read_text()) for name in grid.names()}
+    return [name for name, found in first.items() if f" {found[1]}" in outline]
 
 
 def test_every_reference_is_cited_and_every_citation_known():
