@@ -39,7 +39,7 @@ test: $(VENV)/.ready-test ## the test suite; ARGS='-k name' goes to pytest, TORC
 lint: $(VENV)/.ready-test ## style of the Python code and of the workflow
 	ruff check
 	ruff format --check
-	snakefmt --check Snakefile
+	snakefmt --check Snakefile rules
 	snakemake --lint
 
 lab: $(VENV)/.ready-lab ## the notebooks, in JupyterLab

@@ -109,7 +109,7 @@ class Case:
         values = dict(values)
         if "heads" in values:
             values.setdefault("kv_heads", values["heads"])
-        required = [k for k, f in known.items() if f.default is not None and f.name != "seed"]
+        required = [key for key, f in known.items() if f.default is MISSING]
         missing = [key for key in required if key not in values]
         if missing:
             raise CaseError(f"missing key {missing[0]!r}")

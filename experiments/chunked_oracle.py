@@ -19,7 +19,9 @@ PIECE_BYTES = 4 * 2**30
 _SCORES = 5
 
 
-def recompute(work: Workload, rows: torch.Tensor, dtype: torch.dtype, *, dense: bool):
+def recompute(
+    work: Workload, rows: torch.Tensor, dtype: torch.dtype, *, dense: bool
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """What `work.recompute` returns, in as many pieces as its memory asks for.
 
     Rounding aside the values are the same: a product of fewer matrices may sum in another order.
@@ -43,7 +45,9 @@ def recompute(work: Workload, rows: torch.Tensor, dtype: torch.dtype, *, dense: 
     return out, grads
 
 
-def pieces(case: Case, rows: int, dtype: torch.dtype, *, splits_heads: bool):
+def pieces(
+    case: Case, rows: int, dtype: torch.dtype, *, splits_heads: bool
+) -> list[tuple[slice, slice]]:
     """Slices of the batch and of the key heads, a pair each, that cover the case.
 
     Each needs PIECE_BYTES at most, or is one sequence (and, with splits_heads, one key head).

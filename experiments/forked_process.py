@@ -10,9 +10,10 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from experiments.die_with_parent import die_with_parent
@@ -46,7 +47,7 @@ class ProcessEnded(Exception):
         self.outcome = outcome
 
 
-def send(pipe, report: tuple[str, object, str | None]) -> None:
+def send(pipe: Connection, report: tuple[str, object, str | None]) -> None:
     """Send a report; a value that cannot be pickled makes it a failure that says so."""
     try:
         # Not `pipe.send`: torch has that send tensors by handles, which end with the process.
@@ -57,7 +58,7 @@ def send(pipe, report: tuple[str, object, str | None]) -> None:
 
 
 @contextmanager
-def uninterrupted():
+def uninterrupted() -> Iterator[None]:
     """Have Ctrl-C wait: a process that is forked within is noted before anything can interrupt."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -88,14 +89,14 @@ class Process:
         with suppress(OSError):
             os.setpgid(self.pid, self.pid)
 
-    def send(self, message) -> None:
+    def send(self, message: object) -> None:
         """Send what it waits for; ProcessEnded if it no longer does."""
         try:
             self.pipe.send_bytes(pickle.dumps(message))
         except OSError:
             raise ProcessEnded(self.ending()) from None
 
-    def received(self):
+    def received(self) -> object | None:
         """The next message, or None if there is none yet; ProcessEnded if there will be none."""
         # A pipe may outlast its process in the hands of that one's own children.
         has_ended = self._exit() is not None
@@ -110,7 +111,7 @@ class Process:
             raise ProcessEnded(self.ending())
         return None
 
-    def receive(self, deadline: float, tick: Callable[[], object] | None = None):
+    def receive(self, deadline: float, tick: Callable[[], object] | None = None) -> object | None:
         """The next message, or None if there is none by the deadline. Raises as `received`."""
         while True:
             left = deadline - time.monotonic()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from experiments.case import PATTERN_FIELDS, RANK_FIELDS, Case, CaseError, columns
 from experiments.plain_yaml import PlainYamlError, loads
-from experiments.procedures import choose
+from experiments.procedures import PROCEDURES, choose
 from models.registry import VARIANTS
 
 GRIDS = Path(__file__).parent
@@ -53,7 +53,8 @@ class Tier:
 class Grid:
     """One experiment: a question and the tiers that answer it at three sizes.
 
-    procedures: names of how its cases are measured, each variant by the one that can.
+    procedures: names of how its cases are measured, each variant by the one that can; where the
+    file names none, all there are.
     """
 
     name: str
@@ -123,10 +124,16 @@ def load(name: str, folder: Path = GRIDS) -> Grid:
         data = loads(path.read_text())
     except PlainYamlError as error:
         raise GridError(f"{where}: {error}") from error
-    _check_keys(where, data, required=("title", "question", "procedure", "tiers"))
+    _check_keys(where, data, required=("title", "question", "tiers"), optional=("procedure",))
     _check_keys(f"{where}: tiers", data["tiers"], required=TIERS)
     tiers = {tier: _tier(f"{where}: {tier}", tier, data["tiers"][tier]) for tier in TIERS}
-    grid = Grid(name, data["title"], data["question"], tuple(_as_list(data["procedure"])), tiers)
+    grid = Grid(
+        name,
+        data["title"],
+        data["question"],
+        tuple(_as_list(data.get("procedure", [*PROCEDURES]))),
+        tiers,
+    )
     for variant in {case.variant: None for tier in tiers.values() for case in tier.cases}:
         grid.procedure(variant)
     return grid
@@ -149,7 +156,7 @@ def _tier(where: str, name: str, data) -> Tier:
     return Tier(name, Limits(**limits), tuple(cases))
 
 
-def expand(where: str, block) -> list[Case]:
+def expand(where: str, block: dict) -> list[Case]:
     """All combinations of a block's lists; `shapes` lists mappings whose keys go together."""
     if not isinstance(block, dict) or not isinstance(block.get("shapes"), list):
         raise GridError(f"{where}: expected a mapping with a list of `shapes`")

@@ -29,7 +29,7 @@ class _Line:
     text: str
 
 
-def loads(text: str):
+def loads(text: str) -> object:
     """The value that `text` stands for; PlainYamlError names the offending line."""
     lines = []
     for number, raw in enumerate(text.splitlines(), start=1):

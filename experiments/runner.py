@@ -166,7 +166,9 @@ def outcome(result: dict) -> str:
     """A record in a line."""
     if result["status"] != "ok":
         return f"{result['status']}: {result['reason']}"
-    samples = [ms for r in result["replicates"] for ms in r["samples_ms"]]
+    samples = [ms for r in result["replicates"] for ms in r.get("samples_ms", ())]
+    if not samples:
+        return f"{len(result['replicates'])} processes, {result['wall_s']:.1f} s"
     median = statistics.median(samples)
     rate = result["useful_flops"] / median / 1e6
     output = result["error"]["output"]

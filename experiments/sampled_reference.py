@@ -6,13 +6,14 @@ import torch
 
 from models.oracle import attend_rows
 from models.patterns.branches import DilatedBranches
+from models.sources import GeneratedSource
 
 # A block of `models.sources.GeneratedSource`.
 READ_TOKENS = 32768
 
 
 def sampled_reference(
-    source, pattern: DilatedBranches, rows: torch.Tensor, *, is_causal: bool
+    source: GeneratedSource, pattern: DilatedBranches, rows: torch.Tensor, *, is_causal: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Out (B, R, H, D) of positions `rows` by plain softmax, in float64 and in the source's dtype.
 

@@ -12,14 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, get_type_hints
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    create_model,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from experiments.case import Case, CaseError
 from experiments.procedures import PROCEDURES
@@ -233,7 +226,7 @@ def load(path: Path) -> Record:
     return check(read_json(Path(path)), path)
 
 
-def read_json(path: Path, name: Path | str | None = None):
+def read_json(path: Path, name: Path | str | None = None) -> object:
     """What the JSON file at `path` holds; RecordError, under `name`, where it is none."""
     try:
         return json.loads(path.read_bytes().decode())
@@ -244,7 +237,7 @@ def read_json(path: Path, name: Path | str | None = None):
         raise RecordError(f"{name or path}: not JSON (truncated?): {error}") from error
 
 
-def check(data, name: Path | str) -> Record:
+def check(data: object, name: Path | str) -> Record:
     """The record that `data`, read from JSON, is; RecordError names `name` and the field."""
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:

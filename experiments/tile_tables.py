@@ -37,7 +37,7 @@ class TileTableError(ValueError):
     """A tile table that must not be taken; the message says where in it and why."""
 
 
-def check(name: str, table, folder: Path = FOLDER) -> None:
+def check(name: str, table: object, folder: Path = FOLDER) -> None:
     """TileTableError unless `table`, read from JSON, can take the place of `folder`/`name`.json.
 
     It has the kernels of that table, at least its entries, and no other keys or values than

@@ -49,6 +49,9 @@ def _give_back_cuda_memory() -> None:
 CUDA = Context(_make_cuda_context, _give_back_cuda_memory)
 
 
+Tick = Callable[[], object] | None
+
+
 class Workers:
     """A run's processes on one device; its end (it is a context manager) is theirs.
 
@@ -81,7 +84,7 @@ class Workers:
         deadline: float,
         memory_gib: float | None = None,
         ahead: bool = True,
-        tick: Callable[[], object] | None = None,
+        tick: Tick = None,
     ) -> Outcome:
         """The outcome of "module.name" under `experiments`, untimed work: in the reference worker.
 
@@ -121,7 +124,7 @@ class Workers:
         memory_gib: float | None = None,
         forks: bool = False,
         ahead: bool = False,
-        tick: Callable[[], object] | None = None,
+        tick: Tick = None,
     ) -> Outcome:
         """The same of timed work, in a fresh process: the standby, where there is one.
 
@@ -169,7 +172,9 @@ class _Worker:
         self._is_ready = False
         self._process = Process(_serve, self._serve)
 
-    def begin(self, function: str, arguments: Sequence, deadline: float, tick) -> Outcome | None:
+    def begin(
+        self, function: str, arguments: Sequence, deadline: float, tick: Tick
+    ) -> Outcome | None:
         """Hand it its job once it is ready; None once it has begun, else why it has not."""
         outcome = self._begin(function, arguments, deadline, tick)
         if outcome is not None and outcome.status != "timeout":
@@ -179,7 +184,9 @@ class _Worker:
             outcome = self._begin(function, arguments, deadline, tick)
         return outcome
 
-    def _begin(self, function: str, arguments: Sequence, deadline: float, tick) -> Outcome | None:
+    def _begin(
+        self, function: str, arguments: Sequence, deadline: float, tick: Tick
+    ) -> Outcome | None:
         start = time.monotonic()
         process = self._process
         try:
@@ -199,7 +206,7 @@ class _Worker:
         self._begun = time.monotonic()
         return None
 
-    def outcome(self, deadline: float, tick) -> Outcome:
+    def outcome(self, deadline: float, tick: Tick) -> Outcome:
         """What came of the job that it has begun."""
         try:
             report = self._process.receive(deadline, tick)

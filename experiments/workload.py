@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+import torch.distributed as dist
 
 from experiments.case import Case
 from models import patterns
@@ -90,7 +91,9 @@ class Workload:
         one_rank = importlib.import_module(SIMULATION).OneRank
         return one_rank(*inputs, rank=rank, pattern=self.pattern, **options, **self.variant.options)
 
-    def recompute(self, rows: torch.Tensor, dtype: torch.dtype, *, dense: bool):
+    def recompute(
+        self, rows: torch.Tensor, dtype: torch.dtype, *, dense: bool
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Output rows and gradients by plain attention in `dtype`, on the pattern or dense.
 
         Returns out (B, R, ...) and the list of gradients of `leaves` (empty on the
@@ -168,7 +171,9 @@ class Workload:
         return self.case.heads * (n * (n + 1) // 2 if self.case.is_causal else n * n)
 
 
-def build(case: Case, device: str, group=None, *, backend: str | None = None) -> Workload:
+def build(
+    case: Case, device: str, group: dist.ProcessGroup | None = None, *, backend: str | None = None
+) -> Workload:
     """Seeded normal tensors of the case's shape on `device`, and the variant over them.
 
     group: the process group of a variant over ranks, where it is to be run. backend: in the

@@ -20,7 +20,9 @@ for name in EXPERIMENTS:
                 device=DEVICE,
                 case=lambda wildcards, output: Path(output[0]).stem,
                 limits=str(EXPERIMENTS[name].tiers[TIER].limits),
-                code=lambda wildcards: code_digest(wildcards.variant),
+                code=lambda wildcards, grid=EXPERIMENTS[name]: code_digest(
+                    wildcards.variant, grid.procedure(wildcards.variant)
+                ),
             message:
                 "measuring {wildcards.variant} at {wildcards.seq_len} tokens"
             shell:

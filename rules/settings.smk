@@ -88,4 +88,5 @@ for name in EXPERIMENTS:
             f"experiments/{name}.yaml: needs analysis/notebooks/{name}.ipynb"
         )
     for path, case in zip(local_records(name), CASES[name]):
-        set_aside_outdated(Path(path), case)
+        procedure = EXPERIMENTS[name].procedure(case.variant)
+        set_aside_outdated(Path(path), case, procedure)

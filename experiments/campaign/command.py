@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ _LEAST_MINUTES = 0.25
 _LOCAL = ROOT / "build" / "campaigns"
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("--minutes", type=float, metavar="M", help="of this call, all in all")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the campaign")
@@ -29,7 +30,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--plan", action="store_true", help="print what it would do, and stop")
 
 
-def campaign(options) -> int:
+def campaign(options: argparse.Namespace) -> int:
     """Run, rehearse or plan a campaign; returns the exit status."""
     minutes = options.minutes
     if minutes is None:

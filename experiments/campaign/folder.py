@@ -73,11 +73,11 @@ class Folder:
         with open(self.path / "logs" / "campaign.log", "a") as log:
             log.write(f"{datetime.now(UTC):%H:%M:%S} {text}\n")
 
-    def save(self, step: str, found) -> None:
+    def save(self, step: str, found: dict | list) -> None:
         """Leave what a step found, as JSON."""
         _write_json(self.path / "steps" / f"{step}.json", found)
 
-    def found(self, step: str):
+    def found(self, step: str) -> dict | list | None:
         """What a step left, or None where it has not."""
         path = self.path / "steps" / f"{step}.json"
         return json.loads(path.read_text()) if path.exists() else None

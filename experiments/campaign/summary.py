@@ -70,7 +70,7 @@ def records_table(found: list[dict]) -> str:
 
 def median_ms(one: dict) -> float | None:
     """Median of all samples of a record; None where it has none."""
-    samples = [ms for replicate in one["replicates"] for ms in replicate["samples_ms"]]
+    samples = [ms for replicate in one["replicates"] for ms in replicate.get("samples_ms", ())]
     return statistics.median(samples) if samples else None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -173,7 +174,9 @@ def examine(case: Case, device: str) -> dict:
     return {"relative_rms": error["relative_rms"], "baseline": error["baseline_relative_rms"]}
 
 
-def examine_all(checks: list[Check], run_all, known: dict[Check, str], each_s: float) -> list[Mark]:
+def examine_all(
+    checks: list[Check], run_all: Callable, known: dict[Check, str], each_s: float
+) -> list[Mark]:
     """A mark for each check.
 
     run_all(checks) -> their outcomes (`experiments.children.Outcome`), of at most `each_s` seconds

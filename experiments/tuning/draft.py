@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 
@@ -11,14 +11,14 @@ from experiments.tuning import plan, tables
 from experiments.tuning.candidates import candidates
 from models.errors import check_choice
 from models.kernels import tile_tables, tiles
-from models.kernels.assembled import why_not_raced
 from models.kernels.compile import KERNELS, build, forms
+from models.kernels.resource_usage import why_not_raced
 from models.kernels.tiles import Tile
 
 DRAFTED = "first candidate that compiles without a fault; not measured"
 
 
-def draft(names, say: Callable[[str], None] = print) -> None:
+def draft(names: Iterable[str], say: Callable[[str], None] = print) -> None:
     """Write tables, of `KERNELS`, anew for every card: the first candidate without a fault."""
     for table in names:
         check_choice("TABLE", table, KERNELS)

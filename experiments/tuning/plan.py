@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from models.kernels.calls import TABLES, Call
+from models.kernels.tiles import Tile
 
 HEAD_DIMS = (32, 64, 128, 256)
 KERNELS = ("forward", "backward_q", "backward_kv")
@@ -85,7 +86,7 @@ def plan(tables: Iterable[str] = TABLES) -> list[Entry]:
     return sorted(entries(tables), key=rank)
 
 
-def call_of(entry: Entry, tile=None) -> Call:
+def call_of(entry: Entry, tile: Tile | None = None) -> Call:
     """What an entry is timed on: LongNet's schedule, a local window at 90 %, a full piece.
 
     The first causal; 32,768 tokens and 12 heads of them, a piece of a hop 8,192.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from experiments.die_with_parent import die_with_parent
 from experiments.tuning.clocks import Wrong
 from experiments.tuning.plan import Entry
+from models.kernels.tiles import Tile
 
 # Samples of a tile in the first round; each round later takes twice as many.
 FIRST = 5
@@ -48,7 +49,13 @@ class Result:
 
 
 def race(
-    entry: Entry, current, tiles: Sequence, clock, deadline: float, *, sample_s: float = SAMPLE_S
+    entry: Entry,
+    current: Tile,
+    tiles: Sequence[Tile],
+    clock: Callable,
+    deadline: float,
+    *,
+    sample_s: float = SAMPLE_S,
 ) -> Result:
     """Race `tiles` and the current one of `entry` until one is left or the deadline is there.
 
@@ -101,7 +108,7 @@ class _Lane:
         self.deadline, self.sample_s = deadline, sample_s
         self.process = self.connection = None
 
-    def sample(self, tile, count: int) -> list[float]:
+    def sample(self, tile: Tile, count: int) -> list[float]:
         if self.process is None:
             self._open()
         kind, value = self._answer(self.sample_s, (tile, count))

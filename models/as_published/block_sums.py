@@ -13,13 +13,16 @@ import torch
 
 from models.as_published.segments import softmax_attention
 from models.errors import check_qkv, check_same_length
+from models.patterns.block_mask import BlockMask
 
 FORMULA = "a softmax inside each kept block, added up over a row's blocks"
 BACKEND = "python loop over blocks"
 DISTANCES = (0, 1, 2, 4)
 
 
-def block_sums_attention(q, k, v, mask, *, is_causal=False):
+def block_sums_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: BlockMask, *, is_causal: bool = False
+) -> torch.Tensor:
     """What ran. q, k, v: (B, N, H, D), N a multiple of the block size; returns the same.
 
     mask: a `BlockMask`, of which the block size alone is used: what it keeps is ignored, as it was.
@@ -40,7 +43,15 @@ def block_sums_attention(q, k, v, mask, *, is_causal=False):
     return out.flatten(2, 3).transpose(1, 2)
 
 
-def formula(q, k, v, rows, mask, *, is_causal=False):
+def formula(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    rows: torch.Tensor,
+    mask: BlockMask,
+    *,
+    is_causal: bool = False,
+) -> tuple[torch.Tensor, float]:
     """Row by row in float64, (B, R, H, D); magnifies no rounding."""
     size = _block_size(q, k, v, mask)
     out = torch.zeros_like(q[:, rows], dtype=torch.float64)
@@ -55,7 +66,7 @@ def formula(q, k, v, rows, mask, *, is_causal=False):
     return out, 1.0
 
 
-def pairs(seq_len, heads, mask, *, is_causal=False) -> int:
+def pairs(seq_len: int, heads: int, mask: BlockMask, *, is_causal: bool = False) -> int:
     """Pairs of tokens in all kept blocks: they are scored whole."""
     return heads * len(kept_blocks(seq_len // mask.block_size)[0]) * mask.block_size**2
 

@@ -8,6 +8,10 @@ same bits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+
 from models.as_published.segments import check_divides, softmax_attention
 from models.oracle import reference
 
@@ -15,7 +19,15 @@ FORMULA = "dense attention; segments and rates play no part"
 BACKEND = "scores written down"
 
 
-def dense_ring_attention(q, k, v, segment_lengths, dilation_rates, *, is_causal=False):
+def dense_ring_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    *,
+    is_causal: bool = False,
+) -> torch.Tensor:
     """What ran. q, k, v: (B, N, H, D), N a multiple of every segment length; returns the same.
 
     segment_lengths, dilation_rates: checked, and then ignored, as they were.
@@ -25,11 +37,27 @@ def dense_ring_attention(q, k, v, segment_lengths, dilation_rates, *, is_causal=
     return softmax_attention(*of_heads, is_causal=is_causal).transpose(1, 2)
 
 
-def formula(q, k, v, rows, segment_lengths, dilation_rates, *, is_causal=False):
+def formula(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    rows: torch.Tensor,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    *,
+    is_causal: bool = False,
+) -> tuple[torch.Tensor, float]:
     """The dense oracle in float64, (B, R, H, D); magnifies no rounding."""
     return reference(q, k, v, rows=rows, is_causal=is_causal)[0], 1.0
 
 
-def pairs(seq_len, heads, segment_lengths, dilation_rates, *, is_causal=False) -> int:
+def pairs(
+    seq_len: int,
+    heads: int,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    *,
+    is_causal: bool = False,
+) -> int:
     """All pairs: the scores are computed whole, causal or not."""
     return heads * seq_len * seq_len

@@ -1,11 +1,13 @@
 """Each head in one branch alone, head by head in a Python loop with all scores written down.
 
-`DilatedAttention` cut the heads into one group a branch, so that a head sees one segment length and
-rate, and divided by the number of groups though no two are ever added. Its call of fused attention
-raised an error that was caught: what ran, and was timed, is this loop.
+`DilatedAttention` cut the heads into one group per branch, so that a head sees one segment length
+and rate, and divided by the number of groups though no two are ever added. Its call of fused
+attention raised an error that was caught: what ran, and was timed, is this loop.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 
@@ -17,7 +19,15 @@ FORMULA = "each head in one branch, over the number of branches"
 BACKEND = "python loop over heads"
 
 
-def head_loop_attention(q, k, v, segment_lengths, dilation_rates, *, is_causal=False):
+def head_loop_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    *,
+    is_causal: bool = False,
+) -> torch.Tensor:
     """What ran. q, k, v: (B, N, H, D), N a multiple of every segment length; returns the same."""
     out = torch.zeros_like(q)
     for group in groups(q, k, v, segment_lengths, dilation_rates):
@@ -29,13 +39,29 @@ def head_loop_attention(q, k, v, segment_lengths, dilation_rates, *, is_causal=F
     return out.div_(len(segment_lengths))
 
 
-def formula(q, k, v, rows, segment_lengths, dilation_rates, *, is_causal=False):
+def formula(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    rows: torch.Tensor,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    *,
+    is_causal: bool = False,
+) -> tuple[torch.Tensor, float]:
     """The oracle on the partition, in float64, (B, R, H, D); magnifies no rounding."""
     pattern = HeadPartition(segment_lengths, dilation_rates)
     out, _ = reference(q, k, v, rows=rows, pattern=pattern, is_causal=is_causal)
     return out / len(segment_lengths), 1.0
 
 
-def pairs(seq_len, heads, segment_lengths, dilation_rates, *, is_causal=False) -> int:
+def pairs(
+    seq_len: int,
+    heads: int,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    *,
+    is_causal: bool = False,
+) -> int:
     """Pairs of kept tokens, over the heads of each branch."""
     return HeadPartition(segment_lengths, dilation_rates).pairs(seq_len, heads, is_causal)

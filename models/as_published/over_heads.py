@@ -7,6 +7,8 @@ of a group and not the S tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -16,7 +18,15 @@ FORMULA = "softmax over the heads of a group at one position, over the number of
 BACKEND = "sdpa over heads"
 
 
-def over_heads_attention(q, k, v, segment_lengths, dilation_rates, *, is_causal=False):
+def over_heads_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    *,
+    is_causal: bool = False,
+) -> torch.Tensor:
     """What ran. q, k, v: (B, N, H, D), N a multiple of every segment length; returns the same."""
     out = torch.zeros_like(q)
     for group in groups(q, k, v, segment_lengths, dilation_rates):
@@ -26,7 +36,16 @@ def over_heads_attention(q, k, v, segment_lengths, dilation_rates, *, is_causal=
     return out.div_(len(segment_lengths))
 
 
-def formula(q, k, v, rows, segment_lengths, dilation_rates, *, is_causal=False):
+def formula(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    rows: torch.Tensor,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    *,
+    is_causal: bool = False,
+) -> tuple[torch.Tensor, float]:
     """Position by position in float64, (B, R, H, D); magnifies no rounding."""
     out = torch.zeros_like(q[:, rows], dtype=torch.float64)
     for group in groups(q, k, v, segment_lengths, dilation_rates):
@@ -36,7 +55,14 @@ def formula(q, k, v, rows, segment_lengths, dilation_rates, *, is_causal=False):
     return out / len(segment_lengths), 1.0
 
 
-def pairs(seq_len, heads, segment_lengths, dilation_rates, *, is_causal=False) -> int:
+def pairs(
+    seq_len: int,
+    heads: int,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    *,
+    is_causal: bool = False,
+) -> int:
     """Pairs of heads, over all kept positions."""
     total = 0
     base, extra = divmod(heads, len(segment_lengths))

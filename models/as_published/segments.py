@@ -1,8 +1,9 @@
-"""What the branched replicas share: heads cut into one group a branch, tokens into segments."""
+"""What the branched replicas share: heads cut into one group per branch, tokens into segments."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -10,14 +11,22 @@ from models.errors import check_qkv, check_same_length
 from models.patterns.branches import HeadGroup, HeadPartition
 
 
-def groups(q, k, v, segment_lengths, dilation_rates) -> list[HeadGroup]:
+def groups(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+) -> list[HeadGroup]:
     """One group of heads a branch, as the published code cut them; see `HeadPartition`."""
     check_divides(q, k, v, segment_lengths)
     pattern = HeadPartition(segment_lengths, dilation_rates)
     return list(pattern.head_groups(q.shape[2], k.shape[2]))
 
 
-def check_divides(q, k, v, segment_lengths) -> None:
+def check_divides(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segment_lengths: Sequence[int]
+) -> None:
     """ValueError unless the shapes are those that the published code took."""
     check_qkv(q, k, v)
     check_same_length(q, k)
@@ -36,7 +45,9 @@ def kept(x: torch.Tensor, group: HeadGroup) -> torch.Tensor:
     return segments[:, :, group.offset :: group.dilation_rate, group.q_heads]
 
 
-def softmax_attention(q, k, v, *, is_causal: bool) -> torch.Tensor:
+def softmax_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, is_causal: bool
+) -> torch.Tensor:
     """Plain attention (..., S, D) over the last dimension but one, in the inputs' type."""
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     if is_causal:

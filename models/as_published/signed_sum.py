@@ -6,7 +6,7 @@ start at i times their own size: where sizes differ some heads are computed twic
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,19 @@ import torch.nn.functional as F
 from models.as_published.segments import check_divides, kept, softmax_attention
 from models.patterns.branches import HeadGroup, HeadPartition
 
-FORMULA = "one branch a head, over its own sum along the sequence and the number of branches"
+FORMULA = "one branch per head, over its own sum along the sequence and the number of branches"
 BACKEND = "sdpa"
 
 
-def signed_sum_attention(q, k, v, segment_lengths, dilation_rates, *, is_causal=False):
+def signed_sum_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    *,
+    is_causal: bool = False,
+) -> torch.Tensor:
     """What ran. q, k, v: (B, N, H, D), N a multiple of every segment length; returns the same."""
     check_divides(q, k, v, segment_lengths)
     out = torch.zeros_like(q)
@@ -30,7 +38,16 @@ def signed_sum_attention(q, k, v, segment_lengths, dilation_rates, *, is_causal=
     return out.div_(len(segment_lengths))
 
 
-def formula(q, k, v, rows, segment_lengths, dilation_rates, *, is_causal=False):
+def formula(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    rows: torch.Tensor,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    *,
+    is_causal: bool = False,
+) -> tuple[torch.Tensor, float]:
     """Segment by segment in float64, (B, R, H, D), and the condition of its division.
 
     A rounding error of x, relative to |x|, comes out multiplied by sum |x| / |sum x| at most: the
@@ -57,9 +74,16 @@ def formula(q, k, v, rows, segment_lengths, dilation_rates, *, is_causal=False):
     return out, max(1.0, (bound.square().mean() / out.square().mean()).sqrt().item())
 
 
-def pairs(seq_len, heads, segment_lengths, dilation_rates, *, is_causal=False) -> int:
+def pairs(
+    seq_len: int,
+    heads: int,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    *,
+    is_causal: bool = False,
+) -> int:
     """Pairs of kept tokens, over the heads of each branch, one computed twice counting twice."""
-    # As many heads a branch as without the overlap.
+    # As many heads per branch as without the overlap.
     return HeadPartition(segment_lengths, dilation_rates).pairs(seq_len, heads, is_causal)
 
 

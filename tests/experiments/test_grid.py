@@ -160,7 +160,6 @@ def test_a_block_is_a_full_grid_and_dense_has_no_branches(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("procedure: attention\n", "", "missing key 'procedure'"),
         ("attention", "atention", "procedure 'atention': expected one of attention, ranks, stream"),
         ("attention", "ranks", "procedure ranks cannot measure dense: expected attention"),
         ("attention", "[ranks, streamed]", "procedure ranks or streamed cannot measure dense"),
@@ -179,6 +178,13 @@ def test_each_variant_of_a_grid_has_its_procedure():
     assert found == {"dense": "attention", "ring-hilbert": "ranks"}
     assert grids.load("extreme").procedure("dilated-streamed-host") == "streamed"
     assert grids.load("as_published").procedure("published-over-heads") == "replica"
+
+
+def test_without_a_procedure_each_variant_takes_the_only_one_that_can(tmp_path):
+    ranks = "is_causal: false\n        world_size: 1\n        simulated: true"
+    text = GOOD.replace("procedure: attention\n", "").replace("is_causal: false", ranks)
+    grid = write(tmp_path, text.replace("[dense,", "[ring-standard, dense,"))
+    assert [grid.procedure(v) for v in ("ring-standard", "dense")] == ["ranks", "attention"]
 
 
 def test_two_procedures_for_one_variant_are_no_choice(monkeypatch):
