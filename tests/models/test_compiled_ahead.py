@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from models.kernels import ahead, tiles
+from models.kernels import aot, tiles
 from models.kernels.calls import Call
 
 HEAD = """
