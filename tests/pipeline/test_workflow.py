@@ -1,5 +1,6 @@
 """What Snakemake plans: on a fresh copy of the repository, after edits, touches and losses."""
 
+import contextlib
 import re
 import shutil
 from pathlib import Path
@@ -68,11 +69,7 @@ def test_an_experiment_without_published_records_is_left_out_and_named(tmp_path)
     assert "notebook_backends" not in told and "notebook_dilated" in told
 
 
-def test_a_second_run_has_nothing_to_do(measured):
-    assert planned(measured, *SMOKE) == {}
-
-
-def test_touching_files_plans_nothing(measured):
+def test_a_second_run_has_nothing_to_do_whatever_was_touched(measured):
     for path in measured.rglob("*"):
         if path.is_file() and ".snakemake" not in path.parts:
             path.touch()
@@ -86,7 +83,7 @@ def edited(path: Path, old: str, new: str):
         def __enter__(self):
             self.before = path.read_text()
             assert old in self.before
-            path.write_text(self.before.replace(old, new))
+            path.write_text(self.before.replace(old, new, 1))
 
         def __exit__(self, *_):
             path.write_text(self.before)
@@ -99,28 +96,78 @@ def test_a_new_length_plans_only_its_cases(measured):
     line = "          - {batch: 1, seq_len: 32, segment_lengths: [16], dilation_rates: [1]}\n"
     with edited(grid, line, line + line.replace("32", "48")):
         assert planned(measured, *SMOKE) == {"measure_dilated": 2}
-    assert planned(measured, *SMOKE) == {}
+
+
+EDIT = ("import torch\n", "import torch\n\n_EDITED = 1\n")
 
 
 def test_an_edit_to_a_model_plans_the_variants_that_use_it(measured):
-    with edited(measured / "models/dilated.py", "import torch\n", "import torch  # edited\n"):
+    with edited(measured / "models/dilated.py", *EDIT):
         plan = planned(measured, *SMOKE)
     assert plan == {"measure_dilated": 1, "measure_comprehensive": 1}
-    with edited(measured / "models/dense.py", "import torch\n", "import torch  # edited\n"):
-        assert planned(measured, *SMOKE) == {"measure_dilated": 1}
-    builders = measured / "models/patterns/block_builders.py"
-    with edited(builders, "import torch\n", "import torch  # edited\n"):
-        assert planned(measured, *SMOKE) == {"measure_block_sparse": 1}
-    with edited(measured / "analysis/stats.py", "import", "import "):
+    with (
+        edited(measured / "models/dense.py", *EDIT),
+        edited(measured / "models/patterns/block_builders.py", *EDIT),
+        edited(
+            measured / "analysis/statistics/intervals.py",
+            "import numpy",
+            "_EDITED = 1\nimport numpy",
+        ),
+    ):
+        assert planned(measured, *SMOKE) == {"measure_dilated": 1, "measure_block_sparse": 1}
+
+
+def test_words_and_layout_plan_nothing(measured):
+    """Docstrings and comments in what every case runs through."""
+    dilated, dense = (measured / f"models/{name}.py" for name in ("dilated", "dense"))
+    with (
+        edited(dilated, '"""', '"""Reworded. '),
+        edited(dense, "import torch\n", "import torch  # a comment\n\n\n"),
+        edited(measured / "experiments/supervise.py", '"""', '"""Reworded. '),
+        edited(measured / "experiments/dilated.yaml", "question: q", "question: q  # a comment"),
+    ):
         assert planned(measured, *SMOKE) == {}
+
+
+def codes(folder: Path) -> dict[str, str]:
+    """The digest of the code that each rule runs, by the name of the rule."""
+    listing = folder / "list-codes.smk"
+    listing.write_text(
+        f"include: {str(folder / 'Snakefile')!r}\n"
+        "for one in workflow.rules:\n"
+        "    if isinstance(one.params.get('code'), str):\n"
+        "        print('CODE', one.name, one.params.code, sep='\\t')\n"
+    )
+    done = snakemake(folder, "-s", listing.name, "-n", *SMOKE)
+    lines = [line.split("\t") for line in done.stdout.splitlines() if line.startswith("CODE")]
+    assert done.returncode == 0 and lines, done.stdout + done.stderr
+    return {name: code for _, name, code in lines}
+
+
+def test_an_edit_of_one_experiments_table_is_for_its_notebook_alone(measured):
+    before = codes(measured)
+    notebooks = {f"notebook_{name}" for name in ("dilated", "comprehensive", "block_sparse")}
+    assert {rule for rule in before if rule.startswith("notebook_")} == notebooks
+
+    def changed(*paths: str) -> set[str]:
+        with contextlib.ExitStack() as stack:
+            for path in paths:
+                marked = "_EDITED = 1\nfrom __future__"
+                stack.enter_context(edited(measured / path, "from __future__", marked))
+            now = codes(measured)
+        return {rule for rule in now if now[rule] != before[rule]}
+
+    own = ("experiments/dilated/tables.py", "across/overview.py", "documents/paper.py")
+    expected = {"notebook_dilated", "overview", "paper"}
+    assert changed(*(f"analysis/{path}" for path in own)) == expected
+    assert notebooks <= changed("analysis/standard/panels.py")
 
 
 def test_records_that_snakemake_did_not_make_follow_the_code_too(measured):
     kept = measured / "kept-metadata"
     (measured / ".snakemake").rename(kept)
     try:
-        assert planned(measured, *SMOKE) == {}
-        with edited(measured / "models/dense.py", "import torch\n", "import torch  # edited\n"):
+        with edited(measured / "models/dense.py", *EDIT):
             assert planned(measured, *SMOKE) == {"measure_dilated": 1}
         assert planned(measured, *SMOKE) == {}
     finally:
@@ -137,7 +184,7 @@ def test_a_lost_record_is_measured_again_and_only_it(measured):
 
 
 def test_only_measuring_asks_for_a_gpu():
-    text = (ROOT / "Snakefile").read_text()
+    text = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
     rules = re.split(r"\n(?=\s*rule\b)", text)
     asking = [rule for rule in rules if "gpu=" in rule]
     assert len(asking) == 1 and "measure_" in asking[0]
@@ -191,5 +238,5 @@ def test_every_result_stands_in_the_report_with_a_caption_and_a_category(tmp_pat
     outputs = {path for path, _, _ in rows}
     for path, category, caption in rows:
         if category:
-            shown = Path(caption).relative_to(folder)
+            shown = Path(caption).resolve().relative_to(folder.resolve())
             assert (folder / shown).is_file() or shown.as_posix() in outputs, (path, shown)
