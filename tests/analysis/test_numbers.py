@@ -113,14 +113,17 @@ def test_join_merges_numbers_and_counts_verdicts(tmp_path):
     names = ("writeup", "verdict", "basis", "mechanism")
     claims = [dict(zip(names, row, strict=True)) for row in rows]
     data = {"counts": {}, "mechanisms": {"slip": {}, "unknown": {}}, "claims": claims}
+    measured = tmp_path / "a.json"
+    numbers.save({"a.x": numbers.entry(1.5), "a.y": numbers.entry(None)}, measured)
     files = [
-        _write(tmp_path / "a.json", {"a.x": numbers.entry(1.5)}),
+        measured,
         _write(tmp_path / "claims.json", data),
     ]
     out = tmp_path / "numbers.json"
     assert numbers.main(["--out", str(out), *map(str, files)]) == 0
-    joined = json.loads(out.read_text())
+    joined = numbers.read(out)
     assert joined["a.x"]["text"] == "1.50"
+    assert joined["a.y"] == numbers.NOT_MEASURED
     assert joined["claims.dilated.refuted"]["value"] == 1
     assert joined["claims.dilated.reproduced"]["value"] == 0
     assert joined["claims.all.total"]["value"] == 4
@@ -132,7 +135,9 @@ def test_join_merges_numbers_and_counts_verdicts(tmp_path):
 
 
 def test_a_key_twice_names_both_files_and_the_key(tmp_path, capsys):
-    files = [_write(tmp_path / f"{name}.json", {"k.x": numbers.entry(1)}) for name in "ab"]
+    files = [tmp_path / f"{name}.json" for name in "ab"]
+    for file, value in zip(files, (1, None), strict=True):
+        numbers.save({"k.x": numbers.entry(value)}, file)
     out = tmp_path / "numbers.json"
     assert numbers.main(["--out", str(out), *map(str, files)]) == 1
     message = capsys.readouterr().err
@@ -147,9 +152,25 @@ def test_a_truncated_file_is_named(tmp_path, capsys):
     assert "bad.json: not JSON (truncated?)" in capsys.readouterr().err
 
 
-def test_an_unknown_key_is_named_with_its_place():
-    with pytest.raises(numbers.NumbersError, match=r"page.md.j2: unknown number 'no.such'"):
+def test_an_unknown_key_is_named_with_its_place_and_the_keys_like_it():
+    with pytest.raises(numbers.NumbersError, match=r"^page.md.j2: unknown number 'no.such'$"):
         numbers.lookup({}, "no.such", "page.md.j2")
+    known = {"ring.time.n512": numbers.entry(1), "ring.time.n1024": numbers.NOT_MEASURED}
+    with pytest.raises(numbers.NumbersError, match="'ring.tme.n1024'; the nearest are ring.time."):
+        numbers.lookup(known, "ring.tme.n1024", "page.md.j2")
+    assert numbers.lookup(known, "ring.time.n1024", "page.md.j2") == "–"
+
+
+def test_of_what_was_not_measured_a_file_holds_the_key_alone(tmp_path):
+    crossover = numbers.entry(None, unit="tokens", text="not in the measured range")
+    found = {"a.x": numbers.entry(2), "a.y": numbers.entry(None, unit="ms"), "a.z": crossover}
+    numbers.save(found, tmp_path / "a.json")
+    data = json.loads((tmp_path / "a.json").read_text())
+    assert data == {"numbers": {"a.x": found["a.x"], "a.z": crossover}, "not_measured": ["a.y"]}
+    assert numbers.read(tmp_path / "a.json") == found | {"a.y": numbers.NOT_MEASURED}
+    (tmp_path / "b.json").write_text('{"a.x": 1}')
+    with pytest.raises(numbers.NumbersError, match="b.json: holds no numbers"):
+        numbers.read(tmp_path / "b.json")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The paper: numbers looked up and traced, sections by what was measured, bytes repeat."""
 
 import csv
-import json
 import re
 import shutil
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from analysis.documents import paper
+from analysis.rendering.numbers import entry, read, save
 from experiments import grid
 
 PAPER = Path(__file__).parents[2] / "paper"
@@ -26,10 +26,10 @@ def test_two_papers_are_the_same_bytes(build):
 
 def test_the_paper_of_a_card_that_was_taken_away_lacks_nothing(build, build_with_card):
     assert paper.compile_paper(build_with_card).startswith(b"%PDF")
-    numbers = json.loads((build_with_card / "numbers.json").read_text())
+    numbers = read(build_with_card / "numbers.json")
     assert numbers["comprehensive.machine.device"]["text"] == "NVIDIA H100 80GB HBM3"
-    for key, entry in numbers.items():
-        assert not re.search(r"\bnan\b", entry["text"]), key
+    for key, number in numbers.items():
+        assert not re.search(r"\bnan\b", number["text"]), key
     # What the card did not measure is of the laptop still: nothing is empty that was not.
     for kind in ("figures", "tables"):
         for path in sorted((build / kind).glob("*.csv")):
@@ -42,13 +42,14 @@ def test_the_paper_of_a_card_that_was_taken_away_lacks_nothing(build, build_with
 
 def test_the_paper_command_names_an_unknown_number(build, tmp_path, capsys):
     folder = shutil.copytree(build, tmp_path / "build")
-    joined = json.loads((folder / "numbers.json").read_text())
+    joined = read(folder / "numbers.json")
     del joined["comprehensive.machine.device"]
-    (folder / "numbers.json").write_text(json.dumps(joined))
+    save(joined, folder / "numbers.json")
     out = tmp_path / "paper.pdf"
     assert paper.main(["--out", str(out), "--build", str(folder)]) == 1
     message = capsys.readouterr().err
-    assert "unknown number 'comprehensive.machine.device'" in message
+    assert "unknown number 'comprehensive.machine.device'; the nearest are " in message
+    assert "comprehensive.machine." in message.partition("nearest")[2]
     assert message.count("\n") == 1
     assert not out.exists()
 
@@ -70,10 +71,10 @@ def test_every_section_file_is_in_the_paper():
 def test_a_section_appears_with_its_numbers(build, tmp_path, name):
     """With a stand-in for what its section asks for, the paper is longer by it."""
     folder = shutil.copytree(build, tmp_path / "build")
-    without = json.loads((folder / "numbers.json").read_text())
+    without = read(folder / "numbers.json")
     if f"{name}.records.here" in without:
         without = {key: entry for key, entry in without.items() if not key.startswith(f"{name}.")}
-    (folder / "numbers.json").write_text(json.dumps(without))
+    save(without, folder / "numbers.json")
     before = _pages_and_links(paper.compile_paper(folder))
 
     source = (SECTIONS / f"{name}.typ").read_text()
@@ -82,8 +83,7 @@ def test_a_section_appears_with_its_numbers(build, tmp_path, name):
     assert f"{name}.records.here" in keys
     keys |= {f"{name}.error.{key}" for key in ("cases", "output.worst", "output.worst.system")}
     keys |= {f"{name}.error.{key}" for key in ("gradient.worst", "gradient.worst.system")}
-    entry = {"value": 1, "low": None, "high": None, "unit": "", "text": "1", "records": []}
-    (folder / "numbers.json").write_text(json.dumps(without | dict.fromkeys(keys, entry)))
+    save(without | dict.fromkeys(keys, entry(1)), folder / "numbers.json")
     figures, tables = (
         re.search(rf"^  {name}: \((.*?)\),$", part, re.M)[1]
         for part in (SECTIONS / "cases.typ").read_text().split("#let ")[-2:]
