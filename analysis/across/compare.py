@@ -21,7 +21,7 @@ def compare(a: Path, b: Path) -> str:
     a, b: folders of records, or single records. RecordsError if one holds a case
     twice (two machines), a record of another schema, or nothing in common.
     """
-    left, right = (_one_record_a_case(root) for root in (a, b))
+    left, right = (_one_record_per_case(root) for root in (a, b))
     joined = left.merge(right, on=KEY, suffixes=("_a", "_b"), validate="one_to_one")
     if joined.empty:
         raise records.RecordsError(f"{a} and {b}: no case in common")
@@ -51,7 +51,7 @@ def compare(a: Path, b: Path) -> str:
     return "\n".join(lines)
 
 
-def _one_record_a_case(root: Path) -> pd.DataFrame:
+def _one_record_per_case(root: Path) -> pd.DataFrame:
     frame = records.load(root)
     twice = frame[frame.duplicated(KEY)]
     if not twice.empty:

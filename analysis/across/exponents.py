@@ -128,5 +128,5 @@ def _power(exponent: str | None) -> str:
 
 
 def _is_beside(experiment: str, quantity: str) -> bool:
-    """Of `memory` a pass is timed once: its times say nothing of growth."""
+    """Of `memory` a pass is timed once: its times have no growth to fit."""
     return experiment == memory_views.EXPERIMENT and quantity == "time"

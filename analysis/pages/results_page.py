@@ -132,7 +132,7 @@ def _record(row: pd.Series) -> dict:
 
 
 def _machines(frame: pd.DataFrame) -> dict[str, str]:
-    """Machine id -> what it is in words, the one that speaks first."""
+    """Machine id -> what it is in words, the reporting one first."""
     order = records.machines(frame, records.reporting_machine(frame))
     first = frame.drop_duplicates("machine").set_index("machine", drop=False)
     return {name: machine_words(first.loc[name]) for name in order}

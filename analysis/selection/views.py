@@ -27,7 +27,7 @@ class Series:
     """Records of one pass of several systems that differ in length alone, on one machine.
 
     `pattern` says in words what segments and rates, or what blocks, they share; "" where all is
-    dense. `rows` has one row a system and length, ascending, with any status.
+    dense. `rows` has one row per system and length, ascending, with any status.
     """
 
     machine: str
@@ -109,7 +109,7 @@ class View:
 
     @property
     def is_cpu(self) -> bool:
-        """Whether the measured code ran on a CPU: what a note says of one is then to be said."""
+        """Whether the measured code ran on a CPU: notes then have a sentence about it."""
         return self.rows["device_kind"].iloc[0] == "cpu"
 
     @property
@@ -287,7 +287,7 @@ def blocks_in_words(row: pd.Series) -> str:
 def view(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> View:
     """The view of `experiment` on `machine` ("auto": see `records.reporting_machine`).
 
-    Smoke records speak only where a machine has no others. Raises RecordsError if the
+    Smoke records are used only where a machine has no others. Raises RecordsError if the
     experiment or the machine has no record.
     """
     rows = records.of_experiment(frame, experiment)
@@ -298,7 +298,7 @@ def view(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> View:
 
 
 def all_views(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> list[View]:
-    """The views of every machine, the speaking one first."""
+    """The views of every machine, the reporting one first."""
     rows = records.of_experiment(frame, experiment)
     first = records.reporting_machine(rows, machine)
     return [view(frame, experiment, name) for name in records.machines(rows, first)]

@@ -1,4 +1,4 @@
-"""Synthetic records of every experiment, written and read once a session."""
+"""Synthetic records of every experiment, written and read once per session and worker."""
 
 import shutil
 from pathlib import Path
@@ -13,6 +13,18 @@ from analysis.rendering import numbers, style, table
 from analysis.selection import published
 from tests.analysis import synthetic, synthetic_cards
 from tests.analysis.claims_cases import EMPTY, data, entry, load
+
+# What takes long to make is made by one worker of pytest-xdist.
+GROUPS = {"build": {"build", "build_with_card"}, "frames": {"both", "smoke", "nothing"}}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        used = set(getattr(item, "fixturenames", ()))
+        group = next((name for name, fixtures in GROUPS.items() if used & fixtures), None)
+        if group is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +65,21 @@ def smoke(smoke_root):
 @pytest.fixture(scope="session")
 def both(tmp_path_factory):
     return records.load(synthetic.write_all(tmp_path_factory.mktemp("both") / "published"))
+
+
+@pytest.fixture(scope="session")
+def numbers_of():
+    """`catalogue.numbers`, for each of the frames above once."""
+    made = {}
+
+    def of(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> dict[str, dict]:
+        key = (id(frame), experiment, machine)
+        if key not in made:
+            # With the frame, whose id would be another's once it is gone.
+            made[key] = frame, catalogue.numbers(frame, experiment, machine)
+        return made[key][1]
+
+    return of
 
 
 @pytest.fixture(scope="session")

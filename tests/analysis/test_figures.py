@@ -1,6 +1,10 @@
 """Figures: same records, same bytes; every point drawn; labels apart; nothing missing breaks."""
 
+import csv
+import re
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis import catalogue
@@ -28,14 +32,57 @@ def test_two_renders_are_the_same_bytes(laptop, tmp_path, name):
     assert b"<dc:date>" not in first
 
 
+LENGTH = "sequence length n (tokens, K = 1024)"
+# Heading of a column -> the records' own values, in its unit.
+QUANTITIES = {
+    "median time (ms)": lambda rows: rows["median_ms"],
+    "peak beyond the inputs (MiB)": lambda rows: rows["peak_memory_bytes"] / 2**20,
+    "useful GFLOP/s": lambda rows: rows["useful_flops"] / rows["median_ms"] / 1e6,
+    "useful TFLOP/s": lambda rows: rows["useful_flops"] / rows["median_ms"] / 1e9,
+}
+ERROR = re.compile(r"relative rms error \(10\^(-?\d+)\); ○ dense, \| limit")
+
+
+def _differing(drawn: list[dict], rows: pd.DataFrame) -> tuple[int, list[dict]]:
+    """How many drawn points have a known quantity, and those that no record of theirs has."""
+    labels = rows["system"].map(lambda system: style.look(systems.on_one_rank(system)).label)
+    count, wrong = 0, []
+    for point in drawn:
+        own = rows[labels == point["series"]]
+        for column, cell in point.items():
+            if not cell or own.empty:
+                continue
+            if error := ERROR.fullmatch(column):
+                known = own[["relative_rms", "gradient_relative_rms"]].to_numpy()
+                known = known.ravel() / 10.0 ** int(error[1])
+            elif column in QUANTITIES and point.get(LENGTH):
+                if point["shape"] != "point" and "FLOP" not in column:  # a fit
+                    continue
+                known = QUANTITIES[column](own[own["seq_len"] == float(point[LENGTH])])
+            else:
+                continue
+            count += 1
+            if not np.isclose(known, float(cell), rtol=1e-9, atol=0).any():
+                wrong.append(point)
+    return count, wrong
+
+
 @pytest.mark.parametrize(("experiment", "name"), ALL)
-def test_every_figure_is_drawn_of_two_machines_and_of_smoke_records(
+def test_every_figure_is_drawn_of_any_records_and_shows_their_values(
     both, smoke, nothing, tmp_path, experiment, name
 ):
     for frame in (both, smoke, nothing):
         figure = catalogue.figures(experiment)[name](frame, experiment)
         assert figure.get_figwidth() in (style.COLUMN, style.PAGE)
-        assert _svg(figure, tmp_path / "f.svg").startswith(b"<?xml")
+        path = style.save(figure, tmp_path / "f.svg")
+        assert path.read_bytes().startswith(b"<?xml")
+        drawn = list(csv.DictReader(path.with_suffix(".csv").open()))
+        count, wrong = _differing(drawn, frame[frame["experiment"] == experiment])
+        assert wrong == []
+        if frame is both:
+            assert drawn and all(point["series"] and point["shape"] for point in drawn)
+            known = {*QUANTITIES, *filter(ERROR.fullmatch, drawn[0])} & drawn[0].keys()
+            assert count > 3 or not known or name == "roofline"
 
 
 def test_points_and_intervals_are_the_records_medians(laptop):

@@ -4,20 +4,30 @@ import json
 
 import pytest
 
-from analysis import catalogue
 from analysis.rendering import numbers
 from analysis.selection import published
 from tests.analysis import synthetic
 
 
-def test_keys_are_the_same_whatever_was_measured(laptop, smoke, both, nothing):
+def test_keys_are_the_same_whatever_was_measured(numbers_of, both, smoke, nothing):
     for experiment in published.EXPERIMENTS:
-        keys = [set(catalogue.numbers(f, experiment)) for f in (laptop, smoke, both, nothing)]
-        assert all(one == keys[0] for one in keys)
+        full = numbers_of(both, experiment, synthetic.GPU)
+        few, none = (numbers_of(frame, experiment) for frame in (smoke, nothing))
+        assert full.keys() == few.keys() == none.keys()
+        measured = [sum(map(numbers.is_measured, one.values())) for one in (full, few, none)]
+        assert measured[0] > measured[1] > measured[2]
+        assert not any(entry["records"] and entry["value"] is not None for entry in none.values())
 
 
-def test_a_number_comes_with_interval_text_and_records(laptop):
-    found = catalogue.numbers(laptop, "comprehensive")
+def test_a_second_machine_adds_no_key_and_takes_no_number_away(build, build_with_card):
+    one, two = (numbers.read(folder / "numbers.json") for folder in (build, build_with_card))
+    assert one.keys() == two.keys()
+    lost = [key for key in one if numbers.is_measured(one[key]) > numbers.is_measured(two[key])]
+    assert lost == []
+
+
+def test_a_number_comes_with_interval_text_and_records(numbers_of, laptop):
+    found = numbers_of(laptop, "comprehensive")
     gain = found["comprehensive.speedup.dilated-sdpa.b1.n8192"]
     expected = [
         synthetic.median_ms(c, synthetic.CPU)
@@ -32,36 +42,36 @@ def test_a_number_comes_with_interval_text_and_records(laptop):
     assert found["comprehensive.published.speedup.ring.b1.n8192"]["text"] == "17.22"
 
 
-def test_words_follow_the_measured_sign(laptop):
-    found = catalogue.numbers(laptop, "comprehensive")
+def test_words_follow_the_measured_sign(numbers_of, laptop):
+    found = numbers_of(laptop, "comprehensive")
     word = "comprehensive.vs_dense.{}.b1.n2048.word"
     assert found[word.format("dilated-sdpa")]["text"] == "faster than"
     assert found[word.format("dilated-gather")]["text"] == "slower than"
     assert found[word.format("dense")]["text"] == "not compared with"
 
 
-def test_what_was_not_measured_is_a_dash(smoke):
-    found = catalogue.numbers(smoke, "comprehensive")
+def test_what_was_not_measured_is_a_dash(numbers_of, smoke):
+    found = numbers_of(smoke, "comprehensive")
     missing = found["comprehensive.time.dense.b1.n8192"]
     assert (missing["value"], missing["text"], missing["records"]) == (None, "–", [])
     json.dumps(found, allow_nan=False)
 
 
-def test_the_crossover_lies_where_the_curves_cross(both):
-    found = catalogue.numbers(both, "dilated", synthetic.GPU)
+def test_the_crossover_lies_where_the_curves_cross(numbers_of, both):
+    found = numbers_of(both, "dilated", synthetic.GPU)
     crossing = found["dilated.crossover.dilated-gather"]
     (a, p), (b, q) = synthetic.SPEED["dense"], synthetic.SPEED["dilated-gather"]
     assert crossing["value"] == pytest.approx(1024 * (b / a) ** (1 / (p - q)), rel=0.05)
 
 
-def test_the_last_length_that_both_were_timed_at_speaks(both):
-    found = catalogue.numbers(both, "dilated", synthetic.GPU)
+def test_a_ratio_is_of_the_last_length_that_both_were_timed_at(numbers_of, both):
+    found = numbers_of(both, "dilated", synthetic.GPU)
     assert found["dilated.series.longest"]["value"] == 131072
     assert found["dilated.series.vs_dense.dilated-sdpa.longest.tokens"]["value"] == 65536
 
 
-def test_block_sparse_numbers_are_against_dense_attention(laptop):
-    found = catalogue.numbers(laptop, "block_sparse")
+def test_block_sparse_numbers_are_against_dense_attention(numbers_of, laptop):
+    found = numbers_of(laptop, "block_sparse")
     gain = found["block_sparse.series.vs_dense.block-sparse@95.longest"]
     assert gain["value"] == pytest.approx((0.3 + 12 * 256) / (40 + 0.75 * 256))
     assert found["block_sparse.series.vs_dense.block-sparse@95.longest.tokens"]["value"] == 16384
@@ -74,8 +84,8 @@ def test_block_sparse_numbers_are_against_dense_attention(laptop):
     assert "block_sparse.vs_dense.block-sparse@95.b1.n8192" not in found  # dense is the base
 
 
-def test_rates_are_of_useful_work_and_share_the_lower_ceiling(laptop):
-    found = catalogue.numbers(laptop, "block_sparse")
+def test_rates_are_of_useful_work_and_share_the_lower_ceiling(numbers_of, laptop):
+    found = numbers_of(laptop, "block_sparse")
     case = next(
         c for c in synthetic.cases("block_sparse", "laptop")
         if c.sparsity == 0.9 and c.seq_len == 16384
@@ -88,8 +98,8 @@ def test_rates_are_of_useful_work_and_share_the_lower_ceiling(laptop):
     assert found["block_sparse.rate.block-sparse@90.tokens"]["value"] == 16384
 
 
-def test_backends_are_against_scores_that_are_written_down(both):
-    found = catalogue.numbers(both, "backends", synthetic.CPU)
+def test_backends_are_against_scores_that_are_written_down(numbers_of, both):
+    found = numbers_of(both, "backends", synthetic.CPU)
     gain = found["backends.series.vs_base.dense-flash.longest"]
     size = (found["backends.series.vs_base.dense-flash.longest.tokens"]["value"] / 1024) ** 2
     assert size > 1

@@ -74,14 +74,14 @@ def test_costs_add_up(both):
     assert whole[6] == "2026-01-02"
 
 
-def test_machines_are_told_with_their_software(both):
+def test_machines_are_listed_with_their_software(both):
     rows = {row[0]: row for row in provenance.machines(both).rows}
     assert rows[synthetic.GPU][2:5] == ("16", "16", "A Big GPU")
     assert rows[synthetic.CPU][2:5] == ("2", "16", "–")
     assert rows[synthetic.CPU][6:] == ("3.11.9", "2.13.0", "–")
 
 
-def test_code_has_a_row_a_commit(laptop):
+def test_code_has_a_row_per_commit(laptop):
     other = laptop.copy()
     first = other.index[other["experiment"] == "ring"][0]
     other.loc[first, ["git_commit", "code_digest"]] = ["f" * 40, "other"]

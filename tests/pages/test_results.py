@@ -253,18 +253,17 @@ def test_a_point_is_drawn_for_every_record_and_says_its_value(page, frame, quant
     )
     rows = of(frame, machine=synthetic.CPU, experiment="comprehensive")
     assert sorted(p[:2] for p in points) == sorted(map(list, zip(rows["system"], rows["seq_len"])))  # noqa: B905
-    told = {(line, length): words.partition(": ")[2] for line, length, words in points}
+    said = {(line, length): words.partition(": ")[2] for line, length, words in points}
     for _, row in of(rows, status="ok").iterrows():
-        shown = told[row["system"], row["seq_len"]]
+        shown = said[row["system"], row["seq_len"]]
         cells = expected(row)
-        assert {
-            "time": shown == f"{cells[0]} ms",
-            "rate": shown == f"{cells[2]} GFLOP/s",
-            "memory": shown.endswith("MiB"),
-            "error": float(shown) == pytest.approx(row["relative_rms"], rel=0.01)
-            if quantity == "error"
-            else False,
-        }[quantity]
+        if quantity == "error":
+            assert float(shown) == pytest.approx(row["relative_rms"], rel=0.01)
+        else:
+            place, unit = {"time": (0, "ms"), "memory": (1, "MiB"), "rate": (2, "GFLOP/s")}[
+                quantity
+            ]
+            assert shown == f"{cells[place]} {unit}"
 
 
 def test_both_axes_are_logarithmic_and_the_colours_are_those_of_the_figures(page):
