@@ -131,7 +131,7 @@ def _memory(view: views.View) -> dict[str, dict]:
         at = f"memory.b{batch}.n{n}"
         shape = ("dilated", "dilated-gather", batch, n, "memory")
         found[f"{at}.published"] = entry(
-            published.figure(*shape), unit="MiB", text=published.printed(*shape)
+            published.value(*shape), unit="MiB", text=published.text(*shape)
         )
         kind = None if loop is None else loop["dtype"]
         found[f"{at}.type"] = entry(kind, rows=[loop])
@@ -147,7 +147,7 @@ def _first_call(view: views.View) -> dict[str, dict]:
     batch, _ = published.shapes("ring")[0]
     row = replica_views.find(view, RING, batch, AT)
     old = [
-        published.figure("ring", system, batch, AT, "memory_per_token")
+        published.value("ring", system, batch, AT, "memory_per_token")
         for system in ("ring-standard", "ring-hilbert")
     ]
     known = row is not None and math.isfinite(row["calls_first_peak_bytes"])

@@ -72,7 +72,7 @@ def memory(frame: pd.DataFrame, machine: str) -> Table:
             (
                 tokens(n),
                 str(batch),
-                published.printed("dilated", "dilated-gather", batch, n, "memory") or DASH,
+                published.text("dilated", "dilated-gather", batch, n, "memory") or DASH,
                 tensor * ITEM_BYTES[fixed.dtype] / MIB,
                 None if loop is None else tensor * ITEM_BYTES[loop["dtype"]] / MIB,
                 _mib(loop, "calls_kept_bytes"),
@@ -113,7 +113,7 @@ def first_call(frame: pd.DataFrame, machine: str) -> Table:
         row = replica_views.find(view, RING, batch, n)
         own = [_per_token(row, f"calls_{which}_peak_bytes") for which in ("first", "second")]
         old = [
-            published.figure("ring", system, batch, n, "memory_per_token") if n == 512 else None
+            published.value("ring", system, batch, n, "memory_per_token") if n == 512 else None
             for system in ("ring-standard", "ring-hilbert")
         ]
         body.append(
@@ -155,7 +155,7 @@ def one_ring(frame: pd.DataFrame, machine: str) -> Table:
     for batch, n in published.shapes("ring"):
         row, dense = (replica_views.find(view, v, batch, n) for v in (RING, published.DENSE))
         items = [0 if one is None else int(one["batch"]) * n for one in (row, dense)]
-        old = (published.printed("ring", s, batch, n, "throughput") or DASH for s in RINGS)
+        old = (published.text("ring", s, batch, n, "throughput") or DASH for s in RINGS)
         body.append((tokens(n), *old, rate_cell(row, items[0]), rate_cell(dense, items[1])))
     columns = (
         "Length",

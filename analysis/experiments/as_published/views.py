@@ -97,7 +97,7 @@ def _over_heads(of: views.View) -> list[Three]:
             for variant in (published.DENSE, "dilated-gather", "dilated-sdpa", LOOP, HEADS)
         }
         for system in ("dilated-sdpa", "ring"):
-            old = published.figure("comprehensive", system, 1, n, "speedup")
+            old = published.value("comprehensive", system, 1, n, "speedup")
             pairs = ((LOOP, HEADS), ("dilated-gather", "dilated-sdpa"))
             pairs = (*pairs, (published.DENSE, "dilated-sdpa"))
             three = [(rows[base], rows[own]) for base, own in pairs]
@@ -111,7 +111,7 @@ def _block_sums(of: views.View) -> list[Three]:
         eager, dense = (find(of, one, batch, n) for one in ("dense-eager", published.DENSE))
         for sparsity in (0.9, 0.95, 0.98):
             system = systems.key("block-sparse", sparsity)
-            old = published.figure("block_sparse", system, batch, n, "speedup")
+            old = published.value("block_sparse", system, batch, n, "speedup")
             sums, own = (find(of, one, batch, n, sparsity=sparsity) for one in (BLOCKS, GATHERED))
             if old is not None or sums is not None:
                 pairs = (eager, sums), (eager, own), (dense, own)
@@ -160,9 +160,9 @@ def _has(row: pd.Series, made: bool) -> bool:
     return row["dilation_rates"] == wanted
 
 
-def plot_share(plot: str) -> float | None:
-    """Time from 65,536 tokens on over that at 8192, read off a published plot; None without."""
-    return published.stated(f"overview.plot.{plot}.share")
+def plot_share(plot: str) -> float:
+    """Time from 65,536 tokens on over that at 8192, read off a published plot."""
+    return published.plot_value("overview", plot, "time_share")
 
 
 @cache

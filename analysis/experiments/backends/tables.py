@@ -14,7 +14,7 @@ from analysis.standard.beside import named
 from analysis.standard.cells import WORDS, time_cell
 
 SHAPE = ["dtype", "is_causal", "heads", "head_dim", "batch", "seq_len"]
-BASE = published.base("backends")
+BASE = published.speedup_base("backends")
 
 
 def times(frame: pd.DataFrame, machine: str) -> Table:

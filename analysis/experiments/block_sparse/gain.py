@@ -91,7 +91,7 @@ def _draw_ideal(ax: Axes, series: views.Series, system: str) -> list[float]:
 def _draw_published(ax: Axes, series: views.Series, experiment: str, system: str) -> list[float]:
     one, drawn = look(system), []
     for batch, n in published.shapes(experiment):
-        old = published.figure(experiment, system, batch, n, "speedup")
+        old = published.value(experiment, system, batch, n, "speedup")
         if old and series.lengths[0] <= n <= series.lengths[-1]:
             marks = {"marker": one.marker, "color": one.color, "markerfacecolor": "white"}
             ax.plot(n, old, linestyle="none", zorder=5, label=f"{one.label}: published", **marks)

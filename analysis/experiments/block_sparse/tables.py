@@ -159,7 +159,7 @@ def crossover(frame: pd.DataFrame, machine: str) -> Table:
                         view.device,
                         case_in_words(vars(series)) + (", training" if series.training else ""),
                         named(system),
-                        published.printed("block_sparse", system, 1, 0, "crossover") or DASH,
+                        published.text("block_sparse", system, 1, None, "crossover") or DASH,
                         *crossing(dense, own),
                     )
                 )

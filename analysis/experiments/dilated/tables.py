@@ -12,7 +12,7 @@ from analysis.selection import published, views
 from analysis.standard.beside import measured_on, plus_minus, printed, published_on, rows_of
 from analysis.standard.cells import memory_cell, rate_cell, ratio_cell, time_cell
 
-BASE = published.base("dilated")
+BASE = published.speedup_base("dilated")
 
 
 def shape(index: int) -> Callable[[pd.DataFrame, str], Table]:

@@ -70,7 +70,7 @@ def _alone(frame: pd.DataFrame, view: views.View) -> list[_Line]:
             continue
         one = look(system)
         batch = published.shapes(EXPERIMENT)[0][0]
-        old = published.figure(EXPERIMENT, system, batch, PUBLISHED_AT, "memory_per_token")
+        old = published.value(EXPERIMENT, system, batch, PUBLISHED_AT, "memory_per_token")
         fit = ring_views.fit(rows["seq_len"], rows["peak_memory_bytes"])
         found.append(_Line(one.label, one.color, one.marker, rows, fit, old))
     return found

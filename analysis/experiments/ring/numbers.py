@@ -55,7 +55,7 @@ def _single(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
             at = f"{system}.n{n}"
             shape = (EXPERIMENT, system, batch, n, "throughput")
             found[f"published.throughput.{at}"] = entry(
-                published.figure(*shape), unit="tokens/s", text=published.printed(*shape)
+                published.value(*shape), unit="tokens/s", text=published.text(*shape)
             )
             found[f"single.throughput.{at}"] = _throughput(row)
             found |= number_entries.gain(f"single.vs_dense.{at}", rows[published.DENSE], row)
@@ -73,7 +73,7 @@ def _single(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
         )
         shape = (EXPERIMENT, system, batch, MEMORY_AT, "memory_per_token")
         found[f"published.memory.per_token.{system}"] = entry(
-            published.figure(*shape), unit="KB", text=published.printed(*shape)
+            published.value(*shape), unit="KB", text=published.text(*shape)
         )
     return found
 

@@ -136,7 +136,7 @@ def _with_memory(view: views.View) -> list[Family]:
 
 def _printed(system: str, n: int, what: str) -> str:
     batch = published.shapes(EXPERIMENT)[0][0]
-    return published.printed(EXPERIMENT, system, batch, n, what) or DASH
+    return published.text(EXPERIMENT, system, batch, n, what) or DASH
 
 
 def _case(family: Family) -> str:
