@@ -40,13 +40,18 @@ class Interval:
         """The bounds to print: NaN where they are a margin to judge by, of confidence 0."""
         return (self.low, self.high) if self.confidence else (nan, nan)
 
-    def inverted(self) -> Interval:
-        """Of one over the value: the bounds change places."""
-        return Interval(1 / self.value, 1 / self.high, 1 / self.low, self.confidence)
+    def inverted(self, of: float = 1.0) -> Interval:
+        """Of `of` > 0 over the value: the bounds change places."""
+        return Interval(of / self.value, of / self.high, of / self.low, self.confidence)
 
     def times(self, factor: float) -> Interval:
         """Of the value times a known factor > 0."""
         return Interval(self.value * factor, self.low * factor, self.high * factor, self.confidence)
+
+    def over(self, divisor: float) -> Interval:
+        """Of the value over a known divisor > 0."""
+        of_each = (x / divisor for x in (self.value, self.low, self.high))
+        return Interval(*of_each, self.confidence)
 
     @classmethod
     def without_spread(cls, value: float) -> Interval:

@@ -65,7 +65,7 @@ def _marks(ax: Axes, lines: Sequence[Three]) -> None:
     for name, mark in _MARKS.items():
         if name == "published":
             old = {y: three.published for y, three in enumerate(lines) if three.published}
-            found = {y: Interval(x, math.nan, math.nan, 0.0) for y, x in old.items()}
+            found = {y: Interval.without_spread(x) for y, x in old.items()}
         else:
             gains = {y: views.ratio(*getattr(three, name)) for y, three in enumerate(lines)}
             found = {y: gain for y, gain in gains.items() if gain is not None}

@@ -87,8 +87,7 @@ def _dense(one: extreme_views.Extreme) -> dict[str, dict]:
     if at is None:
         return found
     time, rows = at[0], [*(row for _, row in dense.iterrows()), longest]
-    hours = [x / 3.6e6 for x in (time.value, time.low, time.high)]
-    over = [x / longest["median_ms"] for x in (time.value, time.low, time.high)]
-    found["dense.extrapolated"] = entry(*hours, "h", rows=rows)
-    found["dense.extrapolated.over"] = entry(*over, rows=rows)
+    hours, over = time.over(3.6e6), time.over(longest["median_ms"])
+    found["dense.extrapolated"] = entry(hours.value, hours.low, hours.high, "h", rows=rows)
+    found["dense.extrapolated.over"] = entry(over.value, over.low, over.high, rows=rows)
     return found

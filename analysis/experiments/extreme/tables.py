@@ -71,14 +71,13 @@ def dense(frame: pd.DataFrame, machine: str) -> Table:
         found = one.dense_at(n)
         row = next((r for _, r in streamed[streamed["seq_len"] == n].iterrows()), None)
         time, extrapolated = found if found else (None, None)
-        seconds = None if time is None else [x / 1000 for x in (time.value, time.low, time.high)]
         over = None
-        if row is not None and seconds:
-            over = quantity(*(1000 * x / row["median_ms"] for x in seconds))
+        if row is not None and time:
+            over = _interval(time.over(row["median_ms"]), None)
         body.append(
             (
                 tokens(n),
-                None if seconds is None else quantity(*seconds),
+                None if time is None else _interval(time.over(1000), None),
                 None if found is None else ("extrapolated" if extrapolated else "measured"),
                 None if row is None else row["median_ms"] / 1000,
                 over,
@@ -138,8 +137,8 @@ def _case(one: extreme_views.Extreme) -> str:
     return f", {case_in_words(one.rows.iloc[0])}" if len(one.rows) else ""
 
 
-def _interval(value: Interval) -> Cell:
-    return quantity(value.value, value.low, value.high, "{:.3f}")
+def _interval(value: Interval, form: str | None = "{:.3f}") -> Cell:
+    return quantity(value.value, value.low, value.high, form)
 
 
 def _errors(row: pd.Series) -> float:

@@ -79,10 +79,10 @@ def all_machines(frame: pd.DataFrame, machine: str) -> list[Extreme]:
 
 
 def per_token(row: pd.Series, shortest: pd.Series) -> Interval:
-    """The time of a token in `row` over that in `shortest`."""
+    """The time per token of `row` over that of `shortest`."""
     slower = views.ratio(row, shortest)
     share = shortest["seq_len"] * shortest["batch"] / (row["seq_len"] * row["batch"])
-    return Interval(slower.value * share, slower.low * share, slower.high * share, 0.95)
+    return slower.times(share)
 
 
 def memory_ratio(row: pd.Series, shortest: pd.Series) -> float:

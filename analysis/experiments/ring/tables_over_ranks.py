@@ -76,7 +76,7 @@ def weak(frame: pd.DataFrame, machine: str) -> Table:
                 time_cell(row),
                 None if slower is None else _cell(slower),
                 None if math.isnan(work) else float(work),
-                None if slower is None else _cell(_over(slower, work)),
+                None if slower is None else _cell(slower.inverted(work)),
             )
         )
     columns = (
@@ -188,19 +188,12 @@ def case(row: pd.Series) -> str:
 
 def efficiency(gain: Interval | None, world_size: float) -> Cell:
     """A speed-up over ranks, with its interval."""
-    return None if gain is None else _cell(_over(gain, world_size, inverse=False))
+    return None if gain is None else _cell(gain.over(world_size))
 
 
 def waiting(row: pd.Series) -> Cell:
     """The share of waiting, in per cent."""
     return None if math.isnan(row["wait_share"]) else f"{100 * row['wait_share']:.1f} %"
-
-
-def _over(gain: Interval, by: float, inverse: bool = True) -> Interval:
-    """`by` over an interval, or the interval over `by`."""
-    if not inverse:
-        return Interval(gain.value / by, gain.low / by, gain.high / by, gain.confidence)
-    return Interval(by / gain.value, by / gain.high, by / gain.low, gain.confidence)
 
 
 def _cell(found: Interval) -> Cell:
