@@ -14,8 +14,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from analysis.rendering.style import COLUMN, GREY, PAGE, look, style
 from analysis.rendering.text import tokens
 from analysis.selection import views
+from analysis.standard import in_words
+from analysis.standard.in_words import WORDS
 
-CENSORED_WORDS = {"oom": "out of memory", "timeout": "out of time"}
 MAX_PANELS = 6
 PANEL = 2.42  # inches, of a panel over length with its title and axis
 SIDE = 1.68  # inches, of its axes; labels of lines stand right of them
@@ -129,7 +130,7 @@ def draw_censored(ax: Axes, series: views.Series) -> None:
 
     The reason stands once a line, on the side where there is room.
     """
-    lost = series.rows[series.rows["status"].isin(CENSORED_WORDS)]
+    lost = series.rows[series.rows["status"].isin(WORDS)]
     if lost.empty:
         return
     low, high = ax.get_ylim()
@@ -138,7 +139,7 @@ def draw_censored(ax: Axes, series: views.Series) -> None:
     across = ax.get_xaxis_transform()
     middle = np.sqrt(series.lengths[0] * series.lengths[-1])
     for depth, ((system, status), rows) in enumerate(lines):
-        one, words, at = look(system), CENSORED_WORDS[status], 0.97 - 0.085 * depth
+        one, words, at = look(system), WORDS[status], 0.97 - 0.085 * depth
         lengths = sorted(int(n) for n in rows["seq_len"])
         ax.plot(
             lengths, [at] * len(lengths), transform=across, linestyle="none",
@@ -161,11 +162,11 @@ def draw_censored(ax: Axes, series: views.Series) -> None:
 
 def title_of(series: views.Series) -> str:
     """Two lines that say what a series has in common."""
-    causal = "causal" if series.is_causal else "not causal"
+    case = in_words.case(vars(series), "type", "masking")
     passes = ", forward + backward" if series.training else ""
     heads = f"{series.heads} heads of {series.head_dim}"
     return (
-        f"{series.device}, {series.dtype}, {causal}{passes}\n"
+        f"{series.device}, {case}{passes}\n"
         + f"batch {series.batch}, {heads}, {_short(series.pattern)}".removesuffix(", ")
     )
 

@@ -122,7 +122,7 @@ def _curves(ax: Axes, curves: Sequence[Curve]) -> None:
         places |= set(x)
         model = [curve.model(row) for row in curve.rows]
         ax.plot(x, model, color=color, linewidth=0.8, label=f"{name}: counted")
-        shares = [curve.share(row) for row in curve.rows[1:]]
+        shares = [curve.share(row).amount for row in curve.rows[1:]]
         y = [share.value for share in shares]
         bars = {"linestyle": "none", "elinewidth": 0.8, "marker": one.marker, "markersize": 3.6}
         if shares:

@@ -7,13 +7,12 @@ import pandas as pd
 from analysis.experiments.as_published import views as replica_views
 from analysis.experiments.as_published.views import REPLICAS, SHARES, Curve
 from analysis.records import frame as records
-from analysis.rendering.table import Cell, Table, quantity
+from analysis.rendering.table import Cell, Table
 from analysis.rendering.text import DASH, number, title, tokens
 from analysis.selection import published
+from analysis.standard import in_words
 from analysis.standard.beside import named
-from analysis.standard.cells import ratio_cell
-from analysis.standard.tables import case_in_words
-from analysis.statistics.intervals import Interval
+from analysis.standard.cells import cell, ratio_cell, time_cell
 from models.registry import VARIANTS
 
 
@@ -83,11 +82,11 @@ def deviations(frame: pd.DataFrame, machine: str) -> Table:
         body.append(
             (
                 published.name(replica),
-                f"{case_in_words(row)}, {tokens(row['seq_len'])}",
+                in_words.case(row, "type", "causal", "heads", "length"),
                 float(row["relative_rms"]),
                 named(row["deviation_variant"]),
                 float(row["deviation_relative_rms"]),
-                f"{100 * row['deviation_zero_rows']:.1f} %",
+                in_words.per_cent(row["deviation_zero_rows"]),
                 _span(*sums),
                 float(row["deviation_of_other_tokens"]),
                 float(row["deviation_of_future_tokens"]),
@@ -127,7 +126,7 @@ def plots(frame: pd.DataFrame, machine: str) -> Table:
                     f"{curve.rates}: {' '.join(map(str, row['dilation_rates']))}",
                     tokens(row["seq_len"]),
                     str(row["batch"]),
-                    quantity(row["median_ms"], row["low_ms"], row["high_ms"]),
+                    time_cell(row),
                     _share(curve, row),
                     float(curve.model(row)),
                 )
@@ -152,10 +151,8 @@ def plots(frame: pd.DataFrame, machine: str) -> Table:
 
 
 def _share(curve: Curve, row: pd.Series) -> Cell:
-    share: Interval | None = curve.share(row)
-    if row["path"] == curve.rows[0]["path"] or share is None:
-        return 1
-    return quantity(share.value, share.low, share.high, "{:.3f}")
+    is_first = row["path"] == curve.rows[0]["path"]
+    return 1 if is_first else cell(curve.share(row), "{:.3f}")
 
 
 def _span(low: float, high: float) -> str:

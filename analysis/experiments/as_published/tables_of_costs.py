@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
 from analysis.experiments.as_published import views as replica_views
 from analysis.experiments.as_published.views import BILLION, LOOP, RING
-from analysis.records.units import ITEM_BYTES, KIB, MIB
-from analysis.rendering.table import Cell, Table, quantity
+from analysis.records.units import ITEM_BYTES, KIB
+from analysis.rendering.table import Cell, Table
 from analysis.rendering.text import DASH, tokens
 from analysis.selection import published
-from analysis.standard.cells import memory_cell, rate_cell, time_cell
+from analysis.standard import quantities
+from analysis.standard.cells import cell, memory_cell, rate_cell, time_cell
 
 RINGS = ("ring-standard", "ring-distributed", "ring-hilbert")
 
@@ -26,14 +25,15 @@ def billion(frame: pd.DataFrame, machine: str) -> Table:
     for n in BILLION:
         ranks = n // size
         own = replica_views.streamed(frame, view.machine, n)
+        cold = float(chunk["calls_first_ms"]) * ranks / 1e3 if quantities.is_timed(chunk) else None
         body.append(
             (
                 f"{n:,}",
                 f"{ranks:,}",
                 f"{known['seconds']:,g}" if n == known["tokens"] else DASH,
-                _multiplied(chunk, ranks, "calls_first_ms"),
-                _multiplied(chunk, ranks, "median_ms"),
-                None if own is None else _seconds(own),
+                cold,
+                cell(quantities.time(chunk, "s", multiplier=ranks)),
+                time_cell(own, "s"),
             )
         )
     columns = (
@@ -68,15 +68,17 @@ def memory(frame: pd.DataFrame, machine: str) -> Table:
             for variant in (LOOP, "dilated-gather", "dilated-sdpa")
         )
         tensor = batch * n * fixed.heads * fixed.head_dim
+        held = (
+            tensor * ITEM_BYTES[fixed.dtype],
+            None if loop is None else tensor * ITEM_BYTES[loop["dtype"]],
+            *(quantities.bytes_of(loop, f"calls_{which}_bytes") for which in ("kept", "dropped")),
+        )
         body.append(
             (
                 tokens(n),
                 str(batch),
                 published.text("dilated", "dilated-gather", batch, n, "memory") or DASH,
-                tensor * ITEM_BYTES[fixed.dtype] / MIB,
-                None if loop is None else tensor * ITEM_BYTES[loop["dtype"]] / MIB,
-                _mib(loop, "calls_kept_bytes"),
-                _mib(loop, "calls_dropped_bytes"),
+                *(cell(quantities.size(amount)) for amount in held),
                 memory_cell(loop),
                 memory_cell(plain),
                 memory_cell(strided),
@@ -111,7 +113,7 @@ def first_call(frame: pd.DataFrame, machine: str) -> Table:
     body: list[tuple[Cell, ...]] = []
     for n in (512, *(n for _, n in published.shapes("ring"))):
         row = replica_views.find(view, RING, batch, n)
-        own = [_per_token(row, f"calls_{which}_peak_bytes") for which in ("first", "second")]
+        calls = [quantities.bytes_of(row, f"calls_{c}_peak_bytes") for c in ("first", "second")]
         old = [
             published.value("ring", system, batch, n, "memory_per_token") if n == 512 else None
             for system in ("ring-standard", "ring-hilbert")
@@ -121,8 +123,8 @@ def first_call(frame: pd.DataFrame, machine: str) -> Table:
                 tokens(n),
                 *old,
                 None if None in old else (old[0] - old[1]) * n / KIB,
-                *own,
-                None if None in own else (own[0] - own[1]) * batch * n / KIB,
+                *(cell(quantities.per_token(row, peak)) for peak in calls),
+                cell(quantities.size(replica_views.first_more(row))),
                 None if row is None else float(row["calls_first_ms"]),
                 time_cell(row),
             )
@@ -169,28 +171,3 @@ def one_ring(frame: pd.DataFrame, machine: str) -> Table:
         "all scores written down, whatever segments and rates were given."
     )
     return Table("As-published, three names of one ring", columns, body, note)
-
-
-def _multiplied(row: pd.Series | None, ranks: int, column: str) -> Cell:
-    if row is None or row["status"] != "ok":
-        return None
-    if column != "median_ms":
-        return float(row[column]) * ranks / 1e3
-    return quantity(*(row[c] * ranks / 1e3 for c in ("median_ms", "low_ms", "high_ms")))
-
-
-def _seconds(row: pd.Series) -> Cell:
-    return quantity(*(row[c] / 1e3 for c in ("median_ms", "low_ms", "high_ms")))
-
-
-def _mib(row: pd.Series | None, column: str) -> Cell:
-    if row is None or math.isnan(row[column]):
-        return None
-    return float(row[column]) / MIB
-
-
-def _per_token(row: pd.Series | None, column: str) -> float | None:
-    """KiB a token of all sequences."""
-    if row is None or math.isnan(row[column]):
-        return None
-    return float(row[column]) / KIB / (row["batch"] * row["seq_len"])

@@ -16,7 +16,8 @@ import yaml
 from analysis.experiments.extreme import views as extreme_views
 from analysis.records import systems
 from analysis.selection import published, views
-from analysis.statistics.intervals import Interval
+from analysis.standard import quantities
+from analysis.standard.quantities import Quantity
 from models.registry import VARIANTS
 
 EXPERIMENT = "as_published"
@@ -127,9 +128,9 @@ class Curve:
     variant: str
     rows: list[pd.Series]
 
-    def share(self, row: pd.Series) -> Interval | None:
+    def share(self, row: pd.Series) -> Quantity:
         """The time of a record over that of the first."""
-        return views.ratio(row, self.rows[0])
+        return quantities.speed_up(row, self.rows[0])
 
     def model(self, row: pd.Series) -> float:
         """The same by counted pairs: sum w / r^2 over branches of equal heads."""
@@ -174,6 +175,12 @@ def readings() -> dict:
 def chunk(of: views.View, variant: str = HEADS) -> pd.Series | None:
     """The record of the chunk behind the table of a billion tokens."""
     return find(of, variant, 1, CHUNK[0], segments=CHUNK[1])
+
+
+def first_more(row: pd.Series | None) -> float | None:
+    """Bytes that the peak of a process's first call lies above that of its second."""
+    peaks = [quantities.bytes_of(row, f"calls_{call}_peak_bytes") for call in ("first", "second")]
+    return None if None in peaks else peaks[0] - peaks[1]
 
 
 def streamed(frame: pd.DataFrame, machine: str, seq_len: int) -> pd.Series | None:

@@ -7,11 +7,13 @@ from collections.abc import Callable
 import pandas as pd
 
 from analysis.records import systems
-from analysis.rendering.table import Cell, Table, brief, quantity
+from analysis.rendering.table import Cell, Table, brief
 from analysis.rendering.text import number, tokens
 from analysis.selection import published, rates, views
+from analysis.standard import cells, in_words
 from analysis.standard.beside import named
-from analysis.standard.cells import WORDS, time_cell
+from analysis.standard.cells import time_cell
+from analysis.standard.quantities import Quantity
 
 SHAPE = ["dtype", "is_causal", "heads", "head_dim", "batch", "seq_len"]
 BASE = published.speedup_base("backends")
@@ -35,8 +37,7 @@ def useful(frame: pd.DataFrame, machine: str) -> Table:
     size, name = rates.unit(view.rows["matmul_flops_per_s"].max())
 
     def cell(row: pd.Series, rows: pd.DataFrame) -> Cell:
-        rate = rates.useful(row)
-        return brief(quantity(*(bound / size for bound in (rate.value, rate.low, rate.high))))
+        return brief(cells.cell(Quantity(rates.useful(row).over(size))))
 
     def ceiling(own: pd.DataFrame) -> Cell:
         found = own["matmul_flops_per_s"].median() / size
@@ -53,8 +54,7 @@ def worth(frame: pd.DataFrame, machine: str) -> Table:
     """How many times as fast as attention that writes its scores down, a column a backend."""
 
     def cell(row: pd.Series, rows: pd.DataFrame) -> Cell:
-        gain = views.ratio(views.dense_counterpart(rows, row, BASE), row)
-        return None if gain is None else quantity(gain.value, gain.low, gain.high, "{:.2f}")
+        return cells.ratio_cell(views.dense_counterpart(rows, row, BASE), row)
 
     def base(own: pd.DataFrame) -> Cell:
         same = own[own["system"] == BASE]
@@ -95,9 +95,9 @@ def _matrix(
     body: list[tuple[Cell, ...]] = []
     main = view.setting.dtype
     groups = sorted(rows.groupby(SHAPE), key=lambda group: (group[0][0] != main, group[0]))
-    for (dtype, is_causal, heads, head_dim, batch, n), own in groups:
+    for (_, _, heads, head_dim, batch, n), own in groups:
         line: list[Cell] = [
-            f"{dtype}{', causal' if is_causal else ''}",
+            in_words.case(own.iloc[0], "type", "causal"),
             f"{batch} × {heads} × {head_dim}",
             tokens(n),
         ]
@@ -107,7 +107,7 @@ def _matrix(
             if row is None:
                 line.append(None)
             elif row["status"] != "ok":
-                line.append(WORDS.get(row["status"], row["status"]))
+                line.append(in_words.outcome(row))
             else:
                 line.append(cell(row, rows))
         line += [last[1](own)] if last else []

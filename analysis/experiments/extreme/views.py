@@ -8,6 +8,8 @@ import pandas as pd
 
 from analysis.selection import views
 from analysis.selection.published import DENSE
+from analysis.standard import quantities
+from analysis.standard.quantities import Quantity
 from analysis.statistics import scaling
 from analysis.statistics.intervals import Interval
 
@@ -49,8 +51,7 @@ class Extreme:
         dense = self.of(DENSE)
         measured = dense[dense["seq_len"] == seq_len]
         if len(measured):
-            row = measured.iloc[0]
-            return Interval(row["median_ms"], row["low_ms"], row["high_ms"], 0.95), False
+            return quantities.time(measured.iloc[0]).amount, False
         fit = self.dense_fit()
         if fit is None or seq_len < fit.n_range[0]:
             return None
@@ -78,13 +79,18 @@ def all_machines(frame: pd.DataFrame, machine: str) -> list[Extreme]:
     return [extreme(frame, view.machine) for view in found]
 
 
-def per_token(row: pd.Series, shortest: pd.Series) -> Interval:
+def time_per_token(row: pd.Series, shortest: pd.Series) -> Quantity:
     """The time per token of `row` over that of `shortest`."""
-    slower = views.ratio(row, shortest)
+    slower = quantities.speed_up(row, shortest).amount
     share = shortest["seq_len"] * shortest["batch"] / (row["seq_len"] * row["batch"])
-    return slower.times(share)
+    return Quantity(slower.times(share))
 
 
-def memory_ratio(row: pd.Series, shortest: pd.Series) -> float:
+def error(row: pd.Series) -> float:
+    """Relative rms error over that of plain attention in the same type."""
+    return row["relative_rms"] / row["baseline_relative_rms"]
+
+
+def memory_ratio(row: pd.Series, shortest: pd.Series) -> Quantity:
     """The peak of `row` over that of `shortest`."""
-    return float(row["peak_memory_bytes"] / shortest["peak_memory_bytes"])
+    return Quantity(float(row["peak_memory_bytes"] / shortest["peak_memory_bytes"]))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
 from analysis.records import systems
 from analysis.records.units import ITEM_BYTES
 from analysis.selection import views
+from analysis.standard import quantities
 from models.registry import VARIANTS
 
 EXPERIMENT = "memory"
@@ -72,9 +71,8 @@ def inputs_bytes(row: pd.Series) -> float:
 
 def total_bytes(row: pd.Series | None) -> float | None:
     """The peak with the inputs; None where nothing was measured."""
-    if row is None or row["status"] != "ok" or math.isnan(row["peak_memory_bytes"]):
-        return None
-    return row["peak_memory_bytes"] + inputs_bytes(row)
+    peak = quantities.bytes_of(row)
+    return None if peak is None else peak + inputs_bytes(row)
 
 
 def lost(series: views.Series, system: str) -> list[int]:

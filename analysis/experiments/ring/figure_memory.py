@@ -65,7 +65,7 @@ def _alone(frame: pd.DataFrame, view: views.View) -> list[_Line]:
     lengths = sorted(set(view.rows["seq_len"]))
     for system in SINGLE:
         rows = [ring_views.single(frame, view.machine, system, n) for n in lengths]
-        rows = pd.DataFrame([row for row in rows if ring_views.per_token(row)])
+        rows = pd.DataFrame([row for row in rows if ring_views.per_token(row).value])
         if len(rows) < 2:
             continue
         one = look(system)

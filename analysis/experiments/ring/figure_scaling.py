@@ -13,6 +13,7 @@ from analysis.experiments.ring import views as ring_views
 from analysis.rendering.style import GREY, label_lines, look
 from analysis.rendering.text import tokens
 from analysis.selection import views
+from analysis.standard import in_words
 from analysis.standard.panels import bars_of, grid_of, log_height
 from analysis.statistics.intervals import Interval
 
@@ -56,9 +57,9 @@ def overlap(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figu
         bars = []
         for family in ring_views.families(rows):
             row = family.rows.sort_values(["seq_len", "world_size"], kind="stable").iloc[-1]
-            causal = "" if row["is_causal"] else ", not causal"
-            one = look(row["system"].partition("/")[0])
-            bars.append((f"{one.label}, {tokens(row['seq_len'])}{causal}", row))
+            label = look(row["system"].partition("/")[0]).label
+            case = in_words.case(row, "length", "not causal", "training")
+            bars.append((f"{label}, {case}", row))
         if bars:
             count = f"{max(int(row['world_size']) for _, row in bars)} ranks"
             title = f"{view.device}, {count}: the rank's own keys, then hop by hop"

@@ -7,13 +7,19 @@ import pandas as pd
 from analysis.experiments.ring import views as ring_views
 from analysis.experiments.ring.views import EXPERIMENT, SINGLE, Family
 from analysis.records import systems
-from analysis.records.units import KIB
-from analysis.rendering.table import Cell, Table, quantity
+from analysis.rendering.table import Cell, Table
 from analysis.rendering.text import DASH, span, tokens
 from analysis.selection import published, views
+from analysis.standard import in_words
 from analysis.standard.beside import measured_on, named
-from analysis.standard.cells import memory_cell, rate_cell, ratio_cell, time_cell
-from analysis.standard.tables import case_in_words
+from analysis.standard.cells import (
+    cell,
+    exponent_cell,
+    memory_cell,
+    rate_cell,
+    ratio_cell,
+    time_cell,
+)
 
 
 def single(frame: pd.DataFrame, machine: str) -> Table:
@@ -73,8 +79,8 @@ def memory(frame: pd.DataFrame, machine: str) -> Table:
                     _case(family),
                     old,
                     _ranks(family, world_size),
-                    *(_kib(row) for row in rows),
-                    _exponent(fit),
+                    *(cell(ring_views.per_token(row)) for row in rows),
+                    exponent_cell(fit),
                 )
             )
     columns = (
@@ -111,7 +117,7 @@ def growth(frame: pd.DataFrame, machine: str) -> Table:
                         _case(family),
                         tokens(n),
                         ("simulated, " if family.simulated else "") + _counts(timed),
-                        _exponent(fit),
+                        exponent_cell(fit),
                     )
                 )
     columns = ("Machine", "System", "Case", "Length", "Ranks", "1/p: k")
@@ -140,7 +146,7 @@ def _printed(system: str, n: int, what: str) -> str:
 
 
 def _case(family: Family) -> str:
-    return f"{case_in_words(family.first)}, batch {family.first['batch']}"
+    return in_words.case(family.first, "type", "causal", "heads", "batch")
 
 
 def _ranks(family: Family, world_size: int) -> str:
@@ -149,15 +155,3 @@ def _ranks(family: Family, world_size: int) -> str:
 
 def _counts(rows: pd.DataFrame) -> str:
     return span(rows["world_size"]) if len(rows) else DASH
-
-
-def _kib(row: pd.Series | None) -> Cell:
-    value = ring_views.per_token(row)
-    return None if value is None else value / KIB
-
-
-def _exponent(fit) -> Cell:
-    if fit is None:
-        return None
-    k = fit.exponent
-    return quantity(k.value, k.low, k.high, "{:.2f}")

@@ -12,6 +12,8 @@ import pandas as pd
 from analysis.records import rank_columns
 from analysis.records.units import ITEM_BYTES
 from analysis.selection import published, views
+from analysis.standard import quantities
+from analysis.standard.quantities import Quantity
 from analysis.statistics import scaling
 from models.patterns.locality import Locality, locality
 from models.registry import VARIANTS
@@ -158,11 +160,9 @@ def single(frame: pd.DataFrame, machine: str, system: str, n: int) -> pd.Series 
     return None if rows.empty else rows.iloc[0]
 
 
-def per_token(row: pd.Series | None) -> float | None:
-    """Peak memory of a rank beyond its inputs, a token of the whole sequence, in bytes."""
-    if row is None or row["status"] != "ok" or math.isnan(row["peak_memory_bytes"]):
-        return None
-    return float(row["peak_memory_bytes"] / (row["batch"] * row["seq_len"]))
+def per_token(row: pd.Series | None) -> Quantity:
+    """Peak memory of a rank beyond its inputs, per token of the whole batch."""
+    return quantities.per_token(row, quantities.bytes_of(row))
 
 
 def dense_bytes(row: pd.Series) -> float:
