@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 from analysis.records.units import MIB
 from analysis.rendering.style import label_lines, length_axis, look
 from analysis.selection import views
-from analysis.standard.panels import draw_censored, log_height, over_length
+from analysis.standard.panels import draw_censored, draw_fit, log_height, over_length
 
 
 def time(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
@@ -65,12 +64,7 @@ def draw_series(ax: Axes, series: views.Series, quantity: str) -> None:
         )
         text = one.label
         if fit:
-            n = np.geomspace(*fit.n_range, 60)
-            low, high = np.quantile(fit.sample_curves(n), (0.025, 0.975), axis=0)
-            fitted = {"color": one.color, "label": f"{one.label}: fit"}
-            ax.fill_between(n, low / scale, high / scale, alpha=0.15, linewidth=0, **fitted)
-            ax.plot(n, fit.predict(n) / scale, zorder=3, **fitted)
-            text += f"  $n^{{{fit.exponent.value:.2f}}}$"
+            text += "  " + draw_fit(ax, fit, one.color, one.label, lambda n: scale)
         ends.append((rows["seq_len"].iloc[-1], y.iloc[-1], text, one.ink))
         values += [y.min(), y.max()]
     if values:  # the band of an uncertain fit runs off the axis rather than ruling it

@@ -18,6 +18,7 @@ _PARTS: dict[str, Callable[[Mapping], str]] = {
     "heads": lambda of: f"{of['heads']} × {of['head_dim']}",
     "length": lambda of: tokens(of["seq_len"]),
     "batch": lambda of: f"batch {of['batch']}",
+    "pass": lambda of: "forward + backward" if _is_training(of) else "forward",
     "training": lambda of: "training" if _is_training(of) else "",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +16,8 @@ from analysis.rendering.text import tokens
 from analysis.selection import views
 from analysis.standard import in_words
 from analysis.standard.in_words import WORDS
+from analysis.statistics.intervals import Interval
+from analysis.statistics.scaling import ScalingFit
 
 MAX_PANELS = 6
 PANEL = 2.42  # inches, of a panel over length with its title and axis
@@ -123,6 +125,24 @@ def log_width(ax: Axes) -> None:
 def _plain(y: float, _) -> str:
     """A number as it is, from ten thousand on as a power of ten."""
     return f"{y:g}" if y < 1e4 else f"$10^{{{math.log10(y):.3g}}}$"
+
+
+def arms(found: Iterable[Interval]) -> np.ndarray:
+    """Lengths (2, n) of error bars below and above; 0 where nothing is known of the spread."""
+    bars = np.array([(one.value - one.low, one.high - one.value) for one in found], float)
+    return np.where(np.isfinite(bars), bars, 0.0).T
+
+
+def draw_fit(
+    ax: Axes, fit: ScalingFit, color, label: str, unit: Callable[[np.ndarray], np.ndarray | float]
+) -> str:
+    """A fit over its lengths with its 95 % band, over `unit` of the length; returns its growth."""
+    n = np.geomspace(*fit.n_range, 60)
+    low, high = np.quantile(fit.sample_curves(n), (0.025, 0.975), axis=0)
+    fitted = {"color": color, "label": f"{label}: fit"}
+    ax.fill_between(n, low / unit(n), high / unit(n), alpha=0.15, linewidth=0, **fitted)
+    ax.plot(n, fit.predict(n) / unit(n), zorder=3, **fitted)
+    return f"$n^{{{fit.exponent.value:.2f}}}$"
 
 
 def draw_censored(ax: Axes, series: views.Series) -> None:

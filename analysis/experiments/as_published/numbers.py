@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from analysis.experiments.as_published import views as replica_views
-from analysis.experiments.as_published.views import HEADS, LOOP, REPLICAS, RING, SHARES, Three
+from analysis.experiments.as_published.views import HEADS, LOOP, REPLICAS, RING, SHARES
 from analysis.records.replica_columns import DEVIATIONS
 from analysis.records.units import KIB
 from analysis.rendering.numbers import entry
@@ -39,14 +39,10 @@ def _speedups(view: views.View) -> dict[str, dict]:
         at = f"three.{three.system}.n{three.seq_len}"
         found[f"{at}.published"] = entry(three.published, text=f"{three.published:.2f}")
         for column in ("replica", "exact", "over_dense"):
-            found |= _gain(f"{at}.{column}", three, column)
+            pair = getattr(three, column)
+            gain = quantities.speed_up(*pair)
+            found[f"{at}.{column}"] = number_entries.of(gain, pair if gain.amount else ())
     return found
-
-
-def _gain(key: str, three: Three, column: str) -> dict[str, dict]:
-    pair = getattr(three, column)
-    gain = quantities.speed_up(*pair)
-    return {key: number_entries.of(gain, () if gain.value is None else pair)}
 
 
 def _deviations(view: views.View) -> dict[str, dict]:

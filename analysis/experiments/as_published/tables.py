@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.experiments.as_published import views as replica_views
-from analysis.experiments.as_published.views import REPLICAS, SHARES, Curve
+from analysis.experiments.as_published.views import REPLICAS, SHARES
 from analysis.records import frame as records
 from analysis.rendering.table import Cell, Table
 from analysis.rendering.text import DASH, number, title, tokens
@@ -127,7 +127,7 @@ def plots(frame: pd.DataFrame, machine: str) -> Table:
                     tokens(row["seq_len"]),
                     str(row["batch"]),
                     time_cell(row),
-                    _share(curve, row),
+                    1 if row is curve.rows[0] else cell(curve.share(row), "{:.3f}"),
                     float(curve.model(row)),
                 )
             )
@@ -148,11 +148,6 @@ def plots(frame: pd.DataFrame, machine: str) -> Table:
         )
     )
     return Table("As-published, the plots of 2023", columns, body, note.strip())
-
-
-def _share(curve: Curve, row: pd.Series) -> Cell:
-    is_first = row["path"] == curve.rows[0]["path"]
-    return 1 if is_first else cell(curve.share(row), "{:.3f}")
 
 
 def _span(low: float, high: float) -> str:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from analysis.records import systems
 from analysis.rendering.style import label_lines, length_axis, look
 from analysis.selection import published, views
-from analysis.standard.panels import log_height, over_length
+from analysis.standard.panels import arms, log_height, over_length
 from analysis.statistics.intervals import Interval
 
 
@@ -54,10 +54,7 @@ def _draw(ax: Axes, series: views.Series, experiment: str) -> None:
         if not found:
             continue
         n, y = [n for n, _ in found], [ratio.value for _, ratio in found]
-        bars = [
-            [ratio.value - ratio.low for _, ratio in found],
-            [ratio.high - ratio.value for _, ratio in found],
-        ]
+        bars = arms(ratio for _, ratio in found)
         drawn = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
         ax.errorbar(
             n, y, yerr=bars, elinewidth=0.7, capsize=1.5, zorder=4, label=one.label, **drawn

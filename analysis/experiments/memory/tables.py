@@ -21,6 +21,7 @@ from analysis.standard.beside import printed
 from analysis.standard.cells import cell, exponent_cell, memory_cell
 from analysis.statistics import curves
 
+CASE = ("type", "causal", "heads", "batch")
 PASSES = {False: "forward", True: "forward, backward"}
 RESIDENT = " On a CPU a peak is the growth of the process, in whole pages."
 
@@ -32,10 +33,11 @@ def peaks(frame: pd.DataFrame, machine: str) -> Table:
     lengths = sorted({n for one in series for n in one.lengths})
     body: list[tuple[Cell, ...]] = []
     for one in series:
+        case = in_words.case(vars(one), *CASE)
         for system in one.systems:
             rows = [one.row(system, n) for n in lengths]
             name = published.name(system)
-            body.append((PASSES[one.training], _case(one), name, *map(_peak, rows)))
+            body.append((PASSES[one.training], case, name, *map(_peak, rows)))
     columns = ("Pass", "Case", "System", *(f"{tokens(n)} (MiB)" for n in lengths))
     note = f"True peak of an untimed pass beyond its inputs, {view.device}.{resident([view])}"
     return Table("Memory, peaks by length", columns, body, note)
@@ -121,6 +123,7 @@ def growth(frame: pd.DataFrame, machine: str) -> Table:
     measured = views.all_views(frame, EXPERIMENT, machine)
     for view in measured:
         for one in memory_views.together(view):
+            case = in_words.case(vars(one), *CASE)
             for system in one.systems:
                 fit = one.growth(system, "memory")
                 if fit is None:
@@ -128,7 +131,7 @@ def growth(frame: pd.DataFrame, machine: str) -> Table:
                 gone = memory_views.lost(one, system)
                 body.append(
                     (
-                        f"{view.device}, {PASSES[one.training]}, {_case(one)}",
+                        f"{view.device}, {PASSES[one.training]}, {case}",
                         published.name(system),
                         span(fit.n_range),
                         exponent_cell(fit),
@@ -161,10 +164,6 @@ def growth(frame: pd.DataFrame, machine: str) -> Table:
 def resident(measured: list[views.View]) -> str:
     """What the note of a table of peaks says where some of them are a CPU's."""
     return RESIDENT if any(view.is_cpu for view in measured) else ""
-
-
-def _case(one: views.Series) -> str:
-    return in_words.case(vars(one), "type", "causal", "heads", "batch")
 
 
 def _types(view: views.View) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -16,7 +15,7 @@ from analysis.experiments.ring.views import EXPERIMENT, SINGLE, Family
 from analysis.records.units import KIB
 from analysis.rendering.style import label_lines, length_axis, look
 from analysis.selection import published, views
-from analysis.standard.panels import grid_of, log_height
+from analysis.standard.panels import draw_fit, grid_of, log_height
 from analysis.statistics import scaling
 
 # One of each pattern: no order of tokens, and nobody's module, holds more or less.
@@ -110,13 +109,8 @@ def _draw(ax: Axes, lines: Sequence[_Line]) -> None:
         ax.plot(n, y, linestyle="none" if line.fit else ":", zorder=4, label=line.label, **drawn)
         text = line.label
         if line.fit:
-            x = np.geomspace(*line.fit.n_range, 60)
-            per = batch[0] * x * KIB
-            low, high = np.quantile(line.fit.sample_curves(x), (0.025, 0.975), axis=0)
-            fitted = {"color": line.color, "label": f"{line.label}: fit"}
-            ax.fill_between(x, low / per, high / per, alpha=0.15, linewidth=0, **fitted)
-            ax.plot(x, line.fit.predict(x) / per, zorder=3, **fitted)
-            text += f"  $n^{{{line.fit.exponent.value:.2f}}}$"
+            shape = {"color": line.color, "label": line.label}
+            text += "  " + draw_fit(ax, line.fit, unit=lambda n, b=batch[0]: b * n * KIB, **shape)
         if line.published:
             ax.plot(
                 PUBLISHED_AT, line.published, marker=line.marker, color=line.color,

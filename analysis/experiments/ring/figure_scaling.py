@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,7 +12,7 @@ from analysis.rendering.style import GREY, label_lines, look
 from analysis.rendering.text import tokens
 from analysis.selection import views
 from analysis.standard import in_words
-from analysis.standard.panels import bars_of, grid_of, log_height
+from analysis.standard.panels import arms, bars_of, grid_of, log_height
 from analysis.statistics.intervals import Interval
 
 NOTE = "Dashed: as many times as fast as there are ranks."
@@ -33,14 +31,15 @@ def strong(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figur
         for row, alone in ring_views.strong(view.rows):
             gain = views.ratio(alone, row)
             if gain is not None:
-                key = (row["pass"], row["dtype"], row["is_causal"], row["seq_len"], row["heads"])
-                lines = found.setdefault(key, {})
+                case, shape = (
+                    in_words.case(row, *parts)
+                    for parts in (("type", "masking"), ("pass", "length"))
+                )
+                title = f"{view.device}, {case}\n{shape} tokens"
+                lines = found.setdefault((title, row["heads"]), {})
                 system = row["system"].partition("/")[0]
                 lines.setdefault(system, []).append((int(row["world_size"]), gain))
-        for (pass_, dtype, causal, n, _), lines in found.items():
-            words = "forward + backward" if pass_ == "forward_backward" else "forward"
-            masked = "causal" if causal else "not causal"
-            title = f"{view.device}, {dtype}, {masked}\n{words}, {tokens(n)} tokens"
+        for (title, _), lines in found.items():
             panels.append((title, lambda ax, x=lines: _draw_strong(ax, x)))
     return grid_of(panels, NOTE + ONE_CORE * any(view.is_cpu for view in measured))
 
@@ -81,13 +80,11 @@ def _draw_strong(ax: Axes, lines: dict[str, list[tuple[int, Interval]]]) -> None
     ends, values = [(most, most, "ideal", GREY)], [1.0, float(most)]
     for system, line in lines.items():
         one = look(system)
-        x = [1, *(count for count, _ in line)]
-        y = [1.0, *(gain.value for _, gain in line)]
-        low = [0.0, *(_size(gain.value - gain.low) for _, gain in line)]
-        high = [0.0, *(_size(gain.high - gain.value) for _, gain in line)]
+        x, gains = zip((1, Interval(1.0, 1.0, 1.0, 1.0)), *line, strict=True)
+        y = [gain.value for gain in gains]
         drawn = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
         drawn |= {"elinewidth": 0.7, "capsize": 1.5, "label": one.label}
-        ax.errorbar(x, y, yerr=[low, high], zorder=4, **drawn)
+        ax.errorbar(x, y, yerr=arms(gains), zorder=4, **drawn)
         ends.append((x[-1], y[-1], one.label, one.ink))
         values += y
     ax.set_xlim(0.9, most * 1.1)
@@ -129,7 +126,3 @@ def _draw_overlap(ax: Axes, bars: list[tuple[str, pd.Series]]) -> None:
         )
     ax.set_xlim(0, ax.get_xlim()[1] * 1.22)
     ax.set_xlabel("ms")
-
-
-def _size(bar: float) -> float:
-    return 0.0 if math.isnan(bar) else bar

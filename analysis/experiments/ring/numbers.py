@@ -149,10 +149,10 @@ def _peers(view: views.View) -> dict[str, dict]:
     found: dict[str, dict] = {}
     rows = view.rows[(view.rows["pass"] == "forward") & view.rows["is_causal"].astype(bool)]
     pairs = ring_views.peers(
-        rows[(rows["world_size"] > 1) | ~rows["variant"].map(_is_peer).astype(bool)]
+        rows[(rows["world_size"] > 1) | ~rows["variant"].map(ring_views.is_peer).astype(bool)]
     )
     for variant in sorted({systems.parts(s)[0] for s in systems.of_experiment(EXPERIMENT)}):
-        if _is_peer(variant):
+        if ring_views.is_peer(variant):
             row, ours = _longest(pairs, variant)
             found |= number_entries.gain(f"peers.{variant}", row, ours)
             outcome = None if row is None else row["status"]
@@ -217,7 +217,7 @@ def _over_ranks() -> list[str]:
         for system in systems.of_experiment(EXPERIMENT)
         if systems.ranks(system)[0] > 1 and not systems.ranks(system)[1]
     ]
-    return [s for s in dict.fromkeys(found) if not _is_peer(systems.parts(s)[0])]
+    return [s for s in dict.fromkeys(found) if not ring_views.is_peer(systems.parts(s)[0])]
 
 
 def _longest(pairs: Iterable[tuple], system: str) -> tuple:
@@ -225,10 +225,6 @@ def _longest(pairs: Iterable[tuple], system: str) -> tuple:
     own = [pair for pair in pairs if systems.on_one_rank(pair[0]["system"]) == system]
     key = ("seq_len", "is_causal", "world_size")
     return max(own, key=lambda pair: [pair[0][k] for k in key], default=(None, None))
-
-
-def _is_peer(variant: str) -> bool:
-    return ring_views.is_peer(variant)
 
 
 def _count(row: pd.Series | None) -> dict:

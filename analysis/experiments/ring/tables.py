@@ -11,7 +11,7 @@ from analysis.rendering.table import Cell, Table
 from analysis.rendering.text import DASH, span, tokens
 from analysis.selection import published, views
 from analysis.standard import in_words
-from analysis.standard.beside import measured_on, named
+from analysis.standard.beside import measured_on, named, printed
 from analysis.standard.cells import (
     cell,
     exponent_cell,
@@ -20,6 +20,8 @@ from analysis.standard.cells import (
     ratio_cell,
     time_cell,
 )
+
+CASE = ("type", "causal", "heads", "batch")
 
 
 def single(frame: pd.DataFrame, machine: str) -> Table:
@@ -35,7 +37,7 @@ def single(frame: pd.DataFrame, machine: str) -> Table:
                     str(n),
                     str(batch),
                     named(system),
-                    _printed(system, n, "throughput"),
+                    printed(EXPERIMENT, batch, n)(system, "throughput"),
                     rate_cell(row, batch * n),
                     time_cell(row),
                     memory_cell(row),
@@ -67,17 +69,18 @@ def memory(frame: pd.DataFrame, machine: str) -> Table:
     body: list[tuple[Cell, ...]] = []
     found = _with_memory(view)
     lengths = sorted({n for family in found for n in family.lengths})
+    batch = published.shapes(EXPERIMENT)[0][0]
     for family in found:
         for world_size in family.world_sizes:
             rows = [family.row(n, world_size) for n in lengths]
             fit = family.memory_over_lengths(world_size)
             system = systems.on_one_rank(family.first["system"])
-            old = _printed(system, 512, "memory_per_token") if world_size == 1 else DASH
+            old = printed(EXPERIMENT, batch, 512)(system, "memory_per_token")
             body.append(
                 (
                     named(system),
-                    _case(family),
-                    old,
+                    in_words.case(family.first, *CASE),
+                    old if world_size == 1 else DASH,
                     _ranks(family, world_size),
                     *(cell(ring_views.per_token(row)) for row in rows),
                     exponent_cell(fit),
@@ -114,9 +117,9 @@ def growth(frame: pd.DataFrame, machine: str) -> Table:
                     (
                         view.device,
                         named(systems.on_one_rank(family.first["system"])),
-                        _case(family),
+                        in_words.case(family.first, *CASE),
                         tokens(n),
-                        ("simulated, " if family.simulated else "") + _counts(timed),
+                        ("simulated, " if family.simulated else "") + span(timed["world_size"]),
                         exponent_cell(fit),
                     )
                 )
@@ -140,18 +143,5 @@ def _with_memory(view: views.View) -> list[Family]:
     ]
 
 
-def _printed(system: str, n: int, what: str) -> str:
-    batch = published.shapes(EXPERIMENT)[0][0]
-    return published.text(EXPERIMENT, system, batch, n, what) or DASH
-
-
-def _case(family: Family) -> str:
-    return in_words.case(family.first, "type", "causal", "heads", "batch")
-
-
 def _ranks(family: Family, world_size: int) -> str:
     return f"{world_size}{', simulated' if family.simulated else ''}"
-
-
-def _counts(rows: pd.DataFrame) -> str:
-    return span(rows["world_size"]) if len(rows) else DASH
