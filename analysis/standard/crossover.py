@@ -20,7 +20,7 @@ NOTE = (
 
 
 def crossover(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
-    """A map a machine, series and pass: a row a system (and sparsity), a column a length."""
+    """One map per machine, series and pass; one row per system, one column per length."""
     bands = []
     for view in views.all_views(frame, experiment, machine):
         for pass_ in ("forward", "forward_backward"):

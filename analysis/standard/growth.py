@@ -13,12 +13,12 @@ from analysis.standard.panels import draw_censored, draw_fit, log_height, over_l
 
 
 def time(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
-    """Median time of the forward pass (ms) against length, with fits; a panel a series."""
+    """Median time of the forward pass (ms) against length, with fits; one panel per series."""
     return _grown(frame, experiment, machine, "time", "median time (ms)")
 
 
 def memory(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
-    """Peak memory beyond the inputs (MiB) against length, with fits; a panel a series."""
+    """Peak memory beyond the inputs (MiB) against length, with fits; one panel per series."""
     return _grown(frame, experiment, machine, "memory", "peak beyond the inputs (MiB)")
 
 

@@ -28,7 +28,7 @@ BAR_LABELS, BAR_SIDE = 1.5, 1.82  # inches, left of the axes of a panel of bars,
 def over_length(
     panels: Sequence[views.Series], draw: Callable[[Axes, views.Series], None], note: str = ""
 ) -> Figure:
-    """A figure with a panel a series, drawn by `draw`; a column wide where there is one.
+    """A figure with one panel per series, drawn by `draw`; a column wide where there is one.
 
     `note`: said below all panels.
     """
@@ -146,7 +146,7 @@ def draw_fit(
 
 
 def draw_censored(ax: Axes, series: views.Series) -> None:
-    """Points that could not be measured: open markers at the top edge, a line a system.
+    """Points that could not be measured: open markers at the top edge, one line per system.
 
     The reason stands once a line, on the side where there is room.
     """

@@ -19,7 +19,7 @@ NOTE = (
 
 
 def roofline(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
-    """A panel a machine: of its first series the forward pass, points by system and length."""
+    """One panel per machine: the forward pass of its first series, by system and length."""
     panels = []
     for view in views.all_views(frame, experiment, machine):
         for series in view.series()[:1]:

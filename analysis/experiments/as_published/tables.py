@@ -71,7 +71,7 @@ def replicas(frame: pd.DataFrame, machine: str) -> Table:
 
 
 def deviations(frame: pd.DataFrame, machine: str) -> Table:
-    """How far each replica is from the attention it was named after, and what tells them apart."""
+    """How far each replica is from the attention it was named after, and in what it differs."""
     view = replica_views.view(frame, machine)
     body: list[tuple[Cell, ...]] = []
     for replica in REPLICAS:

@@ -194,7 +194,7 @@ def streamed(frame: pd.DataFrame, machine: str, seq_len: int) -> pd.Series | Non
 
 
 def largest(of: views.View, replica: str) -> pd.Series | None:
-    """The record whose deviation speaks for a replica: not causal, longest, of fewest pairs."""
+    """The record whose deviation is reported: not causal, longest, of fewest pairs."""
     rows = of.rows[(of.rows["variant"] == replica) & (of.rows["status"] == "ok")]
     order = ["is_causal", "seq_len", "realised_density", "path"]
     rows = rows.sort_values(order, ascending=[True, False, True, True], kind="stable")

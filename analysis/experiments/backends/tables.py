@@ -20,19 +20,19 @@ BASE = published.speedup_base("backends")
 
 
 def times(frame: pd.DataFrame, machine: str) -> Table:
-    """Forward times, a column a backend."""
+    """Forward times, one column per backend."""
     note = "Median time (ms); its interval is in the CSV."
     return _matrix(frame, machine, "forward", "forward times", _time, note)
 
 
 def training(frame: pd.DataFrame, machine: str) -> Table:
-    """Forward and backward times, a column a backend."""
+    """Forward and backward times, one column per backend."""
     note = "Median time (ms); its interval is in the CSV."
     return _matrix(frame, machine, "forward_backward", "forward and backward times", _time, note)
 
 
 def useful(frame: pd.DataFrame, machine: str) -> Table:
-    """Useful FLOP/s of the forward pass, a column a backend, beside the matmul ceiling."""
+    """Useful FLOP/s of the forward pass, one column per backend, beside the matmul ceiling."""
     view = views.view(frame, "backends", machine)
     size, name = rates.unit(view.rows["matmul_flops_per_s"].max())
 
@@ -51,7 +51,7 @@ def useful(frame: pd.DataFrame, machine: str) -> Table:
 
 
 def worth(frame: pd.DataFrame, machine: str) -> Table:
-    """How many times as fast as attention that writes its scores down, a column a backend."""
+    """How many times as fast as attention that writes its scores down, one column per backend."""
 
     def cell(row: pd.Series, rows: pd.DataFrame) -> Cell:
         return cells.ratio_cell(views.dense_counterpart(rows, row, BASE), row)
@@ -83,10 +83,11 @@ def _matrix(
     last: tuple[str, Callable[[pd.DataFrame], Cell]] | None = None,
     without: str | None = None,
 ) -> Table:
-    """A line a shape, a column a backend; `cell` makes it of a timed record and all of its pass.
+    """One row per shape, one column per backend; `cell` gets a timed record and all of its pass.
 
     What has no time says why in words; a backend that was timed nowhere has no column, nor has
-    `without`. `last`: one more column, made of all records of the line. The prose's type leads.
+    `without`. `last`: one more column, made of all records of the row. The prose's
+    type comes first.
     """
     view = views.view(frame, "backends", machine)
     rows = view.rows[view.rows["pass"] == pass_]

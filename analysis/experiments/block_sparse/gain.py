@@ -16,7 +16,7 @@ from analysis.statistics.intervals import Interval
 def gain(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     """Speed-up over dense attention; dashed: dense pairs over kept pairs, the ideal.
 
-    A panel a series, forward and then forward with backward; open markers are published.
+    One panel per series, forward and then forward with backward; open markers are published.
     """
     panels = [
         series

@@ -70,7 +70,7 @@ def comparison(frame: pd.DataFrame, machine: str) -> Table:
 
 
 def by_length(pass_: str) -> Callable[[pd.DataFrame, str], Table]:
-    """Time and speed-up over dense attention at every length, a column a sparsity."""
+    """Time and speed-up over dense attention at every length, one column per sparsity."""
 
     def make(frame: pd.DataFrame, machine: str) -> Table:
         view = views.view(frame, "block_sparse", machine)

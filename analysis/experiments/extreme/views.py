@@ -16,7 +16,7 @@ from analysis.statistics.intervals import Interval
 EXPERIMENT = "extreme"
 STREAMED = "dilated-streamed"
 WHOLE = "dilated-sdpa"
-# The work of dense attention is known: a cost a call, one a token and one a pair.
+# The work of dense attention is known: a cost per call, per token and per pair.
 DENSE_MODEL = "c + b n + d n^2"
 SAME_SCHEDULE, GLOBAL = "same segments", "longest segment = n"
 
@@ -74,7 +74,7 @@ def extreme(frame: pd.DataFrame, machine: str = "auto") -> Extreme:
 
 
 def all_machines(frame: pd.DataFrame, machine: str) -> list[Extreme]:
-    """The experiment on every machine, the speaking one first."""
+    """The experiment on every machine, the reporting one first."""
     found = views.all_views(frame, EXPERIMENT, machine)
     return [extreme(frame, view.machine) for view in found]
 

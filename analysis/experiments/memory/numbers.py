@@ -1,4 +1,4 @@
-"""Numbers of `memory` for the prose: growth of peaks, what a token takes, what a length needs."""
+"""Numbers of `memory` for the prose: growth of peaks, KiB per token, what a length needs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PASSES = {"forward": "forward", "training": "forward_backward"}
 
 
 def of_peaks(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
-    """Key -> entry; keys do not depend on what was measured, as in `analysis.findings`."""
+    """Key -> entry; keys do not depend on what was measured, as in `standard.numbers`."""
     own = systems.of_experiment(EXPERIMENT)
     found: dict[str, dict] = {}
     for name, pass_ in PASSES.items():

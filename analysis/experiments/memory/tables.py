@@ -1,4 +1,4 @@
-"""Tables of `memory`: peaks by length, what a token takes, what card a length needs, growth."""
+"""Tables of `memory`: peaks by length, KiB per token, what card a length needs, growth."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RESIDENT = " On a CPU a peak is the growth of the process, in whole pages."
 
 
 def peaks(frame: pd.DataFrame, machine: str) -> Table:
-    """Peak memory beyond the inputs, a column a length."""
+    """Peak memory beyond the inputs, one column per length."""
     view = views.view(frame, EXPERIMENT, machine)
     series = memory_views.together(view)
     lengths = sorted({n for one in series for n in one.lengths})
@@ -44,7 +44,7 @@ def peaks(frame: pd.DataFrame, machine: str) -> Table:
 
 
 def per_token(frame: pd.DataFrame, machine: str) -> Table:
-    """Kibibytes a token, published beside measured, and at the longest length measured."""
+    """Kibibytes per token, published beside measured, and at the longest length measured."""
     view = views.view(frame, EXPERIMENT, machine)
     one = memory_views.growth(view, "forward")
     old = printed("ring", TOKEN_BATCH, TOKEN_LENGTH)

@@ -16,7 +16,7 @@ SHARED = ["pass", "dtype", "is_causal", "heads", "head_dim", "batch"]
 FEWEST = 3  # lengths that say something of growth
 # Where the write-up `dilated` says what card a length needs: batch 4, 12 heads of 64, causal.
 VRAM_BATCH, VRAM_HEADS, VRAM_LENGTHS = 4, 12, (2048, 4096, 8192, 16384, 32768)
-# Where the write-up `ring` says what a token takes: it does not print the batch.
+# Where the write-up `ring` gives memory per token: it does not print the batch.
 TOKEN_LENGTH, TOKEN_BATCH = 512, 2
 
 
@@ -95,7 +95,7 @@ def vram_row(view: views.View, system: str, n: int, pass_: str) -> pd.Series | N
 
 
 def at_token_length(view: views.View, system: str) -> pd.Series | None:
-    """At the published length: batch 2, else batch 1; what a token takes hardly depends on it."""
+    """At the published length: batch 2, else batch 1; memory per token hardly depends on it."""
     for batch in (TOKEN_BATCH, 1):
         row = at(view, system, TOKEN_LENGTH, batch=batch, is_causal=False)
         if row is not None:

@@ -1,4 +1,4 @@
-"""Memory a token of a rank over length: one device as published, then by number of ranks."""
+"""Memory of a rank per token over length: one device as published, then by number of ranks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PUBLISHED_AT = 512  # the length of the published figures
 
 @dataclass(frozen=True)
 class _Line:
-    """Points (tokens, KiB a token) of a system or of a number of ranks, and their fit."""
+    """Points (tokens, KiB per token) of a system or of a number of ranks, and their fit."""
 
     label: str
     color: object

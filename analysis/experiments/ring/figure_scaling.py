@@ -9,7 +9,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.experiments.ring import views as ring_views
 from analysis.rendering.style import GREY, label_lines, look
-from analysis.rendering.text import tokens
 from analysis.selection import views
 from analysis.standard import in_words
 from analysis.standard.panels import arms, bars_of, grid_of, log_height
@@ -22,7 +21,7 @@ ONE_CORE = " On a CPU a rank is one core, alone too."
 def strong(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     """Speed-up over one rank against the number of real ranks; dashed: as many times as ranks.
 
-    A panel a pass, masking, type and length. Simulated ranks are not in it.
+    One panel per pass, masking, type and length. Simulated ranks are not in it.
     """
     panels = []
     measured = views.all_views(frame, experiment, machine)
@@ -31,10 +30,8 @@ def strong(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figur
         for row, alone in ring_views.strong(view.rows):
             gain = views.ratio(alone, row)
             if gain is not None:
-                case, shape = (
-                    in_words.case(row, *parts)
-                    for parts in (("type", "masking"), ("pass", "length"))
-                )
+                case = in_words.case(row, "type", "masking")
+                shape = in_words.case(row, "pass", "length")
                 title = f"{view.device}, {case}\n{shape} tokens"
                 lines = found.setdefault((title, row["heads"]), {})
                 system = row["system"].partition("/")[0]
@@ -47,7 +44,7 @@ def strong(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figur
 def overlap(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     """Compute and waiting of each hop of the slowest rank, in the order that they come.
 
-    A bar a system over real ranks, forward, at its longest length and most ranks.
+    One bar per system over real ranks, forward, at its longest length and most ranks.
     """
     panels = []
     for view in views.all_views(frame, experiment, machine):

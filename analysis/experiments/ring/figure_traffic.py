@@ -16,7 +16,7 @@ from analysis.standard.panels import bars_of
 
 
 def traffic(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
-    """Counted bytes of the busiest rank over the dense formula; a bar a system and pass.
+    """Counted bytes of the busiest rank over the dense formula; one bar per system and pass.
 
     Real ranks, each system at its longest length and most ranks; the label says how much it is.
     """

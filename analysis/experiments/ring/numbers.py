@@ -43,7 +43,7 @@ def of_ranks(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
 
 
 def _single(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
-    """Tokens a second on one device, published and measured, and who is fastest."""
+    """Tokens per second on one device, published and measured, and who is fastest."""
     found: dict[str, dict] = {}
     batch = published.shapes(EXPERIMENT)[0][0]
     for _, n in published.shapes(EXPERIMENT):

@@ -25,7 +25,7 @@ CASE = ("type", "causal", "heads", "batch")
 
 
 def single(frame: pd.DataFrame, machine: str) -> Table:
-    """Tokens a second on one device at the published lengths, published beside measured."""
+    """Tokens per second on one device at the published lengths, published beside measured."""
     view = ring_views.view(frame, machine)
     body: list[tuple[Cell, ...]] = []
     for batch, n in published.shapes(EXPERIMENT):
@@ -64,7 +64,7 @@ def single(frame: pd.DataFrame, machine: str) -> Table:
 
 
 def memory(frame: pd.DataFrame, machine: str) -> Table:
-    """Kibibytes a token of the whole sequence that a rank holds beyond its inputs."""
+    """Kibibytes per token of the whole batch that a rank holds beyond its inputs."""
     view = ring_views.view(frame, machine)
     body: list[tuple[Cell, ...]] = []
     found = _with_memory(view)

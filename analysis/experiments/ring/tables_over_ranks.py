@@ -60,7 +60,7 @@ def strong(frame: pd.DataFrame, machine: str) -> Table:
 
 
 def weak(frame: pd.DataFrame, machine: str) -> Table:
-    """Time over ranks at one number of tokens a rank, whose work grows with the ranks."""
+    """Time over ranks at one number of tokens per rank, whose work grows with the ranks."""
     view = ring_views.view(frame, machine)
     body: list[tuple[Cell, ...]] = []
     for row, alone in ring_views.weak(view.rows):

@@ -64,7 +64,7 @@ class Family:
 
     def memory_over_lengths(self, world_size: int) -> scaling.ScalingFit | None:
         """Growth of a rank's memory with the length; None below three points."""
-        rows = _weighed(self.rows[self.rows["world_size"] == world_size])
+        rows = _with_peak(self.rows[self.rows["world_size"] == world_size])
         return fit(rows["seq_len"], rows["peak_memory_bytes"])
 
     def memory_over_ranks(self, seq_len: int) -> scaling.ScalingFit | None:
@@ -72,7 +72,7 @@ class Family:
 
         The lengths of the fit are most ranks over ranks, so that the exponent is positive.
         """
-        rows = _weighed(self.rows[self.rows["seq_len"] == seq_len])
+        rows = _with_peak(self.rows[self.rows["seq_len"] == seq_len])
         return fit(rows["world_size"].max() / rows["world_size"], rows["peak_memory_bytes"])
 
 
@@ -166,7 +166,7 @@ def per_token(row: pd.Series | None) -> Quantity:
 
 
 def dense_bytes(row: pd.Series) -> float:
-    """Bytes that a rank of a dense ring, not causal, sends: the yardstick of what others send.
+    """Bytes that a rank of a dense ring, not causal, sends: what `sent_share` is a share of.
 
     (p - 1) hops of the shard's keys and values, (p - 1) n/p B Hkv D 2 itemsize; the backward pass
     sends them once more, and home the gradients of both, in float32 at least.
@@ -214,7 +214,7 @@ def hops(row: pd.Series) -> list[tuple[float, float]]:
     return list(zip_longest(waits, computes, fillvalue=0.0))
 
 
-def _weighed(rows: pd.DataFrame) -> pd.DataFrame:
+def _with_peak(rows: pd.DataFrame) -> pd.DataFrame:
     # A peak that is not seen to grow, as of a process with room to spare, is no number to fit.
     return rows[(rows["status"] == "ok") & (rows["peak_memory_bytes"] > 0)]
 
