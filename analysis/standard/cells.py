@@ -32,9 +32,9 @@ def memory_cell(row: pd.Series | None) -> Cell:
     return cell(quantities.memory(row))
 
 
-def rate_cell(row: pd.Series | None, items: int) -> Cell:
-    """`items` per second at the median time, with the interval of the time."""
-    return cell(quantities.rate(row, items, ""))
+def rate_cell(row: pd.Series | None, unit: str = "tokens/s") -> Cell:
+    """Tokens or sequences per second, with the interval of the time."""
+    return cell(quantities.rate(row, unit))
 
 
 def ratio_cell(base: pd.Series | None, other: pd.Series | None) -> Cell:

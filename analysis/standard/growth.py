@@ -50,21 +50,13 @@ def draw_series(ax: Axes, series: views.Series, quantity: str) -> None:
         if len(rows) < min(2, len(series.lengths)):
             continue  # one point beside whole lines says nothing of growth
         drawn = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
+        drawn |= {"elinewidth": 0.7, "capsize": 1.5, "label": one.label}
         fit = series.growth(system, quantity)
-        ax.errorbar(
-            rows["seq_len"],
-            y,
-            yerr=bars,
-            linestyle="none" if fit else ":",
-            elinewidth=0.7,
-            capsize=1.5,
-            zorder=4,
-            label=one.label,
-            **drawn,
-        )
+        line = "none" if fit else ":"
+        ax.errorbar(rows["seq_len"], y, yerr=bars, linestyle=line, zorder=4, **drawn)
         text = one.label
         if fit:
-            text += "  " + draw_fit(ax, fit, one.color, one.label, lambda n: scale)
+            text += "  " + draw_fit(ax, fit, one, lambda n: scale)
         ends.append((rows["seq_len"].iloc[-1], y.iloc[-1], text, one.ink))
         values += [y.min(), y.max()]
     if values:  # the band of an uncertain fit runs off the axis rather than ruling it

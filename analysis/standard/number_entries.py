@@ -20,10 +20,9 @@ def of(quantity: Quantity, rows=(), form: str | None = None) -> dict:
     found = quantity.amount
     if found is None:
         return entry(None, unit=quantity.unit, rows=rows)
-    bounds = (found.value, found.low, found.high) if isinstance(found, Interval) else (found,)
-    text = None
-    if form is not None:
-        text = interval(*bounds, form) if len(bounds) == 3 else form.format(found)
+    one = found if isinstance(found, Interval) else Interval.without_spread(found)
+    bounds = (one.value, one.low, one.high)
+    text = None if form is None else interval(*bounds, form)
     return entry(*bounds, unit=quantity.unit, text=text, rows=rows)
 
 

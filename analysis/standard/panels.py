@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from analysis.rendering.style import COLUMN, GREY, PAGE, look, style
+from analysis.rendering.style import COLUMN, GREY, PAGE, Look, look, style
 from analysis.rendering.text import tokens
 from analysis.selection import views
 from analysis.standard import in_words
@@ -133,13 +133,23 @@ def arms(found: Iterable[Interval]) -> np.ndarray:
     return np.where(np.isfinite(bars), bars, 0.0).T
 
 
-def draw_fit(
-    ax: Axes, fit: ScalingFit, color, label: str, unit: Callable[[np.ndarray], np.ndarray | float]
-) -> str:
-    """A fit over its lengths with its 95 % band, over `unit` of the length; returns its growth."""
+def draw_points(
+    ax: Axes, points: Sequence[tuple[float, Interval]], one: Look, scale: float = 1
+) -> tuple[list[float], list[float]]:
+    """A system's (x, value) with error bars, the values over `scale`; returns what was drawn."""
+    x, found = zip(*points, strict=True)
+    y = [point.value / scale for point in found]
+    drawn = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
+    drawn |= {"elinewidth": 0.7, "capsize": 1.5, "label": one.label}
+    ax.errorbar(x, y, yerr=arms(found) / scale, zorder=4, **drawn)
+    return list(x), y
+
+
+def draw_fit(ax: Axes, fit: ScalingFit, one: Look, unit: Callable[[np.ndarray], object]) -> str:
+    """A fit over its lengths and its 95 % band, over `unit` of the length; returns its growth."""
     n = np.geomspace(*fit.n_range, 60)
     low, high = np.quantile(fit.sample_curves(n), (0.025, 0.975), axis=0)
-    fitted = {"color": color, "label": f"{label}: fit"}
+    fitted = {"color": one.color, "label": f"{one.label}: fit"}
     ax.fill_between(n, low / unit(n), high / unit(n), alpha=0.15, linewidth=0, **fitted)
     ax.plot(n, fit.predict(n) / unit(n), zorder=3, **fitted)
     return f"$n^{{{fit.exponent.value:.2f}}}$"

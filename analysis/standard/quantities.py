@@ -37,9 +37,11 @@ def is_timed(row: pd.Series | None) -> bool:
     return row is not None and row["status"] == "ok"
 
 
-def duration(ms: Interval | None, unit: str) -> Quantity:
+def duration(ms: Interval | float | None, unit: str) -> Quantity:
     """`ms` milliseconds."""
-    return Quantity(None if ms is None else ms.over(_MS[unit]), unit)
+    if isinstance(ms, Interval):
+        return Quantity(ms.over(_MS[unit]), unit)
+    return Quantity(None if ms is None else ms / _MS[unit], unit)
 
 
 def time(row: pd.Series | None, unit: str = "ms", multiplier: float = 1) -> Quantity:
@@ -50,15 +52,12 @@ def time(row: pd.Series | None, unit: str = "ms", multiplier: float = 1) -> Quan
     return duration(median.times(multiplier), unit)
 
 
-def rate(row: pd.Series | None, items: int, unit: str) -> Quantity:
-    """`items` per second at the median time, with the interval of the time."""
-    median = time(row).amount
-    return Quantity(None if median is None else median.inverted(1000 * items), unit)
-
-
-def tokens_per_second(row: pd.Series | None) -> Quantity:
-    """Tokens of the whole batch per second."""
-    return rate(row, 0 if row is None else int(row["batch"] * row["seq_len"]), "tokens/s")
+def rate(row: pd.Series | None, unit: str = "tokens/s") -> Quantity:
+    """Tokens or, as "sequences/s", sequences of the batch per second at the median time."""
+    if not is_timed(row):
+        return Quantity(None, unit)
+    items = row["batch"] * (row["seq_len"] if unit == "tokens/s" else 1)
+    return Quantity(time(row).amount.inverted(1000 * items), unit)
 
 
 def bytes_of(row: pd.Series | None, column: str = "peak_memory_bytes") -> float | None:
@@ -102,6 +101,16 @@ def weak_efficiency(alone: pd.Series | None, row: pd.Series | None) -> Quantity:
     """`work_per_rank` over the time of `row`, over that of one rank with as many tokens."""
     slower = views.ratio(row, alone)
     return Quantity(None if slower is None else slower.inverted(work_per_rank(alone, row)))
+
+
+def crossover(
+    base: scaling.ScalingFit | None, own: scaling.ScalingFit | None
+) -> scaling.Crossover | None:
+    """Where two fitted times meet; None without both fits or a stretch of lengths in common."""
+    if base is None or own is None:
+        return None
+    shared = max(base.n_range[0], own.n_range[0]) < min(base.n_range[1], own.n_range[1])
+    return scaling.crossover(base, own) if shared else None
 
 
 def exponent(fit: scaling.ScalingFit | None) -> Quantity:

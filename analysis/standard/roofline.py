@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from analysis.rendering.style import GREY, label_lines, look
 from analysis.rendering.text import span
 from analysis.selection import rates, views
-from analysis.standard.panels import arms, grid_of, log_height, log_width, title_of
+from analysis.standard.panels import draw_points, grid_of, log_height, log_width, title_of
 
 NOTE = (
     "Intensity: useful FLOPs over inputs and outputs moved once, so lengths go from left to right. "
@@ -42,11 +42,7 @@ def _draw(ax: Axes, series: views.Series) -> None:
         found = [(x, rate) for x, rate in found if rate is not None]
         if not found:
             continue
-        x, y = [x for x, _ in found], [rate.value / scale for _, rate in found]
-        bars = arms(rate for _, rate in found) / scale
-        drawn = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
-        drawn |= {"elinewidth": 0.7, "capsize": 1.5, "label": one.label}
-        ax.errorbar(x, y, yerr=bars, zorder=4, **drawn)
+        x, y = draw_points(ax, found, one, scale)
         ends.append((x[-1], y[-1], f"{one.label}, {span(rows['seq_len'])}", one.ink))
         across += x
         values += y

@@ -7,15 +7,12 @@ import math
 import pandas as pd
 
 from analysis.experiments.as_published import views as replica_views
-from analysis.experiments.as_published.views import HEADS, LOOP, REPLICAS, RING, SHARES
+from analysis.experiments.as_published.views import FIRST_AT, HEADS, LOOP, REPLICAS, RING, SHARES
 from analysis.records.replica_columns import DEVIATIONS
-from analysis.records.units import KIB
 from analysis.rendering.numbers import entry
 from analysis.selection import published, views
 from analysis.standard import number_entries, quantities
 from analysis.standard.quantities import Quantity
-
-AT = 512  # the length of the published figures of memory a token
 
 
 def of_replicas(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
@@ -85,7 +82,6 @@ def _plots(view: views.View) -> dict[str, dict]:
 def _billion(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
     """The published total, the chunk here, what it comes to, and the longest real sequence."""
     known, row = replica_views.readings()["billion"], replica_views.chunk(view)
-    first = float(row["calls_first_ms"]) if quantities.is_timed(row) else None
     longest = [
         one
         for n in replica_views.BILLION
@@ -96,10 +92,10 @@ def _billion(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
         "billion.published": entry(known["seconds"], unit="s", text=f"{known['seconds']:,g}"),
         "billion.ranks": entry(known["ranks"], text=f"{known['ranks']:,}"),
         "billion.published.chunk": entry(1e3 * known["seconds"] / known["ranks"], unit="ms"),
-        "billion.chunk.first": entry(first, unit="ms", rows=[row]),
+        "billion.chunk.first": number_entries.of(replica_views.first_call(row), [row]),
         "billion.chunk": number_entries.time(row),
-        "billion.replica": entry(
-            None if first is None else first * known["ranks"] / 1e3, unit="s", rows=[row]
+        "billion.replica": number_entries.of(
+            replica_views.first_call(row, "s", known["ranks"]), [row]
         ),
         "billion.exact.tokens": number_entries.tokens(
             None if last is None else int(last["seq_len"])
@@ -134,15 +130,11 @@ def _memory(view: views.View) -> dict[str, dict]:
 def _first_call(view: views.View) -> dict[str, dict]:
     """What the first call of a process takes more than the second, and the published difference."""
     batch, _ = published.shapes("ring")[0]
-    row = replica_views.find(view, RING, batch, AT)
-    old = [
-        published.value("ring", system, batch, AT, "memory_per_token")
-        for system in ("ring-standard", "ring-hilbert")
-    ]
+    row = replica_views.find(view, RING, batch, FIRST_AT)
     chunk = replica_views.chunk(view, HEADS)
     cold = quantities.is_timed(chunk)
     return {
-        "first.published": entry((old[0] - old[1]) * AT / KIB, unit="MiB"),
+        "first.published": entry(replica_views.published_first()[-1], unit="MiB"),
         "first.more": number_entries.of(quantities.size(replica_views.first_more(row)), [row]),
         "first.slower": entry(
             float(chunk["calls_first_ms"] / chunk["median_ms"]) if cold else None, rows=[chunk]

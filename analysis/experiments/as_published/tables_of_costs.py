@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.experiments.as_published import views as replica_views
-from analysis.experiments.as_published.views import BILLION, LOOP, RING
-from analysis.records.units import ITEM_BYTES, KIB
+from analysis.experiments.as_published.views import BILLION, FIRST_AT, LOOP, RING
+from analysis.records.units import ITEM_BYTES
 from analysis.rendering.table import Cell, Table
 from analysis.rendering.text import DASH, tokens
 from analysis.selection import published
@@ -25,13 +25,12 @@ def billion(frame: pd.DataFrame, machine: str) -> Table:
     for n in BILLION:
         ranks = n // size
         own = replica_views.streamed(frame, view.machine, n)
-        cold = float(chunk["calls_first_ms"]) * ranks / 1e3 if quantities.is_timed(chunk) else None
         body.append(
             (
                 f"{n:,}",
                 f"{ranks:,}",
                 f"{known['seconds']:,g}" if n == known["tokens"] else DASH,
-                cold,
+                cell(replica_views.first_call(chunk, "s", ranks)),
                 cell(quantities.time(chunk, "s", multiplier=ranks)),
                 time_cell(own, "s"),
             )
@@ -111,21 +110,16 @@ def first_call(frame: pd.DataFrame, machine: str) -> Table:
     view = replica_views.view(frame, machine)
     batch, _ = published.shapes("ring")[0]
     body: list[tuple[Cell, ...]] = []
-    for n in (512, *(n for _, n in published.shapes("ring"))):
+    for n in (FIRST_AT, *(n for _, n in published.shapes("ring"))):
         row = replica_views.find(view, RING, batch, n)
         calls = [quantities.bytes_of(row, f"calls_{c}_peak_bytes") for c in ("first", "second")]
-        old = [
-            published.value("ring", system, batch, n, "memory_per_token") if n == 512 else None
-            for system in ("ring-standard", "ring-hilbert")
-        ]
         body.append(
             (
                 tokens(n),
-                *old,
-                None if None in old else (old[0] - old[1]) * n / KIB,
+                *(replica_views.published_first() if n == FIRST_AT else [None] * 3),
                 *(cell(quantities.per_token(row, peak)) for peak in calls),
                 cell(quantities.size(replica_views.first_more(row))),
-                None if row is None else float(row["calls_first_ms"]),
+                cell(replica_views.first_call(row)),
                 time_cell(row),
             )
         )
@@ -156,9 +150,8 @@ def one_ring(frame: pd.DataFrame, machine: str) -> Table:
     body: list[tuple[Cell, ...]] = []
     for batch, n in published.shapes("ring"):
         row, dense = (replica_views.find(view, v, batch, n) for v in (RING, published.DENSE))
-        items = [0 if one is None else int(one["batch"]) * n for one in (row, dense)]
         old = (published.text("ring", s, batch, n, "throughput") or DASH for s in RINGS)
-        body.append((tokens(n), *old, rate_cell(row, items[0]), rate_cell(dense, items[1])))
+        body.append((tokens(n), *old, rate_cell(row), rate_cell(dense)))
     columns = (
         "Length",
         *(f"{published.name(system)} published" for system in RINGS),

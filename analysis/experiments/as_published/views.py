@@ -15,6 +15,7 @@ import yaml
 
 from analysis.experiments.extreme import views as extreme_views
 from analysis.records import systems
+from analysis.records.units import KIB
 from analysis.selection import published, views
 from analysis.standard import quantities
 from analysis.standard.quantities import Quantity
@@ -29,6 +30,7 @@ LOOP, HEADS, SUMS, BLOCKS, RING = (
 )
 GATHERED = "block-sparse-sdpa"
 CHUNK = (4096, (512, 1024, 2048))  # tokens and segments of the chunk that was multiplied
+FIRST_AT = 512  # the length of the published figures of memory per token
 SHARES = ("64m", "128m", "256m")  # plots whose share of time was read off
 # Lengths of the table that ends at a billion tokens.
 BILLION = tuple(2**power for power in (17, 18, 20, 22, 24, 26, 28, 30))
@@ -175,6 +177,26 @@ def readings() -> dict:
 def chunk(of: views.View, variant: str = HEADS) -> pd.Series | None:
     """The record of the chunk behind the table of a billion tokens."""
     return find(of, variant, 1, CHUNK[0], segments=CHUNK[1])
+
+
+def first_call(row: pd.Series | None, unit: str = "ms", multiplier: float = 1) -> Quantity:
+    """Time of the first call of a process, `multiplier` times."""
+    known = quantities.is_timed(row)
+    ms = float(row["calls_first_ms"]) * multiplier if known else None
+    return quantities.duration(ms, unit)
+
+
+def published_first() -> tuple[float, float, float]:
+    """Published of the ring that ran first and of a later one, at FIRST_AT tokens.
+
+    Memory per token of both (KB), and the whole difference (MiB).
+    """
+    batch, _ = published.shapes("ring")[0]
+    first, later = (
+        published.value("ring", system, batch, FIRST_AT, "memory_per_token")
+        for system in ("ring-standard", "ring-hilbert")
+    )
+    return first, later, (first - later) * FIRST_AT / KIB
 
 
 def first_more(row: pd.Series | None) -> float | None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from analysis.records import systems
 from analysis.rendering.style import label_lines, length_axis, look
 from analysis.selection import published, views
-from analysis.standard.panels import arms, log_height, over_length
+from analysis.standard.panels import draw_points, log_height, over_length
 from analysis.statistics.intervals import Interval
 
 
@@ -53,12 +53,7 @@ def _draw(ax: Axes, series: views.Series, experiment: str) -> None:
         one, found = look(system), _gains(series, system)
         if not found:
             continue
-        n, y = [n for n, _ in found], [ratio.value for _, ratio in found]
-        bars = arms(ratio for _, ratio in found)
-        drawn = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
-        ax.errorbar(
-            n, y, yerr=bars, elinewidth=0.7, capsize=1.5, zorder=4, label=one.label, **drawn
-        )
+        n, y = draw_points(ax, found, one)
         ends.append((n[-1], y[-1], one.label, one.ink))
         values += y
         if system.startswith("block-sparse@"):

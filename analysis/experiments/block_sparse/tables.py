@@ -10,7 +10,7 @@ from analysis.records import systems
 from analysis.rendering.table import Cell, Table, brief
 from analysis.rendering.text import DASH, span
 from analysis.selection import published, views
-from analysis.standard import in_words
+from analysis.standard import in_words, quantities
 from analysis.standard.beside import measured_on, named, printed, published_on, rows_of
 from analysis.standard.cells import cell, memory_cell, ratio_cell, time_cell
 from analysis.standard.quantities import Quantity
@@ -178,15 +178,13 @@ def crossing(dense: scaling.ScalingFit | None, own: scaling.ScalingFit | None) -
     """The crossover as a cell, or in words where there is none; and the lengths it is from."""
     if dense is None or own is None:
         return "too few lengths", DASH
-    low = max(dense.n_range[0], own.n_range[0])
-    high = min(dense.n_range[1], own.n_range[1])
-    if low >= high:
+    cross = quantities.crossover(dense, own)
+    if cross is None:
         return "no lengths in common", DASH
-    cross = scaling.crossover(dense, own)
     if cross.n is None:
         sides = {"a": "slower", "b": "faster", "neither": "as fast"}
-        return f"not in range: {sides[cross.smaller_at_end]} throughout", span((low, high))
-    return cell(Quantity(cross.n, "tokens"), "{:,.0f}"), span((low, high))
+        return f"not in range: {sides[cross.smaller_at_end]} throughout", span(cross.n_range)
+    return cell(Quantity(cross.n, "tokens"), "{:,.0f}"), span(cross.n_range)
 
 
 def _density(row: pd.Series | None) -> Cell:

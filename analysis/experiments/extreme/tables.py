@@ -32,7 +32,7 @@ def lengths(frame: pd.DataFrame, machine: str) -> Table:
                     schedule,
                     tokens(row["seq_len"]),
                     time_cell(row, "s"),
-                    rate_cell(row, row["batch"] * row["seq_len"]),
+                    rate_cell(row),
                     None if is_first else cell(extreme_views.time_per_token(row, shortest), FINE),
                     row["source_ms"] / 1000,
                     memory_cell(row),

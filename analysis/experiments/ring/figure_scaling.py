@@ -11,7 +11,7 @@ from analysis.experiments.ring import views as ring_views
 from analysis.rendering.style import GREY, label_lines, look
 from analysis.selection import views
 from analysis.standard import in_words
-from analysis.standard.panels import arms, bars_of, grid_of, log_height
+from analysis.standard.panels import bars_of, draw_points, grid_of, log_height
 from analysis.statistics.intervals import Interval
 
 NOTE = "Dashed: as many times as fast as there are ranks."
@@ -77,11 +77,7 @@ def _draw_strong(ax: Axes, lines: dict[str, list[tuple[int, Interval]]]) -> None
     ends, values = [(most, most, "ideal", GREY)], [1.0, float(most)]
     for system, line in lines.items():
         one = look(system)
-        x, gains = zip((1, Interval(1.0, 1.0, 1.0, 1.0)), *line, strict=True)
-        y = [gain.value for gain in gains]
-        drawn = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
-        drawn |= {"elinewidth": 0.7, "capsize": 1.5, "label": one.label}
-        ax.errorbar(x, y, yerr=arms(gains), zorder=4, **drawn)
+        x, y = draw_points(ax, [(1, Interval(1.0, 1.0, 1.0, 1.0)), *line], one)
         ends.append((x[-1], y[-1], one.label, one.ink))
         values += y
     ax.set_xlim(0.9, most * 1.1)

@@ -16,7 +16,6 @@ from analysis.experiments.ring.views import (
     OURS,
     SIDE,
     SINGLE,
-    Family,
     counted,
 )
 from analysis.records import systems
@@ -55,7 +54,7 @@ def _single(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
                 published.value(*shape), unit="tokens/s", text=published.text(*shape)
             )
             found[f"single.throughput.{at}"] = number_entries.of(
-                quantities.tokens_per_second(row), [row], "{:,.0f}"
+                quantities.rate(row), [row], "{:,.0f}"
             )
             found |= number_entries.gain(f"single.vs_dense.{at}", rows[published.DENSE], row)
         rings = [rows[s] for s in DENSE_RINGS if quantities.is_timed(rows[s])]
@@ -98,7 +97,8 @@ def _memory(view: views.View) -> dict[str, dict]:
         rows = [] if fit is None else [row for _, row in family.rows.iterrows()]
         found[name] = number_entries.exponent(fit, rows)
         found[f"{name}.at"] = entry(at, text=None if at is None else f"{at:,}")
-        found[f"{name}.kind"] = entry(_kind(family))
+        kind = None if family is None else ("simulated" if family.simulated else "real")
+        found[f"{name}.kind"] = entry(kind)
     return found
 
 
@@ -229,7 +229,3 @@ def _longest(pairs: Iterable[tuple], system: str) -> tuple:
 
 def _count(row: pd.Series | None) -> dict:
     return entry(None if row is None else int(row["world_size"]), rows=[row])
-
-
-def _kind(family: Family | None) -> str | None:
-    return None if family is None else ("simulated" if family.simulated else "real")

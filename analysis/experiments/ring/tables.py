@@ -38,7 +38,7 @@ def single(frame: pd.DataFrame, machine: str) -> Table:
                     str(batch),
                     named(system),
                     printed(EXPERIMENT, batch, n)(system, "throughput"),
-                    rate_cell(row, batch * n),
+                    rate_cell(row),
                     time_cell(row),
                     memory_cell(row),
                     None if system == published.DENSE else ratio_cell(dense, row),
