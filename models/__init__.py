@@ -3,27 +3,19 @@
 Names load on first use, so that `models.registry` can be read without torch.
 """
 
-from importlib import import_module
+from models.lazy import lazy_names
 
-_HOME = {
-    "MultiheadDilatedAttention": "models.modules",
-    "UnsupportedBackend": "models.errors",
-    "block_sparse_attention": "models.block_sparse",
-    "dense_attention": "models.dense",
-    "dilated_attention": "models.dilated",
-    "head_partitioned_attention": "models.dilated",
-    "RingError": "models.errors",
-    "ring_attention": "models.ring.attention",
-    "streamed_dilated_attention": "models.streamed",
-}
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'models' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "MultiheadDilatedAttention": "models.modules",
+        "UnsupportedBackend": "models.errors",
+        "block_sparse_attention": "models.block_sparse",
+        "dense_attention": "models.dense",
+        "dilated_attention": "models.dilated",
+        "head_partitioned_attention": "models.dilated",
+        "RingError": "models.errors",
+        "ring_attention": "models.ring.attention",
+        "streamed_dilated_attention": "models.streamed",
+    },
+)

@@ -29,23 +29,33 @@ def block_sparse_attention(
     return_lse: bool = False,
     key_padding_mask: torch.Tensor | None = None,
     document_ids: torch.Tensor | None = None,
-):
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Self-attention over the kept key blocks, one softmax over all kept keys of a row.
 
-    q: (B, N, H, D). k, v: (B, N, Hkv, D) with H a multiple of Hkv. Float dtypes, accumulated
-    in float32 at least. mask: `models.patterns.BlockMask` of ceil(N / block_size) blocks with
-    lists for 1 or H heads, on q's device; a short last block is fine. is_causal: kept blocks
-    are cut at the diagonal. scale: factor on q.k, None for 1/sqrt(D). key_padding_mask: (B, N)
-    bool, True where a key is not attended to, whatever it holds, NaN and inf too. document_ids:
-    (B, N) integers; a token attends to those of its own document, all tokens of its id. Blocks
-    are counted from the start of the sequence, not of each document.
+    Gradients are exact, through the LSE too.
 
-    Returns out (B, N, H, D) in q's dtype, and with `return_lse` also LSE (B, H, N), natural
-    log, float32 (float64 for float64). A query without keys gives 0 and -inf. Gradients are
-    exact, through the LSE too.
+    Args:
+        q: (B, N, H, D), float64, float32, float16 or bfloat16; accumulated in float32 at least.
+        k, v: (B, N, Hkv, D), H a multiple of Hkv.
+        mask: of ceil(N / block_size) blocks, the last may be short, with lists for 1 or H heads,
+            on q's device. Blocks are counted from the start of the sequence, not of each document.
+        is_causal: cut kept blocks at the diagonal.
+        scale: factor on q.k, None for 1/sqrt(D).
+        backend: "triton", "sdpa", "flex", "flash-attn-4", or "auto": "triton" for half types on
+            CUDA where the kernels can, else "sdpa".
+        return_lse: return the LSE too.
+        key_padding_mask: (B, N) bool, True where a key is not attended to, whatever it holds, NaN
+            and inf too.
+        document_ids: (B, N) integers; a token attends to those of its own document, all tokens
+            with its id.
 
-    Raises ValueError on bad arguments, UnsupportedBackend where `backend` cannot do the
-    request. "auto" is "triton" for half types on CUDA where the kernels can, else "sdpa".
+    Returns:
+        out (B, N, H, D) in q's dtype, and with `return_lse` also LSE (B, H, N), natural log,
+        float32 (float64 for float64). A query without keys gives 0 and -inf.
+
+    Raises:
+        ValueError: on bad arguments.
+        UnsupportedBackend: where `backend` cannot compute this; the message says why.
     """
     masks = (key_padding_mask, document_ids)
     q, k, v, scale = prepared(q, k, v, scale, *masks)
@@ -76,10 +86,21 @@ def resolve_backend(
     return_lse: bool = False,
     is_masked: bool = False,
 ) -> str:
-    """The backend that a call with `q` and `mask` runs.
+    """The backend that a call runs.
 
-    is_masked: whether it has a key padding mask or document ids. UnsupportedBackend with the
-    reason where a named one cannot.
+    Args:
+        q: (B, N, H, D).
+        mask: of blocks.
+        backend: one of BACKENDS.
+        return_lse: whether the LSE is needed.
+        is_masked: whether the call has a key padding mask or document ids.
+
+    Returns:
+        One of BACKENDS other than "auto".
+
+    Raises:
+        ValueError: where there is no such backend.
+        UnsupportedBackend: where a named one cannot compute this; the message says why.
     """
     check_choice("backend", backend, BACKENDS)
     if backend == "auto":
@@ -95,12 +116,12 @@ def resolve_backend(
 
 
 def _why_not(backend, q, mask, return_lse, is_masked) -> str | None:
-    """Why `backend` cannot do this request, or None if it can."""
+    """Why `backend` cannot compute this, or None if it can."""
     if backend in ("flex", "flash-attn-4"):
         if is_masked:
             return "takes no key_padding_mask and no document_ids"
         if torch.compiler.is_compiling():
-            return "is compiled by itself, not inside torch.compile"
+            return "compiles itself: not available inside torch.compile"
     if backend == "triton":
         if not kernels.HAS_TRITON:
             return kernels.MISSING

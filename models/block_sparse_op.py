@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from models import block_gather
+from models import block_gather, nonfinite_documents
 from models.ops import AttentionOp, empty_results, packed_like
 from models.patterns.block_mask import BlockMask
 
@@ -23,20 +23,27 @@ def _forward(
     backend: str,
     with_lse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """out and LSE. row_ptr, col_idx, block_size: of the mask as its user has it.
+    """out and LSE. row_ptr, col_idx, block_size: of the mask that the caller passed.
 
-    with_lse: False lets "sdpa" leave the LSE out, which is (B, H, 0) then.
+    with_lse: False lets "sdpa" omit the LSE, which is (B, H, 0) then.
     """
     if q.shape[0] == 0:
         return _results(q, with_lse=with_lse, backend=backend)
-    mask = BlockMask.of(row_ptr, col_idx, block_size)
-    masks = _masks(key_padding_mask, document_ids)
-    if backend == "triton":
-        from models.kernels import block_sparse as kernels
+    options = (BlockMask.of(row_ptr, col_idx, block_size), is_causal, scale)
 
-        return kernels.forward(q, k, v, mask, is_causal, scale, **masks)
-    options = {"return_lse": with_lse, **masks}
-    out, lse = block_gather.forward(q, k, v, mask, is_causal, scale, **options)
+    def attend(q, k, v, key_padding_mask, document_ids):
+        masks = {"key_padding_mask": key_padding_mask, "document_ids": document_ids}
+        if backend == "triton":
+            from models.kernels import block_sparse as kernels
+
+            return kernels.forward(q, k, v, *options, **masks)
+        return block_gather.forward(q, k, v, *options, return_lse=with_lse, **masks)
+
+    ids = _as_int64(document_ids)
+    if ids is None or nonfinite_documents.all_finite(q, k, v):
+        out, lse = attend(q, k, v, key_padding_mask, ids)
+    else:
+        out, lse = nonfinite_documents.forward(attend, q, k, v, key_padding_mask, ids)
     return out, _no_lse(q) if lse is None else lse
 
 
@@ -60,21 +67,32 @@ def _backward(
 ):
     if q.shape[0] == 0:
         return tuple(packed_like(x) for x in (q, k, v))
-    mask = BlockMask.of(row_ptr, col_idx, block_size)
-    masks = _masks(key_padding_mask, document_ids)
     if lse.shape[2] == 0:
         lse = grad_lse = None
-    arguments = (grad_out, grad_lse, q, k, v, out, lse)
-    if backend == "triton":
-        from models.kernels import block_sparse as kernels
+    options = (BlockMask.of(row_ptr, col_idx, block_size), is_causal, scale)
 
-        return kernels.backward(*arguments, mask, is_causal, scale, **masks)
-    return block_gather.backward(*arguments, mask, is_causal, scale, **masks)
+    def differentiate(*tensors):
+        *tensors, key_padding_mask, document_ids = tensors
+        masks = {"key_padding_mask": key_padding_mask, "document_ids": document_ids}
+        if backend == "triton":
+            from models.kernels import block_sparse as kernels
+
+            return kernels.backward(*tensors, *options, **masks)
+        return block_gather.backward(*tensors, *options, **masks)
+
+    ids = _as_int64(document_ids)
+    if ids is not None and grad_lse is not None and lse is not None:
+        # The LSE of rows without keys is constant: its cotangent, even NaN, has no effect.
+        grad_lse = grad_lse.masked_fill(lse.isneginf(), 0.0)
+    tensors = (grad_out, grad_lse, q, k, v, out, lse, key_padding_mask, ids)
+    if ids is None or nonfinite_documents.all_finite(grad_out, grad_lse, q, k, v, out):
+        return differentiate(*tensors)
+    return nonfinite_documents.backward(differentiate, *tensors)
 
 
-def _masks(key_padding_mask, document_ids) -> dict:
-    ids = None if document_ids is None else document_ids.long()  # not all integers are compared
-    return {"key_padding_mask": key_padding_mask, "document_ids": ids}
+def _as_int64(document_ids: torch.Tensor | None) -> torch.Tensor | None:
+    """As int64: PyTorch does not compare and sort all integer dtypes."""
+    return None if document_ids is None else document_ids.long()
 
 
 def _results(q, *_, with_lse: bool, backend: str):
@@ -95,12 +113,30 @@ block_sparse = AttentionOp(
 )
 
 
-def needs_lse(q, k, v, mask: BlockMask, is_causal: bool, backend: str) -> bool:
-    """Whether gradients will be asked for that "sdpa" cannot give without the LSE."""
+def needs_lse(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: BlockMask,
+    is_causal: bool,
+    backend: str,
+) -> bool:
+    """Whether a backward pass may follow that needs the LSE.
+
+    Args:
+        q: (B, N, H, D).
+        k, v: (B, N, Hkv, D).
+        mask: of blocks.
+        is_causal: whether the diagonal cuts blocks.
+        backend: "sdpa" or "triton", whose forward always returns it.
+
+    Returns:
+        False where the forward pass may omit it.
+    """
     if backend == "triton" or not torch.is_grad_enabled():
         return False
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return True  # lists are not looked into, nor who wants gradients
+        return True  # neither the lists nor requires_grad are known here
     return any(x.requires_grad for x in (q, k, v)) and block_gather.backward_needs_lse(
         q, k, mask, is_causal
     )

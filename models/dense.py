@@ -23,9 +23,9 @@ _SDPA = {
     "sdpa-math": SDPBackend.MATH,
 }
 # "auto" takes the first that can: fastest first as published for Hopper and Ampere
-# (FlashAttention repository, benchmarks of 2026-08); "eager" never needs to be chosen for speed.
-# "flex" is published beside "flash-attn-2" (391 to 376 TFLOP/s forward, 289 to 335 backward on an
-# H100: MagiAttention repository, 2026-05), but compiles for seconds at every new shape.
+# (FlashAttention repository, benchmarks of 2026-08); "eager" is never the fastest.
+# "flex" was published together with "flash-attn-2" (391 to 376 TFLOP/s forward, 289 to 335 backward
+# on an H100: MagiAttention repository, 2026-05), but compiles for seconds at every new shape.
 _BY_SPEED = ("flash-attn-4", "sdpa-cudnn", "flash-attn-2", "sdpa-flash", "sdpa-efficient")
 BACKENDS = ("auto", *_BY_SPEED, "flex", "sdpa-math", "eager")
 
@@ -41,23 +41,30 @@ def dense_attention(
     return_lse: bool = False,
     key_padding_mask: torch.Tensor | None = None,
     document_ids: torch.Tensor | None = None,
-):
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Dense self-attention `softmax(scale q k^T) v`.
 
-    q: (B, N, H, D). k, v: (B, N, Hkv, D) with H a multiple of Hkv. scale: None
-    for 1/sqrt(D). backend: PyTorch's "sdpa-flash", "sdpa-efficient", "sdpa-cudnn",
-    "sdpa-math" and its compiled FlexAttention, "flex"; the packages "flash-attn-2",
-    "flash-attn-4"; "eager", the explicit softmax that holds the N x N scores; or
-    "auto", the fastest that can. key_padding_mask: (B, N) bool, True where a key is not
-    attended to, whatever it holds, NaN and inf too. document_ids: (B, N) integers; a token
-    attends to those of its own document, all tokens of its id.
+    Args:
+        q: (B, N, H, D), float64, float32, float16 or bfloat16.
+        k, v: (B, N, Hkv, D), H a multiple of Hkv.
+        is_causal: whether a query attends to keys up to itself only.
+        scale: factor on q.k, None for 1/sqrt(D).
+        backend: PyTorch's "sdpa-flash", "sdpa-efficient", "sdpa-cudnn", "sdpa-math", and its
+            compiled FlexAttention, "flex"; the packages "flash-attn-2", "flash-attn-4"; "eager",
+            the explicit softmax that holds the N x N scores; or "auto", the fastest that can.
+        return_lse: return the LSE too.
+        key_padding_mask: (B, N) bool, True where a key is not attended to, whatever it holds, NaN
+            and inf too.
+        document_ids: (B, N) integers; a token attends to those of its own document, all tokens
+            with its id.
 
-    Returns out (B, N, H, D) in q's dtype, and with `return_lse` also LSE
-    (B, H, N), natural log, float32 (float64 for float64). A query without keys gives
-    0 and -inf.
+    Returns:
+        out (B, N, H, D) in q's dtype, and with `return_lse` also LSE (B, H, N), natural log,
+        float32 (float64 for float64). A query without keys gives 0 and -inf.
 
-    Raises ValueError on bad arguments, UnsupportedBackend where `backend` cannot
-    do the request, with the reason.
+    Raises:
+        ValueError: on bad arguments.
+        UnsupportedBackend: where `backend` cannot compute this; the message says why.
     """
     q, k, v, scale = prepared(q, k, v, scale, key_padding_mask, document_ids)
     is_causal, masks = bool(is_causal), (key_padding_mask, document_ids)
@@ -76,7 +83,7 @@ def dense_attention(
     elif backend == "flex":
         out, lse = flex.dense(q, k, v, is_causal, scale, return_lse)
     elif return_lse or is_masked or _needs_views(backend, q, k):
-        # One branch that holds everything: PyTorch's op with its LSE, differentiable in both.
+        # One branch with all tokens: PyTorch's op with its LSE, differentiable in both.
         name = backend.replace("sdpa", q.device.type)
         out, lse = dilated(q, k, v, *masks, [q.shape[1]], [1], "modulo", is_causal, scale, name)
     else:
@@ -100,9 +107,22 @@ def resolve_backend(
     return_lse: bool = False,
     is_masked: bool = False,
 ) -> str:
-    """The backend that this call runs; UnsupportedBackend with the reason where it cannot.
+    """The backend that a call runs.
 
-    is_masked: whether it has a key padding mask or document ids.
+    Args:
+        q: (B, N, H, D).
+        k: (B, N, Hkv, D).
+        backend: one of BACKENDS.
+        is_causal: as of `dense_attention`.
+        return_lse: whether the LSE is needed.
+        is_masked: whether the call has a key padding mask or document ids.
+
+    Returns:
+        One of BACKENDS other than "auto".
+
+    Raises:
+        ValueError: where there is no such backend.
+        UnsupportedBackend: where a named one cannot compute this; the message says why.
     """
     check_choice("backend", backend, BACKENDS)
     if backend != "auto":
@@ -117,13 +137,13 @@ def resolve_backend(
 
 
 def _why_not(backend, q, k, is_causal, return_lse, is_masked) -> str | None:
-    """Why `backend` cannot do this request, or None if it can."""
+    """Why `backend` cannot compute this, or None if it can."""
     on_cpu = q.device.type == "cpu"
     takes_masks = ("eager", "sdpa-math", "sdpa-efficient", *(["sdpa-flash"] if on_cpu else []))
     if is_masked and backend not in takes_masks:
         return "takes no key_padding_mask and no document_ids"
     if torch.compiler.is_compiling() and backend in ("flex", "flash-attn-4"):
-        return "is compiled by itself, not inside torch.compile"
+        return "compiles itself: not available inside torch.compile"
     if return_lse and backend in ("sdpa-math", "sdpa-cudnn"):
         return "gives no LSE"
     if backend in ("eager", "sdpa-math"):
@@ -138,13 +158,13 @@ def _why_not(backend, q, k, is_causal, return_lse, is_masked) -> str | None:
         return flash_attn_4.why_not(q)
     if backend == "flash-attn-2":
         return _why_not_flash_attn_2(q, return_lse)
-    # Views of as many query as key heads are what PyTorch will see.
+    # Where views are used, PyTorch gets as many query heads as key heads.
     grouped = q.shape[2] != k.shape[2] and not _needs_views(backend, q, k)
     return _why_pytorch_declines(backend, q.device, q.dtype, q.shape[3], is_causal, grouped)
 
 
 def _why_pytorch_declines(backend, device, dtype, head_dim, is_causal, grouped) -> str | None:
-    """Why a fused op of PyTorch's does not take tensors such as these, or None if it does."""
+    """Why a fused op of PyTorch's does not take such tensors, or None if it does."""
     q, k = (
         torch.empty(1, heads, 128, head_dim, dtype=dtype, device=device)
         for heads in (2, 1 if grouped else 2)
@@ -177,7 +197,7 @@ def _why_not_flash_attn_2(q, return_lse) -> str | None:
 
 
 def _needs_views(backend, q, k) -> bool:
-    """Of PyTorch's fused ops only flash attention on CUDA takes grouped queries itself."""
+    """Whether grouped queries need views: only flash attention on CUDA takes them itself."""
     fused = backend == "sdpa-efficient" or (backend == "sdpa-flash" and q.device.type == "cpu")
     return fused and q.shape[2] != k.shape[2]
 
@@ -189,11 +209,11 @@ def _eager(q, k, v, is_causal, scale, key_padding_mask, document_ids):
         with without_autocast(q.device):
             return attend_rows(q, k, v, rows, **options)
 
-    return documents.traced("eager", attend, q, k, v, document_ids, key_padding_mask)
+    return documents.attend_packed("eager", attend, q, k, v, document_ids, key_padding_mask)
 
 
 def _grouping(q, k) -> dict[str, bool]:
-    """As an option left out or not: compiled code would have a symbol for the comparison."""
+    """An option omitted where not needed: compiled code would trace the comparison as a symbol."""
     return {"enable_gqa": True} if q.shape[2] != k.shape[2] else {}
 
 
@@ -215,7 +235,7 @@ def _masked_math(q, k, v, is_causal, scale, key_padding_mask, document_ids):
             )
         return out.masked_fill(~allowed.any(dim=-1, keepdim=True), 0.0).transpose(1, 2), None
 
-    return documents.traced("sdpa-math", attend, q, k, v, document_ids, key_padding_mask)
+    return documents.attend_packed("sdpa-math", attend, q, k, v, document_ids, key_padding_mask)
 
 
 def _flash_attn_2(q, k, v, is_causal, scale, return_lse):

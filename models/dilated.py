@@ -1,14 +1,14 @@
 """Dilated attention (LongNet, arXiv 2307.02486): all heads in all branches, mixed exactly.
 
-Backends: "gather", the plain reading of the paper; "sdpa", strided views into
-PyTorch's fused attention, no copy of q, k, v; "sdpa-cudnn", the same into cuDNN's; "triton",
-our fused kernels, which join the branches too; "triton-tf32", these with float32
-products rounded to TF32; "gluon", a warp-specialised forward for Hopper, and the gradients
-of "triton".
+Backends: "gather", the paper's steps in plain PyTorch; "sdpa", PyTorch's fused attention on
+strided views, no copy of q, k, v; "sdpa-cudnn", cuDNN's on the same; "triton", our fused kernels,
+which join the branches too; "triton-tf32", these with float32 products rounded to TF32; "gluon",
+a warp-specialised forward for Hopper, with the gradients of "triton".
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -29,8 +29,8 @@ def dilated_attention(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    segment_lengths,
-    dilation_rates,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
     *,
     is_causal: bool = False,
     scale: float | None = None,
@@ -39,25 +39,36 @@ def dilated_attention(
     return_lse: bool = False,
     key_padding_mask: torch.Tensor | None = None,
     document_ids: torch.Tensor | None = None,
-):
-    """Dilated self-attention, exactly `softmax(S + log C) V` over the multiset of kept keys.
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Dilated self-attention, exactly `softmax(S + log C) V`.
 
-    q: (B, N, H, D). k, v: (B, N, Hkv, D) with H a multiple of Hkv. Float dtypes,
-    accumulated in float32 at least; any N, also w > N and r not dividing w.
-    segment_lengths, dilation_rates: one integer >= 1 a branch. scale: factor on
-    q.k, None for 1/sqrt(D). head_offset: "modulo" (the paper) or "block"
-    (torchscale). key_padding_mask: (B, N) bool, True where a key is not attended to,
-    whatever it holds, NaN and inf too. document_ids: (B, N) integers; a token attends to
-    those of its own document, all tokens of its id, and segments start anew with each.
+    C counts the branches in which a query attends to a key (LongNet, arXiv 2307.02486, sections
+    2.2-2.3). Gradients are exact, through the mixing weights and the LSE.
 
-    Returns out (B, N, H, D) in q's dtype, and with `return_lse` also LSE
-    (B, H, N), natural log, float32 (float64 for float64). A query without keys
-    gives 0 and -inf. Gradients are exact, through the mixing weights and the LSE.
+    Args:
+        q: (B, N, H, D), float64, float32, float16 or bfloat16; accumulated in float32 at least.
+        k, v: (B, N, Hkv, D), H a multiple of Hkv.
+        segment_lengths: w of each branch, tokens, >= 1; any, also w > N.
+        dilation_rates: r of each branch, >= 1; any, also where r does not divide w.
+        is_causal: whether a query attends to keys up to itself only.
+        scale: factor on q.k, None for 1/sqrt(D).
+        head_offset: "modulo" (the paper) or "block" (torchscale).
+        backend: one of BACKENDS. "auto" is "triton" for float16 and bfloat16 on CUDA, elsewhere
+            "sdpa" where PyTorch has a fused op, else "gather". It is never "gluon", which has not
+            run on a card yet.
+        return_lse: return the LSE too.
+        key_padding_mask: (B, N) bool, True where a key is not attended to, whatever it holds, NaN
+            and inf too.
+        document_ids: (B, N) integers; a token attends to those of its own document, all tokens
+            with its id, and segments start anew with each.
 
-    Raises ValueError on bad arguments, UnsupportedBackend where `backend` cannot
-    do the request. "auto" is "triton" for float16 and bfloat16 on CUDA, elsewhere
-    "sdpa" where PyTorch has a fused op, else "gather". It is never "gluon": no card has
-    shown that right yet, nor faster.
+    Returns:
+        out (B, N, H, D) in q's dtype, and with `return_lse` also LSE (B, H, N), natural log,
+        float32 (float64 for float64). A query without keys gives 0 and -inf.
+
+    Raises:
+        ValueError: on bad arguments.
+        UnsupportedBackend: where `backend` cannot compute this; the message says why.
     """
     pattern = DilatedBranches(segment_lengths, dilation_rates, head_offset)
     masks = (key_padding_mask, document_ids)
@@ -68,8 +79,8 @@ def head_partitioned_attention(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    segment_lengths,
-    dilation_rates,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
     *,
     is_causal: bool = False,
     scale: float | None = None,
@@ -77,13 +88,22 @@ def head_partitioned_attention(
     return_lse: bool = False,
     key_padding_mask: torch.Tensor | None = None,
     document_ids: torch.Tensor | None = None,
-):
-    """The head-partitioned form: each head sees one branch only (`patterns.HeadPartition`).
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """The head-partitioned form: each head is in one branch only (`patterns.HeadPartition`).
 
     This is what the `dilated-attention-pytorch` code base computed under the name
     DilatedAttention, without its division by the number of branches (which only
-    scales the output). It is not LongNet; it is kept to measure what was measured.
-    Arguments and results as for `dilated_attention`; rows not kept are 0, LSE -inf.
+    scales the output). It is not LongNet; it is here to reproduce those measurements.
+
+    Args:
+        q, k, v, segment_lengths, dilation_rates, is_causal, scale, backend, return_lse,
+            key_padding_mask, document_ids: as of `dilated_attention`.
+
+    Returns:
+        As `dilated_attention`; rows that a head does not keep are 0, their LSE -inf.
+
+    Raises:
+        ValueError, UnsupportedBackend: as `dilated_attention`.
     """
     pattern = HeadPartition(segment_lengths, dilation_rates)
     masks = (key_padding_mask, document_ids)
@@ -91,9 +111,19 @@ def head_partitioned_attention(
 
 
 def resolve_backend(q: torch.Tensor, backend: str, *, is_masked: bool = False) -> str:
-    """The backend that a call with `q` runs, with the op beneath it: "sdpa (cpu-flash)".
+    """The backend that a call runs.
 
-    is_masked: whether the call has a key padding mask or document ids.
+    Args:
+        q: (B, N, H, D).
+        backend: one of BACKENDS.
+        is_masked: whether the call has a key padding mask or document ids.
+
+    Returns:
+        One of BACKENDS other than "auto", "sdpa" with its op: "sdpa (cpu-flash)".
+
+    Raises:
+        ValueError: where there is no such backend.
+        UnsupportedBackend: where a named one cannot compute this; the message says why.
     """
     check_choice("backend", backend, BACKENDS)
     if backend == "gather":
@@ -157,7 +187,7 @@ def _attend(
     if backend == "gather":
         attend = partial(_gather, *options)
         tensors = (q, k, v, document_ids, key_padding_mask)
-        out, lse = documents.traced("gather", attend, *tensors)
+        out, lse = documents.attend_packed("gather", attend, *tensors)
     else:
         # "sdpa (cpu-flash)" is the op's "cpu-flash".
         name = backend.removeprefix("sdpa (").removesuffix(")").replace("sdpa", "cuda")
@@ -203,7 +233,7 @@ def _gather(pattern, is_causal, scale, q, k, v, key_padding_mask):
 def _gather_branches(pattern, is_causal, scale, q, k, v, key_padding_mask):
     batch, n, heads, _ = q.shape
     dtype, accumulator = q.dtype, torch.promote_types(q.dtype, torch.float32)
-    # In float32 at least: scores rounded to half would cost twice flash's error.
+    # In float32 at least: scores rounded to half precision would double flash's error.
     q, k, v = (x.to(accumulator) for x in (q, k, v))
     k, v = (x.repeat_interleave(heads // x.shape[2], dim=2) for x in (k, v))
     outs, lses = [], []
@@ -219,8 +249,8 @@ def _gather_branches(pattern, is_causal, scale, q, k, v, key_padding_mask):
             allowed = allowed & torch.ones(kept, kept, device=q.device).tril().bool()
         if key_padding_mask is not None:
             allowed = allowed & ~key_padding_mask[:, index][..., None, :]
-        # In place: the scores are the one large array here. The shift cancels in the
-        # result, so no gradient goes through it.
+        # In place, as the scores are the only large array. The shift cancels in the result, so
+        # it needs no gradient.
         scores = scores.masked_fill_(~allowed, -torch.inf)
         shift = scores.detach().amax(dim=-1, keepdim=True)
         is_empty = shift.isneginf()
@@ -229,7 +259,7 @@ def _gather_branches(pattern, is_causal, scale, q, k, v, key_padding_mask):
         total = weights.sum(dim=-1, keepdim=True).masked_fill(is_empty, 1.0)
         out = weights @ v_kept / total
         lse = (shift + total.log()).masked_fill(is_empty, -torch.inf).squeeze(-1)
-        # Unheld places of a short segment point at token n, which is cut off again.
+        # Places past the end of a short segment point at token n, which is cut off again.
         rows = torch.where(held, index, n).flatten(1)
         full_out = out.new_zeros(batch, heads, n + 1, out.shape[-1])
         full_lse = lse.new_full((batch, heads, n + 1), -torch.inf)

@@ -1,7 +1,8 @@
 """`long_context::dilated`: dilated attention by any backend but "gather", as one op.
 
-Dense attention is one branch of it, (N, 1). Documents are taken apart inside. What a backend does
-is in PASSES, to which `models.dilated` adds our kernels: dense attention is not to hang on these.
+Dense attention is the branch (N, 1). Documents are separated inside. What a backend does
+is in PASSES, to which `models.dilated` adds our kernels, so that dense attention does not depend
+on them.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def _forward(
     pattern = pattern_of(head_offset, segment_lengths, dilation_rates)
     attend = partial(PASSES[backend][0], pattern, is_causal, scale)
     if document_ids is not None:
-        return documents.apart(attend, q, k, v, document_ids, key_padding_mask)
-    return attend(q, k, v, _unless_idle(key_padding_mask))
+        return documents.per_document(attend, q, k, v, document_ids, key_padding_mask)
+    return attend(q, k, v, _unless_empty(key_padding_mask))
 
 
 def _backward(
@@ -61,22 +62,24 @@ def _backward(
     pattern = pattern_of(head_offset, segment_lengths, dilation_rates)
     differentiate = partial(PASSES[backend][1], pattern, is_causal, scale)
     if document_ids is None:
-        padded = _unless_idle(key_padding_mask)
+        padded = _unless_empty(key_padding_mask)
         return differentiate(grad_out, grad_lse, q, k, v, out, lse, padded)
     grads = tuple(torch.zeros_like(x) for x in (q, k, v))
     for batch in documents.batches(document_ids, key_padding_mask):
-        own_grad_out, *own = (batch.of(x) for x in (grad_out, q, k, v, out))
-        own_grad_lse = None if grad_lse is None else batch.of(grad_lse.mT).mT
-        parts = differentiate(own_grad_out, own_grad_lse, *own, batch.of(lse.mT).mT, batch.padded)
-        grads = tuple(batch.put(x, part) for x, part in zip(grads, parts, strict=True))
+        own_grad_out, *own = (batch.gather(x) for x in (grad_out, q, k, v, out))
+        own_grad_lse = None if grad_lse is None else batch.gather(grad_lse.mT).mT
+        parts = differentiate(
+            own_grad_out, own_grad_lse, *own, batch.gather(lse.mT).mT, batch.padded
+        )
+        grads = tuple(batch.scatter(x, part) for x, part in zip(grads, parts, strict=True))
     return grads
 
 
 dilated = AttentionOp("dilated", _forward, _backward)
 
 
-def _unless_idle(key_padding_mask):
-    """None for a mask on a CPU that masks nothing; a card would have to be waited for."""
+def _unless_empty(key_padding_mask):
+    """None for a mask on the CPU that masks nothing; on CUDA, finding out would synchronise."""
     if key_padding_mask is None or key_padding_mask.is_cuda or bool(key_padding_mask.any()):
         return key_padding_mask
     return None
@@ -103,12 +106,12 @@ def _differentiate_views(
 
 
 def _readable(x: torch.Tensor) -> torch.Tensor:
-    """x (B, N, H, D) as the fused ops read it, copied and its columns filled up where need be."""
+    """x (B, N, H, D) as the fused ops read it: copied where necessary, D padded with zeros."""
     extra = -x.shape[3] % head_dim_multiple(x)
     return as_operand(F.pad(x, (0, extra)) if extra else x)
 
 
-# Of each backend: (pattern, is_causal, scale, q, k, v, key_padding_mask) -> out, LSE, and
+# Per backend: (pattern, is_causal, scale, q, k, v, key_padding_mask) -> out, LSE, and
 # (pattern, is_causal, scale, grad_out, grad_lse, q, k, v, out, lse, key_padding_mask) -> dq, dk,
 # dv.
 PASSES = {

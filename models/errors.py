@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 from numbers import Real
 
 import torch
@@ -11,19 +12,25 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class UnsupportedBackend(RuntimeError):
-    """A backend was named that cannot do this request; the message says why."""
+    """The named backend cannot compute this; the message says why."""
 
 
 class RingError(RuntimeError):
-    """A rank of a ring did not answer or went away; the message says which, and where."""
+    """A rank of a ring did not answer or ended; the message says which, and where."""
 
 
 def check_qkv(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, may_lack_tokens: bool = False
 ) -> None:
-    """ValueError unless q is (B, N, H, D) and k, v are (B, M, Hkv, D) alike, Hkv dividing H.
+    """Check the shapes, dtypes and devices of q, k, v.
 
-    may_lack_tokens: allow N = 0 and M = 0. An empty batch is no error.
+    Args:
+        q: (B, N, H, D), float64, float32, float16 or bfloat16; B = 0 is allowed.
+        k, v: (B, M, Hkv, D) of q's dtype and device, Hkv a divisor of H.
+        may_lack_tokens: allow N = 0 and M = 0.
+
+    Raises:
+        ValueError: naming the argument, its value and what was expected.
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, torch.Tensor) or x.dim() != 4:
@@ -53,7 +60,15 @@ def check_qkv(
 
 
 def check_same_length(q: torch.Tensor, k: torch.Tensor) -> None:
-    """ValueError unless queries and keys are the same tokens."""
+    """Check that there are as many keys as queries.
+
+    Args:
+        q: (B, N, H, D).
+        k: (B, N, Hkv, D).
+
+    Raises:
+        ValueError: where there are not.
+    """
     if q.shape[1] != k.shape[1]:
         raise ValueError(
             f"k.shape={tuple(k.shape)}: expected {q.shape[1]} tokens, as in q (self-attention)"
@@ -61,21 +76,57 @@ def check_same_length(q: torch.Tensor, k: torch.Tensor) -> None:
 
 
 def resolve_scale(scale: float | None, head_dim: int) -> float:
-    """The factor on q.k: 1/sqrt(head_dim) unless given; ValueError if not a positive number."""
+    """The factor on q.k.
+
+    Args:
+        scale: None for 1/sqrt(head_dim).
+        head_dim: D.
+
+    Returns:
+        The factor.
+
+    Raises:
+        ValueError: where it is no positive number below 1e30.
+    """
     if scale is None:
         return head_dim**-0.5
     return as_number("scale", scale, 1e30, "a positive number or None")
 
 
-def as_number(name: str, value, below: float, expected: str) -> float:
-    """`value` as a float, of any kind of number (NumPy's too); ValueError unless 0 < it < below."""
+def as_number(name: str, value: object, below: float, expected: str) -> float:
+    """An argument as a float.
+
+    Args:
+        name: of the argument, for the message.
+        value: any kind of number, NumPy's too.
+        below: the bound.
+        expected: what is expected, for the message.
+
+    Returns:
+        The number.
+
+    Raises:
+        ValueError: unless 0 < value < below.
+    """
     if isinstance(value, Real) and type(value) is not bool and 0 < float(value) < below:
         return float(value)
     raise ValueError(f"{name}={value!r}: expected {expected}")
 
 
-def as_integer(name: str, value, *, least: int = 1) -> int:
-    """`value` as an int, of any kind of integer (NumPy's too); ValueError if not or too small."""
+def as_integer(name: str, value: object, *, least: int = 1) -> int:
+    """An argument as an int.
+
+    Args:
+        name: of the argument, for the message.
+        value: any kind of integer, NumPy's too, but no bool.
+        least: the bound.
+
+    Returns:
+        The integer.
+
+    Raises:
+        ValueError: unless value >= least.
+    """
     try:
         number = operator.index(value)
     except TypeError:
@@ -85,7 +136,16 @@ def as_integer(name: str, value, *, least: int = 1) -> int:
     return number
 
 
-def check_choice(name: str, value, choices) -> None:
-    """ValueError unless `value` is one of `choices`."""
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Check that an argument is one of a few names.
+
+    Args:
+        name: of the argument, for the message.
+        value: anything.
+        choices: the names.
+
+    Raises:
+        ValueError: where it is none of them.
+    """
     if value not in choices:
         raise ValueError(f"{name}={value!r}: expected one of {', '.join(choices)}")

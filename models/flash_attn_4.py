@@ -7,19 +7,32 @@ the package is a beta, and later ones may take other arguments and block sizes.
 from __future__ import annotations
 
 import importlib.util
-from weakref import WeakKeyDictionary
 
 import torch
 
 from models.errors import UnsupportedBackend
-from models.flex import BlockLists, block_lists
+from models.flex_lists import PaddedMask
 
 
-def dense(q, k, v, is_causal: bool, scale: float, return_lse: bool):
-    """Dense attention. q: (B, N, H, D), k, v: (B, N, Hkv, D), float16 or bfloat16.
+def dense(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    is_causal: bool,
+    scale: float,
+    return_lse: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Dense attention.
 
-    Returns out (B, N, H, D) and LSE (B, H, N), natural log, float32, or None; differentiable
-    in both.
+    Args:
+        q: (B, N, H, D), float16 or bfloat16.
+        k, v: (B, N, Hkv, D).
+        is_causal: whether a query attends to keys up to itself only.
+        scale: factor on q.k.
+        return_lse: whether the LSE is needed.
+
+    Returns:
+        out (B, N, H, D), and LSE (B, H, N), natural log, float32, or None; differentiable in both.
     """
     from flash_attn.cute import flash_attn_func
 
@@ -29,11 +42,27 @@ def dense(q, k, v, is_causal: bool, scale: float, return_lse: bool):
     return out, lse if return_lse else None
 
 
-def block_sparse(q, k, v, mask, is_causal: bool, scale: float, return_lse: bool):
-    """Block-sparse attention by the lists of `mask` (`models.patterns.BlockMask`).
+def block_sparse(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: PaddedMask,
+    is_causal: bool,
+    scale: float,
+    return_lse: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Block-sparse attention; the gradient of q is summed in no fixed order.
 
-    Shapes and results as in `dense`; a query without keys gives 0 and -inf. The gradient of q
-    is summed in no fixed order. UnsupportedBackend where `why_not_block_sparse` has a reason.
+    Args:
+        q, k, v, is_causal, scale, return_lse: as of `dense`.
+        mask: `models.patterns.BlockMask`, on q's device.
+
+    Returns:
+        As `dense`; a query without keys gives 0 and -inf.
+
+    Raises:
+        UnsupportedBackend: where `why_not_block_sparse` has a reason.
+        ValueError: where the mask does not fit.
     """
     mask.check_fits(q.shape[1], q.shape[2])
     for x in (q, k, v):
@@ -51,9 +80,9 @@ def block_sparse(q, k, v, mask, is_causal: bool, scale: float, return_lse: bool)
             full_block_idx=lists.full_blocks,
             block_size=(mask.block_size, mask.block_size),
         )
-        for lists in _lists(mask, q.shape[1], is_causal)
+        for lists in mask.padded_lists(q.shape[1], is_causal)
     )
-    # `causal` cuts at the diagonal in every block, full ones too, which it leaves whole.
+    # `causal` masks above the diagonal in every block; in full blocks nothing is above it.
     out, lse = flash_attn_func(
         q, k, v, softmax_scale=scale, causal=is_causal, return_lse=return_lse,
         block_sparse_tensors=by_query, block_sparse_tensors_bwd=by_key,
@@ -61,8 +90,15 @@ def block_sparse(q, k, v, mask, is_causal: bool, scale: float, return_lse: bool)
     return out, lse if return_lse else None
 
 
-def why_not(q) -> str | None:
-    """Why flash-attn-4 cannot take q (B, N, H, D), else None."""
+def why_not(q: torch.Tensor) -> str | None:
+    """Why flash-attn-4 cannot compute dense attention.
+
+    Args:
+        q: (B, N, H, D).
+
+    Returns:
+        The reason, None if it can.
+    """
     if q.device.type != "cuda":
         return "needs a CUDA device"
     if not _installed():
@@ -73,15 +109,23 @@ def why_not(q) -> str | None:
     if major < 9:
         return "needs compute capability 9.0 or later"
     widest = 256 if major == 9 else 128
-    # Blackwell has one more kernel, for 256 alone.
+    # Blackwell has another kernel for exactly 256.
     fits = head_dim <= widest or (head_dim == 256 and major in (10, 11))
     if not fits or head_dim % 8:
         return f"head_dim={head_dim}: takes multiples of 8 up to {widest}"
     return None
 
 
-def why_not_block_sparse(q, mask) -> str | None:
-    """Why flash-attn-4 cannot take q (B, N, H, D) with the blocks of `mask`, else None."""
+def why_not_block_sparse(q: torch.Tensor, mask: PaddedMask) -> str | None:
+    """Why flash-attn-4 cannot compute block-sparse attention.
+
+    Args:
+        q: (B, N, H, D).
+        mask: of which the block size counts.
+
+    Returns:
+        The reason, None if it can.
+    """
     reason = why_not(q)
     if reason:
         return reason
@@ -100,8 +144,8 @@ def why_not_block_sparse(q, mask) -> str | None:
 def _block_sizes(major: int, head_dim: int, backward: bool) -> tuple[int, ...]:
     """Sizes of square blocks: tiles must divide their queries and, on Hopper, match their keys.
 
-    On Hopper the forward pass cuts its tiles to 64 x 64; the backward pass keeps 128 keys a
-    tile up to head_dim 128, 96 up to 192 and 64 beyond (`_tile_size_{fwd,bwd}_sm90`). On
+    On Hopper the forward pass cuts its tiles to 64 x 64; the backward pass keeps 128 keys
+    per tile up to head_dim 128, 96 up to 192 and 64 beyond (`_tile_size_{fwd,bwd}_sm90`). On
     Blackwell two query tiles of 128 go together.
     """
     if major == 9:
@@ -109,17 +153,6 @@ def _block_sizes(major: int, head_dim: int, backward: bool) -> tuple[int, ...]:
             return (128,) if head_dim <= 128 else () if head_dim <= 192 else (64,)
         return (64, 128) if head_dim <= 128 else (64,)
     return (256,) if major in (10, 11) and head_dim <= 128 else ()
-
-
-def _lists(mask, seq_len: int, is_causal: bool) -> tuple[BlockLists, BlockLists]:
-    """`flex.block_lists`, kept while `mask` lives."""
-    kept = _kept_lists.setdefault(mask, {})
-    if (seq_len, is_causal) not in kept:
-        kept[seq_len, is_causal] = block_lists(mask, seq_len, is_causal)
-    return kept[seq_len, is_causal]
-
-
-_kept_lists: WeakKeyDictionary = WeakKeyDictionary()
 
 
 def _installed() -> bool:

@@ -1,7 +1,7 @@
 """FlexAttention, PyTorch's compiled attention, dense and on block masks.
 
 Sources: torch/nn/attention/flex_attention.py and torch/_inductor/kernel/flex of torch 2.11 and
-2.13. A block size below 128 needs one thing that is private there (`_heed_backward_tiles`).
+2.13. A block size below 128 needs one thing that is private there (`_use_backward_tiles`).
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention, noop_mask
 
 from models.errors import UnsupportedBackend
+from models.flex_lists import PaddedMask, up_to_self
 
-# A compiled kernel serves one shape, one block size and one width of the lists.
-_KERNELS_A_PROCESS = 256
+# A compiled kernel is for one shape, one block size and one width of the lists.
+_KERNELS_PER_PROCESS = 256
 # PyTorch's Triton kernels look for the sequence's end only where its length is no multiple of
 # 128: a block that does not divide 128 could reach past the end and not be cut.
 _BLOCK_SIZES = (16, 32, 64, 128)
-# (bytes an element, head_dim up to): queries and keys a forward tile, both of a backward tile,
+# (bytes per element, head_dim up to): queries and keys per forward tile, both of a backward tile,
 # backward warps. PyTorch's tables for 128-blocks (torch/_inductor/template_heuristics/
 # triton.py), cut smaller where ahead-of-time compiling for sm_80 and sm_90 showed register
 # spills; at most 193 KiB of shared memory on sm_90, 133 KiB on sm_80.
@@ -39,33 +37,79 @@ _TILES = {
 }
 
 
-def dense(q, k, v, is_causal: bool, scale: float, return_lse: bool):
-    """Dense attention. q: (B, N, H, D), k, v: (B, N, Hkv, D).
+def dense(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    is_causal: bool,
+    scale: float,
+    return_lse: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Dense attention.
 
-    Returns out (B, N, H, D) and LSE (B, H, N), natural log, float32, or None; on CUDA
-    differentiable in both. UnsupportedBackend where `why_not` has a reason.
+    Args:
+        q: (B, N, H, D).
+        k, v: (B, N, Hkv, D).
+        is_causal: whether a query attends to keys up to itself only.
+        scale: factor on q.k.
+        return_lse: whether the LSE is needed.
+
+    Returns:
+        out (B, N, H, D), and LSE (B, H, N), natural log, float32, or None; on CUDA differentiable
+        in both.
+
+    Raises:
+        UnsupportedBackend: where `why_not` has a reason.
     """
-    # Without a mask PyTorch takes one block, which on the CPU would hold the N x N scores.
+    # Without a mask PyTorch uses one block, which on the CPU would hold the N x N scores.
     needs_mask = is_causal or q.device.type == "cpu"
     mask = _dense_mask(q.shape[1], is_causal, q.device) if needs_mask else None
     return _attend(q, k, v, mask, {}, scale, return_lse)
 
 
-def block_sparse(q, k, v, mask, is_causal: bool, scale: float, return_lse: bool):
-    """Block-sparse attention by the lists of `mask` (`models.patterns.BlockMask`).
+def block_sparse(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: PaddedMask,
+    is_causal: bool,
+    scale: float,
+    return_lse: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Block-sparse attention.
 
-    Shapes, results and errors as in `dense`; a query without keys gives 0 and -inf.
+    Args:
+        q, k, v, is_causal, scale, return_lse: as of `dense`.
+        mask: `models.patterns.BlockMask`, on q's device.
+
+    Returns:
+        As `dense`; a query without keys gives 0 and -inf.
+
+    Raises:
+        UnsupportedBackend: where `why_not` has a reason.
+        ValueError: where the mask does not fit.
     """
     mask.check_fits(q.shape[1], q.shape[2])
     reason = why_not(q, mask.block_size, return_lse=return_lse)
     if reason:
         raise UnsupportedBackend(f"flex: {reason}")
     tiles = _tiles(q, mask.block_size) if q.device.type == "cuda" else {}
-    return _attend(q, k, v, block_mask(mask, q.shape[1], is_causal), tiles, scale, return_lse)
+    return _attend(q, k, v, mask.to_flex(q.shape[1], is_causal), tiles, scale, return_lse)
 
 
-def why_not(q, block_size: int | None = None, *, return_lse: bool = False) -> str | None:
-    """Why FlexAttention cannot take q (B, N, H, D) with blocks of `block_size`, else None."""
+def why_not(
+    q: torch.Tensor, block_size: int | None = None, *, return_lse: bool = False
+) -> str | None:
+    """Why FlexAttention cannot compute this.
+
+    Args:
+        q: (B, N, H, D).
+        block_size: tokens per block of a mask, None for dense attention.
+        return_lse: whether the LSE is needed.
+
+    Returns:
+        The reason, None if it can.
+    """
     if q.device.type not in ("cpu", "cuda"):
         return f"does not run on {q.device.type}"
     if q.dtype == torch.float64:
@@ -105,15 +149,15 @@ def _attend(q, k, v, mask, tiles, scale, return_lse):
         q, k, v = (x.detach() for x in (q, k, v))
     with ExitStack() as stack:
         limits = ("recompile_limit", "accumulated_recompile_limit")
-        stack.enter_context(torch._dynamo.config.patch(dict.fromkeys(limits, _KERNELS_A_PROCESS)))
+        stack.enter_context(torch._dynamo.config.patch(dict.fromkeys(limits, _KERNELS_PER_PROCESS)))
         if tiles:
-            _heed_backward_tiles(stack)
+            _use_backward_tiles(stack)
         result = _compiled()(
             *(x.transpose(1, 2) for x in (q, k, v)),
             block_mask=mask,
             scale=scale,
             enable_gqa=q.shape[2] != k.shape[2],
-            # Unnamed, a sequence below 128 would run another kernel, with tiles of its own.
+            # Without it, a sequence below 128 would run another kernel, with other tiles.
             kernel_options={"BACKEND": "TRITON"} | tiles,
             return_aux=AuxRequest(lse=True) if return_lse else None,
         )
@@ -131,7 +175,7 @@ def _compiled() -> Callable:
 
 
 def _tiles(q, block_size: int) -> dict[str, int]:
-    """Triton tiles for blocks below 128: `_TILES`, cut to the block. PyTorch's own fill 128."""
+    """Triton tiles for blocks below 128: `_TILES`, cut to the block. PyTorch's need 128."""
     if block_size >= 128:
         return {}
     head_dim = min(size for _, size in _TILES if q.shape[3] <= size)
@@ -148,8 +192,8 @@ def _tiles(q, block_size: int) -> dict[str, int]:
     return tiles | {f"bwd_BLOCK_{axis}": backward for axis in ("M1", "N1", "M2", "N2")}
 
 
-def _heed_backward_tiles(stack: ExitStack) -> None:
-    """Have the backward pass compiled with the tiles that the call asks for.
+def _use_backward_tiles(stack: ExitStack) -> None:
+    """Have the backward pass compiled with the tiles that the call names.
 
     PyTorch drops its default tile where that does not divide the block, before it reads the
     tile asked for (pytorch issue 176025): no 64-block would have a backward pass on Hopper.
@@ -175,98 +219,6 @@ def _smallest_tile_by_default():
     return SmallestTileByDefault()
 
 
-class BlockLists(NamedTuple):
-    """Blocks to be masked token by token ("partial") and blocks kept whole, padded row by row.
-
-    counts: (1, G, M) int32; blocks: (1, G, M, W) int32, ascending, `count` of a row valid.
-    Both kinds have one width W: torch 2.11 walks both by the strides of one.
-    """
-
-    partial_counts: torch.Tensor
-    partial_blocks: torch.Tensor
-    full_counts: torch.Tensor
-    full_blocks: torch.Tensor
-
-
-def block_lists(mask, seq_len: int, is_causal: bool) -> tuple[BlockLists, BlockLists]:
-    """The key blocks of each query block of `mask`, and the query blocks of each key block.
-
-    Partial are the diagonal, when causal, and a short last key block. FlexAttention and
-    FlashAttention-4 take this format. No M x M step: W is the longest row's length, rounded
-    up to a power of two, so that masks alike share a compiled kernel.
-    """
-    mask.check_fits(seq_len, mask.heads)
-    if is_causal:
-        mask = mask.causal()
-    is_short = seq_len % mask.block_size != 0
-
-    def pad(mask, keys_are_rows):
-        lengths = mask.lengths().flatten()
-        rows = torch.arange(len(lengths), device=mask.device)
-        rows = rows.repeat_interleave(lengths, output_size=len(mask.col_idx))
-        row, col = rows % mask.blocks, mask.col_idx
-        partial = torch.zeros_like(col, dtype=torch.bool)
-        if is_causal:
-            partial |= row == col
-        if is_short:
-            partial |= (row if keys_are_rows else col) == mask.blocks - 1
-        return _pad(mask, rows, partial)
-
-    return pad(mask, False), pad(mask.transpose(), True)
-
-
-def _pad(mask, rows, partial) -> BlockLists:
-    kinds = (partial, ~partial)
-    before = [F.pad(kind.cumsum(0), (1, 0)) for kind in kinds]
-    counts = [seen[mask.row_ptr].diff(dim=1) for seen in before]
-    longest = max(1, *(int(count.max()) for count in counts))
-    width = min(_next_power_of_two(longest), mask.blocks)
-    padded = []
-    for kind, seen, count in zip(kinds, before, counts, strict=True):
-        # Enough for the last row, too, to be read as M entries (`_as_if_wide`).
-        flat = mask.col_idx.new_zeros((mask.heads * mask.blocks - 1) * width + mask.blocks)
-        place = seen[:-1] - seen[mask.row_ptr[:, :-1]].flatten()[rows]
-        flat[(rows * width + place)[kind]] = mask.col_idx[kind]
-        blocks = flat[: mask.heads * mask.blocks * width]
-        padded += [count.to(torch.int32)[None], blocks.view(1, mask.heads, mask.blocks, width)]
-    return BlockLists(*padded)
-
-
-def block_mask(mask, seq_len: int, is_causal: bool) -> BlockMask:
-    """PyTorch's BlockMask for `mask` (`models.patterns.BlockMask`), kept while `mask` lives.
-
-    Its `from_kv_blocks` finds the query blocks of each key block through M x M tables; here
-    they are handed over, from `mask.transpose()`.
-    """
-    kept = _kept_masks.setdefault(mask, {})
-    if (seq_len, is_causal) not in kept:
-        lists = block_lists(mask, seq_len, is_causal)
-        by_query, by_key = (_as_if_wide(part) for part in lists)
-        kept[seq_len, is_causal] = BlockMask(
-            (seq_len, seq_len),
-            *by_query,
-            *by_key,
-            BLOCK_SIZE=(mask.block_size, mask.block_size),
-            mask_mod=_up_to_self if is_causal else noop_mask,
-        )
-    return kept[seq_len, is_causal]
-
-
-_kept_masks: WeakKeyDictionary = WeakKeyDictionary()
-
-
-def _as_if_wide(lists: BlockLists) -> BlockLists:
-    """The same memory as overlapping rows of M entries: PyTorch reads M off their number."""
-
-    def widen(blocks):
-        _, heads, rows, _ = blocks.shape
-        return blocks.as_strided((1, heads, rows, rows), blocks.stride())
-
-    return lists._replace(
-        partial_blocks=widen(lists.partial_blocks), full_blocks=widen(lists.full_blocks)
-    )
-
-
 @functools.lru_cache(maxsize=8)
 def _dense_mask(seq_len: int, is_causal: bool, device: torch.device) -> BlockMask:
     """All blocks, or those up to the diagonal: of 128 tokens, longer where they pass 1024.
@@ -289,14 +241,6 @@ def _dense_mask(seq_len: int, is_causal: bool, device: torch.device) -> BlockMas
         *lists(kept & partial),
         *lists(kept & ~partial),
         BLOCK_SIZE=size,
-        mask_mod=_up_to_self if is_causal else noop_mask,
+        mask_mod=up_to_self if is_causal else noop_mask,
         seq_lengths=(seq_len, seq_len),
     )
-
-
-def _up_to_self(batch, head, query, key):
-    return query >= key
-
-
-def _next_power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()

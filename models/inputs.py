@@ -1,4 +1,4 @@
-"""What every attention function does with its arguments before any work."""
+"""What every attention function does with its arguments first."""
 
 from __future__ import annotations
 
@@ -10,14 +10,36 @@ from models.ops import under_autocast
 from models.padding import without_padding
 
 
-def prepared(q, k, v, scale, key_padding_mask=None, document_ids=None):
-    """q, k, v checked, in autocast's dtype and without what padding holds; the scale as a float.
+def prepared(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    scale: float | None,
+    key_padding_mask: torch.Tensor | None = None,
+    document_ids: torch.Tensor | None = None,
+    *,
+    may_lack_tokens: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
+    """Check the arguments of an attention function, apply autocast, and clear padding.
 
-    q: (B, N, H, D), k, v: (B, N, Hkv, D); masks: (B, N) or None. ValueError on bad arguments.
+    Args:
+        q: (B, N, H, D).
+        k, v: (B, N, Hkv, D).
+        scale: factor on q.k, None for 1/sqrt(D).
+        key_padding_mask: (B, N) bool, True where a key is not attended to, or None.
+        document_ids: (B, N) integers, or None.
+        may_lack_tokens: allow N = 0.
+
+    Returns:
+        q, k, v in autocast's dtype where that is on, cleared by `models.padding.without_padding`,
+        and the scale.
+
+    Raises:
+        ValueError: on bad arguments.
     """
     if all(isinstance(x, torch.Tensor) for x in (q, k, v)):
         q, k, v = under_autocast(q, k, v)
-    check_qkv(q, k, v)
+    check_qkv(q, k, v, may_lack_tokens=may_lack_tokens)
     check_same_length(q, k)
     scale = resolve_scale(scale, q.shape[3])
     if document_ids is not None:

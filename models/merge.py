@@ -9,12 +9,15 @@ from __future__ import annotations
 import torch
 
 
-def merge(outs: list[torch.Tensor], lses: list[torch.Tensor]):
-    """Join parts, differentiable in every argument.
+def merge(outs: list[torch.Tensor], lses: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Join parts; differentiable in every argument.
 
-    outs: tensors (B, N, H, D); lses: as many (B, H, N), -inf where a part holds
-    no key. Returns out (B, N, H, D) and LSE (B, H, N); rows without any key
-    give 0 and -inf.
+    Args:
+        outs: (B, N, H, D) per part.
+        lses: (B, H, N) per part, natural log, -inf where it holds no key.
+
+    Returns:
+        out (B, N, H, D) and LSE (B, H, N); rows without any key give 0 and -inf.
     """
     lses = torch.stack(lses)
     empty = lses.isneginf().all(dim=0)
@@ -27,24 +30,30 @@ def merge(outs: list[torch.Tensor], lses: list[torch.Tensor]):
     return out, (shift + total.log()).masked_fill(empty, -torch.inf)
 
 
-def merge_into(out, lse, part_out, part_lse) -> None:
-    """Join one part into (out, lse) in place; no gradient.
+def merge_into(
+    out: torch.Tensor, lse: torch.Tensor, part_out: torch.Tensor, part_lse: torch.Tensor
+) -> None:
+    """Join one part in place; no gradient.
 
-    out, part_out: (..., D) alike; lse, part_lse: their shape without the last
-    dimension. `out` and `lse` may be strided views. Rows without a key have 0
-    and LSE = -inf, in the part, in `out` or in both.
+    Rows without a key have 0 and LSE = -inf, in the part, in `out` or in both.
+
+    Args:
+        out: (..., D), any strides, written to.
+        lse: (...), any strides, natural log, written to.
+        part_out: (..., D).
+        part_lse: (...).
     """
     limits = torch.finfo(lse.dtype)
     if out.device.type != "cpu":
-        # The two weights exp(LSE_i - LSE) sum to one: that of the part is a sigmoid.
+        # The two weights exp(LSE_i - LSE) add up to one, so that of the part is a sigmoid.
         weight = torch.sigmoid(part_lse - lse.clamp(min=limits.min))
         out.lerp_(part_out.to(out.dtype), weight[..., None])
         lse.copy_(torch.logaddexp(lse, part_lse))
         return
-    # PyTorch's sigmoid, lerp and logaddexp round otherwise in vector code than in the scalar
-    # code at its ends: a row's bits would depend on where it lies in memory, and a sequence in
-    # chunks would not be that in one piece. Products, sums, exp and log round alike.
-    # Bounded, so that two rows without keys, -inf both, give the weights 0 and LSE -inf.
+    # PyTorch's sigmoid, lerp and logaddexp round differently in vector code and in the scalar code
+    # for the remaining elements: a row's bits would depend on its place in memory, and a sequence
+    # in chunks would differ from the same in one piece. Products, sums, exp and log do not.
+    # Clamped, so that two rows without keys, both -inf, give the weights 0 and LSE -inf.
     shift = torch.maximum(lse, part_lse).clamp_(min=limits.min)
     own, part = (lse - shift).exp(), (part_lse - shift).exp()
     total = own + part

@@ -2,73 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from models.dilated import BACKENDS, dilated_attention
 from models.dilated import resolve_backend as resolve_backend
 from models.errors import as_integer, check_choice
 from models.padding import check_padding_mask
 from models.patterns.branches import DilatedBranches
-from models.patterns.orders import check_order
+from models.patterns.orders import Grid, check_order
 from models.ring import call as ring
 from models.ring.attention import ring_attention
-from models.ring.request import group_name, process_group
+from models.ring.options import group_name, process_group
 
 
 class MultiheadDilatedAttention(nn.Module):
-    """Multi-head dilated self-attention; stands in for `nn.MultiheadAttention`.
+    """Multi-head dilated self-attention; a drop-in for `nn.MultiheadAttention`.
 
     Projections of q, k, v, `dilated_attention`, MAGNETO's sub-LayerNorm
     (arXiv 2210.06423, figure 2) and the output projection.
 
-    embed_dim: E, a multiple of num_heads. segment_lengths, dilation_rates: the
-    branches, in tokens. num_kv_heads: heads of k and v (grouped queries), a divisor
-    of num_heads, None for as many. sub_layer_norm: False leaves the LayerNorm out.
-    head_offset, backend: as in `dilated_attention`. batch_first: False for (N, B, E) tensors, as
-    `nn.MultiheadAttention` takes them by default. Of its other arguments those that ask for what
-    is not done here (dropout of weights, bias_k and bias_v, a key of zeros, keys and values of
-    another width) are refused. Its state dict is taken too, and leaves the LayerNorm as it is.
-    ValueError on bad arguments.
+    `nn.MultiheadAttention`'s state dict can be loaded and leaves the LayerNorm as it is. Put the
+    module into the layers before `nn.TransformerEncoder` is built around them: an encoder built
+    first looks for `nn.MultiheadAttention`'s own weights at inference.
 
-    group: a ProcessGroup or 1-D DeviceMesh over whose ranks the sequence is sharded, in the
-    `order` of `models.ring.shard` (in which long segments reach fewest ranks: "contiguous"); the
-    module then takes this rank's tokens and works by `models.ring.ring_attention`, with its
-    backends. Parameters are the same on all ranks, and so must be their gradients: add up those
-    of all ranks, as for any module that sees a part of the tokens. None: the whole sequence.
-    A copy keeps the group; a pickle keeps its name, and finds the group of that name again.
+    With a group, parameters are the same on all ranks, and so must be their gradients: add up
+    those of all ranks, as for any module that computes a part of the tokens. A copy of the module
+    keeps the group; a pickle keeps its name, and finds the group of that name again.
 
-    Put it into the layers before `nn.TransformerEncoder` is built around them: an
-    encoder built first looks for nn.MultiheadAttention's own weights at inference.
+    Args:
+        embed_dim: E, a multiple of num_heads.
+        num_heads: H.
+        segment_lengths: w of each branch, tokens.
+        dilation_rates: r of each branch.
+        num_kv_heads: Hkv, a divisor of H (grouped queries); None for H.
+        bias: whether the projections have one.
+        sub_layer_norm: whether there is a LayerNorm before the output projection.
+        head_offset: as of `dilated_attention`.
+        backend: as of `dilated_attention`, with a group as of `models.ring.ring_attention`.
+        group: a ProcessGroup or 1-D DeviceMesh over whose ranks the sequence is sharded; the
+            module then takes this rank's tokens. None for the whole sequence.
+        order: of the shards, as of `models.ring.shard`; in "contiguous" long segments span the
+            fewest ranks.
+        batch_first: False for (N, B, E) tensors, the default of `nn.MultiheadAttention`.
+        dropout, add_bias_kv, add_zero_attn, kdim, vdim: of `nn.MultiheadAttention`; only the
+            values that change nothing are accepted.
+        device, dtype: of the parameters.
+
+    Raises:
+        ValueError: on bad arguments.
     """
 
-    # Keeps nn.TransformerEncoderLayer off its fused path, which would take this module's weights
-    # and run dense attention with them.
+    # Keeps nn.TransformerEncoderLayer from its fused path, which would run dense attention with
+    # this module's weights.
     _qkv_same_embed_dim = False
 
     def __init__(
         self,
         embed_dim: int,
         num_heads: int,
-        segment_lengths,
-        dilation_rates,
+        segment_lengths: Sequence[int],
+        dilation_rates: Sequence[int],
         *,
         num_kv_heads: int | None = None,
         bias: bool = True,
         sub_layer_norm: bool = True,
         head_offset: str = "modulo",
         backend: str = "auto",
-        group=None,
-        order="contiguous",
+        group: dist.ProcessGroup | DeviceMesh | None = None,
+        order: str | Grid = "contiguous",
         batch_first: bool = True,
         dropout: float = 0.0,
         add_bias_kv: bool = False,
         add_zero_attn: bool = False,
         kdim: int | None = None,
         vdim: int | None = None,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         embed_dim, num_heads = (
@@ -107,7 +121,7 @@ class MultiheadDilatedAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform projections, zero biases, unit LayerNorm."""
+        """Initialise: Xavier-uniform projections, zero biases, unit LayerNorm."""
         for projection in (self.in_proj, self.out_proj):
             nn.init.xavier_uniform_(projection.weight)
             if projection.bias is not None:
@@ -116,15 +130,28 @@ class MultiheadDilatedAttention(nn.Module):
             self.norm.reset_parameters()
 
     @property
-    def in_proj_bias(self):
+    def in_proj_bias(self) -> torch.Tensor | None:
         """The joint bias of the q, k, v projections, as `nn.MultiheadAttention` names it."""
         return getattr(self.in_proj, "bias", None)
 
-    def project(self, query, key=None, value=None):
-        """q (B, N, H, D) and k, v (B, N, Hkv, D) of inputs (B, N, E).
+    def project(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor | None = None,
+        value: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The projections of the inputs.
 
-        Each input goes through `in_proj`, hooks and adapters included, once: of inputs that are
-        not one tensor each is projected three ways and used one.
+        Each input goes through `in_proj`, with its hooks and adapters, once. Where query, key and
+        value differ, each gets all three projections, of which one is used.
+
+        Args:
+            query: (B, N, E).
+            key: (B, N, E), None for the query.
+            value: (B, N, E), None for the key.
+
+        Returns:
+            q (B, N, H, D) and k, v (B, N, Hkv, D).
         """
         key = query if key is None else key
         value = key if value is None else value
@@ -137,7 +164,14 @@ class MultiheadDilatedAttention(nn.Module):
         return [part.unflatten(-1, (-1, self.head_dim)) for part in parts]
 
     def finish(self, out: torch.Tensor) -> torch.Tensor:
-        """Sub-LayerNorm and output projection of attention outputs (B, N, H, D) -> (B, N, E)."""
+        """Sub-LayerNorm and output projection.
+
+        Args:
+            out: (B, N, H, D), attention outputs.
+
+        Returns:
+            (B, N, E).
+        """
         return self.out_proj(self.norm(out.flatten(2)))
 
     def forward(
@@ -152,17 +186,28 @@ class MultiheadDilatedAttention(nn.Module):
         is_causal: bool = False,
         document_ids: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, None]:
-        """Self-attention over (B, N, E) tensors; returns (out (B, N, E), None).
+        """Self-attention, with the arguments of `nn.MultiheadAttention.forward`.
 
-        (N, B, E) where not batch_first; masks are (B, N) either way. With a group these are this
-        rank's tokens, and causality is by position in the whole.
+        With a group the tokens are this rank's, and causality is by position in the whole.
 
-        key_padding_mask: (B, N) bool, True where a key is not attended to, or float
-        with 0 and -inf for the same. document_ids: as in `dilated_attention`, without a group.
-        average_attn_weights: of no effect, as there are no weights: the N x N ones are never
-        formed. ValueError for need_weights=True, and for any attn_mask but the causal one that
-        `nn.TransformerEncoderLayer` passes along with is_causal=True. (Compiled, a mask that is
-        not as it should be is a RuntimeError, when it is looked at.)
+        Args:
+            query, key, value: (B, N, E), or (N, B, E) where not batch_first.
+            key_padding_mask: (B, N) bool, True where a key is not attended to, or float with -inf
+                there and 0 elsewhere.
+            need_weights: must be False, as the N x N weights are never computed.
+            attn_mask: None, or the causal mask that `nn.TransformerEncoderLayer` passes together
+                with is_causal=True, (N, N) bool or float.
+            average_attn_weights: without effect, as there are no weights.
+            is_causal: whether a query attends to keys up to itself only.
+            document_ids: (B, N) integers, as of `dilated_attention`; not with a group.
+
+        Returns:
+            out, in query's shape, and None.
+
+        Raises:
+            ValueError: on bad arguments.
+            RuntimeError: inside torch.compile, for a mask with other values, when it runs.
+            UnsupportedBackend: where the backend cannot compute this.
         """
         for name, x in (("query", query), ("key", key), ("value", value)):
             got = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
@@ -176,7 +221,9 @@ class MultiheadDilatedAttention(nn.Module):
                     "self-attention, whose segments are cut from one sequence"
                 )
         if need_weights:
-            raise ValueError("need_weights=True: the attention weights are never formed")
+            raise ValueError(
+                "need_weights=True: expected False, as the attention weights are never computed"
+            )
         if not self.batch_first:
             query, key, value = _each(lambda x: x.transpose(0, 1), query, key, value)
         for name, mask in (("key_padding_mask", key_padding_mask), ("attn_mask", attn_mask)):
@@ -188,13 +235,13 @@ class MultiheadDilatedAttention(nn.Module):
             key_padding_mask = _as_bool_mask(key_padding_mask)
         if key_padding_mask is not None:
             check_padding_mask(key_padding_mask, query)
-            # In padding NaN would reach the gradients of the projections: 0 x NaN.
+            # NaN in padding would reach the gradients of the projections: 0 x NaN.
             padded = key_padding_mask[..., None]
             query, key, value = _each(
                 lambda x: x.masked_fill(padded & ~x.isfinite(), 0.0), query, key, value
             )
         if document_ids is not None and self.group is not None:
-            raise ValueError("document_ids: not taken over ranks (group)")
+            raise ValueError("document_ids: expected None with a group of ranks")
         out = self._attend(query, key, value, key_padding_mask, document_ids, is_causal)
         out = self.finish(out)
         return (out if self.batch_first else out.transpose(0, 1)), None
@@ -226,7 +273,7 @@ class MultiheadDilatedAttention(nn.Module):
         return dilated_attention(*qkv, *lists, **options)
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):
-        """Take `nn.MultiheadAttention`'s names too; it has no LayerNorm to load."""
+        """Accept `nn.MultiheadAttention`'s names too; it has no LayerNorm to load."""
         is_theirs = f"{prefix}in_proj_weight" in state_dict
         for name in ("weight", "bias"):
             if f"{prefix}in_proj_{name}" in state_dict:
@@ -251,7 +298,7 @@ class MultiheadDilatedAttention(nn.Module):
 
 
 _WHY_REFUSED = {
-    "dropout": "attention weights are never formed, so none can be dropped",
+    "dropout": "attention weights are never computed, so none can be dropped",
     "add_bias_kv": "keys and values are those of the sequence alone",
     "add_zero_attn": "keys and values are those of the sequence alone",
     "kdim": "this is self-attention",
@@ -260,7 +307,7 @@ _WHY_REFUSED = {
 
 
 def _group_named(name: str) -> dist.ProcessGroup | str:
-    """The process group of that name; the name where this process has none such."""
+    """The process group of that name; the name itself where this process has no such group."""
     try:
         return process_group(name)
     except (LookupError, RuntimeError, ValueError):
@@ -268,7 +315,7 @@ def _group_named(name: str) -> dist.ProcessGroup | str:
 
 
 def _each(function, query, key, value) -> tuple:
-    """`function` of each input, done once for inputs that are one tensor."""
+    """`function` of each input, called once for inputs that are one tensor."""
     of_query = function(query)
     of_key = of_query if key is query else function(key)
     if value is query or value is key:
@@ -285,7 +332,7 @@ def _as_bool_mask(mask: torch.Tensor) -> torch.Tensor:
 
 
 def _require(holds: torch.Tensor, message: str, details: str = "") -> None:
-    """ValueError unless the bool tensor holds; compiled code looks at it as it runs.
+    """ValueError unless the bool tensor is True; compiled code checks it when it runs.
 
     message: a constant, as compiled code needs; details: the message otherwise.
     """

@@ -3,37 +3,72 @@
 C[h, i, j] counts the branches that hold the pair (all ones for dense
 attention), so mixing branches by their softmax denominators is one softmax
 over the multiset of their keys (LongNet, arXiv 2307.02486, section 2.2).
-Only the asked query rows are computed: O(rows x N), at any length.
+Only the query rows asked for are computed: O(rows x N), at any length.
 """
 
 from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol
 
 import torch
 
 from models.errors import check_qkv, resolve_scale
 
 
-def attend_rows(
-    q_rows,
-    k,
-    v,
-    rows,
-    *,
-    pattern=None,
-    is_causal=False,
-    scale=None,
-    key_padding_mask=None,
-    document_ids=None,
-):
-    """Attention of some query rows to all keys, differentiable, in float32 at least inside.
+class Pattern(Protocol):
+    """Who attends to whom: `models.patterns.DilatedBranches`, `HeadPartition`, `BlockMask`.
 
-    q_rows: (B, R, H, D), the queries at positions `rows` (R,) int64.
-    k, v: (B, N, Hkv, D). pattern: None (dense) or an object with
-    `counts(head, heads, rows, n_keys)`. key_padding_mask: (B, N) bool, True
-    where a key is never attended to, whatever it holds. document_ids: (B, N) integers;
-    tokens attend to those of their own document, in which dilated segments start anew.
-    Returns out (B, R, H, D) in q_rows' dtype and LSE (B, H, R), natural log, float32 at
-    least; a row without keys gives 0 and -inf.
+    restarts_per_document: whether positions are counted from the start of each document of a
+    packed sequence, or of the whole sequence.
+    """
+
+    restarts_per_document: ClassVar[bool]
+
+    def counts(self, head: int, heads: int, rows: torch.Tensor, n_keys: int) -> torch.Tensor:
+        """C[i, j] of one head.
+
+        Args:
+            head: query head.
+            heads: H.
+            rows: (R,) int64, positions of the queries.
+            n_keys: N.
+
+        Returns:
+            (R, N) int64.
+        """
+
+
+def attend_rows(
+    q_rows: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    rows: torch.Tensor,
+    *,
+    pattern: Pattern | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    key_padding_mask: torch.Tensor | None = None,
+    document_ids: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of some query rows to all keys; differentiable, computed in float32 at least.
+
+    Args:
+        q_rows: (B, R, H, D), any float dtype.
+        k, v: (B, N, Hkv, D).
+        rows: (R,) int64, positions of the queries.
+        pattern: who attends to whom, None for dense attention.
+        is_causal: whether a query attends to keys up to itself only.
+        scale: factor on q.k, None for 1/sqrt(D).
+        key_padding_mask: (B, N) bool, True where a key is never attended to, whatever it holds.
+        document_ids: (B, N) integers; tokens attend to those of their own document, in which
+            dilated segments start anew.
+
+    Returns:
+        out (B, R, H, D) in q_rows' dtype, and LSE (B, H, R), natural log, float32 at least; a row
+        without keys gives 0 and -inf.
+
+    Raises:
+        ValueError: on bad q, k, v or scale.
     """
     check_qkv(q_rows, k, v)
     scale = resolve_scale(scale, q_rows.shape[3])
@@ -43,8 +78,8 @@ def attend_rows(
     if key_padding_mask is not None:
         # A weight of 0 times inf or NaN would be NaN.
         k, v = (x.masked_fill(key_padding_mask[:, :, None, None], 0.0) for x in (k, v))
-        harmful = key_padding_mask[:, rows, None, None] & ~q_rows.isfinite()
-        q_rows = q_rows.masked_fill(harmful, 0.0)
+        nonfinite = key_padding_mask[:, rows, None, None] & ~q_rows.isfinite()
+        q_rows = q_rows.masked_fill(nonfinite, 0.0)
     options = {"is_causal": is_causal, "scale": scale}
     if document_ids is None:
         out, lse = _attend(q_rows, k, v, rows, pattern, key_padding_mask, **options)
@@ -56,8 +91,8 @@ def attend_rows(
             tokens, own = ((x == document).nonzero()[:, 0] for x in (ids, ids[rows]))
             places = torch.searchsorted(tokens, rows[own])
             inside = pattern
-            if pattern is not None and not pattern.starts_anew:
-                inside = _At(pattern, tokens, k.shape[1])
+            if pattern is not None and not pattern.restarts_per_document:
+                inside = _Restricted(pattern, tokens, k.shape[1])
             element = slice(batch, batch + 1)
             padded = None if key_padding_mask is None else key_padding_mask[element, tokens]
             qkv = (q_rows[element, own], k[element, tokens], v[element, tokens])
@@ -66,8 +101,8 @@ def attend_rows(
     return out.to(dtype), lse
 
 
-class _At:
-    """A pattern of the whole sequence at some of its tokens: those of a document."""
+class _Restricted:
+    """A pattern of the whole sequence, restricted to the tokens of a document."""
 
     def __init__(self, pattern, tokens, seq_len):
         self.pattern, self.tokens, self.seq_len = pattern, tokens, seq_len
@@ -93,7 +128,7 @@ def _attend(q_rows, k, v, rows, pattern, key_padding_mask, *, is_causal, scale):
             held &= ~future
         if key_padding_mask is not None:
             held &= ~key_padding_mask[:, None, :]
-        # A finite filler keeps the gradients of rows without keys free of NaN.
+        # A finite filler, so that rows without keys have no NaN gradients.
         scores = scores.masked_fill(~held, torch.finfo(scores.dtype).min / 4)
         lse = scores.logsumexp(dim=-1)
         weights = (scores - lse[..., None]).exp() * held
@@ -102,23 +137,51 @@ def _attend(q_rows, k, v, rows, pattern, key_padding_mask, *, is_causal, scale):
     return torch.stack(outs, dim=2), torch.stack(lses, dim=1)
 
 
-def reference(q, k, v, *, rows=None, **options):
-    """Float64 attention of all query rows, or of those at positions `rows` (R,) int64.
+def reference(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    rows: torch.Tensor | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Float64 attention.
 
-    q: (B, N, H, D), k, v: (B, N, Hkv, D), any float dtype; options as for
-    `attend_rows`. Returns out (B, R, H, D) and LSE (B, H, R), float64.
+    Args:
+        q: (B, N, H, D), any float dtype.
+        k, v: (B, N, Hkv, D).
+        rows: (R,) int64, the positions whose queries are computed; None for all.
+        options: as of `attend_rows`.
+
+    Returns:
+        out (B, R, H, D) and LSE (B, H, R), float64.
     """
     if rows is None:
         rows = torch.arange(q.shape[1], device=q.device)
     return attend_rows(q[:, rows].double(), k.double(), v.double(), rows, **options)
 
 
-def reference_gradients(q, k, v, grad_out, *, rows=None, grad_lse=None, **options):
-    """Float64 gradients of `sum(out * grad_out) + sum(lse * grad_lse)` over the asked rows.
+def reference_gradients(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    grad_out: torch.Tensor,
+    *,
+    rows: torch.Tensor | None = None,
+    grad_lse: torch.Tensor | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Float64 gradients of `sum(out * grad_out) + sum(lse * grad_lse)` over the rows asked for.
 
-    grad_out: (B, R, H, D), grad_lse: (B, H, R) or None. Rows not asked for
-    count as having a zero cotangent, so all of dk and dv are exact. Returns
-    dq (zero outside `rows`), dk, dv in the shapes of q, k, v, float64.
+    The cotangents of other rows are zero, so dk and dv are complete.
+
+    Args:
+        q, k, v, rows, options: as of `reference`.
+        grad_out: (B, R, H, D).
+        grad_lse: (B, H, R) or None.
+
+    Returns:
+        dq (zero outside of `rows`), dk and dv in the shapes of q, k, v, float64.
     """
     inputs = [x.detach().double().requires_grad_() for x in (q, k, v)]
     out, lse = reference(*inputs, rows=rows, **options)

@@ -6,7 +6,15 @@ import torch
 
 
 def check_padding_mask(mask: torch.Tensor, q: torch.Tensor) -> None:
-    """ValueError unless the mask is bool (B, N), as q (B, N, H, D) is, on its device."""
+    """Check an argument `key_padding_mask`.
+
+    Args:
+        mask: anything.
+        q: (B, N, H, D).
+
+    Raises:
+        ValueError: unless it is (B, N) bool on q's device.
+    """
     if not isinstance(mask, torch.Tensor):
         raise ValueError(f"key_padding_mask={type(mask).__name__}: expected a bool tensor")
     if mask.dtype != torch.bool or mask.shape != q.shape[:2]:
@@ -18,13 +26,24 @@ def check_padding_mask(mask: torch.Tensor, q: torch.Tensor) -> None:
         raise ValueError(f"key_padding_mask is on {mask.device}: expected {q.device}, as q is")
 
 
-def without_padding(q, k, v, key_padding_mask: torch.Tensor):
-    """q, k, v in which padding can do no harm: a weight of 0 times inf or NaN would be NaN.
+def without_padding(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, key_padding_mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Clear padding, where a weight of 0 times inf or NaN would be NaN. Differentiable.
 
-    q: (B, N, H, D), k, v: (B, N, Hkv, D); key_padding_mask: (B, N) bool, True where a key is not
-    attended to. There k and v become 0, and of q what is no number or would make scores overflow.
-    The scores of such keys are still to be left out of the softmax. Differentiable. ValueError as
-    `check_padding_mask`.
+    Padded keys must still be masked in the softmax.
+
+    Args:
+        q: (B, N, H, D).
+        k, v: (B, N, Hkv, D).
+        key_padding_mask: (B, N) bool, True where a key is not attended to.
+
+    Returns:
+        q, k, v. In padding k and v are 0, and so are elements of q that are not finite or would
+        make scores overflow.
+
+    Raises:
+        ValueError: as of `check_padding_mask`.
     """
     check_padding_mask(key_padding_mask, q)
     padded = key_padding_mask[:, :, None, None]

@@ -312,7 +312,7 @@ VARIANTS = _variants(
         "distributed-dilated",
         "DistributedDilatedAttention",
         "LongNet attention over ranks by one all-gather of the kept keys (LongNet, section 3.1)",
-        "models.ring.gathered:distributed_dilated_attention",
+        "models.ring.all_gather:distributed_dilated_attention",
         MappingProxyType({"order": "contiguous"}),
         shard_order="contiguous",
     ),

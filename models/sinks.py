@@ -2,7 +2,7 @@
 
 A sink is called with (start, out, lse) for each chunk in order. If it has
 `prepare(batch, seq_len, heads, head_dim, dtype, lse_dtype)`, that is called before anything is
-read, so that what cannot take the results is refused then, and not after hours.
+read, so that a sink that cannot hold the results is refused at once and not after hours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from models.arrays import check_array, float_dtype
+from models.arrays import ArrayLike, check_array, float_dtype
 
 Sink = Callable[[int, torch.Tensor, torch.Tensor], None]
 
@@ -21,41 +21,72 @@ Sink = Callable[[int, torch.Tensor, torch.Tensor], None]
 class StoreInto:
     """A sink that writes every chunk to its place in arrays, by slice assignment.
 
-    out: (B, N, H, D). lse: (B, H, N), or None to let it go. Each is a tensor on any device, a
-    NumPy array or memory map, or anything with `shape`, `dtype` and `array[:, start:stop] = values`
-    for NumPy values: an h5py dataset, a zarr array. Their dtypes are those of the results or
-    wider, so that no number changes: float16 and bfloat16 go into float32 and float64 too, float32
-    into float64. bfloat16 itself, which NumPy lacks, goes into tensors.
+    The arrays' dtypes are those of the results or wider, so that no number changes: float16 and
+    bfloat16 go into float32 and float64 too, float32 into float64. bfloat16 itself, which NumPy
+    lacks, goes into tensors.
 
-    Raises ValueError, here or in `prepare`, on arrays that cannot be written to (read-only, copied
-    on write, in autograd, elements of one memory) and on other shapes and dtypes.
+    Args:
+        out: (B, N, H, D): a tensor on any device, a NumPy array or memory map, or anything with
+            `shape`, `dtype` and `array[:, start:stop] = values` for NumPy values, such as an h5py
+            dataset or a zarr array.
+        lse: (B, H, N), likewise; None to drop the LSE.
+
+    Raises:
+        ValueError: here or in `prepare`, where an array cannot be written to (read-only, copy on
+            write, requiring gradients, elements that share memory) or has another shape or dtype.
     """
 
-    def __init__(self, out, lse=None):
+    def __init__(self, out: ArrayLike, lse: ArrayLike | None = None):
         self._arrays = out, lse
         self._targets = _targets(out, lse)
 
-    def prepare(self, batch, seq_len, heads, head_dim, dtype, lse_dtype) -> None:
-        """ValueError unless the arrays can take out and LSE of these sizes and dtypes."""
-        # Looked at anew: a file may have been closed since, memory locked.
+    def prepare(
+        self,
+        batch: int,
+        seq_len: int,
+        heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        lse_dtype: torch.dtype,
+    ) -> None:
+        """Check that the arrays can hold the results.
+
+        Args:
+            batch, seq_len, heads, head_dim: B, N, H, D.
+            dtype: of out.
+            lse_dtype: of the LSE.
+
+        Raises:
+            ValueError: where they cannot.
+        """
+        # Checked again: since then a file may have been closed, or memory made read-only.
         self._targets = _targets(*self._arrays)
         shapes = (batch, seq_len, heads, head_dim), (batch, heads, seq_len)
         for target, shape, own in zip(self._targets, shapes, (dtype, lse_dtype), strict=False):
             target.check_holds(shape, own)
 
     def __call__(self, start: int, out: torch.Tensor, lse: torch.Tensor) -> None:
-        """Write out (B, C, H, D) and LSE (B, H, C) of the tokens from `start` on."""
+        """Write a chunk.
+
+        Args:
+            start: its first token.
+            out: (B, C, H, D).
+            lse: (B, H, C).
+
+        Raises:
+            ValueError: where it does not fit into the arrays.
+        """
         for target, values in zip(self._targets, (out, lse), strict=False):
             target.write(start, values)
 
 
 def _targets(out, lse) -> list[_Target]:
-    """What out and, unless None, LSE are written to; ValueError where one cannot be."""
+    """The targets of out and, unless None, of the LSE; ValueError where one cannot be written."""
     if lse is None:
         return [_Target("out", out, token_dim=1)]
     targets = [_Target("out", out, token_dim=1), _Target("lse", lse, token_dim=2)]
     if _share_memory(out, lse):
-        raise ValueError(f"lse={_kind(lse)}: expected memory of its own, out lies there")
+        raise ValueError(f"lse={_kind(lse)}: expected memory of its own, not shared with out")
     return targets
 
 
@@ -90,7 +121,7 @@ class _Target:
         tokens = slice(start, start + values.shape[self._token_dim])
         shape = list(values.shape)
         shape[self._token_dim] = self._shape[self._token_dim]
-        # Assigning would repeat one head or batch element over all.
+        # Assignment would broadcast one head or batch element over all.
         self.check_holds(tuple(shape), values.dtype)
         if not 0 <= start <= tokens.stop <= self._shape[self._token_dim]:
             raise ValueError(f"start={start}: expected tokens within {self._name}, {self._shape}")
@@ -103,10 +134,10 @@ class _Target:
 
 
 def _why_not_writable(array) -> str | None:
-    """Why what is written to an array of any kind would fail or be lost, or None."""
+    """Why a write to an array of any kind would fail or be lost, or None."""
     if isinstance(array, torch.Tensor):
         if array.requires_grad:
-            return "requires grad: expected a tensor without, as there are no gradients here"
+            return "requires grad: expected a tensor that does not, as there are no gradients here"
         if array.is_inference() and not torch.is_inference_mode_enabled():
             return "is of inference mode, outside of which it is read-only"
     else:
@@ -137,7 +168,8 @@ def _is_copied_on_write(array) -> bool:
 def _is_of_read_only_pages(array) -> bool:
     """Whether a write would end the process: a tensor does not know that its memory is read-only.
 
-    The operating system copies the first element out and back; to it this is an error, no fault.
+    The operating system copies the first element out and back: where pages are read-only that is
+    an error it returns, not a segmentation fault.
     """
     memory = _memory(array)
     is_on_device = isinstance(array, torch.Tensor) and array.device.type != "cpu"
@@ -156,7 +188,7 @@ def _is_of_read_only_pages(array) -> bool:
 
 
 def _overlaps_itself(array) -> bool:
-    """Whether two elements may lie in one place, as in an expanded tensor."""
+    """Whether two elements may share memory, as in an expanded tensor."""
     memory = _memory(array)
     if memory is None:
         return False
@@ -174,7 +206,7 @@ def _share_memory(a, b) -> bool:
 
 
 class _Place:
-    """Where a tensor lies, on any device, in the terms that NumPy compares memory in."""
+    """The address and strides of a tensor, on any device, for NumPy's comparison of memory."""
 
     def __init__(self, x: torch.Tensor):
         size = x.element_size()
@@ -188,9 +220,9 @@ class _Place:
 
 
 def _memory(array) -> np.ndarray | None:
-    """An array that lies where `array` does, of which no element may be read.
+    """A NumPy array in the memory of `array`, only to compare addresses: no element may be read.
 
-    None where there is no memory, or where that is not known.
+    None where there is no memory, or its address is not known.
     """
     if isinstance(array, torch.Tensor):
         return np.asarray(_Place(array)) if array.numel() else None

@@ -1,8 +1,8 @@
 """Where a streamed call reads q, k and v from, chunk by chunk: a generator, files, host memory.
 
 A source has `batch`, `seq_len`, `heads`, `kv_heads`, `head_dim`, `dtype`, `device`, and
-`read(start, stop)`, which gives q (B, C, H, D) and k, v (B, C, Hkv, D) of the tokens from `start`
-to before `stop`, on the device. What it gives is valid until the next read: buffers are used again.
+`read(start, stop)`, which returns q (B, C, H, D) and k, v (B, C, Hkv, D) of the tokens from `start`
+to before `stop`, on the device. They are valid until the next read, which reuses the buffers.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.ahead import Ahead
-from models.arrays import as_tensor, check_array, float_dtype
+from models.arrays import ArrayLike, as_tensor, check_array, float_dtype
 from models.errors import DTYPES, as_integer, check_qkv, check_same_length
+from models.prefetch import Prefetcher
 
 
 class _Source:
-    """The shape of a sequence, and the check of what is asked of it."""
+    """The shape of a sequence; subclasses have `_read`."""
 
     def __init__(self, batch, seq_len, heads, kv_heads, head_dim, dtype, device):
         self.batch = as_integer("batch", batch, least=0)
@@ -33,7 +33,18 @@ class _Source:
         self.dtype, self.device = dtype, _device(device)
 
     def read(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """q, k, v of the tokens from `start` to before `stop`; ValueError outside the sequence."""
+        """A chunk of the sequence.
+
+        Args:
+            start: first token.
+            stop: the token after the last.
+
+        Returns:
+            q (B, C, H, D) and k, v (B, C, Hkv, D), valid until the next read.
+
+        Raises:
+            ValueError: outside of the sequence.
+        """
         try:
             first, last = as_integer("start", start, least=0), as_integer("stop", stop)
         except ValueError:
@@ -58,13 +69,17 @@ def _device(device) -> torch.device:
 
 
 class CheckedSource(_Source):
-    """Any object with a source's attributes and `read`, held to what a source is.
+    """Any object with a source's attributes and `read`, checked at each read.
 
-    Raises ValueError on attributes that are missing or wrong, and, when it is read, on what is not
-    q, k, v of the asked tokens in the dtype and on the device that it says.
+    Args:
+        source: the object.
+
+    Raises:
+        ValueError: where attributes are missing or wrong; in `read`, where the result is not
+            q, k, v of these tokens in the source's dtype and on its device.
     """
 
-    def __init__(self, source):
+    def __init__(self, source: object):
         names = ("batch", "seq_len", "heads", "kv_heads", "head_dim", "dtype", "device")
         missing = [name for name in (*names, "read") if not hasattr(source, name)]
         if missing:
@@ -95,10 +110,24 @@ class CheckedSource(_Source):
 
 
 class GeneratedSource(_Source):
-    """Standard normal values that depend on the seed and on the token, not on how they are read.
+    """Standard normal values that depend on the seed and on the token, not on the chunks read.
 
-    The tokens are cut into blocks; the values of a block come from a generator of the device
-    keyed by (seed, tensor, block), so that any part of any length can be made again.
+    The tokens are cut into blocks; the values of a block come from a generator on the device
+    seeded by (seed, tensor, block), so that any part of any length can be made again.
+
+    Args:
+        seq_len: N.
+        batch: B.
+        heads: H.
+        kv_heads: Hkv, a divisor of H; None for H.
+        head_dim: D.
+        dtype: float64, float32, float16 or bfloat16.
+        device: CPU or CUDA; each kind has values of its own.
+        seed: an integer >= 0.
+        block: tokens per block.
+
+    Raises:
+        ValueError: on bad arguments.
     """
 
     def __init__(
@@ -132,7 +161,7 @@ class GeneratedSource(_Source):
                 self._generator.manual_seed(int(key.generate_state(1, np.uint64)[0]))
                 buffer[place].normal_(generator=self._generator)
         tokens = slice(start - first * self.block, stop - first * self.block)
-        # (blocks, tokens, B, H, D), so that a block is one stretch of memory at any batch.
+        # (blocks, tokens, B, H, D), so that a block is contiguous in memory at any batch.
         return tuple(x.flatten(0, 1)[tokens].transpose(0, 1) for x in self._buffers)
 
     def _empty(self, blocks: int, heads: int) -> torch.Tensor:
@@ -141,38 +170,56 @@ class GeneratedSource(_Source):
 
 
 class HostSource(_Source):
-    """Tensors or arrays in host memory, or behind it: h5py datasets, zarr arrays.
+    """Tensors or arrays in host memory, or on disk: h5py datasets, zarr arrays.
 
-    q: (B, N, H, D). k, v: (B, N, Hkv, D). Each is a tensor in any strides, a NumPy array, or has
-    `shape`, `dtype` and slices that NumPy takes; of those only the chunk at hand is read. device:
-    where the chunks go; on CUDA the next is copied while one is worked on.
-    Raises ValueError where one is no such array, naming it.
+    Args:
+        q: (B, N, H, D): a tensor of any strides, a NumPy array, or anything with `shape`, `dtype`
+            and slices that NumPy reads, of which only the current chunk is read.
+        k, v: (B, N, Hkv, D), likewise.
+        device: where the chunks go; to CUDA the next is copied while one is worked on.
+
+    Raises:
+        ValueError: naming the argument that is no such array.
     """
 
-    def __init__(self, q, k, v, device: str | torch.device = "cpu"):
+    def __init__(
+        self, q: ArrayLike, k: ArrayLike, v: ArrayLike, device: str | torch.device = "cpu"
+    ):
         arrays = {"q": q, "k": k, "v": v}
         described = [_described(name, x) for name, x in arrays.items()]
         super().__init__(*_sizes(*described), device)
         self._whole = [x.detach() if isinstance(x, torch.Tensor) else x for x in arrays.values()]
-        self._ahead = Ahead(self._cut, self) if self.device.type == "cuda" else None
+        self._prefetcher = _prefetcher(self)
 
     def _cut(self, start, stop):
         return [as_tensor(x[:, start:stop]) for x in self._whole]
 
     def _read(self, start, stop):
-        return tuple(self._ahead.read(start, stop) if self._ahead else self._cut(start, stop))
+        return tuple(
+            self._prefetcher.read(start, stop) if self._prefetcher else self._cut(start, stop)
+        )
 
 
 class MappedSource(_Source):
-    """Three `.npy` files, of which only the chunk at hand is in memory.
+    """Three `.npy` files, of which only the current chunk is in memory.
 
-    q: path of an array (B, N, H, D); k, v: of arrays (B, N, Hkv, D), float64, 32 or 16, of either
-    byte order. device: where the chunks go; on CUDA the next is read and copied while one is
-    worked on. Raises ValueError where a file is no such array, naming it, also in `read`, where
-    it has been replaced by another since.
+    Args:
+        q: path of an array (B, N, H, D), float64, float32 or float16, of either byte order.
+        k, v: paths of arrays (B, N, Hkv, D), likewise.
+        device: where the chunks go; to CUDA the next is read and copied while one is worked on.
+
+    Raises:
+        ValueError: naming the file that is no such array, also in `read`, where it has been
+            replaced since.
     """
 
-    def __init__(self, q: Path, k: Path, v: Path, device: str | torch.device = "cpu"):
+    def __init__(
+        self,
+        q: str | os.PathLike,
+        k: str | os.PathLike,
+        v: str | os.PathLike,
+        device: str | torch.device = "cpu",
+    ):
         self._files, described = [], []
         for name, path in {"q": q, "k": k, "v": v}.items():
             if not isinstance(path, str | os.PathLike):
@@ -181,11 +228,11 @@ class MappedSource(_Source):
             self._files.append((Path(path), array.shape, array.dtype))
             described.append(_described(str(path), array))
         super().__init__(*_sizes(*described), device)
-        self._ahead = Ahead(self._cut, self) if self.device.type == "cuda" else None
+        self._prefetcher = _prefetcher(self)
         self._buffers: list[torch.Tensor] = []
 
     def _cut(self, start, stop):
-        # Mapped anew each time: the pages of a mapping that is gone are nobody's memory.
+        # Mapped anew each time: pages of a closed mapping do not count as this process's memory.
         parts = []
         for path, shape, dtype in self._files:
             array = _mapped(path)
@@ -198,8 +245,8 @@ class MappedSource(_Source):
         return parts
 
     def _read(self, start, stop):
-        if self._ahead:
-            return tuple(self._ahead.read(start, stop))
+        if self._prefetcher:
+            return tuple(self._prefetcher.read(start, stop))
         parts = self._cut(start, stop)
         if [x.shape for x in self._buffers] != [x.shape for x in parts]:
             self._buffers = [torch.empty(x.shape, dtype=x.dtype) for x in parts]
@@ -208,16 +255,21 @@ class MappedSource(_Source):
         return tuple(self._buffers)
 
 
+def _prefetcher(source: HostSource | MappedSource) -> Prefetcher | None:
+    is_cuda = source.device.type == "cuda"
+    return Prefetcher(source._cut, source.seq_len, source.device) if is_cuda else None
+
+
 def _mapped(path: Path) -> np.memmap:
     try:
-        # Copy on write: PyTorch warns of arrays that must not be written to.
+        # Copy on write: PyTorch warns about read-only arrays.
         return np.lib.format.open_memmap(path, mode="c")
     except (OSError, OverflowError, ValueError) as error:
         raise ValueError(f"{path}: expected a .npy file, whole, of one array: {error}") from None
 
 
 def _described(name: str, array) -> torch.Tensor:
-    """A tensor of an array's shape and dtype that takes no memory; ValueError if it has none."""
+    """A tensor of an array's shape and dtype that takes no memory; ValueError where it has none."""
     check_array(name, array, "__getitem__")
     dtype = float_dtype(name, array)
     if isinstance(array, torch.Tensor) and array.device.type != "cpu":

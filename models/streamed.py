@@ -1,16 +1,17 @@
-"""Dilated attention over sequences that no memory holds: chunk by chunk, exactly.
+"""Dilated attention over sequences that do not fit in memory: chunk by chunk, exactly.
 
 The segments of a branch are independent. A chunk that is a multiple of a segment length holds
-whole segments of that branch, and is attended to as a sequence of its own. A branch with
-other segments (LongNet's longest may be the sequence itself) is *resident*: a first pass over the
-source gathers the tokens that it keeps, one in `r`, and attends to them; their rows are joined in
-when the second pass comes to them (arXiv 2307.02486, section 2.2; joining: `models.merge`).
+whole segments of that branch, and is computed as a sequence of its own. A branch with other
+segments (LongNet's longest may be the sequence itself) is *resident*: a first pass over the
+source gathers the tokens that it keeps, one in `r`, and computes their attention; their rows are
+joined in when the second pass reaches them (arXiv 2307.02486, section 2.2; joining:
+`models.merge`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -27,9 +28,9 @@ __all__ = ["StoreInto", "default_chunk", "streamed_dilated_attention"]
 
 
 def streamed_dilated_attention(
-    source,
-    segment_lengths,
-    dilation_rates,
+    source: object,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
     *,
     sink: Sink,
     is_causal: bool = False,
@@ -39,23 +40,31 @@ def streamed_dilated_attention(
     chunk: int | None = None,
     key_padding_mask: torch.Tensor | None = None,
 ) -> None:
-    """`models.dilated_attention` over all tokens of `source`, in the memory of a few chunks.
-
-    source: one of `models.sources`, or an object like them. sink(start, out, lse): called for each
-    chunk in order with the first token's position, out (B, C, H, D) in the source's dtype (under
-    autocast in that of `dilated_attention`) and LSE (B, H, C), float32 (float64 for float64);
-    `models.sinks` says how it can refuse a pass at its start. chunk: tokens read at a time, by
-    default `default_chunk`. key_padding_mask: (B, N) bool on the source's device, True where a key
-    is never attended to, whatever it holds. Other options are those of `dilated_attention`.
+    """`models.dilated_attention` over all tokens of a source, in the memory of a few chunks.
 
     Branches whose segment length does not divide `chunk` are resident: they need
-    `seq_len / dilation_rate` tokens of q, k, v and out, and the source is read twice. Memory does
-    not depend on `seq_len` otherwise. With "sdpa" in float32 the result is that of
-    `dilated_attention` bit for bit, where resident branches come last in the schedule; other
-    backends and types, whose matrix products round by shape, give it to rounding. No gradients.
+    `seq_len / dilation_rate` tokens of q, k, v and out, and the source is read twice. Otherwise
+    memory does not depend on `seq_len`. With "sdpa" in float32 the result is that of
+    `dilated_attention` bit for bit, provided that resident branches come last in the schedule;
+    other backends and dtypes, whose matrix products round by shape, agree up to rounding. No
+    gradients.
 
-    Raises ValueError on bad arguments, UnsupportedBackend where `backend` cannot, before any read;
-    ValueError at the first chunk that is not what the source says of itself.
+    Args:
+        source: one of `models.sources`, or an object with their attributes and `read`.
+        segment_lengths, dilation_rates, is_causal, scale, head_offset, backend: as of
+            `dilated_attention`.
+        sink: called with (start, out, lse) for each chunk in order: the position of its first
+            token, out (B, C, H, D) in the source's dtype (under autocast in that of
+            `dilated_attention`), and LSE (B, H, C), float32 (float64 for float64). `models.sinks`
+            says how it can refuse a call at its start.
+        chunk: tokens read at a time, None for `default_chunk`.
+        key_padding_mask: (B, N) bool on the source's device, True where a key is never attended
+            to, whatever it holds.
+
+    Raises:
+        ValueError: on bad arguments, before any read; at the first chunk that does not agree with
+            the source's attributes.
+        UnsupportedBackend: where `backend` cannot compute this, before any read.
     """
     pattern = DilatedBranches(segment_lengths, dilation_rates, head_offset)
     source = CheckedSource(source)
@@ -91,27 +100,35 @@ def streamed_dilated_attention(
                     q, k, v, *branches, key_padding_mask=padding, **options
                 )
             else:
-                out, lse = _nothing(q)
+                out, lse = _empty(q)
             if resident:
                 out, lse = resident.join(start, stop, out, lse)
             sink(start, out, lse)
-            del out, lse  # or they would lie beside those of the next chunk
+            del out, lse  # or they would be in memory together with the next chunk's
 
 
-def default_chunk(seq_len: int, segment_lengths) -> int:
-    """The least chunk in which all segments shorter than the sequence are whole, in tokens.
+def default_chunk(seq_len: int, segment_lengths: Sequence[int]) -> int:
+    """The smallest chunk in which all segments shorter than the sequence are whole.
 
-    At most `seq_len`; where no segment is shorter, 32768.
+    Args:
+        seq_len: N.
+        segment_lengths: w of each branch.
+
+    Returns:
+        Tokens, at most `seq_len`; at most 32768 where no segment is shorter.
+
+    Raises:
+        ValueError: on bad arguments.
     """
     seq_len = as_integer("seq_len", seq_len)
-    # The lengths stand for the rates too, which do not matter here.
+    # Only to check the lengths: they are passed as the rates too, which do not matter here.
     lengths = DilatedBranches(segment_lengths, segment_lengths).segment_lengths
     shorter = [w for w in lengths if w < seq_len]
     return min(seq_len, math.lcm(*shorter) if shorter else 32768)
 
 
 class _Resident:
-    """The branches that reach beyond a chunk: their rows, attended to in a pass of their own."""
+    """The branches whose segments exceed a chunk: their rows, computed in a first pass."""
 
     def __init__(self, source, branches, chunk, dtype, key_padding_mask, options: dict):
         pattern = DilatedBranches(*zip(*branches, strict=True), options["head_offset"])
@@ -144,10 +161,10 @@ class _GroupRows:
         self._waiting: list[tuple[torch.Tensor, ...]] = []
         self._positions: list[torch.Tensor] = []
         self._padding: list[torch.Tensor] = []
-        self._done: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._attended: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     def gather(self, start: int, stop: int, tensors, padding) -> None:
-        """Keep what the branch keeps of a chunk's q, k, v and padding (B, C), if any."""
+        """Store the branch's tokens of a chunk's q, k, v and, if any, padding (B, C)."""
         kept = self._kept(start, stop, tensors[0].device)
         heads = (self._group.q_heads, self._group.kv_heads, self._group.kv_heads)
         pairs = zip(tensors, heads, strict=True)
@@ -157,7 +174,7 @@ class _GroupRows:
             self._padding.append(padding[:, kept - start])
 
     def attend(self, stop: int, is_last: bool, options: dict) -> None:
-        """Attend within every segment that is complete at `stop`."""
+        """Compute attention within every segment that is complete at `stop`."""
         positions = torch.cat(self._positions)
         tensors = [torch.cat(parts, dim=1) for parts in zip(*self._waiting, strict=True)]
         padding = torch.cat(self._padding, dim=1) if self._padding else None
@@ -169,7 +186,7 @@ class _GroupRows:
             q, k, v = (x[:, begin : begin + size] for x in tensors)
             padded = _cut(padding, begin, begin + size)
             out, lse = dilated_attention(q, k, v, (size,), (1,), key_padding_mask=padded, **options)
-            self._done.append((positions[begin : begin + size], out, lse))
+            self._attended.append((positions[begin : begin + size], out, lse))
             begin += size
         self._positions = [positions[begin:]]
         self._waiting = [tuple(x[:, begin:].clone() for x in tensors)]
@@ -177,8 +194,8 @@ class _GroupRows:
 
     def join(self, start: int, stop: int, out: torch.Tensor, lse: torch.Tensor) -> None:
         """Join the rows of a chunk into its out (B, C, H, D) and LSE (B, H, C), in place."""
-        while self._done and self._done[0][0][0] < stop:
-            positions, part_out, part_lse = self._done[0]
+        while self._attended and self._attended[0][0][0] < stop:
+            positions, part_out, part_lse = self._attended[0]
             here = slice(
                 int(torch.searchsorted(positions, start)), int(torch.searchsorted(positions, stop))
             )
@@ -191,7 +208,7 @@ class _GroupRows:
             lse[:, heads[:, None], rows] = own_lse
             if positions[-1] >= stop:
                 break
-            self._done.pop(0)
+            self._attended.pop(0)
 
     def _kept(self, start: int, stop: int, device) -> torch.Tensor:
         tokens = torch.arange(start, stop, device=device)
@@ -209,7 +226,7 @@ def _cut(key_padding_mask: torch.Tensor | None, start: int, stop: int) -> torch.
 
 
 def _prepare(sink: Sink, token: torch.Tensor, seq_len: int) -> None:
-    """Let a sink refuse the results of `seq_len` queries like `token` (B, 1, H, D)."""
+    """Call the sink's `prepare`, if any, for `seq_len` queries like `token` (B, 1, H, D)."""
     if not callable(sink):
         kind = type(sink).__name__
         raise ValueError(f"sink={kind}: expected a function of start, out and lse")
@@ -222,7 +239,7 @@ def _lse_dtype(q: torch.Tensor) -> torch.dtype:
     return torch.promote_types(q.dtype, torch.float32)
 
 
-def _nothing(q: torch.Tensor):
-    """The out and LSE of a chunk before any branch."""
+def _empty(q: torch.Tensor):
+    """The out and LSE of a chunk before any branch is joined in."""
     batch, tokens, heads, _ = q.shape
     return torch.zeros_like(q), q.new_full((batch, heads, tokens), -torch.inf, dtype=_lse_dtype(q))

@@ -1,28 +1,36 @@
 """Attention over strided views, joined by LSE, with the exact gradient of the joined result.
 
-Nothing of q, k, v is copied: a dilated segment of some heads is a view of
-(B, N, H, D) memory with a longer token stride. In the backward pass each view
-gets the *merged* output and LSE. Then P = exp(S - LSE) is its part of the
-whole softmax, so the parts' gradients add up to the exact gradient through the
-mixing weights too (torchscale detaches these).
+q, k, v are not copied: a dilated segment of some heads is a view of (B, N, H, D)
+memory with a longer token stride. In the backward pass each view gets the *merged*
+output and LSE. Then P = exp(S - LSE) is its part of the whole softmax, so the parts'
+gradients add up to the exact gradient, through the mixing weights too (torchscale
+detaches these).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from models.fused_ops import CudaEfficient, CudaFlash, head_dim_multiple
+from models.fused_ops import CudaEfficient, CudaFlash, FusedOp, head_dim_multiple
 from models.merge import merge_into
 from models.patterns.branches import HeadGroup
 
 
 @dataclass(frozen=True)
 class View:
-    """Kept tokens of `segments` equal segments from token `start` on, for one head group."""
+    """The kept tokens of consecutive equal segments, for one head group.
+
+    Attributes:
+        batch: batch elements.
+        start: first token of the first segment.
+        segments: number of segments.
+        length: tokens per segment.
+        group: heads, offset and dilation rate.
+    """
 
     batch: slice
     start: int
@@ -31,7 +39,15 @@ class View:
     group: HeadGroup
 
     def of(self, x: torch.Tensor, heads: slice) -> torch.Tensor:
-        """The view of x (B, N, H, ...) as (B * segments, H', kept tokens, ...)."""
+        """The view of a tensor.
+
+        Args:
+            x: (B, N, H, ...).
+            heads: which heads, H' of them.
+
+        Returns:
+            (B * segments, H', kept tokens, ...) in x's memory.
+        """
         tokens = slice(self.start, self.start + self.segments * self.length)
         x = x[self.batch, tokens, heads].unflatten(1, (self.segments, self.length))
         x = x[:, :, self.group.offset :: self.group.dilation_rate]
@@ -42,17 +58,30 @@ class View:
         return x.as_strided((batch * segments, *rest), strides).transpose(1, 2)
 
     def of_tokens(self, x: torch.Tensor) -> torch.Tensor:
-        """The view of x (B, N) as (B * segments, kept tokens), a copy."""
+        """Copy what there is per token.
+
+        Args:
+            x: (B, N).
+
+        Returns:
+            (B * segments, kept tokens).
+        """
         tokens = slice(self.start, self.start + self.segments * self.length)
         x = x[self.batch, tokens].unflatten(1, (self.segments, self.length))
         return x[:, :, self.group.offset :: self.group.dilation_rate].flatten(0, 1)
 
 
-def views(head_groups, shape: torch.Size, foldable: bool) -> Iterator[View]:
-    """All views of tensors (B, N, H, D), branch by branch; each covers disjoint rows of its branch.
+def views(head_groups: Iterable[HeadGroup], shape: torch.Size, foldable: bool) -> Iterator[View]:
+    """All views of a tensor, branch by branch.
 
-    foldable: whether batch and segment can be one dimension of a view, which
-    takes strides of N tokens from one batch element to the next.
+    Args:
+        head_groups: of all branches.
+        shape: (B, N, H, D).
+        foldable: whether batch and segment can be one dimension of a view, which needs a batch
+            stride of N tokens.
+
+    Yields:
+        Views; those of one branch have no row in common.
     """
     batch, n = shape[:2]
     for group in head_groups:
@@ -66,11 +95,31 @@ def views(head_groups, shape: torch.Size, foldable: bool) -> Iterator[View]:
             yield View(slice(0, batch), full * w, 1, rest, group)
 
 
-def forward(q, k, v, op, head_groups, is_causal: bool, scale: float, key_padding_mask=None):
-    """out (B, N, H, D) in q's dtype and LSE (B, H, N), float32 at least, by one of `fused_ops`.
+def forward(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    op: FusedOp,
+    head_groups: Iterable[HeadGroup],
+    is_causal: bool,
+    scale: float,
+    key_padding_mask: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of all branches, without autograd.
 
-    q: (B, N, H, D), k, v: (B, N, Hkv, D), last dimension contiguous. key_padding_mask: (B, N) bool
-    or None; k and v are 0 where it is set (`models.padding`).
+    Args:
+        q: (B, N, H, D), last dimension contiguous.
+        k, v: (B, N, Hkv, D), likewise.
+        op: which computes each view.
+        head_groups: of all branches.
+        is_causal: whether a query attends to keys up to itself only.
+        scale: factor on q.k.
+        key_padding_mask: (B, N) bool, True where a key is not attended to, or None; k and v are 0
+            there (`models.padding`).
+
+    Returns:
+        out (B, N, H, D) in q's dtype, and LSE (B, H, N), float32 at least; rows without keys give 0
+        and -inf.
     """
     accumulator = torch.promote_types(q.dtype, torch.float32)
     out = lse = None
@@ -88,7 +137,7 @@ def forward(q, k, v, op, head_groups, is_causal: bool, scale: float, key_padding
             part_out = part_out.masked_fill(is_empty[..., None], 0.0)
             part_lse = part_lse.masked_fill(is_empty, -torch.inf)
         if out is None and part_lse.numel() == q.shape[0] * q.shape[1] * q.shape[2]:
-            # The first view is all there is so far: adopt it, copy nothing that lies as views ask.
+            # The first view covers all rows: use it as it is, copied only where strides differ.
             out = part_out.transpose(1, 2).reshape(q.shape).to(accumulator).contiguous()
             lse = part_lse.transpose(1, 2).reshape(q.shape[:3]).contiguous()
             continue
@@ -100,14 +149,35 @@ def forward(q, k, v, op, head_groups, is_causal: bool, scale: float, key_padding
 
 
 def backward(
-    grad_out, grad_lse, q, k, v, out, lse, op, head_groups, is_causal, scale, key_padding_mask=None
-):
-    """dq, dk, dv in q's dtype for the cotangents of out and, unless None, LSE; see `forward`."""
-    # The views are made for the strides of q, k, v; autograd hands over any.
+    grad_out: torch.Tensor,
+    grad_lse: torch.Tensor | None,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    op: FusedOp,
+    head_groups: Iterable[HeadGroup],
+    is_causal: bool,
+    scale: float,
+    key_padding_mask: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, ...]:
+    """The gradients of `forward`.
+
+    Args:
+        grad_out: (B, N, H, D).
+        grad_lse: (B, H, N) or None.
+        out, lse: results of `forward`.
+        q, k, v, op, head_groups, is_causal, scale, key_padding_mask: as of `forward`.
+
+    Returns:
+        dq, dk, dv in q's dtype, contiguous.
+    """
+    # The views are made for the strides of q, k, v; autograd passes any.
     grad_out, out = grad_out.contiguous(), out.contiguous()
-    # A row without keys has no weight at any LSE but -inf.
+    # exp(S - LSE) of a row without keys is 0 for any finite LSE, and NaN for -inf.
     lse = lse.transpose(1, 2).masked_fill(lse.transpose(1, 2).isneginf(), 0.0).contiguous()
-    plan = list(_views(q, k, v, head_groups, is_causal, key_padding_mask))
+    all_views = list(_views(q, k, v, head_groups, is_causal, key_padding_mask))
     head_dim = q.shape[-1]
     if grad_lse is not None:
         k, v = (F.pad(x, (0, head_dim_multiple(q))) for x in (k, v))
@@ -116,7 +186,7 @@ def backward(
             op = CudaEfficient()
     accumulator = torch.promote_types(q.dtype, torch.float32)
     grads = [x.new_zeros(x.shape, dtype=accumulator) for x in (q, k, v)]
-    for view, bias, _ in plan:
+    for view, bias, _ in all_views:
         q_heads, kv_heads = view.group.q_heads, view.group.kv_heads
         parts = op.backward(
             view.of(grad_out, q_heads),
@@ -135,8 +205,8 @@ def backward(
 
 
 def _views(q, k, v, head_groups, is_causal, key_padding_mask):
-    """Each view with its bias, 0 and -inf (B', 1, 1, kept keys), and its rows without keys,
-    (B', 1, kept queries) bool; both None without padding."""
+    """Each view with its bias, 0 and -inf (B', 1, 1, kept keys), and which of its rows have no
+    keys, (B', 1, kept queries) bool; both None without padding."""
     foldable = all(x.stride(0) == x.shape[1] * x.stride(1) for x in (q, k, v))
     for view in views(head_groups, q.shape, foldable):
         if key_padding_mask is None:
@@ -148,13 +218,21 @@ def _views(q, k, v, head_groups, is_causal, key_padding_mask):
         yield view, bias[:, None, None], is_empty[:, None]
 
 
-def carry_grad_lse(q, out, grad_out, grad_lse):
-    """Feed dLSE to ops that know only dO, by more columns of the head dimension.
+def carry_grad_lse(
+    q: torch.Tensor, out: torch.Tensor, grad_out: torch.Tensor, grad_lse: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pass dLSE to ops that take only dO, in additional columns of the head dimension.
 
-    q, out, grad_out: (B, N, H, D), grad_lse: (B, N, H). The ops compute
-    dS = P (dO V' - rowsum(dO * O)). A column that is 0 in q, k, v, -1 in `out` and dLSE in
-    `grad_out` leaves S and dO V' alone and makes it dS = P (dO V' - rowsum(dO * O) + dLSE),
+    The ops compute dS = P (dO V' - rowsum(dO * O)). A column that is 0 in q, k, v, -1 in `out` and
+    dLSE in `grad_out` leaves S and dO V' alone and makes it dS = P (dO V' - rowsum(dO * O) + dLSE),
     which is the gradient through the LSE. The caller pads k and v likewise, with zeros.
+
+    Args:
+        q, out, grad_out: (B, N, H, D).
+        grad_lse: (B, N, H).
+
+    Returns:
+        q, out and grad_out, (B, N, H, D + `head_dim_multiple`).
     """
     extra = head_dim_multiple(q)
     q, out, grad_out = (F.pad(x, (0, extra)) for x in (q, out, grad_out))

@@ -50,11 +50,11 @@ def lines(view: views.View) -> list[Line]:
 
     Of a length that was published at several batches, the first: the one its summary prints.
     """
-    base, found = published.base(view.experiment), []
+    base, found = published.speedup_base(view.experiment), []
     for system in ORDER:
-        for wanted, n in published.one_batch(view.experiment):
+        for wanted, n in published.one_shape_per_length(view.experiment):
             batch = view.batch_for(wanted, n)
-            old = published.figure(view.experiment, system, wanted, n, "speedup")
+            old = published.value(view.experiment, system, wanted, n, "speedup")
             gain = views.ratio(view.cell(base, batch, n), view.cell(system, batch, n))
             if system != base and (old or gain):
                 found.append(Line(system, n, batch or wanted, old, gain))
@@ -92,7 +92,7 @@ def overview(frame: pd.DataFrame, machine: str = "auto") -> Figure:
             _draw(ax, found, -1.22 / width)
             title = f"write-up “{view.experiment}”"
             ax.set_title(title, x=-1.22 / width, fontweight="bold", pad=4)
-            over = f"speed-up over {published.name(published.base(view.experiment))}"
+            over = f"speed-up over {published.name(published.speedup_base(view.experiment))}"
             ax.set_xlabel(f"{over}\n{view.device}" if names_devices else over)
         _legend(figure, panels, tall)
     return figure

@@ -29,7 +29,7 @@ def memory(text: str) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the answer; returns 0, 1 where there is none (told on stderr) or nothing fits."""
+    """Print the answer; returns 0, or 1 where nothing fits or there is no answer (see stderr)."""
     options = _parser().parse_args(arguments)
     try:
         question = Question(
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Rank the systems at a setting by measured or interpolated time and memory.",
     )
     add = parser.add_argument
-    add("--device", help="part of a device's name or machine's id (default: the one that speaks)")
+    add("--device", help="part of a device's name or machine's id (default: the reporting machine)")
     add("--seq-len", type=int, required=True, help="tokens")
     add("--heads", type=int, default=8)
     add("--head-dim", type=int, default=64)

@@ -1,4 +1,4 @@
-"""The ranking of what was measured, or lies between what was, and what is left out of it."""
+"""The ranking of measured and interpolated systems, and those that are left out of it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Option:
     """A system that does the job. Options of equal `computes` give the same result.
 
     density: smallest and largest share of dense attention's pairs at the lengths it rests on.
-    time: ms. memory: bytes, the peak and the inputs; None where it was not weighed.
+    time: ms. memory: bytes, the peak and the inputs; None where it was not measured.
     basis: "measured" or "interpolated", from records at `lengths`, whose paths are `records`.
     ties: whether its time (memory, where that ranks) cannot be told from the first one's.
     """
@@ -51,7 +51,7 @@ class Option:
     def ranked_by(self, by: str) -> Interval:
         """The quantity that the ranking is by; infinite where it is not known."""
         known = self.time if by == "time" else self.memory
-        return known or Interval(math.inf, math.nan, math.nan, 0.0)
+        return known or Interval.without_spread(math.inf)
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Advice:
-    """The answer: `ranked` best first, over everything; nobody fits if it is empty.
+    """The answer: `ranked` best first, over all functions; empty if no system fits.
 
     question: as asked, with the type and causality that the answer is for. settled: those of its
-    fields that were left open. machine: its id; device: in words. memory_bytes: the limit.
+    fields that were not asked for. machine: its id; device: in words. memory_bytes: the limit.
     """
 
     question: Question
@@ -81,7 +81,7 @@ class Advice:
     left_out: tuple[LeftOut, ...]
 
     def best(self, computes: str | None = None) -> Option | None:
-        """The first one that computes `computes` ("dense", ...), or of all; None if none does."""
+        """The best that computes `computes` ("dense", ...), or of all; None where there is none."""
         of_kind = (o for o in self.ranked if computes in (None, o.computes))
         return next(of_kind, None)
 
@@ -96,7 +96,7 @@ def advise(frame: pd.DataFrame, question: Question) -> Advice:
     """Answer `question` from the records in `frame` (see `analysis.records.load`).
 
     Raises Refused, naming what was measured, if the machine, the setting or the length was not;
-    a length that lies between measured ones is interpolated by `analysis.scaling`.
+    a length between measured ones is interpolated by `analysis.statistics.scaling`.
     """
     rows = rows_of_machine(frame, question.device)
     if rows.empty:
@@ -112,7 +112,7 @@ def advise(frame: pd.DataFrame, question: Question) -> Advice:
         raise Refused(_out_of_range(rows, own, settled))
     for system in systems.ordered(found):
         answered = [pair for pair in found[system] if isinstance(pair[1], Estimate)]
-        # A pattern that was run says more than one that a rule would have had there.
+        # A pattern that was run at that length is preferred to one that a rule gives there.
         measured = [pair for pair in answered if len(pair[1].points) == 1]
         for one, estimate in measured or answered:
             option = _option(one, estimate, settled)
@@ -176,9 +176,9 @@ def _encloses(points: tuple[Point, ...], point: Point, question: Question) -> bo
 
 
 def input_bytes(question: Question, variant: str) -> int:
-    """What a pass is given: q, k, v, of a module x and its four projections; dout on training.
+    """Bytes of a pass's inputs: q, k and v, or a module's x and its four projections.
 
-    A streamed pass is given nothing that is held beside it.
+    In training the output's gradient too. A streamed pass holds no input besides its peak.
     """
     if variant in VARIANTS and VARIANTS[variant].is_streamed:
         return 0
@@ -191,7 +191,7 @@ def input_bytes(question: Question, variant: str) -> int:
 
 
 def _too_large(option: Option, limit: float, *, asked: bool) -> str | None:
-    """Why an option does not fit `limit` bytes, or None. It must with the end of its interval."""
+    """Why an option does not fit `limit` bytes with its whole interval; None where it does."""
     if option.memory is None:
         return "its memory was not measured here" if asked else None
     need = option.memory

@@ -1,4 +1,4 @@
-"""What each system was measured to take over length, and its value at one length of those."""
+"""Measured time and memory of each system over length, and the value at one length."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fractions import Fraction
 import numpy as np
 import pandas as pd
 
-from analysis.claims.wording import margin
+from analysis.claims.criteria import single_process_interval
 from analysis.selection import published, views
-from analysis.standard.cells import WORDS
+from analysis.standard import in_words
 from analysis.statistics import scaling
 from analysis.statistics.intervals import Interval, resampled_median
 from models.registry import VARIANTS
@@ -39,7 +39,7 @@ class Point:
 
     @property
     def peak_bytes(self) -> float:
-        """The largest peak beyond the inputs; NaN where none was weighed."""
+        """The largest peak beyond the inputs; NaN where none was measured."""
         return float(self.timed["peak_memory_bytes"].max())
 
     @property
@@ -48,7 +48,7 @@ class Point:
         if not self.timed.empty:
             return None
         row = self.rows.iloc[0]
-        return f"{WORDS.get(row['status'], row['status'])} at {self.seq_len:,} tokens"
+        return f"{in_words.outcome(row)} at {self.seq_len:,} tokens"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Series:
-    """One system with one pattern over length; `computes` says in words what it gives."""
+    """One system with one pattern over length; `computes`: which function, in words."""
 
     system: str
     variant: str
@@ -72,7 +72,7 @@ class Series:
     def at(self, seq_len: int) -> Estimate | str:
         """The measured value at `seq_len`, or the fitted one between measured lengths.
 
-        A string is the reason for neither.
+        Where there is neither, the reason as a string.
         """
         here = [point for point in self.points if point.seq_len == seq_len]
         if here:
@@ -90,10 +90,10 @@ class Series:
 
 
 def series(rows: pd.DataFrame, seq_len: int) -> Iterator[Series]:
-    """Every system of `rows` (one setting), once for each pattern that it can have at `seq_len`.
+    """Every system of `rows` (one setting), once per pattern that it can have at `seq_len`.
 
-    A rule for segments that vary with the length (the same segments, those of the write-up, the
-    same shares of the length) makes a series too, where it says what they are at `seq_len`.
+    Segments that vary with the length follow a rule: the same segments, those of the write-up, or
+    the same shares of the length. Each rule that gives segments at `seq_len` makes a series.
     """
     for (system, variant), own in rows.groupby(["system", "variant"], sort=False):
         if variant not in VARIANTS:
@@ -111,20 +111,20 @@ def series(rows: pd.DataFrame, seq_len: int) -> Iterator[Series]:
 def _measured(point: Point) -> Estimate:
     time, peak = resampled_median(point.replicates, confidence=CONFIDENCE), point.peak_bytes
     if len(point.replicates) == 1:
-        time = margin(time)
-    weighed = None if math.isnan(peak) else Interval(peak, peak, peak, 1.0)
-    return Estimate(time, weighed, (point,))
+        time = single_process_interval(time)
+    memory = None if math.isnan(peak) else Interval(peak, peak, peak, 1.0)
+    return Estimate(time, memory, (point,))
 
 
 def _fitted(timed: list[Point], seq_len: int) -> Estimate:
     ends = [_measured(point) for point in _neighbours(timed, seq_len)]
     fit = scaling.fit([p.seq_len for p in timed], [p.replicates for p in timed])
     time = _between(fit, seq_len, *(end.time for end in ends))
-    weighed = [point for point in timed if point.peak_bytes > 0]
+    with_peak = [point for point in timed if point.peak_bytes > 0]
     peak = None
-    if len(weighed) >= POINTS and weighed[0].seq_len < seq_len < weighed[-1].seq_len:
-        fit = scaling.fit([p.seq_len for p in weighed], [p.peak_bytes for p in weighed])
-        ends = [_measured(point) for point in _neighbours(weighed, seq_len)]
+    if len(with_peak) >= POINTS and with_peak[0].seq_len < seq_len < with_peak[-1].seq_len:
+        fit = scaling.fit([p.seq_len for p in with_peak], [p.peak_bytes for p in with_peak])
+        ends = [_measured(point) for point in _neighbours(with_peak, seq_len)]
         peak = _between(fit, seq_len, *(end.peak for end in ends))
     return Estimate(time, peak, tuple(timed))
 
@@ -136,10 +136,10 @@ def _neighbours(points: list[Point], seq_len: int) -> tuple[Point, Point]:
 
 
 def _between(fit: scaling.ScalingFit, seq_len: int, below: Interval, above: Interval) -> Interval:
-    """The fitted value and its draws' interval, inside what the neighbours leave possible.
+    """The fitted value and its draws' interval, cut at the measured neighbours' intervals.
 
-    More tokens take no less: of a fit of few points draws go further than the measured values
-    on either side allow.
+    More tokens do not take less time or memory, but draws of a fit to few points can lie beyond
+    what was measured on either side.
     """
     value = float(fit.predict(seq_len))
     tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
@@ -158,7 +158,7 @@ def _rules(row: pd.Series, seq_len: int) -> list[str]:
     if row["segment_lengths"] is None:
         return ["dense" + projected]
     partitioned = VARIANTS[row["variant"]].pattern_class == "HeadPartition"
-    kind = "one branch a head" if partitioned else "dilated"
+    kind = "one branch per head" if partitioned else "dilated"
     own = row["segment_lengths"], row["dilation_rates"]
     shares = [Fraction(w, row["seq_len"]) * seq_len for w in own[0]]
     found = [own]

@@ -13,7 +13,7 @@ from analysis.rendering.text import span
 from analysis.selection import views
 from experiments.case import DTYPES, PASSES
 
-# Records of these time what published code did, which no one is advised to run.
+# Records of these time what the published code computed, which nobody should be advised to run.
 NOT_SYSTEMS = ("as_published",)
 SETTING = ("pass", "heads", "head_dim", "dtype", "is_causal", "batch")
 # Of equally well measured types and kinds of attention, the one a reader most likely means.
@@ -23,14 +23,14 @@ BY = ("time", "memory")
 
 
 class Refused(ValueError):
-    """No answer without extrapolating; says what was asked and what was measured."""
+    """There is no answer without extrapolating; names what was asked and what was measured."""
 
 
 @dataclass(frozen=True)
 class Question:
     """A setting to be advised on: lengths in tokens, memory in bytes.
 
-    device: part of a device's name or machine's id, or None for the machine that speaks.
+    device: part of a device's name or machine's id, or None for the reporting machine.
     dtype, is_causal: None takes those that most systems were measured with.
     memory_bytes: what a pass and its inputs may take; None is the memory of the device.
     by: "time" or "memory": what the ranking is by.
@@ -102,7 +102,7 @@ def rows_of_machine(frame: pd.DataFrame, device: str | None) -> pd.DataFrame:
     rows = frame[(frame["machine"] == machine) & ~frame["experiment"].isin(NOT_SYSTEMS)]
     alone = rows["world_size"].isna() | (rows["world_size"] == 1)
     rows = rows[alone & (rows["kv_heads"] == rows["heads"])]
-    # A rank on a CPU has one core, so it is not set against what has them all.
+    # A rank on a CPU has one core: it is not compared with systems that use all cores.
     of_ranks = (rows["device_kind"] == "cpu") & (rows["world_size"] == 1)
     rows = rows if of_ranks.all() else rows[~of_ranks]
     real = rows[rows["tier"] != "smoke"]
@@ -116,7 +116,7 @@ def machine_words(row: pd.Series) -> str:
 
 
 def resolve(rows: pd.DataFrame, question: Question) -> tuple[Question, pd.DataFrame]:
-    """The question with its type and causality settled, and the rows of exactly that setting.
+    """The question with its type and causality filled in, and the rows of exactly that setting.
 
     Raises Refused naming the nearest settings that were measured.
     """
@@ -129,7 +129,7 @@ def resolve(rows: pd.DataFrame, question: Question) -> tuple[Question, pd.DataFr
         if timed.empty:
             continue
         around = (timed["min"] <= question.seq_len) & (question.seq_len <= timed["max"])
-        # Where nothing lies around it, the type that came nearest: the refusal says how near.
+        # Where no system was timed around that length, the type timed nearest to it.
         away = timed.apply(lambda ends: _away(question.seq_len, *ends), axis=1).min()
         key = (-int(around.sum()), away, PREFERRED.index(dtype), not causal)
         groups.append((key, replace(question, dtype=dtype, is_causal=bool(causal))))

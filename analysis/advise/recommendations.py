@@ -1,4 +1,4 @@
-"""The write-ups' own advice beside what the records of one machine advise at the same shapes.
+"""The write-ups' own advice, beside that of one machine's records at the same shapes.
 
 python -m analysis.advise.recommendations [--out build/tables/advice] [--machine ID] [ROOT ...]
 """
@@ -30,7 +30,7 @@ COLUMNS = (
     *("best dense ms", "best of all", "best ms", "borne out"),
 )
 NO_RECORD, ITSELF = "not measured", "itself"
-# Ids of claims without what all of them share.
+# What the ids of all these claims have in common, left out of the table.
 SHARED = ".recommend."
 
 
@@ -38,8 +38,8 @@ SHARED = ".recommend."
 class Recommendation:
     """Advice of a write-up at one shape: take `system`, or, if `against`, anything but that.
 
-    system: ours, None without a variant; over: those that the write-up holds it against, likewise.
-    name: as published. by: "time" or "memory". batch: the nearest one measured, None without any.
+    system: ours, None without a variant. name: as published. over: our systems that the write-up
+    compares it with. by: "time" or "memory". batch: the nearest one measured, None without any.
     """
 
     claim: str
@@ -55,7 +55,7 @@ class Recommendation:
 def recommendations(claims_file: claims.ClaimsFile, view: views.View) -> list[Recommendation]:
     """What the write-up of `view` recommends for one device, in its order.
 
-    "Only X will do above a length" is asked of the shortest measured length above it.
+    "Only X will do above a length" is tested at the shortest measured length above it.
     """
     found, evidence = [], claims.Evidence(claims_file, view.rows)
     for claim in claims_file.claims.values():
@@ -77,7 +77,7 @@ def recommendations(claims_file: claims.ClaimsFile, view: views.View) -> list[Re
         by = "time" if against else predicate.quantity
         batch = shape.get("batch", 1)
         batch = batch if against else view.batch_for(batch, seq_len)
-        # Memory of a few MiB, which the growth of a process on a CPU does not resolve.
+        # The growth of a process on a CPU does not resolve a memory of a few MiB.
         if not against and predicate.device_kind not in (None, view.rows.iloc[0]["device_kind"]):
             batch = None
         found.append(
@@ -103,7 +103,7 @@ def _shortest(view: views.View, at_least: int) -> int | None:
 def _answers(
     claims_file, frame: pd.DataFrame, machine: str
 ) -> tuple[pd.DataFrame, list, list[str]]:
-    """Records of a machine, its line for each recommendation, and those that it has none for."""
+    """Records of a machine, a row per recommendation, and the claims that it has no record for."""
     own = frame[frame["machine"] == machine]
     answered, absent = [], []
     for experiment in claims_file.writeups:
@@ -119,37 +119,37 @@ def _answers(
     return own, answered, absent
 
 
-def beside(frame: pd.DataFrame, machine: str = "auto") -> Table:
+def advice_table(frame: pd.DataFrame, machine: str = "auto") -> Table:
     """Every recommendation for one device beside the answer of `advise` at its shape.
 
-    "borne out": "yes" if the advised one is better than each that its write-up holds it against,
-    "no" if one of these is better, "not told apart" if that is within the intervals. Best of its
-    kind, of all: of everything that was measured there.
+    "borne out": "yes" if the advised system is better than each that its write-up compares it
+    with, "no" if one of these is better, "not told apart" if that is within the intervals. "best of
+    its kind" and "best of all" are out of everything that was measured there.
     """
     claims_file = claims.load(published.CLAIMS)
-    speaks = records.reporting_machine(frame, machine)
-    names = [speaks] if machine != "auto" else records.machines(frame, speaks)
-    # Of the machine with most answers, the first in order of those with as many.
+    reporting = records.reporting_machine(frame, machine)
+    names = [reporting] if machine != "auto" else records.machines(frame, reporting)
+    # The machine with most answers; of several with as many, the first in order.
     own, answered, absent = max(
         (_answers(claims_file, frame, name) for name in names), key=lambda found: len(found[1])
     )
     note = (
-        f"Advice x: y is claim x{SHARED}y, borne out if better than what the write-up holds it "
-        "against. b: batch. Times are medians in ms, intervals in the CSV. "
+        f"Advice x: y is claim x{SHARED}y, borne out if better than what the write-up compares it "
+        "with. b: batch. Times are medians in ms, intervals in the CSV. "
         f"Measured on {views.device(own.iloc[0])} at the write-up's heads and causality, in "
         "its type where that was measured, else in float32; a length measured in others only, in "
         "those. Systems of a kind give the same result; sparse and dilated attention give another "
         "than dense. Where memory is what the advice is for, best is least memory."
     )
     if own["device_kind"].iloc[0] == "cpu":
-        note += " On a CPU a rank has one core, so rings are held against each other only."
+        note += " On a CPU a rank has one core, so rings are compared with each other only."
     if absent:
         note += f" Nothing was measured at the shape of {', '.join(absent)}."
     return Table("What the write-ups advise, and what the records do", COLUMNS, answered, note)
 
 
 def _comparable(frame: pd.DataFrame, one: Recommendation) -> pd.DataFrame:
-    """A rank on a CPU has one core: advice to take one is held against other ranks there."""
+    """The records to compare with: on a CPU, where a rank has one core, a ring's are of rings."""
     variant = systems.parts(one.system)[0] if one.system else None
     if variant is None or VARIANTS[variant].shard_order is None:
         return frame
@@ -215,13 +215,13 @@ def _option(option: Option | None) -> tuple[Cell, Cell]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the table in its three forms; 1 with one line on stderr for unusable input."""
-    parser = argparse.ArgumentParser(description=beside.__doc__)
+    parser = argparse.ArgumentParser(description=advice_table.__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/tables/advice"))
     parser.add_argument("--machine", default="auto")
     parser.add_argument("roots", nargs="*", type=Path, metavar="ROOT", help="records")
     options = parser.parse_args(arguments)
     try:
-        save(beside(records.load(*options.roots), options.machine), options.out)
+        save(advice_table(records.load(*options.roots), options.machine), options.out)
     except (records.RecordsError, claims.ClaimsError, OSError) as error:
         print(f"advice: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""An answer as text: a ranking whose letters say what is computed, and what was left out."""
+"""An answer as text: a ranking, with a letter per function computed, and what was left out."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from analysis.rendering.text import write
 def main(arguments: list[str] | None = None) -> int:
     """Judge every claim; returns the exit status.
 
-    1 for unusable input, with one line on stderr, and where a claim wants a verdict or a verdict
-    its evidence, with a line each: the files are written all the same.
+    1 for unusable input, with one line on stderr. 1 also where a claim has no verdict or a verdict
+    no evidence, with a line each; the files are written all the same.
     """
     parser = argparse.ArgumentParser(prog="python -m analysis.claims", description=main.__doc__)
     parser.add_argument("--claims", type=Path, default=Path("paper/claims.yaml"))
@@ -38,10 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for writeup, tally in counts(verdicts).items():
         print(f"{writeup}: " + ", ".join(f"{n} {verdict}" for verdict, n in tally.items()))
-    faults = missing(claims_file, verdicts)
-    for line in faults:
+    lacking = missing(claims_file, verdicts)
+    for line in lacking:
         print(f"error: {line}", file=sys.stderr)
-    return 1 if faults else 0
+    return 1 if lacking else 0
 
 
 if __name__ == "__main__":

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import ClassVar, Literal
 
 from analysis.claims.claim import Predicate
+from analysis.claims.criteria import is_close
 from analysis.claims.schema import (
     NOT_REPRODUCED,
     NOT_TESTABLE,
+    PHYSICS,
+    RECORDS,
     REFUTED,
     REPRODUCED,
     CardName,
@@ -17,16 +19,16 @@ from analysis.claims.schema import (
     Shape,
     SystemName,
 )
-from analysis.claims.wording import in_text, is_close, measured_as, shape_words
+from analysis.claims.wording import interval_text, measured_as, shape_words
 from analysis.records.units import MIB
-from analysis.statistics import intervals
+from analysis.statistics.intervals import Interval
 
 
 class MemoryBytes(Predicate):
-    """An amount of memory in MiB: its peak beyond the inputs, or in `total` with them.
+    """An amount of memory in MiB: the peak beyond the inputs, or the `total` with them.
 
-    `per_token`: in KiB a token of the batch. Refuted below the output tensor (total: and the
-    inputs). Else CUDA records within FACTOR.
+    `per_token`: in KiB per token of the batch. Refuted where it is less than the output tensor (of
+    a total: the output and the inputs). Otherwise reproduced by CUDA records within FACTOR.
     """
 
     needs_figure: ClassVar[bool] = True
@@ -44,7 +46,7 @@ class MemoryBytes(Predicate):
 
     def words(self, claim):
         what = {"peak": "peak memory beyond the inputs", "total": "peak memory with the inputs"}
-        shape, unit = shape_words(self.at.given()), "KiB a token" if self.per_token else "MiB"
+        shape, unit = shape_words(self.at.given()), "KiB per token" if self.per_token else "MiB"
         return f"{what[self.counts]} of {self.system} at {shape} is {claim.published} {unit}"
 
     def judge(self, claim, evidence):
@@ -55,14 +57,14 @@ class MemoryBytes(Predicate):
         if claim.published + self.resolution / 2 < output + inputs:
             what = "the inputs and the output" if inputs else "the output alone"
             text = f"below {what}, {output + inputs:.4g} {unit}"
-            return Judgement(REFUTED, "physics", text)
+            return Judgement(REFUTED, PHYSICS, text)
 
         def decide(rows, missing):
             value = rows["system"]["peak_memory_bytes"] / size + inputs
-            value = intervals.Interval(value, math.nan, math.nan, 0.0)
+            value = Interval.without_spread(value)
             verdict = REPRODUCED if is_close(claim.published, value) else NOT_REPRODUCED
-            text = f"{in_text(value)} {unit}"
-            return Judgement(verdict, "records", text, measured_as(value, unit))
+            text = f"{interval_text(value)} {unit}"
+            return Judgement(verdict, RECORDS, text, measured_as(value, unit))
 
         needs = {"system": (self.system, self.at.given())}
         found = evidence.on_records(claim, needs, decide, device_kind="cuda", quantity="memory")
@@ -75,10 +77,9 @@ class MemoryBytes(Predicate):
 class Fits(Predicate):
     """The system at the shape `fits` in the memory of `card`, or `exceeds` it.
 
-    Without a card: in the published MiB.
-    Decided by the tensors alone where they exceed it; else by a recorded peak with the inputs
-    added, on any device (on a CPU it is the growth of the process), or by a record out of memory
-    on a device with at least as much.
+    Without a card: in the published MiB. Decided by the tensors alone where they exceed it; else
+    by a recorded peak with the inputs added, on any device (on a CPU it is the growth of the
+    process), or by a record that ran out of memory on a device with at least as much.
     """
 
     system: SystemName
@@ -100,7 +101,7 @@ class Fits(Predicate):
         if 4 * tensor > capacity:
             text = f"q, k, v and the output alone are {4 * tensor / MIB:.4g} MiB"
             verdict = REPRODUCED if self.expect == "exceeds" else REFUTED
-            return Judgement(verdict, "physics", text)
+            return Judgement(verdict, PHYSICS, text)
 
         def decide(rows, missing):
             row = rows["system"]
@@ -111,20 +112,20 @@ class Fits(Predicate):
             verdict = REPRODUCED if fits == (self.expect == "fits") else REFUTED
             if own < tensor if fits else own > tensor:
                 verdict, text = NOT_TESTABLE, f"{text}, at another size of tensors"
-            value = intervals.Interval(total / MIB, math.nan, math.nan, 0.0)
-            return Judgement(verdict, "records", text, measured_as(value, "MiB"))
+            value = Interval.without_spread(total / MIB)
+            return Judgement(verdict, RECORDS, text, measured_as(value, "MiB"))
 
         needs = {"system": (self.system, at)}
         found = evidence.on_records(claim, needs, decide, quantity="memory")
         if found.verdict != NOT_TESTABLE:
             return found
-        lost = [
+        out_of_memory = [
             row
             for row in evidence.rows(claim, self.system, at)
             if row["status"] == "oom" and row["device_memory_bytes"] >= capacity
         ]
-        if not lost:
+        if not out_of_memory:
             return found
         verdict = REPRODUCED if self.expect == "exceeds" else REFUTED
-        text = f"out of memory on {lost[0]['machine']}, which has more"
-        return Judgement(verdict, "records", text, rows=(lost[0],))
+        text = f"out of memory on {out_of_memory[0]['machine']}, which has more"
+        return Judgement(verdict, RECORDS, text, rows=(out_of_memory[0],))

@@ -21,7 +21,7 @@ class Predicate(Strict):
         return {}
 
     def named_systems(self) -> list[str]:
-        """Names of the systems that it speaks of."""
+        """Names of the systems that it mentions."""
         one = [getattr(self, field, None) for field in ("system", "against")]
         several = [getattr(self, field, []) for field in ("systems", "order", "among")]
         return list(dict.fromkeys([*filter(None, one), *itertools.chain(*several)]))
@@ -31,11 +31,27 @@ class Predicate(Strict):
         return None
 
     def words(self, claim: Claim) -> str:
+        """The condition under which the claim holds, as a sentence."""
         raise NotImplementedError
 
     def judge(self, claim: Claim, evidence) -> Judgement:
-        """What `analysis.claims.evidence.Evidence` says of the claim."""
+        """The verdict on the claim by `evidence`, an `analysis.claims.evidence.Evidence`."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a published figure is about: a quantity of a system at a shape, or of a plot.
+
+    batch, seq_len: None of a figure that is of no one batch or length.
+    """
+
+    writeup: str
+    quantity: str
+    system: str | None = None
+    batch: int | None = None
+    seq_len: int | None = None
+    plot: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,11 +68,15 @@ class Claim:
     note: str | None
     mechanism: str | None
     see: tuple[str, ...]
+    about: Subject | None
 
 
 @dataclass(frozen=True)
 class ClaimsFile:
-    """The claims file, expanded: `claims` by id, in the file's order."""
+    """The claims file, expanded: `claims` by id, in the file's order.
+
+    by_subject: the claims that say what their figure is about.
+    """
 
     path: str
     cards: Mapping[str, Card]
@@ -64,6 +84,7 @@ class ClaimsFile:
     systems: Mapping[str, System]
     writeups: Mapping[str, Writeup]
     claims: Mapping[str, Claim]
+    by_subject: Mapping[Subject, Claim]
 
     def experiment(self, writeup: str, system: str) -> str | None:
         """The experiment that measures a system for a write-up."""
@@ -74,7 +95,7 @@ class ClaimsFile:
         core = self.systems[outer].contains
         return core is not None and (core == inner or self.contains(core, inner))
 
-    def figure(self, claim_id: str) -> tuple[float, float]:
+    def printed_range(self, claim_id: str) -> tuple[float, float]:
         """The lowest and highest number that is printed as the figure of `claim_id`."""
         claim = self.claims[claim_id]
         half = claim.predicate.resolution / 2

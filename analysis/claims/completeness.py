@@ -18,18 +18,18 @@ from analysis.claims.schema import (
 
 
 def missing(claims_file: ClaimsFile, verdicts: list[Verdict]) -> list[str]:
-    """What is wrong, one line a claim: `<id>: <what is missing>`. Nothing where all is there.
+    """What is missing, as lines `<id>: <what>`; empty where nothing is.
 
-    By records: at least one, each with its command, and a table or figure that shows it. By
-    arithmetic, physics or construction: what was computed. By nothing: what is missing, and then
-    the claim is not testable. A figure that does not hold: how it arose, or that this is unknown.
+    A verdict by records needs at least one record, each with its command, and a table or figure
+    that shows it; one without a basis must be "not testable here". Every verdict needs a reason,
+    and a figure that does not hold a mechanism, which may be `unknown`.
     """
     judged = {verdict.id for verdict in verdicts}
     lines = [f"{claim}: no verdict" for claim in claims_file.claims if claim not in judged]
-    return lines + [f"{v.id}: {text}" for v in verdicts for text in _faults(claims_file, v)]
+    return lines + [f"{v.id}: {text}" for v in verdicts for text in _lacks(claims_file, v)]
 
 
-def _faults(claims_file: ClaimsFile, verdict: Verdict) -> Iterator[str]:
+def _lacks(claims_file: ClaimsFile, verdict: Verdict) -> Iterator[str]:
     if verdict.verdict not in VERDICTS:
         yield f"verdict {verdict.verdict!r}"
     if verdict.basis not in BASES:

@@ -7,18 +7,25 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from analysis.claims.claim import Predicate
-from analysis.claims.schema import REFUTED, REPRODUCED, Judgement, Shape, SystemName
+from analysis.claims.schema import (
+    CONSTRUCTION,
+    REFUTED,
+    REPRODUCED,
+    Judgement,
+    Shape,
+    SystemName,
+)
 from analysis.claims.wording import shape_words
 from models.patterns.branches import DilatedBranches
 from models.patterns.locality import locality
 from models.patterns.orders import CURVES
 
 
-class LeftOut(Predicate):
+class Sparsity(Predicate):
     """The published share (per cent) of the pairs of dense attention that the system leaves out.
 
-    Counted in the pattern that the write-up's conditions give; a block mask may be off by one
-    block a row, since it keeps whole ones.
+    Counted in the pattern that the write-up's conditions give. A block mask keeps whole blocks, so
+    it may be off by one block per row.
     """
 
     needs_figure: ClassVar[bool] = True
@@ -36,11 +43,11 @@ class LeftOut(Predicate):
         pairs = evidence.pairs(claim, self.system, at)
         dense = DilatedBranches([n], [1]).pairs(n, shape["heads"], shape["is_causal"])
         blocks = evidence.claims_file.systems[self.system].pattern == "blocks"
-        margin = self.resolution / 2 + (100 * shape["block_size"] / n if blocks else 0)
+        tolerance = self.resolution / 2 + (100 * shape["block_size"] / n if blocks else 0)
         share = 100 * (1 - pairs / dense)
-        verdict = REPRODUCED if abs(share - claim.published) <= margin else REFUTED
+        verdict = REPRODUCED if abs(share - claim.published) <= tolerance else REFUTED
         text = f"{pairs:,} of {dense:,} pairs are kept, {share:.3g} % are left out"
-        return Judgement(verdict, "construction", text)
+        return Judgement(verdict, CONSTRUCTION, text)
 
 
 class Locality(Predicate):
@@ -80,4 +87,4 @@ class Locality(Predicate):
             f"{order.distinct_blocks:.3g} in order"
         )
         fewer = curve.distinct_blocks < order.distinct_blocks
-        return Judgement(REPRODUCED if fewer else REFUTED, "construction", text)
+        return Judgement(REPRODUCED if fewer else REFUTED, CONSTRUCTION, text)

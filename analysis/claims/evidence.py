@@ -1,4 +1,4 @@
-"""The records, work and memory that stand behind a predicate."""
+"""The records, work and memory by which a predicate judges a claim."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis.claims.claim import Claim, ClaimsFile
-from analysis.claims.schema import HEADROOM, NOT_TESTABLE, Judgement
-from analysis.claims.wording import joined, shape_words
+from analysis.claims.schema import HEADROOM, Judgement
+from analysis.claims.wording import comma_separated, shape_words
 from analysis.records.units import ITEM_BYTES
 from experiments.case import PATTERN_FIELDS, RANK_FIELDS
 from models.patterns import block_builders
@@ -34,9 +34,9 @@ class Evidence:
         return claim.predicate.judge(claim, self)
 
     def shape(self, claim: Claim, at: Mapping, system: str | None = None) -> dict:
-        """The write-up's conditions, with the system's sparsity and then `at` over them.
+        """The write-up's conditions, overridden by the system's sparsity and then by `at`.
 
-        What `at` has as None stays as it is there: sizes need a value.
+        A None in `at` overrides nothing: sizes need a value.
         """
         fixed = self.claims_file.writeups[claim.writeup].conditions.given()
         sparsity = self.claims_file.systems[system].sparsity if system else None
@@ -73,7 +73,7 @@ class Evidence:
                 continue
             if row["seq_len"] >= least:
                 found.append(row)
-        # Longest segments last: they speak where the write-up states none.
+        # Longest segments last: the last one is used where the write-up states no segments.
         return sorted(found, key=lambda r: (r["segment_lengths"] or (), r["seed"], r["path"]))
 
     def on_records(
@@ -102,37 +102,35 @@ class Evidence:
             for label, (system, at) in needs.items():
                 for row in self.rows(claim, system, {**at, **stand_in}):
                     fits = device in row["device"] and device_kind in (None, row["device_kind"])
-                    # A process on a CPU may not grow at all: that is no amount of memory.
+                    # A process on a CPU may not grow at all: then its memory was not measured.
                     if fits and row["status"] == "ok" and row[column] > 0:
                         machines.setdefault(row["machine"], {})[label] = row
             full = [m for m in machines.values() if len(m) >= (at_least or len(needs))]
             if full:
                 break
         else:
-            text = f"missing: {'; '.join(self._missing(claim, needs, {}))}"
-            return Judgement(NOT_TESTABLE, "none", text)
+            return Judgement.without_records(self._missing(claim, needs, {}))
         full.sort(key=lambda rows: (-len(rows), *self._rank(claim, next(iter(rows.values())))))
         results = []
         for rows in full:
             found = decide(rows, self._missing(claim, needs, rows))
-            # What was not measured has no evidence: systems recorded, but no pair of them.
+            # Systems were recorded but no pair of them: nothing was measured, so no evidence.
             results.append(replace(found, rows=tuple(rows.values()) if found.measured else ()))
-        return _first_speaks(results, stand_in)
+        return _of_preferred_machine(results, stand_in)
 
     def on_machines(self, claim, system, at, decide: Callable[[list], Judgement]) -> Judgement:
         """Decide on all records of one system at a shape, whatever their status, by machine."""
         rows = sorted(self.rows(claim, system, at), key=lambda row: self._rank(claim, row))
         if not rows:
-            text = "; ".join(self._missing(claim, {"system": (system, at)}, {}))
-            return Judgement(NOT_TESTABLE, "none", f"missing: {text}")
+            return Judgement.without_records(self._missing(claim, {"system": (system, at)}, {}))
         groups = [list(g) for _, g in itertools.groupby(rows, key=lambda row: row["machine"])]
-        return _first_speaks([replace(decide(g), rows=tuple(g)) for g in groups], {})
+        return _of_preferred_machine([replace(decide(g), rows=tuple(g)) for g in groups], {})
 
     def floor_ms(self, claim: Claim, system: str, at: Mapping, card: str) -> float:
         """Least time in ms for the exact forward work of the system, at HEADROOM over rated speed.
 
-        4 D FLOPs a query-key pair, 2 E^2 a token and projection; q, k, v read and the output
-        written once (a wrapper: x and its weights read).
+        4 D FLOPs per query-key pair, 2 E^2 per token and projection; q, k and v read and the
+        output written once (a wrapper reads x and its weights).
         """
         shape, spec = self.shape(claim, at, system), self.claims_file.systems[system]
         tokens, width = shape["batch"] * shape["seq_len"], shape["heads"] * shape["head_dim"]
@@ -167,7 +165,7 @@ class Evidence:
         return DilatedBranches(w, r).pairs(n, heads, is_causal)
 
     def _missing(self, claim: Claim, needs: Mapping, have: Mapping) -> list[str]:
-        """What has no timed record, in words: one entry a system, its shapes joined."""
+        """What has no timed record, in words: one entry per system, with its shapes."""
         missing: dict[str, list[str]] = {}
         for label, (system, at) in needs.items():
             if label in have:
@@ -177,7 +175,7 @@ class Evidence:
             shape = shape_words({k: fixed[k] for k in ("dtype", "sparsity") if k in fixed} | at)
             rows = self.rows(claim, system, at)
             statuses = sorted({row["status"] for row in rows} - {"ok"})
-            shapes.append(f"{shape} ({joined(statuses)})" if statuses else shape)
+            shapes.append(f"{shape} ({comma_separated(statuses)})" if statuses else shape)
         texts = []
         for system, shapes in missing.items():
             spec = self.claims_file.systems[system]
@@ -193,14 +191,15 @@ class Evidence:
         return (not on_card, row["device_kind"] != "cuda", row["machine"])
 
 
-def _first_speaks(results: list[Judgement], stand_in: Mapping) -> Judgement:
+def _of_preferred_machine(results: list[Judgement], stand_in: Mapping) -> Judgement:
+    """The first judgement; its reason names the machine and those that disagree."""
     first = results[0]
     if not first.rows:
         return first
     row = first.rows[0]
     reason = f"{first.reason}; on {row['machine']} ({row['device_kind']})"
     if stand_in:
-        reason += f", at {shape_words(stand_in)} for want of the published shape"
+        reason += f", at {shape_words(stand_in)}, since the published shape has no record"
     others = [r for r in results[1:] if r.rows and r.verdict != first.verdict]
     for other in others:
         reason += f"; {other.rows[0]['machine']} disagrees: {other.verdict} ({other.reason})"

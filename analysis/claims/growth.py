@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import ClassVar, Literal
 
@@ -9,12 +10,16 @@ import numpy as np
 from pydantic import Field
 
 from analysis.claims.claim import Predicate
+from analysis.claims.criteria import interval_over_processes, is_close, is_uncertain
 from analysis.claims.schema import (
+    ARITHMETIC,
     EXPONENT,
     EXPONENT_SLACK,
     FACTOR,
     NOT_REPRODUCED,
     NOT_TESTABLE,
+    PHYSICS,
+    RECORDS,
     REFUTED,
     REPRODUCED,
     Judgement,
@@ -22,17 +27,25 @@ from analysis.claims.schema import (
     Shape,
     SystemName,
 )
-from analysis.claims.wording import in_text, joined, measured_as, of_one_process, starred
-from analysis.statistics import intervals, scaling
+from analysis.claims.wording import (
+    UNCERTAIN,
+    comma_separated,
+    ids_from_pattern,
+    interval_text,
+    measured_as,
+)
+from analysis.statistics import scaling
+from analysis.statistics.intervals import Interval, geometric_mean_speedup
 
 
 class Growth(Predicate):
     """Exponent of time or memory against length, over `lengths` (three or more recorded).
 
-    Without a bound: that of the published `figures` (* a length), reproduced within EXPONENT or
-    our interval, else not reproduced, since small sizes are overhead on fast devices. With
-    `below` or `at_most`: refuted when the whole interval is above; with `at_least`, below. Memory
-    below n^1 is refuted anyway, and at least so reproduced: the output alone is linear.
+    Without a bound it is that of the published `figures` (* is a length): reproduced within
+    EXPONENT or our interval, else not reproduced, never refuted, since small sizes measure
+    overhead on fast devices. With `below` or `at_most`: refuted when the whole interval is above;
+    with `at_least`, below. Of memory, a bound below n^1 is refuted and at least n^1 is reproduced
+    without records, since the output alone is linear.
     """
 
     system: SystemName
@@ -45,7 +58,7 @@ class Growth(Predicate):
     at_least: Number | None = None
 
     def references(self):
-        return starred(self.figures, self.lengths)
+        return ids_from_pattern(self.figures, self.lengths)
 
     def derived(self, claims_file):
         refs = self.references()
@@ -59,7 +72,7 @@ class Growth(Predicate):
     def words(self, claim):
         bounds = {"below": self.below, "at most": self.at_most, "at least": self.at_least}
         given = [f"{word} {bound}" for word, bound in bounds.items() if bound is not None]
-        bound = joined(given) or "that of the published figures"
+        bound = comma_separated(given) or "that of the published figures"
         lengths = f"{self.lengths[0]} to {self.lengths[-1]} tokens"
         return f"exponent of {self.quantity} of {self.system} over {lengths} is {bound}"
 
@@ -71,10 +84,10 @@ class Growth(Predicate):
         )
         if self.quantity == "memory" and self.below is not None and self.below <= 1:
             text = "the output alone grows linearly with the length"
-            return found.overruled(REFUTED, "physics", text)
+            return found.overruled(REFUTED, PHYSICS, text)
         if self.quantity == "memory" and self.at_least is not None and self.at_least <= 1:
             text = "the output alone grows linearly with the length"
-            return found.overruled(REPRODUCED, "physics", text)
+            return found.overruled(REPRODUCED, PHYSICS, text)
         return found
 
     def _decide(self, figure):
@@ -82,8 +95,8 @@ class Growth(Predicate):
             lengths = sorted(rows)
             key = {"time": "samples", "memory": "peak_memory_bytes"}[self.quantity]
             k = scaling.fit(lengths, [rows[n][key] for n in lengths]).exponent
-            text = f"grows as n^{k:.2f} over {joined(lengths)} tokens"
-            vague = k.high - k.low > 2 * EXPONENT
+            text = f"grows as n^{k:.2f} over {comma_separated(lengths)} tokens"
+            uncertain = k.high - k.low > 2 * EXPONENT
             slack = -EXPONENT_SLACK if self.below is not None else EXPONENT_SLACK
             bound = self.below if self.below is not None else self.at_most
             low, high = k.low, k.high
@@ -95,15 +108,15 @@ class Growth(Predicate):
                 verdict, text = NOT_TESTABLE, f"{text}, short of the lengths claimed"
             elif bound is not None and high <= bound + slack:
                 verdict = REPRODUCED
-            elif vague:
-                verdict, text = NOT_TESTABLE, f"{text}, too uncertain to judge by"
+            elif uncertain:
+                verdict, text = NOT_TESTABLE, f"{text}{UNCERTAIN}"
             elif bound is not None:
                 verdict = NOT_REPRODUCED
             else:
                 close = figure in k or abs(k.value - figure) <= EXPONENT
                 verdict = REPRODUCED if close else NOT_REPRODUCED
                 text = f"{text}, published n^{figure}"
-            return Judgement(verdict, "records", text, measured_as(k, "exponent"))
+            return Judgement(verdict, RECORDS, text, measured_as(k, "exponent"))
 
         return decide
 
@@ -111,8 +124,8 @@ class Growth(Predicate):
 class WorkGrowth(Predicate):
     """The system's exact work grows with the length as n to the published power.
 
-    Arithmetic: query-key pairs of the pattern, heads and sparsity that the write-up states, at
-    the two ends of `lengths`; refuted further off than EXPONENT.
+    Decided by arithmetic: the query-key pairs of the pattern, heads and sparsity that the write-up
+    states, at the two `lengths`. Refuted when the power is further off than EXPONENT.
     """
 
     needs_figure: ClassVar[bool] = True
@@ -129,15 +142,16 @@ class WorkGrowth(Predicate):
         counted = " and ".join(f"{count:,}" for count in pairs)
         text = f"{counted} pairs at {' and '.join(map(str, self.lengths))} tokens, n^{power:.2f}"
         close = abs(power - claim.published) <= EXPONENT
-        return Judgement(REPRODUCED if close else REFUTED, "arithmetic", text)
+        return Judgement(REPRODUCED if close else REFUTED, ARITHMETIC, text)
 
 
 class Crossover(Predicate):
     """`system` is as fast as `against` at the published length, and faster beyond it.
 
-    From the fitted times over `lengths`, inside what was measured. Reproduced within FACTOR or
-    our interval; refuted when `against` is the faster one at the end of the range, or when the
-    published speed-ups (`figures`, * a length) do not cross 1 about there.
+    Judged by the fitted times over `lengths`, within the measured range. Reproduced when ours is
+    within FACTOR or the figure within our interval; refuted when `against` is the faster one at the
+    end of the range, or when the published speed-ups (`figures`, * is a length) do not cross 1
+    between the lengths on either side.
     """
 
     needs_figure: ClassVar[bool] = True
@@ -149,7 +163,7 @@ class Crossover(Predicate):
     figure_lengths: list[int] = []
 
     def references(self):
-        return starred(self.figures, self.figure_lengths)
+        return ids_from_pattern(self.figures, self.figure_lengths)
 
     def words(self, claim):
         return (
@@ -168,12 +182,12 @@ class Crossover(Predicate):
         if not refs:
             return found
         claims_file = evidence.claims_file
-        ends = [(n, *claims_file.figure(refs[n])) for n in self.figure_lengths]
+        ends = [(n, *claims_file.printed_range(refs[n])) for n in self.figure_lengths]
         below = max((n for n, low, _ in ends if low < 1), default=0)
         above = min((n for n, _, high in ends if high > 1 and n > below), default=math.inf)
         text = f"its own speed-ups cross 1 between {below} and {above} tokens"
         if not below <= claim.published <= above:
-            return found.overruled(REFUTED, "arithmetic", text)
+            return found.overruled(REFUTED, ARITHMETIC, text)
         return found
 
     def _decide(self, figure):
@@ -182,37 +196,35 @@ class Crossover(Predicate):
             for system in (self.system, self.against):
                 own = [n for n in self.lengths if (system, n) in rows]
                 if len(own) < 3:
-                    text = f"missing: {'; '.join(missing)}"
-                    return Judgement(NOT_TESTABLE, "none", text)
+                    return Judgement.without_records(missing)
                 fits.append(scaling.fit(own, [rows[system, n]["samples"] for n in own]))
             cross = scaling.crossover(*fits)
             low, high = cross.n_range
             span = f"{low:.0f} to {high:.0f} tokens"
             if cross.smaller_at_end != "a":
-                value = intervals.Interval(high, math.nan, math.nan, 0.0)
+                value = Interval.without_spread(high)
                 text = f"{self.against} is still the faster one at {high:.0f} tokens"
                 verdict = REFUTED if high >= figure else NOT_TESTABLE
             elif cross.n is None:
-                value = intervals.Interval(low, math.nan, math.nan, 0.0)
+                value = Interval.without_spread(low)
                 text = f"not in range: {self.system} is the faster one over {span}"
                 verdict = NOT_REPRODUCED if low * FACTOR <= figure else NOT_TESTABLE
             else:
                 value = cross.n
                 text = f"as fast as each other at {cross.n:.0f} tokens of {span}"
-                close = figure in value or 1 / FACTOR <= value.value / figure <= FACTOR
-                verdict = REPRODUCED if close else NOT_REPRODUCED
-                if value.high / value.low > FACTOR**2:
-                    verdict, text = NOT_TESTABLE, f"{text}, too uncertain to judge by"
-            return Judgement(verdict, "records", text, measured_as(value, "tokens"))
+                verdict = REPRODUCED if is_close(figure, value) else NOT_REPRODUCED
+                if is_uncertain(value):
+                    verdict, text = NOT_TESTABLE, f"{text}{UNCERTAIN}"
+            return Judgement(verdict, RECORDS, text, measured_as(value, "tokens"))
 
         return decide
 
 
-class Rising(Predicate):
+class RisingSpeedup(Predicate):
     """The speed-up of `system` over `against` rises along `shapes`.
 
-    Refuted when the published `figures` (* a length) fall between two of them; else the ratio of
-    the speed-ups at the last and the first shape decides, by its interval.
+    Refuted when the published `figures` (* is a length) fall from one length to the next. Otherwise
+    decided by the interval of the last shape's speed-up over the first shape's.
     """
 
     system: SystemName
@@ -221,10 +233,10 @@ class Rising(Predicate):
     figures: str | None = None
 
     def references(self):
-        return starred(self.figures, [at.seq_len for at in self.shapes])
+        return ids_from_pattern(self.figures, [at.seq_len for at in self.shapes])
 
     def words(self, claim):
-        lengths = joined(at.seq_len for at in self.shapes)
+        lengths = comma_separated(at.seq_len for at in self.shapes)
         return f"speed-up of {self.system} over {self.against} rises over {lengths} tokens"
 
     def judge(self, claim, evidence):
@@ -235,28 +247,25 @@ class Rising(Predicate):
             for i, at in enumerate(ends)
         }
         found = evidence.on_records(claim, needs, self._decide)
-        refs = self.references()
-        figures = (
-            [evidence.claims_file.figure(refs[at.seq_len]) for at in self.shapes] if refs else []
-        )
-        for (low, _), (_, high) in zip(figures, figures[1:], strict=False):
+        ids, claims_file = self.references().values(), evidence.claims_file
+        for (low, _), (_, high) in itertools.pairwise(map(claims_file.printed_range, ids)):
             if high < low:
-                printed = [evidence.claims_file.claims[one].published for one in refs.values()]
-                text = f"its own speed-ups are {joined(printed)}"
-                return found.overruled(REFUTED, "arithmetic", text)
+                printed = [claims_file.claims[one].published for one in ids]
+                text = f"its own speed-ups are {comma_separated(printed)}"
+                return found.overruled(REFUTED, ARITHMETIC, text)
         return found
 
     def _decide(self, rows, missing):
         system, against = self.system, self.against
         samples = {key: row["samples"] for key, row in rows.items()}
-        # Last over first, as the square of a mean of two paired ratios.
+        # Last over first: the square of the geometric mean of the two ratios.
         pairs = [
             (samples[against, 1], samples[system, 1]),
             (samples[system, 0], samples[against, 0]),
         ]
-        mean = of_one_process(intervals.geometric_mean_speedup(pairs), *rows.values())
-        rise = intervals.Interval(mean.value**2, mean.low**2, mean.high**2, mean.confidence)
+        mean = interval_over_processes(geometric_mean_speedup(pairs), *rows.values())
+        rise = Interval(mean.value**2, mean.low**2, mean.high**2, mean.confidence)
         verdict = REPRODUCED if rise.low > 1 else REFUTED if rise.high < 1 else NOT_REPRODUCED
         ends = " and ".join(str(self.shapes[i].seq_len) for i in (0, -1))
-        text = f"between {ends} tokens the speed-up changes by a factor {in_text(rise)}"
-        return Judgement(verdict, "records", text, measured_as(rise, "x"))
+        text = f"between {ends} tokens the speed-up changes by a factor {interval_text(rise)}"
+        return Judgement(verdict, RECORDS, text, measured_as(rise, "x"))

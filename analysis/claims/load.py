@@ -12,38 +12,42 @@ import yaml
 from pydantic import ValidationError
 
 from analysis.claims.capacity import Fits
-from analysis.claims.claim import Claim, ClaimsFile
+from analysis.claims.claim import Claim, ClaimsFile, Predicate, Subject
 from analysis.claims.comparisons import FastestVaries, Ordering
-from analysis.claims.growth import Growth, Rising
+from analysis.claims.growth import Growth, RisingSpeedup
 from analysis.claims.registry import KINDS
 from analysis.claims.schema import (
     UNKNOWN,
+    About,
     Card,
     ClaimsError,
     Mechanism,
     MechanismName,
     Output,
+    Shape,
     Strict,
     System,
     Writeup,
 )
 from analysis.claims.stated_numbers import Arithmetic, Restates
-from analysis.claims.wording import joined
+from analysis.claims.wording import comma_separated
 from models.registry import VARIANTS
 
 _TABLE = ("for", "columns", "rows", "cells")
-_ENTRY = ("id", "section", "claim", "published", "predicate", "note", "mechanism", "see")
+_ANNOTATIONS = ("mechanism", "see", "about")
+_ENTRY = ("id", "section", "claim", "published", "predicate", "note", *_ANNOTATIONS)
 _PLACE = re.compile(r"\{([\w.-]+)\}")
 
 
-class _Origin(Strict):
-    """Of a claim: how its figure arose, and the tables and figures that show it."""
+class _Annotations(Strict):
+    """How a figure arose, the tables and figures that show it, and what it is about."""
 
     mechanism: MechanismName | None = None
     see: list[Output] = []
+    about: About | None = None
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class _UniqueKeys(yaml.CSafeLoader):
     def construct_mapping(self, node, deep=False):
         keys = Counter(str(key.value) for key, _ in node.value)
         for key in (k for k, count in keys.items() if count > 1):
@@ -69,7 +73,7 @@ def load(path: Path | str) -> ClaimsFile:
     sections = ("cards", "mechanisms", "systems", "writeups")
     if not isinstance(data, dict) or sorted(data) != sorted(sections):
         got = sorted(data) if isinstance(data, dict) else data
-        raise ClaimsError(f"{path}: top level: is {got!r}, expected {joined(sections)}")
+        raise ClaimsError(f"{path}: top level: is {got!r}, expected {comma_separated(sections)}")
     context = {name: data[name] for name in sections} | {"variants": VARIANTS}
     if UNKNOWN not in data["mechanisms"]:
         raise ClaimsError(f"{path}: mechanisms: {UNKNOWN}: missing")
@@ -86,11 +90,12 @@ def load(path: Path | str) -> ClaimsFile:
             raise ClaimsError(f"{path}: writeups.{name}: claims: expected a list of entries")
         for entry in entries:
             for fields in _expand(path, name, entry, {}, {}):
-                claim = _claim(path, name, fields, context)
+                claim = _claim(path, name, writeups[name].conditions, fields, context)
                 if claim.id in claims:
                     raise ClaimsError(f"{path}: {claim.id}: id: given twice")
                 claims[claim.id] = claim
-    claims_file = ClaimsFile(str(path), cards, mechanisms, systems, writeups, claims)
+    by_subject = _by_subject(path, claims)
+    claims_file = ClaimsFile(str(path), cards, mechanisms, systems, writeups, claims, by_subject)
     for claim in claims.values():
         _check(claims_file, claim)
     return claims_file
@@ -106,7 +111,7 @@ def _parse(path, place: str, model: type[Strict], value, context: Mapping, field
 
 
 def _expand(path, place: str, entry, variables: dict, inherited: dict) -> Iterator[dict]:
-    """The claims of an entry: one for each row of its table and combination of its loops."""
+    """The claims of an entry: one per row of its table and combination of its loops."""
     if not isinstance(entry, dict):
         raise ClaimsError(f"{path}: {place}: entry: is {entry!r}, expected a mapping")
     place = f"{place}.{entry['id']}" if "id" in entry else place
@@ -146,7 +151,7 @@ def _fill(path, place: str, field: str, value, variables: Mapping):
     return value
 
 
-def _claim(path, writeup: str, fields: dict, context: Mapping) -> Claim:
+def _claim(path, writeup: str, conditions: Shape, fields: dict, context: Mapping) -> Claim:
     place = f"{writeup}.{fields.get('id', '(no id)')}"
     for key in ("id", "section", "claim", "predicate"):
         if key not in fields:
@@ -154,15 +159,17 @@ def _claim(path, writeup: str, fields: dict, context: Mapping) -> Claim:
     arguments = dict(fields["predicate"]) if isinstance(fields["predicate"], dict) else {}
     kind = arguments.pop("kind", None)
     if kind not in KINDS:
-        raise ClaimsError(
-            f"{path}: {place}: predicate.kind: is {kind!r}, expected one of {joined(KINDS)}"
-        )
+        known = comma_separated(KINDS)
+        raise ClaimsError(f"{path}: {place}: predicate.kind: is {kind!r}, expected one of {known}")
     predicate = _parse(path, place, KINDS[kind], arguments, context, "predicate")
     published = fields.get("published")
     if predicate.needs_figure and not _is_number(published):
         raise ClaimsError(f"{path}: {place}: published: is {published!r}, expected a number")
-    more = {k: fields[k] for k in ("mechanism", "see") if k in fields}
-    more = _parse(path, place, _Origin, more, context)
+    more = {k: fields[k] for k in _ANNOTATIONS if k in fields}
+    more = _parse(path, place, _Annotations, more, context)
+    about = more.about
+    if about is not None:
+        about = _subject(f"{path}: {place}", writeup, conditions, about, predicate)
     return Claim(
         id=place,
         writeup=writeup,
@@ -174,7 +181,42 @@ def _claim(path, writeup: str, fields: dict, context: Mapping) -> Claim:
         note=fields.get("note"),
         mechanism=more.mechanism,
         see=tuple(more.see),
+        about=about,
     )
+
+
+def _subject(
+    place: str, writeup: str, conditions: Shape, about: About, predicate: Predicate
+) -> Subject:
+    """`about`, completed from the predicate's system and shape, or the write-up's batch."""
+    given = about.model_dump(exclude_unset=True)
+    if "plot" not in given:
+        at = getattr(predicate, "at", Shape())
+        derived = {"system": getattr(predicate, "system", None)}
+        derived |= {"batch": at.batch, "seq_len": at.seq_len}
+        derived = {field: value for field, value in derived.items() if value is not None}
+        for field in derived.keys() & given.keys():
+            raise ClaimsError(f"{place}: about.{field}: the predicate has it already")
+        given = {"batch": conditions.batch} | derived | given
+        if "system" not in given:
+            raise ClaimsError(f"{place}: about.system: missing: the predicate has none")
+    elif set(given) != {"quantity", "plot"}:
+        raise ClaimsError(
+            f"{place}: about: expected the quantity and the plot, got {comma_separated(given)}"
+        )
+    return Subject(writeup, **given)
+
+
+def _by_subject(path, claims: Mapping[str, Claim]) -> dict[Subject, Claim]:
+    found: dict[Subject, Claim] = {}
+    for claim in claims.values():
+        if claim.about is None:
+            continue
+        if claim.about in found:
+            other = found[claim.about].id
+            raise ClaimsError(f"{path}: {claim.id}: about: {other} has a figure of the same")
+        found[claim.about] = claim
+    return found
 
 
 def _is_number(value) -> bool:
@@ -182,7 +224,7 @@ def _is_number(value) -> bool:
 
 
 def _check(claims_file: ClaimsFile, claim: Claim) -> None:
-    """References between claims, which need the whole file."""
+    """What needs the whole file: references between claims, and arguments that go together."""
     predicate = claim.predicate
 
     def fail(field: str, message: str):
@@ -202,7 +244,7 @@ def _check(claims_file: ClaimsFile, claim: Claim) -> None:
             fail("of", f"{other} restates a figure itself")
         case Growth(figures=None, below=None, at_most=None, at_least=None):
             fail("figures", "missing: expected figures, below, at_most or at_least")
-        case FastestVaries(shapes=shapes) | Rising(shapes=shapes) if any(
+        case FastestVaries(shapes=shapes) | RisingSpeedup(shapes=shapes) if any(
             at.seq_len is None for at in shapes
         ):
             fail("shapes", "expected a seq_len in each")

@@ -12,8 +12,8 @@ from analysis.claims.stated_numbers import AbsoluteTime, Restates, Throughput
 def mechanism(claims_file: ClaimsFile, claim: Claim, verdict: str) -> str | None:
     """The claim's own mechanism, else that of the figure it restates, else that of its system.
 
-    The system's is that of its times. None of a claim that is reproduced; one that does not hold
-    has `UNKNOWN` at the least.
+    A system's mechanism explains its times, not its memory. None for a claim that is reproduced;
+    `UNKNOWN` for one that does not hold and has none of the three.
     """
     if verdict == REPRODUCED:
         return None

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from analysis.claims.capacity import Fits, MemoryBytes
 from analysis.claims.claim import Predicate
 from analysis.claims.comparisons import Distinct, FastestVaries, Ordering, Speedup
-from analysis.claims.construction import LeftOut, Locality
-from analysis.claims.growth import Crossover, Growth, Rising, WorkGrowth
+from analysis.claims.construction import Locality, Sparsity
+from analysis.claims.growth import Crossover, Growth, RisingSpeedup, WorkGrowth
 from analysis.claims.rank_memory import RankMemory
-from analysis.claims.speedup_range import Gains
+from analysis.claims.speedup_range import SpeedupRange
 from analysis.claims.stated_numbers import (
     AbsoluteTime,
     Arithmetic,
@@ -22,20 +22,20 @@ from analysis.claims.stated_numbers import (
 
 KINDS: Mapping[str, type[Predicate]] = {
     "speedup": Speedup,
-    "gains": Gains,
+    "speedup_range": SpeedupRange,
     "ordering": Ordering,
     "distinct": Distinct,
     "fastest_varies": FastestVaries,
     "growth": Growth,
     "work_growth": WorkGrowth,
     "crossover": Crossover,
-    "rising": Rising,
+    "rising_speedup": RisingSpeedup,
     "rank_memory": RankMemory,
     "absolute_time": AbsoluteTime,
     "throughput": Throughput,
     "memory_bytes": MemoryBytes,
     "fits": Fits,
-    "left_out": LeftOut,
+    "sparsity": Sparsity,
     "locality": Locality,
     "arithmetic": Arithmetic,
     "support": Support,

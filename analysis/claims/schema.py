@@ -1,4 +1,4 @@
-"""Words of the claims file and of verdicts: systems, cards, write-ups, tolerances."""
+"""The claims file's systems, cards and write-ups as types; verdicts; tolerances."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from experiments.case import DTYPES, PATTERNS
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 REFUTED, NOT_TESTABLE = "refuted", "not testable here"
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, REFUTED, NOT_TESTABLE)
-NONE, RECORDS = "none", "records"
-BASES = ("arithmetic", "physics", "construction", RECORDS, NONE)
+ARITHMETIC, PHYSICS, CONSTRUCTION = "arithmetic", "physics", "construction"
+RECORDS, NONE = "records", "none"
+BASES = (ARITHMETIC, PHYSICS, CONSTRUCTION, RECORDS, NONE)
 # The mechanism of a figure that does not hold, where it is not known how it arose.
 UNKNOWN = "unknown"
 
@@ -36,19 +37,32 @@ AVERAGING = 0.01
 HEADROOM = 1.25
 
 
+# What figures of tables and plots are of, with which they are looked up.
+QUANTITIES = (
+    *("time", "std", "throughput", "memory", "memory_per_token", "speedup", "vram", "runs"),
+    *("crossover", "gpu_time", "cpu_time", "gpu_over_cpu", "gpu_throughput", "cpu_throughput"),
+    "time_share",
+)
+
+
 class ClaimsError(ValueError):
     """The claims file cannot be used: names the file, the claim's id and the field."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a predicate says; `measured` is {value, low, high, unit}, `rows` the evidence."""
+    """What a predicate finds; `measured` is {value, low, high, unit}, `rows` the evidence."""
 
     verdict: str
     basis: str
     reason: str
     measured: dict | None = None
     rows: tuple[Mapping, ...] = ()
+
+    @classmethod
+    def without_records(cls, missing: list[str], *more: str) -> Judgement:
+        """Not testable: `missing` names the records that it needs, `more` follows in the reason."""
+        return cls(NOT_TESTABLE, NONE, "; ".join([f"missing: {'; '.join(missing)}", *more]))
 
     def overruled(self, verdict: str, basis: str, reason: str) -> Judgement:
         """Decided on other grounds than records; what was measured stays as a remark."""
@@ -59,11 +73,12 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim judged. `published` and `predicate` are for readers, `evidence` for checkers.
+    """A claim judged.
 
-    mechanism: name of how the published figure arose, None where it holds, or is not tested and
-    nothing is known of it. see: tables and figures, from the build folder, without suffix.
-    evidence: {path, machine, command} of each record the verdict was read from.
+    predicate: in words. mechanism: name of how the published figure arose; None where the figure
+    holds, or is not tested and nothing is known of it. see: tables and figures, from the build
+    folder, without suffix. evidence: {path, machine, command} of each record that the verdict
+    rests on.
     """
 
     id: str
@@ -133,6 +148,19 @@ class Shape(Strict):
         return self.model_dump(by_alias=True, exclude_unset=True)
 
 
+class About(Strict):
+    """What the figure of a claim is of; system and shape where the predicate does not say them.
+
+    plot: the figure was read off this plot, and is of no system and shape.
+    """
+
+    quantity: Literal[QUANTITIES]
+    system: SystemName | None = None
+    batch: int | None = None
+    seq_len: int | None = None
+    plot: str | None = None
+
+
 class Card(Strict):
     """A device named in a write-up: rated FLOP/s by dtype, bytes/s, how records call it."""
 
@@ -174,7 +202,7 @@ class Mechanism(Strict):
 class Writeup(Strict):
     """branches: length -> [segment length, dilation rate] pairs used there, where stated.
 
-    experiment: what it is judged by; null where every system that it speaks of names its own.
+    experiment: what it is judged by; null where every system that it mentions names its own.
     """
 
     experiment: str | None

@@ -1,35 +1,38 @@
-"""A predicate on the ends of a published range of gains: "5 to 50 times as fast"."""
+"""A predicate on either end of a published range of speed-ups: "5 to 50 times as fast"."""
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from analysis.claims.claim import Predicate
+from analysis.claims.criteria import is_close, time_ratio
 from analysis.claims.schema import (
     DIRECTION,
+    NONE,
     NOT_REPRODUCED,
     NOT_TESTABLE,
+    RECORDS,
     REFUTED,
     REPRODUCED,
     Judgement,
     Shape,
     SystemName,
 )
-from analysis.claims.wording import in_text, is_close, joined, measured_as, ratio_of
-from analysis.statistics import intervals
+from analysis.claims.wording import comma_separated, interval_text, measured_as
+from analysis.statistics.intervals import Interval
 
 
-class Gains(Predicate):
+class SpeedupRange(Predicate):
     """The `least` or the `largest` gain of any of `systems` over `against`, at any of `shapes`.
 
-    Of time: how many times as fast. Of memory: per cent saved of the peak beyond the inputs,
-    compared as what was there over what is left. Reproduced within FACTOR or our interval, the
-    least also above the figure. Refuted when the least lies below it, interval and all, or when
-    even the largest is significantly a loss. While a shape has no record nothing but a refuted
-    least or a reproduced largest is settled.
+    In time: how many times as fast. In memory: per cent of the peak beyond the inputs that is
+    saved, compared as the peak of `against` over that of the system. Reproduced when ours is within
+    FACTOR or the figure within our interval; the least also when it is above the figure. Refuted
+    when the whole interval of the least is below the figure, or when even the largest is
+    significantly a loss. While a shape has no record, only a refuted least or a reproduced largest
+    is decided.
     """
 
     needs_figure: ClassVar[bool] = True
@@ -40,12 +43,12 @@ class Gains(Predicate):
     quantity: Literal["time", "memory"] = "time"
 
     def words(self, claim):
-        lengths = joined(dict.fromkeys(at.seq_len for at in self.shapes))
+        lengths = comma_separated(dict.fromkeys(at.seq_len for at in self.shapes))
         what = f"{claim.published} times as fast as"
         if self.quantity == "memory":
             what = f"{claim.published} % less memory than"
         bound = "at least" if self.end == "least" else "up to"
-        return f"{joined(self.systems)}: {bound} {what} {self.against} at {lengths} tokens"
+        return f"{comma_separated(self.systems)}: {bound} {what} {self.against} at {lengths} tokens"
 
     def judge(self, claim, evidence):
         needs = {
@@ -53,7 +56,7 @@ class Gains(Predicate):
             for system in self.named_systems()
             for i, at in enumerate(self.shapes)
         }
-        # Memory is compared as what was there over what is left, as times are.
+        # Memory saved is compared as a ratio, like times.
         figure = claim.published if self.quantity == "time" else 1 / (1 - claim.published / 100)
 
         def decide(rows, missing):
@@ -64,45 +67,45 @@ class Gains(Predicate):
                 if (system, i) in rows and (self.against, i) in rows
             ]
             if not found:
-                return Judgement(NOT_TESTABLE, "none", f"missing: {'; '.join(missing)}")
+                return Judgement.without_records(missing)
             pick = min if self.end == "least" else max
             gain, system, seq_len = pick(found, key=lambda one: one[0].value)
             verdict = self._compare(figure, gain)
             text = f"{self._text(gain)}, of {system} at {seq_len} tokens"
             if missing and verdict != (REFUTED if self.end == "least" else REPRODUCED):
                 verdict, text = NOT_TESTABLE, f"missing: {'; '.join(missing)}; so far {text}"
-            return Judgement(verdict, "records", text, self._measured(gain))
+            return Judgement(verdict, RECORDS, text, self._measured(gain))
 
-        # Shapes that have all before shapes that have some, which may still settle it.
+        # First machines with every shape, then those with some, which may be enough to decide.
         for at_least in (None, 2):
             found = evidence.on_records(
                 claim, needs, decide, at_least=at_least, quantity=self.quantity
             )
-            if found.basis != "none":
+            if found.basis != NONE:
                 break
         return found
 
-    def _compare(self, figure: float, gain: intervals.Interval) -> str:
+    def _compare(self, figure: float, gain: Interval) -> str:
         low, high = gain.low, gain.high
-        if self.quantity == "memory":  # which has no interval: DIRECTION is significance
+        if self.quantity == "memory":  # has no interval: a factor DIRECTION counts as significant
             low, high = gain.value, gain.value * DIRECTION
         if is_close(figure, gain) or (self.end == "least" and low >= figure):
             return REPRODUCED
         return REFUTED if high < (figure if self.end == "least" else 1) else NOT_REPRODUCED
 
-    def _gain(self, base, row) -> intervals.Interval:
+    def _gain(self, base, row) -> Interval:
         if self.quantity == "time":
-            return ratio_of(base, row)
+            return time_ratio(base, row)
         value = base["peak_memory_bytes"] / row["peak_memory_bytes"]
-        return intervals.Interval(value, math.nan, math.nan, 0.0)
+        return Interval.without_spread(value)
 
-    def _text(self, gain: intervals.Interval) -> str:
+    def _text(self, gain: Interval) -> str:
         if self.quantity == "time":
-            return f"the {self.end} is {in_text(gain)} times as fast"
+            return f"the {self.end} is {interval_text(gain)} times as fast"
         return f"the {self.end} saved is {100 * (1 - 1 / gain.value):.3g} %"
 
-    def _measured(self, gain: intervals.Interval) -> dict:
+    def _measured(self, gain: Interval) -> dict:
         if self.quantity == "time":
             return measured_as(gain, "x")
-        saved = intervals.Interval(100 * (1 - 1 / gain.value), math.nan, math.nan, 0.0)
+        saved = Interval.without_spread(100 * (1 - 1 / gain.value))
         return measured_as(saved, "%")

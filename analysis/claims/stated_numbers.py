@@ -1,20 +1,24 @@
-"""Predicates on single figures: absolute times, arithmetic, support, restatements."""
+"""Predicates on single numbers: absolute times, arithmetic, support, restatements."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from analysis.claims.claim import Predicate
+from analysis.claims.claim import Claim, ClaimsFile, Predicate
+from analysis.claims.criteria import is_close, time_interval
 from analysis.claims.expressions import value_range
 from analysis.claims.schema import (
+    ARITHMETIC,
     AVERAGING,
+    NONE,
     NOT_REPRODUCED,
     NOT_TESTABLE,
+    PHYSICS,
+    RECORDS,
     REFUTED,
     REPRODUCED,
     CardName,
@@ -23,18 +27,15 @@ from analysis.claims.schema import (
     Shape,
     SystemName,
 )
-from analysis.claims.wording import in_text, is_close, joined, measured_as, shape_words
-from analysis.statistics import intervals
-
-if TYPE_CHECKING:
-    from analysis.claims.claim import Claim, ClaimsFile
+from analysis.claims.wording import comma_separated, interval_text, measured_as, shape_words
+from analysis.statistics.intervals import Interval
 
 
 class AbsoluteTime(Predicate):
     """A time in ms on a `card` (null: a device that the write-up does not name).
 
-    Refuted below the card's floor for the exact useful work of the system. Only records from
-    that very card reproduce it, within FACTOR.
+    Refuted below the card's least time for the exact useful work of the system (its floor). Only
+    records from that very card reproduce it, within FACTOR.
     """
 
     needs_figure: ClassVar[bool] = True
@@ -50,39 +51,43 @@ class AbsoluteTime(Predicate):
 
     def judge(self, claim, evidence):
         if self.card is None:
-            return Judgement(NOT_TESTABLE, "none", "the device is not named")
+            return Judgement(NOT_TESTABLE, NONE, "the device is not named")
         floor = evidence.floor_ms(claim, self.system, self.at.given(), self.card)
         remark = ""
         if self.statistic == "mean":
             remark = f"; {claim.published / floor:.3g} times the card's floor of {floor:.3g} ms"
             if claim.published + self.resolution / 2 < floor:
                 text = f"below the card's floor of {floor:.3g} ms"
-                return Judgement(REFUTED, "physics", text)
+                return Judgement(REFUTED, PHYSICS, text)
 
         def decide(rows, missing):
             row = rows["system"]
-            value = intervals.Interval(row["median_ms"], row["low_ms"], row["high_ms"], 0.95)
+            value = time_interval(row)
             if self.statistic == "std":
                 spread = float(np.std([s for one in row["samples"] for s in one]))
-                value = intervals.Interval(spread, math.nan, math.nan, 0.0)
+                value = Interval.without_spread(spread)
             verdict = REPRODUCED if is_close(claim.published, value) else NOT_REPRODUCED
             return Judgement(
-                verdict, "records", f"{in_text(value)} ms{remark}", measured_as(value, "ms")
+                verdict, RECORDS, f"{interval_text(value)} ms{remark}", measured_as(value, "ms")
             )
 
         needs = {"system": (self.system, self.at.given())}
         found = evidence.on_records(claim, needs, decide, card=self.card)
-        if found.verdict == NOT_TESTABLE:
-            device = evidence.claims_file.cards[self.card].device
-            return replace(found, reason=f"no record on a {device}: {found.reason}{remark}")
+        return _naming_the_card(found, evidence.claims_file.cards[self.card].device, remark)
+
+
+def _naming_the_card(found: Judgement, device: str, remark: str) -> Judgement:
+    """`found`; where it is not testable the reason says that the device has no record."""
+    if found.verdict != NOT_TESTABLE:
         return found
+    return replace(found, reason=f"no record on a {device}: {found.reason}{remark}")
 
 
 class Throughput(Predicate):
-    """Tokens a second, batch x length over the time, on a `card`.
+    """Tokens per second, batch x length over the time, on a `card`.
 
-    Refuted above what the card's floor allows for the exact useful work. Only records from that
-    very card reproduce it, within FACTOR.
+    Refuted above the card's ceiling for the exact useful work. Only records from that very card
+    reproduce it, within FACTOR.
     """
 
     needs_figure: ClassVar[bool] = True
@@ -97,32 +102,28 @@ class Throughput(Predicate):
     def judge(self, claim, evidence):
         at = self.at.given()
         shape = evidence.shape(claim, at, self.system)
-        tokens = 1000 * shape["batch"] * shape["seq_len"]  # a second, of a time in ms
+        tokens = 1000 * shape["batch"] * shape["seq_len"]  # over ms gives tokens per second
         ceiling = tokens / evidence.floor_ms(claim, self.system, at, self.card)
         if claim.published - self.resolution / 2 > ceiling:
             text = f"above the card's ceiling of {ceiling:.4g} tokens/s"
-            return Judgement(REFUTED, "physics", text)
+            return Judgement(REFUTED, PHYSICS, text)
         remark = f"; {claim.published / ceiling:.2g} of the card's ceiling"
 
         def decide(rows, missing):
-            row = rows["system"]
-            ends = [tokens / row[k] for k in ("median_ms", "high_ms", "low_ms")]
-            value = intervals.Interval(*ends, 0.95)
+            value = time_interval(rows["system"]).inverted().times(tokens)
             verdict = REPRODUCED if is_close(claim.published, value) else NOT_REPRODUCED
-            text = f"{in_text(value)} tokens/s{remark}"
-            return Judgement(verdict, "records", text, measured_as(value, "tokens/s"))
+            text = f"{interval_text(value)} tokens/s{remark}"
+            return Judgement(verdict, RECORDS, text, measured_as(value, "tokens/s"))
 
         found = evidence.on_records(claim, {"system": (self.system, at)}, decide, card=self.card)
-        if found.verdict == NOT_TESTABLE:
-            device = evidence.claims_file.cards[self.card].device
-            return replace(found, reason=f"no record on a {device}: {found.reason}{remark}")
-        return found
+        return _naming_the_card(found, evidence.claims_file.cards[self.card].device, remark)
 
 
 class Arithmetic(Predicate):
     """`left` (default: the published figure) stands in `relation` to `right`, within rounding.
 
-    Expressions of + - * / ** min max over `names`: numbers, or ids of claims for their figures.
+    Both are expressions of + - * / ** min max over `names`: numbers, or ids of claims whose
+    published numbers are meant.
     """
 
     right: str
@@ -137,13 +138,13 @@ class Arithmetic(Predicate):
         left = claim.published if self.left == "published" else self.left
         relation = {"equal": "equals", "at_least": "is at least", "at_most": "is at most"}
         given = [f"{n} = {v}" for n, v in self.names.items()]
-        where = f" with {joined(given)}" if given else ""
+        where = f" with {comma_separated(given)}" if given else ""
         return f"{left} {relation[self.relation]} {self.right}{where}"
 
     def sides(self, claim: Claim, claims_file: ClaimsFile) -> list[tuple[float, float]]:
         """Lowest and highest value of left and right, as printed figures are rounded."""
         ranges = {
-            n: claims_file.figure(v) if isinstance(v, str) else (v, v)
+            n: claims_file.printed_range(v) if isinstance(v, str) else (v, v)
             for n, v in self.names.items()
         }
         if claim.published is not None:
@@ -163,14 +164,14 @@ class Arithmetic(Predicate):
             verdict = NOT_REPRODUCED if near else REFUTED
             if self.relation == "equal":
                 text += f", off by {off:.3g}" + (", beyond rounding" if near else "")
-        return Judgement(verdict, "arithmetic", text)
+        return Judgement(verdict, ARITHMETIC, text)
 
 
 class Support(Predicate):
     """The system `runs`, or `fails`, wherever it was recorded at the conditions.
 
-    runs: reproduced when none failed, refuted when none ran. fails: refuted when any ran, also in
-    a published figure (`contradicted_by`: times of the system in that dtype). Running out of
+    runs: reproduced when none failed, refuted when none ran. fails: refuted when any ran, or when a
+    time of the system in that dtype is published (`contradicted_by`: such claims). Running out of
     memory or time is not failing, nor is asking for more devices than a machine has.
     """
 
@@ -193,7 +194,7 @@ class Support(Predicate):
             shapes = [evidence.shape(c, c.predicate.at.given()) for c in (claim, figure)]
             if ran and shapes[0]["dtype"] == shapes[1]["dtype"] and self.expect == "fails":
                 text = f"a time of it is published: {other}, {figure.published} ms"
-                return found.overruled(REFUTED, "arithmetic", text)
+                return found.overruled(REFUTED, ARITHMETIC, text)
         return found
 
     def _decide(self, rows):
@@ -203,12 +204,12 @@ class Support(Predicate):
         ran, failed = count["ok"], count["failed"] + count["unsupported"]
         text = ", ".join(f"{n} {status}" for status, n in sorted(count.items()))
         if not ran and not failed:
-            return Judgement(NOT_TESTABLE, "none", f"neither ran nor failed: {text}")
+            return Judgement(NOT_TESTABLE, NONE, f"neither ran nor failed: {text}")
         if self.expect == "fails":
             verdict = REFUTED if ran else REPRODUCED
         else:
             verdict = REFUTED if not ran else NOT_REPRODUCED if failed else REPRODUCED
-        return Judgement(verdict, "records", text)
+        return Judgement(verdict, RECORDS, text)
 
 
 def _is_short_of_devices(row) -> bool:
@@ -218,7 +219,7 @@ def _is_short_of_devices(row) -> bool:
 
 
 class Restates(Predicate):
-    """The figure of claim `of` again: its verdict, or refuted where the two figures differ."""
+    """The number of claim `of` again: its verdict, or refuted where the two numbers differ."""
 
     needs_figure: ClassVar[bool] = True
     of: str
@@ -231,16 +232,16 @@ class Restates(Predicate):
 
     def judge(self, claim, evidence):
         other = evidence.claims_file.claims[self.of]
-        low, high = evidence.claims_file.figure(self.of)
+        low, high = evidence.claims_file.printed_range(self.of)
         half = self.resolution / 2
         if claim.published + half < low or claim.published - half > high:
-            return Judgement(REFUTED, "arithmetic", f"{self.of} has {other.published}")
+            return Judgement(REFUTED, ARITHMETIC, f"{self.of} has {other.published}")
         found = evidence.judge(other)
         return replace(found, reason=f"as {self.of}: {found.reason}")
 
 
 class NotMeasurable(Predicate):
-    """A statement without measurable content; says why."""
+    """A statement without measurable content, and the reason."""
 
     reason: str
 
@@ -248,4 +249,4 @@ class NotMeasurable(Predicate):
         return "none"
 
     def judge(self, claim, evidence):
-        return Judgement(NOT_TESTABLE, "none", self.reason)
+        return Judgement(NOT_TESTABLE, NONE, self.reason)

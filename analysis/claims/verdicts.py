@@ -39,12 +39,12 @@ def _verdict(evidence: Evidence, claim: Claim) -> Verdict:
         reason=f"{found.reason} ({claim.note})" if claim.note else found.reason,
         measured=found.measured,
         mechanism=mechanism(evidence.claims_file, claim, found.verdict),
-        see=_seen(evidence.claims_file, claim),
+        see=_outputs(evidence.claims_file, claim),
         evidence=[{k: row[k] for k in ("path", "machine", "command")} for row in found.rows],
     )
 
 
-def _seen(claims_file: ClaimsFile, claim: Claim) -> list[str]:
+def _outputs(claims_file: ClaimsFile, claim: Claim) -> list[str]:
     """The claim's tables and figures; where it restates a figure, those of that."""
     while not claim.see and isinstance(claim.predicate, Restates):
         claim = claims_file.claims[claim.predicate.of]
@@ -71,7 +71,7 @@ def to_json(claims_file: ClaimsFile, verdicts: list[Verdict]) -> str:
 
 
 def to_csv(verdicts: list[Verdict]) -> str:
-    """The text of `build/claims.csv`: a line a claim, lists joined by spaces.
+    """The text of `build/claims.csv`: one line per claim, lists joined by spaces.
 
     command: what measured the first record of `evidence`.
     """

@@ -1,58 +1,38 @@
-"""Ratios, margins and the words that all kinds of predicate use."""
+"""The words that all kinds of predicate use."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from analysis.claims.schema import DIRECTION, FACTOR
-from analysis.statistics import intervals
+from analysis.statistics.intervals import Interval
 
-
-def ratio_of(base: Mapping, other: Mapping) -> intervals.Interval:
-    return of_one_process(intervals.speedup(base["samples"], other["samples"]), base, other)
+UNCERTAIN = ", too uncertain to judge by"
 
 
-def of_one_process(gain: intervals.Interval, *rows: Mapping) -> intervals.Interval:
-    """`gain` as it is if every row has several processes; else its margin."""
-    return gain if all(len(row["samples"]) > 1 for row in rows) else margin(gain)
-
-
-def margin(value: intervals.Interval) -> intervals.Interval:
-    """What is of one process, with at least DIRECTION either way.
-
-    One process says nothing of others: its interval is a margin to judge by, of confidence 0,
-    and is not printed.
-    """
-    bounds = (value.value / DIRECTION, value.value * DIRECTION, value.low, value.high)
-    known = [bound for bound in bounds if not math.isnan(bound)]
-    return intervals.Interval(value.value, min(known), max(known), 0.0)
-
-
-def is_close(figure: float, value: intervals.Interval) -> bool:
-    return figure in value or 1 / FACTOR <= value.value / figure <= FACTOR if figure else False
-
-
-def measured_as(value: intervals.Interval, unit: str) -> dict:
+def measured_as(value: Interval, unit: str) -> dict:
+    """`Judgement.measured`: {value, low, high, unit}, None for bounds that are not known."""
     numbers = dict(zip(("value", "low", "high"), (value.value, *value.shown), strict=True))
     return {k: None if math.isnan(v) else float(v) for k, v in numbers.items()} | {"unit": unit}
 
 
-def in_text(value: intervals.Interval) -> str:
+def interval_text(value: Interval) -> str:
     if math.isnan(value.low):
         return f"{value.value:.4g}"
     return f"{value:.4g}" if value.confidence else f"{value.value:.4g} (one process)"
 
 
-def starred(pattern: str | None, fillings) -> dict:
+def ids_from_pattern(pattern: str | None, fillings: Iterable) -> dict:
+    """Filling -> the claim's id that it makes of `pattern`, in place of *; empty without one."""
     return {f: pattern.replace("*", str(f)) for f in fillings} if pattern else {}
 
 
-def joined(values) -> str:
+def comma_separated(values: Iterable) -> str:
     return ", ".join(map(str, values))
 
 
 def shape_words(shape: Mapping) -> str:
+    """batch 1, 2048 tokens, causal: what a shape fixes, in words."""
     units = {"batch": "batch {}", "seq_len": "{} tokens", "min_seq_len": "{} tokens or more"}
     units |= {"heads": "{} heads", "dtype": "{}", "pass": "{} pass", "dilation_rates": "rates {}"}
     units |= {"sparsity": "{:.4g} sparse", "pattern": "{} blocks"}

@@ -1,10 +1,10 @@
-"""What the write-ups say in figures and held fixed: `paper/claims.yaml`, seen by system."""
+"""What the write-ups print and hold fixed: `paper/claims.yaml`, looked up by system and shape."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -23,43 +23,47 @@ CARD = "GTX 1080"
 Pattern = tuple[tuple[int, ...], tuple[int, ...]]
 
 
+class NotKnown(LookupError):
+    """A look-up of what does not exist, as opposed to what was not printed; lists what does."""
+
+
 @dataclass(frozen=True)
 class Layout:
-    """How an experiment is set beside its write-up; one without a write-up has no shapes.
+    """How an experiment is set beside its write-up: `layout.yaml` of its folder.
 
-    base: the system that speed-ups are over. shapes: (batch, seq_len) in the write-up's order.
-    ids: quantity -> id of the claim that holds its figure, without the write-up's name.
+    place: its position among the experiments. speedup_base: the system that speed-ups are over.
+    shapes: (batch, seq_len) in the write-up's order; none without a write-up.
     """
 
-    base: str
+    place: int
+    speedup_base: str
     shapes: tuple[tuple[int, int], ...] = ()
-    ids: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        object.__setattr__(self, "shapes", tuple(map(tuple, self.shapes)))
 
 
 def _layouts() -> dict[str, Layout]:
-    found = {path.parent.name: yaml.safe_load(path.read_text()) for path in _LAYOUTS}
-    return {
-        name: Layout(said["base"], tuple(map(tuple, said.get("shapes", ()))), said.get("ids", {}))
-        for name, said in sorted(found.items(), key=lambda item: item[1]["place"])
-    }
+    found = {path.parent.name: Layout(**yaml.safe_load(path.read_text())) for path in _LAYOUTS}
+    return dict(sorted(found.items(), key=lambda item: item[1].place))
 
 
 LAYOUTS: Mapping[str, Layout] = _layouts()
 EXPERIMENTS = tuple(LAYOUTS)
 
 
-def base(experiment: str) -> str:
+def speedup_base(experiment: str) -> str:
     """The system that the experiment's speed-ups are over."""
-    return LAYOUTS[experiment].base
+    return _layout(experiment).speedup_base
 
 
 def shapes(experiment: str) -> tuple[tuple[int, int], ...]:
     """(batch, seq_len) of the published results, in the order of the write-up."""
-    return LAYOUTS[experiment].shapes
+    return _layout(experiment).shapes
 
 
-def one_batch(experiment: str) -> list[tuple[int, int]]:
-    """The published shapes, of a length with several batches only the first."""
+def one_shape_per_length(experiment: str) -> list[tuple[int, int]]:
+    """The published shapes; of a length with several batches only the first."""
     first = {seq_len: batch for batch, seq_len in reversed(shapes(experiment))}
     return [shape for shape in shapes(experiment) if first[shape[1]] == shape[0]]
 
@@ -111,49 +115,61 @@ def setting(experiment: str) -> Setting:
     return Setting(fixed.dtype, fixed.is_causal, fixed.heads, fixed.head_dim, patterns, blocks)
 
 
-def printed(experiment: str, system: str, batch: int, seq_len: int, quantity: str) -> str | None:
-    """What stands in the write-up, with its decimals; None if nothing does.
+def text(
+    experiment: str, system: str, batch: int, seq_len: int | None, quantity: str
+) -> str | None:
+    """What the write-up prints, with its decimals; None if it prints nothing there.
 
-    Units: ms, MiB, tokens or sequences a second. Where no `speedup` was printed, the ratio of
-    the published times stands in.
+    Units: ms, MiB, tokens (in `comprehensive` sequences) per second. Where no `speedup` was
+    printed, the ratio of the published times stands in. seq_len: None of a quantity of no one
+    length. Raises NotKnown for an experiment, system, shape or quantity that does not exist.
     """
     claim = _claim(experiment, system, batch, seq_len, quantity)
     if claim is None:
-        value = figure(experiment, system, batch, seq_len, quantity)
-        return None if value is None else f"{value:.2f}"
+        ratio = value(experiment, system, batch, seq_len, quantity)
+        return None if ratio is None else f"{ratio:.2f}"
     if isinstance(claim.published, str):
         return claim.published
     decimals = -math.floor(math.log10(claim.predicate.resolution or 1))
     return f"{claim.published:,.{max(decimals, 0)}f}"
 
 
-def figure(experiment: str, system: str, batch: int, seq_len: int, quantity: str) -> float | None:
-    """The number published for a system of ours, or for one without records; None without one."""
+def value(
+    experiment: str, system: str, batch: int, seq_len: int | None, quantity: str
+) -> float | None:
+    """The number that `text` prints; None where that is nothing, or a word. Errors likewise."""
     claim = _claim(experiment, system, batch, seq_len, quantity)
     if claim is not None:
         return None if isinstance(claim.published, str) else float(claim.published)
-    if quantity == "speedup" and system != base(experiment):
+    if quantity == "speedup" and system != speedup_base(experiment):
         times = [
-            figure(experiment, one, batch, seq_len, "time") for one in (base(experiment), system)
+            value(experiment, one, batch, seq_len, "time")
+            for one in (speedup_base(experiment), system)
         ]
         return times[0] / times[1] if all(times) else None
     return None
 
 
-def stated(claim_id: str) -> float | None:
-    """The number published under an id of the claims file; None where there is none."""
-    claim = _claims_file().claims.get(claim_id)
-    if claim is None or claim.published is None or isinstance(claim.published, str):
-        return None
-    return float(claim.published)
+def plot_value(writeup: str, plot: str, quantity: str) -> float:
+    """A number read off a plot of a write-up. Raises NotKnown where none was."""
+    figures = _claims_file().by_subject
+    of_plots = {
+        (about.writeup, about.plot, about.quantity): claim
+        for about, claim in figures.items()
+        if about.plot is not None
+    }
+    _require("figure of a plot", (writeup, plot, quantity), of_plots)
+    return float(of_plots[writeup, plot, quantity].published)
 
 
 def growth(experiment: str, system: str, quantity: str) -> str | None:
     """How the write-up says that "time" or "memory" grows, in short; None if it does not.
 
     Words first, then the power that its own figures follow, of the first batch that it has.
+    Raises NotKnown as `text` does.
     """
-    known, claims_file = _systems(experiment).get(system), _claims_file()
+    _require("quantity that grows", quantity, ("time", "memory"))
+    known, claims_file = _published_system(experiment, system), _claims_file()
     said: dict[str, str] = {}
     for claim in claims_file.claims.values():
         asked = claim.predicate
@@ -176,11 +192,14 @@ def _power(exponent: float) -> str:
 
 
 def name(system: str) -> str:
-    """The published name of a system of ours, or of one that has no records."""
+    """The published name of a system of ours, or of one that has no records.
+
+    Raises NotKnown where it is neither.
+    """
     variant, sparsity = systems.parts(system)
     if variant not in VARIANTS:
-        known = _claims_file().systems.get(system)
-        return known.name if known else system
+        _require("variant or published system", system, [*VARIANTS, *_claims_file().systems])
+        return _claims_file().systems[system].name
     own = VARIANTS[variant].published_name
     count, simulated = systems.ranks(system)
     more = [] if sparsity is None else [f"{100 * sparsity:.6g} %"]
@@ -193,20 +212,47 @@ def name(system: str) -> str:
 
 def without_variant(experiment: str) -> list[str]:
     """Keys of the systems with published times that no variant stands for yet."""
+    known = _claims_file().systems
     return [
         key
-        for key, system in _claims_file().systems.items()
-        if system.variant is None
-        and any(figure(experiment, key, *shape, "time") is not None for shape in shapes(experiment))
+        for key in _published_systems(experiment)
+        if key in known
+        and known[key].variant is None
+        and any(value(experiment, key, *shape, "time") is not None for shape in shapes(experiment))
     ]
 
 
-def _claim(experiment: str, system: str, batch: int, seq_len: int, quantity: str):
-    known, ids = _systems(experiment).get(system), LAYOUTS[experiment].ids
-    if known is None or quantity not in ids:
-        return None
-    claim_id = ids[quantity].format(system=known, batch=batch, seq_len=seq_len)
-    return _claims_file().claims.get(f"{experiment}.{claim_id}")
+def _claim(
+    experiment: str, system: str, batch: int, seq_len: int | None, quantity: str
+) -> claims.Claim | None:
+    """The claim whose figure is the quantity of the system at the shape.
+
+    None where the write-up prints nothing: the quantity, the system and the shape exist.
+    """
+    _require("quantity", quantity, claims.QUANTITIES)
+    known = _published_system(experiment, system)
+    shape, known_shapes = (batch, seq_len), _known_shapes(experiment, quantity)
+    _require(f"(batch, seq_len) of {quantity} in {experiment}", shape, known_shapes)
+    return _claims_file().by_subject.get(claims.Subject(experiment, quantity, known, *shape))
+
+
+def _published_system(experiment: str, system: str) -> str | None:
+    """The claims file's key of a system; None of one that we measure and it does not name."""
+    own = _published_systems(experiment)
+    if system not in own and system not in _measured_systems():
+        _require(f"system of {experiment}", system, [*own, *systems.of_experiment(experiment)])
+    return own.get(system)
+
+
+def _layout(experiment: str) -> Layout:
+    _require("experiment", experiment, EXPERIMENTS)
+    return LAYOUTS[experiment]
+
+
+def _require(what: str, asked: object, known: Iterable) -> None:
+    known = list(dict.fromkeys(known))
+    if asked not in known:
+        raise NotKnown(f"{what}: is {asked!r}, expected one of {', '.join(map(str, known))}")
 
 
 @cache
@@ -215,10 +261,34 @@ def _claims_file() -> claims.ClaimsFile:
 
 
 @cache
-def _systems(experiment: str) -> dict[str, str]:
+def _known_shapes(experiment: str, quantity: str) -> tuple[tuple[int | None, int | None], ...]:
+    """Those of the layout, and others that the write-up prints the quantity at."""
+    printed = [
+        (about.batch, about.seq_len)
+        for about in _claims_file().by_subject
+        if (about.writeup, about.quantity) == (experiment, quantity)
+    ]
+    return tuple(dict.fromkeys([*shapes(experiment), *printed]))
+
+
+@cache
+def _published_systems(experiment: str) -> dict[str, str]:
     """Our system, or the key of one without records -> its key in the claims file."""
+    _layout(experiment)
     return {
         systems.key(system.variant, system.sparsity) if system.variant else key: key
         for key, system in _claims_file().systems.items()
         if system.experiment in (None, experiment)
     }
+
+
+@cache
+def _measured_systems() -> frozenset[str]:
+    """Every system that some grid measures, trial runs with it."""
+    cases = (
+        case
+        for experiment in EXPERIMENTS
+        for tier in grid.load(experiment).tiers.values()
+        for case in tier.cases
+    )
+    return frozenset(systems.key(c.variant, c.sparsity, c.world_size, c.simulated) for c in cases)

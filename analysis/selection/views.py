@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -81,17 +81,9 @@ class Series:
         if len(fine) < 3:
             return None
         lost = self.rows[(self.rows["system"] == system) & self.rows["status"].isin(CENSORED)]
-        values = fine["peak_memory_bytes"]
-        if quantity == "time":
-            values = (tuple(map(tuple, samples)) for samples in fine["samples"])
+        values = fine["samples" if quantity == "time" else "peak_memory_bytes"]
         censored = zip(lost["seq_len"], lost["status"], strict=True)
-        return _fit(tuple(fine["seq_len"]), tuple(values), tuple(censored))
-
-
-@lru_cache(maxsize=512)
-def _fit(lengths: tuple, values: tuple, censored: tuple) -> scaling.ScalingFit:
-    # Figures, tables and numbers of a notebook ask for the same fits.
-    return scaling.fit(lengths, values, censored=censored)
+        return scaling.fit(fine["seq_len"], values, censored=censored)
 
 
 @dataclass(frozen=True)

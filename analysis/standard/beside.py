@@ -22,7 +22,7 @@ def published_on(view: views.View, what: str = "mean and standard deviation") ->
 def printed(experiment: str, batch: int, seq_len: int):
     """(system, quantity) -> what the write-up prints at a shape, an en dash for nothing."""
     return lambda system, quantity: (
-        published.printed(experiment, system, batch, seq_len, quantity) or DASH
+        published.text(experiment, system, batch, seq_len, quantity) or DASH
     )
 
 
@@ -38,7 +38,7 @@ def rows_of(view: views.View) -> list[str]:
         system
         for system in systems.of_experiment(view.experiment)
         if any(
-            published.figure(view.experiment, system, *shape, "time") is not None
+            published.value(view.experiment, system, *shape, "time") is not None
             for shape in published.shapes(view.experiment)
         )
     ]

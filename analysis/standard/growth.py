@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,16 +9,16 @@ from matplotlib.figure import Figure
 from analysis.records.units import MIB
 from analysis.rendering.style import label_lines, length_axis, look
 from analysis.selection import views
-from analysis.standard.panels import draw_censored, log_height, over_length
+from analysis.standard.panels import draw_censored, draw_fit, log_height, over_length
 
 
 def time(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
-    """Median time of the forward pass (ms) against length, with fits; a panel a series."""
+    """Median time of the forward pass (ms) against length, with fits; one panel per series."""
     return _grown(frame, experiment, machine, "time", "median time (ms)")
 
 
 def memory(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
-    """Peak memory beyond the inputs (MiB) against length, with fits; a panel a series."""
+    """Peak memory beyond the inputs (MiB) against length, with fits; one panel per series."""
     return _grown(frame, experiment, machine, "memory", "peak beyond the inputs (MiB)")
 
 
@@ -51,26 +50,13 @@ def draw_series(ax: Axes, series: views.Series, quantity: str) -> None:
         if len(rows) < min(2, len(series.lengths)):
             continue  # one point beside whole lines says nothing of growth
         drawn = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
+        drawn |= {"elinewidth": 0.7, "capsize": 1.5, "label": one.label}
         fit = series.growth(system, quantity)
-        ax.errorbar(
-            rows["seq_len"],
-            y,
-            yerr=bars,
-            linestyle="none" if fit else ":",
-            elinewidth=0.7,
-            capsize=1.5,
-            zorder=4,
-            label=one.label,
-            **drawn,
-        )
+        line = "none" if fit else ":"
+        ax.errorbar(rows["seq_len"], y, yerr=bars, linestyle=line, zorder=4, **drawn)
         text = one.label
         if fit:
-            n = np.geomspace(*fit.n_range, 60)
-            low, high = np.quantile(fit.sample_curves(n), (0.025, 0.975), axis=0)
-            fitted = {"color": one.color, "label": f"{one.label}: fit"}
-            ax.fill_between(n, low / scale, high / scale, alpha=0.15, linewidth=0, **fitted)
-            ax.plot(n, fit.predict(n) / scale, zorder=3, **fitted)
-            text += f"  $n^{{{fit.exponent.value:.2f}}}$"
+            text += "  " + draw_fit(ax, fit, one, lambda n: scale)
         ends.append((rows["seq_len"].iloc[-1], y.iloc[-1], text, one.ink))
         values += [y.min(), y.max()]
     if values:  # the band of an uncertain fit runs off the axis rather than ruling it

@@ -86,7 +86,7 @@ def _cells(view: views.View) -> dict[str, dict]:
     """Times, memory and speed-ups at the published shapes, and the published figures."""
     found: dict[str, dict] = {}
     own = _own(view.experiment)
-    below = published.base(view.experiment)
+    below = published.speedup_base(view.experiment)
     for wanted, n in published.shapes(view.experiment):
         # The write-up with one batch a length is measured at the nearest batch there is.
         batch = view.batch_for(wanted, n)
@@ -96,7 +96,7 @@ def _cells(view: views.View) -> dict[str, dict]:
         for system in [*own, *published.without_variant(view.experiment)]:
             for quantity, unit in (("time", "ms"), ("memory", "MiB"), ("speedup", "")):
                 shape = (view.experiment, system, wanted, n, quantity)
-                old = entry(published.figure(*shape), unit=unit, text=published.printed(*shape))
+                old = entry(published.value(*shape), unit=unit, text=published.text(*shape))
                 found[f"published.{quantity}.{system}.{at}"] = old
         for system in own:
             row = view.cell(system, batch, n)
@@ -164,7 +164,7 @@ def _against(experiment: str) -> tuple[str, str]:
     """What a system of the experiment is set against, and the word for it in keys."""
     if published.DENSE in systems.of_experiment(experiment):
         return published.DENSE, "vs_dense"
-    return published.base(experiment), "vs_base"
+    return published.speedup_base(experiment), "vs_base"
 
 
 def _crossover(dense, own, rows: list) -> dict:

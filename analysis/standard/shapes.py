@@ -14,11 +14,11 @@ from analysis.statistics.intervals import Interval
 
 
 def grid(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
-    """Two maps beside each other: a row a system, a column a shape; over the write-up's base.
+    """Two maps beside each other, one row per system, one column per shape; over the base.
 
     Of several machines the one that measured most cells.
     """
-    base, shapes = published.base(experiment), published.shapes(experiment)
+    base, shapes = published.speedup_base(experiment), published.shapes(experiment)
     view, measured = reporting_machine.fullest(frame, experiment, machine, _measured)
     # Batch and length; the batch that was measured stands below where it is another one.
     columns = [f"{tokens(n)}\nb{batch}" for batch, n in shapes]
@@ -27,7 +27,7 @@ def grid(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     for system in _systems(experiment):
         name = look(system).label
         for column, shape in zip(columns, shapes, strict=True):
-            old = published.figure(experiment, system, *shape, "speedup")
+            old = published.value(experiment, system, *shape, "speedup")
             if old is not None:
                 theirs[name, column] = Cell(old)
             if (system, shape) in measured:
@@ -51,12 +51,12 @@ def grid(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
 
 def _systems(experiment: str) -> list[str]:
     every = [*systems.of_experiment(experiment), *published.without_variant(experiment)]
-    return [system for system in every if system != published.base(experiment)]
+    return [system for system in every if system != published.speedup_base(experiment)]
 
 
 def _measured(view: views.View) -> dict[tuple[str, tuple[int, int]], Interval]:
     """(system, published batch and length) -> the ratio measured there, or nearest to there."""
-    base, found = published.base(view.experiment), {}
+    base, found = published.speedup_base(view.experiment), {}
     for batch, n in published.shapes(view.experiment):
         own = view.batch_for(batch, n)
         below = view.cell(base, own, n)

@@ -22,7 +22,7 @@ def speedup(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figu
     A shape that the machine did not measure is left out; without any, the series stands in. Of
     several machines the one with most bars.
     """
-    base = published.base(experiment)
+    base = published.speedup_base(experiment)
 
     def sides(view: views.View) -> tuple[list, list]:
         series = view.series()
@@ -46,15 +46,15 @@ def speedup(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figu
 
 def _over_base(view: views.View) -> list[tuple[str, list]]:
     """Groups of (title, [(system, Interval, published ratio)]) at the published shapes."""
-    below, groups = published.base(view.experiment), []
-    for wanted, n in published.one_batch(view.experiment):
+    below, groups = published.speedup_base(view.experiment), []
+    for wanted, n in published.one_shape_per_length(view.experiment):
         batch = view.batch_for(wanted, n)
         base = view.cell(below, batch, n)
         bars = []
         for system in systems.of_experiment(view.experiment):
             gain = views.ratio(base, view.cell(system, batch, n))
             if gain is not None and system != below:
-                old = published.figure(view.experiment, system, wanted, n, "speedup")
+                old = published.value(view.experiment, system, wanted, n, "speedup")
                 bars.append((system, gain, old))
         if bars:
             groups.append((f"{n} tokens, batch {batch}", bars))

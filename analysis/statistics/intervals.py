@@ -7,6 +7,8 @@ measurements of the same code is mostly the process. Speed-ups therefore resampl
 (Kalibera & Jones, "Rigorous Benchmarking in Reasonable Time", ISMM 2013).
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import exp, isnan, nan, prod, sqrt
@@ -37,6 +39,24 @@ class Interval:
     def shown(self) -> tuple[float, float]:
         """The bounds to print: NaN where they are a margin to judge by, of confidence 0."""
         return (self.low, self.high) if self.confidence else (nan, nan)
+
+    def inverted(self, of: float = 1.0) -> Interval:
+        """Of `of` > 0 over the value: the bounds change places."""
+        return Interval(of / self.value, of / self.high, of / self.low, self.confidence)
+
+    def times(self, factor: float) -> Interval:
+        """Of the value times a known factor > 0."""
+        return Interval(self.value * factor, self.low * factor, self.high * factor, self.confidence)
+
+    def over(self, divisor: float) -> Interval:
+        """Of the value over a known divisor > 0."""
+        of_each = (x / divisor for x in (self.value, self.low, self.high))
+        return Interval(*of_each, self.confidence)
+
+    @classmethod
+    def without_spread(cls, value: float) -> Interval:
+        """One value of which no spread is known: NaN bounds, confidence 0."""
+        return cls(value, nan, nan, 0.0)
 
     def __format__(self, spec: str) -> str:
         """`f"{interval:.2f}"` reads `1.98 [1.91, 2.04]`; the spec applies to all three numbers.

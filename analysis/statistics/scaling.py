@@ -8,6 +8,7 @@ The choice between them is by AICc; the exponent always comes from a power law.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from numbers import Real
 
 import numpy as np
@@ -102,10 +103,30 @@ def fit(
     `censored` holds (length, reason) of out-of-memory or timed-out points: a lower bound is no
     value, so they are carried along and change no number. Raises ValueError on fewer than three
     points, repeated lengths, non-positive numbers, unknown models or too few points for the given
-    one.
+    one. Fits are remembered: figures, tables, numbers and verdicts ask for the same ones.
     """
+    data = _frozen(tuple(lengths)), _frozen(tuple(values))
+    return _fit(*data, tuple(models), _frozen(tuple(censored)), confidence, seed, draws)
+
+
+def _frozen(value):
+    """The same with tuples for its sequences, so that it can be hashed."""
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return tuple(map(_frozen, value))
+    return value
+
+
+@lru_cache(maxsize=1024)
+def _fit(
+    lengths: tuple,
+    values: tuple,
+    models: tuple[str, ...],
+    censored: tuple,
+    confidence: float,
+    seed: int,
+    draws: int,
+) -> ScalingFit:
     check_confidence(confidence)
-    models = tuple(models)
     if not models or any(name not in MODELS for name in models):
         raise ValueError(f"models: expected some of {tuple(MODELS)}, got {models!r}")
     rng = np.random.default_rng(seed)

@@ -60,15 +60,15 @@ def reasons(checks: list[Check], capability: int, processes: int, seconds: float
 
     What `seconds` cut off is no reason: it is compiled when it is launched.
     """
-    from models.kernels import ahead
+    from models.kernels import aot
 
-    made = ahead.compile_ahead(
+    made = aot.compile_ahead(
         [call_of(one) for one in checks],
         capability=capability,
         processes=processes,
         deadline=time.monotonic() + seconds,
     )
-    cut = (ahead.BEFORE, ahead.WHILE)
+    cut = (aot.BEFORE, aot.WHILE)
     return [None if one.reason in cut else one.reason for one in made]
 
 

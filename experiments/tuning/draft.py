@@ -11,8 +11,8 @@ from experiments.tuning import plan, tables
 from experiments.tuning.candidates import candidates
 from models.errors import check_choice
 from models.kernels import tile_tables, tiles
-from models.kernels.assembled import why_not_raced
 from models.kernels.compile import KERNELS, build, forms
+from models.kernels.resource_usage import why_not_raced
 from models.kernels.tiles import Tile
 
 DRAFTED = "first candidate that compiles without a fault; not measured"

@@ -56,7 +56,7 @@ def tune(
         say(f"nothing to tune: {MISSING}")
         return []
     from experiments.tuning import tables
-    from models.kernels import ahead, tiles
+    from models.kernels import aot, tiles
 
     folder, deadline = Path(folder), time.monotonic() + seconds
     card = tiles.generation(capability)
@@ -78,7 +78,7 @@ def tune(
                 break
             made, finished = _one(entry, current, tiles_left, why_out, clock, deadline)
             # Another time may have the seconds to compile the rest.
-            finished = finished and not {ahead.BEFORE, ahead.WHILE}.intersection(why_out.values())
+            finished = finished and not {aot.BEFORE, aot.WHILE}.intersection(why_out.values())
             if made.now != made.was:
                 source = made.note if finished else f"{made.note}; interrupted"
                 tables.replace(folder, entry, card, tiles.Tile(**made.now), source)
@@ -116,7 +116,7 @@ def _one(entry, current, candidates, why_out, clock, deadline) -> tuple[Tuned, b
 def _judged(window, capability: int, processes: int, deadline: float) -> list[tuple[list, dict]]:
     """For each (entry, current): the candidates that can win, and why the others cannot."""
     from experiments.tuning.candidates import candidates
-    from models.kernels import ahead, tiles
+    from models.kernels import aot, tiles
 
     tried = [
         [tile for tile in candidates(entry) if tile != current] if current else []
@@ -136,7 +136,7 @@ def _judged(window, capability: int, processes: int, deadline: float) -> list[tu
     # select() takes no more than some weeks.
     until = min(share, now + 7 * 24 * 3600)
     options = {"capability": capability, "processes": processes, "deadline": until}
-    compiled = {one.call: one for one in ahead.compile_ahead(list(dict.fromkeys(calls)), **options)}
+    compiled = {one.call: one for one in aot.compile_ahead(list(dict.fromkeys(calls)), **options)}
     judged = []
     for (entry, current), found in zip(window, tried, strict=True):
         left, out, codes = [], {}, set()

@@ -1,6 +1,6 @@
-"""Block-sparse attention by Triton; plain twin: `models.block_sparse`, "sdpa".
+"""Block-sparse attention by Triton; plain PyTorch: `models.block_sparse`, "sdpa".
 
-Called by `models.block_sparse_op`. Before a CUDA graph is captured call once, both passes: a mask
+Called by `models.block_sparse_op`. Call both passes once before a CUDA graph is captured: a mask
 makes its other lists at the first call.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-import triton.language as tl
 
 from models.errors import UnsupportedBackend
 from models.fused_ops import as_operand
@@ -16,9 +15,10 @@ from models.kernels import (
     block_sparse_backward,
     block_sparse_forward,
     block_sparse_pair,
-    graphs,
+    cuda_graphs,
     tiles,
 )
+from models.kernels.launch import on_device, operands
 from models.kernels.row_statistics import row_statistics
 from models.kernels.tile_math import LOG2_E
 from models.ops import empty_results, packed_like
@@ -26,15 +26,15 @@ from models.patterns.block_mask import BlockMask
 
 TABLE = "block_sparse"
 BLOCK_SIZES = (16, 32, 64, 128)
-# What kernels walk; a mask of larger blocks is split into these, which are as fast: they
-# take several blocks a step.
+# Blocks that kernels walk; a mask of larger blocks is split into these, which are as fast, since a
+# step takes several of them.
 TILE_SIZES = (64, 32, 16)
-# Programs of two tiles each: two rounds of the two that each of 132 multiprocessors runs at once.
+# Programs of two tiles each: 132 multiprocessors run two at once each, in two rounds.
 LEAST_PAIRS = 528
 ONE_TILE = (False, None)
 
 
-def why_not(q: torch.Tensor, mask) -> str | None:
+def why_not(q: torch.Tensor, mask: BlockMask) -> str | None:
     """Why the kernels cannot take q (B, N, H, D) under `mask`, or None if they can."""
     if mask.block_size not in BLOCK_SIZES:
         return f"block_size={mask.block_size}: takes {', '.join(map(str, BLOCK_SIZES))}"
@@ -43,16 +43,35 @@ def why_not(q: torch.Tensor, mask) -> str | None:
 
 
 def forward(
-    q, k, v, mask: BlockMask, is_causal: bool, scale: float, *, key_padding_mask, document_ids
-):
-    """Attention under `mask`: out and LSE, without autograd.
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: BlockMask,
+    is_causal: bool,
+    scale: float,
+    *,
+    key_padding_mask: torch.Tensor | None,
+    document_ids: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Block-sparse attention, without autograd.
 
-    q: (B, N, H, D), k, v: (B, N, Hkv, D), float16 or bfloat16, D <= 256; copied
-    only where the kernels cannot read them as they lie, in either pass. key_padding_mask: (B, N)
-    bool or None, True where a key is not attended to; k and v must be 0 there and q finite
-    (`models.padding.without_padding`). document_ids: (B, N) integers or None, tokens attend to
-    those of the same. Returns out (B, N, H, D) and LSE (B, H, N) float32; rows without keys give 0
-    and -inf.
+    Args:
+        q: (B, N, H, D), float16 or bfloat16, D <= 256; it and k, v are copied only where the
+            kernels of either pass cannot read them as they lie.
+        k, v: (B, N, Hkv, D), of q's dtype; Hkv divides H.
+        mask: of N tokens, its block size one of BLOCK_SIZES, on q's device.
+        is_causal: whether queries see no later keys.
+        scale: factor on q.k.
+        key_padding_mask: (B, N) bool, True where a key is not attended to; k and v must be 0 there
+            and q finite (`models.padding.without_padding`).
+        document_ids: (B, N) integers; tokens attend to those with the same id.
+
+    Returns:
+        out (B, N, H, D), of q's dtype, and LSE (B, H, N) float32, natural logarithm; rows without
+        keys give 0 and -inf.
+
+    Raises:
+        UnsupportedBackend: where the table has no tile for q.
     """
     mask = _walked(mask, q, is_causal)
     ids = token_ids(key_padding_mask, document_ids)
@@ -69,26 +88,38 @@ def forward(
 
 
 def backward(
-    grad_out,
-    grad_lse,
-    q,
-    k,
-    v,
-    out,
-    lse,
+    grad_out: torch.Tensor,
+    grad_lse: torch.Tensor | None,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
     mask: BlockMask,
     is_causal: bool,
     scale: float,
     *,
-    key_padding_mask,
-    document_ids,
-):
-    """dQ, dK, dV for the cotangents of out (B, N, H, D) and, unless None, of LSE (B, H, N)."""
+    key_padding_mask: torch.Tensor | None,
+    document_ids: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of block-sparse attention.
+
+    Args:
+        grad_out: dO (B, N, H, D), of q's dtype.
+        grad_lse: (B, H, N) float32, or None where there is none.
+        out, lse: what `forward` returned; the other arguments are those that it was given.
+
+    Returns:
+        dQ (B, N, H, D), dK and dV (B, N, Hkv, D), of q's dtype.
+
+    Raises:
+        As `forward`.
+    """
     mask = _walked(mask, q, is_causal)
     ids = token_ids(key_padding_mask, document_ids)
     tensors = (grad_out, q, k, v, out)
     if document_ids is not None and grad_lse is not None:
-        grad_lse = grad_lse.masked_fill(lse.isneginf(), 0.0)  # what is no number there is of no use
+        grad_lse = grad_lse.masked_fill(lse.isneginf(), 0.0)  # it may be NaN in rows without keys
     if document_ids is None or _are_finite(*tensors, grad_lse):
         return launch_backward(grad_lse, lse, *tensors, ids, mask, is_causal, scale)
     grads = tuple(torch.zeros_like(packed_like(x)) for x in (q, k, v))
@@ -101,11 +132,18 @@ def backward(
     return grads
 
 
-def token_ids(key_padding_mask, document_ids) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Ids (B, N) int32 of the tokens as queries and as keys: these see each other where equal.
+def token_ids(
+    key_padding_mask: torch.Tensor | None, document_ids: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Ids of the tokens as queries and as keys: a query sees the keys whose id equals its own.
 
-    Documents are numbered from 0 in each row, and keys that are padding are -1; None where there
-    is neither.
+    Args:
+        key_padding_mask: (B, N) bool, True where a key is not attended to.
+        document_ids: (B, N) integers.
+
+    Returns:
+        Two (B, N) int32, packed: documents are numbered from 0 in each row, keys that are padding
+        have -1. None where there are neither documents nor padding.
     """
     if document_ids is None and key_padding_mask is None:
         return None
@@ -121,9 +159,9 @@ def token_ids(key_padding_mask, document_ids) -> tuple[torch.Tensor, torch.Tenso
 
 
 def _one_by_one(ids):
-    """Which tokens (B, N) are of a document, and the ids with which they see each other alone.
+    """Per document: which tokens (B, N) are in it, and ids with which only these see each other.
 
-    For documents in which something is not finite: a weight of 0 times that would be NaN.
+    For inputs that are not finite everywhere: a weight of 0 times Inf or NaN would be NaN.
     """
     queries, keys = ids
     for document in range(int(queries.max()) + 1):
@@ -135,14 +173,14 @@ def _zeroed(x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _are_finite(*tensors: torch.Tensor | None) -> bool:
-    # The least and the most are NaN where anything is.
+    # Minimum and maximum are NaN where any element is.
     bounds = [bound.float() for x in tensors if x is not None for bound in x.aminmax()]
     bounds = torch.stack(bounds)
     return bool(bounds.isfinite().all())
 
 
 def _walked(mask: BlockMask, q: torch.Tensor, is_causal: bool) -> BlockMask:
-    """The mask in blocks that there are tiles for, and none above the diagonal when causal."""
+    """The mask in blocks that have tiles, and without blocks above the diagonal when causal."""
     size = next(
         size
         for size in TILE_SIZES
@@ -153,12 +191,16 @@ def _walked(mask: BlockMask, q: torch.Tensor, is_causal: bool) -> BlockMask:
     return mask.causal() if is_causal else mask
 
 
-def two_tiles(q, k, mask, is_causal: bool) -> tuple:
-    """How two tiles of queries share a program: whether by heads, and lists of two blocks.
+def two_tiles(
+    q: torch.Tensor, k: torch.Tensor, mask: BlockMask, is_causal: bool
+) -> tuple[bool, tuple[torch.Tensor, ...] | None]:
+    """How two tiles of queries share a program, which loads the keys of both once.
 
-    They are of two heads with keys and lists in common where there are such, or else of two
-    neighbouring blocks where that saves loads, and neither where no tile is for it or too few
-    programs would be left.
+    Returns:
+        (True, None): tiles of two heads that have keys and lists in common. (False, lists): tiles
+        of two neighbouring query blocks, where that saves loads; lists of
+        `BlockMask.neighbours`. ONE_TILE: one tile per program, where no tile is for pairs, too few
+        programs would be left, or no loads are saved.
     """
     pairs = q.shape[0] * q.shape[2] * mask.blocks // 2
     if q.is_cuda and pairs < LEAST_PAIRS:
@@ -172,87 +214,86 @@ def two_tiles(q, k, mask, is_causal: bool) -> tuple:
     return (False, mask.neighbours(is_causal))
 
 
-def launch_forward(q, k, v, ids, mask: BlockMask, is_causal: bool, scale: float, two):
-    """out and LSE under `mask`, whose blocks are tiles, and causal where is_causal.
+def launch_forward(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    ids: tuple[torch.Tensor, torch.Tensor] | None,
+    mask: BlockMask,
+    is_causal: bool,
+    scale: float,
+    two: tuple[bool, tuple[torch.Tensor, ...] | None],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """out and LSE, as `forward` gives them.
 
-    ids: of `token_ids`. two: as `two_tiles` says, ONE_TILE where there are ids.
+    Args:
+        ids: of `token_ids`.
+        mask: its blocks are tiles and, where is_causal, none is above the diagonal.
+        two: of `two_tiles`; ONE_TILE where there are ids.
     """
     heads, (by_head, pairs) = q.shape[2], two
     q, k, v = (as_operand(x) for x in (q, k, v))
     out, lse = empty_results(q)
-    is_pair = by_head or pairs is not None
-    kernel = block_sparse_pair.forward_pair if is_pair else block_sparse_forward.forward
     lists = pairs or (mask.row_ptr, mask.col_idx, mask.longest_first())
-    graphs.keep(*lists)
-    ids = () if is_pair else ids or (None, None)
+    cuda_graphs.keep(*lists)
+    results = (out, lse, *lists)
     numbers = (q.shape[1], heads, mask.blocks, scale * LOG2_E.value)
-    _launch(
-        kernel, (q, k, v, *ids, out, lse, *lists), numbers, (q, k, v), lists[2],
-        mask.block_size, is_causal, tiles.choose(TABLE, kernel.fn.__name__, q, mask.block_size),
-        heads // 2 if by_head else heads,
-        **({"BY_HEAD": by_head} if is_pair else {"BY_IDS": ids[0] is not None}),
-    )  # fmt: skip
+    if by_head or pairs is not None:
+        kernel, owners = block_sparse_pair.forward_pair, heads // 2 if by_head else heads
+        constants = {"BY_HEAD": by_head}
+    else:
+        kernel, owners = block_sparse_forward.forward, heads
+        results, constants = (*(ids or (None, None)), *results), {"BY_IDS": ids is not None}
+    _launch(kernel, (q, k, v), results, numbers, lists[2], mask, is_causal, owners, **constants)
     return out, lse
 
 
 def launch_backward(
-    grad_lse, lse, grad_out, q, k, v, out, ids, mask: BlockMask, is_causal: bool, scale: float
-):
-    """dQ, dK, dV under `mask`, as `launch_forward` takes it."""
+    grad_lse: torch.Tensor | None,
+    lse: torch.Tensor,
+    grad_out: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    ids: tuple[torch.Tensor, torch.Tensor] | None,
+    mask: BlockMask,
+    is_causal: bool,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """dQ, dK, dV, as `backward` gives them; ids and mask as in `launch_forward`."""
     grad_out, q, k, v, out = (as_operand(x) for x in (grad_out, q, k, v, out))
     heads, kv_heads = q.shape[2], k.shape[2]
-    tensors = (q, k, v, grad_out)
-    ids = ids or (None, None)
-    grads = tuple(packed_like(x) for x in (q, k, v))
-    columns = mask.transpose()
-    lists = [(each.row_ptr, each.col_idx, each.longest_first()) for each in (mask, columns)]
-    graphs.keep(*lists[0], *lists[1])
+    grad_q, grad_k, grad_v = (packed_like(x) for x in (q, k, v))
+    rows, columns = (
+        (each.row_ptr, each.col_idx, each.longest_first()) for each in (mask, mask.transpose())
+    )
+    cuda_graphs.keep(*rows, *columns)
     statistics = row_statistics(grad_out, grad_lse, out, lse)
     numbers = (q.shape[1], heads, mask.blocks, scale)
-    options = (numbers, tensors, lists[0][2], mask.block_size, is_causal)
-    _launch(
-        block_sparse_backward.backward_q,
-        (*tensors, *ids, statistics, grads[0], *lists[0]),
-        *options, tiles.choose(TABLE, "backward_q", q, mask.block_size), heads,
-        BY_IDS=ids[0] is not None,
-    )  # fmt: skip
-    _launch(
-        block_sparse_backward.backward_kv,
-        (*tensors, *ids, statistics, *grads[1:], *lists[1]),
-        *options, tiles.choose(TABLE, "backward_kv", q, mask.block_size), kv_heads,
-        BY_IDS=ids[0] is not None,
-    )  # fmt: skip
-    return grads
+    for kernel, grads, lists, owners in (
+        (block_sparse_backward.backward_q, (grad_q,), rows, heads),
+        (block_sparse_backward.backward_kv, (grad_k, grad_v), columns, kv_heads),
+    ):
+        others = (*(ids or (None, None)), statistics, *grads, *lists)
+        options = (mask, is_causal, owners)
+        tensors = (q, k, v, grad_out)
+        _launch(kernel, tensors, others, numbers, lists[2], *options, BY_IDS=ids is not None)
+    return grad_q, grad_k, grad_v
 
 
 def _launch(
-    kernel, arguments, numbers, tensors, order, block_size, is_causal, tile, owners, **constants
+    kernel, tensors, others, numbers, order, mask: BlockMask, is_causal, owners, **constants
 ) -> None:  # fmt: skip
-    """One program for each row of `order`, of `owners` heads and of each batch element.
-
-    The kernel takes `arguments`, the strides of `tensors`, and `numbers`.
-    """
-    q, k = tensors[:2]
+    """One program for each block in `order`, of each of `owners` heads and each batch element."""
+    q, size = tensors[0], mask.block_size
+    tile = tiles.choose(TABLE, kernel.fn.__name__, q, size)
     if constants.get("BY_IDS"):
         tile = tile.masked
-    unit = tiles.vector(*tensors)
     n = q.shape[1]
-    reach = (n + block_size) * max(x.stride(1) for x in tensors)
-    with tiles.on_device(q):
-        kernel[(order.shape[1] * owners * q.shape[0],)](
-            *arguments,
-            *tiles.strides(*tensors, unit=unit),
-            *numbers,
-            BLOCK_SIZE=block_size,
-            PER_HEAD=order.shape[0] > 1,
-            EVEN_N=n % block_size == 0,
-            IS_CAUSAL=is_causal,
-            GROUP=q.shape[2] // k.shape[2],
-            D=q.shape[3],
-            BLOCK_D=tiles.padded(q.shape[3]),
-            VECTOR=unit,
-            PRECISION="ieee",
-            INDEX=tl.int32 if reach < 2**31 else tl.int64,
-            **tile.options(kernel),
-            **constants,
-        )
+    reach = (n + size) * max(x.stride(1) for x in tensors)
+    arguments, common = operands(kernel, tensors, others, numbers, tile, is_causal, reach)
+    constants |= {"BLOCK_SIZE": size, "PER_HEAD": order.shape[0] > 1, "EVEN_N": n % size == 0}
+    with on_device(q):
+        programs = order.shape[1] * owners * q.shape[0]
+        kernel[(programs,)](*arguments, PRECISION="ieee", **common, **constants)

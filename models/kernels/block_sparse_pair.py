@@ -1,11 +1,11 @@
-"""Block-sparse attention, forward, two tiles of queries a program; plain twin: as of one tile.
+"""Block-sparse attention, forward, two tiles of queries per program; plain PyTorch: as of one tile.
 
-The two share keys and values: key blocks that both list are loaded once, which halves what
-they ask of the L2 cache, and one's softmax runs beside the other's products. They are two
-neighbouring query blocks of a head, or the same block of two heads that have their keys and
-their lists in common. What only one of them lists is taken into that one's state alone, so a
-tile is as untouched by blocks that it does not list as in `block_sparse_forward`. Tokens have no
-ids here.
+The two share keys and values: key blocks that both list are loaded once, which halves the traffic
+from the L2 cache, and the softmax of one runs beside the products of the other. They are two
+neighbouring query blocks of a head, or the same block of two heads that have keys and lists in
+common. An entry that only one of them lists is added to the state of that one alone, so that a tile
+is as unaffected by blocks that it does not list as in `block_sparse_forward`. Tokens have no ids
+here.
 """
 
 import triton
@@ -16,13 +16,13 @@ from models.kernels.block_sparse_forward import (
     cut,
     entries,
     load_cut,
+    load_entries,
     load_queries,
     owner,
     seen_of_cut,
     store_result,
-    tokens_of,
 )
-from models.kernels.tile_math import MOST, attend_two, head_columns, load_rows, row_of
+from models.kernels.tile_math import FLOAT32_MAX, attend_two, head_columns, row_of
 
 
 @triton.jit
@@ -37,9 +37,9 @@ def forward_pair(
 ):  # fmt: skip
     """Two tiles of BLOCK_M = BLOCK_SIZE queries, called 0 and 1, of one batch element.
 
-    As `block_sparse_forward.forward`, but for the lists where BY_HEAD is not set: those of
-    `BlockMask.neighbours`. Where it is, both heads have the list of the first. Entries that both
-    have are taken one a step, what one alone has by BLOCK_N of keys.
+    Arguments as of `block_sparse_forward.forward`. BY_HEAD: the tiles are of two heads, which both
+    have the list of the first; otherwise of neighbouring blocks, by the lists of
+    `BlockMask.neighbours`. A step takes one entry that both have, or BLOCK_N keys that one has.
     """
     if BY_HEAD:
         block_0, head_0, batch = owner(order, n_blocks, n_heads // 2, 2, PER_HEAD)
@@ -72,23 +72,24 @@ def forward_pair(
     acc_0 = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     m_1, z_1, acc_1 = m_0, z_0, acc_0
     if IS_CAUSAL or not EVEN_N:
+        # All four: [BLOCK_SIZE, BLOCK_D].
         k_0, v_0 = load_cut(
             p_last_0, cut_0, p_k, p_v, k_step, v_step, n_tokens, BLOCK_SIZE, D, BLOCK_D, INDEX
         )
         k_1, v_1 = load_cut(
             p_last_1, cut_1, p_k, p_v, k_step, v_step, n_tokens, BLOCK_SIZE, D, BLOCK_D, INDEX
         )
-    q_0 = load_queries(
+    q_0 = load_queries(  # [BLOCK_M, BLOCK_D]
         q, q_b, q_n, q_h, batch, head_0, rows_0, n_tokens, D, BLOCK_D, VECTOR, False, INDEX
     )
-    q_1 = load_queries(
+    q_1 = load_queries(  # [BLOCK_M, BLOCK_D]
         q, q_b, q_n, q_h, batch, head_1, rows_1, n_tokens, D, BLOCK_D, VECTOR, False, INDEX
     )
-    # First, for its keys come together with the queries.
+    # The cut entries first, since their keys are loaded together with the queries.
     if IS_CAUSAL or not EVEN_N:  # noqa: SIM102  known when compiled, the next when run
         if cut_0 | cut_1:
-            # One that has no such block takes zeros by weights of 0.
-            m_0, m_1 = tl.where(cut_0 > 0, m_0, MOST), tl.where(cut_1 > 0, m_1, MOST)
+            # A tile that has no such block adds zeros with weights of 0.
+            m_0, m_1 = tl.where(cut_0 > 0, m_0, FLOAT32_MAX), tl.where(cut_1 > 0, m_1, FLOAT32_MAX)
             seen = seen_of_cut(n_tokens, n_blocks, BLOCK_SIZE, IS_CAUSAL)
             m_0, z_0, acc_0, m_1, z_1, acc_1 = attend_two(
                 m_0, z_0, acc_0, q_0, k_0, v_0, m_1, z_1, acc_1, q_1, k_1, v_1, seen, scale,
@@ -99,24 +100,27 @@ def forward_pair(
             z_0, z_1 = tl.where(cut_0 > 0, z_0, 0.0), tl.where(cut_1 > 0, z_1, 0.0)
     p_col, lane = col_idx + begin, tl.arange(0, BLOCK_SIZE)
     for e in range(0, shared):
-        keys = tokens_of(p_col, e, shared, lane, BLOCK_SIZE, 1, 1, False).to(INDEX)[:, None]
-        b_k = load_rows(p_k + keys * k_step, lane, d_mask, D, BLOCK_D, False)
-        b_v = load_rows(p_v + keys * v_step, lane, d_mask, D, BLOCK_D, False)
+        b_k, b_v, _ = load_entries(  # [BLOCK_SIZE, BLOCK_D]
+            p_k, p_v, k_step, v_step, p_col, e, shared, lane, d_mask,
+            BLOCK_SIZE, 1, D, BLOCK_D, INDEX,
+        )  # fmt: skip
         m_0, z_0, acc_0, m_1, z_1, acc_1 = attend_two(
             m_0, z_0, acc_0, q_0, b_k, b_v, m_1, z_1, acc_1, q_1, b_k, b_v, lane, scale,
             False, PRECISION,
         )  # fmt: skip
     if not BY_HEAD:
-        # What each has alone: together as long as both have any.
+        # Entries that each has alone: one of each per step as long as both have any.
         p_col_0, p_col_1 = col_idx + begin_0, col_idx + begin_1
         both = tl.minimum(count_0, count_1)
         for e in range(0, both):
-            keys = tokens_of(p_col_0, e, both, lane, BLOCK_SIZE, 1, 1, False).to(INDEX)[:, None]
-            k_0 = load_rows(p_k + keys * k_step, lane, d_mask, D, BLOCK_D, False)
-            v_0 = load_rows(p_v + keys * v_step, lane, d_mask, D, BLOCK_D, False)
-            keys = tokens_of(p_col_1, e, both, lane, BLOCK_SIZE, 1, 1, False).to(INDEX)[:, None]
-            k_1 = load_rows(p_k + keys * k_step, lane, d_mask, D, BLOCK_D, False)
-            v_1 = load_rows(p_v + keys * v_step, lane, d_mask, D, BLOCK_D, False)
+            k_0, v_0, _ = load_entries(  # [BLOCK_SIZE, BLOCK_D]
+                p_k, p_v, k_step, v_step, p_col_0, e, both, lane, d_mask,
+                BLOCK_SIZE, 1, D, BLOCK_D, INDEX,
+            )  # fmt: skip
+            k_1, v_1, _ = load_entries(  # [BLOCK_SIZE, BLOCK_D]
+                p_k, p_v, k_step, v_step, p_col_1, e, both, lane, d_mask,
+                BLOCK_SIZE, 1, D, BLOCK_D, INDEX,
+            )  # fmt: skip
             m_0, z_0, acc_0, m_1, z_1, acc_1 = attend_two(
                 m_0, z_0, acc_0, q_0, k_0, v_0, m_1, z_1, acc_1, q_1, k_1, v_1, lane, scale,
                 False, PRECISION,
@@ -133,7 +137,7 @@ def forward_pair(
                 p_col_1 + both, count_1 - both, scale,
                 False, BLOCK_SIZE, D, BLOCK_D, BLOCK_M, BLOCK_N, False, PRECISION, INDEX,
             )  # fmt: skip
-    # Where nothing is listed, not even weights of 0 times what is no number.
+    # Where nothing is listed, acc may hold weights of 0 times NaN.
     acc_0 = tl.where((z_0 == 0)[:, None], 0.0, acc_0)
     acc_1 = tl.where((z_1 == 0)[:, None], 0.0, acc_1)
     store_result(out, lse, m_0, z_0, acc_0, batch, head_0, rows_0, n_tokens, n_heads, D, BLOCK_D)

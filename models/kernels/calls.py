@@ -15,7 +15,7 @@ from models.patterns import block_pairs
 if TYPE_CHECKING:
     from models.kernels.tiles import Tile
 
-# Those with a table of tiles; "gluon" has one tile, its own.
+# With a table of tiles; "gluon" has one tile only.
 TABLES = ("dilated", "block_sparse", "hop")
 CALLED = (*TABLES, "gluon")
 KERNELS = ("forward", "backward_q", "backward_kv", "forward_pair", "backward")
@@ -25,12 +25,12 @@ KERNELS = ("forward", "backward_q", "backward_kv", "forward_pair", "backward")
 class Call:
     """A call of the op of `table`, forward or backward, on (batch, tokens, heads, head_dim).
 
-    kernel: "forward", or "backward" for all kernels of that pass; "backward_q" and
-    "backward_kv" make the same call and mean that kernel of it. "forward_pair", of block_sparse,
-    is the forward pass with two query blocks a program. dtype: of torch, by name.
-    dilated and gluon take segment_lengths and dilation_rates, dilated tf32 too; block_sparse
-    takes a mask by `builder` of `models.patterns`, sparsity and block_size (16, 32 or 64).
-    tile: of `kernel` in the place of the table's own. ValueError on anything else.
+    kernel: "forward", or "backward" for all kernels of that pass; "backward_q" and "backward_kv"
+    make the same call and mean that kernel of it. "forward_pair", of block_sparse, is the forward
+    pass with two query blocks per program. dtype: name of a torch dtype. dilated and gluon take
+    segment_lengths and dilation_rates, dilated also tf32; block_sparse takes a mask by `builder` of
+    `models.patterns`, sparsity and block_size (16, 32 or 64). tile: of `kernel`, in place of the
+    table's. ValueError on anything else.
     """
 
     table: str
@@ -72,17 +72,23 @@ class Call:
 
     @property
     def launches(self) -> tuple[str, ...] | None:
-        """The kernel functions that this call is about, None for all that it launches."""
+        """Names of the kernel functions that the call is made for, None for all it launches."""
         return None if self.kernel == "backward" else (self.kernel,)
 
 
 def problem(
     call: Call, device: str, *, values: bool = True
 ) -> Callable[[], tuple[torch.Tensor, ...]]:
-    """The function that `call` stands for, on tensors on `device`; each call of it is one pass.
+    """The function that `call` stands for; a backward pass runs its forward here, once.
 
-    values: draw the inputs (standard normal, seeded); otherwise their memory is not touched.
-    A backward pass runs its forward here, once. Returns out and LSE, or dQ, dK and dV.
+    Args:
+        call: which.
+        device: where the tensors are.
+        values: whether inputs are drawn (standard normal, seeded); otherwise their memory is not
+            touched.
+
+    Returns:
+        A function of no arguments that runs one pass and returns out and LSE, or dQ, dK and dV.
     """
     from models.kernels import dilated, hop
 
@@ -108,7 +114,7 @@ def problem(
         return _block_sparse(call, q, k, v, grad, scale, device)
     rest = [None, *_branches(call), call.is_causal, scale, call.tf32]
     forward = partial(dilated.forward, q, k, v, *rest)
-    if call.table == "gluon":  # its backward pass is that of the Triton kernels
+    if call.table == "gluon":  # whose backward pass is the Triton kernels'
         from models.kernels import dilated_gluon
 
         forward = partial(dilated_gluon.forward, q, k, v, *rest[1:-1])
@@ -125,7 +131,7 @@ def _block_sparse(call: Call, q, k, v, grad, scale: float, device: str):
     options = (None, mask, call.is_causal, scale)
     two = block_sparse.ONE_TILE
     if call.kernel == "forward_pair":
-        two = (False, block_pairs.paired(mask, call.is_causal))
+        two = (False, block_pairs.paired(mask.row_ptr, mask.col_idx, call.is_causal))
     forward = partial(block_sparse.launch_forward, q, k, v, *options, two)
     if not call.kernel.startswith("backward"):
         return forward

@@ -1,11 +1,11 @@
-"""Compiles the kernels for cards that need not be here, and says what they take.
+"""Compiles the kernels for any card, without it, and prints registers, spills and shared memory.
 
     python -m models.kernels.compile [TABLE] [--capability 80 90 100] [--quiet]
 
-builds every entry of the tile tables in the forms that it is launched in (causal, carried
-and base branch, ragged end, ...), and the Gluon kernel, table "gluon", in its own, and fails on
-one that spills more than SPILL_BYTES, asks for more shared memory than the card has, or has its
-tensor-core instructions serialized.
+compiles every entry of the tile tables in the forms that it is launched in (causal, carried and
+base branch, ragged end, ...), and the Gluon kernel, table "gluon", in its own. It fails if a form
+spills more than SPILL_BYTES, asks for more shared memory than the card has, has its tensor-core
+instructions serialized, or exceeds its limit in `limits`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import itertools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -35,8 +35,8 @@ from models.kernels import (
     row_statistics,
     tiles,
 )
-from models.kernels.assembled import Built, built, remarks
 from models.kernels.limits import LIMITS, Limit, over
+from models.kernels.resource_usage import ResourceUsage, ptxas_log, read_usage
 from models.kernels.tiles import Tile
 
 KERNELS = {
@@ -57,7 +57,7 @@ KERNELS = {
         "backward_kv": hop_backward.backward_kv,
     },
 }
-# These need no table: one tile does for all.
+# These need no table: they use one tile.
 STATISTICS = {
     "dilated": dilated_backward.statistics,
     "block_sparse": row_statistics.kernel,
@@ -76,7 +76,7 @@ _TYPES = {
     "scale": "fp32",
 }
 _WRITTEN_FOR = 90
-# Of the inputs' type, but float32 where they are parts of a sum.
+# Of the inputs' dtype, but float32 in a hop, whose results are parts of a sum.
 _RESULTS = ("out", "grad_q", "grad_k", "grad_v")
 
 
@@ -99,7 +99,7 @@ class Form:
 
 
 def limit_of(form: Form) -> Limit | None:
-    """The limit that a form is held to: of Hopper's in half precision, of those launched most."""
+    """The limit of a form: for the forms most often launched, on Hopper in half precision."""
     constants = dict(form.constants)
     rare = [constants.get("EVEN_N") is False, constants["INDEX"] != 32, constants.get("SHORT")]
     rare += [constants.get("GROUP", 1) != 1, constants.get("HAS_KEYS") is False]
@@ -111,18 +111,18 @@ def limit_of(form: Form) -> Limit | None:
     return LIMITS.get((form.table, form.kernel, constants["D"]))
 
 
-def fault(form: Form | gluon_forms.Form, built: Built) -> str | None:
-    """What is wrong with a form, or None."""
+def fault(form: Form | gluon_forms.Form, built: ResourceUsage) -> str | None:
+    """Why a form may not be used, or None."""
     if isinstance(form, gluon_forms.Form):
         return gluon_forms.fault(form, built)
     tile, limit = form.tile, limit_of(form)
     scores = tile.block_m * tile.block_n / (32 * tile.warps)
-    if form.kernel == "forward_pair":  # of two such tiles
+    if form.kernel == "forward_pair":  # two tiles
         scores *= 2
     return built.fault(form.capability) or (limit and over(limit, built, scores, tile.warps))
 
 
-def build(form: Form | gluon_forms.Form) -> Built:
+def build(form: Form | gluon_forms.Form) -> ResourceUsage:
     """Compile one form down to machine code; needs no GPU."""
     if isinstance(form, gluon_forms.Form):
         return gluon_forms.build(form)
@@ -144,7 +144,7 @@ def build(form: Form | gluon_forms.Form) -> Built:
     names = kernel.arg_names
     constants = {name: value for name, value in constants.items() if name in names}
     signature = {n: "constexpr" if n in constants else types.get(n, element) for n in names}
-    # As at a launch, but for strides: in units of VECTOR they may be anything.
+    # Divisible as at a launch, except for strides, which in units of VECTOR may be anything.
     wide = {"n_tokens"} if constants.get("EVEN_N") else set()
     aligned = [n for n in names if signature[n].startswith("*") or n in wide]
     source = ASTSource(
@@ -154,7 +154,7 @@ def build(form: Form | gluon_forms.Form) -> Built:
         {(names.index(n),): [["tt.divisibility", 16]] for n in aligned},
     )
     start = time.monotonic()
-    with remarks() as said:
+    with ptxas_log() as log:
         compiled = triton.compile(
             source,
             target=GPUTarget("cuda", form.capability, 32),
@@ -162,8 +162,8 @@ def build(form: Form | gluon_forms.Form) -> Built:
         )
     seconds = time.monotonic() - start
     files, shared = compiled.metadata_group, compiled.metadata.shared
-    return built(
-        files, shared, form.capability, said.getvalue(), seconds,
+    return read_usage(
+        files, shared, form.capability, log.getvalue(), seconds,
         rotated=form.tile.rotated, with_loop=limit_of(form) is not None,
     )  # fmt: skip
 
@@ -171,17 +171,17 @@ def build(form: Form | gluon_forms.Form) -> Built:
 def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:
     """Every form of a kernel that a table's entry is compiled in here.
 
-    All take the heaviest: causal, ragged. For Hopper, which they are written for, they take others
-    that are launched often, and head dimension 64 in half precision with blocks of 64, which all
-    else is near to, takes each lighter or rarer constant by itself.
+    For every entry, the form that takes most registers: causal, ragged. On Hopper, which the
+    kernels are written for, also other forms that are launched often and, at head dimension 64 in
+    half precision with blocks of 64, which stands for the rest, each other constant by itself.
     """
     base = {"IS_CAUSAL": True, "INDEX": 32}
-    # A head dimension of 40 is padded to 64, and its columns masked.
+    # A head dimension of 40 is padded to 64, and its columns are masked.
     rare = [{"INDEX": 64}, {"D": 40}]
     if kernel != "forward_pair":
         masked = "BY_IDS" if table == "block_sparse" else "PADDED"
         base |= {masked: False}
-        rare[0] |= {masked: True}  # heavier than either by itself
+        rare[0] |= {masked: True}  # takes more registers than either by itself
     if table != "hop":
         base |= {"GROUP": 1, "PRECISION": "ieee"}
         rare.append({"GROUP": 4})
@@ -223,8 +223,8 @@ def forms(table: str, kernel: str, entry: dict, tile: Tile) -> Iterator[Form]:
         )  # fmt: skip
 
 
-def table_forms(table: str, capabilities) -> list[Form] | list[gluon_forms.Form]:
-    """Every form of every entry of a table for these cards, or of the Gluon kernel."""
+def table_forms(table: str, capabilities: Collection[int]) -> list[Form] | list[gluon_forms.Form]:
+    """Every form of every entry of a table, or of the Gluon kernel, for cards of `capabilities`."""
     if table == gluon_forms.TABLE:
         return list(gluon_forms.forms(capabilities))
     found = [
@@ -243,7 +243,7 @@ def table_forms(table: str, capabilities) -> list[Form] | list[gluon_forms.Form]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compile what was asked for; returns 1 if a form has a fault."""
+    """Compile the forms that `arguments` name; returns 1 if a form has a fault, otherwise 0."""
     parser = argparse.ArgumentParser(prog="python -m models.kernels.compile", description=__doc__)
     choices = [*KERNELS, gluon_forms.TABLE]
     parser.add_argument("table", nargs="?", choices=choices, help="default: all")

@@ -1,9 +1,9 @@
-"""Dilated attention, backward; plain twin: `models.dilated._gather` under autograd.
+"""Dilated attention, backward; plain PyTorch: `models.dilated._gather` under autograd.
 
-P = exp(S - LSE) with the LSE of all branches together is a branch's part of the whole
-softmax, so the gradients of the branches just add up. Each branch but the base writes
-its rows in float32 to a compact buffer, and the base adds those in its epilogue: one
-writer a row, no atomics, the same bits every time. dQ and dK, dV are two kernels.
+P = exp(S - LSE) with the LSE of all branches together is a branch's part of the whole softmax, so
+the gradients of the branches just add up. Each branch but the base writes its rows in float32 to a
+compact buffer, and the base adds those in its epilogue: one writer per row, no atomics, the same
+bits every time. dQ is one kernel, dK and dV another.
 """
 
 import triton
@@ -14,10 +14,11 @@ from models.kernels.dilated_forward import (
     compact_rows,
     compact_start,
     kept_tokens,
+    owned_queries,
     owner,
 )
+from models.kernels.inner_loops import dkv_loop, dq_loop, load_two, unpadded
 from models.kernels.row_statistics import delta_of
-from models.kernels.runs import key_run, query_run, run_offsets, unpadded
 from models.kernels.tile_math import (
     LOG2_E,
     ROW_MULTIPLE,
@@ -25,6 +26,7 @@ from models.kernels.tile_math import (
     load_rows,
     load_statistics,
     pack_statistics,
+    packed_row,
     row_of,
 )
 
@@ -37,10 +39,11 @@ def statistics(
     HAS_GRAD_LSE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, VECTOR: tl.constexpr,
     BLOCK_M: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """LSE in base 2 and delta of BLOCK_M rows of a head, written where each branch keeps them.
+    """LSE in base 2 and delta of BLOCK_M rows of a head, written where each branch reads them.
 
-    The kernels below then read a segment's statistics as one run: first the base's,
-    base_rows of them, then those of the carried branches.
+    The kernels below then read a segment's statistics as one run. statistics: int64, of the base,
+    base_rows of them, then of the carried branches. grad_out: by strides g_*; out: (B, N, H, D),
+    lse, grad_lse: (B, H, N) float32, packed.
     """
     pid = tl.program_id(0).to(tl.int64)
     head, rest = pid % n_heads, pid // n_heads
@@ -50,10 +53,10 @@ def statistics(
     tokens = start + lane
     held = tokens < n_tokens
     rows = (batch * n_heads + head) * n_tokens + tokens
-    b_lse = tl.load(lse + rows, mask=held)
+    b_lse = tl.load(lse + rows, mask=held)  # [BLOCK_M]
     total = delta_of(
         row_of(grad_out, g_b, g_n, g_h, batch, tokens, head, VECTOR)[0],
-        out + ((batch * n_tokens + tokens) * n_heads + head) * D,
+        out + packed_row(batch, tokens, head, n_tokens, n_heads) * D,
         grad_lse + rows, b_lse, held, HAS_GRAD_LSE, D, BLOCK_D,
     )  # fmt: skip
     both = pack_statistics(b_lse * LOG2_E, total)
@@ -84,16 +87,15 @@ def backward_q(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """dQ of a tile of BLOCK_M kept queries; `part` (R, D) float32 holds the carried branches'.
+    """dQ of a tile of BLOCK_M kept queries.
 
-    statistics: as the kernel of that name writes them. grad_q: (B, N, H, D), packed. scale: that of
-    the scores.
+    grad_out: (B, N, H, D) by strides g_*. statistics: as the kernel of that name writes them.
+    grad_q: (B, N, H, D), packed. part: (R, D) float32, dQ / scale in the carried branches. The
+    others as in `dilated_forward.forward`, but scale: that of q.k.
     """
-    row, tiles, tile, head, segment, batch = owner(table, n_heads, n_heads, N_CARRIED, BASE)
-    if IS_CAUSAL:
-        tile = tiles - 1 - tile
-    first, r, kept = kept_tokens(row, head, segment, n_tokens)
-    start = tile * BLOCK_M
+    row, head, segment, batch, first, r, kept, start = owned_queries(
+        table, n_heads, n_tokens, N_CARRIED, BASE, IS_CAUSAL, BLOCK_M
+    )
     if start >= kept:
         return
     d, d_mask = head_columns(D, BLOCK_D)
@@ -104,19 +106,17 @@ def backward_q(
     if HAS_KEYS:
         p_q, q_step = row_of(q, q_b, q_n, q_h, batch, first, head, VECTOR)
         p_g, g_step = row_of(grad_out, g_b, g_n, g_h, batch, first, head, VECTOR)
-        p_q += start * r * q_step + run_offsets(i_m, r * q_step, d, INDEX)
-        p_g += start * r * g_step + run_offsets(i_m, r * g_step, d, INDEX)
-        b_q = load_rows(p_q, held, d_mask, D, BLOCK_D, True)
-        b_g = load_rows(p_g, held, d_mask, D, BLOCK_D, True)
+        # [BLOCK_M, BLOCK_D]
+        b_q, b_g = load_two(p_q, p_g, q_step, g_step, r, start, i_m, held, D, BLOCK_D, INDEX)
         at = segment_start(row, head, n_heads, segment, batch, base_rows, BASE) + start + i_m
-        b_lse, b_delta = load_statistics(statistics + at, held, True)
+        b_lse, b_delta = load_statistics(statistics + at, held, True)  # [BLOCK_M]
         kv_head = head // GROUP
         p_k, k_step = row_of(k, k_b, k_n, k_h, batch, first, kv_head, VECTOR)
         p_v, v_step = row_of(v, v_b, v_n, v_h, batch, first, kv_head, VECTOR)
         p_padding = padding
         if PADDED:
             p_padding = padding + batch * n_tokens + first
-        acc = query_run(
+        acc = dq_loop(
             acc, b_q, b_g, b_lse, b_delta, p_k, p_v, p_padding, r * k_step, r * v_step, r,
             start, kept, scale * LOG2_E,
             PADDED, IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, PRECISION, INDEX,
@@ -130,8 +130,9 @@ def backward_q(
                 branch, first + start, i_m, head, n_heads, batch, n_tokens, SHORT, INDEX
             )
             p_part = part + row_0 * D + rows[:, None] * D + d[None, :]
-            acc += load_rows(p_part, there, d_mask, D, BLOCK_D, True)
-        p_out = grad_q + ((batch * n_tokens + tokens) * n_heads + head)[:, None] * D + d[None, :]
+            acc += load_rows(p_part, there, d_mask, D, BLOCK_D, True)  # [BLOCK_M, BLOCK_D]
+        out_rows = packed_row(batch, tokens, head, n_tokens, n_heads)
+        p_out = grad_q + out_rows[:, None] * D + d[None, :]
         b_out = (acc * scale).to(grad_q.dtype.element_ty)
         tl.store(p_out, b_out, mask=held[:, None] & d_mask[None, :])
     else:
@@ -152,9 +153,11 @@ def backward_kv(
 ):  # fmt: skip
     """dK and dV of a tile of BLOCK_N kept keys.
 
-    In the base branch the tile belongs to a key head, and the queries of its GROUP of
-    heads come one after another. Elsewhere the heads of a group keep different keys, so a
-    tile belongs to a query head; the base adds them up. grad_k, grad_v: (B, N, Hkv, D), packed.
+    In the base branch a tile belongs to a key head, and the queries of its GROUP of heads come one
+    after another. In the other branches the heads of a group keep different keys, so a tile belongs
+    to a query head, and the base adds the results up. grad_k, grad_v: (B, N, H / GROUP, D), packed.
+    part_k, part_v: (R, D) float32, dK / scale and dV in the carried branches. The others as in
+    `backward_q`.
     """
     n_owners = n_heads // GROUP if BASE else n_heads
     row, _, tile, own_head, segment, batch = owner(table, n_owners, n_heads, N_CARRIED, BASE)
@@ -173,16 +176,14 @@ def backward_kv(
     if HAS_KEYS:
         p_k, k_step = row_of(k, k_b, k_n, k_h, batch, first, kv_head, VECTOR)
         p_v, v_step = row_of(v, v_b, v_n, v_h, batch, first, kv_head, VECTOR)
-        p_k += start * r * k_step + run_offsets(i_n, r * k_step, d, INDEX)
-        p_v += start * r * v_step + run_offsets(i_n, r * v_step, d, INDEX)
-        b_k = load_rows(p_k, held, d_mask, D, BLOCK_D, True)
-        b_v = load_rows(p_v, held, d_mask, D, BLOCK_D, True)
+        # [BLOCK_N, BLOCK_D]
+        b_k, b_v = load_two(p_k, p_v, k_step, v_step, r, start, i_n, held, D, BLOCK_D, INDEX)
         for g in range(0, GROUP if BASE else 1):
             head = first_head + g
             p_q, q_step = row_of(q, q_b, q_n, q_h, batch, first, head, VECTOR)
             p_g, g_step = row_of(grad_out, g_b, g_n, g_h, batch, first, head, VECTOR)
             at = segment_start(row, head, n_heads, segment, batch, base_rows, BASE)
-            acc_k, acc_v = key_run(
+            acc_k, acc_v = dkv_loop(
                 acc_k, acc_v, b_k, b_v, p_q, p_g, statistics + at, r * q_step, r * g_step,
                 start, kept, scale * LOG2_E,
                 IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, PRECISION, INDEX,
@@ -199,12 +200,14 @@ def backward_kv(
                     SHORT, INDEX,
                 )  # fmt: skip
                 o_part = rows[:, None] * D + d[None, :]
+                # Both: [BLOCK_N, BLOCK_D].
                 acc_k += load_rows(part_k + row_0 * D + o_part, there, d_mask, D, BLOCK_D, True)
                 acc_v += load_rows(part_v + row_0 * D + o_part, there, d_mask, D, BLOCK_D, True)
         if PADDED:
             there = unpadded(padding + batch * n_tokens, 1, tokens, held)[:, None]
             acc_k, acc_v = tl.where(there, acc_k, 0.0), tl.where(there, acc_v, 0.0)
-        o_out = ((batch * n_tokens + tokens) * n_owners + kv_head)[:, None] * D + d[None, :]
+        out_rows = packed_row(batch, tokens, kv_head, n_tokens, n_owners)
+        o_out = out_rows[:, None] * D + d[None, :]
         tl.store(grad_k + o_out, (acc_k * scale).to(grad_k.dtype.element_ty), mask=stored)
         tl.store(grad_v + o_out, acc_v.to(grad_v.dtype.element_ty), mask=stored)
     else:

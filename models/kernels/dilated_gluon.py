@@ -1,8 +1,8 @@
-"""Dilated attention with the Gluon forward on Hopper; plain twin: `models.dilated._gather`.
+"""Dilated attention, forward by Gluon on Hopper; plain PyTorch: `models.dilated._gather`.
 
-The backward pass is that of the Triton kernels, `models.dilated_op` sees to that.
-Carried branches are launched one by one, the longest first, then the base, which joins them: the
-descriptors of a launch are of one rate.
+The backward pass is that of the Triton kernels, which `models.dilated_op` calls. Carried branches
+are launched one by one, the longest first, then the base, which joins them: the descriptors of a
+launch have one rate.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import triton.language as tl
 
 from models.kernels import dilated, gluon_forward, tiles
 from models.kernels.dilated_forward import KEPT, RATE, SEGMENTS, TILES
 from models.kernels.gluon_descriptors import descriptors, readable
+from models.kernels.launch import index_type, on_device
 from models.kernels.tile_math import LOG2_E
 from models.ops import empty_results
 
 BLOCK_M, BLOCK_N = 128, 128
-# Of K, and as many of V: what shared memory holds beside the queries.
+# Buffers of K, and as many of V, that shared memory holds beside the queries; by head dimension.
 BUFFERS = {64: 3, 128: 2}
-# Of the keys and values that are gone through at one time: FlashAttention-3's share of 50 MB.
+# Of keys and values that programs read at the same time: FlashAttention-3's share of 50 MB.
 L2_BYTES = 32 * 2**20
 MULTIPROCESSORS = 132  # of an H100, for compiling ahead of it
 
 
 @dataclass(frozen=True)
 class Walk:
-    """One launch: row `branch` of the plan's table, its rate, all its tiles, and how many units
-    (`gluon_schedule.tile_at`) are taken together."""
+    """One launch: row `branch` of the plan's table, its rate, the number of all its tiles, and how
+    many units (`gluon_schedule.tile_at`) are taken together."""
 
     branch: int
     rate: int
@@ -52,16 +52,41 @@ def why_not(q: torch.Tensor) -> str | None:
     return tiles.why_not(q) or tiles.why_no_tile(dilated.TABLE, q)
 
 
-def forward(q, k, v, segment_lengths, dilation_rates, offsets, is_causal, scale):
-    """out and LSE. offsets: (branches x heads), flat, -1 where a head is not in a branch."""
+def forward(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    segment_lengths: list[int],
+    dilation_rates: list[int],
+    offsets: list[int],
+    is_causal: bool,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Dilated attention, without autograd.
+
+    Args:
+        q: (B, N, H, D), float16 or bfloat16, D one of BUFFERS; it and k, v are copied only where
+            TMA cannot read them as they lie.
+        k, v: (B, N, Hkv, D), of q's dtype; Hkv divides H.
+        segment_lengths, dilation_rates: in tokens, one of each per branch.
+        offsets: (branches x heads), flat, -1 where a head is not in a branch.
+        is_causal: whether queries see no later keys.
+        scale: factor on q.k.
+
+    Returns:
+        out (B, N, H, D), of q's dtype, and LSE (B, H, N) float32, natural logarithm; rows without
+        keys give 0 and -inf.
+
+    Raises:
+        RuntimeError: where a CUDA graph is captured and the shape is new, see `dilated.plan`.
+    """
     q, k, v = (readable(x) for x in (q, k, v))
     batch, n, heads, dim = q.shape
     group = heads // k.shape[2]
     lists = (segment_lengths, dilation_rates, offsets)
     work = dilated.plan_of(q, *lists, heads, BLOCK_M)
     out, lse = empty_results(q)
-    part = q.new_empty(work.rows, dim, dtype=torch.float32)
-    part_lse = q.new_empty(work.rows, dtype=torch.float32)
+    part, part_lse = work.buffer(q, dim), work.buffer(q)
     is_short = work.shortest < BLOCK_M
     reach = (work.longest_row * (BLOCK_M if is_short else 1) + BLOCK_M) * dim
     options = {
@@ -73,11 +98,11 @@ def forward(q, k, v, segment_lengths, dilation_rates, offsets, is_causal, scale)
         "BLOCK_M": BLOCK_M,
         "BLOCK_N": BLOCK_N,
         "BUFFERS": BUFFERS[dim],
-        "INDEX": tl.int32 if reach < 2**31 else tl.int64,
+        "INDEX": index_type(reach),
         "num_warps": 4,
     }
     programs = _programs(q.device)
-    with tiles.on_device(q):
+    with on_device(q):
         for walk in walks(q, *lists, group) if batch else ():
             is_base = walk.branch == 0
             views = [
@@ -93,7 +118,13 @@ def forward(q, k, v, segment_lengths, dilation_rates, offsets, is_causal, scale)
     return out, lse
 
 
-def walks(q, segment_lengths, dilation_rates, offsets, group: int) -> list[Walk]:
+def walks(
+    q: torch.Tensor,
+    segment_lengths: list[int],
+    dilation_rates: list[int],
+    offsets: list[int],
+    group: int,
+) -> list[Walk]:
     """The launches in their order: carried branches from the longest on, then the base.
 
     group: query heads that share keys.
@@ -112,7 +143,7 @@ def walks(q, segment_lengths, dilation_rates, offsets, group: int) -> list[Walk]
 
 
 def _programs(device: torch.device) -> int:
-    """As many as run at once: one a multiprocessor."""
+    """As many programs as run at once: one per multiprocessor."""
     if device.type == "cpu":
         return MULTIPROCESSORS
     return torch.cuda.get_device_properties(device).multi_processor_count

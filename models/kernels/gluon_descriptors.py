@@ -1,11 +1,11 @@
 """Which memory the Gluon kernel may read: TMA descriptors over the kept tokens of a branch.
 
 Token t of a branch of rate r is t = r * row + residue. A descriptor over (batch element, row,
-residue, head, column) reads a dilated segment's kept tokens, which are rows after one another of
-one residue, as one box with no copy; rows beyond its bounds come as 0. Bounds are rectangular and
-n tokens are not, unless r divides n: residues below n mod r have one row more than the others. So
-there are two descriptors of each tensor, one of either kind, and the kernel takes that of its
-residue. Both end at or before token n - 1: no box reads beyond the tensor.
+residue, head, column) reads a dilated segment's kept tokens, which are consecutive rows of one
+residue, as one box without a copy; rows beyond its bounds are read as 0. Bounds are rectangular,
+and n tokens are not unless r divides n: residues below n mod r have one row more than the others.
+So each tensor has two descriptors, one for each kind of residue. Both end at or before token n - 1:
+no box reads beyond the tensor.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from models.fused_ops import as_operand
 
-# A row of 128 bytes is one of the swizzle; a longer one is taken in pieces of as many.
+# The swizzle has rows of 128 bytes; longer rows are taken in pieces of 128 bytes.
 LAYOUT = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=5)
 
 
 def bounds(n: int, rate: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(rows, residues) of the descriptor of residues below n mod rate, and of that of the others.
+    """(rows, residues) of the descriptor for residues below n mod rate, and of that for the others.
 
-    The same twice where there are residues of one kind only.
+    The same twice if there are residues of only one kind.
     """
     rows, rest = divmod(n, rate)
     if rest == 0:
@@ -35,7 +35,7 @@ def bounds(n: int, rate: int) -> tuple[tuple[int, int], tuple[int, int]]:
 def readable(x: torch.Tensor) -> torch.Tensor:
     """x (B, N, H, D), copied only where TMA cannot read it as it lies.
 
-    It asks for addresses and strides of multiples of 16 bytes, and for strides that are not 0.
+    TMA needs addresses and strides that are multiples of 16 bytes, and strides that are not 0.
     """
     x = as_operand(x)
     expanded = any(x.stride(axis) == 0 for axis in range(3) if x.shape[axis] > 1)
@@ -50,7 +50,7 @@ def descriptors(x: torch.Tensor, rate: int, block: int) -> list[TensorDescriptor
     for rows, residues in bounds(n, rate):
         shape = [batch, rows, residues, heads, dim]
         steps = [x_b, rate * x_n, x_n, x_h]
-        # Where there is one, its stride is never multiplied, and need not be one TMA can take.
+        # A dimension of size 1 never uses its stride; it gets one that TMA can take.
         steps = [step if size > 1 else dim for size, step in zip(shape, steps, strict=False)]
         made.append(TensorDescriptor(x, shape, [*steps, 1], [1, block, 1, 1, dim], LAYOUT))
     return made

@@ -1,4 +1,4 @@
-"""The forms of the Gluon kernel that are compiled ahead, for Hopper alone; needs no GPU."""
+"""The forms of the Gluon kernel that are compiled ahead of time, for Hopper only; needs no GPU."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from triton.backends.compiler import GPUTarget
 from triton.experimental.gluon._runtime import GluonASTSource
 
 from models.kernels import gluon_forward
-from models.kernels.assembled import Built, built, remarks
 from models.kernels.dilated_gluon import BLOCK_M, BLOCK_N, BUFFERS
 from models.kernels.gluon_descriptors import LAYOUT
 from models.kernels.limits import LIMITS, Limit, over
+from models.kernels.resource_usage import ResourceUsage, ptxas_log, read_usage
 
 TABLE, CAPABILITY = "gluon", 90
-# Of a program: two groups of consumers, and one of which the producer is a part.
+# Per program: two groups of four for the consumers, and one that the producer is part of.
 WARPS = 12
 _BASE = {"N_CARRIED": 3, "BASE": True, "HAS_KEYS": True, "SHORT": False, "IS_CAUSAL": True}
 _BASE |= {"GROUP": 1, "BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "INDEX": 32}
@@ -44,7 +44,7 @@ class Form:
 
 
 def forms(capabilities) -> Iterator[Form]:
-    """Every form that is compiled ahead: launches of half precision, and rarer constants once."""
+    """Every form that is compiled: launches in half precision, and each rarer constant once."""
     if CAPABILITY not in capabilities:
         return
     rare = [{"HAS_KEYS": False}, {"SHORT": True, "INDEX": 64, "GROUP": 4}]
@@ -79,28 +79,28 @@ def compiled(form: Form):
 
 
 def limit_of(form: Form) -> Limit | None:
-    """The limit that a form is held to, but those that have no main loop."""
+    """The limit of a form; None for one without a main loop."""
     constants = dict(form.constants)
     return LIMITS[TABLE, "forward", constants["D"]] if constants["HAS_KEYS"] else None
 
 
-def fault(form: Form, built: Built) -> str | None:
-    """What is wrong with a form, or None; it is to spill nothing at all."""
+def fault(form: Form, built: ResourceUsage) -> str | None:
+    """Why a form may not be used, or None; it may not spill at all."""
     if built.spill_bytes:
-        return f"spills {built.spill_bytes} bytes a thread"
+        return f"spills {built.spill_bytes} bytes per thread"
     limit, scores = limit_of(form), BLOCK_M // 2 * BLOCK_N / 128
     return built.fault(form.capability) or (limit and over(limit, built, scores, WARPS))
 
 
-def build(form: Form) -> Built:
+def build(form: Form) -> ResourceUsage:
     """Compile one form down to machine code."""
     start = time.monotonic()
-    with remarks() as said:
+    with ptxas_log() as log:
         kernel = compiled(form)
     seconds = time.monotonic() - start
     files, shared = kernel.metadata_group, kernel.metadata.shared
     has_loop = limit_of(form) is not None
-    return built(
-        files, shared, form.capability, said.getvalue(), seconds,
+    return read_usage(
+        files, shared, form.capability, log.getvalue(), seconds,
         rotated=has_loop, with_loop=has_loop,
     )  # fmt: skip

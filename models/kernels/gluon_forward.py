@@ -1,13 +1,13 @@
-"""Dilated attention, forward, for Hopper, in Gluon; plain twin: `models.dilated._gather`.
+"""Dilated attention, forward, for Hopper, in Gluon; plain PyTorch: `models.dilated._gather`.
 
-Three parts of a program work at once: a warp that brings tiles by TMA, and two groups of four
-warps with 64 query rows each, which share every tile of keys. What keeps them in step are
-barriers around `BUFFERS` buffers of K and as many of V. One thread arrives for its group, after
-all of it have waited and read: the compiler puts a barrier of the group before. The grid is one
-program a multiprocessor: each walks the tiles of `gluon_schedule.tile_at`, and the producer
-fetches the next tile's K and Q while the consumers finish the one before. Results are laid down
-as by `dilated_forward.forward`. Gluon has no interpreter: `tests/models/gluon_stand_in.py` runs
-these functions as they stand, `gluon_protocol.py` there explores all orders of what they do.
+Three parts of a program work at the same time: a warp that loads tiles by TMA, and two groups of
+four warps with 64 query rows each, which share every tile of keys. Barriers around `BUFFERS`
+buffers of K and as many of V keep them in step. One thread arrives for its group, after all of the
+group have waited and read: the compiler puts a barrier of the group before. The grid is one program
+per multiprocessor: each walks the tiles of `gluon_schedule.tile_at`, and the producer fetches the
+next tile's K and Q while the consumers finish the one before. Results are written as by
+`dilated_forward.forward`. Gluon has no interpreter: `tests/models/gluon_stand_in.py` runs these
+functions as they stand, and `gluon_protocol.py` there explores all orders of what they do.
 """
 
 from triton.experimental import gluon
@@ -24,9 +24,9 @@ from models.kernels.gluon_producer import owned, produce
 from models.kernels.gluon_schedule import filled, slot, steps_of
 from models.kernels.tile_math import LN_2, finish
 
-# A thread's: two groups of consumers and one of the producer share the 504 that three could have.
+# Per thread: two groups of consumers and the producer's share the 504 that three could have.
 CONSUMER_REGISTERS, PRODUCER_REGISTERS = gl.constexpr(216), gl.constexpr(72)
-# Numbers that change from call to call, and make no form of their own.
+# Numbers that change from call to call, for which no forms are compiled.
 NUMBERS = ("branch", "n_tokens", "n_heads", "span", "n_tiles")
 
 
@@ -36,20 +36,23 @@ def write(
     N_CARRIED: gl.constexpr, BASE: gl.constexpr, SHORT: gl.constexpr, D: gl.constexpr,
     INDEX: gl.constexpr,
 ):  # fmt: skip
-    """Write rows start + i_m of a tile: of a carried branch, or, of the base, joined to those."""
+    """Write rows start + i_m of a tile, m, z: [BLOCK_M / 2], acc: [BLOCK_M / 2, D].
+
+    A carried branch's as they are, the base's joined to those of the carried branches.
+    """
     out, lse, part, part_lse, table, row = results
-    # What is multiplied by a stride must not overflow there.
+    # In 64 bits, since they are multiplied by strides.
     head, batch, first = head.to(gl.int64), batch.to(gl.int64), first.to(gl.int64)
     held = start + i_m < kept
     if BASE:
-        # The LSE of every branch, then their rows.
+        # The LSE of all branches, then their rows.
         peak = m
         for i in gl.static_range(1, N_CARRIED + 1):
             part_2, row_0, rows, there = part_of(
                 part_lse, table, i, first + start, i_m, head, n_heads, batch, n_tokens, SHORT, INDEX
             )
             peak = gl.maximum(peak, part_2)
-        pivot = gl.where(peak == float("-inf"), 0.0, peak)  # -inf less -inf is no number
+        pivot = gl.where(peak == float("-inf"), 0.0, peak)  # -inf - (-inf) is NaN
         alpha = gl.exp2(m - pivot)
         m, z, acc = peak, z * alpha, acc * gl.expand_dims(alpha, 1)
         for i in range(1, N_CARRIED + 1):
@@ -59,6 +62,7 @@ def write(
             beta = gl.exp2(part_2 - pivot)
             z += beta
             p_part = part + row_0 * D + gl.expand_dims(rows, 1) * D + gl.expand_dims(d, 0)
+            # [BLOCK_M / 2, D]
             b_part = gl.load(p_part, mask=gl.expand_dims(there, 1), other=0.0)
             acc += gl.expand_dims(beta, 1) * b_part
         b_out, lse_2 = finish(m, z, acc)
@@ -82,7 +86,10 @@ def consume(
     SHORT: gl.constexpr, IS_CAUSAL: gl.constexpr, D: gl.constexpr,
     BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BUFFERS: gl.constexpr, INDEX: gl.constexpr,
 ):  # fmt: skip
-    """Attention of half of every tile's queries, the first or the last (HALF 0 or 1)."""
+    """Attention of half of every tile's queries, the first or the second (HALF 0 or 1).
+
+    b_q: [2, 1, ROWS, 1, 1, D] in shared memory, b_k, b_v: [BUFFERS, 1, BLOCK_N, 1, 1, D].
+    """
     ROWS: gl.constexpr = BLOCK_M // 2
     S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     R: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
@@ -110,10 +117,10 @@ def consume(
                 mbarrier.wait(k_full.index(b), filled(done, BUFFERS))
                 keys = b_k.index(b).reshape([BLOCK_N, D]).permute((1, 0))
                 s = warpgroup_mma(queries, keys, zero, use_acc=False, is_async=True)
-                s = warpgroup_mma_wait(0, [s])
+                s = warpgroup_mma_wait(0, [s])  # [ROWS, BLOCK_N]
                 mbarrier.arrive(k_empty.index(b), count=1)
-                # The last keys come first: only they can be beyond a query, or beyond the run.
-                # Each query sees one of them at least.
+                # The last keys come first: only these can be beyond a query, or beyond the run.
+                # Each query sees at least one of them.
                 if IS_CAUSAL:
                     seen = gl.expand_dims(i_m, 1) >= gl.expand_dims(i_n, 0)
                 else:
@@ -133,17 +140,17 @@ def consume(
                     mbarrier.wait(v_full.index(before), filled(count - 1, BUFFERS))
                     values = b_v.index(before).reshape([BLOCK_N, D])
                     acc = warpgroup_mma(p, values, acc, is_async=True)
-                    s = warpgroup_mma_wait(1, [s])
+                    s = warpgroup_mma_wait(1, [s])  # [ROWS, BLOCK_N]
                     mbarrier.arrive(k_empty.index(b), count=1)
-                    # The softmax of this step, while the values of the one before are summed.
+                    # The softmax of this step, while the values of the step before are summed.
                     m_new = gl.maximum(m, gl.max(s, 1) * scale)
                     w = gl.exp2(s * scale - gl.expand_dims(m_new, 1))
                     alpha = gl.exp2(m - m_new)
                     z = z * alpha + gl.sum(w, 1)
                     m = m_new
-                    # Written for its place alone: the assembler moves no softmax past it.
+                    # Stored only so that the assembler does not move the softmax past this point.
                     pin.store(z)
-                    acc = warpgroup_mma_wait(0, [acc])
+                    acc = warpgroup_mma_wait(0, [acc])  # [ROWS, D]
                     mbarrier.arrive(v_empty.index(before), count=1)
                     p = gl.convert_layout(w.to(out.dtype.element_ty), P)
                     acc = acc * gl.convert_layout(gl.expand_dims(alpha, 1), R)
@@ -153,7 +160,7 @@ def consume(
                 b = slot(done - 1, BUFFERS)
                 mbarrier.wait(v_full.index(b), filled(done - 1, BUFFERS))
                 acc = warpgroup_mma(p, b_v.index(b).reshape([BLOCK_N, D]), acc, is_async=True)
-                acc = warpgroup_mma_wait(0, [acc])
+                acc = warpgroup_mma_wait(0, [acc])  # [ROWS, D]
                 mbarrier.arrive(v_empty.index(b), count=1)
                 m = gl.convert_layout(m, gl.SliceLayout(1, R))
                 z = gl.convert_layout(z, gl.SliceLayout(1, R))
@@ -174,9 +181,10 @@ def forward(
     IS_CAUSAL: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr,
     BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BUFFERS: gl.constexpr, INDEX: gl.constexpr,
 ):  # fmt: skip
-    """All tiles of one branch, row `branch` of the table; one program an SM.
+    """All tiles of one branch, row `branch` of the table; one program per multiprocessor.
 
     *_long, *_short: descriptors of `gluon_descriptors`. Tensors as for `dilated_forward.forward`.
+    span, n_tiles: as in `dilated_gluon.Walk`. scale: times log2(e).
     """
     row = table + branch * (OFFSETS + n_heads)
     ELEMENT: gl.constexpr = out.dtype.element_ty

@@ -1,10 +1,10 @@
-"""The producer of the Gluon kernel, a warp that brings K, Q and V by TMA; see `gluon_forward`."""
+"""The producer of the Gluon kernel, a warp that loads K, Q and V by TMA; see `gluon_forward`."""
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
 
-from models.kernels.dilated_forward import SEGMENTS, TILES, kept_tokens, number
+from models.kernels.dilated_forward import SEGMENTS, TILES, kept_tokens, load_int32
 from models.kernels.gluon_schedule import emptied, filled, place_of, slot, steps_of, tile_at
 
 # Rows that the producer clears at once: the height of a swizzle atom.
@@ -13,9 +13,9 @@ ATOM = gl.constexpr(8)
 
 @gluon.jit
 def owned(index, row, n_heads, n_tokens, span, n_tiles, BLOCK_M: gl.constexpr):
-    """The tile of place `index`: its first row, head, segment, batch element and run of tokens."""
-    tiles = number(row + TILES)
-    segments = number(row + SEGMENTS)
+    """The tile at place `index`: first row, head, segment, batch element, and `kept_tokens`."""
+    tiles = load_int32(row + TILES)
+    segments = load_int32(row + SEGMENTS)
     tile, unit = tile_at(index, n_tiles // tiles, tiles, span)
     head, rest = unit % n_heads, unit // n_heads
     segment, batch = rest % segments, rest // segments
@@ -25,7 +25,10 @@ def owned(index, row, n_heads, n_tokens, span, n_tiles, BLOCK_M: gl.constexpr):
 
 @gluon.jit
 def fetch(long, short, is_long, batch, row, residue, head, bar, buffer):
-    """Bring rows from `row` on of one residue and head; the two descriptors are of one tensor."""
+    """Load rows from `row` on of one residue and head; long, short: descriptors of one tensor.
+
+    buffer: [1, BLOCK, 1, 1, D], BLOCK rows as in the descriptors.
+    """
     place = [batch, row, residue, head, 0]
     tma.async_copy_global_to_shared(long, place, bar, buffer, pred=is_long)
     tma.async_copy_global_to_shared(short, place, bar, buffer, pred=is_long == 0)
@@ -33,14 +36,14 @@ def fetch(long, short, is_long, batch, row, residue, head, bar, buffer):
 
 @gluon.jit
 def clear_from(buffer, kept, BLOCK_N: gl.constexpr, D: gl.constexpr):
-    """Make rows from `kept` on 0, whatever they hold; by one warp."""
+    """Set rows of a buffer [BLOCK_N, D] from `kept` on to 0, whatever they hold; by one warp."""
     L: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [1, 1], [1, 0])
     rows = gl.arange(0, ATOM, gl.SliceLayout(1, L))
     for i in gl.static_range(BLOCK_N // ATOM):
         if kept < (i + 1) * ATOM:
             atom = buffer.slice(i * ATOM, ATOM)
             held = gl.expand_dims(rows + i * ATOM < kept, 1)
-            old = atom.load(L)
+            old = atom.load(L)  # [ATOM, D]
             atom.store(gl.where(held, old, gl.zeros_like(old)))
 
 
@@ -50,7 +53,11 @@ def produce(
     HAS_KEYS: gl.constexpr, IS_CAUSAL: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr,
     BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BUFFERS: gl.constexpr,
 ):  # fmt: skip
-    """Fetch K, Q and V of every tile, in the order in which consumers ask for them."""
+    """Fetch K, Q and V of every tile, in the order in which consumers wait for them.
+
+    views: the descriptors of `forward`. b_q: [2, 1, BLOCK_M / 2, 1, 1, D] in shared memory, b_k and
+    b_v: [BUFFERS, 1, BLOCK_N, 1, 1, D].
+    """
     q_long, q_short, k_long, k_short, v_long, v_short = views
     q_full, q_empty, k_full, k_empty, v_full, v_empty, cut = bars
     n_tokens, n_heads, span, n_tiles = numbers
@@ -71,7 +78,7 @@ def produce(
                     b = slot(count, BUFFERS)
                     mbarrier.wait(k_empty.index(b), emptied(count, BUFFERS))
                     mbarrier.expect(k_full.index(b), k_long.block_type.nbytes)
-                    fetch(
+                    fetch(  # [BLOCK_N, D]
                         k_long, k_short, is_long, batch, row_0 + n, residue, kv_head,
                         k_full.index(b), b_k.index(b),
                     )  # fmt: skip
@@ -79,7 +86,7 @@ def produce(
                     mbarrier.wait(q_empty, emptied(tiles, 1))
                     mbarrier.expect(q_full, 2 * q_long.block_type.nbytes)
                     for half in gl.static_range(2):
-                        fetch(
+                        fetch(  # [BLOCK_M / 2, D]
                             q_long, q_short, is_long, batch,
                             row_0 + start + half * (BLOCK_M // 2), residue, head,
                             q_full, b_q.index(half),
@@ -90,10 +97,10 @@ def produce(
                     b = slot(count, BUFFERS)
                     mbarrier.wait(v_empty.index(b), emptied(count, BUFFERS))
                     if n + BLOCK_N > kept:
-                        # Beyond the run lie tokens of others: a weight of 0 does not make
-                        # their NaN 0. The producer clears them before anybody is told.
+                        # Beyond the run lie other tokens, whose NaN would not vanish by a weight
+                        # of 0. The producer clears them before it signals the consumers.
                         mbarrier.expect(cut, v_long.block_type.nbytes)
-                        fetch(
+                        fetch(  # [BLOCK_N, D]
                             v_long, v_short, is_long, batch, row_0 + n, residue, kv_head,
                             cut, b_v.index(b),
                         )  # fmt: skip
@@ -104,7 +111,7 @@ def produce(
                         cuts += 1
                     else:
                         mbarrier.expect(v_full.index(b), v_long.block_type.nbytes)
-                        fetch(
+                        fetch(  # [BLOCK_N, D]
                             v_long, v_short, is_long, batch, row_0 + n, residue, kv_head,
                             v_full.index(b), b_v.index(b),
                         )  # fmt: skip

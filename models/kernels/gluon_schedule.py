@@ -1,7 +1,7 @@
-"""Which tile a program walks to next, and where and when a step's buffer is: plain arithmetic.
+"""Which tile a program takes next, and which buffer a step uses and when: plain arithmetic.
 
-The Gluon kernel calls these functions as they stand, and so do `gluon_protocol`, which explores
-the barriers, and the tests: integers in, integers out, no operation but Python's own.
+The Gluon kernel calls these functions as they stand, and so do the tests and their
+`gluon_protocol`, which explores the barriers: integers in, integers out, Python's operators only.
 """
 
 from triton.experimental import gluon
@@ -9,11 +9,11 @@ from triton.experimental import gluon
 
 @gluon.jit
 def tile_at(index, units, tiles, span):
-    """The tile of place `index` in the order in which tiles are taken, and its unit.
+    """The tile and its unit at place `index` in the order in which tiles are taken.
 
-    units: heads x segments x batch elements, of `tiles` tiles each. `span` units after one
-    another, whose keys fit into L2 together, are taken as a group; within it the last tiles
-    first, which are the longest when causal (the order of FlashAttention-3's scheduler).
+    units: heads x segments x batch elements, of `tiles` tiles each. `span` consecutive units, whose
+    keys fit into L2 together, form a group; within it the last tiles come first, which are the
+    longest when causal (the order of FlashAttention-3's scheduler).
     """
     group = index // (span * tiles)
     place = index - group * span * tiles
@@ -23,7 +23,7 @@ def tile_at(index, units, tiles, span):
 
 @gluon.jit
 def steps_of(start, kept, BLOCK_M, BLOCK_N, IS_CAUSAL):
-    """Tiles of keys that a tile of queries from `start` on goes through, of a run of `kept`.
+    """How many tiles of keys a tile of queries from `start` on reads, in a run of `kept` tokens.
 
     They are taken from the last, which the diagonal or the run's end may cut, to the first.
     """
@@ -35,7 +35,7 @@ def steps_of(start, kept, BLOCK_M, BLOCK_N, IS_CAUSAL):
 
 @gluon.jit
 def slot(count, BUFFERS):
-    """The buffer of the step that `count` steps came before, over all tiles of the program."""
+    """The buffer of step number `count`, counted over all tiles of the program."""
     return count % BUFFERS
 
 
@@ -49,15 +49,15 @@ def filled(count, BUFFERS):
 def emptied(count, BUFFERS):
     """The parity to wait for until all have read what the buffer held before that step.
 
-    The first round waits for the phase before the first, which counts as complete.
+    In the first round that is the phase before the first, which counts as complete.
     """
     return ((count // BUFFERS) & 1) ^ 1
 
 
 @gluon.jit
 def place_of(first, rate, n_tokens):
-    """Token `first` as row and residue, first = rate * row + residue; and whether its residue
-    has one row more than n_tokens // rate."""
+    """Row and residue of token `first` = rate * row + residue; and whether the residue has one row
+    more than n_tokens // rate."""
     row = first // rate
     residue = first - row * rate
     return row, residue, residue < n_tokens % rate

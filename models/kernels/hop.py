@@ -1,4 +1,4 @@
-"""The ring's own attention op by Triton, in the place of PyTorch's; plain twin: `hops.Eager`."""
+"""The ring's own attention op by Triton, in place of PyTorch's; plain PyTorch: `hops.Eager`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 import triton
-import triton.language as tl
 
 from models.fused_ops import as_operand
 from models.kernels import hop_backward, hop_forward, tiles
+from models.kernels.launch import on_device, operands
 from models.kernels.row_statistics import row_statistics
 from models.kernels.tile_math import LOG2_E
 
@@ -24,17 +24,37 @@ def why_not(q: torch.Tensor) -> str | None:
 
 @dataclass(frozen=True)
 class Triton:
-    """Pieces of a hop whose results are never rounded to half: float16, bfloat16 and float32.
-
-    Same interface as `models.fused_ops`: q (B, H, Nq, D), k, v (B, H, Nk, D), D <= 256, any
-    strides with a contiguous last dimension; causal ones have Nq = Nk. bias: (B, 1 or H, 1, Nk),
-    -inf for keys that are left out, whose k and v must be 0, else 0; None for none.
-    """
+    """Attention of a piece of a hop, results in float32; interface as in `models.fused_ops`."""
 
     name = "triton"
 
-    def forward(self, q, k, v, is_causal: bool, scale: float, bias=None):
-        """Returns out (B, H, Nq, D) and LSE (B, H, Nq), both float32; 0 and -inf without keys."""
+    def forward(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        is_causal: bool,
+        scale: float,
+        bias: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention of some queries with some keys.
+
+        Args:
+            q: (B, H, Nq, D), float16, bfloat16 or float32, D <= 256; it and k, v are copied only
+                where the kernels cannot read them as they lie.
+            k, v: (B, H, Nk, D), of q's dtype.
+            is_causal: whether query i sees keys up to i; needs Nq = Nk.
+            scale: factor on q.k.
+            bias: (B, 1 or H, 1, Nk), -inf for keys that are left out, whose k and v must be 0, and
+                0 for the others.
+
+        Returns:
+            out (B, H, Nq, D) and LSE (B, H, Nq), natural logarithm, both float32; rows without keys
+            give 0 and -inf.
+
+        Raises:
+            UnsupportedBackend: where the table has no tile for q.
+        """
         q, k, v = (as_operand(x.transpose(1, 2)) for x in (q, k, v))
         batch, n, heads, _ = q.shape
         out = q.new_empty(q.shape, dtype=torch.float32)
@@ -45,12 +65,33 @@ class Triton:
         _launch(hop_forward.forward, (q, k, v), bias, (out, lse), *options)
         return out.transpose(1, 2), lse
 
-    def backward(self, grad_out, q, k, v, out, lse, is_causal: bool, scale: float, bias=None):
-        """dq, dk, dv of the keys at hand, float32, given out and LSE of all that a row sees.
+    def backward(
+        self,
+        grad_out: torch.Tensor,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        out: torch.Tensor,
+        lse: torch.Tensor,
+        is_causal: bool,
+        scale: float,
+        bias: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Gradients that come through the keys at hand.
 
-        out: in any type. Columns beyond 256, which can only be those that `carry_grad_lse` adds,
-        are 0 in q, k and v: they count in rowsum(grad_out * out), and their gradients
-        are given as 0.
+        Args:
+            grad_out: dO (B, H, Nq, D), of q's dtype.
+            out, lse: (B, H, Nq, D) of any dtype and (B, H, Nq), over all keys that a row sees and
+                not only those at hand; the other arguments are those that `forward` was given.
+
+        Columns beyond 256 can only be those that `carry_grad_lse` adds, which are 0 in q, k and v:
+        they count in rowsum(grad_out * out), and their gradients are returned as 0.
+
+        Returns:
+            dQ (B, H, Nq, D), dK and dV (B, H, Nk, D), float32.
+
+        Raises:
+            As `forward`.
         """
         grad_out, q, k, v, out = (as_operand(x.transpose(1, 2)) for x in (grad_out, q, k, v, out))
         statistics = row_statistics(grad_out, None, out, lse)
@@ -71,18 +112,14 @@ class Triton:
 def _launch(kernel, tensors, bias, packed, is_causal, scale, tile, count) -> None:
     """`count` programs for each head and batch element; tensors: q, k, v, and dO going back."""
     q, k = tensors[:2]
-    batch, n, heads, dim = q.shape
+    batch, n, heads, _ = q.shape
     padding = None
     if bias is not None:
         tile = tile.masked
         padding = (bias[:, :, 0] != 0).expand(batch, heads, -1).contiguous().view(torch.uint8)
     # Within a tile; from tile to tile kernels count in 64 bits.
     reach = max(tile.block_m, tile.block_n) * max(x.stride(1) for x in tensors)
-    vector = tiles.vector(*tensors)
-    with tiles.on_device(q):
-        kernel[(batch * heads * count,)](
-            *tensors, padding, *packed, *tiles.strides(*tensors, unit=vector),
-            n, k.shape[1], heads, scale,
-            PADDED=padding is not None, IS_CAUSAL=is_causal, D=dim, BLOCK_D=tiles.padded(dim),
-            VECTOR=vector, INDEX=tl.int32 if reach < 2**31 else tl.int64, **tile.options(kernel),
-        )  # fmt: skip
+    others, numbers = (padding, *packed), (n, k.shape[1], heads, scale)
+    arguments, constants = operands(kernel, tensors, others, numbers, tile, is_causal, reach)
+    with on_device(q):
+        kernel[(batch * heads * count,)](*arguments, PADDED=padding is not None, **constants)

@@ -1,21 +1,22 @@
-"""A piece of a ring's hop, backward; plain twin: `models.ring.hops.Eager`.
+"""A piece of a ring's hop, backward; plain PyTorch: `models.ring.hops.Eager`.
 
 P = exp(S - LSE) with the LSE of everything that a row sees is the piece's part of the whole
-softmax, so the gradients of pieces add up; they are float32, as the sums are. dQ is done by
-tiles of queries, dK and dV by tiles of keys: one writer a row, no atomics, the same bits
+softmax, so the gradients of pieces add up; they are float32, as the sums are. Programs own tiles
+of queries for dQ and tiles of keys for dK and dV: one writer per row, no atomics, the same bits
 every time.
 """
 
 import triton
 import triton.language as tl
 
-from models.kernels.hop_forward import SIZES, head_run, owner
-from models.kernels.runs import key_run, query_run, run_offsets, unpadded
+from models.kernels.hop_forward import SIZES, head_padding, owned_queries, owner
+from models.kernels.inner_loops import dkv_loop, dq_loop, load_two, unpadded
 from models.kernels.tile_math import (
     LOG2_E,
     head_columns,
-    load_rows,
     load_statistics,
+    packed_row,
+    row_of,
     statistics_start,
 )
 
@@ -30,38 +31,30 @@ def backward_q(
 ):  # fmt: skip
     """dQ of a tile of BLOCK_M queries.
 
-    statistics: (B, H, Nq and more), of `row_statistics`. grad_q: (B, Nq, H, D) float32, packed.
-    scale: that of the scores.
+    grad_out: (B, Nq, H, D) by strides g_*. statistics: of `row_statistics`. grad_q: (B, Nq, H, D)
+    float32, packed. The others as in `hop_forward.forward`, but scale: that of q.k.
     """
-    tiles = tl.cdiv(n_queries, BLOCK_M)
-    tile, head, batch = owner(tiles, n_heads)
-    if IS_CAUSAL:
-        tile = tiles - 1 - tile
-    start = tile * BLOCK_M
+    start, head, batch = owned_queries(n_queries, n_heads, IS_CAUSAL, BLOCK_M)
     d, d_mask = head_columns(D, BLOCK_D)
     i_m = tl.arange(0, BLOCK_M)
     queries = start + i_m
     held = queries < n_queries
-    p_q, q_step = head_run(q, q_b, q_n, q_h, head, batch, VECTOR)
-    p_g, g_step = head_run(grad_out, g_b, g_n, g_h, head, batch, VECTOR)
-    p_k, k_step = head_run(k, k_b, k_n, k_h, head, batch, VECTOR)
-    p_v, v_step = head_run(v, v_b, v_n, v_h, head, batch, VECTOR)
-    p_q += start * q_step + run_offsets(i_m, q_step, d, INDEX)
-    p_g += start * g_step + run_offsets(i_m, g_step, d, INDEX)
-    b_q = load_rows(p_q, held, d_mask, D, BLOCK_D, True)
-    b_g = load_rows(p_g, held, d_mask, D, BLOCK_D, True)
+    p_q, q_step = row_of(q, q_b, q_n, q_h, batch, 0, head, VECTOR)
+    p_g, g_step = row_of(grad_out, g_b, g_n, g_h, batch, 0, head, VECTOR)
+    p_k, k_step = row_of(k, k_b, k_n, k_h, batch, 0, head, VECTOR)
+    p_v, v_step = row_of(v, v_b, v_n, v_h, batch, 0, head, VECTOR)
+    # [BLOCK_M, BLOCK_D]
+    b_q, b_g = load_two(p_q, p_g, q_step, g_step, 1, start, i_m, held, D, BLOCK_D, INDEX)
     rows = statistics_start(batch, head, n_heads, n_queries) + queries
-    b_lse, b_delta = load_statistics(statistics + rows, held, True)
+    b_lse, b_delta = load_statistics(statistics + rows, held, True)  # [BLOCK_M]
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    p_padding = padding
-    if PADDED:
-        p_padding = padding + (batch * n_heads + head) * n_keys
-    acc = query_run(
+    p_padding = head_padding(padding, batch, head, n_heads, n_keys, PADDED)
+    acc = dq_loop(
         acc, b_q, b_g, b_lse, b_delta, p_k, p_v, p_padding, k_step, v_step, 1,
         start, n_keys, scale * LOG2_E,
         PADDED, IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, "ieee", INDEX,
     )  # fmt: skip
-    o_out = ((batch * n_queries + queries) * n_heads + head)[:, None] * D + d[None, :]
+    o_out = packed_row(batch, queries, head, n_queries, n_heads)[:, None] * D + d[None, :]
     tl.store(grad_q + o_out, acc * scale, mask=held[:, None] & d_mask[None, :])
 
 
@@ -80,18 +73,16 @@ def backward_kv(
     i_n = tl.arange(0, BLOCK_N)
     keys = start + i_n
     held = keys < n_keys
-    p_q, q_step = head_run(q, q_b, q_n, q_h, head, batch, VECTOR)
-    p_g, g_step = head_run(grad_out, g_b, g_n, g_h, head, batch, VECTOR)
-    p_k, k_step = head_run(k, k_b, k_n, k_h, head, batch, VECTOR)
-    p_v, v_step = head_run(v, v_b, v_n, v_h, head, batch, VECTOR)
-    p_k += start * k_step + run_offsets(i_n, k_step, d, INDEX)
-    p_v += start * v_step + run_offsets(i_n, v_step, d, INDEX)
-    b_k = load_rows(p_k, held, d_mask, D, BLOCK_D, True)
-    b_v = load_rows(p_v, held, d_mask, D, BLOCK_D, True)
+    p_q, q_step = row_of(q, q_b, q_n, q_h, batch, 0, head, VECTOR)
+    p_g, g_step = row_of(grad_out, g_b, g_n, g_h, batch, 0, head, VECTOR)
+    p_k, k_step = row_of(k, k_b, k_n, k_h, batch, 0, head, VECTOR)
+    p_v, v_step = row_of(v, v_b, v_n, v_h, batch, 0, head, VECTOR)
+    # [BLOCK_N, BLOCK_D]
+    b_k, b_v = load_two(p_k, p_v, k_step, v_step, 1, start, i_n, held, D, BLOCK_D, INDEX)
     at = statistics_start(batch, head, n_heads, n_queries)
     acc_k = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     acc_v = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    acc_k, acc_v = key_run(
+    acc_k, acc_v = dkv_loop(
         acc_k, acc_v, b_k, b_v, p_q, p_g, statistics + at, q_step, g_step,
         start, n_queries, scale * LOG2_E,
         IS_CAUSAL, D, BLOCK_D, BLOCK_M, BLOCK_N, "ieee", INDEX,
@@ -99,7 +90,7 @@ def backward_kv(
     if PADDED:
         there = unpadded(padding + (batch * n_heads + head) * n_keys, 1, keys, held)[:, None]
         acc_k, acc_v = tl.where(there, acc_k, 0.0), tl.where(there, acc_v, 0.0)
-    o_out = ((batch * n_keys + keys) * n_heads + head)[:, None] * D + d[None, :]
+    o_out = packed_row(batch, keys, head, n_keys, n_heads)[:, None] * D + d[None, :]
     stored = held[:, None] & d_mask[None, :]
     tl.store(grad_k + o_out, acc_k * scale, mask=stored)
     tl.store(grad_v + o_out, acc_v, mask=stored)

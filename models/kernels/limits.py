@@ -1,25 +1,25 @@
-"""What the main loops of our kernels must keep to on Hopper: gates on compiled code.
+"""Limits on the main loops of our kernels on Hopper, read off compiled code.
 
-Measured at the head dimension and the forms named; the numbers and what each change was
-predicted to bring are in NOTES.md. A tile that a card finds faster may move a limit: then here,
-on purpose.
+They hold for the head dimensions and forms named; NOTES.md has the numbers and what each change
+was predicted to bring. If a tile that exceeds a limit is measured to be faster, the limit is
+changed here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.kernels.assembled import Built
 from models.kernels.machine_code import programs_per_multiprocessor
+from models.kernels.resource_usage import ResourceUsage
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Of one kernel, in half precision.
+    """For one kernel, in half precision.
 
-    per_score: instructions of a step for each score of a thread, at most. beside: exponentials of
-    a step issued while a product runs, at least. narrow: copies of less than 16 bytes in a
-    step, at most. programs: on one multiprocessor, at least.
+    per_score: instructions per step and per score of a thread, at most. beside: exponentials per
+    step issued while a product runs, at least. narrow: copies of less than 16 bytes per step, at
+    most. programs: on one multiprocessor at once, at least.
     """
 
     per_score: float
@@ -29,7 +29,7 @@ class Limit:
 
 
 # By table, kernel and head dimension; block masks of 64, whose entries are copied ahead, 4 bytes
-# each. Of 40 columns, padded to 64, only that they are loaded 16 bytes at a time.
+# each. At 40 columns, padded to 64, only the width of the loads is limited: 16 bytes at a time.
 LIMITS = {
     ("dilated", "forward", 64): Limit(7.4, beside=48),
     ("dilated", "backward_q", 64): Limit(8.0, beside=28),
@@ -54,8 +54,15 @@ LIMITS = {
 }
 
 
-def over(limit: Limit, built: Built, scores: float, warps: int) -> str | None:
-    """Where a kernel is over its limit, or None. scores: of a thread in one step."""
+def over(limit: Limit, built: ResourceUsage, scores: float, warps: int) -> str | None:
+    """Which limit a kernel exceeds, or None.
+
+    Args:
+        limit: the kernel's.
+        built: what it takes; with its main loop.
+        scores: per thread and step.
+        warps: per program.
+    """
     if built.loop is None:
         return "its main loop has no asynchronous products"
     each = built.loop.instructions / scores

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import triton
 
-# Of one multiprocessor of compute capability 9.0 (CUDA C++ Programming Guide): registers, bytes of
-# shared memory, of which each program takes 1 KiB more than it asks for, threads, programs.
+# Limits of a multiprocessor of capability 9.0 (CUDA C++ Programming Guide): registers, bytes of
+# shared memory, bytes that each program takes beyond what it asks for, threads, programs.
 REGISTERS, SHARED_BYTES, RESERVED_BYTES, THREADS, PROGRAMS = 65536, 228 * 1024, 1024, 2048, 32
 _INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*(.*?);")
 _LABEL = re.compile(r"^(\.L_x_\d+):")
@@ -23,8 +23,9 @@ class MainLoop:
     """One step of the innermost loop that keeps the tensor cores busiest.
 
     instructions: all; products: asynchronous tensor-core instructions; exponentials: MUFU;
-    overlapped: of these, how many are issued while a product runs. copies: of global memory
-    into shared, and loads: into registers; bytes of one thread's instruction -> how many.
+    overlapped: exponentials that are issued while a product runs. copies: from global into shared
+    memory, loads: from global memory into registers; both map the bytes of one thread's
+    instruction to the number of such instructions.
     """
 
     instructions: int
@@ -37,7 +38,7 @@ class MainLoop:
     def __str__(self) -> str:
         copies = ", ".join(f"{n} of {width} bytes" for width, n in sorted(self.copies.items()))
         return (
-            f"a step: {self.instructions} instructions, {self.products} products, "
+            f"per step: {self.instructions} instructions, {self.products} products, "
             f"{self.overlapped} of {self.exponentials} exponentials beside one, "
             f"copies: {copies or 'none'}"
         )
@@ -52,7 +53,7 @@ def main_loop(cubin: Path) -> MainLoop | None:
 
 
 def busiest(text: str) -> MainLoop | None:
-    """The same of disassembled code."""
+    """`main_loop` of disassembled code."""
     loops = [_read(body) for body in _innermost(text)]
     loops = [loop for loop in loops if loop.products]
     return min(loops, key=lambda loop: loop.instructions / loop.products, default=None)
@@ -60,7 +61,7 @@ def busiest(text: str) -> MainLoop | None:
 
 def programs_per_multiprocessor(registers: int, warps: int, shared_bytes: int) -> int:
     """How many programs run at once on one multiprocessor of Hopper."""
-    each = -(-registers // 8) * 8 * 32 * warps  # registers are given out eight at a time
+    each = -(-registers // 8) * 8 * 32 * warps  # allocated eight at a time
     return min(
         REGISTERS // each,
         SHARED_BYTES // (shared_bytes + RESERVED_BYTES),
@@ -97,10 +98,10 @@ def _read(body: list[tuple[str, str]]) -> MainLoop:
 
 def _overlapped(body: list[tuple[str, str]]) -> int:
     groups, is_open, overlapped = 0, False, 0
-    for passing in range(2):  # what the step before left running, first
+    for passing in range(2):  # the first pass finds what a step leaves running for the next
         for name, operands in body:
             if name.startswith("HGMMA"):
-                is_open = "gsb0" not in operands  # which ends a group of them
+                is_open = "gsb0" not in operands  # gsb0 ends a group of products
                 groups += not is_open
             elif name.startswith("WARPGROUP.DEPBAR"):
                 groups = min(groups, int(operands.split(",")[1], 16))

@@ -1,9 +1,9 @@
 """Where the table of tiles of each kernel lies; with the standard library only.
 
 `<table>.json` beside the kernel of that name, or, where the environment variable
-ATTENTION_TILES names a folder, the file of that name in it: what was tuned on one card is
-used and told apart without a change to the repository. A table that is not in the folder is
-the one beside the kernel.
+ATTENTION_TILES names a folder, the file of that name in it: tables tuned on one card are used, and
+their digest recorded, without a change to the repository. A table that is not in the folder is
+read from beside the kernel.
 """
 
 from __future__ import annotations

@@ -2,15 +2,15 @@
 
 A table maps a kernel to entries, each with the card (`capability`: 80, 90, 100), head
 dimension (padded to a power of two), bits of the dtype and, for block masks, block size
-that it is for; the tile; and `source`, where the tile came from. The
-command `tune` measures candidates on the card at hand and rewrites the entries of that card;
-`tile_tables` says where a table lies.
+that it is for; the tile; and `source`, where the tile came from. Tuning measures candidates
+on the card at hand and rewrites the entries of that card; `tile_tables` says where a table lies.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,22 +20,22 @@ import triton
 from models.errors import UnsupportedBackend
 from models.kernels import tile_tables, withdrawn
 
-# As it was when Triton was imported: its own functions are made for one or the other then.
+# As it was when Triton was imported, which decides then whether kernels are interpreted.
 INTERPRETED = triton.knobs.runtime.interpret
 MAX_HEAD_DIM = 256
 # Cards that a table is kept for, by compute capability.
 CAPABILITIES = (80, 90, 100)
 KERNELS = ("forward", "backward_q", "backward_kv")
-# These have tiles only where they are to be used.
+# These have tiles only for the sizes that they are used for.
 EXTRA = {"block_sparse": ("forward_pair",)}
 KEYS = ("capability", "head_dim", "bits", "block_size")
 
 
 @dataclass(frozen=True)
 class Tile:
-    """block_m queries by block_n keys a step; warps a program; stages of the load pipeline.
+    """block_m queries by block_n keys per step; warps per program; stages of the load pipeline.
 
-    maxnreg: the most registers a thread may have, None for as many as the compiler takes.
+    maxnreg: registers per thread at most, None for as many as the compiler takes.
     rotated: of a forward kernel, whether the product with the values of one step runs beside
     the softmax of the next (`tile_math.rotated_step`).
     """
@@ -59,12 +59,12 @@ class Tile:
 
     @property
     def masked(self) -> Tile:
-        """The tile where any key may be masked: a rotated step needs rows that have seen one, and
-        masks take registers."""
+        """The tile where any key may be masked: not rotated, since that needs rows that have seen a
+        key, and without maxnreg, since masks take registers."""
         return replace(self, rotated=False, maxnreg=None)
 
-    def options(self, kernel) -> dict:
-        """As keyword arguments of a launch of `kernel`; ROTATED for one that has such a form."""
+    def options(self, kernel: triton.JITFunction) -> dict[str, object]:
+        """Keyword arguments of a launch of `kernel`; ROTATED only if it has that constant."""
         options = {
             "BLOCK_M": self.block_m,
             "BLOCK_N": self.block_n,
@@ -81,7 +81,7 @@ def read(table: str) -> dict[str, list[dict]]:
 
 
 def read_file(path: Path) -> dict[str, list[dict]]:
-    """A table by its file; ValueError where it holds aught but whole entries of every kernel."""
+    """A table by its file; ValueError unless it holds complete entries for every kernel."""
     try:
         found = json.loads(path.read_text())
         kernels = (*KERNELS, *EXTRA.get(path.stem, ()))
@@ -107,7 +107,7 @@ def padded(head_dim: int) -> int:
 
 
 def generation(capability: int) -> int | None:
-    """Whose tiles a card takes: 80 for 8.x, and for 12.x, which has as little shared memory."""
+    """Whose tiles a card uses: 80 also for 12.x, which has as little shared memory; None: none."""
     return {8: 80, 9: 90, 10: 100, 11: 100, 12: 80}.get(capability // 10)
 
 
@@ -118,12 +118,12 @@ def _index(table: str) -> dict[str, dict[tuple, Tile]]:
     }
 
 
-# Read once, so that torch.compile, which follows look-ups, meets no file.
+# Read once, so that torch.compile, which traces look-ups, opens no file.
 _TILES: dict[str, dict[str, dict[tuple, Tile]]] = {}
 
 
 def reread() -> None:
-    """Take the tables as they now lie on disk: for the process that tunes."""
+    """Read the tables from disk again, after tuning has changed them."""
     _TILES.update({table: _index(table) for table in tile_tables.tables()})
 
 
@@ -133,7 +133,17 @@ reread()
 def look_up(
     table: str, kernel: str, capability: int, head_dim: int, bits: int, block_size: int | None
 ) -> Tile:
-    """The tile for a card of `capability` (90 for Hopper); UnsupportedBackend if there is none."""
+    """The tile of a table.
+
+    Args:
+        table, kernel: which.
+        capability: compute capability of the card, 90 for Hopper.
+        head_dim, bits: of the inputs.
+        block_size: of the block mask, None for other tables.
+
+    Raises:
+        UnsupportedBackend: where the table has no such tile.
+    """
     key = (generation(capability), padded(head_dim), bits, block_size)
     tile = _TILES[table][kernel].get(key)
     if tile is None:
@@ -144,13 +154,13 @@ def look_up(
 
 
 _FORCED: dict[tuple[str, str], Tile] = {}
-# The compute capability (90 for Hopper) that tensors on the CPU are taken to be on, or None.
+# Compute capability (90 for Hopper) of the card that tensors on the CPU stand for, or None.
 _ASSUMED: int | None = None
 
 
 @contextlib.contextmanager
-def assumed(capability: int):
-    """Within, tensors on the CPU take the tiles of that card: for compiling ahead of it."""
+def assumed(capability: int) -> Iterator[None]:
+    """A context in which tensors on the CPU get the tiles of that card: to compile without it."""
     global _ASSUMED
     before, _ASSUMED = _ASSUMED, capability
     try:
@@ -160,8 +170,8 @@ def assumed(capability: int):
 
 
 @contextlib.contextmanager
-def forced(table: str, kernel: str, tile: Tile):
-    """Within, `kernel` runs with `tile`, whatever its table says: for tests and for tuning."""
+def forced(table: str, kernel: str, tile: Tile) -> Iterator[None]:
+    """A context in which `kernel` runs with `tile`, not its table's: for tests and tuning."""
     _FORCED[table, kernel] = tile
     try:
         yield
@@ -170,7 +180,10 @@ def forced(table: str, kernel: str, tile: Tile):
 
 
 def choose(table: str, kernel: str, q: torch.Tensor, block_size: int | None = None) -> Tile:
-    """The tile for q (B, N, H, D); in the interpreter the smallest there can be."""
+    """The tile for q (B, N, H, D); on a CPU, where kernels are interpreted, the smallest possible.
+
+    UnsupportedBackend where the table has none.
+    """
     if (table, kernel) in _FORCED:
         return _FORCED[table, kernel]
     if q.device.type == "cpu" and _ASSUMED is None:
@@ -180,8 +193,8 @@ def choose(table: str, kernel: str, q: torch.Tensor, block_size: int | None = No
     return look_up(table, kernel, capability, q.shape[3], 8 * q.element_size(), block_size)
 
 
-def capability_of(device) -> int:
-    """The compute capability of a CUDA device: 90 for Hopper."""
+def capability_of(device: torch.device) -> int:
+    """Compute capability of a CUDA device: 90 for Hopper."""
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
 
@@ -214,34 +227,3 @@ def why_no_tile(table: str, q: torch.Tensor, block_size: int | None = None) -> s
     except UnsupportedBackend as error:
         return str(error)
     return None
-
-
-def strides(*tensors: torch.Tensor, unit: int = 1) -> list[int]:
-    """Strides of (B, N, H, D) tensors as kernels take them: batch, token, head of each.
-
-    unit: elements that they are counted in. 0 where there is one only: what is never
-    multiplied is to make no form of its own.
-    """
-    return [
-        stride // unit if size > 1 else 0
-        for x in tensors
-        for size, stride in zip(x.shape[:3], x.stride()[:3], strict=True)
-    ]
-
-
-def vector(*tensors: torch.Tensor) -> int:
-    """How many elements, a power of two and 16 bytes at most, a kernel may load at once.
-
-    Every row of every tensor (B, N, H, D), of one dtype, begins at a multiple of as many.
-    """
-    size = tensors[0].element_size()
-    count = 16 // size
-    multiples = [stride * size for stride in strides(*tensors)]
-    while any(x % (count * size) for x in [*multiples, *(x.data_ptr() for x in tensors)]):
-        count //= 2
-    return count
-
-
-def on_device(x: torch.Tensor):
-    """A context in which kernels are launched on the device of x."""
-    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""Kernels that were seen to be wrong on the machine at hand: backend "auto" passes them over."""
+"""Kernels that gave wrong results on the machine at hand: backend "auto" does not choose them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,22 @@ def _key(table: str, dtype: str, head_dim: int) -> tuple[str, str, int]:
 
 
 def withdraw(table: str, dtype: str, head_dim: int, reason: str) -> None:
-    """From now on "auto" is not the kernels of `table` ("dilated", ...) at that type and size.
+    """From now on "auto" does not choose these kernels, here and in processes forked later.
 
-    dtype: "float16" or "torch.float16". Processes forked from this one know it too.
+    Args:
+        table: whose: "dilated", "block_sparse" or "hop".
+        dtype: of the inputs, "float16" or "torch.float16".
+        head_dim: of the inputs; all that are padded to the same power of two.
+        reason: why, for `why_withdrawn`.
     """
     _REASONS[_key(table, dtype, head_dim)] = reason
 
 
 def restore() -> None:
-    """Take back all that was withdrawn."""
+    """Forget every withdrawal."""
     _REASONS.clear()
 
 
 def why_withdrawn(table: str, dtype: str, head_dim: int) -> str | None:
-    """The reason given, or None."""
+    """The reason given for these kernels, or None where they are not withdrawn."""
     return _REASONS.get(_key(table, dtype, head_dim))

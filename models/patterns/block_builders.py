@@ -3,10 +3,6 @@
 All obey `sparsity` row by row. Row i may attend to `allowed` blocks, all M or, when causal,
 the i + 1 up to the diagonal, and keeps `max(1, round((1 - sparsity) * allowed))` of them, its
 own block always among them. Time and memory are O(kept blocks), in pieces of bounded size.
-
-Common arguments: seq_len, tokens; sparsity, at least 0 and below 1, of the allowed blocks;
-block_size, tokens; is_causal; heads, 1 for one list that any number of heads share, else
-lists for each head; device, where the mask is built. ValueError on anything else.
 """
 
 from __future__ import annotations
@@ -17,20 +13,41 @@ from numbers import Real
 import torch
 
 from models.errors import as_integer, check_qkv, check_same_length
-from models.patterns.block_mask import BlockMask, pointers
+from models.patterns.block_mask import BlockMask
 from models.patterns.block_random import distinct, left_out
+from models.patterns.csr import row_pointers
 
-# Entries (of scores, for `top_k`) worked on at once: temporary tensors stay at a few MB.
-_AT_ONCE = 1 << 18
+# Entries (for `top_k`, scores) computed at once: temporary tensors stay at a few MB.
+_ENTRIES_AT_ONCE = 1 << 18
 _SCORES_AT_ONCE = 1 << 22
 
 
 def local_window(
-    seq_len, *, sparsity, block_size=64, is_causal=False, heads=1, device=None
+    seq_len: int,
+    *,
+    sparsity: float,
+    block_size: int = 64,
+    is_causal: bool = False,
+    heads: int = 1,
+    device: torch.device | str | None = None,
 ) -> BlockMask:
-    """The nearest blocks, the row's own in the middle; when causal, the last ones up to it.
+    """The nearest blocks, with the row's own in the middle or, when causal, last.
 
     Near the ends of the sequence the window is shifted inwards, so it never shrinks.
+
+    Args:
+        seq_len: N, tokens.
+        sparsity: share of the allowed blocks to leave out, at least 0 and below 1.
+        block_size: tokens per block.
+        is_causal: allow no blocks above the diagonal.
+        heads: 1 for lists that all heads share, any number of them; else H, for lists per head.
+        device: of the mask, None for the CPU.
+
+    Returns:
+        A mask of M = ceil(N / block_size) blocks.
+
+    Raises:
+        ValueError: on bad arguments.
     """
     seq_len, sparsity, block_size, heads = _numbers(seq_len, sparsity, block_size, heads)
     kept, device = _budget(seq_len, sparsity, block_size, is_causal, device)
@@ -39,13 +56,28 @@ def local_window(
 
 
 def dilated(
-    seq_len, *, sparsity, block_size=64, is_causal=False, heads=1, device=None
+    seq_len: int,
+    *,
+    sparsity: float,
+    block_size: int = 64,
+    is_causal: bool = False,
+    heads: int = 1,
+    device: torch.device | str | None = None,
 ) -> BlockMask:
     """The own block, and others at distances whose gaps grow steadily ("dilated sparse").
 
     Of n blocks on a side that has A, the t-th nearest (t = 1 .. n) lies at distance
     `t + (A - n) * t^2 // n^2`: adjacent at first, then in ever longer steps, the last at
-    the far end. Half of the budget goes to each side, or what a shorter side can hold.
+    the far end. Half of the budget goes to each side, less where a side is shorter.
+
+    Args:
+        seq_len, sparsity, block_size, is_causal, heads, device: as of `local_window`.
+
+    Returns:
+        A mask of M = ceil(N / block_size) blocks.
+
+    Raises:
+        ValueError: on bad arguments.
     """
     seq_len, sparsity, block_size, heads = _numbers(seq_len, sparsity, block_size, heads)
     kept, device = _budget(seq_len, sparsity, block_size, is_causal, device)
@@ -67,12 +99,29 @@ def dilated(
 
 
 def global_local(
-    seq_len, *, sparsity, block_size=64, is_causal=False, heads=1, device=None, global_blocks=1
+    seq_len: int,
+    *,
+    sparsity: float,
+    block_size: int = 64,
+    is_causal: bool = False,
+    heads: int = 1,
+    device: torch.device | str | None = None,
+    global_blocks: int = 1,
 ) -> BlockMask:
     """The first `global_blocks` key blocks, attended to by every row, and a local window.
 
-    The rows of those blocks are no longer than others, since every row obeys `sparsity`.
-    A row with room for fewer keeps as many of the first blocks as leave it its own.
+    The rows of those blocks are not longer than others, since every row obeys `sparsity`.
+    A row whose budget is smaller keeps its own block and as many of the first ones as it can.
+
+    Args:
+        seq_len, sparsity, block_size, is_causal, heads, device: as of `local_window`.
+        global_blocks: an integer >= 1.
+
+    Returns:
+        A mask of M = ceil(N / block_size) blocks.
+
+    Raises:
+        ValueError: on bad arguments.
     """
     global_blocks = as_integer("global_blocks", global_blocks)
     seq_len, sparsity, block_size, heads = _numbers(seq_len, sparsity, block_size, heads)
@@ -88,13 +137,28 @@ def global_local(
 
 
 def strided(
-    seq_len, *, sparsity, block_size=64, is_causal=False, heads=1, device=None
+    seq_len: int,
+    *,
+    sparsity: float,
+    block_size: int = 64,
+    is_causal: bool = False,
+    heads: int = 1,
+    device: torch.device | str | None = None,
 ) -> BlockMask:
     """Every s-th block counted from the row's own, and a local window (Sparse Transformer).
 
     Child et al. 2019 (arXiv 1904.10509), section 4.2, by blocks. The stride is
     `s = round(2 / (1 - sparsity))`, which spends half of the budget; the window is as long
     as the rest allows.
+
+    Args:
+        seq_len, sparsity, block_size, is_causal, heads, device: as of `local_window`.
+
+    Returns:
+        A mask of M = ceil(N / block_size) blocks.
+
+    Raises:
+        ValueError: on bad arguments.
     """
     seq_len, sparsity, block_size, heads = _numbers(seq_len, sparsity, block_size, heads)
     kept, device = _budget(seq_len, sparsity, block_size, is_causal, device)
@@ -110,7 +174,7 @@ def strided(
         after = (last - own) // stride - (start + length - 1 - own) // stride
         return start, before, after
 
-    # One block more in the window adds one to the row, or nothing where it was there already.
+    # A longer window adds one block to the row, or none where the stride has that block already.
     low, high = torch.ones_like(kept), kept.clone()
     while (low < high).any():
         middle = (low + high + 1) // 2
@@ -136,11 +200,26 @@ def strided(
 
 
 def random(
-    seq_len, *, sparsity, block_size=64, is_causal=False, heads=1, device=None, seed=0
+    seq_len: int,
+    *,
+    sparsity: float,
+    block_size: int = 64,
+    is_causal: bool = False,
+    heads: int = 1,
+    device: torch.device | str | None = None,
+    seed: int = 0,
 ) -> BlockMask:
-    """The own block, and others drawn uniformly without replacement, anew for each head.
+    """The own block, and others drawn uniformly without replacement, independently per head.
 
-    seed: an integer >= 0. The same seed gives the same mask on every device.
+    Args:
+        seq_len, sparsity, block_size, is_causal, heads, device: as of `local_window`.
+        seed: an integer >= 0; the same seed gives the same mask on every device.
+
+    Returns:
+        A mask of M = ceil(N / block_size) blocks.
+
+    Raises:
+        ValueError: on bad arguments.
     """
     seed = as_integer("seed", seed, least=0)
     seq_len, sparsity, block_size, heads = _numbers(seq_len, sparsity, block_size, heads)
@@ -148,10 +227,10 @@ def random(
     blocks = len(kept)
     others = kept - 1
     pool = torch.arange(blocks) if is_causal else torch.full_like(kept, blocks - 1)
-    # Of many, draw those left out: drawing again what was drawn twice stays rare.
+    # Where more than half are kept, draw those left out instead: duplicates stay rare.
     inverted = others > pool - others
     drawn = torch.where(inverted, pool - others, others)
-    row_ptr = pointers(kept[None].expand(heads, -1))
+    row_ptr = row_pointers(kept[None].expand(heads, -1))
     col_idx = torch.empty(row_ptr[-1, -1], dtype=torch.int32, device=device)
     for head in range(heads):
         for rows in _pieces(kept):
@@ -161,7 +240,7 @@ def random(
             columns = distinct(size, count, head * blocks + own, seed, width - 1)
             if inverted[rows].any():
                 columns = torch.where(flip, left_out(columns, count, width - 1), columns)
-            # Numbered without the own block so far; what is beyond a row's count goes last.
+            # So far numbers skip the own block; entries past a row's count are sorted last.
             columns = columns + (columns >= own)
             beyond = torch.arange(width - 1, device=device) >= (kept[rows, None] - 1).to(device)
             columns = torch.cat([own, columns.masked_fill(beyond, blocks)], dim=1)
@@ -171,13 +250,29 @@ def random(
     return BlockMask(row_ptr.to(device), col_idx, block_size)
 
 
-def top_k(q, k, *, sparsity, block_size=64, is_causal=False) -> BlockMask:
-    """For each head and query block, the key blocks whose mean key scores highest.
+def top_k(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    *,
+    sparsity: float,
+    block_size: int = 64,
+    is_causal: bool = False,
+) -> BlockMask:
+    """For each head and query block, its own block and the key blocks with the highest mean scores.
 
-    q: (B, N, H, D), k: (B, N, Hkv, D), on any device; the mask has lists of H heads there.
-    A block's score is the dot product of the mean query and the mean key of the blocks,
-    averaged over the batch, which shares the mask; no gradient. The own block always stays.
-    Scores are held for a bounded number of rows at a time.
+    A score is the dot product of the mean query and the mean key of two blocks, averaged over the
+    batch, which shares the mask; no gradient. Scores of a bounded number of rows exist at a time.
+
+    Args:
+        q: (B, N, H, D).
+        k: (B, N, Hkv, D), H a multiple of Hkv.
+        sparsity, block_size, is_causal: as of `local_window`.
+
+    Returns:
+        A mask on q's device with lists for H heads.
+
+    Raises:
+        ValueError: on bad arguments.
     """
     check_qkv(q, k, k)
     check_same_length(q, k)
@@ -202,7 +297,7 @@ def top_k(q, k, *, sparsity, block_size=64, is_causal=False) -> BlockMask:
         best = best.to(torch.int32).sort(dim=2).values
         lists.append([row[row < blocks] for row in best])
     col_idx = torch.cat([part[head] for head in range(heads) for part in lists])
-    row_ptr = pointers(kept[None].expand(heads, -1)).to(device)
+    row_ptr = row_pointers(kept[None].expand(heads, -1)).to(device)
     return BlockMask(row_ptr, col_idx, block_size)
 
 
@@ -224,7 +319,7 @@ def _block_means(x: torch.Tensor, block_size: int) -> torch.Tensor:
 
 
 def _numbers(seq_len, sparsity, block_size, heads) -> tuple[int, float, int, int]:
-    """Check the common arguments; the same as Python's numbers, of whatever kind they were."""
+    """The common arguments, checked, as Python's numbers."""
     integers = (("seq_len", seq_len), ("block_size", block_size), ("heads", heads))
     seq_len, block_size, heads = (as_integer(*pair) for pair in integers)
     if isinstance(sparsity, bool) or not isinstance(sparsity, Real):
@@ -253,7 +348,7 @@ def _window(kept: torch.Tensor, length: torch.Tensor, is_causal: bool) -> torch.
 
 def _pieces(kept: torch.Tensor) -> Iterator[slice]:
     """Rows, a bounded number of entries at a time."""
-    step = max(1, _AT_ONCE // int(kept.max()))
+    step = max(1, _ENTRIES_AT_ONCE // int(kept.max()))
     for start in range(0, len(kept), step):
         yield slice(start, min(start + step, len(kept)))
 
@@ -266,7 +361,7 @@ def _build(
     columns: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> BlockMask:
     """The mask whose row `row` holds `columns(row, place)` for `place` from 0 to its count."""
-    ptr = pointers(kept[None])
+    ptr = row_pointers(kept[None])
     lists = torch.empty(heads, int(ptr[0, -1]), dtype=torch.int32, device=device)
     offsets, counts = ptr[0].to(device), kept.to(device)
     for rows in _pieces(kept):
@@ -275,5 +370,5 @@ def _build(
         row = row.repeat_interleave(counts[rows], output_size=stop - first)
         place = torch.arange(first, stop, device=device) - offsets[row]
         lists[:, first:stop] = columns(row, place)
-    row_ptr = pointers(kept[None].expand(heads, -1)).to(device)
+    row_ptr = row_pointers(kept[None].expand(heads, -1)).to(device)
     return BlockMask(row_ptr, lists.flatten(), block_size)

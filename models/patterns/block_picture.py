@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
-from models.patterns.block_mask import BlockMask
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _CELLS = 512
 
 
-def shares(mask: BlockMask, head: int = 0, cells: int = _CELLS) -> torch.Tensor:
-    """(S, S) float64 on the CPU, S = min(M, cells): the share of blocks kept in each cell.
+def shares(row_ptr: torch.Tensor, col_idx: torch.Tensor, cells: int = _CELLS) -> torch.Tensor:
+    """The share of blocks kept in each cell of a picture.
 
-    Rows are query blocks. A cell covers the blocks whose number times S / M falls into it.
+    A cell covers the blocks whose number times S / M falls into it.
+
+    Args:
+        row_ptr: (M + 1,) int64, offsets of one head's lists in `col_idx`.
+        col_idx: int32, key block numbers.
+        cells: cells per side, at most.
+
+    Returns:
+        (S, S) float64 on the CPU, S = min(M, cells); rows are query blocks.
     """
-    size = min(mask.blocks, cells)
-    ptr = mask.row_ptr[head if mask.heads > 1 else 0]
-    cell = torch.arange(mask.blocks, device=mask.device) * size // mask.blocks
-    row = cell.repeat_interleave(ptr.diff())
-    column = cell[mask.col_idx[ptr[0] : ptr[-1]].long()]
+    blocks = len(row_ptr) - 1
+    size = min(blocks, cells)
+    cell = torch.arange(blocks, device=row_ptr.device) * size // blocks
+    row = cell.repeat_interleave(row_ptr.diff())
+    column = cell[col_idx[row_ptr[0] : row_ptr[-1]].long()]
     kept = torch.bincount(row * size + column, minlength=size * size).view(size, size)
     covered = torch.bincount(cell, minlength=size)
     return (kept / (covered[:, None] * covered[None, :])).cpu()
 
 
-def draw(mask: BlockMask, ax, head: int = 0) -> None:
-    """Draw the mask of `head` into matplotlib axes: axes in blocks, dark where all are kept.
+def draw(row_ptr: torch.Tensor, col_idx: torch.Tensor, ax: Axes) -> None:
+    """Draw one head's lists into matplotlib axes, measured in blocks: dark where all are kept.
 
-    Where a cell stands for several blocks, its shade is the square root of the share that
-    is kept, so that a lone block shows.
+    A cell of several blocks is shaded by the square root of the share that is kept, so that a
+    single kept block is visible.
+
+    Args:
+        row_ptr: (M + 1,) int64, offsets of one head's lists in `col_idx`.
+        col_idx: int32, key block numbers.
+        ax: where to draw.
     """
-    image = shares(mask, head).sqrt().numpy()
-    extent = (0, mask.blocks, mask.blocks, 0)
+    blocks = len(row_ptr) - 1
+    image = shares(row_ptr, col_idx).sqrt().numpy()
+    extent = (0, blocks, blocks, 0)
     # Mean when shrinking: picking the nearest cell would drop thin lines.
     ax.imshow(image, cmap="Greys", vmin=0, vmax=1, extent=extent, interpolation="antialiased")
     ax.set_xlabel("key block")

@@ -1,4 +1,4 @@
-"""Random subsets, many rows at once, from counters: alike on every device and in any order.
+"""Random subsets, many rows at once, from counters: the same on every device and in any order.
 
 The numbers are SplitMix64's (Steele, Lea and Flood 2014), in int64 arithmetic that wraps.
 """
@@ -13,13 +13,20 @@ _GOLDEN = 0x9E3779B97F4A7C15
 def distinct(
     pool: torch.Tensor, count: torch.Tensor, row: torch.Tensor, seed: int, width: int
 ) -> torch.Tensor:
-    """Row by row, `count` different integers from 0 to pool - 1, ascending, uniformly drawn.
+    """For each row, different integers from 0 to pool - 1, uniformly drawn.
 
-    pool, count, row: (R, 1) int64, count <= pool / 2; `row` numbers the rows, from which the
-    draw follows. Returns (R, width) int64; places from `count` on hold 2^31 - 1.
+    Duplicates are drawn again until all differ, which keeps the subset uniform (to pool / 2^31,
+    the resolution of the numbers).
 
-    What was drawn twice is drawn again until all differ, which keeps the subset uniform
-    (to pool / 2^31, the fineness of the numbers).
+    Args:
+        pool: (R, 1) int64.
+        count: (R, 1) int64, how many to draw, at most pool / 2.
+        row: (R, 1) int64, the row's number, which with `seed` determines the draw.
+        seed: an integer >= 0.
+        width: columns of the result, at least the largest count.
+
+    Returns:
+        (R, width) int64, ascending; places from `count` on hold 2^31 - 1.
     """
     place = torch.arange(width, device=row.device)
     state = _mixed(_mixed(torch.full_like(row, _signed(seed * _GOLDEN))) + row)
@@ -40,12 +47,18 @@ def distinct(
 
 
 def left_out(chosen: torch.Tensor, count: torch.Tensor, width: int) -> torch.Tensor:
-    """The first `width` integers from 0 on that are not among `chosen` (R, C), ascending rows.
+    """The smallest integers >= 0 that were not chosen.
 
-    count: (R, 1), how many places of a row of `chosen` are in use.
+    Args:
+        chosen: (R, C) int64, ascending.
+        count: (R, 1), how many places of each row of `chosen` are valid.
+        width: how many to return.
+
+    Returns:
+        (R, width) int64, ascending.
     """
     place = torch.arange(chosen.shape[1], device=chosen.device)
-    # Of the integers below chosen[t], t are chosen; so many are left before it.
+    # Of the integers below chosen[t], t are chosen and chosen[t] - t are not.
     before = (chosen - place).masked_fill(place >= count, 2**31 - 1)
     t = torch.arange(width, device=chosen.device).expand(len(chosen), width).contiguous()
     return t + torch.searchsorted(before, t, right=True)

@@ -1,6 +1,6 @@
 """Who attends to whom: dilated branches, written as arithmetic on positions.
 
-A pattern says, for every head and branch, the offset that the head keeps. All
+A pattern gives, for every head and branch, the offset that the head keeps. All
 else follows: position p is kept when `(p mod w) mod r == offset`, and a kept
 query attends to the kept keys of its segment.
 """
@@ -21,7 +21,15 @@ HEAD_OFFSETS = ("modulo", "block")
 
 @dataclass(frozen=True)
 class HeadGroup:
-    """Heads of one branch that share an offset, as slices of the two head dimensions."""
+    """Heads of one branch that share an offset.
+
+    Attributes:
+        segment_length: w, tokens.
+        dilation_rate: r.
+        offset: kept positions p have `(p mod w) mod r == offset`.
+        q_heads: slice of the H query heads.
+        kv_heads: slice of the Hkv key heads, as long.
+    """
 
     segment_length: int
     dilation_rate: int
@@ -31,15 +39,24 @@ class HeadGroup:
 
 
 class _Branches:
-    """What both kinds of branched pattern share; subclasses give `offset`."""
+    """What both kinds of branched pattern share; subclasses have `offset`."""
 
     segment_lengths: tuple[int, ...]
     dilation_rates: tuple[int, ...]
-    # Whether the pattern is laid anew over each document of a packed sequence.
-    starts_anew: ClassVar[bool] = True
+    # Segments are counted from the start of each document of a packed sequence.
+    restarts_per_document: ClassVar[bool] = True
 
     def offset(self, branch: int, head: int, heads: int) -> int | None:
-        """The offset of `head` in `branch`, or None where the head is not in it."""
+        """The offset of a head in a branch.
+
+        Args:
+            branch: its number.
+            head: query head.
+            heads: H.
+
+        Returns:
+            From 0 to r - 1, or None where the head is not in the branch.
+        """
         raise NotImplementedError
 
     def _check(self) -> None:
@@ -61,10 +78,18 @@ class _Branches:
         return zip(self.segment_lengths, self.dilation_rates, strict=True)
 
     def counts(self, head: int, heads: int, rows: torch.Tensor, n_keys: int) -> torch.Tensor:
-        """C[i, j], the number of branches in which query row i of `head` attends to key j.
+        """C[i, j], the number of branches in which query row i attends to key j.
 
-        rows: (R,) int64 positions of the queries. Returns (R, n_keys) int64;
-        causality is not applied here.
+        Causality is not applied.
+
+        Args:
+            head: query head.
+            heads: H.
+            rows: (R,) int64, positions of the queries.
+            n_keys: N.
+
+        Returns:
+            (R, N) int64.
         """
         keys = torch.arange(n_keys, device=rows.device)
         total = torch.zeros(len(rows), n_keys, dtype=torch.int64, device=rows.device)
@@ -79,9 +104,17 @@ class _Branches:
         return total
 
     def keys(self, head: int, heads: int, row: int, seq_len: int, is_causal: bool) -> torch.Tensor:
-        """Positions (K,) int64 that query `row` of `head` attends to, branch after branch.
+        """The multiset of keys that the softmax of one query is over.
 
-        A key of two branches is there twice: the multiset that the softmax is over.
+        Args:
+            head: query head.
+            heads: H.
+            row: position of the query.
+            seq_len: N.
+            is_causal: whether only keys up to the query count.
+
+        Returns:
+            (K,) int64, positions branch after branch; a key of two branches is there twice.
         """
         found = [torch.empty(0, dtype=torch.int64)]
         for branch, (w, r) in enumerate(self.branches()):
@@ -92,7 +125,16 @@ class _Branches:
         return torch.cat(found)
 
     def pairs(self, seq_len: int, heads: int, is_causal: bool) -> int:
-        """Query-key pairs over all heads, a pair held by two branches counting twice."""
+        """Query-key pairs over all heads; a pair of two branches counts twice.
+
+        Args:
+            seq_len: N.
+            heads: H.
+            is_causal: whether only keys up to the query count.
+
+        Returns:
+            Their number.
+        """
         total = 0
         for branch, (w, r) in enumerate(self.branches()):
             full, rest = divmod(seq_len, w)
@@ -106,10 +148,17 @@ class _Branches:
         return total
 
     def head_groups(self, heads: int, kv_heads: int) -> Iterator[HeadGroup]:
-        """Cut every branch into groups of heads that are slices of q and of k, v at once.
+        """Groups of heads that are slices of q and of k, v at once, for every branch.
 
-        With grouped queries, head `h` reads key head `h // (heads // kv_heads)`;
-        heads at the same place of their group form slices on both sides.
+        With grouped queries, head `h` reads key head `h // (heads // kv_heads)`; heads at the same
+        place of their group form slices on both sides.
+
+        Args:
+            heads: H.
+            kv_heads: Hkv.
+
+        Yields:
+            Groups, branch after branch; each head of a branch is in one.
         """
         group_size = heads // kv_heads
         for branch, (w, r) in enumerate(self.branches()):
@@ -133,9 +182,14 @@ class _Branches:
 class DilatedBranches(_Branches):
     """LongNet: every head takes part in every branch (arXiv 2307.02486, sections 2.2-2.3).
 
-    segment_lengths, dilation_rates: one integer >= 1 a branch, in tokens.
-    head_offset: "modulo", offset `h mod r` (the paper, eq. 10), or "block",
-    offset `h // ceil(H / r)` (torchscale).
+    Args:
+        segment_lengths: w of each branch, tokens, >= 1.
+        dilation_rates: r of each branch, >= 1.
+        head_offset: "modulo", offset `h mod r` (the paper, eq. 10), or "block", offset
+            `h // ceil(H / r)` (torchscale).
+
+    Raises:
+        ValueError: on bad arguments.
     """
 
     segment_lengths: tuple[int, ...]
@@ -147,17 +201,33 @@ class DilatedBranches(_Branches):
         check_choice("head_offset", self.head_offset, HEAD_OFFSETS)
 
     def offset(self, branch: int, head: int, heads: int) -> int:
+        """The offset of a head in a branch, in which every head is.
+
+        Args:
+            branch: its number.
+            head: query head.
+            heads: H.
+
+        Returns:
+            From 0 to r - 1.
+        """
         r = self.dilation_rates[branch]
         return head % r if self.head_offset == "modulo" else head // -(-heads // r)
 
 
 @dataclass(frozen=True)
 class HeadPartition(_Branches):
-    """Each head sees one branch: what `dilated-attention-pytorch` computes instead of LongNet.
+    """Each head is in one branch: what `dilated-attention-pytorch` computes instead of LongNet.
 
     The heads are cut into as many contiguous groups as there are branches, the
     first groups one head larger where it does not divide; group i runs branch i
     with offset `i mod r_i`. Rows that a head does not keep are zero.
+
+    Args:
+        segment_lengths, dilation_rates: as of `DilatedBranches`.
+
+    Raises:
+        ValueError: on bad arguments.
     """
 
     segment_lengths: tuple[int, ...]
@@ -169,14 +239,34 @@ class HeadPartition(_Branches):
         self._check()
 
     def offset(self, branch: int, head: int, heads: int) -> int | None:
+        """The offset of a head in a branch.
+
+        Args:
+            branch: its number.
+            head: query head.
+            heads: H.
+
+        Returns:
+            From 0 to r - 1, or None where the head is not in the branch.
+        """
         base, extra = heads // len(self.segment_lengths), heads % len(self.segment_lengths)
         start = branch * base + min(branch, extra)
         stop = start + base + (branch < extra)
         return branch % self.dilation_rates[branch] if start <= head < stop else None
 
 
-def pattern_of(head_offset: str, segment_lengths, dilation_rates) -> _Branches:
-    """The pattern of these branches; head_offset: as of `DilatedBranches`, or "partition"."""
+def pattern_of(
+    head_offset: str, segment_lengths: Sequence[int], dilation_rates: Sequence[int]
+) -> DilatedBranches | HeadPartition:
+    """The pattern of the arguments of an op.
+
+    Args:
+        head_offset: as of `DilatedBranches`, or "partition" for `HeadPartition`.
+        segment_lengths, dilation_rates: as of `DilatedBranches`.
+
+    Returns:
+        The pattern.
+    """
     if head_offset == "partition":
         return HeadPartition(tuple(segment_lengths), tuple(dilation_rates))
     return DilatedBranches(tuple(segment_lengths), tuple(dilation_rates), head_offset)

@@ -1,8 +1,8 @@
-"""What an order of tokens is worth to attention in blocks: how few key blocks a query block meets.
+"""How well an order of tokens suits attention in blocks: how few key blocks a query block needs.
 
-Tokens attend to those near them, in a text or in a 2-D grid. Laid out along a curve and cut into
-blocks, or into shards, it is counted which blocks hold any pair: an order is good for locality
-where these are few and full.
+Tokens attend to those near them, in a text or in a 2-D grid. They are ordered along a curve and cut
+into blocks, or into shards; then the blocks that hold any pair are counted. An order has good
+locality where these are few and full.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from models.patterns.orders import Grid
 
 @dataclass(frozen=True)
 class Locality:
-    """Counts over all query blocks of an order.
+    """Averages over all query blocks of an order.
 
-    distinct_blocks: key blocks that a query block needs, on average. fill: of the pairs in those
-    blocks, the share that is attended to (the hit rate of loading them). mean_step: distance of
-    positions from one token of the order to the next, on average. received: keys that a shard
-    needs of others, of its own number, on average over `world_size` shards.
+    Attributes:
+        distinct_blocks: key blocks that a query block needs.
+        fill: the share of pairs in those blocks that is attended to.
+        mean_step: distance of the positions of consecutive tokens of the order.
+        received: keys that a shard needs from others, over the tokens of a shard.
     """
 
     distinct_blocks: float
@@ -40,11 +41,22 @@ def locality(
     world_size: int,
     width: int | None = None,
 ) -> Locality:
-    """The locality of `curve`, one of `models.patterns.orders.CURVES`.
+    """The locality of a curve.
 
-    The curve walks a grid with rows of `width` tokens, None for the square nearest above. A token
-    attends to those at most `radius` rows and columns away, where width is given; else, in a
-    text, to those at most `radius` positions away. ValueError on bad arguments.
+    Args:
+        curve: one of `models.patterns.orders.CURVES`.
+        seq_len: N.
+        radius: a token attends to those at most this many rows and columns away or, where width is
+            None (a text), at most this many positions away.
+        block_size: tokens per block.
+        world_size: number of shards.
+        width: tokens per row of the grid, None for ceil(sqrt(N)).
+
+    Returns:
+        Averages over the whole sequence.
+
+    Raises:
+        ValueError: on bad arguments.
     """
     seq_len, radius, block_size, world_size = (
         as_integer(name, value)

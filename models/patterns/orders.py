@@ -1,9 +1,9 @@
 """Token orders: which positions of a sequence each rank of a ring holds, and in what order.
 
-"contiguous", "zigzag" and "striped" are for text. "hilbert", "morton" and "snake" walk tokens
-that lie in rows of a 2-D grid (an image) along a curve and cut the walk into shards; "row-major"
-is the walk that changes nothing, the null hypothesis of the other three. Positions stay what
-they were: causality is by position, whatever the order.
+"contiguous", "zigzag" and "striped" are for text. "hilbert", "morton" and "snake" order tokens in
+rows of a 2-D grid (an image) along a curve and cut the curve into shards; "row-major" is the curve
+that changes nothing, the null hypothesis of the other three. Causality is by the original
+position, whatever the order.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ ORDERS = ("contiguous", "zigzag", "striped", "hilbert", "morton", "snake")
 
 @dataclass(frozen=True)
 class Grid:
-    """Tokens in rows of `width`, row after row, walked along `curve`, one of CURVES.
+    """Tokens in a 2-D grid, row after row, ordered along a curve.
 
-    width: tokens in a row; None for the square nearest above, ceil(sqrt(N)).
-    ValueError on bad arguments.
+    Args:
+        curve: one of CURVES.
+        width: tokens per row, None for ceil(sqrt(N)), the smallest square that holds them.
+
+    Raises:
+        ValueError: on bad arguments.
     """
 
     curve: str
@@ -39,7 +43,14 @@ class Grid:
             object.__setattr__(self, "width", as_integer("width", self.width))
 
     def walk(self, seq_len: int) -> np.ndarray:
-        """The positions 0 ... seq_len - 1 in the order of the curve, int64."""
+        """The positions in the order of the curve.
+
+        Args:
+            seq_len: N.
+
+        Returns:
+            (N,) int64, a permutation of 0 ... N - 1.
+        """
         position = np.arange(seq_len)
         row, column = np.divmod(position, self.width or math.isqrt(max(seq_len - 1, 0)) + 1)
         if self.curve == "row-major":
@@ -77,16 +88,33 @@ def _hilbert(row, column, bits) -> np.ndarray:
     return place
 
 
-def check_order(order) -> None:
-    """ValueError unless `order` is one of ORDERS or a `Grid`."""
+def check_order(order: object) -> None:
+    """Check an argument `order`.
+
+    Args:
+        order: anything.
+
+    Raises:
+        ValueError: unless it is one of ORDERS or a `Grid`.
+    """
     if not isinstance(order, Grid):
         check_choice("order", order, ORDERS)
 
 
 def positions(order: str | Grid, seq_len: int, rank: int, world_size: int) -> torch.Tensor:
-    """The positions that `rank` holds, in the order of its shard: (n,) int64, n may be 0.
+    """The positions that a rank holds; ranks differ by at most one token, two for "zigzag".
 
-    Shards differ by at most one token, two for "zigzag". ValueError on bad arguments.
+    Args:
+        order: one of ORDERS, or a `Grid`.
+        seq_len: N.
+        rank: from 0 to world_size - 1.
+        world_size: number of ranks.
+
+    Returns:
+        (n,) int64, in the order of the shard; n may be 0.
+
+    Raises:
+        ValueError: on bad arguments.
     """
     check_order(order)
     seq_len = as_integer("seq_len", seq_len, least=0)
@@ -95,8 +123,19 @@ def positions(order: str | Grid, seq_len: int, rank: int, world_size: int) -> to
     return torch.from_numpy(_positions(order, seq_len, world_size)[rank])
 
 
-def as_rank(rank, world_size: int) -> int:
-    """`rank` as an int, of any kind of integer; ValueError where there is no such rank."""
+def as_rank(rank: object, world_size: int) -> int:
+    """An argument `rank` as an int.
+
+    Args:
+        rank: any kind of integer.
+        world_size: number of ranks.
+
+    Returns:
+        The rank.
+
+    Raises:
+        ValueError: unless 0 <= rank < world_size.
+    """
     with suppress(ValueError):
         number = as_integer("rank", rank, least=0)
         if number < world_size:
@@ -109,7 +148,7 @@ def _positions(order, seq_len: int, world_size: int) -> tuple[np.ndarray, ...]:
     if order == "striped":
         return tuple(np.arange(rank, seq_len, world_size) for rank in range(world_size))
     if order == "zigzag":
-        # Of 2 p chunks a rank holds the i-th from either end: when causal, equal work.
+        # Of 2 p chunks rank i holds the i-th from either end: equal work when causal.
         chunks = np.array_split(np.arange(seq_len), 2 * world_size)
         pairs = zip(chunks[:world_size], reversed(chunks[world_size:]), strict=True)
         return tuple(np.concatenate(pair) for pair in pairs)
@@ -123,9 +162,20 @@ def _positions(order, seq_len: int, world_size: int) -> tuple[np.ndarray, ...]:
 def shard(
     x: torch.Tensor, rank: int, world_size: int, order: str | Grid = "zigzag", dim: int = 1
 ) -> torch.Tensor:
-    """The part of x (..., N, ...) that `rank` holds, tokens along `dim`; differentiable.
+    """The part of a sequence that a rank holds; differentiable.
 
-    A view of x where the order allows. ValueError on bad arguments.
+    Args:
+        x: (..., N, ...).
+        rank: from 0 to world_size - 1.
+        world_size: number of ranks.
+        order: one of ORDERS, or a `Grid`.
+        dim: dimension of the tokens.
+
+    Returns:
+        (..., n, ...), a view of x for "contiguous" and "striped".
+
+    Raises:
+        ValueError: on bad arguments.
     """
     held = positions(order, x.shape[dim], rank, world_size)
     if order in ("contiguous", "striped"):
@@ -138,12 +188,21 @@ def shard(
 
 
 def unshard(shards: list[torch.Tensor], order: str | Grid = "zigzag", dim: int = 1) -> torch.Tensor:
-    """The whole sequence of all ranks' shards, in rank order; the inverse of `shard`.
+    """The whole sequence, the inverse of `shard`; differentiable.
 
-    Differentiable. ValueError where the shards' lengths are not those of the order.
+    Args:
+        shards: (..., n, ...) per rank, in rank order.
+        order: in which they were sharded.
+        dim: dimension of the tokens.
+
+    Returns:
+        (..., N, ...).
+
+    Raises:
+        ValueError: where the shards' lengths are not those of the order.
     """
     if not shards:
-        raise ValueError("shards=[]: expected one tensor a rank")
+        raise ValueError("shards=[]: expected one tensor per rank")
     lengths = [x.shape[dim] for x in shards]
     held = [positions(order, sum(lengths), rank, len(shards)) for rank in range(len(shards))]
     expected = [len(x) for x in held]

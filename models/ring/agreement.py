@@ -1,4 +1,4 @@
-"""Do all ranks ask for the same? A few numbers of each rank, told to every other."""
+"""Do all ranks call with the same arguments? Each rank sends a few integers to every other."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 
 from models.errors import DTYPES
 from models.patterns.block_mask import BlockMask
-from models.patterns.orders import positions
-from models.ring.exchange import TERMS, Exchange
+from models.patterns.orders import Grid, positions
+from models.ring.exchange import ARGUMENTS, Exchange, rank_names
+from models.ring.options import RingOptions
 
-# What a rank tells; "tokens" alone may differ, as the order says.
-_TERMS = (
+# What each rank sends. Only "tokens" may differ between ranks, as the order determines.
+_FIELDS = (
     "batch",
     "tokens",
     "heads",
@@ -29,13 +30,23 @@ _TERMS = (
     "requires_grad",
     "key_padding_mask",
 )
-_TOKENS = _TERMS.index("tokens")
+_TOKENS = _FIELDS.index("tokens")
 _REFUSED = -1
 _mask_digests: weakref.WeakKeyDictionary[BlockMask, int] = weakref.WeakKeyDictionary()
 
 
-def terms(q, k, is_padded, requires_grad, scale, order, pattern, request) -> list[int]:
-    """This rank's terms as integers, in the order of _TERMS; q: (B, n, H, D), k: (B, n, Hkv, D)."""
+def encode_arguments(
+    q: torch.Tensor, k: torch.Tensor, is_padded: bool, requires_grad: bool, options: RingOptions
+) -> list[int]:
+    """This rank's arguments as integers, in the order of `_FIELDS`.
+
+    Args:
+        q: (B, n, H, D), this rank's.
+        k: (B, n, Hkv, D), this rank's.
+        is_padded: whether there is a padding mask.
+        requires_grad: whether q, k or v requires gradients.
+        options: the other arguments.
+    """
     batch, tokens, heads, dim = q.shape
     return [
         batch,
@@ -44,29 +55,42 @@ def terms(q, k, is_padded, requires_grad, scale, order, pattern, request) -> lis
         k.shape[2],
         dim,
         DTYPES.index(q.dtype),
-        int(request.is_causal),
-        struct.unpack("<q", struct.pack("<d", scale))[0],
-        _digest(repr(order).encode()),
-        _pattern_digest(pattern),
-        _digest(request.backend.encode()),
+        int(options.is_causal),
+        struct.unpack("<q", struct.pack("<d", options.scale))[0],
+        _digest(repr(options.given_order()).encode()),
+        _pattern_digest(options.given_pattern()),
+        _digest(options.backend.encode()),
         int(requires_grad),
         int(is_padded),
     ]
 
 
-def agree(exchange: Exchange, own: list[int] | None, device) -> list[list[int]]:
-    """Every rank's terms, alike but for the tokens. own: None where this rank's were bad.
+def gather_arguments(
+    exchange: Exchange, own: list[int] | None, device: torch.device | str
+) -> list[list[int]]:
+    """Send this rank's arguments to all others, and check that those of all ranks agree.
 
-    ValueError on every rank that names those whose terms differ from most ranks' (not where own
-    is None); RingError names the ranks that do not answer.
+    Args:
+        exchange: with the other ranks.
+        own: from `encode_arguments`; None where this rank's arguments are bad.
+        device: where messages are sent from.
+
+    Returns:
+        The integers of each rank, equal but for the tokens where `own` is given.
+
+    Raises:
+        ValueError: the arguments differ, unless `own` is None. The same on every rank; names the
+            ranks that differ from most.
+        RingError: a rank does not answer.
     """
     if exchange.world_size == 1:
         return [own]
-    sent = torch.tensor(own or [_REFUSED] * len(_TERMS), dtype=torch.int64, device=device)
+    sent = torch.tensor(own or [_REFUSED] * len(_FIELDS), dtype=torch.int64, device=device)
     table = sent.repeat(exchange.world_size, 1)
     others = [rank for rank in range(exchange.world_size) if rank != exchange.rank]
     exchange.post(
-        [(rank, sent, TERMS) for rank in others], [(rank, table[rank], TERMS) for rank in others]
+        [(rank, sent, ARGUMENTS) for rank in others],
+        [(rank, table[rank], ARGUMENTS) for rank in others],
     ).wait()
     exchange.finish()
     found = table.tolist()
@@ -79,28 +103,34 @@ def _compare(table: list[list[int]]) -> None:
     """ValueError, the same on every rank, that names the ranks which differ from most."""
     refusing = [rank for rank, theirs in enumerate(table) if theirs[0] == _REFUSED]
     if refusing:
-        raise ValueError(f"{_ranks(refusing)}: refused the arguments there; see the error there")
-    for place, name in enumerate(_TERMS):
-        values = [theirs[place] for theirs in table]
-        if place == _TOKENS or len(set(values)) == 1:
+        raise ValueError(f"bad arguments on {rank_names(refusing)}; see the error there")
+    for index, name in enumerate(_FIELDS):
+        values = [theirs[index] for theirs in table]
+        if index == _TOKENS or len(set(values)) == 1:
             continue
-        # Of as many on either side, those with rank 0 are right.
+        # Of two values that are equally frequent, that of rank 0 is expected.
         usual = max(values, key=values.count)
-        alike = [rank for rank, value in enumerate(values) if value == usual]
-        told = "; ".join(
-            f"rank {rank} has {_told(name, value)}"
+        agreeing = [rank for rank, value in enumerate(values) if value == usual]
+        differing = "; ".join(
+            f"rank {rank} has {_in_words(name, value)}"
             for rank, value in enumerate(values)
             if value != usual
         )
-        raise ValueError(f"{told}: expected {_told(name, usual)}, as on {_ranks(alike)}")
+        raise ValueError(
+            f"{differing}: expected {_in_words(name, usual)}, as on {rank_names(agreeing)}"
+        )
 
 
-def _ranks(ranks: list[int]) -> str:
-    return ("rank " if len(ranks) == 1 else "ranks ") + ", ".join(map(str, ranks))
+def check_lengths(table: list[list[int]], order: str | Grid) -> int:
+    """The length of the whole sequence, from the arguments of all ranks.
 
+    Args:
+        table: from `gather_arguments`.
+        order: token order.
 
-def check_lengths(table: list[list[int]], order) -> int:
-    """The length of the whole sequence; ValueError unless every rank holds its part of it."""
+    Raises:
+        ValueError: a rank does not hold the tokens that the order assigns to it.
+    """
     lengths = [row[_TOKENS] for row in table]
     seq_len, world_size = sum(lengths), len(lengths)
     for rank, length in enumerate(lengths):
@@ -113,8 +143,8 @@ def check_lengths(table: list[list[int]], order) -> int:
     return seq_len
 
 
-def _told(name: str, value: int) -> str:
-    """A term as people write it."""
+def _in_words(name: str, value: int) -> str:
+    """An argument as the caller wrote it, or its digest."""
     if name == "dtype":
         return f"dtype={DTYPES[value]}"
     if name in ("is_causal", "requires_grad", "key_padding_mask"):

@@ -1,9 +1,9 @@
-"""Ring attention: each rank holds a shard of the sequence and gets attention to all of it.
+"""Ring attention: each rank holds a shard of the sequence and attends to all of it.
 
-In hop t a rank takes keys and values from the rank t before it and gives its own to the rank
-t after it: straight, not handed on from neighbour to neighbour, so that a hop carries just the
-keys which its one receiver needs (all of them for dense attention, then as many bytes as a ring
-hands on), no hop waits for the one before, and in the backward pass gradients go straight home.
+In hop t each rank receives keys and values from the rank t before it and sends its own to the
+rank t after it: directly, not handed on from neighbour to neighbour. So a hop carries only the
+keys that its one receiver needs (all of them for dense attention, then as many bytes as a ring
+that hands on), no hop waits for the one before, and gradients return in one message.
 """
 
 from __future__ import annotations
@@ -37,33 +37,48 @@ def ring_attention(
     key_padding_mask: torch.Tensor | None = None,
     seq_len: int | None = None,
     timeout: float | None = None,
-):
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Self-attention over a sequence that is sharded over the ranks of `group`.
 
-    q: (B, n, H, D), k, v: (B, n, Hkv, D) with H a multiple of Hkv: this rank's shard, as
-    `models.ring.shard(x, rank, world_size, order)` cuts it; n may differ by rank and may be 0.
-    Float dtypes, accumulated in float32 at least. group: a ProcessGroup, a 1-D DeviceMesh, or
-    None for the default group; without torch.distributed this process alone is the ring.
-    is_causal: by position in the whole sequence, in every order. pattern: None for dense,
-    `patterns.DilatedBranches`, or a `patterns.BlockMask` over the whole sequence, the same on
-    every rank. backend: "sdpa", PyTorch's fused ops; "triton", ours, whose parts stay float32;
-    "eager", the explicit softmax; "auto". scale: factor on q.k, None for 1/sqrt(D).
-    key_padding_mask: (B, n) bool, this rank's, on all ranks or none: True where a key is never
-    attended to, whatever it holds, inf and NaN included; its k and v get zero gradients.
+    The same values, at any world size, as the call on one device; bitwise repeatable on a CPU. One
+    op to torch.compile and torch.func: ranks must make their compiled calls in the same order.
 
-    seq_len: tokens of the whole sequence. None: the ranks first tell each other their
-    arguments, a small message to each, and all raise where these differ. Given: nothing is
-    checked between ranks. timeout: seconds that one rank waits for another; None for the
-    group's own limit.
+    Args:
+        q: (B, n, H, D) float64, float32, float16 or bfloat16: this rank's shard, as
+            `models.ring.shard(x, rank, world_size, order)` cuts it; n may differ between ranks
+            and may be 0. Sums are in float32 at least.
+        k: (B, n, Hkv, D), q's dtype, H a multiple of Hkv.
+        v: (B, n, Hkv, D), q's dtype.
+        group: a ProcessGroup, a 1-D DeviceMesh, or None for the default group; without
+            torch.distributed this process is a ring of one rank.
+        is_causal: causal by position in the whole sequence, in every order.
+        scale: factor on q.k; None for 1/sqrt(D).
+        order: token order, one of `models.patterns.orders.ORDERS` or a `Grid`.
+        pattern: None for dense, `patterns.DilatedBranches`, or a `patterns.BlockMask` of the
+            whole sequence, the same on every rank.
+        backend: "sdpa", PyTorch's fused ops; "triton", our kernel, whose partial results stay
+            float32; "eager", the explicit softmax; "auto".
+        return_lse: return LSE as well.
+        key_padding_mask: (B, n) bool, this rank's, on all ranks or none: True where a key is
+            never attended to, whatever it holds, inf and NaN included; its k and v get zero
+            gradients.
+        seq_len: tokens of the whole sequence. None: the ranks first send each other their
+            arguments, 104 bytes to each, and all raise where these differ.
+            Given: nothing is checked between ranks.
+        timeout: seconds that a rank waits for another; None for the group's own limit.
 
-    Returns this rank's out (B, n, H, D) in q's dtype, under autocast in autocast's, and with
-    `return_lse` also LSE (B, H, n), natural log, float32 (float64 for float64); rows without keys
-    give 0 and -inf. Both are differentiable once, exactly; all ranks must then run the backward
-    pass. Bitwise repeatable on a CPU. The same values, at any world size, as the call on one
-    device. One op to torch.compile and torch.func: what ranks compile must call in one order.
+    Returns:
+        out: (B, n, H, D) in q's dtype, under autocast in autocast's; 0 in rows without keys.
+        lse: with `return_lse`, (B, H, n), natural log, float32 (float64 for float64); -inf in
+            rows without keys.
+        Both are differentiable once, exactly; all ranks must then run the backward pass.
 
-    Raises ValueError on bad arguments, on every rank and before any work where these differ
-    between ranks; UnsupportedBackend; RingError where a rank does not answer in time.
+    Raises:
+        ValueError: bad arguments; where they differ between ranks, on every rank and before any
+            work.
+        UnsupportedBackend: the named backend cannot take q.
+        RingError: a rank does not answer in time; names it.
+
     Sources: Ring Attention (arXiv 2310.01889); striped order (arXiv 2311.09431).
     """
     options = (is_causal, scale, order, pattern, backend, key_padding_mask)

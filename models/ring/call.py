@@ -1,4 +1,4 @@
-"""A call of ring attention, agreed on by all ranks, and the op that it works by."""
+"""A call of ring attention on one rank: checked with all ranks, and the backend that it runs."""
 
 from __future__ import annotations
 
@@ -8,66 +8,109 @@ from dataclasses import dataclass
 import torch
 
 from models import kernels
-from models.errors import RingError, UnsupportedBackend, check_choice, resolve_scale
+from models.errors import RingError, UnsupportedBackend, check_choice
 from models.fused_ops import fused_op
 from models.patterns.block_mask import BlockMask
 from models.patterns.orders import positions
-from models.ring.agreement import agree, check_lengths, terms
-from models.ring.exchange import Alone, Exchange
+from models.ring.agreement import check_lengths, encode_arguments, gather_arguments
+from models.ring.exchange import Exchange, SingleRankExchange
 from models.ring.hops import Eager
-from models.ring.plan import RingPlan, plan
-from models.ring.request import BACKENDS, Request, process_group, seconds
+from models.ring.options import BACKENDS, RingOptions, checked_timeout, process_group
+from models.ring.plan import RingPlan, ring_plan
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a rank works by: its exchange with others, the plan of hops, and the op of a piece."""
+    """What one rank needs to run a pass.
 
-    exchange: Exchange | Alone
-    hops: RingPlan
+    Args:
+        exchange: messages with the other ranks.
+        plan: all hops of the ring.
+        op: computes a piece, one of `models.fused_ops`, `models.kernels.hop.Triton` or `Eager`.
+        scale: factor on q.k.
+    """
+
+    exchange: Exchange | SingleRankExchange
+    plan: RingPlan
     op: object
     scale: float
 
     @property
     def rank(self) -> int:
+        """This rank in the group."""
         return self.exchange.rank
 
 
-def call(q, k, is_padded: bool, seq_len: int, group: str, timeout: float, request: Request) -> Call:
-    """A call whose arguments are good; q: (B, n, H, D), k: (B, n, Hkv, D), this rank's.
+def make_call(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    is_padded: bool,
+    seq_len: int,
+    group: str,
+    timeout: float,
+    options: RingOptions,
+) -> Call:
+    """The `Call` of one rank, for arguments that are checked.
 
-    is_padded: whether there is a padding mask. seq_len: tokens of the whole sequence.
+    Args:
+        q: (B, n, H, D), this rank's.
+        k: (B, n, Hkv, D), this rank's.
+        is_padded: whether there is a padding mask.
+        seq_len: tokens of the whole sequence.
+        group: its name, "" for the default group.
+        timeout: seconds that a rank waits for another; 0 for the group's own limit.
+        options: the other arguments.
+
+    Raises:
+        UnsupportedBackend: the named backend cannot take q.
+        RingError: an earlier call lost a rank of the group.
     """
-    exchange = meet(group, timeout)
+    exchange = open_exchange(group, timeout)
     sizes = (seq_len, exchange.world_size, q.shape[2], k.shape[2])
-    hops = plan(request.given_pattern(), request.given_order(), *sizes, request.is_causal)
-    op = resolve_op(q, request.backend, is_padded)
-    return Call(exchange, hops, op, scale_of(request, q))
+    plan = ring_plan(options.given_pattern(), options.given_order(), *sizes, options.is_causal)
+    return Call(exchange, plan, resolve_op(q, options.backend, is_padded), options.scale)
 
 
-def negotiate(
-    q, k, is_padded: bool, requires_grad: bool, seq_len: int, group: str, timeout: float,
-    request: Request,
-) -> int:  # fmt: skip
-    """The length of the whole sequence, and unless it is given, not 0, the assent of all ranks.
+def agreed_seq_len(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    is_padded: bool,
+    requires_grad: bool,
+    seq_len: int,
+    group: str,
+    timeout: float,
+    options: RingOptions,
+) -> int:
+    """The length of the whole sequence; unless it is given, all ranks compare their arguments.
 
-    ValueError where they differ, or this rank's arguments do not fit; UnsupportedBackend;
-    RingError where a rank does not answer.
+    Args:
+        q: (B, n, H, D), this rank's.
+        k: (B, n, Hkv, D), this rank's.
+        is_padded: whether there is a padding mask.
+        requires_grad: whether q, k or v requires gradients.
+        seq_len: tokens of the whole sequence; 0 where it is not given.
+        group: its name, "" for the default group.
+        timeout: seconds that a rank waits for another; 0 for the group's own limit.
+        options: the other arguments.
+
+    Raises:
+        ValueError: the ranks' arguments differ, or this rank's do not fit the sequence.
+        UnsupportedBackend: the named backend cannot take q.
+        RingError: a rank does not answer.
     """
-    exchange = meet(group, timeout)
+    exchange = open_exchange(group, timeout)
     rank, world_size = exchange.rank, exchange.world_size
-    pattern, order = request.given_pattern(), request.given_order()
+    pattern, order = options.given_pattern(), options.given_order()
     if seq_len == 0 and world_size == 1:
         seq_len = q.shape[1]
     elif seq_len == 0:
         try:
-            resolve_op(q, request.backend, is_padded)
+            resolve_op(q, options.backend, is_padded)
         except UnsupportedBackend:
-            refuse(group, timeout, q)
+            report_bad_arguments(group, timeout, q)
             raise
-        scale = scale_of(request, q)
-        own = terms(q, k, is_padded, requires_grad, scale, order, pattern, request)
-        seq_len = check_lengths(agree(exchange, own, q.device), order)
+        own = encode_arguments(q, k, is_padded, requires_grad, options)
+        seq_len = check_lengths(gather_arguments(exchange, own, q.device), order)
     held = len(positions(order, seq_len, rank, world_size))
     if held != q.shape[1]:
         raise ValueError(
@@ -80,38 +123,66 @@ def negotiate(
 
 
 @torch.compiler.disable
-def refuse(group: str, timeout, q) -> None:
-    """Tell the other ranks that this one's arguments, which q and timeout are of, are bad."""
+def report_bad_arguments(group: str, timeout: object, q: object) -> None:
+    """Send the other ranks that this rank's arguments are bad, so that they raise too.
+
+    Args:
+        group: its name, "" for the default group.
+        timeout: the caller's, bad or not.
+        q: the caller's, bad or not; messages are sent from its device.
+    """
     try:
-        limit = seconds(timeout)
+        limit = checked_timeout(timeout)
     except ValueError:
         limit = 0.0
-    # What is wrong here matters more than who else is lost.
+    # The caller raises what is wrong with the arguments, which matters more than a lost rank.
     with suppress(RingError):
-        agree(meet(group, limit), None, q.device if isinstance(q, torch.Tensor) else "cpu")
+        device = q.device if isinstance(q, torch.Tensor) else "cpu"
+        gather_arguments(open_exchange(group, limit), None, device)
 
 
-def meet(group: str, timeout: float) -> Exchange | Alone:
-    """The exchange with the ranks of a group, by its name; timeout: 0 for the group's own."""
+def open_exchange(group: str, timeout: float) -> Exchange | SingleRankExchange:
+    """The exchange with the ranks of a group.
+
+    Args:
+        group: its name, "" for the default group.
+        timeout: seconds that a rank waits for another; 0 for the group's own limit.
+
+    Raises:
+        ValueError: see `models.ring.options.process_group`.
+        RingError: an earlier call lost a rank of the group.
+    """
     found = process_group(group)
-    return Alone() if found is None else Exchange(found, timeout or None)
-
-
-def scale_of(request: Request, q: torch.Tensor) -> float:
-    """The factor on q.k."""
-    return request.scale or resolve_scale(None, q.shape[3])
+    return SingleRankExchange() if found is None else Exchange(found, timeout or None)
 
 
 def resolve_backend(q: torch.Tensor, backend: str, *, is_padded: bool = False) -> str:
-    """The backend that a call with `q` runs, with the op beneath it: "sdpa (cpu-flash)"."""
+    """The backend that a call with `q` runs, with the op that it runs: "sdpa (cpu-flash)".
+
+    Args:
+        q: (B, n, H, D).
+        backend: one of BACKENDS.
+        is_padded: whether there is a padding mask.
+
+    Raises:
+        ValueError: not one of BACKENDS.
+        UnsupportedBackend: the named backend cannot take q.
+    """
     op = resolve_op(q, backend, is_padded)
     return op.name if op.name in BACKENDS else f"sdpa ({op.name})"
 
 
-def resolve_op(q: torch.Tensor, backend: str, is_padded: bool = False):
-    """The op that does a hop's pieces; UnsupportedBackend where a named backend has none.
+def resolve_op(q: torch.Tensor, backend: str, is_padded: bool = False) -> object:
+    """The op that computes the pieces of a hop, with the interface of `models.fused_ops`.
 
-    is_padded: whether it is to leave keys out.
+    Args:
+        q: (B, n, H, D); only its shape, dtype and device are read.
+        backend: one of BACKENDS.
+        is_padded: whether there is a padding mask.
+
+    Raises:
+        ValueError: not one of BACKENDS.
+        UnsupportedBackend: the named backend cannot take q.
     """
     check_choice("backend", backend, BACKENDS)
     if backend == "eager":

@@ -1,10 +1,9 @@
-"""Other people's ring attention, as it is, bugs and all, to be measured in the run that ours is.
+"""Other people's ring attention, unchanged, bugs included, to be measured in the same run as ours.
 
-PyTorch's own comes with torch; the packages ring-flash-attn and ring-attention-pytorch are found
-or not (envs/peers.txt), and versions other than those named there may behave otherwise. All take
-this rank's shard, (B, n, H, D), of the same length n on every rank, in the peer's token order,
-`token_order`: the whole sequence is a multiple of `token_multiple`. What is said below to be
-wrong was measured against the float64 oracle on 2 and 4 ranks (tests/models/test_ring_peers.py).
+PyTorch's own comes with torch; the packages ring-flash-attn and ring-attention-pytorch may be
+installed (envs/peers.txt), and versions other than those named there may behave differently. All
+take this rank's shard, of the same length n on every rank, in the peer's token order,
+`token_order`: the whole sequence is a multiple of `token_multiple`.
 """
 
 from __future__ import annotations
@@ -21,70 +20,28 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from models.errors import UnsupportedBackend, check_choice, check_qkv, check_same_length
 from models.fused_ops import fused_op
-from models.ring import peer_torch
+from models.ring import torch_ring
+from models.ring.peer_adapters import (
+    BUCKET,
+    ring_attention_pytorch,
+    ring_flash_attn,
+    torch_context_parallel,
+)
 
-# Keys and queries that one step of ring-attention-pytorch takes: its own default.
-BUCKET = 1024
-
-
-def torch_context_parallel(q, k, v, *, group=None, is_causal=False, rotate="allgather"):
-    """The ring of PyTorch's `context_parallel` (`models.ring.peer_torch`), causal or not.
-
-    Order: zigzag when causal ("head-tail load balancing"); contiguous otherwise. Differentiable;
-    merges in float32, float64 inputs too. rotate: how keys travel, "allgather" (all at once,
-    PyTorch's default) or "alltoall" (from neighbour to neighbour); gradients always do the latter.
-    As many key heads as query heads.
-    """
-    name = f"torch-context-parallel-{rotate}"
-    _check(q, k, v, name, is_causal, group)
-    return peer_torch.ring(q, k, v, _process_group(group), bool(is_causal), rotate)
-
-
-def ring_flash_attn(q, k, v, *, group=None, is_causal=False, order="contiguous"):
-    """The package ring-flash-attn (zhuzilin), on CUDA, float16 and bfloat16.
-
-    Order: `order`, by its function: "contiguous", causal or not; "zigzag" and "striped", causal
-    only. Differentiable. Contiguous rounds dq to bfloat16 whatever the dtype.
-    """
-    check_choice("order", order, ("contiguous", "zigzag", "striped"))
-    _check(q, k, v, "ring-flash-attn" + _suffix(order), is_causal, group)
-    import ring_flash_attn as package
-
-    function = {
-        "contiguous": package.ring_flash_attn_func,
-        "zigzag": package.zigzag_ring_flash_attn_func,
-        "striped": package.stripe_flash_attn_func,
-    }[order]
-    return function(q, k, v, causal=bool(is_causal), group=_process_group(group))
-
-
-def ring_attention_pytorch(q, k, v, *, group=None, is_causal=False, order="contiguous"):
-    """The package ring-attention-pytorch (lucidrains), any device, its PyTorch function.
-
-    Order: `order`, "contiguous" or "striped", causal or not. It stripes by bucket, which is the
-    order "striped" where a shard is one bucket, so one it is, and the scores (B, H, n, n) are
-    held. Its Triton function is left out: without the package triton-nightly it ends the process.
-    Differentiable, with a right dq; dk and dv are wrong, as 0.5.20 takes the pair of buffers that
-    a pass returns for the pair dk, dv. float32; as many key heads as query heads, since it groups
-    them its own way; the default group only.
-    """
-    check_choice("order", order, ("contiguous", "striped"))
-    _check(q, k, v, "ring-attention-pytorch" + _suffix(order), is_causal, group)
-    from ring_attention_pytorch import ring_flash_attn as function
-
-    striped = order == "striped"
-    return function(
-        q, k, v, causal=bool(is_causal), ring_reduce_col=True, striped_ring_attn=striped,
-        bucket_size=q.shape[1] if striped else BUCKET,
-    )  # fmt: skip
+Group = dist.ProcessGroup | DeviceMesh | None
 
 
 @dataclass(frozen=True)
 class Peer:
-    """One peer: `call(q, k, v, group=, is_causal=, **options)`; its order when causal and not.
+    """One peer, called as `call(q, k, v, group=, is_causal=, **options)`.
 
-    not_causal: None where it does causal attention only. package: its name on PyPI, None for
-    torch itself; modules: what must be there to import it.
+    Args:
+        call: one of `models.ring.peer_adapters`.
+        options: its other arguments.
+        causal: its token order when causal.
+        not_causal: its token order otherwise; None where it computes causal attention only.
+        package: its name on PyPI; None for torch itself.
+        modules: what must be installed to import it.
     """
 
     call: Callable
@@ -97,12 +54,12 @@ class Peer:
 
 def _peers() -> dict[str, Peer]:
     found = {}
-    for rotate in peer_torch.ROTATE_METHODS:
+    for rotate in torch_ring.ROTATE_METHODS:
         options = MappingProxyType({"rotate": rotate})
         found[f"torch-context-parallel-{rotate}"] = Peer(
             torch_context_parallel, options, "zigzag", "contiguous"
         )
-    # transformers: imported by the package, for an adapter of its own.
+    # transformers: imported by the package for its adapter to it.
     needs = ("ring_flash_attn", "transformers")
     for order in ("contiguous", "zigzag", "striped"):
         options = MappingProxyType({"order": order})
@@ -126,23 +83,58 @@ def _suffix(order: str) -> str:
 PEERS = MappingProxyType(_peers())
 
 
-def peer_attention(q, k, v, *, peer: str, group=None, is_causal=False):
-    """Attention by the peer of that name, one of PEERS.
+def peer_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    peer: str,
+    group: Group = None,
+    is_causal: bool = False,
+) -> torch.Tensor:
+    """Attention by a peer.
 
-    q: (B, n, H, D), k, v: (B, n, Hkv, D), this rank's shard in `token_order(peer, is_causal)`.
-    group: a ProcessGroup, a 1-D DeviceMesh or None for the default group. Returns this rank's
-    out (B, n, H, D). ValueError on bad arguments; UnsupportedBackend with the reason of `why_not`.
+    Args:
+        q: (B, n, H, D), this rank's shard in the order `token_order(peer, is_causal)`.
+        k: (B, n, Hkv, D), this rank's.
+        v: (B, n, Hkv, D), this rank's.
+        peer: one of PEERS.
+        group: a ProcessGroup, a 1-D DeviceMesh, or None for the default group.
+        is_causal: causal by position in the whole sequence.
+
+    Returns:
+        This rank's out (B, n, H, D).
+
+    Raises:
+        ValueError: bad arguments, or torch.distributed is not initialised.
+        UnsupportedBackend: with the reason of `why_not`.
     """
     check_choice("peer", peer, PEERS)
+    check_qkv(q, k, v)
+    check_same_length(q, k)
+    reason = why_not(q, peer, is_causal=is_causal, kv_heads=k.shape[2], group=group)
+    if reason:
+        raise UnsupportedBackend(f"{peer}: {reason}")
+    group = _process_group(group)
+    if group is None:
+        raise ValueError(
+            "group=None: torch.distributed is not initialised; call "
+            "torch.distributed.init_process_group first"
+        )
     entry = PEERS[peer]
-    return entry.call(q, k, v, group=group, is_causal=is_causal, **entry.options)
+    return entry.call(q, k, v, group=group, is_causal=bool(is_causal), **entry.options)
 
 
 def token_order(peer: str, is_causal: bool) -> str:
-    """The order, one of `models.patterns.orders.ORDERS`, in which the peer expects its shard.
+    """The token order, one of `models.patterns.orders.ORDERS`, in which the peer expects its shard.
 
-    Without a mask every order gives the same; this is then the one to cut in all the same. For a
-    peer that does causal attention only, its order there.
+    Args:
+        peer: one of PEERS.
+        is_causal: False, where every order gives the same result, for the peer's own order; its
+            causal order where it computes causal attention only.
+
+    Raises:
+        ValueError: `peer` is not one of PEERS.
     """
     check_choice("peer", peer, PEERS)
     entry = PEERS[peer]
@@ -150,27 +142,51 @@ def token_order(peer: str, is_causal: bool) -> str:
 
 
 def token_multiple(peer: str, is_causal: bool, world_size: int) -> int:
-    """Tokens of the whole sequence must be a multiple of this, as no peer takes uneven shards."""
+    """What the whole sequence's tokens must be a multiple of: no peer takes uneven shards.
+
+    Args:
+        peer: one of PEERS.
+        is_causal: as in `peer_attention`.
+        world_size: ranks of the ring.
+
+    Raises:
+        ValueError: `peer` is not one of PEERS.
+    """
     return world_size * (2 if token_order(peer, is_causal) == "zigzag" else 1)
 
 
-def why_not(q, peer: str, *, is_causal=False, kv_heads: int | None = None, group=None):
-    """Why the peer cannot take this rank's q (B, n, H, D) here, else None.
+def why_not(
+    q: torch.Tensor,
+    peer: str,
+    *,
+    is_causal: bool = False,
+    kv_heads: int | None = None,
+    group: Group = None,
+) -> str | None:
+    """Why the peer cannot compute this here; None where it can.
 
-    kv_heads: heads of k and v, None for as many as q's. Reads the shape, dtype and device of q.
+    Args:
+        q: (B, n, H, D), this rank's; only its shape, dtype and device are read.
+        peer: one of PEERS.
+        is_causal: as in `peer_attention`.
+        kv_heads: heads of k and v; None for as many as q's.
+        group: as in `peer_attention`.
+
+    Raises:
+        ValueError: `peer` is not one of PEERS.
     """
     check_choice("peer", peer, PEERS)
     entry = PEERS[peer]
     if not is_causal and entry.not_causal is None:
-        return "does causal attention only"
+        return "computes causal attention only"
     if token_order(peer, is_causal) == "zigzag" and q.shape[1] % 2:
-        return f"{q.shape[1]} tokens on a rank: takes two chunks of equal length"
+        return f"{q.shape[1]} tokens per rank: takes two chunks of equal length"
     if entry.call is torch_context_parallel:
         if kv_heads not in (None, q.shape[2]):
             return f"{kv_heads} key heads: takes as many as query heads, {q.shape[2]}"
-        return peer_torch.why_not(q)
+        return torch_ring.why_not(q)
     if entry.call is ring_flash_attn and q.device.type != "cuda":
-        return "needs a CUDA device, as its kernels, flash-attn, do"
+        return "needs a CUDA device, as flash-attn, whose kernels it uses, does"
     if not all(map(_installed, entry.modules)):
         return f"the package {entry.package} or one that it needs is not installed (envs/peers.txt)"
     if entry.call is ring_flash_attn:
@@ -178,21 +194,31 @@ def why_not(q, peer: str, *, is_causal=False, kv_heads: int | None = None, group
     if q.dtype != torch.float32:
         return f"takes float32, not {q.dtype}"
     if kv_heads not in (None, q.shape[2]):
-        return (
-            f"{kv_heads} key heads: gives query head h the key head h % {kv_heads}, not its group's"
-        )
+        return f"{kv_heads} key heads: query head h gets key head h % {kv_heads}, not its group's"
     n = q.shape[1]
     if entry.causal == "contiguous" and is_causal and n % min(n, BUCKET):
-        return f"{n} tokens on a rank: takes multiples of its buckets of {BUCKET}"
+        return f"{n} tokens per rank: takes multiples of its buckets of {BUCKET}"
     if _process_group(group) is not _process_group(None):
         return "takes the default group only"
     return None
 
 
-def resolve_backend(q, peer: str, *, is_causal=False, kv_heads=None, group=None) -> str:
+def resolve_backend(
+    q: torch.Tensor,
+    peer: str,
+    *,
+    is_causal: bool = False,
+    kv_heads: int | None = None,
+    group: Group = None,
+) -> str:
     """What a call of the peer runs: "torch 2.13.0 (cpu-flash)", "ring-flash-attn 0.1.8".
 
-    UnsupportedBackend where `why_not` has a reason.
+    Args:
+        q, peer, is_causal, kv_heads, group: as in `why_not`.
+
+    Raises:
+        ValueError: `peer` is not one of PEERS.
+        UnsupportedBackend: with the reason of `why_not`.
     """
     reason = why_not(q, peer, is_causal=is_causal, kv_heads=kv_heads, group=group)
     if reason:
@@ -204,7 +230,7 @@ def resolve_backend(q, peer: str, *, is_causal=False, kv_heads=None, group=None)
 
 
 def _why_not_flash_attn(q) -> str | None:
-    # flash-attn-4 is in the same package, without this module.
+    # flash-attn-4 is a package of the same name, without this module.
     if not _installed("flash_attn.flash_attn_interface"):
         return "the package flash-attn is not installed (envs/cuda.txt)"
     if q.dtype not in (torch.float16, torch.bfloat16):
@@ -220,22 +246,8 @@ def _installed(module: str) -> bool:
     return found(package) is not None and found(module) is not None
 
 
-def _check(q, k, v, peer: str, is_causal, group) -> None:
-    check_choice("peer", peer, PEERS)
-    check_qkv(q, k, v)
-    check_same_length(q, k)
-    reason = why_not(q, peer, is_causal=is_causal, kv_heads=k.shape[2], group=group)
-    if reason:
-        raise UnsupportedBackend(f"{peer}: {reason}")
-    if _process_group(group) is None:
-        raise ValueError(
-            "group=None: torch.distributed is not initialised; call "
-            "torch.distributed.init_process_group first"
-        )
-
-
-def _process_group(group):
-    """The ProcessGroup meant by `group`; None where torch.distributed is not initialised."""
+def _process_group(group: Group) -> dist.ProcessGroup | None:
+    """The ProcessGroup that `group` stands for; None where torch.distributed is not initialised."""
     if isinstance(group, DeviceMesh):
         return group.get_group()
     if group is None and dist.is_available() and dist.is_initialized():

@@ -1,8 +1,8 @@
 """Pieces: the rectangles and triangles of query-key pairs that a hop is made of.
 
-A mask between some queries and some keys, both ascending by position, is a staircase: query i
-sees the first `seen[i]` keys. It is cut into full rectangles and square causal triangles, which
-fused kernels do, and where it has steps of odd sizes into small masked rectangles.
+A causal mask between some queries and some keys, both ascending by position, is a staircase:
+query i sees the first `seen[i]` keys. It is cut into full rectangles and square causal triangles,
+which fused kernels compute, and into small masked rectangles where steps have odd sizes.
 """
 
 from __future__ import annotations
@@ -13,16 +13,21 @@ from functools import cached_property
 import numpy as np
 import torch
 
-# A masked rectangle has at most so many rows, a triangle at least so many unless it is all.
+# Most rows of a masked rectangle, and fewest rows of a triangle that is not the whole mask.
 _FEW_ROWS = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Tokens of a shard: S sets of n each, at `starts[s, i // run] + step * (i % run)`.
+    """Tokens of a shard: S sets of n tokens each, at `starts[s, i // run] + step * (i % run)`.
 
-    starts: (S, n / run) int64 numpy. Where a set is one run and the sets follow each other
-    evenly, `of` is a view of memory, whatever the step; else a copy.
+    Where each set is one run and the sets are evenly spaced, `gather` returns a view, whatever
+    the step; else a copy.
+
+    Args:
+        starts: (S, n / run) int64, index in the shard of the first token of each run.
+        run: tokens per run.
+        step: distance in the shard between two tokens of a run.
     """
 
     starts: np.ndarray
@@ -30,39 +35,46 @@ class Rows:
     step: int = 1
 
     @classmethod
-    def at(cls, places: np.ndarray) -> Rows:
-        """The rows at `places` (S, n), as few runs as an even spacing allows."""
-        sets, count = places.shape
-        step = int(places[0, 1] - places[0, 0]) if count > 1 else 1
-        if step > 0 and (np.diff(places, axis=1) == step).all():
-            return cls(places[:, :1], count, step)
-        return cls(places, 1)
+    def from_indices(cls, indices: np.ndarray) -> Rows:
+        """The tokens at `indices` (S, n) int64, in one run per set where evenly spaced."""
+        sets, count = indices.shape
+        step = int(indices[0, 1] - indices[0, 0]) if count > 1 else 1
+        if step > 0 and (np.diff(indices, axis=1) == step).all():
+            return cls(indices[:, :1], count, step)
+        return cls(indices, 1)
 
     @property
     def sets(self) -> int:
+        """S."""
         return self.starts.shape[0]
 
     @property
     def count(self) -> int:
+        """n, tokens per set."""
         return self.starts.shape[1] * self.run
 
-    def cut(self, sets: slice) -> Rows:
+    def select_sets(self, sets: slice) -> Rows:
         """Some of the sets."""
         return Rows(self.starts[sets], self.run, self.step)
 
-    def sub(self, start: int, stop: int) -> Rows:
-        """Rows `start` to `stop` of every set."""
+    def select_rows(self, start: int, stop: int) -> Rows:
+        """Tokens `start` to `stop` of every set."""
         if self.starts.shape[1] == 1:
             return Rows(self.starts + start * self.step, stop - start, self.step)
-        return Rows(self.places()[:, start:stop], 1)
+        return Rows(self.indices()[:, start:stop], 1)
 
-    def places(self) -> np.ndarray:
-        """(S, n) int64: every token's place."""
+    def indices(self) -> np.ndarray:
+        """(S, n) int64: the index of each token in the shard."""
         along = self.step * np.arange(self.run)
         return (self.starts[:, :, None] + along).reshape(self.sets, -1)
 
-    def of(self, x: torch.Tensor, heads: slice) -> torch.Tensor:
-        """x (B, N, H, ...) at these rows and heads: (B, S, n, h, ...), a view if `is_view`."""
+    def gather(self, x: torch.Tensor, heads: slice) -> torch.Tensor:
+        """x at these tokens and heads: (B, S, n, h, ...), a view where `is_view`.
+
+        Args:
+            x: (B, N, H, ...).
+            heads: slice of the H heads.
+        """
         x = x[:, :, heads]
         if not self.is_view:
             return x[:, self._index(x.device)]
@@ -71,36 +83,50 @@ class Rows:
         along = (self._spacing * x.stride(1), self.step * x.stride(1))
         return x.as_strided(size, (x.stride(0), *along, *x.stride()[2:]), start)
 
-    def put(self, x: torch.Tensor, heads: slice, value: torch.Tensor) -> None:
-        """Write `value` (B, S, n, h, ...) into x at these rows and heads."""
+    def scatter(self, x: torch.Tensor, heads: slice, value: torch.Tensor) -> None:
+        """Write into x at these tokens and heads, in place.
+
+        Args:
+            x: (B, N, H, ...).
+            heads: slice of the H heads.
+            value: (B, S, n, h, ...).
+        """
         x[:, :, heads][:, self._index(x.device)] = value
 
-    def add(self, x: torch.Tensor, heads: slice, value: torch.Tensor) -> None:
-        """Add `value` (B, S, n, h, ...) to x, in a fixed order where sets share rows."""
+    def scatter_add(self, x: torch.Tensor, heads: slice, value: torch.Tensor) -> None:
+        """Add to x at these tokens and heads, in place.
+
+        In a fixed order where sets share tokens, so that every bit repeats.
+
+        Args:
+            x: (B, N, H, ...).
+            heads: slice of the H heads.
+            value: (B, S, n, h, ...).
+        """
         if self.is_view and (self.sets == 1 or self._spacing >= self.step * self.count):
-            self.of(x, heads).add_(value)
+            self.gather(x, heads).add_(value)
             return
         target, index = x[:, :, heads], self._index(x.device).flatten()
         if x.device.type == "cpu":
             target.index_add_(1, index, value.flatten(1, 2).to(x.dtype))
         else:
-            # On CUDA index_add_ adds in any order; this sorts first.
+            # On CUDA index_add_ adds in any order; index_put_ sorts first.
             batch = torch.arange(x.shape[0], device=x.device)[:, None]
             target.index_put_((batch, index), value.flatten(1, 2).to(x.dtype), accumulate=True)
 
     @property
     def is_view(self) -> bool:
-        """Whether `of` copies nothing."""
+        """Whether `gather` copies nothing."""
         return self._spacing is not None
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is one set of consecutive rows from the first on."""
+        """Whether it is one set of consecutive tokens that starts with the shard's first."""
         return self.starts.size == 1 and self.starts[0, 0] == 0 and self.step == 1
 
     @cached_property
     def _spacing(self) -> int | None:
-        """From one set to the next, if every set is one run and all are evenly spaced."""
+        """Distance from one set to the next; None unless each is one run, all evenly spaced."""
         if self.starts.shape[1] != 1:
             return None
         if self.sets == 1:
@@ -108,7 +134,7 @@ class Rows:
         spacing = np.diff(self.starts[:, 0])
         return int(spacing[0]) if (spacing == spacing[0]).all() and spacing[0] > 0 else None
 
-    def _index(self, device) -> torch.Tensor:
+    def _index(self, device: torch.device) -> torch.Tensor:
         starts = torch.from_numpy(self.starts).to(device)
         return (starts[:, :, None] + self.step * torch.arange(self.run, device=device)).flatten(1)
 
@@ -117,9 +143,13 @@ class Rows:
 class Piece:
     """Queries of S sets, each with the keys of the same set.
 
-    q, k: rows of the query's and of the key's tensor. q_heads, kv_heads: slices of their
-    heads, as many each. is_causal: as many queries as keys, and query i sees keys up to i.
-    seen: (n,) int64, how many keys each query sees; None for all of them.
+    Args:
+        q: tokens of the query tensor.
+        k: tokens of the key tensor.
+        q_heads: slice of the query heads.
+        kv_heads: slice of the key heads, as many as `q_heads`.
+        is_causal: query i of a set sees its keys up to i; as many queries as keys.
+        seen: (n,) int64, the number of keys that each query sees, none 0; None for all keys.
     """
 
     q: Rows
@@ -130,7 +160,7 @@ class Piece:
     seen: np.ndarray | None = None
 
     def pairs(self) -> int:
-        """Query-key pairs of a head."""
+        """Query-key pairs per head and batch element."""
         if self.is_causal:
             return self.q.sets * self.q.count * (self.q.count + 1) // 2
         if self.seen is not None:
@@ -139,15 +169,19 @@ class Piece:
 
 
 def staircase(seen: np.ndarray) -> list[tuple[slice, slice, np.ndarray | bool]]:
-    """Cut the mask in which row i sees keys 0 ... seen[i] - 1; `seen` never falls.
+    """Cut the mask in which row i sees keys 0 ... seen[i] - 1 into tiles.
 
-    Returns (rows, keys, kind): kind is False for a full rectangle, True for a square causal
-    triangle, or the number of keys that each row sees, none of which is 0.
+    Args:
+        seen: (n,) int64, nondecreasing; rows that see 0 keys are in no tile.
+
+    Returns:
+        (rows, keys, kind) per tile: kind is False for a full rectangle, True for a square causal
+        triangle, else (rows,) int64, the number of the tile's keys that each row sees, none 0.
     """
     tiles: list[tuple[slice, slice, np.ndarray | bool]] = []
 
     def descend(first: int, stop: int, base: int) -> None:
-        """Rows first ... stop - 1, of which keys before `base` are done."""
+        """Rows first ... stop - 1, whose keys before `base` are done."""
         first += int(np.searchsorted(seen[first:stop], base, side="right"))
         if first >= stop:
             return
@@ -166,7 +200,7 @@ def staircase(seen: np.ndarray) -> list[tuple[slice, slice, np.ndarray | bool]]:
         if seen[stop - 1] == least:
             tiles.append((slice(first, stop), slice(base, least), False))
         elif stop - first <= _FEW_ROWS:
-            # Every row sees the first key at least, so that no row of the tile is empty.
+            # Every row sees at least the first key, so that no row of the tile is empty.
             keys = slice(base, int(seen[stop - 1]))
             tiles.append((slice(first, stop), keys, seen[first:stop] - base))
         else:
@@ -184,12 +218,20 @@ def staircase(seen: np.ndarray) -> list[tuple[slice, slice, np.ndarray | bool]]:
 def pieces(
     q: Rows, k: Rows, seen: np.ndarray | None, q_heads: slice, kv_heads: slice
 ) -> list[Piece]:
-    """Pieces of queries `q` and keys `k`, alike in every set; seen: None where all see all."""
+    """The pieces between queries and keys whose mask is the same in every set.
+
+    Args:
+        q: S sets of n queries.
+        k: S sets of keys, both ascending by position.
+        seen: (n,) int64, the number of keys that each query sees; None for all keys.
+        q_heads: slice of the query heads.
+        kv_heads: slice of the key heads, as many as `q_heads`.
+    """
     if seen is None:
         return [Piece(q, k, q_heads, kv_heads)]
     found = []
     for rows, keys, kind in staircase(seen):
-        part_q, part_k = q.sub(rows.start, rows.stop), k.sub(keys.start, keys.stop)
+        part_q, part_k = q.select_rows(rows.start, rows.stop), k.select_rows(keys.start, keys.stop)
         counts = None if isinstance(kind, bool) else kind
         found.append(Piece(part_q, part_k, q_heads, kv_heads, kind is True, counts))
     return found

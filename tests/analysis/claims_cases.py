@@ -64,6 +64,7 @@ WRITEUP = {
     "stand_ins": [{"batch": 1}],
 }
 AT = {"batch": 2, "seq_len": 1024}
+NO_BRANCHES = {"segment_lengths": None, "dilation_rates": None}
 
 
 def entry(predicate, published=None, name="it"):
@@ -121,14 +122,44 @@ def row(variant, ms=10.0, memory=64 * MIB, machine="cpu-1", status="ok", **case)
     }
 
 
+def sparse(sparsity, ms=10.0, **case):
+    blocks = {"sparsity": sparsity, "pattern": "dilated", "block_size": 64}
+    return row("block-sparse", ms, **(NO_BRANCHES | blocks | case))
+
+
+def dense(ms=10.0, **case):
+    return row("dense", ms, **(NO_BRANCHES | case))
+
+
+def ring(ms=10.0, variant="ring-standard", **case):
+    """Of one rank."""
+    return row(variant, ms, **(NO_BRANCHES | {"world_size": 1.0, "simulated": False} | case))
+
+
+def noisy(rows):
+    """The same rows, whose three processes differ by a factor two."""
+    factors = (0.5, 1, 2)
+    return [
+        one
+        | {
+            "samples": [
+                [ms * factor for ms in process]
+                for process, factor in zip(one["samples"], factors, strict=True)
+            ]
+        }
+        for one in rows
+    ]
+
+
 def times(core, other, variant="dilated-sdpa", **case):
     return [row("dilated-gather", core, **case), row(variant, other, **case)]
 
 
 SPEEDUP = {"kind": "speedup", "system": "fast", "against": "core", "at": AT}
+HALF = {"kind": "speedup", "system": "half", "against": "base", "at": AT}
 ORDER = {"kind": "ordering", "order": ["fast", "core", "wrap"], "at": AT}
 SHAPES = [{"batch": 2, "seq_len": 1024}, {"batch": 1, "seq_len": 4096}]
-RISING = {"kind": "rising", "system": "half", "against": "base", "shapes": SHAPES}
+RISING = {"kind": "rising_speedup", "system": "half", "against": "base", "shapes": SHAPES}
 TIME = {"kind": "absolute_time", "system": "core", "at": AT, "card": "old", "resolution": 0.01}
 GROWTH = {
     "kind": "growth",

@@ -64,8 +64,24 @@ def smoke(smoke_root):
 
 
 @pytest.fixture(scope="session")
-def both(tmp_path_factory):
-    return records.load(synthetic.write_all(tmp_path_factory.mktemp("both") / "published"))
+def both_root(tmp_path_factory):
+    return synthetic.write_all(tmp_path_factory.mktemp("both") / "published")
+
+
+@pytest.fixture(scope="session")
+def both(both_root):
+    return records.load(both_root)
+
+
+@pytest.fixture(scope="session")
+def claims_file():
+    return claims.load(published.CLAIMS)
+
+
+@pytest.fixture(scope="session")
+def verdicts(claims_file, both):
+    """On every claim by the records of both machines."""
+    return claims.evaluate(claims_file, both)
 
 
 @pytest.fixture(scope="session")

@@ -75,7 +75,7 @@ def test_what_is_computed_marks_the_options_and_dense_comes_first(laptop):
     for system in ("dilated-sdpa", "dilated-gather"):
         found = {option.computes for option in answer.ranked if option.system == system}
         assert "dilated 1024/2048/2048 at rates 1/2/4" in found
-    assert by_system["head-partitioned"].computes.startswith("one branch a head")
+    assert by_system["head-partitioned"].computes.startswith("one branch per head")
     assert by_system["multihead-dilated-sdpa"].computes.endswith(" + projections")
     assert max(by_system["block-sparse@95"].density) < 0.06
 
@@ -129,13 +129,13 @@ def test_by_memory_ranks_by_memory(laptop):
 def test_beyond_what_was_timed_it_refuses_and_names_the_range(laptop):
     with pytest.raises(Refused) as refused:
         ask(laptop, 10_000_000, is_causal=True)
-    told = str(refused.value)
-    assert "nothing is extrapolated" in told and "nearest 4,194,304" in told
-    assert "batch 1, 8 heads of 64, float32, causal, forward: 512–4M tokens" in told
+    message = str(refused.value)
+    assert "nothing is extrapolated" in message and "nearest 4,194,304" in message
+    assert "batch 1, 8 heads of 64, float32, causal, forward: 512–4M tokens" in message
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         ({"heads": 7}, "heads 7: never measured on this machine, only 8, 12"),
         ({"head_dim": 80}, "head_dim 80: never measured on this machine, only 64, 128"),
@@ -143,10 +143,10 @@ def test_beyond_what_was_timed_it_refuses_and_names_the_range(laptop):
         ({"batch": 3}, "batch 3: never measured on this machine, only 1, 2"),
     ],
 )
-def test_a_setting_that_was_not_measured_is_refused_with_the_nearest(laptop, more, told):
+def test_a_setting_that_was_not_measured_is_refused_with_the_nearest(laptop, more, message):
     with pytest.raises(Refused) as refused:
         ask(laptop, 4096, **{"heads": 8, "head_dim": 64, **more})
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     assert "the nearest settings that were:" in str(refused.value)
 
 
@@ -177,7 +177,7 @@ def test_several_ranks_and_replicas_give_no_advice(laptop):
     assert "dense-flash" not in systems and "dense" in systems
 
 
-def test_a_rank_of_one_core_is_not_set_against_all_cores(laptop, both):
+def test_a_rank_of_one_core_is_not_compared_with_all_cores(laptop, both):
     systems = {option.system for option in ask(laptop, 2048, batch=2, is_causal=False).ranked}
     assert systems == {"dense"}
     rings = laptop[laptop["world_size"].notna()]

@@ -167,7 +167,8 @@ def test_the_figure_draws_three_marks_a_line(laptop):
     assert [t.get_text() for t in right.get_yticklabels()][0] == "Block-sparse 90 %, 2K"
 
 
-def test_a_claims_number_is_looked_up_by_id():
-    assert published.stated("comprehensive.speedup.ring.b1.n8192") == 17.22
-    assert published.stated("comprehensive.no-such") is None
-    assert published.stated("comprehensive.setup.pytorch") is None  # a text
+def test_a_number_read_off_a_plot_is_looked_up_by_plot_and_quantity():
+    assert published.plot_value("overview", "64m", "time_share") == 0.64
+    for asked in (("overview", "65m", "time_share"), ("overview", "64m", "time")):
+        with pytest.raises(published.NotKnown, match="expected one of .*128m"):
+            published.plot_value(*asked)

@@ -7,20 +7,24 @@ from pathlib import Path
 import pytest
 import yaml
 
-from analysis import claims
-
 AUDIT = yaml.safe_load((Path(__file__).parent / "claims_audit.yaml").read_text())
-BOOK = claims.load(Path(__file__).parents[2] / "paper" / "claims.yaml")
-IDS = {
-    name: [c.id.removeprefix(f"{name}.") for c in BOOK.claims.values() if c.writeup == name]
-    for name in BOOK.writeups
-}
 
 
-def _matching(name: str, patterns: list[str]) -> list[str]:
+@pytest.fixture(scope="module")
+def ids(claims_file):
+    """Write-up -> ids of its claims, without its name."""
+    return {
+        name: [
+            c.id.removeprefix(f"{name}.") for c in claims_file.claims.values() if c.writeup == name
+        ]
+        for name in claims_file.writeups
+    }
+
+
+def _matching(ids: dict[str, list[str]], name: str, patterns: list[str]) -> list[str]:
     found = []
     for pattern in patterns:
-        own = [one for one in IDS[name] if fnmatchcase(one, pattern)]
+        own = [one for one in ids[name] if fnmatchcase(one, pattern)]
         assert own, f"{name}: {pattern}: no such claim"
         found += own
     return found
@@ -31,8 +35,8 @@ def _lines(place: dict) -> range:
     return range(int(first), int(last or first) + 1)
 
 
-def test_every_write_up_is_audited():
-    assert sorted(AUDIT) == sorted(BOOK.writeups)
+def test_every_write_up_is_audited(claims_file):
+    assert sorted(AUDIT) == sorted(claims_file.writeups)
 
 
 @pytest.mark.parametrize("name", AUDIT)
@@ -42,17 +46,17 @@ def test_every_line_is_accounted_for_once_and_in_order(name):
 
 
 @pytest.mark.parametrize("name", AUDIT)
-def test_every_statement_has_a_claim_and_every_claim_a_place(name):
+def test_every_statement_has_a_claim_and_every_claim_a_place(ids, name):
     placed = Counter()
     for place in AUDIT[name]["places"]:
         assert len({"claims", "again", "nothing"} & set(place)) == 1, place
         if "again" in place:
-            assert _matching(name, place["again"])
+            assert _matching(ids, name, place["again"])
         if "claims" in place:
-            found = _matching(name, place["claims"])
+            found = _matching(ids, name, place["claims"])
             assert len(found) >= place.get("statements", 1), place
             placed.update(found)
-    assert sorted(placed) == sorted(IDS[name])
+    assert sorted(placed) == sorted(ids[name])
     assert set(placed.values()) == {1}
 
 

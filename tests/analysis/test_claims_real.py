@@ -11,27 +11,13 @@ from analysis import claims
 from analysis.claims import NOT_REPRODUCED, NOT_TESTABLE, REFUTED, REPRODUCED
 from analysis.claims import __main__ as cli
 from analysis.outputs import written
-from analysis.records import frame as records
-from analysis.selection.published import EXPERIMENTS
-from tests.analysis import synthetic
-from tests.analysis.claims_cases import EMPTY, MIB
-
-FILE = Path(__file__).parents[2] / "paper" / "claims.yaml"
+from analysis.selection.published import CLAIMS, EXPERIMENTS
+from tests.analysis.claims_cases import EMPTY, MIB, SPEEDUP, data, entry, load
 
 
 @pytest.fixture(scope="module")
-def claims_file():
-    return claims.load(FILE)
-
-
-@pytest.fixture(scope="module")
-def records_root(tmp_path_factory):
-    return synthetic.write_all(tmp_path_factory.mktemp("records"))
-
-
-@pytest.fixture(scope="module")
-def frame(records_root):
-    return records.load(records_root)
+def without_records(claims_file):
+    return claims.evaluate(claims_file, EMPTY)
 
 
 def test_every_statement_and_cell_is_a_claim(claims_file):
@@ -61,8 +47,8 @@ def test_every_statement_and_cell_is_a_claim(claims_file):
     assert claims_file.claims["comprehensive.time.ring-multihead.b4.n8192"].published == 693.31
 
 
-def test_without_records_arithmetic_and_physics_still_decide(claims_file):
-    verdicts = claims.evaluate(claims_file, EMPTY)
+def test_without_records_arithmetic_and_physics_still_decide(claims_file, without_records):
+    verdicts = without_records
     assert [v.id for v in verdicts] == list(claims_file.claims)
     assert all(v.reason and v.verdict in claims.VERDICTS for v in verdicts)
     assert not any(v.basis == "records" or v.evidence for v in verdicts)
@@ -130,8 +116,8 @@ def test_published_times_respect_the_floors_of_the_card(claims_file):
     assert {evidence.judge(c).verdict for c in times} == {NOT_TESTABLE}
 
 
-def test_verdicts_on_synthetic_records(claims_file, frame):
-    verdicts = {v.id: v for v in claims.evaluate(claims_file, frame)}
+def test_verdicts_on_synthetic_records(verdicts):
+    verdicts = {v.id: v for v in verdicts}
     assert len(verdicts) == 605
     assert Counter(v.basis for v in verdicts.values())["records"] > 50
     speedup = verdicts["comprehensive.speedup.improved.b1.n4096"]
@@ -154,13 +140,13 @@ def test_verdicts_on_synthetic_records(claims_file, frame):
     assert large["value"] == pytest.approx(1.004 * 4 * 32768 * 768 * 32 / MIB + 3 * 192)
 
 
-def test_nothing_is_wanting_with_records_or_without(claims_file, frame):
-    for records_of in (frame, EMPTY):
-        assert claims.missing(claims_file, claims.evaluate(claims_file, records_of)) == []
+def test_nothing_is_missing_with_records_or_without(claims_file, verdicts, without_records):
+    for found in (verdicts, without_records):
+        assert claims.missing(claims_file, found) == []
 
 
-def test_a_write_up_without_experiment_is_judged_by_those_of_its_systems(claims_file, frame):
-    verdicts = {v.id: v for v in claims.evaluate(claims_file, frame)}
+def test_a_write_up_without_experiment_is_judged_by_those_of_its_systems(verdicts):
+    verdicts = {v.id: v for v in verdicts}
     places = {
         "overview.speed.flash.least": {"backends"},
         "overview.speed.block-sparse.least.dense": {"block_sparse"},
@@ -185,9 +171,9 @@ def test_every_mechanism_explains_some_claim(claims_file):
     assert set(claims_file.mechanisms) - used == {claims.UNKNOWN}
 
 
-def test_one_changed_number_changes_only_what_rests_on_it(claims_file, frame):
+def test_one_changed_number_changes_only_what_rests_on_it(claims_file, both, verdicts):
     """dilated-sdpa, 4096 tokens, batch 1, made six times faster on the GPU."""
-    before = claims.evaluate(claims_file, frame)
+    before, frame = verdicts, both
     speedup = next(v for v in before if v.id == "comprehensive.speedup.improved.b1.n4096")
     path = next(e["path"] for e in speedup.evidence if "variant-dilated-sdpa" in e["path"])
     (index,) = frame.index[frame.path == path]
@@ -218,13 +204,16 @@ def test_one_changed_number_changes_only_what_rests_on_it(claims_file, frame):
 # --- Command line ------------------------------------------------------------------------------
 
 
-def test_command_line_writes_both_files_and_the_same_twice(records_root, tmp_path, capsys):
+def test_command_line_writes_both_files_and_the_same_as_before(
+    both_root, claims_file, verdicts, tmp_path, capsys
+):
     out = tmp_path / "build" / "claims.json"
-    arguments = ["--claims", str(FILE), "--out", str(out), str(records_root)]
+    arguments = ["--claims", str(CLAIMS), "--out", str(out), str(both_root)]
     assert cli.main(arguments) == 0
     assert "comprehensive: " in capsys.readouterr().out
-    first = out.read_bytes()
-    evidence = json.loads(first)
+    text = out.read_text()
+    assert text == claims.to_json(claims_file, verdicts)
+    evidence = json.loads(text)
     assert (
         len(evidence["claims"]) == sum(sum(c.values()) for c in evidence["counts"].values()) == 605
     )
@@ -232,20 +221,21 @@ def test_command_line_writes_both_files_and_the_same_twice(records_root, tmp_pat
         table = list(csv.DictReader(lines))
     assert [line["id"] for line in table] == [claim["id"] for claim in evidence["claims"]]
     assert [line["verdict"] for line in table] == [claim["verdict"] for claim in evidence["claims"]]
-    assert cli.main(arguments) == 0
-    assert out.read_bytes() == first
+    assert out.with_suffix(".csv").read_text() == claims.to_csv(verdicts)
     assert sorted(p.name for p in out.parent.iterdir()) == ["claims.csv", "claims.json"]
 
 
-def test_command_line_says_what_is_wrong_in_one_line(tmp_path, records_root, capsys):
+def test_command_line_says_what_is_wrong_in_one_line(tmp_path, both_root, capsys):
     bad = tmp_path / "bad.yaml"
     bad.write_text("cards: {}\n")
     blocked = tmp_path / "file"
     blocked.write_text("")
+    load(tmp_path, data(entry(SPEEDUP, 2.0)))
+    good = str(tmp_path / "claims.yaml")
     for arguments, part in [
-        (["--claims", str(bad), str(records_root)], "bad.yaml: top level"),
-        (["--claims", str(FILE), str(tmp_path / "none")], "none: no such records folder"),
-        (["--claims", str(FILE), "--out", str(blocked / "x.json"), str(records_root)], "x.json"),
+        (["--claims", str(bad), str(both_root)], "bad.yaml: top level"),
+        (["--claims", good, str(tmp_path / "none")], "none: no such records folder"),
+        (["--claims", good, "--out", str(blocked / "x.json"), str(both_root)], "x.json"),
     ]:
         assert cli.main(arguments) == 1
         message = capsys.readouterr().err

@@ -58,7 +58,7 @@ def test_the_table_of_cards_is_the_published_one_on_a_gpu():
         }
         assert {(4, 12, 64, n) for n in memory_views.VRAM_LENGTHS} == shapes
         for n in memory_views.VRAM_LENGTHS:
-            assert published.figure("dilated", system, 4, n, "vram") == n / 8 * (
+            assert published.value("dilated", system, 4, n, "vram") == n / 8 * (
                 2 if "multihead" in system else 1
             )
 

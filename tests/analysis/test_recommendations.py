@@ -1,9 +1,20 @@
-"""The write-ups' advice beside the records': every row from a claim, judged by the records."""
+"""The write-ups' advice beside that of the records: every row is from a claim."""
 
-from analysis import claims
+import pytest
+
 from analysis.advise import recommendations
-from analysis.advise.recommendations import COLUMNS, beside
+from analysis.advise.recommendations import COLUMNS, advice_table
 from analysis.selection import published, views
+
+
+@pytest.fixture(scope="module")
+def table(laptop):
+    return advice_table(laptop)
+
+
+@pytest.fixture(scope="module")
+def table_of_gpu(both):
+    return advice_table(both, "big-gpu")
 
 
 def rows(table):
@@ -14,10 +25,10 @@ def short(claim):
     return claim.replace(".recommend.", ": ")
 
 
-def test_every_recommendation_about_speed_or_memory_on_one_device_has_a_row(laptop):
-    claims_file = claims.load(published.CLAIMS)
-    table, answered = beside(laptop), 0
-    found = rows(table)
+def test_every_recommendation_about_speed_or_memory_on_one_device_has_a_row(
+    laptop, claims_file, table
+):
+    found, answered = rows(table), 0
     for name in set(claims_file.writeups) & set(published.EXPERIMENTS):
         view = views.view(laptop, name)
         asked = recommendations.recommendations(claims_file, view)
@@ -28,8 +39,8 @@ def test_every_recommendation_about_speed_or_memory_on_one_device_has_a_row(lapt
     assert not any("multi-gpu" in key for key in found)
 
 
-def test_advice_follows_the_records(laptop):
-    found = rows(beside(laptop))
+def test_advice_follows_the_records(table):
+    found = rows(table)
     short = found["comprehensive: short.b1"]
     # 9 ms at 1024 tokens against 30: of LongNet's, but blocks at 98 % are faster still.
     assert (short["advised"], short["best of its kind"]) == ("ImprovedDilated", "itself")
@@ -43,25 +54,25 @@ def test_advice_follows_the_records(laptop):
     assert absent["its ms"] is None and absent["borne out"] == "not measured"
 
 
-def test_rings_on_a_cpu_are_held_against_rings(laptop, both):
-    row = rows(beside(laptop))["ring: medium.ring-standard.n2048"]
+def test_rings_on_a_cpu_are_compared_with_rings(table, table_of_gpu):
+    row = rows(table)["ring: medium.ring-standard.n2048"]
     assert row["best of all"] == "Ring, sparse 90 %" and row["borne out"] == "no"
-    assert "ring.recommend.memory" in beside(laptop).note
-    assert "ring: memory" in rows(beside(both, "big-gpu"))
+    assert "ring.recommend.memory" in table.note
+    assert "ring: memory" in rows(table_of_gpu)
 
 
-def test_only_x_will_do_is_tried_on_what_it_excludes(both):
-    found = rows(beside(both, "big-gpu"))
+def test_only_x_will_do_is_tried_on_what_it_excludes(table_of_gpu):
+    found = rows(table_of_gpu)
     row = found["comprehensive: very-long.improved"]
     assert row["advised"] == "not ImprovedDilated"
     assert row["borne out"] == "no, it runs" and row["at"] == "16K, b1"
 
 
 def test_without_times_nothing_is_borne_out(nothing):
-    table = beside(nothing)
+    table = advice_table(nothing)
     assert table.rows == [] and "block_sparse.recommend.long.n4096" in table.note
 
 
 def test_trial_runs_alone_give_a_table_too(smoke):
-    table = beside(smoke)
+    table = advice_table(smoke)
     assert table.rows == [] and "Nothing was measured at the shape of" in table.note

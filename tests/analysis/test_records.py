@@ -163,34 +163,3 @@ def test_a_fit_recovers_the_growth_that_was_put_in(laptop):
         exponent = series.growth(variant, "time").exponent
         assert synthetic.SPEED[variant][1] in exponent
         assert math.isclose(series.growth(variant, "memory").exponent.value, 1, abs_tol=1e-3)
-
-
-def test_a_published_schedule_goes_on_where_it_is_a_rule():
-    comprehensive, dilated, sparse = map(
-        published.setting, ("comprehensive", "dilated", "block_sparse")
-    )
-    assert comprehensive.pattern(1024) == ((512, 512, 512), (1, 2, 4))
-    assert comprehensive.pattern(16384) == ((1024, 2048, 4096), (1, 2, 4))
-    assert dilated.pattern(4096) == ((1024, 2048, 4096), (1, 2, 4))
-    assert dilated.pattern(16384) is None
-    assert sparse.pattern(4096) is None
-    assert sparse.blocks == ("dilated", 64)
-
-
-def test_without_a_write_up_the_most_valuable_case_is_the_setting():
-    fixed = published.setting("backends")
-    assert (fixed.dtype, fixed.is_causal, fixed.heads, fixed.head_dim) == ("float16", False, 8, 64)
-
-
-def test_published_figures_keep_the_decimals_they_were_printed_with():
-    assert published.printed("block_sparse", "block-sparse@90", 2, 4096, "speedup") == "5.80"
-    assert published.printed("block_sparse", "dense", 1, 8192, "memory") == "2,056.0"
-    assert published.printed("block_sparse", "dense", 1, 16384, "runs") == "OOM"
-    assert published.printed("block_sparse", "dense", 1, 16384, "time") is None
-    assert published.printed("dilated", "dilated-gather", 4, 8192, "throughput") == "55,049"
-    # No speed-up was printed: the ratio of the printed times stands in.
-    assert published.printed("comprehensive", "dilated-sdpa", 2, 8192, "speedup") == "0.37"
-    assert published.figure("block_sparse", "block-sparse@98", 1, 8192, "speedup") == 4.52
-    assert published.name("block-sparse@95") == "Block-Sparse (95 %)"
-    assert published.name("block-sparse-flex@95") == "Block-Sparse (FlexAttention, 95 %)"
-    assert published.name("ring") == "RingDilatedAttention"

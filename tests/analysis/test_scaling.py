@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import least_squares
 
-from analysis.statistics import curves
+from analysis.statistics import curves, scaling
 from analysis.statistics.scaling import MODELS, crossover, fit
 
 LENGTHS = 2 ** np.arange(9, 16)  # 512..32768
@@ -220,7 +220,10 @@ def test_describe_names_power_law_and_choice():
 
 def test_fit_is_seeded_and_free_of_the_order_of_points():
     values = replicated(TRUTHS["linear"][1], np.random.default_rng(0))
-    assert fit(LENGTHS, values, seed=3) == fit(LENGTHS, values, seed=3)
+    once = fit(LENGTHS, values, seed=3)
+    assert fit(LENGTHS.tolist(), values, seed=3) is once  # remembered
+    scaling._fit.cache_clear()
+    assert fit(LENGTHS, values, seed=3) == once
     back = fit(LENGTHS[::-1], values[::-1], seed=3)
     assert back.parameters == pytest.approx(fit(LENGTHS, values, seed=3).parameters)
 

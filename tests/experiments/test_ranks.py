@@ -82,13 +82,13 @@ def test_more_ranks_than_cores_are_unsupported(measure):
 
 @needs_two_cores
 def test_a_wrong_output_on_any_rank_is_failed(measure, monkeypatch):
-    real = passes.results
+    real = passes.output_results
 
     def wrong_on_rank_1(*arguments):
         out, lse = real(*arguments)
         return out * (1.001 if dist.get_rank() == 1 else 1), lse
 
-    monkeypatch.setattr(passes, "results", wrong_on_rank_1)
+    monkeypatch.setattr(passes, "output_results", wrong_on_rank_1)
     result = measure(variant="ring-standard", world_size=2, simulated=False)
     assert result["status"] == "failed"
     assert result["reason"].startswith("output: relative error")
@@ -96,14 +96,14 @@ def test_a_wrong_output_on_any_rank_is_failed(measure, monkeypatch):
 
 @needs_two_cores
 def test_a_rank_that_dies_is_named(measure, monkeypatch):
-    real = passes.results
+    real = passes.output_results
 
     def dies_on_rank_1(*arguments):
         if dist.get_rank() == 1:
             os._exit(3)
         return real(*arguments)
 
-    monkeypatch.setattr(passes, "results", dies_on_rank_1)
+    monkeypatch.setattr(passes, "output_results", dies_on_rank_1)
     result = measure(variant="ring-standard", world_size=2, simulated=False)
     assert result["status"] == "failed" and "rank 1" in result["reason"]
 

@@ -1,7 +1,8 @@
-"""Ranks for the tests of ring attention: processes of one gloo group that do what they are told.
+"""Ranks for the tests of ring attention: processes of one gloo group that run jobs.
 
-They are forked by a server that has only imported torch, as tests' own process has run it and
-imports take seconds. Meeting through a file, they need no port.
+They are forked by a server that has only imported torch: the tests' own process has run torch ops,
+after which a fork is not safe, and new processes would import for seconds. They meet through a
+file, so they need no port.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from multiprocessing.connection import wait
 import torch
 import torch.distributed as dist
 
-# What the ranks import anyhow, once.
+# What all ranks import, once.
 _PRELOAD = (
     "pytest",
     "hypothesis",
@@ -35,7 +36,7 @@ _PRELOAD = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one rank's job: its value, its exception, or neither where it is gone.
+    """The result of one rank's job: its value, its exception, or neither where it is gone.
 
     exit_code: of a rank that ended instead of answering; negative: the signal that ended it.
     seconds: from the start of the job to its end, as the rank measured.
@@ -97,7 +98,7 @@ class Ranks:
     def outcomes(
         self, function, *args, limit_s: float = 60, without=(), **options
     ) -> list[Outcome | None]:
-        """What became of `function(*args, **options)` on every rank, in rank order.
+        """The outcome of `function(*args, **options)` on every rank, in rank order.
 
         Ranks in `without` do it too but are not waited for: None. After `limit_s` all ranks are
         killed and AssertionError names those that had not ended.
@@ -139,20 +140,24 @@ class Ranks:
 
 
 class Pools:
-    """Groups of ranks by world size, started when first asked for and used again."""
+    """Groups of ranks by world size, started when first asked for and reused."""
 
     def __init__(self):
         self._pools: dict[int, Ranks] = {}
 
     def run(self, world_size: int, function, *args, **options) -> list:
         """As `Ranks.run`; a group in which a job failed is not used again."""
-        if world_size not in self._pools:
-            self._pools[world_size] = Ranks(world_size)
         try:
-            return self._pools[world_size].run(function, *args, **options)
+            return self.ranks(world_size).run(function, *args, **options)
         except AssertionError:
             self._pools.pop(world_size).close()
             raise
+
+    def ranks(self, world_size: int) -> Ranks:
+        """The group of that size, for jobs that leave it as good as before."""
+        if world_size not in self._pools:
+            self._pools[world_size] = Ranks(world_size)
+        return self._pools[world_size]
 
     def close(self) -> None:
         """End all ranks of all groups."""
@@ -162,7 +167,7 @@ class Pools:
 
 
 def _serve(pipe, rank: int, world_size: int, path: str, store: str) -> None:
-    """A rank's life: join the group, then do one job after another."""
+    """The process of a rank: join the group, then run one job after another."""
     torch.set_num_threads(1)
     shared = dist.FileStore(path, world_size)
     if store == "rank 0":

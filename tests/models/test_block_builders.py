@@ -78,7 +78,7 @@ def test_pieces_join_seamlessly(name, is_causal, sparsity, monkeypatch):
     """Rows are built a bounded number at a time; where they are cut must not show."""
     options = {"sparsity": sparsity, "block_size": 1, "is_causal": is_causal, "heads": 2}
     whole = build(name, 150, **options)
-    monkeypatch.setattr(block_builders, "_AT_ONCE", 70)
+    monkeypatch.setattr(block_builders, "_ENTRIES_AT_ONCE", 70)
     assert_same(build(name, 150, **options), whole)
 
 

@@ -47,7 +47,7 @@ def test_tokens_attend_within_their_document(problem, order, is_padded, with_lse
 @pytest.mark.parametrize("where", range(5))
 def test_what_one_document_holds_does_not_reach_another(where, held, problem, a_tile, monkeypatch):
     """inf or NaN in q, k, v or a cotangent; the documents share blocks and interleave."""
-    monkeypatch.setattr("models.block_chunks._SCORES_A_TILE", a_tile)
+    monkeypatch.setattr("models.block_schedule._SCORES_PER_TILE", a_tile)
     tensors = [x.detach() for x in problem.tensors(torch.float32)]
     generator = torch.Generator().manual_seed(where)
     ids = torch.randint(0, 3, (problem.batch, problem.n), generator=generator)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from models import block_chunks
+from models import block_schedule
 from models.patterns import BlockMask
 from models.patterns.block_picture import shares
 
@@ -177,7 +177,7 @@ def test_masks_that_do_not_go_together_are_refused():
 def test_the_picture_shows_the_share_of_blocks_kept(table, cells):
     mask = BlockMask.from_dense(table, 16)
     head = len(table) - 1
-    image = shares(mask, head, cells)
+    image = shares(mask.row_ptr[head], mask.col_idx, cells)
     size = min(cells, table.shape[1])
     cell = torch.arange(table.shape[1]) * size // table.shape[1]
     for i in range(size):
@@ -223,7 +223,7 @@ def test_the_living_mask_is_found_by_its_lists():
     assert BlockMask.of(mask.row_ptr, mask.col_idx, 8).block_size == 8
     row_ptr, col_idx, gone = mask.row_ptr, mask.col_idx, weakref.ref(mask)
     mask.causal(), mask.transpose()
-    block_chunks.plan(mask, torch.zeros(1, 48, 2, 8), 2, False)
+    block_schedule.schedule(mask, torch.zeros(1, 48, 2, 8), 2, False)
     del mask
     assert gone() is None
     assert_valid(BlockMask.of(row_ptr, col_idx, 16))
@@ -231,6 +231,6 @@ def test_the_living_mask_is_found_by_its_lists():
 
 def test_plans_are_made_once():
     mask = BlockMask.from_dense(torch.ones(1, 3, 3, dtype=torch.bool), 16)
-    plans = [block_chunks.plan(mask, torch.zeros(b, 48, 2, 8), 2, False) for b in (1, 2)]
+    plans = [block_schedule.schedule(mask, torch.zeros(b, 48, 2, 8), 2, False) for b in (1, 2)]
     assert plans[0] is plans[1]
-    assert block_chunks.plan(mask, torch.zeros(1, 47, 2, 8), 2, False) is not plans[0]
+    assert block_schedule.schedule(mask, torch.zeros(1, 47, 2, 8), 2, False) is not plans[0]

@@ -5,7 +5,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from models import block_gather
+from models.block_gather import backward_needs_lse
+from models.block_sparse_op import block_sparse
 from models.oracle import reference, reference_gradients
 from models.padding import without_padding
 from tests.models.helpers import BlockProblem, block_problems, relative_rms
@@ -17,14 +18,17 @@ OF_HEADS = BlockProblem(2, 90, 6, 2, 16, is_causal=True, block_size=8, kept=0.5,
 
 
 def both_passes(problem, tensors, *, with_lse=True, **masks):
-    """out, LSE (or None) and the three gradients of the plain functions."""
+    """out, LSE (or None) and the three gradients by the two ops."""
     q, k, v, grad_out, grad_lse = tensors
-    options = (problem.pattern, problem.is_causal, problem.dim**-0.5)
-    needs_lse = with_lse or block_gather.backward_needs_lse(q, k, *options[:2])
-    out, lse = block_gather.forward(q, k, v, *options, return_lse=needs_lse, **masks)
+    mask, is_causal = problem.pattern, problem.is_causal
+    needs_lse = with_lse or backward_needs_lse(q, k, mask, is_causal)
+    rest = (masks.get("key_padding_mask"), masks.get("document_ids"))
+    rest += (mask.row_ptr, mask.col_idx, mask.block_size)
+    rest += (is_causal, problem.dim**-0.5, "sdpa", needs_lse)
+    out, lse = block_sparse.forward(q, k, v, *rest)
     grad_lse = grad_lse if with_lse else None
-    grads = block_gather.backward(grad_out, grad_lse, q, k, v, out, lse, *options, **masks)
-    return out, lse, grads
+    grads = block_sparse.backward(grad_out, grad_lse, q, k, v, out, lse, *rest)
+    return out, lse if needs_lse else None, grads
 
 
 def assert_right(problem, got, tensors, *, with_lse=True, **masks):
@@ -79,7 +83,7 @@ def test_padding_is_never_attended_to(problem, held, with_lse, dtype):
 @pytest.mark.parametrize("a_tile", (1, 400))
 def test_rows_in_pieces(a_tile, monkeypatch):
     """Pieces of a row that hold padding alone, and rows of such pieces only."""
-    monkeypatch.setattr("models.block_chunks._SCORES_A_TILE", a_tile)
+    monkeypatch.setattr("models.block_schedule._SCORES_PER_TILE", a_tile)
     for problem in (MIXED, OF_HEADS):
         q, k, v, *grads = (x.detach() for x in problem.tensors(torch.float64))
         padded = torch.zeros(problem.batch, problem.n, dtype=torch.bool)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import example, given, settings
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models import UnsupportedBackend, block_chunks, block_sparse_attention, dense_attention
+from models import UnsupportedBackend, block_schedule, block_sparse_attention, dense_attention
 from models import patterns as builders
 from models.block_sparse import resolve_backend
 from models.oracle import reference, reference_gradients
@@ -236,8 +236,8 @@ def test_the_order_of_work_does_not_matter(per_head, monkeypatch):
         ),
     )
     for at_once, a_tile in ((1, 1), (1, 400), (1 << 10, 400), (1 << 18, 1), (1 << 18, 1 << 20)):
-        monkeypatch.setattr(block_chunks, "_SCORES_A_THREAD", at_once)
-        monkeypatch.setattr(block_chunks, "_SCORES_A_TILE", a_tile)
+        monkeypatch.setattr(block_schedule, "_SCORES_PER_THREAD", at_once)
+        monkeypatch.setattr(block_schedule, "_SCORES_PER_TILE", a_tile)
         got = attend(problem, q, k, v, return_lse=True)
         got += torch.autograd.grad(got, (q, k, v), (grad_out, grad_lse))
         for a, b in zip(got, want, strict=True):
@@ -289,7 +289,7 @@ def test_no_tensor_of_n_times_n(full_rows):
     q, k, v = (torch.randn(1, n, 1, dim, requires_grad=True) for _ in range(3))
     with Largest() as largest:
         block_sparse_attention(q, k, v, mask).sum().backward()
-    assert largest.elements <= block_chunks._SCORES_A_TILE < n * n / 1000
+    assert largest.elements <= block_schedule._SCORES_PER_TILE < n * n / 1000
 
 
 def test_backend_names():

@@ -15,7 +15,7 @@ from models.kernels.calls import Call
 HEAD = """
 import json, os, signal, sys, time
 import triton
-from models.kernels import ahead, tiles
+from models.kernels import aot, tiles
 from models.kernels.calls import Call, problem
 from models.kernels.tiles import Tile
 
@@ -27,7 +27,7 @@ FORWARD = Call("dilated", "forward", **BASE, **BRANCHES, tile=TILE)
 HOP = Call("hop", "backward_kv", **BASE, tile=TILE)
 """
 AHEAD = """
-found = ahead.compile_ahead(
+found = aot.compile_ahead(
     [FORWARD, HOP], capability=90, processes=2, deadline=time.monotonic() + 300
 )
 told = [[c.reason, [[k.name, k.built.registers > 0, k.cached] for k in c.kernels]] for c in found]
@@ -106,14 +106,14 @@ def compile_here(call, capability):
     if call.head_dim == 3:
         time.sleep(600)
     return ()
-ahead.compile_here = compile_here
+aot.compile_here = compile_here
 calls = [replace(FORWARD, head_dim=dim) for dim in (3, 1, 2, 40)]
 start = time.monotonic()
 options = dict(capability=90, processes=2)
-found = dict(ahead.compiling(calls, deadline=start + 300, limit=3, **options))
+found = dict(aot.compiling(calls, deadline=start + 300, limit=3, **options))
 first = [found[number].reason for number in range(4)]
 start = time.monotonic()
-late = ahead.compile_ahead([calls[0], calls[0], calls[3]], deadline=start + 2, **options)
+late = aot.compile_ahead([calls[0], calls[0], calls[3]], deadline=start + 2, **options)
 took = time.monotonic() - start
 print(json.dumps([first, [c.reason for c in late], took < 30, found[1].fault(90)]))
 """
@@ -137,12 +137,12 @@ def test_bad_requests_are_told_before_any_work(tmp_path):
 told = []
 for capability in (75, 30):
     try:
-        ahead.compile_ahead([], capability=capability, processes=1, deadline=0.0)
+        aot.compile_ahead([], capability=capability, processes=1, deadline=0.0)
     except ValueError as error:
         told.append(str(error))
 print(json.dumps(told))
 """
-    expected = "capability={}: there are tiles for none such"
+    expected = "capability={}: no tiles are for it"
     assert run(script, tmp_path) == [expected.format(75), expected.format(30)]
 
 

@@ -48,7 +48,7 @@ def listed(counts, blocks):
 @given(masks())
 def test_lists_say_what_the_mask_says_in_both_directions(drawn):
     mask, seq_len, is_causal = drawn
-    by_query, by_key = flex.block_lists(mask, seq_len, is_causal)
+    by_query, by_key = mask.padded_lists(seq_len, is_causal)
     full = listed(by_query.full_counts, by_query.full_blocks)
     partial = listed(by_query.partial_counts, by_query.partial_blocks)
     assert torch.equal(full, listed(by_key.full_counts, by_key.full_blocks).mT)
@@ -66,11 +66,11 @@ def test_lists_say_what_the_mask_says_in_both_directions(drawn):
 def test_lists_have_one_width_and_no_square(drawn):
     mask, seq_len, is_causal = drawn
     longest = int((mask.causal() if is_causal else mask).lengths().max())
-    for lists in flex.block_lists(mask, seq_len, is_causal):
+    for lists in mask.padded_lists(seq_len, is_causal):
         assert all(x.dtype == torch.int32 for x in lists)
         assert lists.full_blocks.stride() == lists.partial_blocks.stride()
         assert lists.full_blocks.shape == lists.partial_blocks.shape
-    by_query, _ = flex.block_lists(mask, seq_len, is_causal)
+    by_query, _ = mask.padded_lists(seq_len, is_causal)
     assert by_query.full_blocks.shape[3] <= max(1, 2 * longest - 1)
 
 
@@ -163,7 +163,7 @@ def test_block_sparse_on_the_cpu_and_no_more_kernels_than_allowed(monkeypatch):
         out, lse = flex.block_sparse(q, k, v, mask, is_causal, 0.3, False)
         assert lse is None
         assert check(out, q, k, v, **options) >= 2 * 6 * block_size
-    monkeypatch.setattr(flex, "_KERNELS_A_PROCESS", 1)
+    monkeypatch.setattr(flex, "_KERNELS_PER_PROCESS", 1)
     q, k, v, *_ = Problem(1, 40, 2, 2, 16).tensors(torch.float32)
     with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
         flex.dense(q, k, v, True, 0.25, False)
@@ -266,7 +266,7 @@ def test_pytorch_takes_a_default_tile_that_divides_every_block():
 
     before = V.choices
     with ExitStack() as stack:
-        flex._heed_backward_tiles(stack)
+        flex._use_backward_tiles(stack)
         (tile,) = V.choices.get_flex_attention_bwd_configs(64, torch.bfloat16, "cuda")
         assert {tile.block_m1, tile.block_n1, tile.block_m2, tile.block_n2} == {16}
         assert config.force_non_lazy_backward_lowering

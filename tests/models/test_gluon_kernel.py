@@ -180,7 +180,7 @@ import json, sys
 import torch, triton
 from pathlib import Path
 from models.kernels import dilated, dilated_gluon, gluon_forms
-from models.kernels.ahead import Driver
+from models.kernels.aot import Driver
 from models.patterns import DilatedBranches
 wanted = {"D": 64, "IS_CAUSAL": True, "BASE": False, "SHORT": False}
 (form,) = [f for f in gluon_forms.forms([90]) if wanted.items() <= dict(f.constants).items()]

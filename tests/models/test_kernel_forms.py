@@ -10,8 +10,8 @@ import pytest
 from experiments.tuning import plan
 from models.errors import UnsupportedBackend
 from models.kernels import compile, tiles
-from models.kernels.assembled import SHARED_BYTES, SPILL_BYTES, Built
 from models.kernels.compile import KERNELS
+from models.kernels.resource_usage import SHARED_BYTES, SPILL_BYTES, ResourceUsage
 from models.kernels.tiles import Tile
 
 HEAD_DIMS, BITS = (32, 64, 128, 256), (16, 32)
@@ -74,13 +74,13 @@ def test_a_forced_tile_holds_inside_only():
 
 
 def test_faults_are_named():
-    clean = Built(200, SPILL_BYTES, SHARED_BYTES[80], False, 1.0)
+    clean = ResourceUsage(200, SPILL_BYTES, SHARED_BYTES[80], False, 1.0)
     assert clean.fault(80) is None and clean.fault(90) is None
-    spilling = Built(255, SPILL_BYTES + 4, 0, False, 1.0)
+    spilling = ResourceUsage(255, SPILL_BYTES + 4, 0, False, 1.0)
     assert "spills" in spilling.fault(90)
-    assert "shared memory, the card has 101376" in Built(9, 0, 102400, False, 1.0).fault(80)
-    assert Built(9, 0, 102400, False, 1.0).fault(90) is None
-    assert "serialized" in Built(9, 0, 0, True, 1.0).fault(90)
+    assert "shared memory, the card has 101376" in ResourceUsage(9, 0, 102400, False, 1.0).fault(80)
+    assert ResourceUsage(9, 0, 102400, False, 1.0).fault(90) is None
+    assert "serialized" in ResourceUsage(9, 0, 0, True, 1.0).fault(90)
 
 
 def test_forms_cover_both_launches_and_rare_constants():

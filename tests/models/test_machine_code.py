@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from models.kernels import compile, gluon_forms, tiles
-from models.kernels.assembled import Built, why_not_raced
 from models.kernels.limits import LIMITS, Limit, over
 from models.kernels.machine_code import MainLoop, busiest, programs_per_multiprocessor
+from models.kernels.resource_usage import ResourceUsage, why_not_raced
 from models.kernels.tiles import Tile
 
 # Of a rotated loop, shortened; as nvdisasm writes it.
@@ -82,13 +82,13 @@ def test_programs_of_a_multiprocessor(registers, warps, shared, programs):
     ),
 )
 def test_what_is_over_its_limit_is_told(change, told):
-    built = replace(Built(250, 0, 131072, False, 1.0, True, CLEAN), **change)
+    built = replace(ResourceUsage(250, 0, 131072, False, 1.0, True, CLEAN), **change)
     found = over(Limit(7.4, beside=48), built, 64, 8)
     assert found is None if told is None else told in found
 
 
 def test_a_rotated_loop_without_overlap_does_not_race():
-    clean = Built(250, 0, 131072, False, 1.0, True, CLEAN)
+    clean = ResourceUsage(250, 0, 131072, False, 1.0, True, CLEAN)
     idle = replace(clean, loop=replace(CLEAN, overlapped=0))
     assert why_not_raced([clean, idle], 90) is None  # one launch of two gains
     assert "no exponential runs beside" in why_not_raced([idle, idle], 90)

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models import block_sparse_attention, dilated_attention, patterns
-from models.kernels import dilated, graphs, tiles
+from models.kernels import cuda_graphs, dilated, launch, tiles
 from models.oracle import reference
 from tests.models.helpers import relative_rms
 
@@ -41,10 +41,10 @@ def test_torch_compile_takes_aligned_cuda_inputs_whole(card, backend, dynamic):
 
 def test_strides_of_one_are_zero_and_units_divide_the_others():
     x = torch.zeros(1, 10, 3, 72, dtype=torch.float16)
-    assert tiles.strides(x) == [0, 216, 72]
-    assert tiles.vector(x) == 8 and tiles.strides(x, unit=8) == [0, 27, 9]
-    assert tiles.strides(x[:, :, :1]) == [0, 216, 0]
-    assert tiles.vector(x.float()) == 4
+    assert launch.strides(x) == [0, 216, 72]
+    assert launch.vector(x) == 8 and launch.strides(x, unit=8) == [0, 27, 9]
+    assert launch.strides(x[:, :, :1]) == [0, 216, 0]
+    assert launch.vector(x.float()) == 4
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_what_is_loaded_at_once_divides_every_row(dim, first, dtype, vector):
     whole = torch.zeros(2 * 5 * 2 * dim + first, dtype=dtype)
     aligned = torch.zeros(2, 5, 2, dim, dtype=dtype)
     x = whole[first:].view(2, 5, 2, dim)
-    assert tiles.vector(aligned, x) == vector
-    assert [stride * vector for stride in tiles.strides(x, unit=vector)] == list(x.stride()[:3])
+    assert launch.vector(aligned, x) == vector
+    assert [stride * vector for stride in launch.strides(x, unit=vector)] == list(x.stride()[:3])
 
 
 @pytest.mark.parametrize("dim, first", ((36, 0), (33, 0), (40, 3), (72, 0)))
@@ -111,8 +111,8 @@ def test_indices_of_64_bits_come_where_32_do_not_reach(rows, stride, shortest, i
 @pytest.fixture
 def capture(monkeypatch):
     """As if every call went into a CUDA graph from here on, and those kept were none."""
-    monkeypatch.setattr(graphs, "_KEPT", {})
-    return lambda: monkeypatch.setattr(graphs, "is_capturing", lambda device: True)
+    monkeypatch.setattr(cuda_graphs, "_KEPT", {})
+    return lambda: monkeypatch.setattr(cuda_graphs, "is_capturing", lambda device: True)
 
 
 def test_a_captured_graphs_table_outlives_the_cache_of_plans(capture):

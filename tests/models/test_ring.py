@@ -1,6 +1,8 @@
 """Ring attention on gloo ranks against the float64 oracle: values and gradients."""
 
 from dataclasses import replace
+from functools import lru_cache
+from itertools import product
 
 import pytest
 import torch
@@ -24,10 +26,14 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def oracle(problem, dtype, through_lse=True, pattern=True):
-    """float64 out, LSE, dq, dk and dv of the whole sequence."""
-    q, k, v, grad_out, grad_lse = replace(problem, layout="packed", grad_layout="packed").tensors(
-        dtype
-    )
+    """float64 out, LSE, dq, dk and dv of the whole sequence; one for all orders and world sizes."""
+    whole = replace(problem, layout="packed", grad_layout="packed", order="zigzag", world_size=1)
+    return oracle_of_whole(whole, dtype, through_lse, pattern)
+
+
+@lru_cache(maxsize=64)
+def oracle_of_whole(problem, dtype, through_lse, pattern):
+    q, k, v, grad_out, grad_lse = problem.tensors(dtype)
     options = {"pattern": problem.pattern if pattern else None, "is_causal": problem.is_causal}
     grad_lse = grad_lse if through_lse else None
     return [
@@ -37,7 +43,7 @@ def oracle(problem, dtype, through_lse=True, pattern=True):
 
 
 def of_dense(problem, dtype, through_lse):
-    """The same of `dense_attention` in `dtype`, whose errors the ring's are measured by."""
+    """The same by `dense_attention` in `dtype`, to whose errors the ring's are compared."""
     q, k, v, grad_out, grad_lse = problem.tensors(dtype)
     out, lse = dense_attention(
         q, k, v, is_causal=problem.is_causal, backend="sdpa-flash", return_lse=True
@@ -46,13 +52,19 @@ def of_dense(problem, dtype, through_lse):
     return [out.detach(), lse.detach(), *torch.autograd.grad(outputs, (q, k, v), cotangents)]
 
 
-@pytest.mark.parametrize("world_size", (2, 3, 4, 8))
-@pytest.mark.parametrize("order", ALL_ORDERS, ids=str)
+@pytest.mark.parametrize(
+    ("order", "world_size"),
+    (*product(ALL_ORDERS, (2, 3)), ("contiguous", 8), ("zigzag", 8)),
+    ids=str,
+)
 def test_every_order_and_pattern_is_exact(order, world_size, rings):
-    """Float64, to the last bits; 101 tokens divide by none of the world sizes."""
+    """Float64, to the last bits; none of the world sizes divides 61 tokens.
+
+    Other orders on eight ranks are among the examples below.
+    """
     problems = [
         RingProblem(
-            2, 101, 6, 3, 8, ((16, 1), (40, 2), (101, 3)), is_causal=is_causal,
+            2, 61, 6, 3, 8, ((16, 1), (24, 2), (61, 3)), is_causal=is_causal,
             block_size=8, kept=0.3, kind=kind, per_head=is_causal, order=order, layout=layout,
         )
         for kind, layout in zip(KINDS, ("fused", "heads_first", "every_second"), strict=True)
@@ -65,21 +77,27 @@ def test_every_order_and_pattern_is_exact(order, world_size, rings):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_error_is_within_twice_dense_attentions_own(kind, data, rings):
-    """Thrice for gradients, which count as one vector; `rounding_floor` bounds it from below."""
+    """Three times for gradients, as one vector; `rounding_floor` is the least bound.
+
+    More examples of the same passes, in one process, are in test_ring_simulated.
+    """
     problem = data.draw(ring_problems(kind))
     check_errors(problem, data.draw(st.sampled_from(DTYPES)), data.draw(st.booleans()), rings)
 
 
-@pytest.mark.parametrize("world_size", (2, 8))
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "world_size"),
+    (*((dtype, 2) for dtype in DTYPES), (torch.float32, 8), (torch.bfloat16, 8)),
+    ids=str,
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_error_on_a_longer_sequence(kind, dtype, world_size, rings):
-    """1200 tokens: pieces of more than one tile of the fused ops, and long sums."""
+    """1200 tokens: on two ranks pieces of several tiles of the fused ops, on eight long joins."""
     problem = RingProblem(
-        1, 1200, 4, 2, 32, ((256, 1), (1200, 4)), is_causal=True,
+        1, 1200, 2, 1, 32, ((256, 1), (1200, 4)), is_causal=True,
         block_size=64, kept=0.4, kind=kind, world_size=world_size,
     )  # fmt: skip
     check_errors(problem, dtype, True, rings)
@@ -102,7 +120,7 @@ def check_errors(problem, dtype, through_lse, rings):
         of(problem, dtype, through_lse, **options)
         for of, options in ((of_dense, {}), (oracle, {"pattern": False}))
     )
-    # A dozen numbers of one column may be dense attention's to the bit, and off by four units here.
+    # Of a dozen numbers dense attention may have each bit right, where the ring is off by 4 units.
     least = rounding_floor(dtype) / (2 if dtype.itemsize == 2 else 1)
     assert relative_rms(out, want_out) <= 2 * max(relative_rms(dense[0], exact[0]), least)
     assert relative_rms(grads, want_grads) <= 3 * max(relative_rms(dense[2:], exact[2:]), least)

@@ -1,4 +1,4 @@
-"""Ranks of a ring that ask for different things: all raise, name the odd one, and can go on."""
+"""Ranks that call with different arguments: all raise, name the odd one, and can go on."""
 
 import re
 
@@ -9,17 +9,15 @@ import torch.distributed as dist
 from models import ring_attention
 from models.patterns import BlockMask, DilatedBranches
 from tests.models.ring_problems import TIMEOUT_S, Inputs
-from tests.models.ring_ranks import Ranks
 
-# The odd one, and the seconds in which all know: no time-out is waited for.
+# The odd rank, and the seconds in which all raise: none waits for a time-out.
 ODD, SOON_S = 2, TIMEOUT_S + 5
 
 
-@pytest.fixture(scope="module")
-def whole():
+@pytest.fixture
+def whole(rings):
     """Four ranks, none of which is lost."""
-    with Ranks(4) as ranks:
-        yield ranks
+    return rings.ranks(4)
 
 
 def differ(inputs: dict):
@@ -30,7 +28,7 @@ def differ(inputs: dict):
 
 MASKS = [BlockMask.from_dense(torch.ones(1, 4, 4).tril(d).bool(), 16) for d in (0, 1)]
 BRANCHES = [DilatedBranches((16, 64), (1, r)) for r in (2, 4)]
-# Of each rank but ODD, of ODD, and what is said of that.
+# Arguments of each rank but ODD, arguments of ODD, and the message about it.
 MISMATCHES = {
     "batch": ({"batch": 2}, {"batch": 1}, "batch=1: expected batch=2"),
     "heads": ({}, {"heads": 8}, "heads=8: expected heads=4"),
@@ -66,7 +64,7 @@ def inputs_of(changes):
 
 
 @pytest.mark.parametrize("name", MISMATCHES)
-def test_a_rank_that_asks_for_something_else_is_named(name, whole):
+def test_a_rank_with_other_arguments_is_named(name, whole):
     """By all, itself included; the group is as good as before."""
     usual, differing, said = MISMATCHES[name]
     found = whole.outcomes(differ, {None: inputs_of(usual), ODD: inputs_of(differing)})
@@ -113,11 +111,11 @@ def test_a_shard_of_a_wrong_length_is_named(whole):
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
 )
 def test_bad_arguments_of_one_rank_stop_all(bad, said, whole):
-    """That rank says what is wrong with them, the others name the rank."""
+    """That rank raises what is wrong with them, the others name the rank."""
     for rank, outcome in enumerate(whole.outcomes(bad_arguments, bad)):
         assert isinstance(outcome.error, ValueError)
         assert outcome.seconds < SOON_S
-        refused = f"rank {ODD}: refused the arguments there; see the error there"
+        refused = f"bad arguments on rank {ODD}; see the error there"
         assert re.match(said if rank == ODD else refused, str(outcome.error))
 
 
@@ -131,7 +129,7 @@ def bad_arguments(bad: dict):
     return ring_attention(given.pop("q"), given.pop("k"), given.pop("v"), **given)
 
 
-def test_a_length_that_is_told_is_checked_by_each_rank(whole):
+def test_a_given_length_is_checked_by_each_rank(whole):
     found = whole.outcomes(differ, {None: inputs_of({"seq_len": 60})})
     assert [str(outcome.error) for outcome in found] == [
         f"seq_len=60: expected {due} tokens on rank {rank} of 4 in the order 'zigzag', got 16"

@@ -14,10 +14,10 @@ from tests.models.ring_problems import RingProblem, ring, shards_of
 PROBLEM = RingProblem(2, 60, 4, 2, 8, is_causal=True)
 
 
-def without_sequences(told):
+def without_sequences(is_length_given):
     """On a rank: an empty batch, padded, by messages and by an all-gather."""
     q, kv = (torch.zeros(0, 6, heads, 8, requires_grad=True) for heads in (4, 2))
-    options = {"seq_len": 12, "timeout": np.float32(5)} if told else {}
+    options = {"seq_len": 12, "timeout": np.float32(5)} if is_length_given else {}
     options |= {"key_padding_mask": torch.zeros(0, 6, dtype=torch.bool), "return_lse": True}
     branches = DilatedBranches((12,), (2,))
     shapes = []
@@ -28,10 +28,10 @@ def without_sequences(told):
     return shapes
 
 
-@pytest.mark.parametrize("told", (False, True))
-def test_an_empty_batch(told, rings):
+@pytest.mark.parametrize("is_length_given", (False, True))
+def test_an_empty_batch(is_length_given, rings):
     expected = [(0, 6, 4, 8), (0, 4, 6), (0, 6, 4, 8), (0, 6, 2, 8)]
-    assert rings.run(2, without_sequences, told) == [[expected] * 2] * 2
+    assert rings.run(2, without_sequences, is_length_given) == [[expected] * 2] * 2
 
 
 def numbers_of_numpy(problem):

@@ -1,6 +1,6 @@
-"""Ring attention when a rank is lost or late: all others say so in time, and name it.
+"""Ring attention when a rank is lost or late: all others raise in time, and name it.
 
-Every group here lives for one test, for what happens to it is not to be mended.
+A group that loses a rank cannot be used again, so each of these tests starts its own.
 """
 
 import os
@@ -16,11 +16,11 @@ import torch.distributed as dist
 
 from models import RingError
 from models.patterns import DilatedBranches
-from models.ring.hops import Gradients, Queries
+from models.ring.hops import GradientAccumulator, OutputAccumulator
 from tests.models.ring_problems import TIMEOUT_S, Inputs
 from tests.models.ring_ranks import Ranks
 
-# Beyond the time-out: reading the others' notes (two seconds), and two busy cores.
+# Beyond the time-out: reading the others' reports (two seconds), and two busy cores.
 MARGIN_S = 5.0
 LOST, SLEEPS_S = 2, 30
 
@@ -35,7 +35,7 @@ def hang():
 
 @contextmanager
 def struck(kind: type, number: int, strike):
-    """`strike()` when work on the keys of the `number`-th hop begins, 0 for the rank's own."""
+    """Call `strike()` when work on the keys of hop `number` begins, 0 for the rank's own."""
     seen, attend = 0, kind.attend
 
     def watched(*args):
@@ -50,15 +50,15 @@ def struck(kind: type, number: int, strike):
 
 
 def attend(strikes: dict, phase: str, number: int, inputs: Inputs):
-    """This rank's output, or in phase "backward" its gradient of q, if it is not struck."""
+    """This rank's output, or in phase "backward" its gradient of q, unless it is struck."""
     strike = strikes.get(dist.get_rank(), lambda: None)
     if phase == "before":
         strike()
-    with struck(Queries, number if phase == "forward" else -1, strike):
+    with struck(OutputAccumulator, number if phase == "forward" else -1, strike):
         q, out = inputs.attend()
     if phase != "backward":
         return out.detach()
-    with struck(Gradients, number, strike):
+    with struck(GradientAccumulator, number, strike):
         return torch.autograd.grad(out.sum(), q)[0]
 
 
@@ -78,11 +78,10 @@ def check_blamed(outcome, rank, lost, said=""):
     assert outcome.seconds < TIMEOUT_S + MARGIN_S
 
 
-@pytest.fixture(scope="module")
-def whole():
+@pytest.fixture
+def whole(rings):
     """Four ranks, none of which is lost."""
-    with Ranks(4) as ranks:
-        yield ranks
+    return rings.ranks(4)
 
 
 def test_a_job_that_hangs_fails_the_test():
@@ -120,7 +119,7 @@ def test_a_rank_lost_in_the_middle_is_named(phase, number, strike, whole):
 
 
 def check_rest(found, want, strike=None):
-    """Those that have had all they need give their result, which is right; the others raise."""
+    """Ranks that received all they need return their result, which is correct; others raise."""
     failed = [rank for rank, outcome in enumerate(found) if outcome and outcome.error]
     for rank, outcome in enumerate(found):
         if rank in failed:
@@ -132,13 +131,13 @@ def check_rest(found, want, strike=None):
 @both
 @pytest.mark.parametrize("phase", ("before", "forward", "backward"))
 def test_a_rank_lost_by_the_all_gather_is_named(phase, strike, whole):
-    """Collectives name nobody, but every rank that is left says so, which leaves the lost one."""
+    """Collectives name nobody, but all ranks that are left report, which leaves the lost one."""
     inputs = Inputs(is_gathered=True, options={"pattern": DilatedBranches((16, 64), (1, 2))})
     check_rest(after(strike, phase, inputs=inputs), whole.run(attend, {}, phase, 0, inputs))
 
 
 def skip_backward(inputs):
-    """The backward pass, but for rank LOST, which leaves it out and stays."""
+    """The backward pass on all ranks but LOST, which skips it and stays."""
     q, out = inputs.attend()
     if dist.get_rank() != LOST:
         torch.autograd.grad(out.sum(), q)
@@ -163,17 +162,17 @@ def attend_twice(inputs):
     return str(first.value), str(second.value), time.perf_counter() - start
 
 
-def test_a_group_that_lost_a_rank_says_so_at_once():
+def test_a_group_that_lost_a_rank_raises_at_once():
     with Ranks(4) as ranks:
         for rank, outcome in enumerate(ranks.outcomes(attend_twice, Inputs())):
             if rank != LOST:
                 first, second, seconds = outcome.value
-                assert second == f"the group has lost a rank and is of no more use: {first}"
+                assert second == f"the group lost a rank and cannot be used again: {first}"
                 assert seconds < TIMEOUT_S
 
 
 def test_the_store_may_die_with_rank_0():
-    """What each rank knows by itself is said still, and that the store is gone."""
+    """The error says what each rank knows by itself, and that the store is gone."""
     found = after(die, "forward", 1, lost=0, store="rank 0")
     failed = [str(outcome.error) for outcome in found if outcome and outcome.error]
     assert failed and all("the group's store is gone" in text for text in failed)
@@ -182,13 +181,13 @@ def test_the_store_may_die_with_rank_0():
 
 
 def stop_rank_0(inputs):
-    """A call while the process of rank 0, and the store in it, stands still."""
+    """A call while the process of rank 0, and the store in it, is stopped."""
     if dist.get_rank() == 0:
         os.kill(os.getpid(), signal.SIGSTOP)
     return inputs.attend()
 
 
-def test_the_store_may_stand_still_with_rank_0():
+def test_the_store_may_stop_with_rank_0():
     with Ranks(4, store="rank 0") as ranks:
         found = ranks.outcomes(stop_rank_0, Inputs(), without=(0,))
     for rank, outcome in enumerate(found):

@@ -30,7 +30,7 @@ BOUNDS = {torch.float64: 1e-11, torch.float32: 2e-6, torch.bfloat16: 1e-2, torch
 
 @dataclass(frozen=True)
 class Padded:
-    """A problem with padding that holds `junk`; share: of tokens, all of the last rank's too."""
+    """A problem whose padding holds `junk`: a `share` of the tokens, and all of the last rank's."""
 
     problem: RingProblem
     share: float = 0.4

@@ -1,6 +1,6 @@
 """Other people's ring attention: where it is right, where it is wrong, and why it cannot run.
 
-A wrong result is an expected failure: a version that is right shows up as a failed test.
+A wrong result is an expected failure, so that a version that is right fails a test.
 """
 
 import sys
@@ -46,7 +46,7 @@ def ranks():
 
 
 def errors(peer, is_causal, dtype=torch.float32, halves=False, flash_attn=None, n=64):
-    """This rank's errors of out, dq, dk and dv; halves: each two ranks are a ring."""
+    """This rank's errors of out, dq, dk and dv; halves: each pair of ranks is a ring."""
     with ExitStack() as stack:
         if flash_attn:
             # For the life of this rank: what imports them takes seconds to load.
@@ -207,14 +207,14 @@ CPU = torch.zeros(1, 64, 4, 16)
         (cuda(dtype=torch.float32), "ring-flash-attn", {}, True, "not torch.float32"),
         (cuda(dim=512), "ring-flash-attn", {}, True, "head_dim=512"),
         (cuda(), "ring-flash-attn-striped", {"is_causal": False}, True, "causal attention only"),
-        (cuda(n=65), "ring-flash-attn-zigzag", {}, True, "65 tokens on a rank"),
+        (cuda(n=65), "ring-flash-attn-zigzag", {}, True, "65 tokens per rank"),
         (CPU, "ring-attention-pytorch", {}, False, "(envs/peers.txt)"),
         (CPU.half(), "ring-attention-pytorch", {}, True, "not torch.float16"),
         (CPU, "ring-attention-pytorch", {"kv_heads": 2}, True, "2 key heads"),
         (torch.zeros(1, 1030, 1, 4), "ring-attention-pytorch", {}, True, "buckets of 1024"),
         (CPU, "ring-attention-pytorch", {"group": "another"}, True, "default group"),
         (CPU, "torch-context-parallel-alltoall", {"kv_heads": 2}, True, "2 key heads"),
-        (CPU[:, 1:], "torch-context-parallel-alltoall", {}, True, "63 tokens on a rank"),
+        (CPU[:, 1:], "torch-context-parallel-alltoall", {}, True, "63 tokens per rank"),
         (cuda(dim=15), "torch-context-parallel-allgather", {}, True, "multiples of 8"),
         (CPU.to("meta"), "torch-context-parallel-allgather", {}, True, "on meta"),
     ),
@@ -229,7 +229,7 @@ def test_reasons(monkeypatch, q, peer, options, installed, part):
         resolve_backend(q, peer, **{"is_causal": True, **options})
 
 
-def test_a_peer_that_cannot_says_so_when_called(monkeypatch):
+def test_a_peer_that_cannot_run_raises_when_called(monkeypatch):
     monkeypatch.setattr(peers, "_installed", lambda _: False)
     for peer in LUCIDRAINS + ZHUZILIN:
         with pytest.raises(UnsupportedBackend, match=f"^{peer}: "):
@@ -237,10 +237,10 @@ def test_a_peer_that_cannot_says_so_when_called(monkeypatch):
 
 
 def test_names_a_torch_that_keeps_its_ring_elsewhere(monkeypatch):
-    monkeypatch.setattr(peers.peer_torch, "_NAMES", ("_moved",))
+    monkeypatch.setattr(peers.torch_ring, "_NAMES", ("_moved",))
     assert "has no _moved" in why_not(CPU, TORCH[0])
-    monkeypatch.setattr(peers.peer_torch, "_HOME", "torch.distributed.moved")
-    assert "keeps its ring elsewhere" in why_not(CPU, TORCH[0])
+    monkeypatch.setattr(peers.torch_ring, "_HOME", "torch.distributed.moved")
+    assert "has no module torch.distributed.moved" in why_not(CPU, TORCH[0])
 
 
 def test_torch_runs_here():
@@ -268,4 +268,4 @@ def test_bad_names():
     with pytest.raises(ValueError, match="peer='ring'"):
         peer_attention(CPU, CPU, CPU, peer="ring")
     with pytest.raises(ValueError, match="order='zigzag'"):
-        peers.ring_attention_pytorch(CPU, CPU, CPU, order="zigzag")
+        peers.ring_attention_pytorch(CPU, CPU, CPU, group=None, is_causal=True, order="zigzag")

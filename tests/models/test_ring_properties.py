@@ -1,6 +1,7 @@
-"""What ring attention keeps to: causality, one device's numbers, every bit, groups."""
+"""Properties of ring attention: causality, one device's numbers, every bit, groups."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from models import block_sparse_attention, dense_attention, dilated_attention
 from models.oracle import reference, reference_gradients
 from models.patterns import BlockMask
 from models.ring import distributed_dilated_attention, ring_attention, shard, unshard
-from models.ring.exchange import HOPS_UNDER_WAY, Exchange
+from models.ring.exchange import HOPS_IN_FLIGHT, Exchange
 from tests.models.helpers import relative_rms
 from tests.models.ring_problems import (
     ALL_ORDERS,
@@ -26,17 +27,17 @@ PROBLEM = RingProblem(2, 60, 4, 2, 8, ((16, 1), (24, 2), (60, 3)), is_causal=Tru
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def with_changed_future(problem, dtype, cut):
-    """On a rank: out and LSE before and after all tokens from `cut` on change."""
+def with_changed_future(problem, dtype, cuts):
+    """On a rank: out and LSE after all tokens from each cut on change."""
     rank, size = dist.get_rank(), dist.get_world_size()
     q, k, v, *_ = problem.tensors(dtype)
     found = []
-    for factor, extra in ((1, 0), (3, 1)):
+    for cut in cuts:
         changed = [x.detach().clone() for x in (q, k, v)]
         for x in changed:
-            x[:, cut:] = factor * x[:, cut:] + extra
+            x[:, cut:] = 3 * x[:, cut:] + 1
         parts = [shard(x, rank, size, problem.order) for x in changed]
-        found += ring(problem, *parts, return_lse=True)
+        found.append(ring(problem, *parts, return_lse=True))
     return found
 
 
@@ -46,18 +47,20 @@ def with_changed_future(problem, dtype, cut):
 def test_causal_outputs_do_not_see_the_future(kind, order, dtype, rings):
     """Not a bit of earlier rows changes, in any order of the tokens."""
     problem = replace(PROBLEM, kind=kind, order=order)
-    for cut in (1, 17, 40, 59):
-        of_ranks = rings.run(3, with_changed_future, problem, dtype, cut)
-        out, lse, out_after, lse_after = (
-            unshard([x[place] for x in of_ranks], order, dim=1 + place % 2) for place in range(4)
-        )
+    cuts = (1, 17, 40, 59)
+    of_ranks = rings.run(3, with_changed_future, problem, dtype, (problem.n, *cuts))
+    (out, lse), *changed = (
+        [unshard([x[place] for x in of_cut], order, dim=1 + place) for place in range(2)]
+        for of_cut in zip(*of_ranks, strict=True)
+    )
+    for cut, (out_after, lse_after) in zip(cuts, changed, strict=True):
         assert torch.equal(out[:, :cut], out_after[:, :cut])
         assert torch.equal(lse[:, :, :cut], lse_after[:, :, :cut])
         assert not torch.equal(out[:, cut:], out_after[:, cut:])
 
 
 def on_one_device(problem, q, k, v):
-    """The functional API's own answer, out and LSE."""
+    """out and LSE by the functional API."""
     options = {"is_causal": problem.is_causal, "return_lse": True}
     if problem.kind == "dense":
         return dense_attention(q, k, v, **options)
@@ -113,7 +116,7 @@ def with_mask(mask, order):
 
 @pytest.mark.parametrize("order", ALL_ORDERS, ids=str)
 def test_rows_without_keys_and_keys_without_rows(order, rings):
-    """0, -inf and no gradient; what is not attended to may hold anything."""
+    """0, -inf and no gradient; keys that are not attended to may hold anything."""
     table = torch.rand(1, 5, 5, generator=torch.Generator().manual_seed(3)) < 0.6
     table[:, 3], table[:, :, 1] = False, False
     problem = RingProblem(1, 40, 2, 2, 8, order=order)
@@ -132,7 +135,7 @@ def test_rows_without_keys_and_keys_without_rows(order, rings):
 
 @every_kind
 def test_every_bit_repeats(kind, rings):
-    problem = replace(PROBLEM, kind=kind, n=501)
+    problem = replace(PROBLEM, kind=kind, n=201)
     first = rings.run(4, attend, problem, torch.float32)
     for _ in range(3):
         again = rings.run(4, attend, problem, torch.float32)
@@ -141,7 +144,7 @@ def test_every_bit_repeats(kind, rings):
 
 
 @every_kind
-def test_a_length_that_is_told_changes_no_bit(kind, rings):
+def test_a_given_length_changes_no_bit(kind, rings):
     problem = replace(PROBLEM, kind=kind)
     want = rings.run(4, attend, problem, torch.float32)
     got = rings.run(4, attend, problem, torch.float32, seq_len=60)
@@ -181,8 +184,10 @@ def gathered(problem):
     return [x.detach() for x in (out, lse, *grads)]
 
 
-@pytest.mark.parametrize("world_size", (1, 2, 3, 8))
-@pytest.mark.parametrize("order", ("contiguous", "zigzag", "striped"))
+@pytest.mark.parametrize(
+    ("order", "world_size"),
+    (*product(("contiguous", "zigzag", "striped"), (1, 2, 3)), ("zigzag", 8)),
+)
 def test_the_all_gather_of_dilated_attention_is_the_ring(order, world_size, rings):
     for is_causal in (False, True):
         problem = replace(PROBLEM, kind="dilated", n=61, order=order, is_causal=is_causal)
@@ -259,14 +264,14 @@ def test_a_ring_along_one_dimension_of_a_mesh(dimension, rings):
             torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
 
 
-def most_under_way(order):
-    """On a rank: the most messages that it had sent and not waited for, at any time."""
+def most_in_flight(order):
+    """On a rank: the most messages at any time that it had sent and not waited for."""
     counted = []
     post = Exchange.post
 
     def watched(self, sends, receives):
         pending = post(self, sends, receives)
-        counted.append(self.under_way)
+        counted.append(self.in_flight)
         return pending
 
     Exchange.post = watched
@@ -279,9 +284,9 @@ def most_under_way(order):
 
 
 @pytest.mark.parametrize("order", ("contiguous", "zigzag"))
-def test_what_is_sent_is_let_go_hop_by_hop(order, rings):
-    """Of 7 hops, keys and values of two and gradients of two: memory falls with the ranks."""
-    assert rings.run(8, most_under_way, order) == [2 * HOPS_UNDER_WAY * 2] * 8
+def test_memory_of_what_is_sent_is_freed_hop_by_hop(order, rings):
+    """Of 7 hops, keys and values of two and gradients of two are held."""
+    assert rings.run(8, most_in_flight, order) == [2 * HOPS_IN_FLIGHT * 2] * 8
 
 
 def bad_groups():

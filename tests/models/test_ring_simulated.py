@@ -18,12 +18,11 @@ def ring(problem, *tensors, **options):
     return simulated_ring_attention(*tensors, world_size=problem.world_size, **given, **options)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=25)
 @given(data=st.data())
-def test_it_is_the_oracle_in_value_and_gradient(kind, dtype, data):
+def test_it_is_the_oracle_in_value_and_gradient(kind, data):
     problem = data.draw(ring_problems(kind))
+    dtype = data.draw(st.sampled_from((torch.float64, torch.float32, torch.bfloat16)))
     q, k, v, grad_out, grad_lse = problem.tensors(dtype)
     rows = torch.arange(problem.n)
 
@@ -34,7 +33,9 @@ def test_it_is_the_oracle_in_value_and_gradient(kind, dtype, data):
         return out, lse, torch.autograd.grad((out, lse), inputs, cotangents)
 
     out, lse, grads = oracle(torch.float64)
-    eager, _, eager_grads = oracle(dtype)
+    eager, eager_grads = out, grads
+    if dtype != torch.float64:
+        eager, _, eager_grads = oracle(dtype)
     got, got_lse = ring(problem, q, k, v, return_lse=True)
     got_grads = torch.autograd.grad((got, got_lse), (q, k, v), (grad_out, grad_lse))
     assert got.dtype == dtype

@@ -12,7 +12,7 @@ from analysis.selection import published, views
 from analysis.standard.beside import measured_on, named, plus_minus, printed, published_on, rows_of
 from analysis.standard.cells import memory_cell, rate_cell, ratio_cell, time_cell
 
-BASE = published.base("comprehensive")
+BASE = published.speedup_base("comprehensive")
 
 
 def times(frame: pd.DataFrame, machine: str) -> Table:
@@ -40,7 +40,7 @@ def summary(n: int) -> Callable[[pd.DataFrame, str], Table]:
         base, dense = (view.cell(v, 1, n) for v in (BASE, published.DENSE))
 
         def published_time(system: str) -> float:
-            return published.figure("comprehensive", system, 1, n, "time") or math.inf
+            return published.value("comprehensive", system, 1, n, "time") or math.inf
 
         rows = []
         for system in sorted(_systems(view), key=published_time):
@@ -50,7 +50,7 @@ def summary(n: int) -> Callable[[pd.DataFrame, str], Table]:
                     published.name(system),
                     plus_minus(old(system, "time"), old(system, "std")),
                     time_cell(row),
-                    rate_cell(row, 1),
+                    rate_cell(row, "sequences/s"),
                     memory_cell(row),
                     old(system, "speedup"),
                     None if system == BASE else ratio_cell(base, row),
@@ -83,5 +83,5 @@ def _measured(view: views.View) -> str:
 def _systems(view: views.View) -> list[str]:
     """Those of the write-up, with records or without, then what was measured beside them."""
     known = rows_of(view)
-    own = [s for s in known if published.figure(view.experiment, s, 1, 2048, "time")]
+    own = [s for s in known if published.value(view.experiment, s, 1, 2048, "time")]
     return own + published.without_variant(view.experiment) + known[len(own) :]

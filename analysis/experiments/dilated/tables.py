@@ -12,7 +12,7 @@ from analysis.selection import published, views
 from analysis.standard.beside import measured_on, plus_minus, printed, published_on, rows_of
 from analysis.standard.cells import memory_cell, rate_cell, ratio_cell, time_cell
 
-BASE = published.base("dilated")
+BASE = published.speedup_base("dilated")
 
 
 def shape(index: int) -> Callable[[pd.DataFrame, str], Table]:
@@ -34,7 +34,7 @@ def shape(index: int) -> Callable[[pd.DataFrame, str], Table]:
                     old(system, "memory"),
                     memory_cell(row),
                     old(system, "throughput"),
-                    rate_cell(row, (batch or 0) * n),
+                    rate_cell(row),
                 )
             )
         return Table(
@@ -83,8 +83,8 @@ def cpu(frame: pd.DataFrame, machine: str) -> Table:
             time_cell(gpu),
             time_cell(host),
             ratio_cell(host, gpu),
-            rate_cell(gpu, 2048 * (both[0] if both else 0)),
-            rate_cell(host, 2048 * (both[0] if both else 0)),
+            rate_cell(gpu),
+            rate_cell(host),
         ),
     ]
     parts = [

@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator
 
 from analysis.experiments.extreme import views as extreme_views
 from analysis.experiments.extreme.views import GLOBAL, SAME_SCHEDULE, STREAMED, WHOLE
-from analysis.records.units import MIB
+from analysis.records.units import ITEM_BYTES, MIB
 from analysis.rendering.style import GREY, label_lines, length_axis, look
 from analysis.standard.panels import grid_of, log_height
 
@@ -86,10 +86,9 @@ def _memory(ax: Axes, one: extreme_views.Extreme) -> None:
         ends.append((rows["seq_len"].iloc[-1], peak.iloc[-1], label, drawn.ink))
     # What the four tensors of the whole sequence would take.
     row = one.rows.iloc[0]
-    size = {"float64": 8, "float32": 4}.get(row["dtype"], 2)
     n = np.array(sorted(set(one.streamed()["seq_len"])))
     heads = 2 * (row["heads"] + row["kv_heads"])
-    whole = n * row["batch"] * heads * row["head_dim"] * size / MIB
+    whole = n * row["batch"] * heads * row["head_dim"] * ITEM_BYTES[row["dtype"]] / MIB
     ax.plot(n, whole, color=GREY, linestyle="--", linewidth=0.9, label="q, k, v, out")
     ends.append((n[-1], whole[-1], "q, k, v, out", GREY))
     ax.set_ylabel("peak (MiB)")

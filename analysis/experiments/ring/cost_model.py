@@ -179,7 +179,7 @@ def cost(hops: Sequence[Hop], shape: Shape, link: Link) -> Cost:
 
 
 def break_even(shape: Shape, link: Link, density: float = 1.0) -> float:
-    """Tokens a shard from which compute hides the transfer of a whole shard, without latency.
+    """Tokens per shard from which compute hides the transfer of a whole shard, without latency.
 
     A hop computes 4 H D L^2 density / rate seconds and receives 4 Hkv D L itemsize / 2 bytes, so
     L = (Hkv / H) (itemsize / 2) rate / bandwidth / density.

@@ -9,13 +9,14 @@ from matplotlib.figure import Figure
 from analysis.experiments.ring import views as ring_views
 from analysis.records.units import MIB
 from analysis.rendering.style import look
-from analysis.rendering.text import number, tokens
+from analysis.rendering.text import number
 from analysis.selection import views
+from analysis.standard import in_words
 from analysis.standard.panels import bars_of
 
 
 def traffic(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
-    """Counted bytes of the busiest rank over the dense formula; a bar a system and pass.
+    """Counted bytes of the busiest rank over the dense formula; one bar per system and pass.
 
     Real ranks, each system at its longest length and most ranks; the label says how much it is.
     """
@@ -26,10 +27,9 @@ def traffic(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figu
         bars = []
         for family in ring_views.families(rows):
             row = family.rows.sort_values(["seq_len", "world_size"], kind="stable").iloc[-1]
-            training = ", training" if row["pass"] != "forward" else ""
-            causal = "" if row["is_causal"] else ", not causal"
-            one = look(row["system"].partition("/")[0])
-            bars.append((f"{one.label}, {tokens(row['seq_len'])}{causal}{training}", row))
+            label = look(row["system"].partition("/")[0]).label
+            case = in_words.case(row, "length", "not causal", "training")
+            bars.append((f"{label}, {case}", row))
         if bars:
             count = max(int(row["world_size"]) for _, row in bars)
             labels = [label for label, _ in bars]

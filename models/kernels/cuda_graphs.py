@@ -1,4 +1,4 @@
-"""CUDA graphs: what a captured launch reads must live as long as the graph, which owns it not."""
+"""CUDA graphs: tensors that a captured launch reads must outlive the graph, which owns none."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ def is_capturing(device: torch.device) -> bool:
 
 
 def keep(*tables: torch.Tensor) -> None:
-    """While a graph is captured, hold these for good, since nobody says when it is dropped."""
+    """While a graph is captured, hold these for good: nothing tells when the graph is dropped."""
     if is_capturing(tables[0].device):
         _KEPT.update({id(table): table for table in tables})

@@ -1,4 +1,4 @@
-"""The ends of a published range of gains, to each verdict on known numbers."""
+"""Either end of a published range of speed-ups, to each verdict on known numbers."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from analysis.claims import NOT_REPRODUCED, NOT_TESTABLE, REFUTED, REPRODUCED
 from tests.analysis.claims_cases import MIB, row
 
 SHAPES = [{"batch": 2, "seq_len": n} for n in (1024, 2048)]
-GAINS = {"kind": "gains", "systems": ["half", "tenth"], "against": "base", "shapes": SHAPES}
+RANGE = {"kind": "speedup_range", "systems": ["half", "tenth"], "against": "base", "shapes": SHAPES}
 BLOCKS = {"pattern": "dilated", "block_size": 64}
 
 
@@ -43,7 +43,7 @@ def rows(quantity, base, *gains):
     ],
 )
 def test_speedups(judge, end, published, gains, verdict, value):
-    found = judge(GAINS | {"end": end}, published, rows("time", 100, *gains))
+    found = judge(RANGE | {"end": end}, published, rows("time", 100, *gains))
     assert (found.verdict, found.basis) == (verdict, "records")
     assert found.measured["value"] == pytest.approx(value)
     assert found.measured["unit"] == "x"
@@ -63,14 +63,14 @@ def test_speedups(judge, end, published, gains, verdict, value):
     ],
 )
 def test_memory_saved(judge, end, published, gains, verdict, saved):
-    predicate = GAINS | {"end": end, "quantity": "memory"}
+    predicate = RANGE | {"end": end, "quantity": "memory"}
     found = judge(predicate, published, rows("memory", 800, *gains))
     assert (found.verdict, found.basis) == (verdict, "records")
     assert found.measured == {"value": pytest.approx(saved), "low": None, "high": None, "unit": "%"}
 
 
 def test_without_records_the_shapes_are_named(judge):
-    found = judge(GAINS | {"end": "least"}, 2)
+    found = judge(RANGE | {"end": "least"}, 2)
     assert (found.verdict, found.basis) == (NOT_TESTABLE, "none")
     assert "dense at float32, batch 2, 1024 tokens / float32, batch 2, 2048 tokens" in found.reason
     assert found.predicate == "half, tenth: at least 2 times as fast as base at 1024, 2048 tokens"

@@ -1,4 +1,4 @@
-"""What a compiled kernel takes, read off the one run of the assembler that made it."""
+"""Registers, spills and shared memory of a compiled kernel, from the log of ptxas."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ import triton
 
 from models.kernels.machine_code import MainLoop, main_loop
 
-# Bytes a thread: what the prologue or epilogue may put aside; a loop would take more.
+# Bytes per thread that the prologue or epilogue may spill; a loop would spill more.
 SPILL_BYTES = 64
-# Bytes of shared memory a program may have (CUDA C++ Programming Guide, table of compute
+# Bytes of shared memory per program, at most (CUDA C++ Programming Guide, table of compute
 # capabilities). The tiles of 80 also serve 8.6, 8.9 and 12.0, which have 99 KiB.
 SHARED_BYTES = {80: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 
 
 @dataclass(frozen=True)
-class Built:
-    """What a form takes: registers and spilled bytes a thread, bytes of shared memory.
+class ResourceUsage:
+    """Registers and spilled bytes per thread, and bytes of shared memory per program.
 
-    serialized: whether the assembler makes tensor-core instructions wait for one another.
-    rotated: whether its loop is (`tiles.Tile`). loop: what that does, where it was asked for.
+    serialized: whether the assembler makes tensor-core instructions wait for one another. seconds:
+    that compiling took. rotated: whether the loop is, see `tiles.Tile`. loop: the main loop, where
+    it was read.
     """
 
     registers: int
@@ -40,30 +41,33 @@ class Built:
     loop: MainLoop | None = None
 
     def __str__(self) -> str:
-        told = (
+        text = (
             f"{self.registers} registers, {self.spill_bytes} bytes spilled, "
             f"{self.shared_bytes} of shared memory"
         )
-        return told if self.loop is None else f"{told}; {self.loop}"
+        return text if self.loop is None else f"{text}; {self.loop}"
 
     def fault(self, capability: int) -> str | None:
-        """What is wrong with it, or None."""
+        """Why the kernel may not be used on a card of `capability`, or None."""
         if self.serialized:
             return "its tensor-core instructions are serialized"
         if self.spill_bytes > SPILL_BYTES:
-            return f"spills {self.spill_bytes} bytes a thread, {SPILL_BYTES} are allowed"
+            return f"spills {self.spill_bytes} bytes per thread, {SPILL_BYTES} are allowed"
         if self.shared_bytes > SHARED_BYTES[capability]:
             return (
                 f"takes {self.shared_bytes} bytes of shared memory, the card has "
                 f"{SHARED_BYTES[capability]}"
             )
         if self.rotated and capability != 90:
-            return "its loop is rotated, which is for the asynchronous products of Hopper"
+            return "its loop is rotated, which needs the asynchronous products of Hopper"
         return None
 
 
-def why_not_raced(kernels: Iterable[Built], capability: int) -> str | None:
-    """Why the kernels of one tile cannot win a race, or None. Lazily: the first fault decides."""
+def why_not_raced(kernels: Iterable[ResourceUsage], capability: int) -> str | None:
+    """Why the kernels of one tile cannot be the fastest, or None.
+
+    kernels: may be lazy; none is asked for after the first fault.
+    """
     loops = []
     for kernel in kernels:
         if fault := kernel.fault(capability):
@@ -76,54 +80,60 @@ def why_not_raced(kernels: Iterable[Built], capability: int) -> str | None:
 
 
 @contextlib.contextmanager
-def remarks() -> Iterator[io.StringIO]:
-    """Within, what Triton's assembler says goes to the text yielded, as all that is printed."""
+def ptxas_log() -> Iterator[io.StringIO]:
+    """A context in which ptxas' log, and all else that is printed, goes to the text yielded."""
     before = triton.knobs.nvidia.dump_ptxas_log
     triton.knobs.nvidia.dump_ptxas_log = True
     try:
-        with contextlib.redirect_stdout(io.StringIO()) as said:
-            yield said
+        with contextlib.redirect_stdout(io.StringIO()) as text:
+            yield text
     finally:
         triton.knobs.nvidia.dump_ptxas_log = before
 
 
-def built(
+def read_usage(
     files: dict[str, str],
     shared: int,
     capability: int,
-    said: str,
+    log: str,
     seconds: float,
     *,
     rotated: bool = False,
     with_loop: bool = False,
-) -> Built:
-    """What the kernel in Triton's cache takes. files: name -> path there, its metadata_group.
+) -> ResourceUsage:
+    """What a kernel in Triton's cache takes.
 
-    said: by the assembler when it was made, "" where it was made before. It is kept beside the
-    kernel, which is assembled again only where another process left nothing. with_loop: read the
-    main loop too, of Hopper's; that of a rotated one always is.
+    Args:
+        files: name -> path in the cache, Triton's metadata_group.
+        shared: bytes of shared memory.
+        capability: that it is compiled for.
+        log: of ptxas when the kernel was compiled, "" where it was in the cache. The log is kept
+            beside the kernel, which is assembled again only where no log was kept.
+        seconds: that compiling took.
+        rotated: whether the loop is; its main loop is read then.
+        with_loop: whether the main loop is read in any case, on Hopper.
     """
     ptx, cubin = (
         Path(next(path for name, path in files.items() if name.endswith(suffix)))
         for suffix in (".ptx", ".cubin")
     )
-    log = ptx.with_suffix(".ptxas")
-    if "Used " not in said:
-        said = log.read_text() if log.exists() else _assemble(ptx, capability)
-    if not log.exists():
-        partial = log.with_name(f"{log.name}.{os.getpid()}")
-        partial.write_text(said)
-        os.replace(partial, log)
+    kept = ptx.with_suffix(".ptxas")
+    if "Used " not in log:
+        log = kept.read_text() if kept.exists() else _assemble(ptx, capability)
+    if not kept.exists():
+        partial = kept.with_name(f"{kept.name}.{os.getpid()}")
+        partial.write_text(log)
+        os.replace(partial, kept)
     registers, stores = (
-        int(re.search(pattern, said)[1]) for pattern in (r"Used (\d+) reg", r"(\d+) bytes spill st")
+        int(re.search(pattern, log)[1]) for pattern in (r"Used (\d+) reg", r"(\d+) bytes spill st")
     )
     loop = main_loop(cubin) if capability == 90 and (rotated or with_loop) else None
-    return Built(registers, stores, shared, "serialized" in said, seconds, rotated, loop)
+    return ResourceUsage(registers, stores, shared, "serialized" in log, seconds, rotated, loop)
 
 
 def _assemble(ptx: Path, capability: int) -> str:
-    """What the assembler says of a kernel, remarks on performance included."""
-    # Hopper's and Blackwell's tensor-core instructions are of "sm_90a", "sm_100a".
+    """ptxas' log of a kernel, remarks on performance included."""
+    # Hopper's and Blackwell's tensor-core instructions need "sm_90a", "sm_100a".
     target = f"sm_{capability}{'a' if capability >= 90 else ''}"
     tool = triton.knobs.nvidia.ptxas_blackwell if capability >= 100 else triton.knobs.nvidia.ptxas
     with tempfile.TemporaryDirectory() as folder:

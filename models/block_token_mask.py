@@ -1,4 +1,4 @@
-"""Pairs within kept blocks that padding and documents leave out of `models.block_gather`."""
+"""Pairs of tokens within kept blocks that padding and documents mask, for `models.block_gather`."""
 
 from __future__ import annotations
 
@@ -6,32 +6,51 @@ from dataclasses import replace
 
 import torch
 
-from models.block_rooms import Keys
+from models.block_schedule import Chunk, Piece
+from models.block_workspace import GatherSource, Workspace
 from models.patterns.block_mask import BlockMask
 
 
-class Hidden:
-    """What one sequence of a batch leaves out of `mask`.
+class TokenMask:
+    """What padding and documents mask in one sequence of a batch.
 
-    key_padding_mask: (N,) bool or None; document_ids: (N,) integers or None. `mask` then is the
-    given one less the blocks that hold no key for any query of their row.
+    Args:
+        work: of the call.
+        mask: of the call.
+        key_padding_mask: (N,) bool, True where a key is not attended to, or None.
+        document_ids: (N,) integers, or None.
+
+    Attributes:
+        is_any: whether anything is masked.
+        mask: the given one without blocks that hold no key for any query of their row.
     """
 
-    def __init__(self, work, mask: BlockMask, key_padding_mask, document_ids):
+    def __init__(
+        self,
+        work: Workspace,
+        mask: BlockMask,
+        key_padding_mask: torch.Tensor | None,
+        document_ids: torch.Tensor | None,
+    ):
         padding, ids = key_padding_mask, document_ids
         padding = None if padding is None or not padding.any() else padding
         ids = None if ids is None or (ids == ids[0]).all() else ids
         self.work, self.is_any = work, padding is not None or ids is not None
-        self.mask = _without_hidden(mask, padding, ids) if self.is_any else mask
+        self.mask = _without_masked_blocks(mask, padding, ids) if self.is_any else mask
         self.padding, self.ids = (
-            None if x is None else Keys(*work.key_blocks(x[:, None]), None, 1)
+            None if x is None else GatherSource(*work.key_blocks(x[:, None]), None, 1)
             for x in (padding, ids)
         )
 
-    def where(self, chunk, piece) -> torch.Tensor | None:
-        """(rows, block_size or 1, n * block_size) bool, the pairs left out; None if there are none.
+    def where(self, chunk: Chunk, piece: Piece) -> torch.Tensor | None:
+        """Which pairs are masked.
 
-        Overwritten by the next call.
+        Args:
+            chunk, piece: which blocks.
+
+        Returns:
+            (rows, block_size or 1, n * block_size) bool, overwritten by the next call; None where
+            nothing is masked.
         """
         if not self.is_any:
             return None
@@ -46,22 +65,28 @@ class Hidden:
         blocks = (whole.movedim(2, 0)[:, :, None], rest.movedim(1, 0)[:, None])
         own = self.work.load("own ids", blocks, options["chunk"], dtype=whole.dtype)
         ids = self.work.gather("ids", self.ids, **options, dtype=whole.dtype)
-        others = self.work.room("others", *own.shape, ids.shape[1], dtype=torch.bool)
+        others = self.work.buffer("others", *own.shape, ids.shape[1], dtype=torch.bool)
         torch.ne(own[:, :, None], ids[:, None], out=others)
         return others if padded is None else others.logical_or_(padded)
 
     def fill(self, x: torch.Tensor, where: torch.Tensor | None, value: float) -> None:
-        """Set x (tiles, rows, n * block_size) to `value` there."""
+        """Set masked pairs to a value.
+
+        Args:
+            x: (tiles, stacked * block_size, n * block_size), changed in place.
+            where: of `where`.
+            value: what to set.
+        """
         if where is not None:
             rows, _, keys = where.shape
             x = x.view(-1, rows, self.work.stacked, self.work.block_size, keys)
             x.masked_fill_(where[:, None], value)
 
 
-def _without_hidden(mask: BlockMask, padding, ids) -> BlockMask:
-    """`mask` without blocks whose keys are all padding, or all of other documents by their range.
+def _without_masked_blocks(mask: BlockMask, padding, ids) -> BlockMask:
+    """`mask` without blocks whose keys are all padding, or whose range of ids misses the queries'.
 
-    Documents are mostly runs, numbered upwards, of which the range leaves few blocks too many.
+    Documents are mostly runs with rising ids: few blocks are kept in vain.
     """
     columns = mask.col_idx.long()
     kept = torch.ones_like(columns, dtype=torch.bool)
@@ -75,9 +100,9 @@ def _without_hidden(mask: BlockMask, padding, ids) -> BlockMask:
     return mask.only(kept)
 
 
-def _by_block(mask: BlockMask, x, beyond) -> torch.Tensor:
-    """x (N,) as (blocks, block_size), `beyond` past the end."""
+def _by_block(mask: BlockMask, x, filler) -> torch.Tensor:
+    """x (N,) as (blocks, block_size), `filler` past the end."""
     short = mask.blocks * mask.block_size - len(x)
-    return torch.cat([x, torch.full_like(x[:1], beyond).expand(short)]).view(
+    return torch.cat([x, torch.full_like(x[:1], filler).expand(short)]).view(
         mask.blocks, mask.block_size
     )

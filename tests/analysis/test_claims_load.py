@@ -38,6 +38,31 @@ def test_a_table_makes_a_claim_a_cell(tmp_path):
     assert claims_file.claims["w.fast.n2048"].predicate.at.given() == {"batch": 2, "seq_len": 2048}
 
 
+def test_what_a_figure_is_about_comes_from_its_predicate_the_write_up_or_itself(tmp_path):
+    content = data(
+        entry(SPEEDUP, 2.0, "a") | {"about": {"quantity": "speedup"}},
+        entry(SPEEDUP | {"at": {"seq_len": 64}}, 2.0, "b") | {"about": {"quantity": "speedup"}},
+        entry(COUNTED, 2, "c") | {"about": {"quantity": "runs", "system": "core", "batch": 3}},
+        entry(COUNTED, 2, "d") | {"about": {"quantity": "time_share", "plot": "x"}},
+        entry(SPEEDUP, 2.0, "e"),
+    )
+    content["writeups"]["w"]["conditions"]["batch"] = 4
+    found = {about: claim.id for about, claim in load(tmp_path, content).by_subject.items()}
+    assert found == {
+        claims.Subject("w", "speedup", "fast", 2, 1024): "w.a",
+        claims.Subject("w", "speedup", "fast", 4, 64): "w.b",
+        claims.Subject("w", "runs", "core", 3): "w.c",
+        claims.Subject("w", "time_share", plot="x"): "w.d",
+    }
+
+
+def test_two_figures_of_the_same_are_refused(tmp_path):
+    about = {"about": {"quantity": "speedup"}}
+    twice = data(entry(SPEEDUP, 2.0, "a") | about, entry(SPEEDUP, 3.0, "b") | about)
+    with pytest.raises(claims.ClaimsError, match=r"w\.b: about: w\.a has a figure of the same"):
+        load(tmp_path, twice)
+
+
 def broken(change):
     content = data(entry(dict(SPEEDUP), 2.0))
     change(content, content["writeups"]["w"]["claims"][0])
@@ -46,6 +71,13 @@ def broken(change):
 
 def _predicate(**new):
     return lambda content, claim: claim["predicate"].update(new)
+
+
+def _about(**given):
+    return lambda content, claim: claim.update(about=given)
+
+
+COUNTED = {"kind": "arithmetic", "right": "2"}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +132,25 @@ def _predicate(**new):
         (lambda c, e: c["writeups"]["w"].pop("claims"), "writeups.w", "claims"),
         (lambda c, e: e.update(mechanism="magic"), "w.it", "unknown mechanism 'magic'"),
         (lambda c, e: e.update(see=["build/x.svg"]), "w.it", "see.0"),
+        (_about(quantity="tiem"), "w.it", "about.quantity"),
+        (_about(quantity="speedup", length=8), "w.it", "about.length"),
+        (_about(quantity="speedup", batch=2), "w.it", "about.batch: the predicate has it already"),
+        (_about(quantity="speedup", system="core"), "w.it", "about.system: the predicate has it"),
+        (
+            lambda c, e: e.update(predicate=COUNTED, about={"quantity": "time"}),
+            "w.it",
+            "about.system: missing",
+        ),
+        (
+            lambda c, e: e.update(predicate=COUNTED, about={"quantity": "time", "system": "x"}),
+            "w.it",
+            "about.system: Value error, unknown system",
+        ),
+        (
+            _about(quantity="time_share", plot="a", seq_len=8),
+            "w.it",
+            "about: expected the quantity and the plot, got quantity, seq_len, plot",
+        ),
         (lambda c, e: c["mechanisms"]["slip"].pop("title"), "mechanisms.slip", "title"),
         (
             lambda c, e: c["mechanisms"]["slip"].update(variant="gone"),

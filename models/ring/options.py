@@ -1,6 +1,6 @@
-"""What a rank asks for, checked, and written in what an op of `torch.library` takes.
+"""The arguments of a ring call, checked, and in the types that an op of `torch.library` takes.
 
-Tensors, numbers and strings only: groups by their name, patterns by their numbers, 0 for None.
+These are tensors, numbers and strings only: a group is its name, a pattern its numbers, None 0.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from models.errors import as_integer, as_number, check_choice, check_qkv, check_same_length
-from models.padding import check_padding_mask
+from models.errors import as_integer, as_number, check_choice
 from models.patterns.block_mask import BlockMask
 from models.patterns.branches import DilatedBranches, HeadPartition
 from models.patterns.orders import Grid, check_order
@@ -22,11 +21,22 @@ BACKENDS = ("auto", "sdpa", "triton", "eager")
 PATTERNS = (DilatedBranches, HeadPartition, BlockMask, type(None))
 
 
-class Request(NamedTuple):
-    """Options that say what is computed, alike on all ranks.
+class RingOptions(NamedTuple):
+    """The options that determine what is computed, the same on all ranks.
 
-    scale: 0 for 1/sqrt(D). order: its name, or that of a `Grid`'s curve; width: of the grid,
-    0 for None, -1 where the order is no grid. pattern: the name of its class, "" for dense.
+    Args:
+        is_causal: causal by position in the whole sequence.
+        scale: factor on q.k.
+        backend: one of BACKENDS.
+        order: name of the token order, or of a `Grid`'s curve.
+        width: of the `Grid`, 0 for None; -1 where the order is not a `Grid`.
+        pattern: name of the pattern's class, "" for dense.
+        segment_lengths: of the branches; empty without branches.
+        dilation_rates: of the branches; empty without branches.
+        head_offset: of `DilatedBranches`, else "".
+        row_ptr: (G, M + 1) int64, of the block mask; None without one.
+        col_idx: (nnz,) int32, of the block mask; None without one.
+        block_size: of the block mask, in tokens; 0 without one.
     """
 
     is_causal: bool
@@ -47,7 +57,7 @@ class Request(NamedTuple):
         return self.order if self.width < 0 else Grid(self.order, self.width or None)
 
     def given_pattern(self) -> DilatedBranches | HeadPartition | BlockMask | None:
-        """The caller's pattern, or its equal."""
+        """The pattern as the caller gave it, or one equal to it."""
         if self.pattern == "":
             return None
         if self.pattern == "BlockMask":
@@ -58,30 +68,37 @@ class Request(NamedTuple):
         return DilatedBranches(*lists, self.head_offset)
 
 
-def request(
-    q, k, v, is_causal, scale, order, pattern, backend, key_padding_mask, patterns=PATTERNS
-):
-    """The `Request` of a call's arguments; ValueError where they are bad.
+def ring_options(
+    is_causal: bool,
+    scale: float,
+    order: str | Grid,
+    pattern: DilatedBranches | HeadPartition | BlockMask | None,
+    backend: str,
+    patterns: tuple[type, ...] = PATTERNS,
+) -> RingOptions:
+    """The options of a call, checked as far as neither the whole length nor the device matters.
 
-    patterns: the classes of pattern that the call takes. What hangs on the length of the whole
-    sequence, or on what this machine has, is not checked here.
+    Args:
+        is_causal: causal by position in the whole sequence.
+        scale: factor on q.k, > 0.
+        order: token order.
+        pattern: None for dense.
+        backend: one of BACKENDS.
+        patterns: the pattern classes that the call takes.
+
+    Raises:
+        ValueError: the order, the pattern's class or the backend is not one of those taken.
     """
-    check_qkv(q, k, v, may_lack_tokens=True)
-    check_same_length(q, k)
     check_order(order)
     if not isinstance(pattern, patterns):
         names = ", ".join("None" if x is type(None) else x.__name__ for x in patterns)
         raise ValueError(f"pattern={type(pattern).__name__}: expected one of {names}")
     check_choice("backend", backend, BACKENDS)
-    if scale is not None:
-        scale = as_number("scale", scale, 1e30, "a positive number or None")
-    if key_padding_mask is not None:
-        check_padding_mask(key_padding_mask, q)
     is_grid, is_mask = isinstance(order, Grid), isinstance(pattern, BlockMask)
     has_branches = pattern is not None and not is_mask
-    return Request(
+    return RingOptions(
         is_causal=bool(is_causal),
-        scale=scale or 0.0,
+        scale=scale,
         backend=backend,
         order=order.curve if is_grid else order,
         width=(order.width or 0) if is_grid else -1,
@@ -95,8 +112,8 @@ def request(
     )
 
 
-def length(seq_len) -> int:
-    """Tokens of the whole sequence, 0 for None; ValueError where it is no integer >= 1."""
+def checked_seq_len(seq_len: int | None) -> int:
+    """Tokens of the whole sequence, 0 for None; ValueError unless an integer >= 1."""
     if seq_len is None:
         return 0
     try:
@@ -105,14 +122,14 @@ def length(seq_len) -> int:
         raise ValueError(f"{error} or None") from None
 
 
-def seconds(timeout) -> float:
-    """Seconds to wait, 0 for None; ValueError where it is no positive number."""
+def checked_timeout(timeout: float | None) -> float:
+    """Seconds to wait, 0 for None; ValueError unless a positive number."""
     if timeout is None:
         return 0.0
     return as_number("timeout", timeout, 1e9, "a positive number of seconds or None")
 
 
-def group_name(group) -> str:
+def group_name(group: dist.ProcessGroup | DeviceMesh | None) -> str:
     """The name of a ProcessGroup or a 1-D DeviceMesh, "" for None; ValueError for all else."""
     if isinstance(group, DeviceMesh):
         if group.ndim != 1:
@@ -126,9 +143,10 @@ def group_name(group) -> str:
 
 
 def process_group(name: str) -> dist.ProcessGroup | None:
-    """The group of that name, the default group for ""; None where this process is alone.
+    """The group of that name, the default group for ""; None where this process has no others.
 
-    ValueError where it was launched as one of many but is not in touch with them.
+    Raises:
+        ValueError: launched as one of several processes, but torch.distributed is not initialised.
     """
     if name:
         return dist.distributed_c10d._resolve_process_group(name)

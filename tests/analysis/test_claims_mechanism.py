@@ -102,7 +102,7 @@ def test_a_verdict_leads_to_its_records_their_commands_and_its_tables(tmp_path):
         ({"mechanism": "magic"}, "no mechanism says how it arose"),
     ],
 )
-def test_what_is_wanting_is_named_with_its_claim(tmp_path, change, text):
+def test_what_is_missing_is_named_with_its_claim(tmp_path, change, text):
     claims_file, (found,) = judged(
         tmp_path, entry(SPEEDUP, 2.0) | {"see": ["tables/x-t"]}, rows=SLOW
     )
@@ -114,7 +114,7 @@ def test_what_is_wanting_is_named_with_its_claim(tmp_path, change, text):
     assert claims.missing(claims_file, []) == ["w.it: no verdict"]
 
 
-def test_the_command_fails_where_evidence_is_wanting(tmp_path, monkeypatch, capsys):
+def test_the_command_fails_where_evidence_is_missing(tmp_path, monkeypatch, capsys):
     claims_file, _ = judged(tmp_path, entry(SPEEDUP, 2.0))  # which names no table
     frame = pd.DataFrame([*SLOW, row("dense")])
     monkeypatch.setattr(cli.records, "load", lambda *roots: frame)

@@ -1,9 +1,15 @@
-"""Predicates on single figures, each to each verdict on known numbers."""
+"""Predicates on single numbers, each to each verdict on known numbers."""
+
+import os
 
 import pytest
+import torch
 
+from analysis import claims
 from analysis.claims import NOT_REPRODUCED, NOT_TESTABLE, REFUTED, REPRODUCED
-from tests.analysis.claims_cases import AT, MIB, SPEEDUP, TIME, entry, row, times
+from experiments import workload
+from models.errors import UnsupportedBackend
+from tests.analysis.claims_cases import AT, SPEEDUP, TIME, data, entry, load, ring, row, times
 
 # Two segments of 512^2 pairs, and 512^2 pairs of the dilated one, for 8 heads and 2 sequences,
 # 256 FLOPs each, on 1.25 TFLOP/s with the headroom.
@@ -39,24 +45,29 @@ def test_absolute_time_below_the_floor_is_refuted(judge):
     assert judge(TIME | {"at": at}, traffic + 0.02).verdict == NOT_TESTABLE
 
 
-MEMORY = {"kind": "memory_bytes", "system": "core", "at": AT, "resolution": 0.1}
+RATE = {"kind": "throughput", "system": "ring", "at": AT, "card": "old", "resolution": 1}
 
 
-def test_memory(judge):
-    cuda = [row("dilated-gather", memory=10 * MIB, machine="cuda-new")]
-    output = 2 * 1024 * 512 * 4 / MIB
-    assert output == 4.0
-    assert judge(MEMORY, 0).basis == "physics"
-    assert judge(MEMORY, output - 0.1).verdict == REFUTED
-    assert judge(MEMORY, output).verdict == NOT_TESTABLE
-    assert judge(MEMORY, 12.0, cuda).verdict == REPRODUCED
-    assert judge(MEMORY, 13.0, cuda).verdict == NOT_REPRODUCED
-    assert judge(MEMORY, 13.0, cuda).measured["value"] == 10.0
-    assert judge(MEMORY, 10.0, [row("dilated-gather", memory=10 * MIB)]).verdict == NOT_TESTABLE
-    total = MEMORY | {"counts": "total"}
-    assert judge(total, 4 * output - 0.1).verdict == REFUTED
-    assert judge(total, 22.0, cuda).verdict == REPRODUCED  # 10 and three inputs of 4
-    assert judge(total, 22.0, cuda).measured["value"] == 22.0
+def test_throughput(judge):
+    # 2048 tokens in 10 ms; 4 * 64 * 2 * 8 * 1024^2 FLOPs at 1.25e12 per second.
+    ceiling = 2048 * 1.25e12 / (4 * 64 * 2 * 8 * 1024**2)
+    above = judge(RATE, round(ceiling) + 2)
+    assert (above.verdict, above.basis) == (REFUTED, "physics")
+    assert judge(RATE, round(ceiling) - 2).verdict == NOT_TESTABLE
+    on_card = [ring(10.0, machine="cuda-old")]
+    found = judge(RATE, 204800, on_card)
+    assert (found.verdict, found.measured["unit"]) == (REPRODUCED, "tokens/s")
+    assert found.measured["value"] == pytest.approx(204800)
+    assert found.measured["low"] < 204800 < found.measured["high"]
+    assert judge(RATE, 100000, on_card).verdict == NOT_REPRODUCED
+    elsewhere = judge(RATE, 204800, [ring(10.0)])
+    assert elsewhere.verdict == NOT_TESTABLE
+    assert elsewhere.reason.startswith("no record on a Old Card")
+
+
+def test_a_file_with_no_such_card_is_refused(tmp_path):
+    with pytest.raises(claims.ClaimsError, match=r"w\.it: predicate\.card"):
+        load(tmp_path, data(entry(RATE | {"card": "new"}, 1)))
 
 
 @pytest.mark.parametrize(
@@ -103,6 +114,21 @@ def test_support(judge):
     beyond = fails | {"at": {"min_seq_len": 2048}}
     assert judge(beyond, None, [ok]).verdict == NOT_TESTABLE
     assert judge(beyond, None, [row("dilated-sdpa", seq_len=2048)]).verdict == REFUTED
+
+
+def test_more_ranks_than_devices_is_not_failing(judge):
+    cores = len(os.sched_getaffinity(0)) + 1
+    with pytest.raises(UnsupportedBackend) as error:
+        workload._check_room(cores, torch.device("cpu"))
+    short = ring(status="unsupported", world_size=float(cores)) | {"reason": str(error.value)}
+    other = short | {"reason": "flash-attn-2: no such package"}
+    over = {"kind": "support", "system": "ring", "expect": "runs", "at": {"min_world_size": 2}}
+    found = judge(over, None, [ring(world_size=2.0), short])
+    assert found.verdict == REPRODUCED
+    assert found.reason.startswith("1 ok, 1 short of devices")
+    assert judge(over, None, [ring(world_size=2.0), other]).verdict == NOT_REPRODUCED
+    assert judge(over, None, [short]).verdict == NOT_TESTABLE
+    assert judge(over, None, [other]).verdict == REFUTED
 
 
 def test_support_contradicted_by_a_published_time(judge):

@@ -1,9 +1,9 @@
-"""Compiles exactly what calls of our kernels would launch, off the card and in parallel.
+"""Ahead-of-time compilation of exactly what calls of our kernels launch, without the card.
 
-Each call runs in a process of its own on tensors that are never touched, with a stand-in for
-Triton's driver that names the card and launches nothing. So all else is Triton's own: types,
-divisibility, constants, options, hence the key in its cache on disk (TRITON_CACHE_DIR),
-where the same call on the card finds what was made here.
+Each call runs in a process of its own, on tensors whose memory is not touched, with a stand-in for
+Triton's driver that names the card and launches nothing. All else is Triton's own: types,
+divisibility, constants and options, hence also the key in its cache on disk (TRITON_CACHE_DIR),
+where the same call on the card finds the compiled kernel.
 """
 
 from __future__ import annotations
@@ -27,65 +27,71 @@ from triton.compiler.compiler import get_cache_key, make_backend
 from triton.compiler.errors import CompilationError
 
 from models.kernels import tiles
-from models.kernels.assembled import SHARED_BYTES, Built, built, remarks, why_not_raced
 from models.kernels.calls import Call, problem
+from models.kernels.resource_usage import (
+    SHARED_BYTES,
+    ResourceUsage,
+    ptxas_log,
+    read_usage,
+    why_not_raced,
+)
 
-# Of one call, seconds: of all here the slowest takes some 20 on a busy machine.
+# Seconds per call; the slowest call here takes some 20 on a busy machine.
 LIMIT = 120.0
-# The reasons of what a deadline left, and of nothing else.
+# Reasons of calls that the deadline left or cut off, and of no others.
 BEFORE, WHILE = "the time was up before it", "the time was up while it compiled"
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One compiled form. code: digest of its PTX. cached: whether it was there before."""
+    """One compiled form. code: digest of its PTX. cached: whether it was in the cache."""
 
     name: str
-    built: Built
+    built: ResourceUsage
     code: str
     cached: bool
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """The kernels of a call in the order of their launches; reason: why there are none, or None."""
+    """The kernels of a call in the order of its launches; reason: why there are none, or None."""
 
     call: Call
     kernels: tuple[Kernel, ...] = ()
     reason: str | None = None
 
     def fault(self, capability: int) -> str | None:
-        """What is wrong with the call's kernels on that card, or None."""
+        """Why the call's kernels may not be used on a card of `capability`, or None."""
         faults = (kernel.built.fault(tiles.generation(capability)) for kernel in self.kernels)
         return self.reason or next((fault for fault in faults if fault), None)
 
     def why_not_raced(self, capability: int) -> str | None:
-        """Why the call's tile cannot be the fastest on that card, or None."""
+        """Why the call's tile cannot be the fastest on a card of `capability`, or None."""
         kernels = [kernel.built for kernel in self.kernels]
         return self.reason or why_not_raced(kernels, tiles.generation(capability))
 
 
 class Driver:
-    """Stands for a card of `capability` that is not there: a launch on it does nothing."""
+    """A stand-in for Triton's driver of a card of `capability`: a launch does nothing."""
 
     def __init__(self, capability: int):
         self.target = GPUTarget("cuda", capability, 32)
-        # No card's number: what Triton keeps in memory for it is never launched on a real one.
+        # A number that no card has: kernels that Triton keeps for it are never launched on one.
         self.get_current_device = lambda: -capability
         self.get_current_stream = lambda device: 0
         self.get_current_target = lambda: self.target
         self.launcher_cls = lambda source, metadata: lambda *arguments: None
         self.utils = SimpleNamespace(
-            # A fault to be told and not to be raised.
+            # Too much shared memory is a fault to be reported and not to be raised.
             get_device_properties=lambda device: {"max_shared_mem": 2**31},
             load_binary=lambda *binary: (None, None, 0, 0, 1024),
         )
 
 
 def compile_here(call: Call, capability: int) -> tuple[Kernel, ...]:
-    """Compile the kernels of `call` in this process, which can launch none from then on."""
+    """Compile the kernels of `call` in this process, which can launch no kernel afterwards."""
     made, start = [], time.monotonic()
-    with remarks() as said, tiles.assumed(capability):
+    with ptxas_log() as log, tiles.assumed(capability):
 
         def listen(src, metadata, metadata_group, times, cache_hit):
             nonlocal start
@@ -94,26 +100,26 @@ def compile_here(call: Call, capability: int) -> tuple[Kernel, ...]:
             names = src.fn.arg_names
             place = names.index("ROTATED") if "ROTATED" in names else None
             rotated = bool(src.constants.get((place,)))
-            takes = built(files, shared, capability, said.getvalue(), seconds, rotated=rotated)
+            takes = read_usage(files, shared, capability, log.getvalue(), seconds, rotated=rotated)
             ptx = next(Path(path) for path in files.values() if path.endswith(".ptx"))
             code = sha256(ptx.read_bytes()).hexdigest()[:16]
             made.append(Kernel(src.fn.__name__, takes, code, cache_hit))
-            said.seek(0)
-            said.truncate()
+            log.seek(0)
+            log.truncate()
             start = time.monotonic()
 
-        def passed_over(*, fn, **_):
+        def is_skipped(*, fn, **_):
             return call.launches is not None and fn.name not in call.launches
 
         triton.runtime.driver.set_active(Driver(capability))
         triton.knobs.compilation.listener = listen
-        triton.knobs.runtime.jit_cache_hook = passed_over
+        triton.knobs.runtime.jit_cache_hook = is_skipped
         with forced(call):
             problem(call, "cpu", values=False)()
     return tuple(made)
 
 
-def forced(call: Call):
+def forced(call: Call) -> contextlib.AbstractContextManager:
     """A context in which `call` runs with its own tile, if it has one."""
     if call.tile is None:
         return contextlib.nullcontext()
@@ -123,7 +129,7 @@ def forced(call: Call):
 def compile_ahead(
     calls: Sequence[Call], *, capability: int, processes: int, deadline: float
 ) -> list[Compiled]:
-    """`compiling`, all of it, in the order of `calls`."""
+    """Results of `compiling`, in the order of `calls`."""
     found = dict(compiling(calls, capability=capability, processes=processes, deadline=deadline))
     return [found[number] for number in range(len(calls))]
 
@@ -131,19 +137,28 @@ def compile_ahead(
 def compiling(
     calls: Sequence[Call], *, capability: int, processes: int, deadline: float, limit: float = LIMIT
 ) -> Iterator[tuple[int, Compiled]]:
-    """Compile calls for a card of `capability`, `processes` at once: (number, result) as each ends.
+    """Compile calls in forked processes, in the order of `calls`.
 
-    Begun in the order of `calls`. deadline: by `time.monotonic()`; limit: seconds a call. One
-    that fails, crashes or takes too long has that as its `reason` and takes no other with it;
-    what the deadline cuts off or leaves says so. ValueError where Triton interprets or the
-    capability is of no card that there are tiles for.
+    The processes do not touch CUDA; the caller must not have run torch ops on several threads.
 
-    Forks, without touching CUDA: to be called where torch has run no op on several threads.
+    Args:
+        calls: to compile.
+        capability: compute capability of the card, 90 for Hopper.
+        processes: how many at once.
+        deadline: by `time.monotonic()`.
+        limit: seconds per call.
+
+    Yields:
+        (index in `calls`, result) as each ends. A call that fails, crashes, takes longer than
+        `limit`, or is left at the deadline has that as its `reason`, and affects no other call.
+
+    Raises:
+        ValueError: where Triton interprets kernels, or no tiles are for that capability.
     """
     if tiles.INTERPRETED:
         raise ValueError("TRITON_INTERPRET: kernels are interpreted in this process, not compiled")
     if tiles.generation(capability) not in SHARED_BYTES:
-        raise ValueError(f"capability={capability}: there are tiles for none such")
+        raise ValueError(f"capability={capability}: no tiles are for it")
     _load_once(capability)
     waiting = list(reversed(range(len(calls))))
     running: dict[Connection, _Child] = {}
@@ -176,8 +191,8 @@ def compiling(
 
 
 def _load_once(capability: int) -> None:
-    """What each process would spend seconds on: imports, and digests of Triton's own files."""
-    import torch._dynamo  # noqa: F401  by the first call of any custom op
+    """Do once what takes each process seconds: imports, and digests of Triton's own files."""
+    import torch._dynamo  # noqa: F401  imported by the first call of any custom op
 
     backend = make_backend(GPUTarget("cuda", capability, 32))
     get_cache_key(SimpleNamespace(hash=str), backend, backend.parse_options({}), {})
@@ -214,11 +229,11 @@ class _Child:
         self.connection.close()
 
 
-def _told(error: Exception) -> str:
-    """What an error says, in a line; of Triton's, which quote the source, the end of that."""
+def _message(error: Exception) -> str:
+    """An error's message in one line; of Triton's, which quote the source, only the end of that."""
     lines = str(error).strip().splitlines()
     if isinstance(error, CompilationError) and len(lines) > 3:
-        # The line at fault stands above the mark.
+        # The mark is below the line at fault.
         marks = [number for number, line in enumerate(lines) if line.strip() == "^"]
         at_fault = lines[marks[-1] - 1 :] if marks else lines[-1:]
         lines = [lines[0], *(line for line in at_fault if line.strip() != "^")]
@@ -231,12 +246,12 @@ def _ending(code: int) -> str:
 
 def _child(connection: Connection, call: Call, capability: int, limit: float) -> None:
     os.setpgid(0, 0)
-    # Should nobody be left to kill it: no handler of the parent's holds this one up.
+    # If the parent is gone, nothing else ends this process. A handler of the parent's is removed.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(int(limit) + 5)
     torch.set_num_threads(1)
     try:
         connection.send(compile_here(call, capability))
-    except Exception as error:  # a compiler's own, of any kind: it is the result
-        told = _told(error)
-        connection.send(f"{type(error).__name__}: {told}" if told else type(error).__name__)
+    except Exception as error:  # of any kind that a compiler raises: it is the result
+        message = _message(error)
+        connection.send(f"{type(error).__name__}: {message}" if message else type(error).__name__)

@@ -1,10 +1,10 @@
-"""The ring attention beneath PyTorch's `context_parallel`, called directly, as it is.
+"""The ring attention that PyTorch's `context_parallel` runs, called directly and unchanged.
 
 `torch.distributed.tensor.experimental.context_parallel` shards whole sequences itself, must stay
-open until the backward pass is done, and reaches its ring only through the CUDA ops: on a CPU,
-of torch 2.13, `F.scaled_dot_product_attention` under it raises when causal and in the backward
+open until the backward pass is done, and runs its ring through the CUDA ops only: on a CPU, in
+torch 2.13, `F.scaled_dot_product_attention` in that context raises when causal and in the backward
 pass, and gathers all keys otherwise. So its ring is called here, with the same options and an op
-of this device. Source: torch/distributed/tensor/experimental/_context_parallel/_attention.py,
+of the device. Source: torch/distributed/tensor/experimental/_context_parallel/_attention.py,
 whose names are private; they are the same in torch 2.11 and 2.13.
 """
 
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from importlib import import_module
 
 import torch
+from torch.distributed import ProcessGroup
 
 from models.errors import UnsupportedBackend, check_choice
 from models.fused_ops import as_operand, fused_op, head_dim_multiple
@@ -30,18 +31,34 @@ _NAMES = (
 _SEQ_DIM = 2
 
 
-def ring(q, k, v, group, is_causal: bool, rotate: str):
-    """q, k, v: (B, n, H, D), shards as `peers.torch_context_parallel` takes them.
+def ring(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    group: ProcessGroup,
+    is_causal: bool,
+    rotate: str,
+) -> torch.Tensor:
+    """Attention by PyTorch's ring; returns this rank's out (B, n, H, D), differentiable.
 
-    group: ProcessGroup. Returns out (B, n, H, D), differentiable.
+    Args:
+        q: (B, n, H, D), this rank's shard, see `models.ring.peers.torch_context_parallel`.
+        k: (B, n, H, D), this rank's.
+        v: (B, n, H, D), this rank's.
+        group: the ranks.
+        is_causal: causal, in the zigzag order; else the contiguous order.
+        rotate: how keys travel, one of ROTATE_METHODS.
+
+    Raises:
+        ValueError: `rotate` is not one of ROTATE_METHODS.
     """
     check_choice("rotate", rotate, ROTATE_METHODS)
     operands = (as_operand(x).transpose(1, 2) for x in (q, k, v))
     return _Ring.apply(*operands, group, is_causal, rotate).transpose(1, 2)
 
 
-def why_not(q) -> str | None:
-    """Why PyTorch's ring cannot take q (B, n, H, D), else None."""
+def why_not(q: torch.Tensor) -> str | None:
+    """Why PyTorch's ring cannot take q (B, n, H, D); None where it can."""
     if not torch.distributed.is_available():
         return "this torch was built without torch.distributed"
     try:
@@ -54,7 +71,7 @@ def why_not(q) -> str | None:
     try:
         home = import_module(_HOME)
     except ImportError as error:
-        return f"torch {torch.__version__} keeps its ring elsewhere: {error}"
+        return f"torch {torch.__version__} has no module {_HOME}: {error}"
     missing = [name for name in _NAMES if not hasattr(home, name)]
     if missing:
         return f"torch {torch.__version__} has no {', '.join(missing)} in {_HOME}"
@@ -97,9 +114,9 @@ class _Ring(torch.autograd.Function):
 
 @contextmanager
 def _options(is_causal: bool, rotate: str):
-    """The ring's module with its global options set, and set back at the end.
+    """The ring's module with its global options set, and restored at the end.
 
-    Load balancing, the zigzag order, is for causal attention and refused for any other.
+    Load balancing, which is the zigzag order, raises unless attention is causal.
     """
     home = import_module(_HOME)
     methods = home._RotateMethod

@@ -1,17 +1,20 @@
-"""Predicates that compare systems or lengths, each to each verdict on known numbers."""
+"""Predicates that compare systems at a shape, each to each verdict on known numbers."""
 
 import pytest
 
 from analysis.claims import NOT_REPRODUCED, NOT_TESTABLE, REFUTED, REPRODUCED
 from tests.analysis.claims_cases import (
     AT,
-    GROWTH,
     MIB,
     ORDER,
+    SHAPES,
     SPEEDUP,
+    dense,
     entry,
+    noisy,
+    ring,
     row,
-    series,
+    sparse,
     times,
 )
 
@@ -43,15 +46,6 @@ def test_speedup(judge, published, core, fast, verdict):
     }
 
 
-def test_speedup_without_records_names_the_missing_shape(judge):
-    found = judge(SPEEDUP, 2.0, [row("dilated-gather"), row("dilated-sdpa", status="oom")])
-    assert (found.verdict, found.measured, found.evidence) == (NOT_TESTABLE, None, [])
-    for part in ("dilated-sdpa at float32, batch 2, 1024 tokens (oom)",):
-        assert part in found.reason
-    found = judge(SPEEDUP | {"system": "later"}, 2.0, times(20, 10))
-    assert "no record of this system yet (Later)" in found.reason
-
-
 def test_speedup_that_the_published_times_contradict(judge):
     at = {"kind": "absolute_time", "at": AT, "card": "old", "resolution": 0.1}
     others = [entry(at | {"system": s}, t, f"t.{s}") for s, t in (("core", 30.0), ("fast", 10.0))]
@@ -70,40 +64,6 @@ def test_a_wrapper_is_not_faster_than_its_core(judge):
     found = judge(wrap, 0.8, times(10, 12, "multihead-dilated-gather"))
     assert (found.verdict, found.basis) == (REPRODUCED, "records")
     assert judge(wrap, 0.8).verdict == NOT_TESTABLE
-
-
-def test_cuda_speaks_before_cpu_and_disagreement_is_named(judge):
-    rows = times(20, 10) + times(10, 20, machine="cuda-new")
-    found = judge(SPEEDUP, 2.0, rows)
-    assert found.verdict == REFUTED
-    assert "on cuda-new (cuda); cpu-1 disagrees: reproduced" in found.reason
-    assert [e["machine"] for e in found.evidence] == ["cuda-new"] * 2 + ["cpu-1"] * 2
-    assert judge(SPEEDUP, 2.0, times(20, 10) + times(22, 10, machine="cuda-new")).reason.endswith(
-        "on cuda-new (cuda)"
-    )
-
-
-def test_stand_in_shape_is_used_for_ratios_and_named(judge):
-    found = judge(SPEEDUP, 2.0, times(20, 10, batch=1))
-    assert found.verdict == REPRODUCED
-    assert "at batch 1 for want of the published shape" in found.reason
-    assert judge(SPEEDUP | {"card": "old"}, 2.0, times(20, 10)).verdict == NOT_TESTABLE
-    assert judge(SPEEDUP | {"card": "old"}, 2.0, times(20, 10, machine="cuda-old")).verdict == (
-        REPRODUCED
-    )
-
-
-def test_other_branches_heads_or_masking_are_another_shape(judge):
-    for change in (
-        {"segment_lengths": (1024, 1024)},
-        {"dilation_rates": (1, 4)},
-        {"is_causal": True},
-        {"kv_heads": 2},
-        {"pass": "forward_backward"},
-        {"dtype": "float16"},
-        {"experiment": "another"},
-    ):
-        assert judge(SPEEDUP, 2.0, times(20, 10, **change)).verdict == NOT_TESTABLE, change
 
 
 @pytest.mark.parametrize(
@@ -154,41 +114,68 @@ def test_ordering_of_memory(judge, core, fast, verdict):
     assert found.measured == {"value": core / fast, "low": None, "high": None, "unit": "x"}
 
 
+DISTINCT = {"kind": "distinct", "among": ["ring", "curve", "base"], "at": AT}
+
+
 @pytest.mark.parametrize(
-    ("bound", "power", "verdict"),
+    ("times", "verdict"),
     [
-        ({"below": 2}, 1.5, REPRODUCED),
-        ({"below": 2}, 2.0, REFUTED),
-        ({"at_most": 2}, 2.0, REPRODUCED),
-        ({"at_most": 1}, 1.5, REFUTED),
+        ((10, 10, 10), REFUTED),
+        ((10, 10.1, 10), REFUTED),
+        ((10, 10.5, 10), NOT_REPRODUCED),  # an interval over the edge of 1.05
+        ((10, 10, 12), REPRODUCED),
     ],
 )
-def test_growth_against_a_bound(judge, bound, power, verdict):
-    found = judge(GROWTH | bound, None, series(power))
+def test_distinct(judge, times, verdict):
+    rows = [ring(times[0]), ring(times[1], "ring-hilbert"), dense(times[2])]
+    found = judge(DISTINCT, None, rows)
     assert (found.verdict, found.basis) == (verdict, "records")
-    assert found.measured["value"] == pytest.approx(power, abs=0.02)
-    assert judge(GROWTH | bound).verdict == NOT_TESTABLE
-    assert judge(GROWTH | bound, None, series(power)[:2]).verdict == NOT_TESTABLE
+    assert found.measured["value"] == pytest.approx(max(times) / min(times))
+    assert judge(DISTINCT, None, rows[:2]).verdict == NOT_TESTABLE
 
 
-def test_growth_of_published_figures(judge):
-    at = {"kind": "absolute_time", "system": "fast", "card": "old", "resolution": 0.1}
-    others = [
-        entry(at | {"at": {"batch": 2, "seq_len": n}}, 4.0 * (n / 1024) ** 1.5, f"t.{n}")
-        for n in GROWTH["lengths"]
+def test_distinct_of_noisy_times_and_of_memory(judge):
+    rows = [ring(10), ring(10, "ring-hilbert"), dense(10)]
+    found = judge(DISTINCT, None, noisy(rows))
+    assert found.verdict == NOT_TESTABLE
+    assert "too uncertain to judge by" in found.reason
+    memory = DISTINCT | {"quantity": "memory", "among": ["ring", "curve"]}
+    for share, verdict in ((1.0, REFUTED), (1.04, REFUTED), (1.8, REPRODUCED)):
+        rows = [ring(memory=share * 64 * MIB), ring(10, "ring-hilbert")]
+        assert judge(memory, None, rows).verdict == verdict
+        assert judge(memory, None, rows).measured["value"] == pytest.approx(share)
+    order = {"kind": "ordering", "quantity": "memory", "order": ["curve", "ring"], "at": AT}
+    assert judge(order, None, rows).verdict == REPRODUCED
+    for predicate in (memory, order):
+        assert judge(predicate | {"device_kind": "cuda"}, None, rows).verdict == NOT_TESTABLE
+
+
+VARIES = {"kind": "fastest_varies", "among": ["half", "tenth"], "shapes": SHAPES}
+
+
+@pytest.mark.parametrize(
+    ("times", "verdict"),
+    [
+        ((5, 10, 5, 10), REFUTED),  # half is the faster one at both
+        ((5, 10, 10, 5), REPRODUCED),
+        ((5, 10, 10, 10), NOT_REPRODUCED),
+    ],
+)
+def test_fastest_varies(judge, times, verdict):
+    first, last = SHAPES
+    rows = [
+        sparse(0.5, times[0], **first), sparse(0.9, times[1], **first),
+        sparse(0.5, times[2], **last), sparse(0.9, times[3], **last),
+    ]  # fmt: skip
+    found = judge(VARIES, None, rows)
+    assert (found.verdict, found.basis) == (verdict, "records")
+    assert judge(VARIES, None, rows[:3]).verdict == NOT_TESTABLE
+    at = {"kind": "absolute_time", "card": "old", "resolution": 0.1}
+    own = [
+        entry(at | {"system": s, "at": shape}, figure, f"t.{s}.{shape['seq_len']}")
+        for s, figure in (("half", 9.0), ("tenth", 7.0))
+        for shape in SHAPES
     ]
-    predicate = GROWTH | {"figures": "w.t.*"}
-    assert judge(predicate, None, series(1.5), others).published == 1.5
-    assert judge(predicate, None, series(1.5), others).verdict == REPRODUCED
-    assert judge(predicate, None, series(1.3), others).verdict == REPRODUCED
-    assert judge(predicate, None, series(1.0), others).verdict == NOT_REPRODUCED
-
-
-def test_memory_below_linear_is_impossible_but_linear_is_not(judge):
-    memory = GROWTH | {"quantity": "memory"}
-    found = judge(memory | {"below": 1}, None, series(1.0))
-    assert (found.verdict, found.basis) == (REFUTED, "physics")
-    assert found.measured["value"] == pytest.approx(1.0, abs=0.01)
-    assert judge(memory | {"below": 1}).basis == "physics"
-    assert judge(memory | {"at_most": 1}, None, series(1.0)).verdict == REPRODUCED
-    assert judge(memory | {"at_most": 1}).verdict == NOT_TESTABLE
+    same = judge(VARIES | {"figures": "w.t.*.*"}, None, rows, own)
+    assert (same.verdict, same.basis) == (REFUTED, "arithmetic")
+    assert same.reason.startswith("by its own times tenth is fastest everywhere")

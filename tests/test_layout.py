@@ -1,0 +1,91 @@
+"""The import graph: no circle, and rooms that import only what lies below them."""
+
+import ast
+import re
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("models", "experiments", "analysis")
+# From the ground up; rooms of one floor do not import each other.
+FLOORS = (
+    {"statistics"},
+    {"records"},
+    {"rendering"},
+    {"claims", "documents", "outputs"},
+    {"selection"},
+    {"standard"},
+    {"experiments", "advise"},
+    {"across", "pages", "catalogue"},
+    {"notebook"},
+)
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {_module(path): path for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
+
+
+def _imports(path: Path) -> set[str]:
+    """Modules of the repository that a file imports, inside functions and for types too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in MODULES else node.module)
+    return found & set(MODULES)
+
+
+GRAPH = {module: _imports(path) for module, path in MODULES.items()}
+
+
+def test_the_import_graph_has_no_circle():
+    assert sum(map(len, GRAPH.values())) > 1000
+    try:
+        TopologicalSorter(GRAPH).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' <- '.join(error.args[1])}")
+
+
+def test_rooms_of_analysis_import_only_what_lies_below():
+    floor = {room: place for place, rooms in enumerate(FLOORS) for room in rooms}
+    for module, imported in GRAPH.items():
+        for other in imported:
+            if module.startswith("analysis.") and other.startswith("analysis."):
+                here, there = module.split(".")[1], other.split(".")[1]
+                assert here == there or floor[there] < floor[here], (module, other)
+
+
+def test_experiments_do_not_import_each_other():
+    """But for what `as_published` says of streamed attention."""
+    crossing = {
+        (module.split(".")[2], other.split(".")[2])
+        for module, imported in GRAPH.items()
+        for other in imported
+        if re.match(r"analysis\.experiments\.\w+\.", module)
+        and re.match(r"analysis\.experiments\.\w+\.", other)
+        and module.split(".")[2] != other.split(".")[2]
+    }
+    assert crossing == {("as_published", "extreme")}
+
+
+def test_models_know_nothing_of_what_measures_them_nor_this_of_the_analysis():
+    for package, others in (
+        ("models", ("experiments", "analysis")),
+        ("experiments", ("analysis",)),
+    ):
+        for module, imported in GRAPH.items():
+            above = {other for other in imported if other.split(".")[0] in others}
+            if module.split(".")[0] == package:
+                allowed = {"analysis.across.compare"} if module == "experiments.__main__" else set()
+                assert above <= allowed, (module, above)
+    for path in (ROOT / "models").rglob("*"):
+        if path.suffix in (".py", ".md", ".json"):
+            assert not re.search(r"\bexperiments[./]|\banalysis[./]", path.read_text()), path
