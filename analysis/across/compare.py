@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.records import frame as records
 from analysis.rendering.text import interval
 from analysis.selection import views
+from analysis.standard import in_words
 from analysis.statistics.intervals import geometric_mean_speedup, speedup
 
 KEY = ["experiment", *records.CASE_COLUMNS]
@@ -31,12 +32,9 @@ def compare(a: Path, b: Path) -> str:
     ]
     pairs = []
     for row in joined.to_dict("records"):
-        label = (
-            f"{row['experiment']} {row['system_a']} batch {row['batch']} {row['seq_len']} tokens"
-        )
-        label += f" {row['heads']}x{row['head_dim']} {row['dtype']} {row['pass']}"
-        label += "" if math.isnan(row["sparsity"]) else f" {views.blocks_in_words(row)}"
-        label += " causal" if row["is_causal"] else ""
+        case = in_words.case(row, "batch", "heads", "type", "causal", "pass")
+        label = f"{row['experiment']} {row['system_a']}, {row['seq_len']} tokens, {case}"
+        label += "" if math.isnan(row["sparsity"]) else f", {views.blocks_in_words(row)}"
         statuses = (row["status_a"], row["status_b"])
         if statuses != ("ok", "ok"):
             lines.append(f"{label}: {statuses[0]} / {statuses[1]}")

@@ -34,7 +34,7 @@ RECORD_COLUMNS = (
 
 
 def machines(frame: pd.DataFrame) -> Table:
-    """The machines that records are from, one a row, with their software."""
+    """The machines that records are from, one per row, with their software."""
     body = []
     for name in records.machines(frame, records.reporting_machine(frame)):
         own = frame[frame["machine"] == name]
@@ -83,7 +83,7 @@ TABLES = {"machines": machines, "costs": costs, "code": code}
 
 
 def records_csv(frame: pd.DataFrame) -> str:
-    """Every record, one a line, by path."""
+    """Every record, one per line, by path."""
     chosen = frame.sort_values("path")[list(RECORD_COLUMNS)]
     started = [when.isoformat(timespec="seconds") for when in chosen["started_at"]]
     return chosen.assign(started_at=started).to_csv(index=False, lineterminator="\n")

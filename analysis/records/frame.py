@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.records import rank_columns, replica_columns, systems
-from analysis.statistics.intervals import median_interval
+from analysis.statistics.intervals import Interval, median_interval
 from experiments.record import RecordError
 from experiments.schema import Record
 from experiments.schema import load as load_record
@@ -86,6 +87,11 @@ def of_experiment(frame: pd.DataFrame, experiment: str) -> pd.DataFrame:
             f"(has: {', '.join(sorted(frame['experiment'].unique()))})"
         )
     return rows
+
+
+def time_interval(row: Mapping) -> Interval:
+    """The median time (ms) of a record, with its 95 % interval; NaN without a time."""
+    return Interval(row["median_ms"], row["low_ms"], row["high_ms"], 0.95)
 
 
 def reporting_machine(frame: pd.DataFrame, machine: str = "auto") -> str:

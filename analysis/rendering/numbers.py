@@ -3,7 +3,7 @@ r"""Every number that prose may use, by key.
 An entry is {value, low, high, unit, text, records}: `text` is what is printed, an en dash where
 nothing was measured; `records` are the paths it came from. Those of an experiment have `device`
 and `bare` too (see `analysis.selection.reporting_machine`). A file is {numbers, not_measured}: the
-entries by key, and the keys alone of what no record holds, so that a misspelt key can be told from
+entries by key, and the keys alone of what no record holds, so that a misspelt key is not taken for
 a number that was not measured. A notebook writes those of its experiment
 (`analysis.standard.numbers`); the command line joins them with the verdicts' counts:
 

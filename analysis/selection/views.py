@@ -308,9 +308,9 @@ def ratio(base: pd.Series | None, other: pd.Series | None, quantity: str = "time
         gain = speedup(base["samples"], other["samples"])
         if min(len(base["samples"]), len(other["samples"])) > 1:
             return gain
-        return Interval(gain.value, math.nan, math.nan, 0.0)
+        return Interval.without_spread(gain.value)
     value = base["peak_memory_bytes"] / other["peak_memory_bytes"]
-    return Interval(value, float("nan"), float("nan"), 0.0) if value > 0 else None
+    return Interval.without_spread(value) if value > 0 else None
 
 
 def dense_counterpart(

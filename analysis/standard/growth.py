@@ -9,7 +9,10 @@ from matplotlib.figure import Figure
 from analysis.records.units import MIB
 from analysis.rendering.style import label_lines, length_axis, look
 from analysis.selection import views
-from analysis.standard.panels import draw_censored, draw_fit, log_height, over_length
+from analysis.standard import quantities
+from analysis.standard.panels import draw_censored, draw_fit, draw_points, log_height, over_length
+
+MEASURED = {"time": quantities.time, "memory": quantities.memory}
 
 
 def time(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
@@ -34,31 +37,24 @@ def _grown(frame, experiment, machine, quantity, ylabel) -> Figure:
 
 def draw_series(ax: Axes, series: views.Series, quantity: str) -> None:
     """Points, fits and labels of "time" (ms) or "memory" (MiB); what ran out at the top edge."""
-    scale = MIB if quantity == "memory" else 1
+    unit = MIB if quantity == "memory" else 1  # of the fits, which are of bytes
     length_axis(ax, series.lengths)
     ax.set_yscale("log")
     ends, values = [], []
     for system in series.systems:
-        one = look(system)
-        rows = series.timed(system)
-        y, bars = rows["median_ms"], None
+        one, rows = look(system), series.timed(system)
         if quantity == "memory":
             rows = rows[rows["peak_memory_bytes"] > 0]
-            y = rows["peak_memory_bytes"] / scale
-        else:
-            bars = [y - rows["low_ms"], rows["high_ms"] - y]
         if len(rows) < min(2, len(series.lengths)):
             continue  # one point beside whole lines says nothing of growth
-        drawn = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
-        drawn |= {"elinewidth": 0.7, "capsize": 1.5, "label": one.label}
         fit = series.growth(system, quantity)
-        line = "none" if fit else ":"
-        ax.errorbar(rows["seq_len"], y, yerr=bars, linestyle=line, zorder=4, **drawn)
+        points = [(row["seq_len"], MEASURED[quantity](row).amount) for _, row in rows.iterrows()]
+        n, y = draw_points(ax, points, one, line="none" if fit else ":")
         text = one.label
         if fit:
-            text += "  " + draw_fit(ax, fit, one, lambda n: scale)
-        ends.append((rows["seq_len"].iloc[-1], y.iloc[-1], text, one.ink))
-        values += [y.min(), y.max()]
+            text += "  " + draw_fit(ax, fit, one, lambda n: unit)
+        ends.append((n[-1], y[-1], text, one.ink))
+        values += y
     if values:  # the band of an uncertain fit runs off the axis rather than ruling it
         ax.set_ylim(min(values) / 2, max(values) * 2)
     draw_censored(ax, series)

@@ -16,10 +16,12 @@ _PARTS: dict[str, Callable[[Mapping], str]] = {
     "not causal": lambda of: "" if of["is_causal"] else "not causal",
     "masking": lambda of: "causal" if of["is_causal"] else "not causal",
     "heads": lambda of: f"{of['heads']} × {of['head_dim']}",
+    "heads of": lambda of: f"{of['heads']} heads of {of['head_dim']}",
     "length": lambda of: tokens(of["seq_len"]),
     "batch": lambda of: f"batch {of['batch']}",
     "pass": lambda of: "forward + backward" if _is_training(of) else "forward",
     "training": lambda of: "training" if _is_training(of) else "",
+    "training pass": lambda of: "forward + backward" if _is_training(of) else "",
 }
 
 
@@ -36,8 +38,8 @@ def per_cent(share: float | None) -> str | None:
 def case(of: Mapping, *parts: str) -> str:
     """Type, causality and heads of a record or of the fields of a series; or the given `parts`.
 
-    "causal", "not causal" and "training" stand only where they apply; "masking" is one of the
-    first two.
+    "causal", "not causal", "training" and "training pass" stand only where they apply; "masking" is
+    one of the first two. "heads" is 8 × 64, "heads of" 8 heads of 64.
     """
     words = (_PARTS[part](of) for part in parts or ("type", "causal", "heads"))
     return ", ".join(word for word in words if word)

@@ -128,20 +128,29 @@ def _plain(y: float, _) -> str:
 
 
 def arms(found: Iterable[Interval]) -> np.ndarray:
-    """Lengths (2, n) of error bars below and above; 0 where nothing is known of the spread."""
-    bars = np.array([(one.value - one.low, one.high - one.value) for one in found], float)
-    return np.where(np.isfinite(bars), bars, 0.0).T
+    """Lengths (2, n) of error bars below and above; NaN where nothing is known of the spread."""
+    return np.array([(one.value - one.low, one.high - one.value) for one in found], float).T
 
 
 def draw_points(
-    ax: Axes, points: Sequence[tuple[float, Interval]], one: Look, scale: float = 1
+    ax: Axes,
+    points: Sequence[tuple[float, Interval | float]],
+    one: Look,
+    scale: float = 1,
+    line: str = "-",
+    is_open: bool = False,
 ) -> tuple[list[float], list[float]]:
-    """A system's (x, value) with error bars, the values over `scale`; returns what was drawn."""
+    """A system's (x, amount) over `scale`, with error bars where amounts are intervals.
+
+    Returns x and the values as drawn. line: the style that joins them. is_open: white markers.
+    """
     x, found = zip(*points, strict=True)
-    y = [point.value / scale for point in found]
-    drawn = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
-    drawn |= {"elinewidth": 0.7, "capsize": 1.5, "label": one.label}
-    ax.errorbar(x, y, yerr=arms(found) / scale, zorder=4, **drawn)
+    has_bars = isinstance(found[0], Interval)
+    y = [(amount.value if has_bars else amount) / scale for amount in found]
+    drawn = {"color": one.color, "marker": one.marker, "label": one.label, "linestyle": line}
+    drawn |= {"markerfacecolor": "white" if is_open else one.color}
+    bars = arms(found) / scale if has_bars else None
+    ax.errorbar(x, y, yerr=bars, elinewidth=0.7, capsize=1.5, zorder=4, **drawn)
     return list(x), y
 
 
@@ -192,13 +201,9 @@ def draw_censored(ax: Axes, series: views.Series) -> None:
 
 def title_of(series: views.Series) -> str:
     """Two lines that say what a series has in common."""
-    case = in_words.case(vars(series), "type", "masking")
-    passes = ", forward + backward" if series.training else ""
-    heads = f"{series.heads} heads of {series.head_dim}"
-    return (
-        f"{series.device}, {case}{passes}\n"
-        + f"batch {series.batch}, {heads}, {_short(series.pattern)}".removesuffix(", ")
-    )
+    case = in_words.case(vars(series), "type", "masking", "training pass")
+    shape = in_words.case(vars(series), "batch", "heads of")
+    return f"{series.device}, {case}\n" + f"{shape}, {_short(series.pattern)}".removesuffix(", ")
 
 
 def _short(pattern: str) -> str:

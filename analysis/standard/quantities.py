@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis.records.frame import time_interval
 from analysis.records.units import KIB, MIB
 from analysis.selection import views
 from analysis.statistics import scaling
@@ -48,8 +49,7 @@ def time(row: pd.Series | None, unit: str = "ms", multiplier: float = 1) -> Quan
     """Median time, `multiplier` times, with its interval."""
     if not is_timed(row):
         return Quantity(None, unit)
-    median = Interval(row["median_ms"], row["low_ms"], row["high_ms"], 0.95)
-    return duration(median.times(multiplier), unit)
+    return duration(time_interval(row).times(multiplier), unit)
 
 
 def rate(row: pd.Series | None, unit: str = "tokens/s") -> Quantity:

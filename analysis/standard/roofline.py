@@ -55,7 +55,7 @@ def _draw(ax: Axes, series: views.Series) -> None:
     ends.append((x[-1], roof[-1], "roof", GREY))
     ax.set_xlim(x[0], x[-1])
     ax.set_ylim(min(values) / 1.6, max(values) * 1.6)
-    ax.set_xlabel("useful FLOPs a byte moved")
+    ax.set_xlabel("useful FLOPs per byte moved")
     ax.set_ylabel(f"useful {unit}")
     log_height(ax)
     log_width(ax)

@@ -121,7 +121,7 @@ def machines(experiment: str) -> Callable[[pd.DataFrame, str], Table]:
                  ", ".join(commits) or DASH)
             )  # fmt: skip
         columns = ("Machine", "Device", "CPU", "Cores", "torch", "Tier", "Timed", "Commit")
-        note = "Timed: cases with a time, of all. The prose speaks of the first machine."
+        note = "Timed: cases with a time, of all. The text reports the first machine."
         return Table(f"{title(experiment)}, machines", columns, body, note)
 
     return make

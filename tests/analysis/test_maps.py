@@ -111,7 +111,7 @@ def test_points_stand_at_their_intensity_under_the_measured_roof(laptop):
     assert float(first["useful GFLOP/s"]) == pytest.approx(12 * float(first[_X]))
 
 
-_X = "useful FLOPs a byte moved"
+_X = "useful FLOPs per byte moved"
 
 
 def test_every_exponent_stands_under_its_machine_with_its_interval(laptop):

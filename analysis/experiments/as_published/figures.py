@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -71,7 +72,7 @@ def _marks(ax: Axes, lines: Sequence[Three]) -> None:
         x, at = [gain.value for gain in found.values()], [y + _RAISED[name] for y in found]
         bars = {"linestyle": "none", "elinewidth": 0.8, "label": name, **mark}
         if found:
-            ax.errorbar(x, at, xerr=arms(found.values()), **bars)
+            ax.errorbar(x, at, xerr=np.nan_to_num(arms(found.values())), **bars)
         shown += x
     ratio_axis(ax, shown)
 
@@ -117,7 +118,7 @@ def _curves(ax: Axes, curves: Sequence[Curve]) -> None:
         y = [share.value for share in shares]
         bars = {"linestyle": "none", "elinewidth": 0.8, "marker": one.marker, "markersize": 3.6}
         if shares:
-            ax.errorbar(x[1:], y, yerr=arms(shares), color=color, label=name, **bars)
+            ax.errorbar(x[1:], y, yerr=np.nan_to_num(arms(shares)), color=color, label=name, **bars)
         ends.append((x[-1], y[-1] if y else 1.0, name, color))
     read = _read_off()
     if read and places:

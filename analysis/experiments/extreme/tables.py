@@ -18,7 +18,7 @@ SOURCES = (STREAMED, "dilated-streamed-mapped", "dilated-streamed-host", WHOLE)
 
 
 def lengths(frame: pd.DataFrame, machine: str) -> Table:
-    """Streamed passes by length: time, tokens a second, memory, and what stays the same."""
+    """Streamed passes by length: time, tokens per second, memory, and what stays the same."""
     one = extreme_views.extreme(frame, machine)
     body: list[tuple[Cell, ...]] = []
     for schedule in (SAME_SCHEDULE, GLOBAL):
@@ -126,7 +126,7 @@ def sources(frame: pd.DataFrame, machine: str) -> Table:
     )
     note = (
         f"Measured: {one.view.device}{_case(one)}. In one piece, q, k and v lie in memory before, "
-        "and only what is needed beyond them is weighed; a mapped file or a generator has no such "
+        "and only what is needed beyond them is measured; a mapped file or a generator has no such "
         "input."
     )
     return Table("Extreme, ways to read the tokens", columns, body, note)

@@ -102,13 +102,13 @@ def _draw(ax: Axes, lines: Sequence[_Line]) -> None:
     for line in lines:
         one = line.one
         n = line.rows["seq_len"].to_numpy(float)
-        batch = line.rows["batch"].to_numpy(float)
-        y = line.rows["peak_memory_bytes"].to_numpy() / (batch * n) / KIB
+        batch = line.rows.iloc[0]["batch"]
+        y = [ring_views.per_token(row).value for _, row in line.rows.iterrows()]
         drawn = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
         ax.plot(n, y, linestyle="none" if line.fit else ":", zorder=4, label=one.label, **drawn)
         text = one.label
         if line.fit:
-            text += "  " + draw_fit(ax, line.fit, one, lambda n, b=batch[0]: b * n * KIB)
+            text += "  " + draw_fit(ax, line.fit, one, lambda n, b=batch: b * n * KIB)
         if line.published:
             ax.plot(
                 PUBLISHED_AT, line.published, marker=one.marker, color=one.color,
@@ -117,10 +117,10 @@ def _draw(ax: Axes, lines: Sequence[_Line]) -> None:
             )  # fmt: skip
             values.append(line.published)
         ends.append((n[-1], y[-1], text, one.ink))
-        values += list(y)
+        values += y
     if values:  # the band of an uncertain fit runs off the axis rather than ruling it
         ax.set_ylim(min(values) / 2, max(values) * 2)
-    ax.set_ylabel("peak a token (KiB)")
+    ax.set_ylabel("peak per token (KiB)")
     log_height(ax)
     label_lines(ax, ends)
 

@@ -7,11 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.experiments.ring import views as ring_views
-from analysis.records.units import MIB
 from analysis.rendering.style import look
 from analysis.rendering.text import number
 from analysis.selection import views
-from analysis.standard import in_words
+from analysis.standard import in_words, quantities
 from analysis.standard.panels import bars_of
 
 
@@ -47,7 +46,7 @@ def _draw(ax: Axes, bars: list[tuple[str, pd.Series]]) -> None:
             y, share, height=0.62, facecolor="white" if one.hatch else one.color,
             edgecolor=one.color, hatch=one.hatch, label=one.label,
         )  # fmt: skip
-        text = f"{share:.0f} %, {number(row['bytes_sent'] / MIB)} MiB"
+        text = f"{share:.0f} %, {number(quantities.size(row['bytes_sent']).value)} MiB"
         ax.annotate(
             text, (share, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=6.5,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6}, zorder=4,

@@ -100,7 +100,7 @@ def memory(frame: pd.DataFrame, machine: str) -> Table:
         "95 % interval. Of simulated ranks one is run alone, with no network. A real ring of few "
         "lengths is in the table of strong scaling."
     )
-    return Table("Ring, memory a token", columns, body, note)
+    return Table("Ring, memory per token", columns, body, note)
 
 
 def growth(frame: pd.DataFrame, machine: str) -> Table:

@@ -8,7 +8,6 @@ import pandas as pd
 
 from analysis.experiments.ring import views as ring_views
 from analysis.records import systems
-from analysis.records.units import KIB
 from analysis.rendering.table import Cell, Table
 from analysis.rendering.text import tokens
 from analysis.selection import views
@@ -111,8 +110,8 @@ def traffic(frame: pd.DataFrame, machine: str) -> Table:
                     in_words.case(row, *CASE),
                     tokens(row["seq_len"]),
                     ring_views.ranks_in_words(row),
-                    row["bytes_sent"] / KIB,
-                    ring_views.dense_bytes(row) / KIB,
+                    cell(quantities.size(row["bytes_sent"], "KiB")),
+                    cell(quantities.size(ring_views.dense_bytes(row), "KiB")),
                     in_words.per_cent(ring_views.sent_share(row)),
                     f"{row['messages_sent']:.0f}",
                 )
