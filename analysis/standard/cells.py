@@ -16,7 +16,7 @@ from analysis.statistics.intervals import Interval
 def cell(of: Quantity, form: str | None = None) -> Cell:
     """A quantity, its unit in the column's heading; `form` as in `text.interval`."""
     if isinstance(of.amount, Interval):
-        return table.quantity(of.amount.value, of.amount.low, of.amount.high, form)
+        return table.measured(of.amount.value, of.amount.low, of.amount.high, form)
     return of.amount
 
 

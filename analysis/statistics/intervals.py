@@ -90,7 +90,7 @@ def median_interval(samples: Sequence[float], confidence: float = 0.95) -> Inter
     count = ordered.size
     median = float(np.median(ordered))
     if count == 1:
-        return Interval(median, nan, nan, 0.0)
+        return Interval.without_spread(median)
     tails = 2 * stats.binom.cdf(np.arange((count + 1) // 2), count, 0.5)  # of ranks 1, 2, ...
     rank = max(int(np.searchsorted(tails, 1 - confidence, side="right")), 1)
     return Interval(
@@ -164,7 +164,7 @@ def resampled_median(
     check_confidence(confidence)
     one = log_median(replicates, resamples, np.random.default_rng(seed))
     if one.freedom == 0:
-        return Interval(one.value, nan, nan, 0.0)
+        return Interval.without_spread(one.value)
     half = float(stats.t.ppf((1 + confidence) / 2, one.freedom)) * sqrt(one.variance)
     return Interval(one.value, one.value * exp(-half), one.value * exp(half), confidence)
 
@@ -216,7 +216,7 @@ def geometric_mean_speedup(
     value = prod(base.value / other.value for base, other in sides) ** (1 / len(sides))
     flat = [side for pair in sides for side in pair]
     if any(side.freedom == 0 for side in flat):
-        return Interval(value, nan, nan, 0.0)
+        return Interval.without_spread(value)
     variance = sum(side.variance for side in flat)
     if variance == 0:
         return Interval(value, value, value, confidence)

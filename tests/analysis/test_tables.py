@@ -177,13 +177,13 @@ def made_of_both(both):
     }
 
 
-def _measured(made: table.Table) -> list[tuple[str, table.Quantity]]:
+def _measured(made: table.Table) -> list[tuple[str, table.Measured]]:
     """(heading, cell) of every cell with a value and an interval."""
     return [
         (column, cell)
         for row in made.rows
         for column, cell in zip(made.columns, row, strict=True)
-        if isinstance(cell, table.Quantity)
+        if isinstance(cell, table.Measured)
     ]
 
 
