@@ -18,11 +18,6 @@ def test_keys_are_the_same_whatever_was_measured(numbers_of, both, smoke, nothin
         assert measured[0] > measured[1] > measured[2]
 
 
-def test_a_second_machine_adds_no_key(build, build_with_card):
-    one, two = (numbers.read(folder / "numbers.json") for folder in (build, build_with_card))
-    assert one.keys() == two.keys()
-
-
 def test_a_number_comes_with_interval_text_and_records(numbers_of, laptop):
     found = numbers_of(laptop, "comprehensive")
     gain = found["comprehensive.speedup.dilated-sdpa.b1.n8192"]
