@@ -15,6 +15,7 @@ from analysis.selection import published
 from tests.analysis import synthetic, synthetic_cards
 from tests.analysis.claims_cases import EMPTY, data, entry, load
 
+
 @pytest.fixture(scope="session")
 def laptop_root(tmp_path_factory):
     root = tmp_path_factory.mktemp("laptop") / "published"
