@@ -15,18 +15,6 @@ from analysis.selection import published
 from tests.analysis import synthetic, synthetic_cards
 from tests.analysis.claims_cases import EMPTY, data, entry, load
 
-# What takes long to make is made by one worker of pytest-xdist.
-GROUPS = {"build": {"build", "build_with_card"}, "frames": {"both", "smoke", "nothing"}}
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    for item in items:
-        used = set(getattr(item, "fixturenames", ()))
-        group = next((name for name, fixtures in GROUPS.items() if used & fixtures), None)
-        if group is not None:
-            item.add_marker(pytest.mark.xdist_group(group))
-
 
 @pytest.fixture(scope="session")
 def laptop_root(tmp_path_factory):

@@ -208,7 +208,7 @@ def test_the_labels_of_a_table_tell_its_rows_apart(half):
         for make in catalogue.tables(experiment).values()
         if isinstance(make, ByMachine)
     ]
-    assert len(made) == 25
+    assert len(made) == 28
     for make in made:
         for machine in set(half[half["experiment"] == make.experiment]["machine"]):
             table = make(half, machine)
