@@ -1,7 +1,7 @@
-"""What a notebook writes, and says of it, read off the notebook.
+"""The outputs of a notebook and their captions, read from the notebook.
 
-`page.figure("x")` and `page.table("y")` are what it writes, so the workflow knows a new figure as
-soon as the notebook draws it; the text before them is their caption in the report.
+Each `page.figure("x")` and `page.table("y")` in a notebook is an output, so the workflow knows a
+new figure as soon as the notebook draws it; the text before it is its caption in the report.
 
     python -m analysis.outputs EXPERIMENT [--build DIR]
 
@@ -23,7 +23,7 @@ _SHOWN = re.compile(r'page\.(figure|table)\("([\w-]+)"\)|page\.(numbers)\(\)')
 
 
 def written(experiment: str) -> list[str]:
-    """Paths under the build folder that the experiment's notebook writes, besides itself."""
+    """Paths, under the build folder, of what the experiment's notebook writes besides itself."""
     shown = [(kind, name) for kind, name, _ in _shown(experiment)]
     return [
         *(
@@ -43,7 +43,7 @@ def written(experiment: str) -> list[str]:
 
 
 def caption_path(path: str) -> str:
-    """Where the caption of an output is, both under the build folder; forms of a table share it."""
+    """The path of an output's caption, both under the build folder; all forms share one."""
     return f"captions/{PurePosixPath(path).with_suffix('.rst')}"
 
 
@@ -86,7 +86,7 @@ def _shown(experiment: str) -> list[tuple[str, str, str]]:
 
 
 def _rst(markdown: str) -> str:
-    """Headings to bold lines and code to literals: what the notebooks' Markdown uses."""
+    """The notebooks' Markdown as reStructuredText: headings become bold lines, code literals."""
     lines = [re.sub(r"^#+ (.*)$", r"**\1**", line) for line in markdown.splitlines()]
     return re.sub(r"`([^`]+)`", r"``\1``", "\n".join(lines))
 

@@ -4,6 +4,10 @@ import json
 import os
 
 import pytest
+
+# Before torch is imported, here and in what the tests start: pytest has a worker for each core.
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
 import torch
 
 # Before Triton is imported, whose own functions are made for one or the other: without
@@ -19,12 +23,16 @@ settings.register_profile(
 settings.load_profile("repository")
 
 
+def pytest_xdist_auto_num_workers(config):
+    """A worker for each core, but none besides this process where there is a card to share."""
+    return 0 if torch.cuda.is_available() else None
+
+
 def pytest_sessionstart(session):
     """One thread, and one call of MKL's vectorised logarithm.
 
     The supervisor forks: a process that has run a torch op on several threads would
     hand its children a thread pool that hangs.
-
 
     In a fresh process whose first such call comes from two threads at once, one
     of them sometimes works at low accuracy (4e-5), for that call only.

@@ -12,8 +12,9 @@ from analysis.rendering.text import interval
 from analysis.selection import views
 from analysis.standard import in_words
 from analysis.statistics.intervals import geometric_mean_speedup, speedup
+from experiments.case import COLUMNS
 
-KEY = ["experiment", *records.CASE_COLUMNS]
+KEY = ["experiment", *COLUMNS]
 
 
 def compare(a: Path, b: Path) -> str:

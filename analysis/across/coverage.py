@@ -2,10 +2,16 @@
 
 The records are those of `experiments.cost`: its times, its ends, and memory by a rule of thumb. So
 what is counted is which claims get a verdict, never which verdict.
+
+    python -m analysis.across.coverage [--minutes 28]
+
+prints it for the campaign that `python -m experiments campaign --plan --minutes 28` prints.
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,6 +22,8 @@ from analysis.claims import NOT_TESTABLE, load
 from analysis.claims.claim import Claim
 from analysis.claims.evidence import Evidence
 from analysis.records import frame as records
+from experiments import cost
+from experiments.campaign import planning, work
 from experiments.schema import Record
 
 BEFORE, NEVER = "before", "-"
@@ -118,3 +126,20 @@ def text(frame: pd.DataFrame, minutes: Sequence[float] = (5, 10, 20, 28)) -> str
         lines.append(f"{'needs':>8}  {row.claim}: {row.needs[:150]}")
     lines.append(f"{int(idle.sum())} claims that no measurement decides are not listed")
     return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the claims that a campaign on one card would decide, and by when."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--minutes", type=float, default=28)
+    options = parser.parse_args(arguments)
+    steps = [m for m in (5, 10, 20) if m < options.minutes] + [options.minutes]
+    reference = cost.reference_device("cuda")
+    chosen = work.on_device("cuda", "gpu")
+    selected = planning.by_the_clock(chosen, "cuda", reference, options.minutes)
+    print(text(coverage(selected, steps), steps))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

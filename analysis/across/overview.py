@@ -66,13 +66,18 @@ def _measured(found: list[Line]) -> int:
 
 
 def overview(frame: pd.DataFrame, machine: str = "auto") -> Figure:
-    """Published and measured speed-ups, a panel a write-up: the longest on the left."""
+    """Published and measured speed-ups, one panel per write-up: the longest on the left.
+
+    Without records of any write-up a figure without panels.
+    """
     present = set(frame["experiment"])
     chosen = [
         reporting_machine.fullest(frame, e, machine, lines, _measured)
         for e in PANELS
         if e in present
     ]
+    if not chosen:
+        return Figure(figsize=(PAGE, LINE))
     panels, rows = ([pair[side] for pair in chosen] for side in (0, 1))
     heights = [LINE * _units(found) for found in rows]
     # Of several devices each panel names its own, in a line more.

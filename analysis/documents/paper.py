@@ -1,9 +1,9 @@
-"""The paper: `paper/paper.typ` compiled by Typst, equal inputs to equal bytes.
+"""The paper: `paper/paper.typ` compiled by Typst; the same inputs give the same bytes.
 
     python -m analysis.documents.paper --out build/paper.pdf [--build build]
 
-The paper reads `numbers.json`, `claims.json`, `tables/*.typ` and `figures/*.svg` of the build
-folder. Fonts are those inside the compiler, whatever the system has.
+The paper reads `numbers.json`, `claims.json`, `records.csv`, `tables/` and `figures/*.svg` of the
+build folder. Fonts are those of the compiler, not of the system.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "paper" / "paper.typ"
 
 
 class PaperError(ValueError):
-    """The paper cannot be compiled: says what Typst found, and where."""
+    """The paper cannot be compiled; the message is Typst's, with the source file."""
 
 
 def compile_paper(build: Path, source: Path = SOURCE) -> bytes:
@@ -42,7 +42,7 @@ def compile_paper(build: Path, source: Path = SOURCE) -> bytes:
         )
     except typst.TypstError as error:
         message = " ".join(str(error.message).split())
-        # A panic carries its text quoted: show the text.
+        # The text of a panic is quoted in Typst's message.
         panic = re.fullmatch(r'panicked with: "(.*)"', message)
         hints = "; ".join(error.hints or ())
         text = panic[1].replace('\\"', '"') if panic else message

@@ -3,8 +3,8 @@
     snakemake --config source=published && python -m analysis.documents.readme [--check]
 
 fills the README between its `found` marks from `paper/readme.md.j2` and copies the overview
-figure to `paper/overview.svg`, so that a reader sees both without building anything. With
-`--check` nothing is written: the exit status says whether they are as the records have it.
+figure to `paper/overview.svg`, so that a reader sees both without a build. With `--check` nothing
+is written, and the exit status is 1 if either differs from the build.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ _MARKED = re.compile(r"(<!-- found -->\n).*(<!-- /found -->)", re.S)
 
 
 def fill(readme: str, template: str, numbers: dict) -> str:
-    """`readme` with its marked part rendered from `template`; NumbersError on an unknown key."""
+    """`readme` with the text between its marks rendered from `template`.
+
+    Raises NumbersError on an unknown key.
+    """
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     where = "paper/readme.md.j2"
     found = environment.from_string(template).render(
-        # The README names the device of every sentence, where a number's text names another's.
+        # The template names the device of each number itself: `n` is the text without it.
         n=lambda key: bare(numbers, key, where),
         on=lambda key: lookup(numbers, key, where, "device"),
         known=lambda key: lookup(numbers, key, where, "value") is not None,

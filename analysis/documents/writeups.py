@@ -1,12 +1,18 @@
-"""The write-ups, in the published layout, out of numbers, tables, figures and verdicts.
+"""The write-ups, in the published layout, from numbers, tables, figures and verdicts.
 
     python -m analysis.documents.writeups NAME --out build/writeups/NAME.md [--build build]
 
-renders `paper/writeups/NAME.md.j2`. A template has `n(key)`, the text of a number; `table(name)`,
-`figure(name, alt)`; of one claim `said(id)`, `measured(id)`, `ruled(id)` (the word) and
-`verdict(id)` (with its reason); `verdicts(section)`, the table of a section of the write-up;
-`sections()`. An unknown name of any of these fails the build. A table or figure of another
-experiment has its whole name (`backends-worth`): a write-up need not be one of an experiment.
+renders `paper/writeups/NAME.md.j2`. A template can call:
+
+    n(key)                            the text of a number
+    table(name), figure(name, alt)    those of this experiment, or of another by the whole name
+                                      (`backends-worth`); NAME need not be an experiment
+    published(id), measured(id)       the published and the measured value of a claim
+    verdict(id)                       its verdict as a word, linked to the ledger
+    verdict_and_reason(id)            the same with its basis and reason
+    verdicts(section), sections()     the table of claims of one section; all sections
+
+An unknown key, name, claim or section fails the build.
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ TEMPLATES = Path(__file__).resolve().parents[2] / "paper" / "writeups"
 
 
 class WriteupError(ValueError):
-    """A write-up that cannot be rendered: names the template and what it asked for."""
+    """A write-up cannot be rendered; the message names the template and what is missing."""
 
 
 def render(name: str, build: Path, out: Path, templates: Path = TEMPLATES) -> str:
@@ -46,10 +52,10 @@ def render(name: str, build: Path, out: Path, templates: Path = TEMPLATES) -> st
         "n",
         "table",
         "figure",
-        "said",
+        "published",
         "measured",
-        "ruled",
         "verdict",
+        "verdict_and_reason",
         "verdicts",
         "sections",
     )
@@ -70,7 +76,7 @@ def names(templates: Path = TEMPLATES) -> list[str]:
 
 
 class _Page:
-    """What a template can ask for."""
+    """The functions that a template can call."""
 
     def __init__(self, name: str, build: Path, out: Path):
         self.name, self.build, self.out = name, build, out
@@ -84,11 +90,11 @@ class _Page:
         return lookup(self._numbers, key, self.where)
 
     def table(self, name: str) -> str:
-        """The table of this experiment, or else the one of that whole name."""
+        """The Markdown of `<write-up>-<name>`, else of the table with that whole name."""
         return self._output("table", "tables", name, "md").read_text().rstrip()
 
     def figure(self, name: str, alt: str) -> str:
-        """A link to the figure of this experiment, or else to the one of that whole name."""
+        """A link to the figure `<write-up>-<name>`, else to the one with that whole name."""
         path = self._output("figure", "figures", name, "svg")
         return f"![{alt}]({self._link(path)})"
 
@@ -102,12 +108,12 @@ class _Page:
     def _link(self, path: Path) -> str:
         return Path(os.path.relpath(path, self.out.parent)).as_posix()
 
-    def verdict(self, claim: str) -> str:
+    def verdict_and_reason(self, claim: str) -> str:
         """`**refuted** (construction): reason` of the claim `<write-up>.<claim>`."""
         found = self._claim(claim)
         return f"{self._verdict(found)} ({found['basis']}): {found['reason']}"
 
-    def said(self, claim: str) -> str:
+    def published(self, claim: str) -> str:
         """The published figure of the claim `<write-up>.<claim>`."""
         return published_text(self._claim(claim))
 
@@ -115,7 +121,7 @@ class _Page:
         """The measured value of the claim `<write-up>.<claim>`, an en dash where there is none."""
         return measured_text(self._claim(claim)["measured"])
 
-    def ruled(self, claim: str) -> str:
+    def verdict(self, claim: str) -> str:
         """The verdict on the claim `<write-up>.<claim>` as a word."""
         return self._verdict(self._claim(claim))
 
@@ -125,7 +131,7 @@ class _Page:
         return self._claims[f"{self.name}.{claim}"]
 
     def _verdict(self, claim: dict) -> str:
-        """The word, linked to the claim's row in the ledger, which has its records."""
+        """The verdict, linked to the claim's row in the ledger, which lists its records."""
         return f"[**{claim['verdict']}**]({self._link(self.build / 'ledger.html')}#{claim['id']})"
 
     def verdicts(self, section: str) -> str:
@@ -154,7 +160,7 @@ class _Page:
 
 
 def measured_text(measured: dict | None) -> str:
-    """The measured side of a verdict: value, interval and unit."""
+    """The measured value of a claim, with interval and unit."""
     if measured is None or measured["value"] is None:
         return DASH
     bounds = [measured[b] for b in ("low", "high")]
@@ -165,7 +171,7 @@ def measured_text(measured: dict | None) -> str:
 
 
 def published_text(claim: dict) -> str:
-    """The published side of a verdict as a reader would write it."""
+    """The published value of a claim as text."""
     value = claim["published"]
     if value is None:
         return DASH

@@ -1,6 +1,6 @@
 "use strict";
-// Rows are in the page already: this hides those that do not fit, and keeps the choice in the
-// address (#writeup=ring&verdict=refuted), where #<id> of a claim shows and opens that one.
+// All rows are in the page: this hides those that do not match, and keeps the choice in the
+// address (#writeup=ring&verdict=refuted); with #<id> of a claim it shows and opens that claim.
 const form = document.getElementById("filter");
 const FIELDS = ["writeup", "verdict", "basis", "mechanism", "text"];
 const claims = [...document.querySelectorAll(".claim")];

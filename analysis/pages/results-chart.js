@@ -23,7 +23,7 @@ function logScale(low, high, from, to) {
   return (v) => from + ((to - from) * Math.log(v / low)) / width;
 }
 
-// Labels near their wanted heights, in order, `gap` apart and inside [low, high].
+// Heights of labels: near the wanted ones, in their order, `gap` apart and inside [low, high].
 function spread(wanted, gap, low, high) {
   const order = wanted.map((_, i) => i).sort((a, b) => wanted[a] - wanted[b]);
   const placed = [];
@@ -73,7 +73,7 @@ function drawChart(box, onChoose) {
   }
   points.push(...drawUntimed(svg, untimed, x, edge, width));
   for (const [r, px, py] of points) svg.append(drawPoint(r, px, py, y, quantity, onChoose));
-  // More labels than this would be a wall: then the chosen line alone has one.
+  // With more lines than this only the chosen one has a label.
   const named = ends.length > 20 ? ends.filter((end) => end.line === state.line) : ends;
   if (labelled) drawLabels(svg, named, width - edge.right + 14, edge.top, height - edge.bottom);
   box.replaceChildren(svg);
@@ -144,7 +144,7 @@ function drawLabels(svg, ends, at, top, bottom) {
   });
 }
 
-// Left and right: the same line at its next length; up and down: the next point there.
+// Left and right: the same line at its next length; up and down: the next point at this length.
 function neighbour(points, current, key) {
   const place = (p) => [Number(p.dataset.x), Number(p.dataset.y)];
   const sideways = key === "ArrowLeft" || key === "ArrowRight";
@@ -153,7 +153,7 @@ function neighbour(points, current, key) {
   const same = sideways ? "line" : "length";
   const away = (p) => sign * (place(p)[axis] - place(current)[axis]);
   const fitting = points.filter((p) => p !== current && p.dataset[same] === current.dataset[same]);
-  // Points drawn on each other are told apart by their order.
+  // Points at the same place go by their order.
   const later = (p) => away(p) > 0 ||
     (away(p) === 0 && sign * (points.indexOf(p) - points.indexOf(current)) > 0);
   const after = fitting.filter(later).sort((a, b) => away(a) - away(b) ||

@@ -15,7 +15,7 @@ const RECORDS = DATA.columns.seq_len.map((_, i) => {
   return record;
 });
 const SETTING = DATA.setting;
-// What a machine's useful work reads well in: a unit for all its records, so that they compare.
+// The unit of useful work by machine: the same for all its records, so that they can be compared.
 const RATE_UNITS = {};
 for (const record of RECORDS) {
   const before = RATE_UNITS[record.machine];
@@ -47,7 +47,7 @@ function selected() {
   return RECORDS.filter((r) => SETTING.every((name) => r[name] === state[name]));
 }
 
-// Those that are drawn and listed.
+// The records that are drawn and listed.
 function visible() {
   return selected().filter((r) => isShown(r));
 }
@@ -85,7 +85,7 @@ function labelOf(record) {
   return record.line === record.system ? label : `${label}, ${record.pattern}`;
 }
 
-// Values that a part of the setting can have after the parts before it, fullest first.
+// Values that a part of the setting can take, given the parts before it; most records first.
 function options(name) {
   const before = SETTING.slice(0, SETTING.indexOf(name));
   const fitting = RECORDS.filter((r) => before.every((part) => r[part] === state[part]));
@@ -97,7 +97,7 @@ function options(name) {
   return found.map(([value]) => value);
 }
 
-// Put right whatever the rest of the selection leaves without records.
+// Replace every choice that has no records under the rest of the selection.
 function settle() {
   for (const name of SETTING) {
     const known = options(name);
@@ -120,7 +120,7 @@ function settle() {
   }
 }
 
-// The length at which most was timed; of several the longest.
+// The length with the most timed cases; the longest of several.
 function usualLength() {
   const timed = (n) => visible().filter((r) => r.seq_len === n && r.status === "ok").length;
   return lengths().reduce((best, n) => (timed(n) >= timed(best) ? n : best));

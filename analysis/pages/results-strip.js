@@ -1,4 +1,4 @@
-// One record: its facts, every sample by process, where it is stored and what made it.
+// One record: its facts, every sample by process, its file and the command that made it.
 
 function drawRecord(record) {
   const by = (id) => document.getElementById(id);
@@ -15,7 +15,7 @@ function drawRecord(record) {
   by("samples").querySelector("div").replaceChildren(...record.samples.map((samples, i) =>
     make("p", { "data-process": i + 1 }, `Process ${i + 1}: ${samples.join(", ")}`)));
   by("path").textContent = record.path;
-  // Inside of the report the page has no place that a path could start from.
+  // Inside the report the page has no location that a relative path could start from.
   if (location.protocol !== "data:") by("path").href = "../" + record.path;
   by("command").textContent = record.command;
   by("provenance").textContent = `${DATA.machines[record.machine]}; PyTorch ${record.torch}` +
@@ -67,7 +67,7 @@ function errorWords(error, dense) {
   return dense ? `${number(error)} (dense: ${number(dense)})` : number(error);
 }
 
-// Samples of each process on a row of their own, in the order they were taken within the row.
+// One row per process, its samples in the order they were taken.
 function drawStrip(box, record) {
   const rows = record.samples;
   const all = rows.flat();

@@ -1,4 +1,4 @@
-// How numbers read, as in analysis/text.py, and how elements are made.
+// Numbers as text, as in analysis/rendering/text.py, and elements.
 
 const DASH = "–";
 const SVG = "http://www.w3.org/2000/svg";
@@ -71,7 +71,7 @@ function draw(tag, attributes, ...children) {
   return element;
 }
 
-// The marker of a record's system about (x, y); hollow where nothing was timed.
+// The marker of a record's system, centred at (x, y); hollow where nothing was timed.
 function marker(record, x, y, size) {
   const look = DATA.looks[record.system];
   const timed = record.status === "ok";

@@ -1,8 +1,8 @@
-// Controls, table, and what happens when something is chosen.
+// Controls, table, and reactions to a choice.
 
 const byId = (id) => document.getElementById(id);
-const TITLES = { machine: "Machine", experiment: "Experiment", pass: "Pass", dtype: "Type",
-  is_causal: "Attention", heads: "Heads", batch: "Batch", show: "Draw" };
+const TITLES = { machine: "Machine", experiment: "Experiment", pass: "Pass", dtype: "Dtype",
+  is_causal: "Attention", heads: "Heads", batch: "Batch", show: "Show" };
 const SHOWN = { time: "time", memory: "memory", rate: "useful FLOP/s", error: "error" };
 
 function optionText(name, value) {
@@ -160,19 +160,19 @@ async function copy(id) {
   const text = byId(id).textContent;
   try {
     await navigator.clipboard.writeText(text);
-    tell("Copied");
+    announce("Copied");
   } catch {
-    // Not every browser lets a local file write: then it is selected, for the reader to copy.
+    // Not every browser gives a local file the clipboard: then the text is selected instead.
     getSelection().selectAllChildren(byId(id));
-    tell("Selected: copy it with your keyboard");
+    announce("Selected: copy with the keyboard");
   }
 }
 
-let quiet;
-function tell(text) {
-  byId("told").textContent = text;
-  clearTimeout(quiet);
-  quiet = setTimeout(() => { byId("told").textContent = ""; }, 2500);
+let clearing;
+function announce(text) {
+  byId("announced").textContent = text;
+  clearTimeout(clearing);
+  clearing = setTimeout(() => { byId("announced").textContent = ""; }, 2500);
 }
 
 byId("chart").addEventListener("keydown", (event) => {

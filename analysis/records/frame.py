@@ -11,16 +11,12 @@ import pandas as pd
 
 from analysis.records import rank_columns, replica_columns, systems
 from analysis.statistics.intervals import Interval, median_interval
+from experiments.case import COLUMNS
 from experiments.record import RecordError
 from experiments.schema import Record
 from experiments.schema import load as load_record
 
 DEFAULT_ROOTS = ("results/published", "results/local")
-CASE_COLUMNS = (
-    *("variant", "batch", "seq_len", "heads", "kv_heads", "head_dim", "dtype", "is_causal"),
-    *("pass", "segment_lengths", "dilation_rates", "pattern", "sparsity", "block_size"),
-    *("world_size", "simulated", "seed"),
-)
 
 
 class RecordsError(ValueError):
@@ -73,7 +69,7 @@ def load(*roots) -> pd.DataFrame:
             raise RecordsError(str(error)) from None
     frame = pd.DataFrame(rows)
     frame = frame.sort_values(["origin", "path"], kind="stable")
-    frame = frame.drop_duplicates(["machine", "experiment", *CASE_COLUMNS], keep="first")
+    frame = frame.drop_duplicates(["machine", "experiment", *COLUMNS], keep="first")
     order = ["experiment", "machine", "dtype", "pass", "batch", "seq_len", "system", "path"]
     return frame.sort_values(order, kind="stable").reset_index(drop=True)
 
@@ -162,24 +158,8 @@ def _row(record: Record, path: Path) -> dict:
     return {
         "experiment": record.experiment,
         "tier": record.tier,
-        "variant": record.variant,
         "system": systems.key(record.variant, case.sparsity, case.world_size, case.simulated),
-        "batch": case.batch,
-        "seq_len": case.seq_len,
-        "heads": case.heads,
-        "kv_heads": case.kv_heads,
-        "head_dim": case.head_dim,
-        "dtype": case.dtype,
-        "is_causal": case.is_causal,
-        "pass": case.pass_,
-        "segment_lengths": _tuple(case.segment_lengths),
-        "dilation_rates": _tuple(case.dilation_rates),
-        "pattern": case.pattern,
-        "sparsity": nan if case.sparsity is None else case.sparsity,
-        "block_size": float(case.block_size or nan),
-        "world_size": float(case.world_size or nan),
-        "simulated": case.simulated,
-        "seed": case.seed,
+        **record.to_case().cells(),
         "status": record.status,
         "reason": record.reason,
         "backend": record.backend,
@@ -223,10 +203,6 @@ def _row(record: Record, path: Path) -> dict:
 
 def _median(values: list[float]) -> float:
     return statistics.median(values) if values else math.nan
-
-
-def _tuple(values) -> tuple[int, ...] | None:
-    return None if values is None else tuple(values)
 
 
 def _from_root(path: Path) -> str:

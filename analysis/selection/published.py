@@ -17,7 +17,7 @@ from models.registry import VARIANTS
 
 _ROOT = Path(__file__).resolve().parents[2]
 CLAIMS = _ROOT / "paper" / "claims.yaml"
-_LAYOUTS = _ROOT.glob("analysis/experiments/*/layout.yaml")
+_FOLDERS = _ROOT.glob("analysis/experiments/*/contents.py")
 DENSE = "dense"
 CARD = "GTX 1080"
 Pattern = tuple[tuple[int, ...], tuple[int, ...]]
@@ -29,14 +29,14 @@ class NotKnown(LookupError):
 
 @dataclass(frozen=True)
 class Layout:
-    """How an experiment is set beside its write-up: `layout.yaml` of its folder.
+    """How an experiment is set beside its write-up: `layout.yaml` of its folder, if it has one.
 
-    place: its position among the experiments. speedup_base: the system that speed-ups are over.
-    shapes: (batch, seq_len) in the write-up's order; none without a write-up.
+    place: its position among the experiments, by default the last. speedup_base: the system that
+    speed-ups are over. shapes: (batch, seq_len) in the write-up's order; none without a write-up.
     """
 
-    place: int
-    speedup_base: str
+    place: float = math.inf
+    speedup_base: str = DENSE
     shapes: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self):
@@ -44,7 +44,11 @@ class Layout:
 
 
 def _layouts() -> dict[str, Layout]:
-    found = {path.parent.name: Layout(**yaml.safe_load(path.read_text())) for path in _LAYOUTS}
+    files = {path.parent.name: path.with_name("layout.yaml") for path in _FOLDERS}
+    found = {
+        name: Layout(**yaml.safe_load(file.read_text())) if file.exists() else Layout()
+        for name, file in sorted(files.items())
+    }
     return dict(sorted(found.items(), key=lambda item: item[1].place))
 
 
@@ -104,7 +108,8 @@ def setting(experiment: str) -> Setting:
     """The conditions of the write-up `experiment`; without one, the grid's most valuable case."""
     writeup = _claims_file().writeups.get(experiment)
     if writeup is None:
-        case = grid.load(experiment).tiers["gpu"].cases[0]
+        tiers = grid.load(experiment).tiers
+        case = next(case for tier in reversed(grid.TIERS) for case in tiers[tier].cases)
         return Setting(case.dtype, case.is_causal, case.heads, case.head_dim, {})
     fixed = writeup.conditions
     patterns = {

@@ -59,7 +59,7 @@ class ResourceUsage:
                 f"{SHARED_BYTES[capability]}"
             )
         if self.rotated and capability != 90:
-            return "its loop is rotated, which needs the asynchronous products of Hopper"
+            return "its loop is rotated, which is for the asynchronous products of Hopper"
         return None
 
 

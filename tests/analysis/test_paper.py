@@ -2,26 +2,27 @@
 
 import csv
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
 from analysis.documents import paper
-from analysis.rendering.numbers import entry, read, save
+from analysis.rendering.numbers import read, save
 from experiments import grid
 
 PAPER = Path(__file__).parents[2] / "paper"
 SECTIONS = PAPER / "sections"
 SOURCES = sorted(PAPER.rglob("*.typ"))
-# Experiments with a section that may have no records yet.
-LATER = ("extreme", "memory", "as_published")
 
 
-def test_two_papers_are_the_same_bytes(build):
-    first = paper.compile_paper(build)
-    assert first.startswith(b"%PDF")
-    assert first == paper.compile_paper(build)
+@pytest.fixture(scope="module")
+def pdf(build):
+    return paper.compile_paper(build)
+
+
+def test_two_papers_are_the_same_bytes(pdf, build):
+    assert pdf.startswith(b"%PDF")
+    assert pdf == paper.compile_paper(build)
 
 
 def test_the_paper_of_a_card_that_was_taken_away_lacks_nothing(build, build_with_card):
@@ -42,10 +43,9 @@ def test_the_paper_of_a_card_that_was_taken_away_lacks_nothing(build, build_with
 
 
 def test_the_paper_command_names_an_unknown_number(build, tmp_path, capsys):
-    folder = shutil.copytree(build, tmp_path / "build")
-    joined = read(folder / "numbers.json")
-    del joined["comprehensive.machine.device"]
-    save(joined, folder / "numbers.json")
+    numbers = read(build / "numbers.json")
+    del numbers["comprehensive.machine.device"]
+    folder = _with_numbers(build, tmp_path / "build", numbers)
     out = tmp_path / "paper.pdf"
     assert paper.main(["--out", str(out), "--build", str(folder)]) == 1
     message = capsys.readouterr().err
@@ -68,49 +68,33 @@ def test_every_section_file_is_in_the_paper():
         assert f'"sections/{path.name}"' in main or f"  {path.stem}: [" in lib, path.name
 
 
-@pytest.fixture(scope="module")
-def without_later(build, tmp_path_factory):
-    """A build without the numbers of LATER, and the pages and links of its paper."""
-    folder = shutil.copytree(build, tmp_path_factory.mktemp("without") / "build")
-    known = read(folder / "numbers.json")
-    kept = {key: number for key, number in known.items() if key.partition(".")[0] not in LATER}
-    save(kept, folder / "numbers.json")
-    return folder, _pages_and_links(paper.compile_paper(folder))
+@pytest.mark.parametrize("name", ["extreme", "memory", "as_published"])
+def test_an_experiment_without_records_has_no_section(pdf, build, tmp_path, name):
+    """Nothing else in the paper asks for its numbers or refers to its section."""
+    numbers = read(build / "numbers.json")
+    kept = {key: entry for key, entry in numbers.items() if key.split(".")[0] != name}
+    folder = _with_numbers(build, tmp_path / "build", kept)
+    before, after = _experiments(pdf), _experiments(paper.compile_paper(folder))
+    assert set(before) == set(grid.names())
+    assert after == [other for other in before if other != name]
 
 
-@pytest.mark.parametrize("name", LATER)
-def test_a_section_appears_with_its_numbers(without_later, tmp_path, name):
-    """With a stand-in for what its section asks for, the paper is longer by it."""
-    source_folder, before = without_later
-    folder = shutil.copytree(source_folder, tmp_path / "build")
-    without = read(folder / "numbers.json")
-    source = (SECTIONS / f"{name}.typ").read_text()
-    keys = {f"{name}.{key}" for key in re.findall(r'(?:ex|mem|pub)\("([^"]+)"\)', source)}
-    keys |= set(re.findall(rf'n\("({name}[^"]+)"\)', (SECTIONS / "abstract.typ").read_text()))
-    assert f"{name}.records.here" in keys
-    keys |= {f"{name}.error.{key}" for key in ("cases", "output.worst", "output.worst.system")}
-    keys |= {f"{name}.error.{key}" for key in ("gradient.worst", "gradient.worst.system")}
-    save(without | dict.fromkeys(keys, entry(1)), folder / "numbers.json")
-    figures, tables = (
-        re.search(rf"^  {name}: \((.*?)\),$", part, re.M)[1]
-        for part in (SECTIONS / "cases.typ").read_text().split("#let ")[-2:]
-    )
-    shown = set(re.findall(r'fig\("([\w-]+)"', source))
-    shown |= {f"{name}-{figure}" for figure in re.findall(r"(\w+): \[", figures)}
-    for figure in shown:
-        shutil.copy(folder / "figures/dilated-time.svg", folder / f"figures/{figure}.svg")
-    for table in (*re.findall(r'"([\w-]+)"', tables), "machines", "censored"):
-        for kind in ("csv", "typ"):
-            stem = folder / f"tables/{name}-{table}"
-            shutil.copy(folder / f"tables/dilated-machines.{kind}", f"{stem}.{kind}")
-    assert _pages_and_links(paper.compile_paper(folder)) >= before + len(keys)
+def _with_numbers(build: Path, folder: Path, numbers: dict) -> Path:
+    """`build` with other numbers, at `folder`."""
+    folder.mkdir()
+    for path in build.iterdir():
+        if path.name != "numbers.json":
+            (folder / path.name).symlink_to(path)
+    save(numbers, folder / "numbers.json")
+    return folder
 
 
-def _pages_and_links(pdf: bytes) -> int:
-    """A number in the text is a link, and so is each of its records in the appendix."""
-    found = re.findall(rb"/Type\s*/Page\b|/Subtype\s*/Link", pdf)
-    assert len(found) > 100
-    return len(found)
+def _experiments(pdf: bytes) -> list[str]:
+    """The experiments whose section is in the outline of the PDF."""
+    outline = b"\n".join(re.findall(rb"/Title\s*\((.*)\)", pdf)).decode("latin-1")
+    heading = re.compile(r"^== (.*?)(?: <.*)?$", re.M)
+    first = {name: heading.search((SECTIONS / f"{name}.typ").read_text()) for name in grid.names()}
+    return [name for name, found in first.items() if f" {found[1]}" in outline]
 
 
 def test_every_reference_is_cited_and_every_citation_known():

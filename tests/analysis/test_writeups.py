@@ -32,7 +32,7 @@ def test_every_write_up_has_a_template():
 
 def test_a_verdict_leads_to_its_row_in_the_ledger(build, tmp_path):
     (tmp_path / "overview.md.j2").write_text(
-        "{{ ruled('plot.288m.tokens') }}; {{ said('plot.288m.tokens') }}; "
+        "{{ verdict('plot.288m.tokens') }}; {{ published('plot.288m.tokens') }}; "
         "{{ measured('plot.288m.tokens') }}; {{ measured('speed.flash.least') }}"
     )
     text = writeups.render("overview", build, build / "writeups" / "overview.md", tmp_path)
@@ -61,10 +61,10 @@ def test_a_write_up_takes_tables_of_any_experiment_by_their_whole_name(build, tm
         ("{{ n('no.such.key') }}", "bad.md.j2: unknown number 'no.such.key'"),
         ("{{ table('no-such') }}", "bad.md.j2: table 'no-such': no file"),
         ("{{ figure('no-such', 'x') }}", "bad.md.j2: figure 'no-such': no file"),
-        ("{{ verdict('no.such') }}", "bad.md.j2: unknown claim bad.no.such"),
-        ("{{ said('no.such') }}", "bad.md.j2: unknown claim bad.no.such"),
+        ("{{ verdict_and_reason('no.such') }}", "bad.md.j2: unknown claim bad.no.such"),
+        ("{{ published('no.such') }}", "bad.md.j2: unknown claim bad.no.such"),
         ("{{ measured('no.such') }}", "bad.md.j2: unknown claim bad.no.such"),
-        ("{{ ruled('no.such') }}", "bad.md.j2: unknown claim bad.no.such"),
+        ("{{ verdict('no.such') }}", "bad.md.j2: unknown claim bad.no.such"),
         ("{{ verdicts('no such') }}", "bad.md.j2: no claim of section 'no such'"),
         ("{{ undefined_thing }}", "bad.md.j2: 'undefined_thing' is undefined"),
         ("{{ n('x' }}", "bad.md.j2:1:"),

@@ -1,9 +1,16 @@
 """One thread for all of models' tests: the machine may be shared, and the tensors are small."""
 
+import os
+
 import pytest
 import torch
 
 from tests.models.ring_ranks import Pools
+
+if os.environ.get("TRITON_INTERPRET"):
+    from tests.models import interpreter
+
+    interpreter.hasten()
 
 
 @pytest.fixture(autouse=True, scope="package")

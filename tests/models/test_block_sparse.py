@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import UnsupportedBackend, block_schedule, block_sparse_attention, dense_attention
@@ -28,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # Rows long and short, a short last block, rows without keys, grouped queries.
 MIXED = BlockProblem(2, 90, 6, 2, 16, block_size=8, kept=0.3)
+OF_HEADS = BlockProblem(1, 90, 6, 2, 16, is_causal=True, per_head=True, layout="fused")
 
 
 def attend(problem, q, k, v, **options):
@@ -44,10 +46,10 @@ def gradients(problem, q, k, v, grad_out, grad_lse):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(problem=block_problems())
 @example(problem=MIXED)
-@example(problem=BlockProblem(1, 90, 6, 2, 16, is_causal=True, per_head=True, layout="fused"))
+@example(problem=OF_HEADS)
 def test_error_is_within_twice_dense_attentions_own(problem, dtype):
     """Both errors are rms against float64; `rounding_floor` is the least bound."""
     q, k, v, *_ = problem.tensors(dtype)
@@ -68,12 +70,13 @@ def test_error_is_within_twice_dense_attentions_own(problem, dtype):
     assert error <= 4 * eps * max(1, want_lse[covered].square().mean().sqrt())
 
 
-@pytest.mark.parametrize("through_lse", (False, True))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @settings(max_examples=40)
-@given(problem=block_problems())
-@example(problem=MIXED)
-@example(problem=BlockProblem(1, 90, 6, 2, 16, is_causal=True, per_head=True, layout="fused"))
+@given(problem=block_problems(), through_lse=st.booleans())
+@example(problem=MIXED, through_lse=False)
+@example(problem=MIXED, through_lse=True)
+@example(problem=OF_HEADS, through_lse=False)
+@example(problem=OF_HEADS, through_lse=True)
 def test_gradient_error_is_within_thrice_dense_attentions_own(problem, dtype, through_lse):
     """Errors of the three gradients as one vector; `rounding_floor` is the least bound."""
     q, k, v, grad_out, grad_lse = problem.tensors(dtype)
@@ -262,7 +265,7 @@ for _ in range(3):
 
 def test_every_bit_repeats_on_two_threads():
     """In a process of its own: threads in this one would hang those that it forks."""
-    subprocess.run([sys.executable, "-c", REPEAT], cwd=ROOT, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", REPEAT], cwd=ROOT, check=True, timeout=600)
 
 
 class Largest(TorchDispatchMode):

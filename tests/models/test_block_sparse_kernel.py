@@ -34,7 +34,7 @@ def drawn(draw):
     heads = kv_heads * draw(st.integers(1, 2))
     problem = Problem(
         batch=draw(st.integers(1, 2)),
-        n=draw(st.integers(1, 90)),
+        n=draw(st.integers(1, 60)),
         heads=heads,
         kv_heads=kv_heads,
         dim=draw(st.sampled_from((5, 16, 32))),
@@ -103,9 +103,9 @@ def attend(problem, q, k, v, mask, **options):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@settings(max_examples=10)
+@settings(max_examples=7)
 @given(case=drawn())
-@example(case=(Problem(2, 75, 4, 2, 16, is_causal=True), full(75, 16), 2, "plain"))
+@example(case=(Problem(2, 40, 4, 2, 16, is_causal=True), full(40, 16), 2, "plain"))
 @example(case=(Problem(1, 64, 2, 2, 32), full(64, 16, 2), 4, "pairs"))
 @example(case=(Problem(1, 90, 1, 1, 16), LACKING, 2, "pairs"))
 @example(case=(Problem(1, 90, 1, 1, 16, is_causal=True), LACKING, 1, "pairs"))
@@ -144,10 +144,11 @@ def test_a_full_mask_is_dense_attention():
 
 
 def test_causal_outputs_do_not_see_the_future():
-    problem, mask = Problem(1, 75, 2, 2, 16, is_causal=True), full(75, 16)
-    for cut in (1, 16, 40, 70):
-        q, k, v, *_ = (x.detach() for x in problem.tensors(torch.float16))
-        before = attend(problem, q, k, v, mask)
+    problem, mask = Problem(1, 43, 2, 2, 16, is_causal=True), full(43, 16)
+    qkv = [x.detach() for x in problem.tensors(torch.float16)[:3]]
+    before = attend(problem, *qkv, mask)
+    for cut in (1, 16, 40):
+        q, k, v = (x.clone() for x in qkv)
         for x in (q, k, v):
             x[:, cut:] = 3 * x[:, cut:] + 1
         after = attend(problem, q, k, v, mask)
@@ -197,8 +198,8 @@ def test_what_a_row_does_not_list_cannot_touch_it(way):
 def test_heads_that_share_keys_and_lists_share_programs():
     """Four query heads with two of keys: lists that are equal by pairs, one for all, or others."""
     generator = torch.Generator().manual_seed(2)
-    kept = torch.rand(2, 5, 5, generator=generator) < 0.6
-    q, k, v, *_ = Problem(1, 75, 4, 2, 16).tensors(torch.float32)
+    kept = torch.rand(2, 3, 3, generator=generator) < 0.6
+    q, k, v, *_ = Problem(1, 43, 4, 2, 16).tensors(torch.float32)
     q, k, v = (x.detach() for x in (q, k, v))
     for dense, by_head in (
         (kept[[0, 0, 1, 1]], True),
@@ -230,7 +231,7 @@ def test_blocks_that_no_tile_holds_are_split(is_causal):
 
 
 def test_every_bit_repeats():
-    problem, mask = Problem(2, 75, 4, 2, 16, is_causal=True), full(75, 16)
+    problem, mask = Problem(1, 43, 4, 2, 16, is_causal=True), full(43, 16)
     q, k, v, grad_out, _ = problem.tensors(torch.float16)
     runs = []
     for _ in range(2):
@@ -267,21 +268,24 @@ def test_the_ops_are_what_pytorch_expects_of_ops(masked):
     qkv, rest, grad_out, grad_lse = op_arguments(Problem(1, 20, 1, 1, 16), mask)
     tokens = torch.arange(20)[None]
     rest = (tokens > 15, tokens // 6, *rest) if masked else (None, None, *rest)
-    torch.library.opcheck(block_sparse.forward, (*qkv, *rest))
+    # The rest of it is compiled code, which test_compiled.py has for the op.
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(block_sparse.forward, (*qkv, *rest), test_utils=checks)
     qkv = tuple(x.detach() for x in qkv)
     saved = block_sparse(*qkv, *rest)
     for cotangent in (grad_lse, None):
-        torch.library.opcheck(block_sparse.backward, (grad_out, cotangent, *qkv, *saved, *rest))
+        arguments = (grad_out, cotangent, *qkv, *saved, *rest)
+        torch.library.opcheck(block_sparse.backward, arguments, test_utils=checks)
 
 
 @pytest.mark.parametrize("masked", (False, True))
 def test_compiled_whole_by_torch_compile(masked, monkeypatch):
     """With a mask that nothing has used before, whose lists are made once, inside the op."""
     monkeypatch.setattr(block_pairs, "MOST_LOADED", 1)
-    problem, mask = Problem(1, 75, 1, 1, 16, is_causal=True), full(75, 16)
+    problem, mask = Problem(1, 43, 1, 1, 16, is_causal=True), full(43, 16)
     q, k, v, grad_out, _ = problem.tensors(torch.float32)
-    tokens = torch.arange(75)[None]
-    masks = {"key_padding_mask": tokens > 60, "document_ids": tokens // 40} if masked else {}
+    tokens = torch.arange(43)[None]
+    masks = {"key_padding_mask": tokens > 35, "document_ids": tokens // 20} if masked else {}
 
     def attention(q, k, v):
         options = {"is_causal": True, "scale": 0.25, "backend": "triton", **masks}

@@ -31,7 +31,7 @@ def attend(problem, q, k, v, backend, **options):
 
 @both_backends
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(problem=problems())
 @example(problem=Problem(batch=2, n=32, branches=((8, 1), (16, 2)), layout="fused"))
 @example(problem=Problem(batch=3, n=90, kv_heads=2, branches=((7, 3), (90, 4), (200, 1))))

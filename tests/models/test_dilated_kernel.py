@@ -30,13 +30,13 @@ TILES = (Tile(16, 16, 1, 1), Tile(16, 32, 1, 1), Tile(32, 16, 1, 1))
 
 @st.composite
 def small_problems(draw):
-    """As `helpers.problems`, but small: the interpreter runs a program in a millisecond or two."""
-    kv_heads = draw(st.integers(1, 2))
-    branch = st.tuples(st.integers(1, 60), st.integers(1, 5))
+    """As `helpers.problems`, but small: the interpreter takes some 20 ms per program."""
+    batch, kv_heads, group = draw(st.sampled_from(((1, 1, 1), (1, 1, 2), (1, 2, 1), (2, 1, 1))))
+    branch = st.tuples(st.integers(1, 45), st.integers(1, 5))
     return Problem(
-        batch=draw(st.integers(1, 2)),
-        n=draw(st.integers(1, 50)),
-        heads=kv_heads * draw(st.integers(1, 2)),
+        batch=batch,
+        n=draw(st.integers(1, 36)),
+        heads=kv_heads * group,
         kv_heads=kv_heads,
         dim=draw(st.sampled_from((5, 16, 32))),
         branches=tuple(draw(st.lists(branch, min_size=1, max_size=3))),
@@ -79,7 +79,7 @@ def eager(problem, q, k, v):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @settings(max_examples=7)
 @given(problem=small_problems(), tile=st.sampled_from(TILES), rotated=st.booleans())
-@example(Problem(2, 50, 4, 2, 16, ((8, 1), (50, 2), (13, 1))), TILES[0], True)
+@example(Problem(2, 20, 4, 2, 16, ((8, 1), (20, 2), (13, 1))), TILES[0], True)
 @example(Problem(1, 49, 2, 2, 32, ((7, 3), (200, 1)), "block", True), TILES[1], True)
 @example(Problem(1, 50, 2, 1, 16, ((50, 1), (40, 2)), is_causal=True), TILES[2], False)
 def test_outputs_and_gradients_are_the_oracles(dtype, problem, tile, rotated):
@@ -105,8 +105,8 @@ def test_outputs_and_gradients_are_the_oracles(dtype, problem, tile, rotated):
 
 
 def test_one_branch_of_everything_is_dense_attention():
-    for n, is_causal in ((33, True), (40, False)):
-        q, k, v, *_ = Problem(2, n, 4, 2, 16).tensors(torch.float32)
+    for n, is_causal in ((33, True), (20, False)):
+        q, k, v, *_ = Problem(1, n, 2, 1, 16).tensors(torch.float32)
         out, lse = dilated_attention(
             q, k, v, [n], [1], is_causal=is_causal, backend="triton", return_lse=True
         )
@@ -124,21 +124,22 @@ def test_weights_sum_to_one_where_there_are_keys():
     assert (out[~held] == 0).all() and held.any() and not held.all()
 
 
-@pytest.mark.parametrize("cut", (1, 17, 40))
-def test_causal_outputs_do_not_see_the_future(cut):
-    problem = Problem(1, 50, 2, 2, 16, ((16, 1), (24, 2), (50, 3)), is_causal=True)
-    q, k, v, *_ = (x.detach() for x in problem.tensors(torch.float16))
-    before = attend(problem, q, k, v, return_lse=True)
-    for x in (q, k, v):
-        x[:, cut:] = 3 * x[:, cut:] + 1
-    after = attend(problem, q, k, v, return_lse=True)
-    assert torch.equal(before[0][:, :cut], after[0][:, :cut])
-    assert torch.equal(before[1][:, :, :cut], after[1][:, :, :cut])
-    assert not torch.equal(before[0][:, cut:], after[0][:, cut:])
+def test_causal_outputs_do_not_see_the_future():
+    problem = Problem(1, 40, 2, 2, 16, ((16, 1), (24, 2), (40, 3)), is_causal=True)
+    qkv = [x.detach() for x in problem.tensors(torch.float16)[:3]]
+    before = attend(problem, *qkv, return_lse=True)
+    for cut in (1, 17, 35):
+        q, k, v = (x.clone() for x in qkv)
+        for x in (q, k, v):
+            x[:, cut:] = 3 * x[:, cut:] + 1
+        after = attend(problem, q, k, v, return_lse=True)
+        assert torch.equal(before[0][:, :cut], after[0][:, :cut])
+        assert torch.equal(before[1][:, :, :cut], after[1][:, :, :cut])
+        assert not torch.equal(before[0][:, cut:], after[0][:, cut:])
 
 
 def test_every_bit_repeats():
-    problem = Problem(2, 40, 4, 2, 16, ((16, 1), (40, 3)), is_causal=True)
+    problem = Problem(1, 33, 2, 1, 16, ((16, 1), (33, 3)), is_causal=True)
     q, k, v, grad_out, grad_lse = problem.tensors(torch.float16)
     runs = []
     for _ in range(2):

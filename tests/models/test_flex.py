@@ -46,7 +46,7 @@ def listed(counts, blocks):
 
 
 @given(masks())
-def test_lists_say_what_the_mask_says_in_both_directions(drawn):
+def test_lists_say_what_the_mask_says_in_both_directions_and_are_no_square(drawn):
     mask, seq_len, is_causal = drawn
     by_query, by_key = mask.padded_lists(seq_len, is_causal)
     full = listed(by_query.full_counts, by_query.full_blocks)
@@ -60,17 +60,12 @@ def test_lists_say_what_the_mask_says_in_both_directions(drawn):
     tokens = full[:, block][:, :, block] | (partial[:, block][:, :, block] & cut)
     assert torch.equal(tokens[:, :seq_len, :seq_len], kept_tokens(mask, seq_len, is_causal))
     assert not tokens[:, :, seq_len:][full[:, block][:, :, block][:, :, seq_len:]].any()
-
-
-@given(masks())
-def test_lists_have_one_width_and_no_square(drawn):
-    mask, seq_len, is_causal = drawn
-    longest = int((mask.causal() if is_causal else mask).lengths().max())
-    for lists in mask.padded_lists(seq_len, is_causal):
+    # One width for both, by the longest row and not the square.
+    for lists in (by_query, by_key):
         assert all(x.dtype == torch.int32 for x in lists)
         assert lists.full_blocks.stride() == lists.partial_blocks.stride()
         assert lists.full_blocks.shape == lists.partial_blocks.shape
-    by_query, _ = mask.padded_lists(seq_len, is_causal)
+    longest = int((mask.causal() if is_causal else mask).lengths().max())
     assert by_query.full_blocks.shape[3] <= max(1, 2 * longest - 1)
 
 
@@ -131,6 +126,14 @@ def test_blocks_of_dense_attention(n, is_causal):
     total = mask.kv_num_blocks + mask.full_kv_num_blocks
     rows = torch.arange(1, blocks + 1) if is_causal else torch.full((blocks,), blocks)
     assert torch.equal(total[0, 0], rows.to(torch.int32))
+    # Looked at token by token: the diagonal, and a last block that is not full.
+    cut = torch.full((blocks,), int(is_causal or n % size != 0), dtype=torch.int32)
+    assert torch.equal(mask.kv_num_blocks[0, 0], cut)
+    first = mask.kv_indices[0, 0, :, 0]
+    if is_causal:
+        assert torch.equal(first, torch.arange(blocks, dtype=torch.int32))
+    elif n % size:
+        assert (first == blocks - 1).all()
 
 
 def sparse_mask(heads, blocks, block_size, generator):

@@ -83,11 +83,11 @@ class PieceProblem:
 
 @st.composite
 def pieces(draw):
-    n_queries, is_causal = draw(st.integers(1, 50)), draw(st.booleans())
+    n_queries, is_causal = draw(st.integers(1, 40)), draw(st.booleans())
     return PieceProblem(
         batch=draw(st.integers(1, 2)),
         n_queries=n_queries,
-        n_keys=n_queries if is_causal else draw(st.integers(1, 50)),
+        n_keys=n_queries if is_causal else draw(st.integers(1, 40)),
         heads=draw(st.integers(1, 2)),
         dim=draw(st.sampled_from((1, 5, 8, 32, 72))),
         is_causal=is_causal,
@@ -130,9 +130,9 @@ def all_forced(tile, rotated=False):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@settings(max_examples=9)
+@settings(max_examples=7)
 @given(problem=pieces(), tile=st.sampled_from(TILES), rotated=st.booleans())
-@example(PieceProblem(2, 33, 50, 2, 72), TILES[0], True)
+@example(PieceProblem(2, 33, 40, 2, 72), TILES[0], True)
 @example(PieceProblem(1, 50, 1, 1, 8), TILES[1], True)
 @example(PieceProblem(1, 1, 50, 1, 5), TILES[2], False)
 @example(PieceProblem(2, 48, 48, 2, 32, True, "every_third"), TILES[1], False)
@@ -191,7 +191,7 @@ def test_it_is_the_eager_op(is_causal, joined_dtype):
 
 
 def test_every_bit_repeats():
-    problem = PieceProblem(2, 40, 50, 2, 16)
+    problem = PieceProblem(1, 20, 40, 2, 16)
     grad_out, q, k, v = problem.tensors(torch.float16)
     runs = []
     for _ in range(2):
@@ -231,16 +231,16 @@ def test_row_statistics_of_strided_rows():
 
 PATTERNS = (
     None,
-    DilatedBranches((8, 20, 45), (1, 2, 3)),
-    DilatedBranches((16, 45), (3, 1), "block"),
-    BlockMask.from_dense(torch.rand(4, 6, 6, generator=torch.Generator().manual_seed(5)) < 0.6, 8),
+    DilatedBranches((8, 20, 33), (1, 2, 3)),
+    DilatedBranches((16, 33), (3, 1), "block"),
+    BlockMask.from_dense(torch.rand(4, 5, 5, generator=torch.Generator().manual_seed(5)) < 0.6, 8),
 )
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: type(pattern).__name__)
 @pytest.mark.parametrize("is_causal", (False, True))
 def test_a_ring_of_one_is_the_oracle(is_causal, pattern):
-    q, k, v, grad_out, grad_lse = Problem(1, 45, 4, 2, 16).tensors(torch.float32)
+    q, k, v, grad_out, grad_lse = Problem(1, 33, 4, 2, 16).tensors(torch.float32)
     options = {"pattern": pattern, "is_causal": is_causal}
     out, lse = ring_attention(q, k, v, backend="triton", return_lse=True, **options)
     want, want_lse = reference(q, k, v, **options)

@@ -49,7 +49,7 @@ def streamed(source, branches, **options):
     return out, lse
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     seq_len=st.integers(1, 300),
     branches=st.sampled_from(BRANCHES),

@@ -220,10 +220,10 @@ def test_a_chosen_point_shows_the_samples_path_and_command_of_its_record(page, f
     assert facts["Backend"] == row["backend"]
     assert facts["Error against the oracle"].startswith(number(row["relative_rms"]))
     page.run("document.querySelector('[data-copies=command]').click();")
-    told = page.run("return new Promise((done) => setTimeout(() =>"
-                    "done([document.getElementById('told').textContent,"
+    copied = page.run("return new Promise((done) => setTimeout(() =>"
+                    "done([document.getElementById('announced').textContent,"
                     "getSelection().toString()]), 200));")  # fmt: skip
-    assert told[0] == "Copied" or told[1] == row["command"]
+    assert copied[0] == "Copied" or copied[1] == row["command"]
 
 
 def test_an_untimed_point_is_drawn_and_says_why(page, frame):
@@ -253,9 +253,9 @@ def test_a_point_is_drawn_for_every_record_and_says_its_value(page, frame, quant
     )
     rows = of(frame, machine=synthetic.CPU, experiment="comprehensive")
     assert sorted(p[:2] for p in points) == sorted(map(list, zip(rows["system"], rows["seq_len"])))  # noqa: B905
-    said = {(line, length): words.partition(": ")[2] for line, length, words in points}
+    stated = {(line, length): words.partition(": ")[2] for line, length, words in points}
     for _, row in of(rows, status="ok").iterrows():
-        shown = said[row["system"], row["seq_len"]]
+        shown = stated[row["system"], row["seq_len"]]
         cells = expected(row)
         if quantity == "error":
             assert float(shown) == pytest.approx(row["relative_rms"], rel=0.01)

@@ -119,8 +119,8 @@ class Browser:
                 with urlopen(request, timeout=60) as answer:
                     return json.load(answer)["value"]
             except HTTPError as error:
-                told = json.load(error)["value"]
-                raise RuntimeError(f"{told['error']}: {told['message']}") from None
+                found = json.load(error)["value"]
+                raise RuntimeError(f"{found['error']}: {found['message']}") from None
             except URLError:
                 if time.monotonic() > deadline:
                     raise

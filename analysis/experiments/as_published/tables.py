@@ -66,7 +66,7 @@ def replicas(frame: pd.DataFrame, machine: str) -> Table:
             )
         )
     columns = ("System", "Replica", "What it computes", "Beside", "Checked against, in float64")
-    note = "Source: experiments/as_published, a file each, written from the public history."
+    note = "Source: models/as_published, one file each, written from the public history."
     return Table("As-published, the replicas", columns, body, note)
 
 
