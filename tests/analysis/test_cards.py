@@ -124,8 +124,8 @@ def test_the_readme_names_the_device_of_each_sentence(half, reported):
     text = " ".join(text.split())
     gain = lookup(numbers, "comprehensive.vs_dense.dilated-sdpa.b1.n8192", "")
     assert f"is {gain} times as fast as dense attention at 8192 tokens (NVIDIA H100 80GB" in text
-    assert "over one (2-core CPU, a core a rank)" in text
-    assert "(NVIDIA H100 80GB HBM3, a core a rank)" not in text and "–" not in text
+    assert "over one (2-core CPU, one core per rank)" in text
+    assert "(NVIDIA H100 80GB HBM3, one core per rank)" not in text and "–" not in text
 
 
 def test_a_readme_without_several_ranks_has_no_sentence_of_them(reported):
