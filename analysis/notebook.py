@@ -63,7 +63,8 @@ class Page:
         path = self.build / "numbers" / f"{self.experiment}.json"
         with _writing(path):
             numbers.save(found, path)
-        return Markdown(f"{len(found)} numbers in `{path.name}`")
+        measured = sum(map(numbers.is_measured, found.values()))
+        return Markdown(f"{measured} numbers in `{path.name}`")
 
 
 def _paths(root: Path, value) -> list[Path]:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("models", "experiments", "analysis")
 # From the ground up; rooms of one floor do not import each other.
 FLOORS = (
-    {"statistics"},
+    {"statistics", "command"},
     {"records"},
     {"rendering"},
     {"claims", "documents", "outputs"},

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.records import frame as records
 from analysis.rendering.text import interval
 from analysis.selection import views
+from analysis.standard import in_words
 from analysis.statistics.intervals import geometric_mean_speedup, speedup
 from experiments.case import COLUMNS
 
@@ -22,7 +23,7 @@ def compare(a: Path, b: Path) -> str:
     a, b: folders of records, or single records. RecordsError if one holds a case
     twice (two machines), a record of another schema, or nothing in common.
     """
-    left, right = (_one_record_a_case(root) for root in (a, b))
+    left, right = (_one_record_per_case(root) for root in (a, b))
     joined = left.merge(right, on=KEY, suffixes=("_a", "_b"), validate="one_to_one")
     if joined.empty:
         raise records.RecordsError(f"{a} and {b}: no case in common")
@@ -32,12 +33,9 @@ def compare(a: Path, b: Path) -> str:
     ]
     pairs = []
     for row in joined.to_dict("records"):
-        label = (
-            f"{row['experiment']} {row['system_a']} batch {row['batch']} {row['seq_len']} tokens"
-        )
-        label += f" {row['heads']}x{row['head_dim']} {row['dtype']} {row['pass']}"
-        label += "" if math.isnan(row["sparsity"]) else f" {views.blocks_in_words(row)}"
-        label += " causal" if row["is_causal"] else ""
+        case = in_words.case(row, "batch", "heads", "type", "causal", "pass")
+        label = f"{row['experiment']} {row['system_a']}, {row['seq_len']} tokens, {case}"
+        label += "" if math.isnan(row["sparsity"]) else f", {views.blocks_in_words(row)}"
         statuses = (row["status_a"], row["status_b"])
         if statuses != ("ok", "ok"):
             lines.append(f"{label}: {statuses[0]} / {statuses[1]}")
@@ -52,7 +50,7 @@ def compare(a: Path, b: Path) -> str:
     return "\n".join(lines)
 
 
-def _one_record_a_case(root: Path) -> pd.DataFrame:
+def _one_record_per_case(root: Path) -> pd.DataFrame:
     frame = records.load(root)
     twice = frame[frame.duplicated(KEY)]
     if not twice.empty:

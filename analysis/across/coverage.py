@@ -37,7 +37,7 @@ def coverage(
     published: Path | None = None,
     claims: Path | None = None,
 ) -> pd.DataFrame:
-    """One row a claim: `decided` is BEFORE, the first of `minutes` with a verdict, or NEVER.
+    """One row per claim: `decided` is BEFORE, the first of `minutes` with a verdict, or NEVER.
 
     selected: (experiment, case, expected seconds) in the order of measuring, on a GPU of the
     reference kind; a case counts by a minute when it has ended by then. `needs` says of a claim
@@ -105,7 +105,7 @@ def counts(frame: pd.DataFrame) -> dict:
 
 
 def text(frame: pd.DataFrame, minutes: Sequence[float] = (5, 10, 20, 28)) -> str:
-    """The table in plain text: counts by write-up, then a line a claim that is not decided before.
+    """Plain text: counts by write-up, then a line per claim that is not decided before.
 
     Claims that no measurement decides are counted and not listed.
     """

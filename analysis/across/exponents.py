@@ -18,7 +18,7 @@ from analysis.selection import published, views
 from analysis.statistics.scaling import ScalingFit
 
 LINE = 0.125  # inches, of one system
-MARKS = "oDs^vP*"  # one a machine
+MARKS = "oDs^vP*"  # one per machine
 LEFT, WIDE, SAID = 1.5, 1.75, 0.86  # inches: names, axes, published words
 QUANTITIES = ("time", "memory")
 LIMITS = (-0.12, 3.05)  # a longer interval runs off the axis rather than ruling it
@@ -128,5 +128,5 @@ def _power(exponent: str | None) -> str:
 
 
 def _is_beside(experiment: str, quantity: str) -> bool:
-    """Of `memory` a pass is timed once: its times say nothing of growth."""
+    """Of `memory` a pass is timed once: its times have no growth to fit."""
     return experiment == memory_views.EXPERIMENT and quantity == "time"

@@ -7,11 +7,9 @@ also draws what else is of all experiments together: `--figure scaling`.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -19,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.across import exponents
+from analysis.command import command, parser
 from analysis.records import frame as records
 from analysis.rendering.style import GREY, PAGE, look, ratio_axis, save, style
 from analysis.rendering.text import tokens
@@ -194,21 +193,14 @@ def _units(found: list[Line]) -> float:
 FIGURES = {"overview": overview, "scaling": exponents.scaling}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write the figure; returns the exit status, 1 with one line on stderr for unusable input."""
-    parser = argparse.ArgumentParser(description=overview.__doc__)
-    parser.add_argument("--out", type=Path, default=Path("build/figures/overview.svg"))
-    parser.add_argument("--figure", choices=FIGURES, default="overview")
-    parser.add_argument("--machine", default="auto")
-    parser.add_argument("roots", nargs="*", type=Path, metavar="ROOT", help="records")
-    options = parser.parse_args(arguments)
-    try:
-        frame = records.load(*options.roots)
-        save(FIGURES[options.figure](frame, options.machine), options.out)
-    except (records.RecordsError, OSError) as error:
-        print(f"overview: {error}", file=sys.stderr)
-        return 1
-    return 0
+@command("overview", records.RecordsError)
+def main(arguments: list[str] | None = None) -> None:
+    """Draw a figure of all experiments."""
+    options = parser(main.__doc__, out="build/figures/overview.svg", records=True)
+    options.add_argument("--figure", choices=FIGURES, default="overview")
+    options.add_argument("--machine", default="auto")
+    given = options.parse_args(arguments)
+    save(FIGURES[given.figure](records.load(*given.roots), given.machine), given.out)
 
 
 if __name__ == "__main__":

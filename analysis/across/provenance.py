@@ -2,25 +2,25 @@
 
     python -m analysis.across.provenance [--numbers build/numbers.json] [--build build] [ROOT ...]
 
-writes to the build folder `numbers.csv` (every number that prose may say, with the records it is
+writes to the build folder `numbers.csv` (every number that prose may use, with the records it is
 made of and the commands that made them), `records.csv` (every record) and the tables
 `provenance-machines`, `provenance-costs` and `provenance-code`.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
+from analysis.command import command, parser
 from analysis.records import frame as records
 from analysis.records.frame import RecordsError
+from analysis.rendering.numbers import NumbersError, is_measured, read
 from analysis.rendering.table import Table, save
 from analysis.rendering.text import DASH, number, title, write
 
@@ -34,7 +34,7 @@ RECORD_COLUMNS = (
 
 
 def machines(frame: pd.DataFrame) -> Table:
-    """The machines that records are from, one a row, with their software."""
+    """The machines that records are from, one per row, with their software."""
     body = []
     for name in records.machines(frame, records.reporting_machine(frame)):
         own = frame[frame["machine"] == name]
@@ -83,26 +83,27 @@ TABLES = {"machines": machines, "costs": costs, "code": code}
 
 
 def records_csv(frame: pd.DataFrame) -> str:
-    """Every record, one a line, by path."""
+    """Every record, one per line, by path."""
     chosen = frame.sort_values("path")[list(RECORD_COLUMNS)]
     started = [when.isoformat(timespec="seconds") for when in chosen["started_at"]]
     return chosen.assign(started_at=started).to_csv(index=False, lineterminator="\n")
 
 
 def numbers_csv(numbers: Mapping[str, dict], frame: pd.DataFrame) -> str:
-    """Every number: key, text, value, bounds, unit, what it is from, records, their commands.
+    """Every measured number: key, text, value, bounds, unit, origin, records, their commands.
 
     `from` is "records" where paths follow; "claims" for counts of verdicts, which are in
     `claims.csv`; "write-up" for published figures, which are in `paper/claims.yaml`;
     "counted" for what is counted over an experiment's records (`records.csv`), or of a pattern or
-    a model without any; "nothing" for what was not measured. Raises RecordsError for a number
-    made of a record that is not in `frame`.
+    a model without any. Raises RecordsError for a number made of a record that is not in `frame`.
     """
     commands = dict(zip(frame["path"], frame["command"], strict=True))
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
     lines.writerow(("key", "text", "value", "low", "high", "unit", "from", "records", "commands"))
     for key, entry in numbers.items():
+        if not is_measured(entry):
+            continue
         paths = entry["records"]
         missing = [path for path in paths if path not in commands]
         if missing:
@@ -121,7 +122,7 @@ def _origin(key: str, entry: dict) -> str:
         return "claims"
     if ".published." in key or key.endswith(".published"):
         return "write-up"
-    return "nothing" if entry["value"] is None else "counted"
+    return "counted"
 
 
 def _cost(own: pd.DataFrame) -> tuple:
@@ -139,24 +140,18 @@ def _values(own: pd.DataFrame, column: str) -> str:
     return ", ".join(sorted({value for value in own[column] if isinstance(value, str)})) or DASH
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write all; returns the exit status, 1 with one line on stderr for unusable input."""
-    parser = argparse.ArgumentParser(description="Where each number comes from.")
-    parser.add_argument("--numbers", type=Path, default=Path("build/numbers.json"))
-    parser.add_argument("--build", type=Path, default=Path("build"))
-    parser.add_argument("roots", nargs="*", help="record folders; default: all there are")
-    options = parser.parse_args(arguments)
-    try:
-        frame = records.load(*options.roots)
-        numbers = json.loads(options.numbers.read_text())
-        write(options.build / "numbers.csv", numbers_csv(numbers, frame))
-        write(options.build / "records.csv", records_csv(frame))
-        for name, make in TABLES.items():
-            save(make(frame), options.build / "tables" / f"provenance-{name}")
-    except (RecordsError, json.JSONDecodeError, OSError) as error:
-        print(f"provenance: {error}", file=sys.stderr)
-        return 1
-    return 0
+@command("provenance", RecordsError, NumbersError)
+def main(arguments: list[str] | None = None) -> None:
+    """Where each number comes from."""
+    options = parser(main.__doc__, records=True)
+    options.add_argument("--numbers", type=Path, default=Path("build/numbers.json"))
+    options.add_argument("--build", type=Path, default=Path("build"))
+    given = options.parse_args(arguments)
+    frame = records.load(*given.roots)
+    write(given.build / "numbers.csv", numbers_csv(read(given.numbers), frame))
+    write(given.build / "records.csv", records_csv(frame))
+    for name, make in TABLES.items():
+        save(make(frame), given.build / "tables" / f"provenance-{name}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.claims.criteria import single_process_interval
 from analysis.selection import published, views
-from analysis.standard.cells import WORDS
+from analysis.standard import in_words
 from analysis.statistics import scaling
 from analysis.statistics.intervals import Interval, resampled_median
 from models.registry import VARIANTS
@@ -48,7 +48,7 @@ class Point:
         if not self.timed.empty:
             return None
         row = self.rows.iloc[0]
-        return f"{WORDS.get(row['status'], row['status'])} at {self.seq_len:,} tokens"
+        return f"{in_words.outcome(row)} at {self.seq_len:,} tokens"
 
 
 @dataclass(frozen=True)

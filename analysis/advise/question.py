@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.records import frame as records
 from analysis.rendering.text import span
 from analysis.selection import views
+from analysis.standard import in_words
 from experiments.case import DTYPES, PASSES
 
 # Records of these time what the published code computed, which nobody should be advised to run.
@@ -20,6 +21,8 @@ SETTING = ("pass", "heads", "head_dim", "dtype", "is_causal", "batch")
 PREFERRED = ("float16", "bfloat16", "float32", "float64")
 NEAREST = 3
 BY = ("time", "memory")
+# Part of a case in words -> the column that a question may leave open.
+_LEFT_OPEN = {"type": "dtype", "masking": "is_causal"}
 
 
 class Refused(ValueError):
@@ -70,14 +73,8 @@ class Question:
 
 def setting_words(setting: dict) -> str:
     """batch 1, 8 heads of 64, float32, causal, forward."""
-    parts = [
-        f"batch {setting['batch']}",
-        f"{setting['heads']} heads of {setting['head_dim']}",
-        setting.get("dtype"),
-        {True: "causal", False: "not causal"}.get(setting.get("is_causal")),
-        setting["pass"].replace("_", " + "),
-    ]
-    return ", ".join(part for part in parts if part)
+    known = [part for part, column in _LEFT_OPEN.items() if column in setting]
+    return in_words.case(setting, "batch", "heads of", *known, "pass")
 
 
 def rows_of_machine(frame: pd.DataFrame, device: str | None) -> pd.DataFrame:

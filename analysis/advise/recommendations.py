@@ -20,7 +20,7 @@ from analysis.claims.stated_numbers import Support
 from analysis.records import frame as records
 from analysis.records import systems
 from analysis.rendering.style import look
-from analysis.rendering.table import Cell, Table, brief, quantity, save
+from analysis.rendering.table import Cell, Table, brief, measured, save
 from analysis.rendering.text import tokens
 from analysis.selection import published, views
 from models.registry import VARIANTS
@@ -210,7 +210,7 @@ def _option(option: Option | None) -> tuple[Cell, Cell]:
     if option is None:
         return None, None
     time = option.time
-    return look(option.system).label, brief(quantity(time.value, *time.shown))
+    return look(option.system).label, brief(measured(time.value, *time.shown))
 
 
 def main(arguments: list[str] | None = None) -> int:

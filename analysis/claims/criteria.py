@@ -31,11 +31,6 @@ def single_process_interval(value: Interval) -> Interval:
     return Interval(value.value, min(known), max(known), 0.0)
 
 
-def time_interval(row: Mapping) -> Interval:
-    """The median time (ms) of a record, with its 95 % interval."""
-    return Interval(row["median_ms"], row["low_ms"], row["high_ms"], 0.95)
-
-
 def is_close(figure: float, value: Interval) -> bool:
     """Whether a published figure is reproduced: in our interval, or within FACTOR of our value."""
     return bool(figure) and (figure in value or 1 / FACTOR <= value.value / figure <= FACTOR)

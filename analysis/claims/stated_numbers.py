@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from analysis.claims.claim import Claim, ClaimsFile, Predicate
-from analysis.claims.criteria import is_close, time_interval
+from analysis.claims.criteria import is_close
 from analysis.claims.expressions import value_range
 from analysis.claims.schema import (
     ARITHMETIC,
@@ -28,6 +28,7 @@ from analysis.claims.schema import (
     SystemName,
 )
 from analysis.claims.wording import comma_separated, interval_text, measured_as, shape_words
+from analysis.records.frame import time_interval
 from analysis.statistics.intervals import Interval
 
 

@@ -8,7 +8,6 @@ build folder. Fonts are those of the compiler, not of the system.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import typst
 
+from analysis.command import command, parser
 from experiments.atomic_write import atomic_write
 
 SOURCE = Path(__file__).resolve().parents[2] / "paper" / "paper.typ"
@@ -49,20 +49,15 @@ def compile_paper(build: Path, source: Path = SOURCE) -> bytes:
         raise PaperError(f"{source.name}: {text}" + (f" ({hints})" if hints else "")) from None
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Compile the paper; returns the exit status, 1 with one line on stderr on an error."""
-    parser = argparse.ArgumentParser(description="Compile the paper.")
-    parser.add_argument("--out", type=Path, default=Path("build/paper.pdf"))
-    parser.add_argument("--build", type=Path, default=Path("build"))
-    options = parser.parse_args(arguments)
-    try:
-        pdf = compile_paper(options.build)
-        with atomic_write(options.out) as partial:
-            partial.write_bytes(pdf)
-    except (PaperError, OSError) as error:
-        print(f"paper: {error}", file=sys.stderr)
-        return 1
-    return 0
+@command("paper", PaperError)
+def main(arguments: list[str] | None = None) -> None:
+    """Compile the paper."""
+    options = parser(main.__doc__, out="build/paper.pdf")
+    options.add_argument("--build", type=Path, default=Path("build"))
+    given = options.parse_args(arguments)
+    pdf = compile_paper(given.build)
+    with atomic_write(given.out) as partial:
+        partial.write_bytes(pdf)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,14 @@ is written, and the exit status is 1 if either differs from the build.
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 import sys
 
 import jinja2
 
+from analysis.command import command, parser
 from analysis.records.frame import repository
-from analysis.rendering.numbers import NumbersError, bare, lookup
+from analysis.rendering.numbers import NumbersError, bare, lookup, read
 from analysis.rendering.text import write
 
 _MARKED = re.compile(r"(<!-- found -->\n).*(<!-- /found -->)", re.S)
@@ -39,34 +38,31 @@ def fill(readme: str, template: str, numbers: dict) -> str:
     return _MARKED.sub(lambda marks: f"{marks[1]}{found.strip()}\n{marks[2]}", readme)
 
 
+@command("readme", NumbersError)
 def main(arguments: list[str] | None = None) -> int:
-    """Write or check; returns the exit status, 1 with one line on stderr on any difference."""
-    parser = argparse.ArgumentParser(description="Fill the README from published records.")
-    parser.add_argument("--check", action="store_true", help="write nothing, only compare")
-    options = parser.parse_args(arguments)
+    """Fill the README from published records."""
+    options = parser(main.__doc__)
+    options.add_argument("--check", action="store_true", help="write nothing, only compare")
+    given = options.parse_args(arguments)
     root = repository()
-    try:
-        numbers = json.loads((root / "build/numbers.json").read_text())
-        figure = (root / "build/figures/overview.svg").read_text()
-        readme = (root / "README.md").read_text()
-        filled = fill(readme, (root / "paper/readme.md.j2").read_text(), numbers)
-    except (OSError, NumbersError, json.JSONDecodeError) as error:
-        print(f"readme: {error}", file=sys.stderr)
-        return 1
+    numbers = read(root / "build/numbers.json")
+    figure = (root / "build/figures/overview.svg").read_text()
+    readme = (root / "README.md").read_text()
+    filled = fill(readme, (root / "paper/readme.md.j2").read_text(), numbers)
     shown = root / "paper/overview.svg"
     stale = [
         path.relative_to(root)
         for path, text in ((root / "README.md", filled), (shown, figure))
         if not path.exists() or path.read_text() != text
     ]
-    if options.check and stale:
+    if given.check and stale:
         print(
             f"readme: {' and '.join(map(str, stale))} differ from the published records; "
             "run: snakemake --config source=published && python -m analysis.documents.readme",
             file=sys.stderr,
         )
         return 1
-    if not options.check:
+    if not given.check:
         write(root / "README.md", filled)
         write(shown, figure)
     return 0

@@ -17,16 +17,15 @@ An unknown key, name, claim or section fails the build.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
 from pathlib import Path
 
 import jinja2
 
-from analysis.rendering.numbers import NumbersError, lookup
-from analysis.rendering.text import DASH, interval, number, write
+from analysis.command import command, parser
+from analysis.rendering.numbers import NumbersError, lookup, read
+from analysis.rendering.text import DASH, interval, number, read_json, write
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "paper" / "writeups"
 
@@ -38,8 +37,8 @@ class WriteupError(ValueError):
 def render(name: str, build: Path, out: Path, templates: Path = TEMPLATES) -> str:
     """The Markdown of write-up `name` from the files in `build`; links are relative to `out`.
 
-    Raises WriteupError on unknown keys, tables, figures, claims and sections, on undefined
-    variables, on template errors and on a missing or broken file.
+    Raises NumbersError on unknown keys; WriteupError on unknown tables, figures, claims and
+    sections, on undefined variables and on template errors; either on a missing or broken file.
     """
     page = _Page(name, build, out)
     environment = jinja2.Environment(
@@ -69,8 +68,6 @@ def render(name: str, build: Path, out: Path, templates: Path = TEMPLATES) -> st
         raise WriteupError(f"{error.name}:{error.lineno}: {error.message}") from None
     except jinja2.UndefinedError as error:
         raise WriteupError(f"{page.where}: {error.message}") from None
-    except NumbersError as error:
-        raise WriteupError(str(error)) from None
 
 
 def names(templates: Path = TEMPLATES) -> list[str]:
@@ -84,8 +81,9 @@ class _Page:
     def __init__(self, name: str, build: Path, out: Path):
         self.name, self.build, self.out = name, build, out
         self.where = f"{name}.md.j2"
-        self._numbers = _json(build / "numbers.json")
-        claims = [c for c in _json(build / "claims.json")["claims"] if c["writeup"] == name]
+        self._numbers = read(build / "numbers.json")
+        judged = read_json(build / "claims.json", WriteupError)["claims"]
+        claims = [claim for claim in judged if claim["writeup"] == name]
         self._claims = {claim["id"]: claim for claim in claims}
 
     def n(self, key: str) -> str:
@@ -180,28 +178,15 @@ def published_text(claim: dict) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _json(path: Path):
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise WriteupError(f"{path}: cannot be read: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise WriteupError(f"{path}: not JSON (truncated?): {error}") from None
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Render one write-up; returns the exit status, 1 with one line on stderr on an error."""
-    parser = argparse.ArgumentParser(description="Render a write-up.")
-    parser.add_argument("name", choices=names())
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--build", type=Path, default=Path("build"))
-    options = parser.parse_args(arguments)
-    try:
-        write(options.out, render(options.name, options.build, options.out))
-    except (WriteupError, OSError) as error:
-        print(f"writeups: {error}", file=sys.stderr)
-        return 1
-    return 0
+@command("writeups", WriteupError, NumbersError)
+def main(arguments: list[str] | None = None) -> None:
+    """Render a write-up."""
+    options = parser(main.__doc__)
+    options.add_argument("name", choices=names())
+    options.add_argument("--out", type=Path, required=True)
+    options.add_argument("--build", type=Path, default=Path("build"))
+    given = options.parse_args(arguments)
+    write(given.out, render(given.name, given.build, given.out))
 
 
 if __name__ == "__main__":

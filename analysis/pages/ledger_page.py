@@ -9,8 +9,6 @@ and figures are relative to the page, so that it works from wherever the reposit
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -19,9 +17,10 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
+from analysis.command import command, parser
 from analysis.documents.writeups import measured_text, published_text
 from analysis.records.frame import RecordsError, repository
-from analysis.rendering.text import write
+from analysis.rendering.text import read_json, write
 
 PAGES = Path(__file__).parent
 SUFFIXES = {"tables": ("md", "csv"), "figures": ("svg",)}
@@ -79,28 +78,14 @@ def _shown(claim: dict, folder: Path, root: Path) -> dict:
     return {**claim, **texts, "evidence": links, "see": see}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write the page; returns the exit status, 1 with one line on stderr for unusable input."""
-    parser = argparse.ArgumentParser(description="The ledger of claims as one offline page.")
-    parser.add_argument("--claims", type=Path, default=Path("build/claims.json"))
-    parser.add_argument("--out", type=Path, default=Path("build/ledger.html"))
-    options = parser.parse_args(arguments)
-    try:
-        ledger = _read(options.claims)
-        write(options.out, render(ledger, options.out.resolve(), repository()))
-    except (PageError, RecordsError, OSError) as error:
-        print(f"ledger: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise PageError(f"{path}: cannot be read: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise PageError(f"{path}: not JSON (truncated?): {error}") from None
+@command("ledger", PageError, RecordsError)
+def main(arguments: list[str] | None = None) -> None:
+    """The ledger of claims as one offline page."""
+    options = parser(main.__doc__, out="build/ledger.html")
+    options.add_argument("--claims", type=Path, default=Path("build/claims.json"))
+    given = options.parse_args(arguments)
+    ledger = read_json(given.claims, PageError)
+    write(given.out, render(ledger, given.out.resolve(), repository()))
 
 
 if __name__ == "__main__":

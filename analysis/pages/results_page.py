@@ -9,7 +9,6 @@ is written "*" there.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -21,6 +20,7 @@ from matplotlib.path import Path as Outline
 
 from analysis.advise.interpolation import branches_in_words
 from analysis.advise.question import machine_words
+from analysis.command import command, parser
 from analysis.records import frame as records
 from analysis.records import systems
 from analysis.rendering import style
@@ -132,7 +132,7 @@ def _record(row: pd.Series) -> dict:
 
 
 def _machines(frame: pd.DataFrame) -> dict[str, str]:
-    """Machine id -> what it is in words, the one that speaks first."""
+    """Machine id -> what it is in words, the reporting one first."""
     order = records.machines(frame, records.reporting_machine(frame))
     first = frame.drop_duplicates("machine").set_index("machine", drop=False)
     return {name: machine_words(first.loc[name]) for name in order}
@@ -205,18 +205,12 @@ def _inert(text: str) -> str:
     return text.replace("</", "<\\/").replace("<!--", "<\\u0021--")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write the page; returns the exit status, 1 with one line on stderr for unusable input."""
-    parser = argparse.ArgumentParser(description="Every record on one interactive page.")
-    parser.add_argument("--out", type=Path, default=Path("build/results.html"))
-    parser.add_argument("roots", nargs="*", type=Path, metavar="ROOT", help="records")
-    options = parser.parse_args(arguments)
-    try:
-        write(options.out, page(records.load(*options.roots)))
-    except (records.RecordsError, OSError) as error:
-        print(f"results_page: {error}", file=sys.stderr)
-        return 1
-    return 0
+@command("results_page", records.RecordsError)
+def main(arguments: list[str] | None = None) -> None:
+    """Every record on one interactive page."""
+    options = parser(main.__doc__, out="build/results.html", records=True)
+    given = options.parse_args(arguments)
+    write(given.out, page(records.load(*given.roots)))
 
 
 if __name__ == "__main__":

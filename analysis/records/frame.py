@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.records import rank_columns, replica_columns, systems
-from analysis.statistics.intervals import median_interval
+from analysis.statistics.intervals import Interval, median_interval
 from experiments.case import COLUMNS
 from experiments.record import RecordError
 from experiments.schema import Record
@@ -39,19 +40,23 @@ def repository(start: Path | None = None) -> Path:
 
 
 def load(*roots) -> pd.DataFrame:
-    """One row a record of every record file in `roots` (folders, searched down, or files).
+    """One row per record file in `roots` (folders, searched down, or files).
 
     Without `roots`: those of `DEFAULT_ROOTS` that exist in this repository. Where one
-    machine has a case both published and local, the local record speaks. Times are ms,
+    machine has a case both published and local, the local record is used. Times are ms,
     memory bytes, lengths tokens; numbers of a record that is not ok are NaN. Columns:
-    the case's fields, `system` (see `analysis.systems`), `median_ms`/`low_ms`/`high_ms` (95 %
-    order-statistic interval over all samples; NaN bounds where they are of one process, which
-    says nothing of others), errors, the measured ceilings (FLOP/s and bytes
-    read and written a second; NaN in old records), `source_ms` (median time of a streamed pass in
-    its source, NaN of others), `rows_checked`, machine and software, `path` from the
-    repository root, `origin`. A case without block mask has NaN as sparsity and block size; one
-    without ranks has NaN as world size and None as `simulated`. Columns of ranks: see
-    `analysis.traffic`; of replicas: see `analysis.replicas`.
+
+    - the case's fields, `system` (see `analysis.records.systems`), `path` from the repository root,
+      `origin`, machine and software
+    - `median_ms`, `low_ms`, `high_ms`: 95 % order-statistic interval over all samples; NaN bounds
+      where all are of one process, as the spread between processes is then unknown
+    - errors, `rows_checked`, and the measured ceilings: FLOP/s, and bytes read and written per
+      second; NaN in old records
+    - `source_ms`: median time of a streamed pass in its source, NaN of others
+    - see `analysis.records.rank_columns` and `analysis.records.replica_columns`
+
+    A case without block mask has NaN as sparsity and block size; one without ranks has NaN as
+    world size and None as `simulated`.
 
     Raises RecordsError naming the folder (missing, without records) or the bad file and field.
     """
@@ -80,8 +85,13 @@ def of_experiment(frame: pd.DataFrame, experiment: str) -> pd.DataFrame:
     return rows
 
 
+def time_interval(row: Mapping) -> Interval:
+    """The median time (ms) of a record, with its 95 % interval; NaN without a time."""
+    return Interval(row["median_ms"], row["low_ms"], row["high_ms"], 0.95)
+
+
 def reporting_machine(frame: pd.DataFrame, machine: str = "auto") -> str:
-    """The id of the machine that the prose speaks of.
+    """The id of the machine that the prose reports.
 
     "auto": the local machine if it has records, else a published CUDA machine, else a
     published CPU one; among several the one with most timed records, then the first by id.

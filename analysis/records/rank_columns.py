@@ -16,7 +16,8 @@ def columns(record: Record) -> dict:
 
     ranks: the raw object of every rank of every replicate, as dicts with the number of the
     `replicate`. bytes_sent, messages_sent: the largest of any rank. measured_rank: of a simulated
-    ring the one that was timed and weighed. Other people's rings count nothing: NaN, not zero.
+    ring the one whose time and memory were measured. Other people's rings count nothing: NaN, not
+    zero.
     compute_ms, wait_ms: of the slowest rank, and wait_share its wait over both; a median over
     replicates. They are NaN where nothing says: simulated ranks wait for nobody, other people's
     rings time no hops, and on a CUDA device the host sees launches only.
@@ -36,7 +37,7 @@ def columns(record: Record) -> dict:
     shares = [w / (c + w) for c, w in zip(compute, wait, strict=True)]
     return {
         "ranks": found if ok else None,
-        "measured_rank": _weighed(found) if ok and simulated else NAN,
+        "measured_rank": _measured(found) if ok and simulated else NAN,
         "bytes_sent": float(max(r["bytes_sent"] for r in found)) if counted else NAN,
         "messages_sent": float(max(r["messages_sent"] for r in found)) if counted else NAN,
         "compute_ms": median(compute) if slow else NAN,
@@ -45,7 +46,7 @@ def columns(record: Record) -> dict:
     }
 
 
-def _weighed(ranks: Sequence[dict]) -> float:
+def _measured(ranks: Sequence[dict]) -> float:
     known = (rank["rank"] for rank in ranks if rank["peak_memory_bytes"] is not None)
     return float(next(known, NAN))
 

@@ -30,7 +30,7 @@ def note(ax: Axes, series: str, shape: str, **values) -> None:
 
 
 def to_csv(figure: Figure) -> str:
-    """A row a drawn point: panel, series, shape, a column an axis label, start, low and high.
+    """One row per drawn point: panel, series, shape, a column per axis label, start, low, high.
 
     Numbers are those that were handed to the axes, in full; on a y axis without a label, which
     has names in place of numbers, the name.

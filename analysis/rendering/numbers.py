@@ -1,9 +1,11 @@
-r"""Every number that prose may say, by key.
+r"""Every number that prose may use, by key.
 
 An entry is {value, low, high, unit, text, records}: `text` is what is printed, an en dash where
 nothing was measured; `records` are the paths it came from. Those of an experiment have `device`
-and `bare` too (see `analysis.selection.reporting_machine`). A notebook writes those of its
-experiment (`analysis.standard.numbers`); the command line joins them with the verdicts' counts:
+and `bare` too (see `analysis.selection.reporting_machine`). A file is {numbers, not_measured}: the
+entries by key, and the keys alone of what no record holds, so that a misspelt key is not taken for
+a number that was not measured. A notebook writes those of its experiment
+(`analysis.standard.numbers`); the command line joins them with the verdicts' counts:
 
     python -m analysis.rendering.numbers --out build/numbers.json \
         build/numbers/*.json build/claims.json
@@ -11,15 +13,16 @@ experiment (`analysis.standard.numbers`); the command line joins them with the v
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
-from analysis.rendering.text import DASH, interval, number, write
+from analysis.command import command, parser
+from analysis.rendering.text import DASH, interval, number, read_json, write
 
 VERDICTS = ("reproduced", "not reproduced", "refuted", "not testable here")
 FALLEN = VERDICTS[1:3]
@@ -50,15 +53,23 @@ def entry(value, low=None, high=None, unit: str = "", text: str | None = None, r
     }
 
 
+NOT_MEASURED = entry(None) | {"bare": DASH, "device": DASH}
+
+
+def is_measured(entry: dict) -> bool:
+    """Whether there is anything to print but a dash."""
+    return entry["value"] is not None or entry["text"] != DASH
+
+
 def join(files: list[Path]) -> dict[str, dict]:
-    """The flat dictionary of all number files and the claims file, keys sorted.
+    """The entries of all number files and of the claims file, keys sorted.
 
     Raises NumbersError on a key that two files have, and on a file that is neither.
     """
     joined: dict[str, dict] = {}
     origin: dict[str, Path] = {}
     for file in files:
-        for key, value in _read(file).items():
+        for key, value in _entries(file).items():
             if key in joined:
                 raise NumbersError(f"{file}: key {key!r}: is in {origin[key]} too")
             joined[key], origin[key] = value, file
@@ -66,9 +77,12 @@ def join(files: list[Path]) -> dict[str, dict]:
 
 
 def lookup(numbers: dict[str, dict], key: str, where: str, field: str = "text"):
-    """`numbers[key][field]`. Raises NumbersError naming the key and `where` it was asked for."""
+    """`numbers[key][field]`. NumbersError for an unknown key: names it, `where`, those like it."""
     if key not in numbers:
-        raise NumbersError(f"{where}: unknown number {key!r}")
+        near = ", ".join(get_close_matches(key, numbers))
+        raise NumbersError(
+            f"{where}: unknown number {key!r}" + (f"; the nearest are {near}" if near else "")
+        )
     return numbers[key][field]
 
 
@@ -78,20 +92,19 @@ def bare(numbers: dict[str, dict], key: str, where: str) -> str:
     return numbers[key].get("bare", numbers[key]["text"])
 
 
-def _read(file: Path) -> dict[str, dict]:
-    try:
-        data = json.loads(file.read_text())
-    except OSError as error:
-        raise NumbersError(f"{file}: cannot be read: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise NumbersError(f"{file}: not JSON (truncated?): {error}") from None
+def read(file: Path) -> dict[str, dict]:
+    """The entries in a file, NOT_MEASURED for what was not. NumbersError if it is no such file."""
+    data = read_json(file, NumbersError)
+    if not isinstance(data, dict) or data.keys() != {"numbers", "not_measured"}:
+        raise NumbersError(f"{file}: holds no numbers")
+    return data["numbers"] | dict.fromkeys(data["not_measured"], NOT_MEASURED)
+
+
+def _entries(file: Path) -> dict[str, dict]:
+    data = read_json(file, NumbersError)
     if isinstance(data, dict) and isinstance(data.get("claims"), list):
         return _verdict_counts(data["claims"], data["mechanisms"])
-    if not isinstance(data, dict) or not all(
-        isinstance(value, dict) and "text" in value for value in data.values()
-    ):
-        raise NumbersError(f"{file}: neither numbers nor verdicts")
-    return data
+    return read(file)
 
 
 def _verdict_counts(verdicts: list[dict], mechanisms: Iterable[str]) -> dict[str, dict]:
@@ -118,22 +131,19 @@ def _verdict_counts(verdicts: list[dict], mechanisms: Iterable[str]) -> dict[str
 
 
 def save(numbers: dict[str, dict], path: Path) -> None:
-    """Write `numbers` as sorted JSON."""
-    write(path, json.dumps(numbers, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    """Write `numbers` as sorted JSON; of what was not measured, the keys alone."""
+    measured = {key: value for key, value in numbers.items() if is_measured(value)}
+    data = {"numbers": measured, "not_measured": sorted(numbers.keys() - measured.keys())}
+    write(path, json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Join; returns the exit status, 1 with one line on stderr for unusable input."""
-    parser = argparse.ArgumentParser(description="Join numbers and verdicts into one file.")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("files", nargs="+", type=Path)
-    options = parser.parse_args(arguments)
-    try:
-        save(join(options.files), options.out)
-    except (NumbersError, OSError) as error:
-        print(f"numbers: {error}", file=sys.stderr)
-        return 1
-    return 0
+@command("numbers", NumbersError)
+def main(arguments: list[str] | None = None) -> None:
+    """Join numbers and verdicts into one file."""
+    options = parser(main.__doc__, out="build/numbers.json")
+    options.add_argument("files", nargs="+", type=Path)
+    given = options.parse_args(arguments)
+    save(join(given.files), given.out)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ _TEX = {
 
 
 @dataclass(frozen=True)
-class Quantity:
+class Measured:
     """A measured cell: `text` for readers; the CSV has value, low and high in three columns."""
 
     value: float
@@ -53,7 +53,7 @@ class Quantity:
     text: str
 
 
-Cell = str | float | int | None | Quantity
+Cell = str | float | int | None | Measured
 
 
 @dataclass(frozen=True)
@@ -72,18 +72,18 @@ class Table:
     def to_csv(self) -> str:
         """Numbers at full precision; a measured column is followed by its low and high."""
         wide = [
-            any(isinstance(row[i], Quantity) for row in self.rows) for i in range(len(self.columns))
+            any(isinstance(row[i], Measured) for row in self.rows) for i in range(len(self.columns))
         ]
         out = io.StringIO()
         lines = csv.writer(out, lineterminator="\n")
         head: list[str] = ["Machine"] if self.machines else []
-        for name, measured in zip(self.columns, wide, strict=True):
-            head += [name, f"{name} low", f"{name} high"] if measured else [name]
+        for name, bounded in zip(self.columns, wide, strict=True):
+            head += [name, f"{name} low", f"{name} high"] if bounded else [name]
         lines.writerow(head)
         for place, row in enumerate(self.rows):
             line: list = [self.machines[place]] if self.machines else []
-            for cell, measured in zip(row, wide, strict=True):
-                line += _plain(cell) if measured else _plain(cell)[:1]
+            for cell, bounded in zip(row, wide, strict=True):
+                line += _plain(cell) if bounded else _plain(cell)[:1]
             lines.writerow(line)
         return out.getvalue()
 
@@ -185,21 +185,21 @@ def shown(cell: Cell) -> str:
     """The text of a cell; what is not known is an en dash."""
     if cell is None:
         return DASH
-    if isinstance(cell, Quantity):
+    if isinstance(cell, Measured):
         return cell.text
     return cell if isinstance(cell, str) else number(cell)
 
 
-def quantity(value: float, low: float, high: float, form: str | None = None) -> Quantity:
-    """A measured cell; `form` as in `text.interval`."""
-    return Quantity(float(value), float(low), float(high), interval(value, low, high, form))
+def measured(value: float, low: float, high: float, form: str | None = None) -> Measured:
+    """The cell of a value with its interval; `form` as in `text.interval`."""
+    return Measured(float(value), float(low), float(high), interval(value, low, high, form))
 
 
 def brief(cell: Cell) -> Cell:
     """A measured cell whose interval only the CSV has, for tables with many columns."""
-    if not isinstance(cell, Quantity):
+    if not isinstance(cell, Measured):
         return cell
-    return Quantity(cell.value, cell.low, cell.high, number(cell.value))
+    return Measured(cell.value, cell.low, cell.high, number(cell.value))
 
 
 def _is_figure(text: str) -> bool:
@@ -207,7 +207,7 @@ def _is_figure(text: str) -> bool:
 
 
 def _plain(cell: Cell) -> list:
-    if isinstance(cell, Quantity):
+    if isinstance(cell, Measured):
         return [cell.value, cell.low, cell.high]
     return ["" if cell in (None, DASH) else cell, "", ""]
 

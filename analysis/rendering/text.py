@@ -1,7 +1,8 @@
-"""How numbers read, in tables, write-ups and the paper, and how text files are written."""
+"""How numbers read, in tables, write-ups and the paper; text files written, JSON files read."""
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -69,6 +70,16 @@ def span(lengths) -> str:
     lengths = list(lengths)
     low, high = min(lengths), max(lengths)
     return tokens(low) if low == high else f"{tokens(low)}–{tokens(high)}"
+
+
+def read_json(path: Path, error: type[ValueError]):
+    """The contents of a JSON file; `error` naming the file where it cannot be read."""
+    try:
+        return json.loads(path.read_text())
+    except OSError as found:
+        raise error(f"{path}: cannot be read: {found.strerror}") from None
+    except json.JSONDecodeError as found:
+        raise error(f"{path}: not JSON (truncated?): {found}") from None
 
 
 def write(path: Path, text: str) -> None:

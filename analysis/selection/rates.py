@@ -10,6 +10,7 @@ import math
 
 import pandas as pd
 
+from analysis.records.frame import time_interval
 from analysis.records.units import ITEM_BYTES
 from analysis.statistics.intervals import Interval
 
@@ -22,12 +23,11 @@ def useful(row: pd.Series | None) -> Interval | None:
     """FLOP/s at the median time with the interval of the time; None without a time."""
     if row is None or row["status"] != "ok" or math.isnan(row["useful_flops"]):
         return None
-    rates = [1000 * row["useful_flops"] / row[c] for c in ("median_ms", "high_ms", "low_ms")]
-    return Interval(*rates, confidence=0.95)
+    return time_interval(row).inverted(1000 * row["useful_flops"])
 
 
 def intensity(row: pd.Series) -> float:
-    """Useful FLOPs a byte, with each input read and each output written once."""
+    """Useful FLOPs per byte, with each input read and each output written once."""
     at_queries, at_keys = _TENSORS[row["pass"]]
     heads = at_queries * row["heads"] + at_keys * row["kv_heads"]
     moved = heads * row["batch"] * row["seq_len"] * row["head_dim"] * ITEM_BYTES[row["dtype"]]

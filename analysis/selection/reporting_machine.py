@@ -3,7 +3,7 @@
 The rule, the same for all: a statement is read from the first machine that has all that it needs,
 and all numbers of a statement are of one machine. The order is that of `records.machines`: the
 local machine, then cards before CPUs, those with more timed cases first. A number that is not of
-the machine that the experiment's prose names says in its text where it is from.
+the machine that the experiment's prose names has its own in its text.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ _STATEMENTS = tuple(
 )
 # Of the machine that the prose names, whatever others have.
 _OWN = re.compile(r"(machine|records|error|model|published|locality)\.")
-# What the numbers of a series have in common: of the first machine with a series to speak of.
+# What the numbers of a series have in common: of the first machine with a fit over length.
 _SERIES = re.compile(
     r"(?P<id>series|training)\.(shortest|longest|points|batch|heads|head_dim|dtype|pattern)"
 )
 _IN_SERIES = re.compile(
     r"(?P<id>series|training)\.(?:vs_|density)|(?P<training>training\.)?(?:growth|crossover)\."
 )
-# Numbers that say where a statement was made, and need no machine of their own.
+# Units of numbers that are the place of a statement, and need no machine of their own.
 _PLACES = ("tokens", "sequences", "rows")
 # These hold over a range of lengths, which is another on another machine.
 _RANGES = re.compile(
@@ -81,8 +81,10 @@ _RANGES = re.compile(
 
 
 def order(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> list[str]:
-    """The machines that may speak in an experiment, the preferred one first; one that is named
-    speaks alone."""
+    """The machines that an experiment is reported from, the preferred one first.
+
+    A named machine is the only one.
+    """
     rows = records.of_experiment(frame, experiment)
     first = records.reporting_machine(rows, machine)
     return [first] if machine != "auto" else records.machines(rows, first)
@@ -108,7 +110,7 @@ def fullest(
 def chosen(
     found: Mapping[str, Mapping[str, dict]], rows: pd.DataFrame, ids: Sequence[str]
 ) -> dict[str, dict]:
-    """One entry a key, of the machine that speaks there.
+    """One entry per key, of the machine that is reported there.
 
     found: machine -> key -> entry, with the same keys for each. rows: the experiment's records.
     ids: the machines in order. Entries gain `device`, where they are from, and `bare`, their
@@ -125,8 +127,8 @@ def chosen(
     for (number, *_), keys in by_statement.items():
         keys = [(key, part) for key, part in keys if not (_OWN.match(key) or _SERIES.match(key))]
         needed = [key for key, part in keys if part in _STATEMENTS[number][1]]
-        speaks = _first_with(needed, found, ids)
-        machine_of |= {key: speaks for key, _ in keys}
+        reporting = _first_with(needed, found, ids)
+        machine_of |= {key: reporting for key, _ in keys}
     homes = {name: _home(name, found, ids) for name in ("series", "training")}
     for key in machine_of:
         if series := _SERIES.fullmatch(key):
@@ -179,7 +181,7 @@ def _device(rows: pd.DataFrame, machine: str, first: str) -> str:
 def _placed(
     key: str, entry: dict, by_path: pd.DataFrame, first: str, homes: Mapping, devices: Mapping
 ) -> dict:
-    """The entry, with its device, type and batch in its text where they are not as told."""
+    """The entry, with device, type and batch in its text where a reader would expect others."""
     placed = entry | {"bare": entry["text"]}
     is_number = isinstance(entry["value"], int | float) and entry["unit"] not in _PLACES
     is_number |= "crossover." in key and entry["text"] != DASH
@@ -188,10 +190,10 @@ def _placed(
     own = [by_path.loc[path] for path in entry["records"] if path in by_path.index]
     if not own:
         return placed
-    row, told = own[-1], [first]
+    row, expected = own[-1], [first]
     if series := _IN_SERIES.match(key):
-        told.append(homes["training" if series["training"] else series["id"] or "series"])
-    if all(row["machine"] == machine for machine in told):
+        expected.append(homes["training" if series["training"] else series["id"] or "series"])
+    if all(row["machine"] == machine for machine in expected):
         return placed
     words = [devices[row["machine"]], row["dtype"]]
     shape = re.search(r"\.b(\d+)\.n\d+", key)

@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
-from analysis.records.units import MIB
-from analysis.rendering.table import Cell, quantity
-from analysis.selection import views
+from analysis.rendering import table
+from analysis.rendering.table import Cell
+from analysis.standard import quantities
+from analysis.standard.in_words import outcome
+from analysis.standard.quantities import Quantity
+from analysis.statistics import scaling
+from analysis.statistics.intervals import Interval
 
-WORDS = {"oom": "out of memory", "timeout": "out of time"}
+
+def cell(of: Quantity, form: str | None = None) -> Cell:
+    """A quantity, its unit in the column's heading; `form` as in `text.interval`."""
+    if isinstance(of.amount, Interval):
+        return table.measured(of.amount.value, of.amount.low, of.amount.high, form)
+    return of.amount
 
 
-def time_cell(row: pd.Series | None) -> Cell:
-    """Median time with its interval (ms), or the status of a case that was not timed."""
-    if row is None:
-        return None
-    if row["status"] != "ok":
-        return WORDS.get(row["status"], row["status"])
-    return quantity(row["median_ms"], row["low_ms"], row["high_ms"])
+def time_cell(row: pd.Series | None, unit: str = "ms") -> Cell:
+    """Median time with its interval, or the status of a case that was not timed."""
+    if row is not None and row["status"] != "ok":
+        return outcome(row)
+    return cell(quantities.time(row, unit))
 
 
 def memory_cell(row: pd.Series | None) -> Cell:
     """Peak memory beyond the inputs, MiB."""
-    if row is None or row["status"] != "ok" or math.isnan(row["peak_memory_bytes"]):
-        return None
-    return float(row["peak_memory_bytes"]) / MIB
+    return cell(quantities.memory(row))
 
 
-def rate_cell(row: pd.Series | None, items: int) -> Cell:
-    """`items` a second at the median time, with the interval of the time."""
-    if row is None or row["status"] != "ok":
-        return None
-    return quantity(*(1000 * items / row[c] for c in ("median_ms", "high_ms", "low_ms")))
+def rate_cell(row: pd.Series | None, unit: str = "tokens/s") -> Cell:
+    """Tokens or sequences per second, with the interval of the time."""
+    return cell(quantities.rate(row, unit))
 
 
 def ratio_cell(base: pd.Series | None, other: pd.Series | None) -> Cell:
-    """How many times faster `other` is than `base`, with its interval."""
-    gain = views.ratio(base, other)
-    return None if gain is None else quantity(gain.value, gain.low, gain.high, "{:.2f}")
+    """How many times as fast as `base` the record `other` is, with its interval."""
+    return cell(quantities.speed_up(base, other), "{:.2f}")
+
+
+def exponent_cell(fit: scaling.ScalingFit | None) -> Cell:
+    """k of the power law of a fit."""
+    return cell(quantities.exponent(fit), "{:.2f}")

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from analysis.rendering.style import look
 from analysis.rendering.text import tokens
 from analysis.selection import published, views
+from analysis.standard.in_words import SHORT
 from analysis.standard.maps import Cell, Map, maps_of, one_process
 from analysis.standard.panels import title_of
 
@@ -16,11 +17,10 @@ NOTE = (
     "interval holds 1. Hatched: not measured, or out of memory (oom) or time (late); of dense "
     "attention alone: no dense."
 )
-SHORT = {"oom": "oom", "timeout": "late", "unsupported": "not able", "failed": "failed"}
 
 
 def crossover(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
-    """A map a machine, series and pass: a row a system (and sparsity), a column a length."""
+    """One map per machine, series and pass; one row per system, one column per length."""
     bands = []
     for view in views.all_views(frame, experiment, machine):
         for pass_ in ("forward", "forward_backward"):

@@ -21,7 +21,7 @@ LIMITS = {"": 2, "gradient_": 3}
 def error(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     """Relative rms error against the float64 oracle, dense attention's own beside each.
 
-    A panel a machine and dtype; in it one line a case: filled marker, dense attention as an
+    One panel per machine and dtype, in it one line per case: filled marker, dense attention as an
     open circle, and the gate (2x that, 3x for gradients) as a tick.
     """
     panels = [

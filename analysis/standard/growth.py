@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,16 +9,19 @@ from matplotlib.figure import Figure
 from analysis.records.units import MIB
 from analysis.rendering.style import label_lines, length_axis, look
 from analysis.selection import views
-from analysis.standard.panels import draw_censored, log_height, over_length
+from analysis.standard import quantities
+from analysis.standard.panels import draw_censored, draw_fit, draw_points, log_height, over_length
+
+MEASURED = {"time": quantities.time, "memory": quantities.memory}
 
 
 def time(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
-    """Median time of the forward pass (ms) against length, with fits; a panel a series."""
+    """Median time of the forward pass (ms) against length, with fits; one panel per series."""
     return _grown(frame, experiment, machine, "time", "median time (ms)")
 
 
 def memory(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
-    """Peak memory beyond the inputs (MiB) against length, with fits; a panel a series."""
+    """Peak memory beyond the inputs (MiB) against length, with fits; one panel per series."""
     return _grown(frame, experiment, machine, "memory", "peak beyond the inputs (MiB)")
 
 
@@ -35,44 +37,24 @@ def _grown(frame, experiment, machine, quantity, ylabel) -> Figure:
 
 def draw_series(ax: Axes, series: views.Series, quantity: str) -> None:
     """Points, fits and labels of "time" (ms) or "memory" (MiB); what ran out at the top edge."""
-    scale = MIB if quantity == "memory" else 1
+    unit = MIB if quantity == "memory" else 1  # of the fits, which are of bytes
     length_axis(ax, series.lengths)
     ax.set_yscale("log")
     ends, values = [], []
     for system in series.systems:
-        one = look(system)
-        rows = series.timed(system)
-        y, bars = rows["median_ms"], None
+        one, rows = look(system), series.timed(system)
         if quantity == "memory":
             rows = rows[rows["peak_memory_bytes"] > 0]
-            y = rows["peak_memory_bytes"] / scale
-        else:
-            bars = [y - rows["low_ms"], rows["high_ms"] - y]
         if len(rows) < min(2, len(series.lengths)):
             continue  # one point beside whole lines says nothing of growth
-        drawn = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
         fit = series.growth(system, quantity)
-        ax.errorbar(
-            rows["seq_len"],
-            y,
-            yerr=bars,
-            linestyle="none" if fit else ":",
-            elinewidth=0.7,
-            capsize=1.5,
-            zorder=4,
-            label=one.label,
-            **drawn,
-        )
+        points = [(row["seq_len"], MEASURED[quantity](row).amount) for _, row in rows.iterrows()]
+        n, y = draw_points(ax, points, one, line="none" if fit else ":")
         text = one.label
         if fit:
-            n = np.geomspace(*fit.n_range, 60)
-            low, high = np.quantile(fit.sample_curves(n), (0.025, 0.975), axis=0)
-            fitted = {"color": one.color, "label": f"{one.label}: fit"}
-            ax.fill_between(n, low / scale, high / scale, alpha=0.15, linewidth=0, **fitted)
-            ax.plot(n, fit.predict(n) / scale, zorder=3, **fitted)
-            text += f"  $n^{{{fit.exponent.value:.2f}}}$"
-        ends.append((rows["seq_len"].iloc[-1], y.iloc[-1], text, one.ink))
-        values += [y.min(), y.max()]
+            text += "  " + draw_fit(ax, fit, one, lambda n: unit)
+        ends.append((n[-1], y[-1], text, one.ink))
+        values += y
     if values:  # the band of an uncertain fit runs off the axis rather than ruling it
         ax.set_ylim(min(values) / 2, max(values) * 2)
     draw_censored(ax, series)

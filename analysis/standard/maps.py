@@ -1,4 +1,4 @@
-"""Maps: a cell a system and shape, coloured by which side of 1 its ratio lies on."""
+"""Maps: one cell per system and shape, coloured by which side of 1 its ratio lies on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entries of `analysis.numbers` that are made of records."""
+"""Entries of `analysis.rendering.numbers` that are made of records."""
 
 from __future__ import annotations
 
@@ -6,9 +6,24 @@ import math
 
 import pandas as pd
 
-from analysis.records.units import MIB
 from analysis.rendering.numbers import entry
+from analysis.rendering.text import interval
 from analysis.selection import views
+from analysis.standard import in_words, quantities
+from analysis.standard.quantities import Quantity
+from analysis.statistics import scaling
+from analysis.statistics.intervals import Interval
+
+
+def of(quantity: Quantity, rows=(), form: str | None = None) -> dict:
+    """A quantity of `rows`; `form` as in `text.interval`."""
+    found = quantity.amount
+    if found is None:
+        return entry(None, unit=quantity.unit, rows=rows)
+    one = found if isinstance(found, Interval) else Interval.without_spread(found)
+    bounds = (one.value, one.low, one.high)
+    text = None if form is None else interval(*bounds, form)
+    return entry(*bounds, unit=quantity.unit, text=text, rows=rows)
 
 
 def tokens(n: int | None, rows=()) -> dict:
@@ -16,15 +31,21 @@ def tokens(n: int | None, rows=()) -> dict:
 
 
 def time(row: pd.Series | None) -> dict:
-    if row is None or row["status"] != "ok":
-        return entry(None, unit="ms", rows=[row])
-    return entry(row["median_ms"], row["low_ms"], row["high_ms"], "ms", rows=[row])
+    return of(quantities.time(row), [row])
 
 
 def memory(row: pd.Series | None) -> dict:
-    if row is None or row["status"] != "ok" or math.isnan(row["peak_memory_bytes"]):
-        return entry(None, unit="MiB", rows=[row])
-    return entry(float(row["peak_memory_bytes"]) / MIB, unit="MiB", rows=[row])
+    return of(quantities.memory(row), [row])
+
+
+def exponent(fit: scaling.ScalingFit | None, rows=()) -> dict:
+    return of(quantities.exponent(fit), rows if fit else (), "{:.2f}")
+
+
+def per_cent(share: float | None, rows=()) -> dict:
+    """A share; NaN: not measured."""
+    known = share is not None and math.isfinite(share)
+    return entry(float(share) if known else None, text=in_words.per_cent(share), rows=rows)
 
 
 def gain(key: str, base: pd.Series | None, own: pd.Series | None) -> dict[str, dict]:
@@ -41,7 +62,5 @@ def gain(key: str, base: pd.Series | None, own: pd.Series | None) -> dict[str, d
         word = "slower than"
     else:
         word = "as fast as, within the interval,"
-    return {
-        key: entry(found.value, found.low, found.high, rows=[base, own]),
-        f"{key}.word": entry(word, rows=[base, own]),
-    }
+    rows = [base, own]
+    return {key: of(Quantity(found), rows), f"{key}.word": entry(word, rows=rows)}

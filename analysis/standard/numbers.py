@@ -1,4 +1,4 @@
-"""What the records of one experiment say, as numbers by key."""
+"""What the records of one experiment show, as numbers by key."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def of_experiment(
     """
     ids = reporting_machine.order(frame, experiment, machine)
     found = {one: _on_machine(frame, experiment, one, own) for one in ids}
-    spoken = reporting_machine.chosen(found, records.of_experiment(frame, experiment), ids)
-    return {f"{experiment}.{key}": value for key, value in spoken.items()}
+    reported = reporting_machine.chosen(found, records.of_experiment(frame, experiment), ids)
+    return {f"{experiment}.{key}": value for key, value in reported.items()}
 
 
 def _on_machine(
@@ -155,7 +155,7 @@ def _series(view: views.View, name: str) -> dict[str, dict]:
 
 
 def _own(experiment: str) -> list[str]:
-    """The systems on one device: what more ranks do is in `analysis.ring_findings`."""
+    """The systems on one device: those over ranks are in `analysis.experiments.ring.numbers`."""
     found = systems.of_experiment(experiment)
     return [system for system in found if systems.ranks(system) == (1, False)]
 
@@ -200,7 +200,7 @@ def _errors(rows: pd.DataFrame) -> dict[str, dict]:
 def _rates(view: views.View) -> dict[str, dict]:
     """Useful FLOP/s of each system and of dense attention, at the longest case of both.
 
-    Where causality differs the non-causal case speaks: there both do full tiles of work.
+    Where causality differs the non-causal case is used: there both do full tiles of work.
     `share`: of the lower of the two measured ceilings.
     """
     against, _ = _against(view.experiment)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from analysis.rendering.style import COLUMN, GREY, PAGE, look, style
+from analysis.rendering.style import COLUMN, GREY, PAGE, Look, look, style
 from analysis.rendering.text import tokens
 from analysis.selection import views
+from analysis.standard import in_words
+from analysis.standard.in_words import WORDS
+from analysis.statistics.intervals import Interval
+from analysis.statistics.scaling import ScalingFit
 
-CENSORED_WORDS = {"oom": "out of memory", "timeout": "out of time"}
 MAX_PANELS = 6
 PANEL = 2.42  # inches, of a panel over length with its title and axis
 SIDE = 1.68  # inches, of its axes; labels of lines stand right of them
@@ -25,7 +28,7 @@ BAR_LABELS, BAR_SIDE = 1.5, 1.82  # inches, left of the axes of a panel of bars,
 def over_length(
     panels: Sequence[views.Series], draw: Callable[[Axes, views.Series], None], note: str = ""
 ) -> Figure:
-    """A figure with a panel a series, drawn by `draw`; a column wide where there is one.
+    """A figure with one panel per series, drawn by `draw`; a column wide where there is one.
 
     `note`: said below all panels.
     """
@@ -124,12 +127,49 @@ def _plain(y: float, _) -> str:
     return f"{y:g}" if y < 1e4 else f"$10^{{{math.log10(y):.3g}}}$"
 
 
+def arms(found: Iterable[Interval]) -> np.ndarray:
+    """Lengths (2, n) of error bars below and above; NaN where nothing is known of the spread."""
+    return np.array([(one.value - one.low, one.high - one.value) for one in found], float).T
+
+
+def draw_points(
+    ax: Axes,
+    points: Sequence[tuple[float, Interval | float]],
+    one: Look,
+    scale: float = 1,
+    line: str = "-",
+    is_open: bool = False,
+) -> tuple[list[float], list[float]]:
+    """A system's (x, amount) over `scale`, with error bars where amounts are intervals.
+
+    Returns x and the values as drawn. line: the style that joins them. is_open: white markers.
+    """
+    x, found = zip(*points, strict=True)
+    has_bars = isinstance(found[0], Interval)
+    y = [(amount.value if has_bars else amount) / scale for amount in found]
+    drawn = {"color": one.color, "marker": one.marker, "label": one.label, "linestyle": line}
+    drawn |= {"markerfacecolor": "white" if is_open else one.color}
+    bars = arms(found) / scale if has_bars else None
+    ax.errorbar(x, y, yerr=bars, elinewidth=0.7, capsize=1.5, zorder=4, **drawn)
+    return list(x), y
+
+
+def draw_fit(ax: Axes, fit: ScalingFit, one: Look, unit: Callable[[np.ndarray], object]) -> str:
+    """A fit over its lengths and its 95 % band, over `unit` of the length; returns its growth."""
+    n = np.geomspace(*fit.n_range, 60)
+    low, high = np.quantile(fit.sample_curves(n), (0.025, 0.975), axis=0)
+    fitted = {"color": one.color, "label": f"{one.label}: fit"}
+    ax.fill_between(n, low / unit(n), high / unit(n), alpha=0.15, linewidth=0, **fitted)
+    ax.plot(n, fit.predict(n) / unit(n), zorder=3, **fitted)
+    return f"$n^{{{fit.exponent.value:.2f}}}$"
+
+
 def draw_censored(ax: Axes, series: views.Series) -> None:
-    """Points that could not be measured: open markers at the top edge, a line a system.
+    """Points that could not be measured: open markers at the top edge, one line per system.
 
     The reason stands once a line, on the side where there is room.
     """
-    lost = series.rows[series.rows["status"].isin(CENSORED_WORDS)]
+    lost = series.rows[series.rows["status"].isin(WORDS)]
     if lost.empty:
         return
     low, high = ax.get_ylim()
@@ -138,7 +178,7 @@ def draw_censored(ax: Axes, series: views.Series) -> None:
     across = ax.get_xaxis_transform()
     middle = np.sqrt(series.lengths[0] * series.lengths[-1])
     for depth, ((system, status), rows) in enumerate(lines):
-        one, words, at = look(system), CENSORED_WORDS[status], 0.97 - 0.085 * depth
+        one, words, at = look(system), WORDS[status], 0.97 - 0.085 * depth
         lengths = sorted(int(n) for n in rows["seq_len"])
         ax.plot(
             lengths, [at] * len(lengths), transform=across, linestyle="none",
@@ -161,13 +201,9 @@ def draw_censored(ax: Axes, series: views.Series) -> None:
 
 def title_of(series: views.Series) -> str:
     """Two lines that say what a series has in common."""
-    causal = "causal" if series.is_causal else "not causal"
-    passes = ", forward + backward" if series.training else ""
-    heads = f"{series.heads} heads of {series.head_dim}"
-    return (
-        f"{series.device}, {series.dtype}, {causal}{passes}\n"
-        + f"batch {series.batch}, {heads}, {_short(series.pattern)}".removesuffix(", ")
-    )
+    case = in_words.case(vars(series), "type", "masking", "training pass")
+    shape = in_words.case(vars(series), "batch", "heads of")
+    return f"{series.device}, {case}\n" + f"{shape}, {_short(series.pattern)}".removesuffix(", ")
 
 
 def _short(pattern: str) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis.rendering.style import GREY, Look, label_lines, length_axis, look
 from analysis.selection import rates, views
-from analysis.standard.panels import over_length
+from analysis.standard.panels import draw_points, over_length
 
 
 def rate(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
@@ -42,15 +42,7 @@ def _draw(ax: Axes, series: views.Series) -> None:
         found = [(row["seq_len"], rates.useful(row)) for _, row in rows.iterrows()]
         if not found:
             continue
-        n, y = [n for n, _ in found], [rate.value / scale for _, rate in found]
-        bars = [
-            [(rate.value - rate.low) / scale for _, rate in found],
-            [(rate.high - rate.value) / scale for _, rate in found],
-        ]
-        drawn = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
-        ax.errorbar(
-            n, y, yerr=bars, elinewidth=0.7, capsize=1.5, zorder=4, label=one.label, **drawn
-        )
+        n, y = draw_points(ax, found, one, scale)
         ends.append((n[-1], y[-1], one.label, one.ink))
         # Systems that do the same work have the same bound: drawn once.
         if tuple(rows["useful_flops"]) not in bounds:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,7 +10,7 @@ from matplotlib.figure import Figure
 from analysis.rendering.style import GREY, label_lines, look
 from analysis.rendering.text import span
 from analysis.selection import rates, views
-from analysis.standard.panels import grid_of, log_height, log_width, title_of
+from analysis.standard.panels import draw_points, grid_of, log_height, log_width, title_of
 
 NOTE = (
     "Intensity: useful FLOPs over inputs and outputs moved once, so lengths go from left to right. "
@@ -21,7 +19,7 @@ NOTE = (
 
 
 def roofline(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
-    """A panel a machine: of its first series the forward pass, points by system and length."""
+    """One panel per machine: the forward pass of its first series, by system and length."""
     panels = []
     for view in views.all_views(frame, experiment, machine):
         for series in view.series()[:1]:
@@ -44,14 +42,7 @@ def _draw(ax: Axes, series: views.Series) -> None:
         found = [(x, rate) for x, rate in found if rate is not None]
         if not found:
             continue
-        x, y = [x for x, _ in found], [rate.value / scale for _, rate in found]
-        bars = [
-            [_size(rate.value - rate.low) / scale for _, rate in found],
-            [_size(rate.high - rate.value) / scale for _, rate in found],
-        ]
-        drawn = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
-        drawn |= {"elinewidth": 0.7, "capsize": 1.5, "label": one.label}
-        ax.errorbar(x, y, yerr=bars, zorder=4, **drawn)
+        x, y = draw_points(ax, found, one, scale)
         ends.append((x[-1], y[-1], f"{one.label}, {span(rows['seq_len'])}", one.ink))
         across += x
         values += y
@@ -64,12 +55,8 @@ def _draw(ax: Axes, series: views.Series) -> None:
     ends.append((x[-1], roof[-1], "roof", GREY))
     ax.set_xlim(x[0], x[-1])
     ax.set_ylim(min(values) / 1.6, max(values) * 1.6)
-    ax.set_xlabel("useful FLOPs a byte moved")
+    ax.set_xlabel("useful FLOPs per byte moved")
     ax.set_ylabel(f"useful {unit}")
     log_height(ax)
     log_width(ax)
     label_lines(ax, ends)
-
-
-def _size(bar: float) -> float:
-    return 0.0 if math.isnan(bar) else bar

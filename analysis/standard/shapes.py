@@ -14,7 +14,7 @@ from analysis.statistics.intervals import Interval
 
 
 def grid(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
-    """Two maps beside each other: a row a system, a column a shape; over the write-up's base.
+    """Two maps beside each other, one row per system, one column per shape; over the base.
 
     Of several machines the one that measured most cells.
     """

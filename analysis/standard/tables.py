@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import pandas as pd
 
 from analysis.records import frame as records
 from analysis.records import systems
-from analysis.rendering.table import Cell, Table, quantity
+from analysis.rendering.table import Cell, Table
 from analysis.rendering.text import DASH, span, title
 from analysis.selection import published, views
-from analysis.standard.cells import memory_cell, ratio_cell, time_cell
+from analysis.standard import in_words
+from analysis.standard.cells import exponent_cell, memory_cell, ratio_cell, time_cell
 
 
 def scaling(experiment: str) -> Callable[[pd.DataFrame, str], Table]:
@@ -28,10 +29,10 @@ def scaling(experiment: str) -> Callable[[pd.DataFrame, str], Table]:
                     rows.append(
                         (
                             view.device,
-                            case_in_words(vars(series)),
+                            in_words.case(vars(series)),
                             f"{series.lengths[0]}–{series.lengths[-1]}",
                             published.name(system),
-                            *(_exponent(fit) for fit in (time, memory)),
+                            *map(exponent_cell, (time, memory)),
                             time.model if time else DASH,
                         )
                     )
@@ -60,7 +61,7 @@ def training(experiment: str) -> Callable[[pd.DataFrame, str], Table]:
                     published.name(row["system"]),
                     str(row["seq_len"]),
                     str(row["batch"]),
-                    f"{row['dtype']}{', causal' if row['is_causal'] else ''}",
+                    in_words.case(row, "type", "causal"),
                     time_cell(row),
                     memory_cell(row),
                     None if row["system"] == published.DENSE else ratio_cell(dense, row),
@@ -120,20 +121,7 @@ def machines(experiment: str) -> Callable[[pd.DataFrame, str], Table]:
                  ", ".join(commits) or DASH)
             )  # fmt: skip
         columns = ("Machine", "Device", "CPU", "Cores", "torch", "Tier", "Timed", "Commit")
-        note = "Timed: cases with a time, of all. The prose speaks of the first machine."
+        note = "Timed: cases with a time, of all. The text reports the first machine."
         return Table(f"{title(experiment)}, machines", columns, body, note)
 
     return make
-
-
-def case_in_words(of: Mapping) -> str:
-    """Type, causality and heads of a record, or of the fields of a series."""
-    causal = ", causal" if of["is_causal"] else ""
-    return f"{of['dtype']}{causal}, {of['heads']} × {of['head_dim']}"
-
-
-def _exponent(fit) -> Cell:
-    if fit is None:
-        return None
-    k = fit.exponent
-    return quantity(k.value, k.low, k.high, "{:.2f}")

@@ -40,13 +40,18 @@ class Interval:
         """The bounds to print: NaN where they are a margin to judge by, of confidence 0."""
         return (self.low, self.high) if self.confidence else (nan, nan)
 
-    def inverted(self) -> Interval:
-        """Of one over the value: the bounds change places."""
-        return Interval(1 / self.value, 1 / self.high, 1 / self.low, self.confidence)
+    def inverted(self, of: float = 1.0) -> Interval:
+        """Of `of` > 0 over the value: the bounds change places."""
+        return Interval(of / self.value, of / self.high, of / self.low, self.confidence)
 
     def times(self, factor: float) -> Interval:
         """Of the value times a known factor > 0."""
         return Interval(self.value * factor, self.low * factor, self.high * factor, self.confidence)
+
+    def over(self, divisor: float) -> Interval:
+        """Of the value over a known divisor > 0."""
+        of_each = (x / divisor for x in (self.value, self.low, self.high))
+        return Interval(*of_each, self.confidence)
 
     @classmethod
     def without_spread(cls, value: float) -> Interval:
@@ -85,7 +90,7 @@ def median_interval(samples: Sequence[float], confidence: float = 0.95) -> Inter
     count = ordered.size
     median = float(np.median(ordered))
     if count == 1:
-        return Interval(median, nan, nan, 0.0)
+        return Interval.without_spread(median)
     tails = 2 * stats.binom.cdf(np.arange((count + 1) // 2), count, 0.5)  # of ranks 1, 2, ...
     rank = max(int(np.searchsorted(tails, 1 - confidence, side="right")), 1)
     return Interval(
@@ -159,7 +164,7 @@ def resampled_median(
     check_confidence(confidence)
     one = log_median(replicates, resamples, np.random.default_rng(seed))
     if one.freedom == 0:
-        return Interval(one.value, nan, nan, 0.0)
+        return Interval.without_spread(one.value)
     half = float(stats.t.ppf((1 + confidence) / 2, one.freedom)) * sqrt(one.variance)
     return Interval(one.value, one.value * exp(-half), one.value * exp(half), confidence)
 
@@ -211,7 +216,7 @@ def geometric_mean_speedup(
     value = prod(base.value / other.value for base, other in sides) ** (1 / len(sides))
     flat = [side for pair in sides for side in pair]
     if any(side.freedom == 0 for side in flat):
-        return Interval(value, nan, nan, 0.0)
+        return Interval.without_spread(value)
     variance = sum(side.variance for side in flat)
     if variance == 0:
         return Interval(value, value, value, confidence)

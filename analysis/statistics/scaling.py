@@ -264,7 +264,7 @@ def _points(
     if n.ndim != 1 or n.size < 3 or n.size != np.unique(n).size or not (n > 0).all():
         raise ValueError(f"lengths: expected at least 3 distinct lengths > 0, got {lengths!r}")
     if len(values) != n.size:
-        raise ValueError(f"values: expected {n.size}, one a length, got {len(values)}")
+        raise ValueError(f"values: expected {n.size}, one per length, got {len(values)}")
     y, noise = np.empty(n.size), np.zeros((draws, n.size))
     for i, value in enumerate(values):
         if isinstance(value, Real):

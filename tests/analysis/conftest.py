@@ -1,6 +1,7 @@
-"""Synthetic records of every experiment, written and read once a session."""
+"""Synthetic records of every experiment, written and read once per session and worker."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -72,23 +73,38 @@ def verdicts(claims_file, both):
 
 
 @pytest.fixture(scope="session")
-def build(laptop, tmp_path_factory):
-    """Everything that write-ups and paper read, of synthetic laptop records."""
-    return _built(laptop, tmp_path_factory.mktemp("build"))
+def numbers_of():
+    """`catalogue.numbers`, for each of the frames above once."""
+    made = {}
+
+    def of(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> dict[str, dict]:
+        key = (id(frame), experiment, machine)
+        if key not in made:
+            # With the frame, whose id would be another's once it is gone.
+            made[key] = frame, catalogue.numbers(frame, experiment, machine)
+        return made[key][1]
+
+    return of
 
 
 @pytest.fixture(scope="session")
-def build_with_card(laptop_root, tmp_path_factory):
+def build(laptop, numbers_of, tmp_path_factory):
+    """Everything that write-ups and paper read, of synthetic laptop records."""
+    return _built(laptop, numbers_of, tmp_path_factory.mktemp("build"))
+
+
+@pytest.fixture(scope="session")
+def build_with_card(laptop_root, numbers_of, tmp_path_factory):
     """The same where a campaign on a card, cut short, stands beside the laptop."""
     root = tmp_path_factory.mktemp("card") / "published"
     shutil.copytree(laptop_root, root)
     synthetic_cards.write(root, synthetic_cards.half_full(), synthetic_cards.H100, 1)
-    return _built(records.load(root), tmp_path_factory.mktemp("build-card"))
+    return _built(records.load(root), numbers_of, tmp_path_factory.mktemp("build-card"))
 
 
-def _built(frame: pd.DataFrame, folder: Path) -> Path:
+def _built(frame: pd.DataFrame, numbers_of: Callable, folder: Path) -> Path:
     for experiment in published.EXPERIMENTS:
-        found = catalogue.numbers(frame, experiment)
+        found = numbers_of(frame, experiment)
         numbers.save(found, folder / "numbers" / f"{experiment}.json")
         for name, draw in catalogue.figures(experiment).items():
             style.save(draw(frame, experiment), folder / f"figures/{experiment}-{name}.svg")

@@ -29,7 +29,7 @@ def hop_bytes(case: Case) -> int:
 def of(case: Case, median_ms: float, memory: int) -> list[dict]:
     """The `ranks` of a replicate: each a little slower than the one before.
 
-    Of simulated ones all are counted, and the last alone is weighed.
+    Of simulated ones all are counted, and the memory of the last alone is measured.
     """
     return [_rank(case, rank, median_ms, memory) for rank in range(case.world_size)]
 

@@ -1,4 +1,4 @@
-"""A campaign on a card that was cut short, beside the records of a CPU: who speaks, and how."""
+"""A card's campaign that was cut short, beside a CPU's records: which is reported, and how."""
 
 import math
 from pathlib import Path
@@ -37,7 +37,7 @@ def half(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(half):
+def reported(half):
     return {e: catalogue.numbers(half, e) for e in EXPERIMENTS}
 
 
@@ -49,19 +49,19 @@ def at_8192(variant: str) -> Case:
     )
 
 
-def test_a_card_speaks_before_a_cpu_and_prints_no_interval_of_one_process(told):
-    found = told["comprehensive"]["comprehensive.vs_dense.dilated-sdpa.b1.n8192"]
+def test_a_card_is_reported_before_a_cpu_and_prints_no_interval_of_one_process(reported):
+    found = reported["comprehensive"]["comprehensive.vs_dense.dilated-sdpa.b1.n8192"]
     times = [synthetic_cards.median_ms(at_8192(v), H100) for v in ("dense", "dilated-sdpa")]
     assert found["value"] == pytest.approx(times[0] / times[1])
     assert (found["low"], found["high"]) == (None, None)
     assert found["text"] == found["bare"] == f"{times[0] / times[1]:.2f}"
     assert found["device"] == "NVIDIA H100 80GB HBM3"
-    word = told["comprehensive"]["comprehensive.vs_dense.dilated-sdpa.b1.n8192.word"]
+    word = reported["comprehensive"]["comprehensive.vs_dense.dilated-sdpa.b1.n8192.word"]
     assert word["value"] == "in one process faster than"
 
 
-def test_what_only_the_cpu_has_is_told_of_it_by_name(told):
-    ring = told["ring"]
+def test_what_only_the_cpu_has_is_reported_with_its_name(reported):
+    ring = reported["ring"]
     key = "ring.strong.ring-distributed"
     assert ring["ring.machine.device"]["text"] == "NVIDIA H100 80GB HBM3"
     assert ring[f"{key}.speedup"]["value"] == pytest.approx(2**0.9)
@@ -71,34 +71,34 @@ def test_what_only_the_cpu_has_is_told_of_it_by_name(told):
     assert (ring[f"{key}.ranks"]["value"], ring[f"{key}.each"]["text"]) == (2, "core")
 
 
-def test_no_ratio_and_no_fit_mixes_machines(half, told):
+def test_no_ratio_and_no_fit_mixes_machines(half, reported):
     machine = dict(zip(half["path"], half["machine"], strict=True))
     mixed = [
         key
-        for found in told.values()
+        for found in reported.values()
         for key, entry in found.items()
         if len({machine[path] for path in entry["records"]}) > 1
     ]
     assert mixed == []
 
 
-def test_every_measured_number_of_another_machine_names_it(half, told):
+def test_every_measured_number_of_another_machine_names_it(half, reported):
     machine = dict(zip(half["path"], half["machine"], strict=True))
-    for experiment, found in told.items():
+    for experiment, found in reported.items():
         for key, entry in found.items():
             here = {machine[path] for path in entry["records"]} <= {H100.id}
             if here and not key.startswith(f"{experiment}.error."):
                 assert "CPU" not in entry["text"], key
 
 
-def test_a_crossover_of_the_cpu_says_so(told):
-    found = told["block_sparse"]["block_sparse.crossover.block-sparse@95"]
+def test_a_crossover_of_the_cpu_says_so(reported):
+    found = reported["block_sparse"]["block_sparse.crossover.block-sparse@95"]
     assert found["value"] == pytest.approx(1024 * (39.7 / 11.25) ** 0.5, rel=0.02)
     assert found["text"].endswith(" tokens (2-core CPU, float32, 1K–16K tokens)")
-    assert told["block_sparse"]["block_sparse.series.longest"]["device"] == "2-core CPU"
+    assert reported["block_sparse"]["block_sparse.series.longest"]["device"] == "2-core CPU"
 
 
-def test_a_named_machine_speaks_alone(half):
+def test_a_named_machine_is_the_only_one(half):
     found = catalogue.numbers(half, "ring", H100.id)
     assert found["ring.strong.ring-distributed.speedup"]["text"] == "–"
 
@@ -114,8 +114,8 @@ def test_cards_come_before_cpus_and_the_fuller_one_first(half, tmp_path):
     assert reporting_machine.order(frame, "comprehensive", H100.id) == [H100.id]
 
 
-def test_the_readme_names_the_device_of_each_sentence(half, told):
-    numbers = {key: value for found in told.values() for key, value in found.items()}
+def test_the_readme_names_the_device_of_each_sentence(half, reported):
+    numbers = {key: value for found in reported.values() for key, value in found.items()}
     claims_file = claims.load(published.CLAIMS)
     for word in ("total", "reproduced", "not-reproduced", "refuted", "not-testable-here"):
         numbers[f"claims.all.{word}"] = {"value": len(claims_file.claims), "text": "7"}
@@ -124,12 +124,12 @@ def test_the_readme_names_the_device_of_each_sentence(half, told):
     text = " ".join(text.split())
     gain = lookup(numbers, "comprehensive.vs_dense.dilated-sdpa.b1.n8192", "")
     assert f"is {gain} times as fast as dense attention at 8192 tokens (NVIDIA H100 80GB" in text
-    assert "over one (2-core CPU, a core a rank)" in text
-    assert "(NVIDIA H100 80GB HBM3, a core a rank)" not in text and "–" not in text
+    assert "over one (2-core CPU, one core per rank)" in text
+    assert "(NVIDIA H100 80GB HBM3, one core per rank)" not in text and "–" not in text
 
 
-def test_a_readme_without_several_ranks_has_no_sentence_of_them(told):
-    numbers = {key: value for found in told.values() for key, value in found.items()}
+def test_a_readme_without_several_ranks_has_no_sentence_of_them(reported):
+    numbers = {key: value for found in reported.values() for key, value in found.items()}
     for word in ("total", "reproduced", "not-reproduced", "refuted", "not-testable-here"):
         numbers[f"claims.all.{word}"] = {"value": 7, "text": "7"}
     numbers["ring.strong.ring-distributed.speedup"] |= {"value": None, "text": "–"}
@@ -208,7 +208,7 @@ def test_the_labels_of_a_table_tell_its_rows_apart(half):
         for make in catalogue.tables(experiment).values()
         if isinstance(make, ByMachine)
     ]
-    assert len(made) == 25
+    assert len(made) == 28
     for make in made:
         for machine in set(half[half["experiment"] == make.experiment]["machine"]):
             table = make(half, machine)

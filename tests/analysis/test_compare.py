@@ -1,4 +1,4 @@
-"""Two sets of records side by side: joined case by case, block masks told apart."""
+"""Two sets of records side by side: joined case by case, block masks kept apart."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def test_a_case_is_compared_with_itself_by_its_blocks(laptop_root, tmp_path):
     assert sum(": 1.00 [" in line for line in cases) == len(cases) - len(faster)
 
 
-def test_nothing_in_common_is_told(tmp_path):
+def test_nothing_in_common_is_an_error(tmp_path):
     synthetic.write(tmp_path / "a", "backends")
     synthetic.write(tmp_path / "b", "block_sparse")
     with pytest.raises(records.RecordsError, match="no case in common"):

@@ -6,9 +6,7 @@ import io
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import catalogue
 from analysis.rendering import figure_csv, style
-from analysis.selection import published
 from analysis.standard import growth, speedup
 
 
@@ -70,7 +68,7 @@ def test_what_has_no_height_on_the_axis_has_no_value(ax):
     assert (row["length n^2"], row["time (ms)"]) == ("512.0", "")
 
 
-def test_a_labelled_shape_that_cannot_be_read_is_told(ax):
+def test_a_labelled_shape_that_cannot_be_read_is_named(ax):
     ax.scatter([1], [2], label="cloud")
     with pytest.raises(TypeError, match="PathCollection 'cloud': no rows for such a shape"):
         figure_csv.to_csv(ax.figure)
@@ -97,11 +95,3 @@ def test_published_and_measured_bars_stand_under_their_shape(laptop):
     by = {row["series"]: row for row in rows if row["panel"].endswith("DilatedAttention")}
     assert float(by[f"{name}: published"]["value"]) == pytest.approx(10.82, abs=0.01)
     assert 3 < float(by[name]["value"]) < 4 and by[name]["name"] == "ImprovedDilated"
-
-
-@pytest.mark.parametrize(
-    ("experiment", "name"), [(e, n) for e in published.EXPERIMENTS for n in catalogue.figures(e)]
-)
-def test_every_figure_has_rows_and_every_series_a_name(both, experiment, name):
-    rows = _rows(catalogue.figures(experiment)[name](both, experiment))
-    assert rows and all(row["series"] and row["shape"] for row in rows)

@@ -1,16 +1,20 @@
 """Figures: same records, same bytes; every point drawn; labels apart; nothing missing breaks."""
 
+import csv
+import io
+
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from analysis import catalogue
 from analysis.across import overview
 from analysis.experiments.block_sparse import density, gain
 from analysis.records import systems
-from analysis.rendering import style
+from analysis.rendering import figure_csv, style
 from analysis.selection import published
 from analysis.standard import growth, rate, speedup
-from tests.analysis import synthetic
+from tests.analysis import figure_values, synthetic
 
 
 def _svg(figure, path) -> bytes:
@@ -29,13 +33,28 @@ def test_two_renders_are_the_same_bytes(laptop, tmp_path, name):
 
 
 @pytest.mark.parametrize(("experiment", "name"), ALL)
-def test_every_figure_is_drawn_of_two_machines_and_of_smoke_records(
-    both, smoke, nothing, tmp_path, experiment, name
-):
-    for frame in (both, smoke, nothing):
-        figure = catalogue.figures(experiment)[name](frame, experiment)
-        assert figure.get_figwidth() in (style.COLUMN, style.PAGE)
-        assert _svg(figure, tmp_path / "f.svg").startswith(b"<?xml")
+def test_every_figure_holds_the_values_of_its_records(both, tmp_path, experiment, name):
+    figure = catalogue.figures(experiment)[name](both, experiment)
+    assert figure.get_figwidth() in (style.COLUMN, style.PAGE)
+    assert _svg(figure, tmp_path / "f.svg").startswith(b"<?xml")
+    rows = list(csv.DictReader((tmp_path / "f.csv").open()))
+    assert rows and all(row["series"] and row["shape"] for row in rows)
+    figure_values.check(both, experiment, name, rows)
+
+
+@pytest.mark.parametrize(("experiment", "name"), ALL)
+def test_of_few_records_or_none_a_figure_holds_what_there_is(smoke, nothing, experiment, name):
+    draw = catalogue.figures(experiment)[name]
+    figure_values.check(smoke, experiment, name, _rows(draw(smoke, experiment)))
+    # Of a machine that timed nothing: what is published, asked for, counted or modelled.
+    empty = draw(nothing, experiment)
+    assert bool(_rows(empty)) == (name in ("grid", "density", "orders", "model"))
+    said = {text.get_text() for text in empty.findobj(Text)}
+    assert bool(empty.axes) != ("nothing measured here" in said)
+
+
+def _rows(figure) -> list[dict]:
+    return list(csv.DictReader(io.StringIO(figure_csv.to_csv(figure))))
 
 
 def test_points_and_intervals_are_the_records_medians(laptop):

@@ -89,7 +89,7 @@ def test_published_speed_ups_stand_beside_measured_ones_by_shape(laptop):
     assert rows["measured", "ImprovedDilated", "8K, b4"]["verdict"] == "none"  # laptop: batch 1
 
 
-def test_another_batch_is_told(laptop):
+def test_another_batch_is_named(laptop):
     note = shapes.grid(laptop, "block_sparse").texts[-1].get_text().replace("\n", " ")
     assert note.endswith("Measured at another batch: 2K: 1, 4K: 1.")
 
@@ -111,7 +111,7 @@ def test_points_stand_at_their_intensity_under_the_measured_roof(laptop):
     assert float(first["useful GFLOP/s"]) == pytest.approx(12 * float(first[_X]))
 
 
-_X = "useful FLOPs a byte moved"
+_X = "useful FLOPs per byte moved"
 
 
 def test_every_exponent_stands_under_its_machine_with_its_interval(laptop):

@@ -4,20 +4,22 @@ import json
 
 import pytest
 
-from analysis import catalogue
 from analysis.rendering import numbers
 from analysis.selection import published
 from tests.analysis import synthetic
 
 
-def test_keys_are_the_same_whatever_was_measured(laptop, smoke, both, nothing):
+def test_keys_are_the_same_whatever_was_measured(numbers_of, both, smoke, nothing):
     for experiment in published.EXPERIMENTS:
-        keys = [set(catalogue.numbers(f, experiment)) for f in (laptop, smoke, both, nothing)]
-        assert all(one == keys[0] for one in keys)
+        full = numbers_of(both, experiment, synthetic.GPU)
+        few, none = (numbers_of(frame, experiment) for frame in (smoke, nothing))
+        assert full.keys() == few.keys() == none.keys()
+        measured = [sum(map(numbers.is_measured, one.values())) for one in (full, few, none)]
+        assert measured[0] > measured[1] > measured[2]
 
 
-def test_a_number_comes_with_interval_text_and_records(laptop):
-    found = catalogue.numbers(laptop, "comprehensive")
+def test_a_number_comes_with_interval_text_and_records(numbers_of, laptop):
+    found = numbers_of(laptop, "comprehensive")
     gain = found["comprehensive.speedup.dilated-sdpa.b1.n8192"]
     expected = [
         synthetic.median_ms(c, synthetic.CPU)
@@ -32,36 +34,36 @@ def test_a_number_comes_with_interval_text_and_records(laptop):
     assert found["comprehensive.published.speedup.ring.b1.n8192"]["text"] == "17.22"
 
 
-def test_words_follow_the_measured_sign(laptop):
-    found = catalogue.numbers(laptop, "comprehensive")
+def test_words_follow_the_measured_sign(numbers_of, laptop):
+    found = numbers_of(laptop, "comprehensive")
     word = "comprehensive.vs_dense.{}.b1.n2048.word"
     assert found[word.format("dilated-sdpa")]["text"] == "faster than"
     assert found[word.format("dilated-gather")]["text"] == "slower than"
     assert found[word.format("dense")]["text"] == "not compared with"
 
 
-def test_what_was_not_measured_is_a_dash(smoke):
-    found = catalogue.numbers(smoke, "comprehensive")
+def test_what_was_not_measured_is_a_dash(numbers_of, smoke):
+    found = numbers_of(smoke, "comprehensive")
     missing = found["comprehensive.time.dense.b1.n8192"]
     assert (missing["value"], missing["text"], missing["records"]) == (None, "–", [])
     json.dumps(found, allow_nan=False)
 
 
-def test_the_crossover_lies_where_the_curves_cross(both):
-    found = catalogue.numbers(both, "dilated", synthetic.GPU)
+def test_the_crossover_lies_where_the_curves_cross(numbers_of, both):
+    found = numbers_of(both, "dilated", synthetic.GPU)
     crossing = found["dilated.crossover.dilated-gather"]
     (a, p), (b, q) = synthetic.SPEED["dense"], synthetic.SPEED["dilated-gather"]
     assert crossing["value"] == pytest.approx(1024 * (b / a) ** (1 / (p - q)), rel=0.05)
 
 
-def test_the_last_length_that_both_were_timed_at_speaks(both):
-    found = catalogue.numbers(both, "dilated", synthetic.GPU)
+def test_a_ratio_is_of_the_last_length_that_both_were_timed_at(numbers_of, both):
+    found = numbers_of(both, "dilated", synthetic.GPU)
     assert found["dilated.series.longest"]["value"] == 131072
     assert found["dilated.series.vs_dense.dilated-sdpa.longest.tokens"]["value"] == 65536
 
 
-def test_block_sparse_numbers_are_against_dense_attention(laptop):
-    found = catalogue.numbers(laptop, "block_sparse")
+def test_block_sparse_numbers_are_against_dense_attention(numbers_of, laptop):
+    found = numbers_of(laptop, "block_sparse")
     gain = found["block_sparse.series.vs_dense.block-sparse@95.longest"]
     assert gain["value"] == pytest.approx((0.3 + 12 * 256) / (40 + 0.75 * 256))
     assert found["block_sparse.series.vs_dense.block-sparse@95.longest.tokens"]["value"] == 16384
@@ -74,8 +76,8 @@ def test_block_sparse_numbers_are_against_dense_attention(laptop):
     assert "block_sparse.vs_dense.block-sparse@95.b1.n8192" not in found  # dense is the base
 
 
-def test_rates_are_of_useful_work_and_share_the_lower_ceiling(laptop):
-    found = catalogue.numbers(laptop, "block_sparse")
+def test_rates_are_of_useful_work_and_share_the_lower_ceiling(numbers_of, laptop):
+    found = numbers_of(laptop, "block_sparse")
     case = next(
         c for c in synthetic.cases("block_sparse", "laptop")
         if c.sparsity == 0.9 and c.seq_len == 16384
@@ -88,8 +90,8 @@ def test_rates_are_of_useful_work_and_share_the_lower_ceiling(laptop):
     assert found["block_sparse.rate.block-sparse@90.tokens"]["value"] == 16384
 
 
-def test_backends_are_against_scores_that_are_written_down(both):
-    found = catalogue.numbers(both, "backends", synthetic.CPU)
+def test_backends_are_against_scores_that_are_written_down(numbers_of, both):
+    found = numbers_of(both, "backends", synthetic.CPU)
     gain = found["backends.series.vs_base.dense-flash.longest"]
     size = (found["backends.series.vs_base.dense-flash.longest.tokens"]["value"] / 1024) ** 2
     assert size > 1
@@ -113,14 +115,17 @@ def test_join_merges_numbers_and_counts_verdicts(tmp_path):
     names = ("writeup", "verdict", "basis", "mechanism")
     claims = [dict(zip(names, row, strict=True)) for row in rows]
     data = {"counts": {}, "mechanisms": {"slip": {}, "unknown": {}}, "claims": claims}
+    measured = tmp_path / "a.json"
+    numbers.save({"a.x": numbers.entry(1.5), "a.y": numbers.entry(None)}, measured)
     files = [
-        _write(tmp_path / "a.json", {"a.x": numbers.entry(1.5)}),
+        measured,
         _write(tmp_path / "claims.json", data),
     ]
     out = tmp_path / "numbers.json"
     assert numbers.main(["--out", str(out), *map(str, files)]) == 0
-    joined = json.loads(out.read_text())
+    joined = numbers.read(out)
     assert joined["a.x"]["text"] == "1.50"
+    assert joined["a.y"] == numbers.NOT_MEASURED
     assert joined["claims.dilated.refuted"]["value"] == 1
     assert joined["claims.dilated.reproduced"]["value"] == 0
     assert joined["claims.all.total"]["value"] == 4
@@ -132,7 +137,9 @@ def test_join_merges_numbers_and_counts_verdicts(tmp_path):
 
 
 def test_a_key_twice_names_both_files_and_the_key(tmp_path, capsys):
-    files = [_write(tmp_path / f"{name}.json", {"k.x": numbers.entry(1)}) for name in "ab"]
+    files = [tmp_path / f"{name}.json" for name in "ab"]
+    for file, value in zip(files, (1, None), strict=True):
+        numbers.save({"k.x": numbers.entry(value)}, file)
     out = tmp_path / "numbers.json"
     assert numbers.main(["--out", str(out), *map(str, files)]) == 1
     message = capsys.readouterr().err
@@ -147,9 +154,25 @@ def test_a_truncated_file_is_named(tmp_path, capsys):
     assert "bad.json: not JSON (truncated?)" in capsys.readouterr().err
 
 
-def test_an_unknown_key_is_named_with_its_place():
-    with pytest.raises(numbers.NumbersError, match=r"page.md.j2: unknown number 'no.such'"):
+def test_an_unknown_key_is_named_with_its_place_and_the_keys_like_it():
+    with pytest.raises(numbers.NumbersError, match=r"^page.md.j2: unknown number 'no.such'$"):
         numbers.lookup({}, "no.such", "page.md.j2")
+    known = {"ring.time.n512": numbers.entry(1), "ring.time.n1024": numbers.NOT_MEASURED}
+    with pytest.raises(numbers.NumbersError, match="'ring.tme.n1024'; the nearest are ring.time."):
+        numbers.lookup(known, "ring.tme.n1024", "page.md.j2")
+    assert numbers.lookup(known, "ring.time.n1024", "page.md.j2") == "–"
+
+
+def test_of_what_was_not_measured_a_file_holds_the_key_alone(tmp_path):
+    crossover = numbers.entry(None, unit="tokens", text="not in the measured range")
+    found = {"a.x": numbers.entry(2), "a.y": numbers.entry(None, unit="ms"), "a.z": crossover}
+    numbers.save(found, tmp_path / "a.json")
+    data = json.loads((tmp_path / "a.json").read_text())
+    assert data == {"numbers": {"a.x": found["a.x"], "a.z": crossover}, "not_measured": ["a.y"]}
+    assert numbers.read(tmp_path / "a.json") == found | {"a.y": numbers.NOT_MEASURED}
+    (tmp_path / "b.json").write_text('{"a.x": 1}')
+    with pytest.raises(numbers.NumbersError, match="b.json: holds no numbers"):
+        numbers.read(tmp_path / "b.json")
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,13 @@
 """The paper: numbers looked up and traced, sections by what was measured, bytes repeat."""
 
 import csv
-import json
 import re
 from pathlib import Path
 
 import pytest
 
 from analysis.documents import paper
+from analysis.rendering.numbers import read, save
 from experiments import grid
 
 PAPER = Path(__file__).parents[2] / "paper"
@@ -27,10 +27,11 @@ def test_two_papers_are_the_same_bytes(pdf, build):
 
 def test_the_paper_of_a_card_that_was_taken_away_lacks_nothing(build, build_with_card):
     assert paper.compile_paper(build_with_card).startswith(b"%PDF")
-    numbers = json.loads((build_with_card / "numbers.json").read_text())
+    numbers = read(build_with_card / "numbers.json")
+    assert numbers.keys() == read(build / "numbers.json").keys()
     assert numbers["comprehensive.machine.device"]["text"] == "NVIDIA H100 80GB HBM3"
-    for key, entry in numbers.items():
-        assert not re.search(r"\bnan\b", entry["text"]), key
+    for key, number in numbers.items():
+        assert not re.search(r"\bnan\b", number["text"]), key
     # What the card did not measure is of the laptop still: nothing is empty that was not.
     for kind in ("figures", "tables"):
         for path in sorted((build / kind).glob("*.csv")):
@@ -42,13 +43,14 @@ def test_the_paper_of_a_card_that_was_taken_away_lacks_nothing(build, build_with
 
 
 def test_the_paper_command_names_an_unknown_number(build, tmp_path, capsys):
-    numbers = json.loads((build / "numbers.json").read_text())
+    numbers = read(build / "numbers.json")
     del numbers["comprehensive.machine.device"]
     folder = _with_numbers(build, tmp_path / "build", numbers)
     out = tmp_path / "paper.pdf"
     assert paper.main(["--out", str(out), "--build", str(folder)]) == 1
     message = capsys.readouterr().err
-    assert "unknown number 'comprehensive.machine.device'" in message
+    assert "unknown number 'comprehensive.machine.device'; the nearest are " in message
+    assert ".machine.device" in message.partition("nearest")[2]
     assert message.count("\n") == 1
     assert not out.exists()
 
@@ -69,7 +71,7 @@ def test_every_section_file_is_in_the_paper():
 @pytest.mark.parametrize("name", ["extreme", "memory", "as_published"])
 def test_an_experiment_without_records_has_no_section(pdf, build, tmp_path, name):
     """Nothing else in the paper asks for its numbers or refers to its section."""
-    numbers = json.loads((build / "numbers.json").read_text())
+    numbers = read(build / "numbers.json")
     kept = {key: entry for key, entry in numbers.items() if key.split(".")[0] != name}
     folder = _with_numbers(build, tmp_path / "build", kept)
     before, after = _experiments(pdf), _experiments(paper.compile_paper(folder))
@@ -83,7 +85,7 @@ def _with_numbers(build: Path, folder: Path, numbers: dict) -> Path:
     for path in build.iterdir():
         if path.name != "numbers.json":
             (folder / path.name).symlink_to(path)
-    (folder / "numbers.json").write_text(json.dumps(numbers))
+    save(numbers, folder / "numbers.json")
     return folder
 
 

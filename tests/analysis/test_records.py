@@ -32,7 +32,7 @@ def test_a_row_holds_the_records_numbers(laptop):
     assert row["peak_memory_bytes"] == int(case.seq_len * 8 * 64 * 4 * 2 * 1.004)
 
 
-def test_a_row_a_record_of_every_tier_case(laptop):
+def test_one_row_per_record_of_every_tier_case(laptop):
     expected = sum(len(synthetic.cases(e, "laptop")) for e in published.EXPERIMENTS)
     assert len(laptop) == expected
     assert set(laptop["dilation_rates"].map(type)) == {tuple, type(None)}
@@ -47,7 +47,7 @@ def test_a_case_out_of_memory_is_a_row_without_numbers(both):
     assert all(samples == [] for samples in lost["samples"])
 
 
-def test_local_speaks_before_published_of_the_same_machine(tmp_path):
+def test_local_is_used_before_published_of_the_same_machine(tmp_path):
     synthetic.write(tmp_path / "published", "comprehensive")
     shutil.copytree(tmp_path / "published", tmp_path / "local")
     frame = records.load(tmp_path / "published", tmp_path / "local")

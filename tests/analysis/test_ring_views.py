@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 
 from analysis.experiments.ring import views as ring_views
+from analysis.records.units import KIB
 from analysis.selection import views
+from analysis.standard.quantities import Quantity
 from tests.analysis import synthetic
 from tests.analysis.synthetic_ranks import FIXED_BYTES, GAIN, SENT, WAITING
 
@@ -118,13 +120,13 @@ def test_one_device_speaks_as_published(both):
 def test_memory_a_token_is_of_the_whole_sequence(rows):
     row = _only(rows, variant=ring_views.OURS, simulated=True, seq_len=4096, world_size=4)
     peak = int((4096 * 8 * 64 * 4 * 2 // 4 + FIXED_BYTES) * 1.004)
-    assert ring_views.per_token(row) == pytest.approx(peak / 4096)
+    assert ring_views.per_token(row) == Quantity(pytest.approx(peak / 4096 / KIB), "KiB")
     two = _only(rows, system="ring-standard", batch=2, seq_len=512)
-    assert ring_views.per_token(two) == pytest.approx(two["peak_memory_bytes"] / 1024)
-    assert ring_views.per_token(None) is None
+    assert ring_views.per_token(two).value == pytest.approx(two["peak_memory_bytes"] / 1024 / KIB)
+    assert ring_views.per_token(None).value is None
     lost = row.copy()
     lost["peak_memory_bytes"] = math.nan
-    assert ring_views.per_token(lost) is None
+    assert ring_views.per_token(lost).value is None
 
 
 def test_the_dense_formula_by_hand(rows, both):

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 from analysis import catalogue
@@ -112,7 +113,7 @@ def test_the_comparison_holds_published_and_measured_and_both_densities(laptop):
     assert (last["Time published (ms)"], last["Speed-up published"]) == ("585.4", "")
 
 
-def test_block_sparse_lengths_have_a_column_a_sparsity(both):
+def test_block_sparse_lengths_have_a_column_per_sparsity(both):
     made = catalogue.tables("block_sparse")["lengths"](both, synthetic.GPU)
     assert made.columns[5:] == (
         "90 % (ms)", "90 % over dense", "95 % (ms)", "95 % over dense", "98 % (ms)",
@@ -165,15 +166,60 @@ def test_backends_stand_by_shape_with_reasons_for_what_has_no_time(both):
     assert rates.columns[-1] == "Ceiling" and rates.rows[-1][-1] == "200 GFLOP/s"
 
 
+@pytest.fixture(scope="module")
+def made_of_both(both):
+    """Experiment -> name -> table of the records of both machines."""
+    return {
+        experiment: {
+            name: make(both, "auto") for name, make in catalogue.tables(experiment).items()
+        }
+        for experiment in published.EXPERIMENTS
+    }
+
+
+def _measured(made: table.Table) -> list[tuple[str, table.Measured]]:
+    """(heading, cell) of every cell with a value and an interval."""
+    return [
+        (column, cell)
+        for row in made.rows
+        for column, cell in zip(made.columns, row, strict=True)
+        if isinstance(cell, table.Measured)
+    ]
+
+
+def _has_its_form(made: table.Table) -> bool:
+    lines = len(made.rows) + len(set(made.machines)) + 2
+    return (
+        all(len(row) == len(made.columns) for row in made.rows)
+        and made.to_markdown().count("\n|") == lines
+        and made.to_typst().startswith("#figure(kind: table")
+    )
+
+
 @pytest.mark.parametrize("experiment", published.EXPERIMENTS)
-def test_every_table_is_made_of_any_records(both, smoke, nothing, experiment):
-    for frame in (both, smoke, nothing):
-        for make in catalogue.tables(experiment).values():
+def test_every_table_holds_the_values_of_the_records(both, made_of_both, experiment):
+    times = both.loc[both["experiment"] == experiment, "median_ms"].to_numpy()
+    count = 0
+    for name, made in made_of_both[experiment].items():
+        assert _has_its_form(made), name
+        for column, cell in _measured(made):
+            assert not cell.value < cell.low and not cell.value > cell.high, (name, column)
+            if column.endswith("(ms)"):
+                assert np.isclose(times, cell.value, rtol=1e-9).any(), (name, column, cell)
+            count += 1
+        rows = list(csv.reader(io.StringIO(made.to_csv())))
+        written = {cell for row in rows[1:] for cell in row}
+        assert {str(cell.value) for _, cell in _measured(made)} <= written, name
+    assert count > 10
+
+
+@pytest.mark.parametrize("experiment", published.EXPERIMENTS)
+def test_every_table_is_made_of_few_records_and_of_none_that_was_timed(smoke, nothing, experiment):
+    for name, make in catalogue.tables(experiment).items():
+        for frame in (smoke, nothing):
             made = make(frame, "auto")
-            assert all(len(row) == len(made.columns) for row in made.rows)
-            blocks = len(set(made.machines))
-            assert made.to_markdown().count("\n|") == len(made.rows) + blocks + 2
-            assert made.to_typst().startswith("#figure(kind: table")
+            assert _has_its_form(made), name
+        assert [column for column, _ in _measured(made) if column.endswith("(ms)")] == [], name
 
 
 def test_unknown_cells_are_dashes_and_typst_reads_no_markup(tmp_path):
@@ -201,9 +247,8 @@ def test_latex_reads_no_markup():
 
 
 @pytest.mark.parametrize("experiment", published.EXPERIMENTS)
-def test_every_table_is_latex_that_closes_what_it_opens(both, experiment):
-    for name, make in catalogue.tables(experiment).items():
-        made = make(both, "auto")
+def test_every_table_is_latex_that_closes_what_it_opens(made_of_both, experiment):
+    for name, made in made_of_both[experiment].items():
         text = made.to_latex(f"{experiment}-{name}")
         assert text.isascii()
         rows = text[text.index(r"\toprule") : text.index(r"\bottomrule")].splitlines()
@@ -217,13 +262,11 @@ def test_every_table_is_latex_that_closes_what_it_opens(both, experiment):
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
-def test_latex_sets_every_table(both, tmp_path):
+def test_latex_sets_every_table(made_of_both, tmp_path):
     found = subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True)
     if found.returncode:
         pytest.skip("needs booktabs")
-    made = [
-        make(both, "auto") for e in published.EXPERIMENTS for make in catalogue.tables(e).values()
-    ]
+    made = [made for tables in made_of_both.values() for made in tables.values()]
     made.append(table.Table("".join(table._TEX), ("[a]", "*"), [("[x]", None), ("*", 1.5)]))
     head = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
     body = "\\clearpage\n".join(one.to_latex(f"t{i}") for i, one in enumerate(made))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,7 +16,7 @@ from analysis.records import systems
 from analysis.rendering.style import GREY, label_lines, look, ratio_axis
 from analysis.rendering.text import title, tokens
 from analysis.selection import published, reporting_machine, views
-from analysis.standard.panels import bars_of, grid_of
+from analysis.standard.panels import arms, bars_of, grid_of
 from analysis.statistics.intervals import Interval
 
 # Where the marks of a line stand about its height, so that those that agree are all seen.
@@ -65,24 +65,16 @@ def _marks(ax: Axes, lines: Sequence[Three]) -> None:
     for name, mark in _MARKS.items():
         if name == "published":
             old = {y: three.published for y, three in enumerate(lines) if three.published}
-            found = {y: Interval(x, math.nan, math.nan, 0.0) for y, x in old.items()}
+            found = {y: Interval.without_spread(x) for y, x in old.items()}
         else:
             gains = {y: views.ratio(*getattr(three, name)) for y, three in enumerate(lines)}
             found = {y: gain for y, gain in gains.items() if gain is not None}
         x, at = [gain.value for gain in found.values()], [y + _RAISED[name] for y in found]
         bars = {"linestyle": "none", "elinewidth": 0.8, "label": name, **mark}
         if found:
-            ax.errorbar(x, at, xerr=_arms(found.values()), **bars)
+            ax.errorbar(x, at, xerr=np.nan_to_num(arms(found.values())), **bars)
         shown += x
     ratio_axis(ax, shown)
-
-
-def _arms(found: Iterable[Interval]) -> list[list[float]]:
-    """Lengths of error bars to either side; 0 where nothing is known of the spread."""
-    arms = [(one.value - one.low, one.high - one.value) for one in found]
-    return [
-        [arm if math.isfinite(arm) else 0.0 for arm in side] for side in zip(*arms, strict=True)
-    ]
 
 
 def plots(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
@@ -122,11 +114,11 @@ def _curves(ax: Axes, curves: Sequence[Curve]) -> None:
         places |= set(x)
         model = [curve.model(row) for row in curve.rows]
         ax.plot(x, model, color=color, linewidth=0.8, label=f"{name}: counted")
-        shares = [curve.share(row) for row in curve.rows[1:]]
+        shares = [curve.share(row).amount for row in curve.rows[1:]]
         y = [share.value for share in shares]
         bars = {"linestyle": "none", "elinewidth": 0.8, "marker": one.marker, "markersize": 3.6}
         if shares:
-            ax.errorbar(x[1:], y, yerr=_arms(shares), color=color, label=name, **bars)
+            ax.errorbar(x[1:], y, yerr=np.nan_to_num(arms(shares)), color=color, label=name, **bars)
         ends.append((x[-1], y[-1] if y else 1.0, name, color))
     read = _read_off()
     if read and places:

@@ -7,15 +7,12 @@ import math
 import pandas as pd
 
 from analysis.experiments.as_published import views as replica_views
-from analysis.experiments.as_published.views import HEADS, LOOP, REPLICAS, RING, SHARES, Three
+from analysis.experiments.as_published.views import FIRST_AT, HEADS, LOOP, REPLICAS, RING, SHARES
 from analysis.records.replica_columns import DEVIATIONS
-from analysis.records.units import KIB, MIB
 from analysis.rendering.numbers import entry
-from analysis.rendering.text import number
 from analysis.selection import published, views
-from analysis.standard import number_entries
-
-AT = 512  # the length of the published figures of memory a token
+from analysis.standard import number_entries, quantities
+from analysis.standard.quantities import Quantity
 
 
 def of_replicas(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
@@ -39,15 +36,10 @@ def _speedups(view: views.View) -> dict[str, dict]:
         at = f"three.{three.system}.n{three.seq_len}"
         found[f"{at}.published"] = entry(three.published, text=f"{three.published:.2f}")
         for column in ("replica", "exact", "over_dense"):
-            found |= _gain(f"{at}.{column}", three, column)
+            pair = getattr(three, column)
+            gain = quantities.speed_up(*pair)
+            found[f"{at}.{column}"] = number_entries.of(gain, pair if gain.amount else ())
     return found
-
-
-def _gain(key: str, three: Three, column: str) -> dict[str, dict]:
-    pair = getattr(three, column)
-    gain = views.ratio(*pair)
-    bounds = (None, None, None) if gain is None else (gain.value, gain.low, gain.high)
-    return {key: entry(*bounds, rows=pair if gain is not None else ())}
 
 
 def _deviations(view: views.View) -> dict[str, dict]:
@@ -60,9 +52,9 @@ def _deviations(view: views.View) -> dict[str, dict]:
         found[f"{key}.exact"] = entry(name, rows=[row])
         for field in DEVIATIONS:
             value = math.nan if row is None else float(row[f"deviation_{field}"])
-            known = math.isfinite(value)
-            text = f"{100 * value:.1f} %" if known and field == "zero_rows" else None
-            found[f"{key}.{field}"] = entry(value if known else None, text=text, rows=[row])
+            known = value if math.isfinite(value) else None
+            show = number_entries.per_cent if field == "zero_rows" else entry
+            found[f"{key}.{field}"] = show(known, rows=[row])
     return found
 
 
@@ -77,14 +69,11 @@ def _plots(view: views.View) -> dict[str, dict]:
     ):
         curve = curves.get(of)
         row = curve.rows[-1] if curve and len(curve.rows) > 1 else None
-        share = None if row is None else curve.share(row)
-        bounds = (None, None, None) if share is None else (share.value, share.low, share.high)
+        share = Quantity(None) if row is None else curve.share(row)
+        counted = Quantity(None if row is None else float(curve.model(row)))
         pair = () if row is None else (curve.rows[0], row)
-        found[f"plots.{key}.share"] = entry(*bounds, rows=pair)
-        model = None if row is None else float(curve.model(row))
-        found[f"plots.{key}.counted"] = entry(
-            model, text=None if model is None else f"{model:.3f}", rows=pair
-        )
+        found[f"plots.{key}.share"] = number_entries.of(share, pair)
+        found[f"plots.{key}.counted"] = number_entries.of(counted, pair, "{:.3f}")
     for plot in SHARES:
         found[f"plots.published.{plot}"] = entry(replica_views.plot_share(plot))
     return found
@@ -93,8 +82,6 @@ def _plots(view: views.View) -> dict[str, dict]:
 def _billion(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
     """The published total, the chunk here, what it comes to, and the longest real sequence."""
     known, row = replica_views.readings()["billion"], replica_views.chunk(view)
-    ok = row is not None and row["status"] == "ok"
-    first = float(row["calls_first_ms"]) if ok else None
     longest = [
         one
         for n in replica_views.BILLION
@@ -105,17 +92,15 @@ def _billion(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
         "billion.published": entry(known["seconds"], unit="s", text=f"{known['seconds']:,g}"),
         "billion.ranks": entry(known["ranks"], text=f"{known['ranks']:,}"),
         "billion.published.chunk": entry(1e3 * known["seconds"] / known["ranks"], unit="ms"),
-        "billion.chunk.first": entry(first, unit="ms", rows=[row]),
+        "billion.chunk.first": number_entries.of(replica_views.first_call(row), [row]),
         "billion.chunk": number_entries.time(row),
-        "billion.replica": entry(
-            None if first is None else first * known["ranks"] / 1e3, unit="s", rows=[row]
+        "billion.replica": number_entries.of(
+            replica_views.first_call(row, "s", known["ranks"]), [row]
         ),
         "billion.exact.tokens": number_entries.tokens(
             None if last is None else int(last["seq_len"])
         ),
-        "billion.exact": entry(
-            None if last is None else last["median_ms"] / 1e3, unit="s", rows=[last]
-        ),
+        "billion.exact": entry(quantities.time(last, "s").value, unit="s", rows=[last]),
     }
 
 
@@ -135,8 +120,8 @@ def _memory(view: views.View) -> dict[str, dict]:
         )
         kind = None if loop is None else loop["dtype"]
         found[f"{at}.type"] = entry(kind, rows=[loop])
-        found[f"{at}.alive"] = _bytes(loop, "calls_kept_bytes", MIB, "MiB")
-        found[f"{at}.dropped"] = _bytes(loop, "calls_dropped_bytes", MIB, "MiB")
+        found[f"{at}.alive"] = _held(loop, "kept")
+        found[f"{at}.dropped"] = _held(loop, "dropped")
         found[f"{at}.peak"] = number_entries.memory(loop)
         found[f"{at}.exact"] = number_entries.memory(exact)
     return found
@@ -145,25 +130,19 @@ def _memory(view: views.View) -> dict[str, dict]:
 def _first_call(view: views.View) -> dict[str, dict]:
     """What the first call of a process takes more than the second, and the published difference."""
     batch, _ = published.shapes("ring")[0]
-    row = replica_views.find(view, RING, batch, AT)
-    old = [
-        published.value("ring", system, batch, AT, "memory_per_token")
-        for system in ("ring-standard", "ring-hilbert")
-    ]
-    known = row is not None and math.isfinite(row["calls_first_peak_bytes"])
-    more = row["calls_first_peak_bytes"] - row["calls_second_peak_bytes"] if known else math.nan
+    row = replica_views.find(view, RING, batch, FIRST_AT)
     chunk = replica_views.chunk(view, HEADS)
-    cold = chunk is not None and chunk["status"] == "ok"
+    cold = quantities.is_timed(chunk)
     return {
-        "first.published": entry((old[0] - old[1]) * AT / KIB, unit="MiB"),
-        "first.more": entry(float(more) / MIB if known else None, unit="MiB", rows=[row]),
+        "first.published": entry(replica_views.published_first()[-1], unit="MiB"),
+        "first.more": number_entries.of(quantities.size(replica_views.first_more(row)), [row]),
         "first.slower": entry(
             float(chunk["calls_first_ms"] / chunk["median_ms"]) if cold else None, rows=[chunk]
         ),
     }
 
 
-def _bytes(row: pd.Series | None, column: str, size: int, unit: str) -> dict:
-    known = row is not None and math.isfinite(row[column])
-    value = float(row[column]) / size if known else None
-    return entry(value, unit=unit, text=number(value), rows=[row])
+def _held(row: pd.Series | None, which: str) -> dict:
+    """Memory that is alive after a call whose output is "kept" or "dropped"."""
+    held = quantities.bytes_of(row, f"calls_{which}_bytes")
+    return number_entries.of(quantities.size(held), [row])

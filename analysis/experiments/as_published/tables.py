@@ -5,15 +5,14 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.experiments.as_published import views as replica_views
-from analysis.experiments.as_published.views import REPLICAS, SHARES, Curve
+from analysis.experiments.as_published.views import REPLICAS, SHARES
 from analysis.records import frame as records
-from analysis.rendering.table import Cell, Table, quantity
+from analysis.rendering.table import Cell, Table
 from analysis.rendering.text import DASH, number, title, tokens
 from analysis.selection import published
+from analysis.standard import in_words
 from analysis.standard.beside import named
-from analysis.standard.cells import ratio_cell
-from analysis.standard.tables import case_in_words
-from analysis.statistics.intervals import Interval
+from analysis.standard.cells import cell, ratio_cell, time_cell
 from models.registry import VARIANTS
 
 
@@ -72,7 +71,7 @@ def replicas(frame: pd.DataFrame, machine: str) -> Table:
 
 
 def deviations(frame: pd.DataFrame, machine: str) -> Table:
-    """How far each replica is from the attention it was named after, and what tells them apart."""
+    """How far each replica is from the attention it was named after, and in what it differs."""
     view = replica_views.view(frame, machine)
     body: list[tuple[Cell, ...]] = []
     for replica in REPLICAS:
@@ -83,11 +82,11 @@ def deviations(frame: pd.DataFrame, machine: str) -> Table:
         body.append(
             (
                 published.name(replica),
-                f"{case_in_words(row)}, {tokens(row['seq_len'])}",
+                in_words.case(row, "type", "causal", "heads", "length"),
                 float(row["relative_rms"]),
                 named(row["deviation_variant"]),
                 float(row["deviation_relative_rms"]),
-                f"{100 * row['deviation_zero_rows']:.1f} %",
+                in_words.per_cent(row["deviation_zero_rows"]),
                 _span(*sums),
                 float(row["deviation_of_other_tokens"]),
                 float(row["deviation_of_future_tokens"]),
@@ -127,8 +126,8 @@ def plots(frame: pd.DataFrame, machine: str) -> Table:
                     f"{curve.rates}: {' '.join(map(str, row['dilation_rates']))}",
                     tokens(row["seq_len"]),
                     str(row["batch"]),
-                    quantity(row["median_ms"], row["low_ms"], row["high_ms"]),
-                    _share(curve, row),
+                    time_cell(row),
+                    1 if row is curve.rows[0] else cell(curve.share(row), "{:.3f}"),
                     float(curve.model(row)),
                 )
             )
@@ -149,13 +148,6 @@ def plots(frame: pd.DataFrame, machine: str) -> Table:
         )
     )
     return Table("As-published, the plots of 2023", columns, body, note.strip())
-
-
-def _share(curve: Curve, row: pd.Series) -> Cell:
-    share: Interval | None = curve.share(row)
-    if row["path"] == curve.rows[0]["path"] or share is None:
-        return 1
-    return quantity(share.value, share.low, share.high, "{:.3f}")
 
 
 def _span(low: float, high: float) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
 from analysis.experiments.as_published import views as replica_views
-from analysis.experiments.as_published.views import BILLION, LOOP, RING
-from analysis.records.units import ITEM_BYTES, KIB, MIB
-from analysis.rendering.table import Cell, Table, quantity
+from analysis.experiments.as_published.views import BILLION, FIRST_AT, LOOP, RING
+from analysis.records.units import ITEM_BYTES
+from analysis.rendering.table import Cell, Table
 from analysis.rendering.text import DASH, tokens
 from analysis.selection import published
-from analysis.standard.cells import memory_cell, rate_cell, time_cell
+from analysis.standard import quantities
+from analysis.standard.cells import cell, memory_cell, rate_cell, time_cell
 
 RINGS = ("ring-standard", "ring-distributed", "ring-hilbert")
 
@@ -31,9 +30,9 @@ def billion(frame: pd.DataFrame, machine: str) -> Table:
                 f"{n:,}",
                 f"{ranks:,}",
                 f"{known['seconds']:,g}" if n == known["tokens"] else DASH,
-                _multiplied(chunk, ranks, "calls_first_ms"),
-                _multiplied(chunk, ranks, "median_ms"),
-                None if own is None else _seconds(own),
+                cell(replica_views.first_call(chunk, "s", ranks)),
+                cell(quantities.time(chunk, "s", multiplier=ranks)),
+                time_cell(own, "s"),
             )
         )
     columns = (
@@ -68,15 +67,17 @@ def memory(frame: pd.DataFrame, machine: str) -> Table:
             for variant in (LOOP, "dilated-gather", "dilated-sdpa")
         )
         tensor = batch * n * fixed.heads * fixed.head_dim
+        held = (
+            tensor * ITEM_BYTES[fixed.dtype],
+            None if loop is None else tensor * ITEM_BYTES[loop["dtype"]],
+            *(quantities.bytes_of(loop, f"calls_{which}_bytes") for which in ("kept", "dropped")),
+        )
         body.append(
             (
                 tokens(n),
                 str(batch),
                 published.text("dilated", "dilated-gather", batch, n, "memory") or DASH,
-                tensor * ITEM_BYTES[fixed.dtype] / MIB,
-                None if loop is None else tensor * ITEM_BYTES[loop["dtype"]] / MIB,
-                _mib(loop, "calls_kept_bytes"),
-                _mib(loop, "calls_dropped_bytes"),
+                *(cell(quantities.size(amount)) for amount in held),
                 memory_cell(loop),
                 memory_cell(plain),
                 memory_cell(strided),
@@ -109,21 +110,16 @@ def first_call(frame: pd.DataFrame, machine: str) -> Table:
     view = replica_views.view(frame, machine)
     batch, _ = published.shapes("ring")[0]
     body: list[tuple[Cell, ...]] = []
-    for n in (512, *(n for _, n in published.shapes("ring"))):
+    for n in (FIRST_AT, *(n for _, n in published.shapes("ring"))):
         row = replica_views.find(view, RING, batch, n)
-        own = [_per_token(row, f"calls_{which}_peak_bytes") for which in ("first", "second")]
-        old = [
-            published.value("ring", system, batch, n, "memory_per_token") if n == 512 else None
-            for system in ("ring-standard", "ring-hilbert")
-        ]
+        calls = [quantities.bytes_of(row, f"calls_{c}_peak_bytes") for c in ("first", "second")]
         body.append(
             (
                 tokens(n),
-                *old,
-                None if None in old else (old[0] - old[1]) * n / KIB,
-                *own,
-                None if None in own else (own[0] - own[1]) * batch * n / KIB,
-                None if row is None else float(row["calls_first_ms"]),
+                *(replica_views.published_first() if n == FIRST_AT else [None] * 3),
+                *(cell(quantities.per_token(row, peak)) for peak in calls),
+                cell(quantities.size(replica_views.first_more(row))),
+                cell(replica_views.first_call(row)),
                 time_cell(row),
             )
         )
@@ -154,9 +150,8 @@ def one_ring(frame: pd.DataFrame, machine: str) -> Table:
     body: list[tuple[Cell, ...]] = []
     for batch, n in published.shapes("ring"):
         row, dense = (replica_views.find(view, v, batch, n) for v in (RING, published.DENSE))
-        items = [0 if one is None else int(one["batch"]) * n for one in (row, dense)]
         old = (published.text("ring", s, batch, n, "throughput") or DASH for s in RINGS)
-        body.append((tokens(n), *old, rate_cell(row, items[0]), rate_cell(dense, items[1])))
+        body.append((tokens(n), *old, rate_cell(row), rate_cell(dense)))
     columns = (
         "Length",
         *(f"{published.name(system)} published" for system in RINGS),
@@ -169,28 +164,3 @@ def one_ring(frame: pd.DataFrame, machine: str) -> Table:
         "all scores written down, whatever segments and rates were given."
     )
     return Table("As-published, three names of one ring", columns, body, note)
-
-
-def _multiplied(row: pd.Series | None, ranks: int, column: str) -> Cell:
-    if row is None or row["status"] != "ok":
-        return None
-    if column != "median_ms":
-        return float(row[column]) * ranks / 1e3
-    return quantity(*(row[c] * ranks / 1e3 for c in ("median_ms", "low_ms", "high_ms")))
-
-
-def _seconds(row: pd.Series) -> Cell:
-    return quantity(*(row[c] / 1e3 for c in ("median_ms", "low_ms", "high_ms")))
-
-
-def _mib(row: pd.Series | None, column: str) -> Cell:
-    if row is None or math.isnan(row[column]):
-        return None
-    return float(row[column]) / MIB
-
-
-def _per_token(row: pd.Series | None, column: str) -> float | None:
-    """KiB a token of all sequences."""
-    if row is None or math.isnan(row[column]):
-        return None
-    return float(row[column]) / KIB / (row["batch"] * row["seq_len"])

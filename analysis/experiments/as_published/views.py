@@ -15,8 +15,10 @@ import yaml
 
 from analysis.experiments.extreme import views as extreme_views
 from analysis.records import systems
+from analysis.records.units import KIB
 from analysis.selection import published, views
-from analysis.statistics.intervals import Interval
+from analysis.standard import quantities
+from analysis.standard.quantities import Quantity
 from models.registry import VARIANTS
 
 EXPERIMENT = "as_published"
@@ -28,6 +30,7 @@ LOOP, HEADS, SUMS, BLOCKS, RING = (
 )
 GATHERED = "block-sparse-sdpa"
 CHUNK = (4096, (512, 1024, 2048))  # tokens and segments of the chunk that was multiplied
+FIRST_AT = 512  # the length of the published figures of memory per token
 SHARES = ("64m", "128m", "256m")  # plots whose share of time was read off
 # Lengths of the table that ends at a billion tokens.
 BILLION = tuple(2**power for power in (17, 18, 20, 22, 24, 26, 28, 30))
@@ -127,9 +130,9 @@ class Curve:
     variant: str
     rows: list[pd.Series]
 
-    def share(self, row: pd.Series) -> Interval | None:
+    def share(self, row: pd.Series) -> Quantity:
         """The time of a record over that of the first."""
-        return views.ratio(row, self.rows[0])
+        return quantities.speed_up(row, self.rows[0])
 
     def model(self, row: pd.Series) -> float:
         """The same by counted pairs: sum w / r^2 over branches of equal heads."""
@@ -176,6 +179,32 @@ def chunk(of: views.View, variant: str = HEADS) -> pd.Series | None:
     return find(of, variant, 1, CHUNK[0], segments=CHUNK[1])
 
 
+def first_call(row: pd.Series | None, unit: str = "ms", multiplier: float = 1) -> Quantity:
+    """Time of the first call of a process, `multiplier` times."""
+    known = quantities.is_timed(row)
+    ms = float(row["calls_first_ms"]) * multiplier if known else None
+    return quantities.duration(ms, unit)
+
+
+def published_first() -> tuple[float, float, float]:
+    """Published of the ring that ran first and of a later one, at FIRST_AT tokens.
+
+    Memory per token of both (KB), and the whole difference (MiB).
+    """
+    batch, _ = published.shapes("ring")[0]
+    first, later = (
+        published.value("ring", system, batch, FIRST_AT, "memory_per_token")
+        for system in ("ring-standard", "ring-hilbert")
+    )
+    return first, later, (first - later) * FIRST_AT / KIB
+
+
+def first_more(row: pd.Series | None) -> float | None:
+    """Bytes that the peak of a process's first call lies above that of its second."""
+    peaks = [quantities.bytes_of(row, f"calls_{call}_peak_bytes") for call in ("first", "second")]
+    return None if None in peaks else peaks[0] - peaks[1]
+
+
 def streamed(frame: pd.DataFrame, machine: str, seq_len: int) -> pd.Series | None:
     """Exact dilated attention over one real sequence of that length, by experiment `extreme`."""
     of_machine = frame[frame["machine"] == machine]
@@ -187,7 +216,7 @@ def streamed(frame: pd.DataFrame, machine: str, seq_len: int) -> pd.Series | Non
 
 
 def largest(of: views.View, replica: str) -> pd.Series | None:
-    """The record whose deviation speaks for a replica: not causal, longest, of fewest pairs."""
+    """The record whose deviation is reported: not causal, longest, of fewest pairs."""
     rows = of.rows[(of.rows["variant"] == replica) & (of.rows["status"] == "ok")]
     order = ["is_causal", "seq_len", "realised_density", "path"]
     rows = rows.sort_values(order, ascending=[True, False, True, True], kind="stable")

@@ -7,36 +7,37 @@ from collections.abc import Callable
 import pandas as pd
 
 from analysis.records import systems
-from analysis.rendering.table import Cell, Table, brief, quantity
+from analysis.rendering.table import Cell, Table, brief
 from analysis.rendering.text import number, tokens
 from analysis.selection import published, rates, views
+from analysis.standard import cells, in_words
 from analysis.standard.beside import named
-from analysis.standard.cells import WORDS, time_cell
+from analysis.standard.cells import time_cell
+from analysis.standard.quantities import Quantity
 
 SHAPE = ["dtype", "is_causal", "heads", "head_dim", "batch", "seq_len"]
 BASE = published.speedup_base("backends")
 
 
 def times(frame: pd.DataFrame, machine: str) -> Table:
-    """Forward times, a column a backend."""
+    """Forward times, one column per backend."""
     note = "Median time (ms); its interval is in the CSV."
     return _matrix(frame, machine, "forward", "forward times", _time, note)
 
 
 def training(frame: pd.DataFrame, machine: str) -> Table:
-    """Forward and backward times, a column a backend."""
+    """Forward and backward times, one column per backend."""
     note = "Median time (ms); its interval is in the CSV."
     return _matrix(frame, machine, "forward_backward", "forward and backward times", _time, note)
 
 
 def useful(frame: pd.DataFrame, machine: str) -> Table:
-    """Useful FLOP/s of the forward pass, a column a backend, beside the matmul ceiling."""
+    """Useful FLOP/s of the forward pass, one column per backend, beside the matmul ceiling."""
     view = views.view(frame, "backends", machine)
     size, name = rates.unit(view.rows["matmul_flops_per_s"].max())
 
     def cell(row: pd.Series, rows: pd.DataFrame) -> Cell:
-        rate = rates.useful(row)
-        return brief(quantity(*(bound / size for bound in (rate.value, rate.low, rate.high))))
+        return brief(cells.cell(Quantity(rates.useful(row).over(size))))
 
     def ceiling(own: pd.DataFrame) -> Cell:
         found = own["matmul_flops_per_s"].median() / size
@@ -50,11 +51,10 @@ def useful(frame: pd.DataFrame, machine: str) -> Table:
 
 
 def worth(frame: pd.DataFrame, machine: str) -> Table:
-    """How many times as fast as attention that writes its scores down, a column a backend."""
+    """How many times as fast as attention that writes its scores down, one column per backend."""
 
     def cell(row: pd.Series, rows: pd.DataFrame) -> Cell:
-        gain = views.ratio(views.dense_counterpart(rows, row, BASE), row)
-        return None if gain is None else quantity(gain.value, gain.low, gain.high, "{:.2f}")
+        return cells.ratio_cell(views.dense_counterpart(rows, row, BASE), row)
 
     def base(own: pd.DataFrame) -> Cell:
         same = own[own["system"] == BASE]
@@ -83,10 +83,11 @@ def _matrix(
     last: tuple[str, Callable[[pd.DataFrame], Cell]] | None = None,
     without: str | None = None,
 ) -> Table:
-    """A line a shape, a column a backend; `cell` makes it of a timed record and all of its pass.
+    """One row per shape, one column per backend; `cell` gets a timed record and all of its pass.
 
     What has no time says why in words; a backend that was timed nowhere has no column, nor has
-    `without`. `last`: one more column, made of all records of the line. The prose's type leads.
+    `without`. `last`: one more column, made of all records of the row. The prose's
+    type comes first.
     """
     view = views.view(frame, "backends", machine)
     rows = view.rows[view.rows["pass"] == pass_]
@@ -95,9 +96,9 @@ def _matrix(
     body: list[tuple[Cell, ...]] = []
     main = view.setting.dtype
     groups = sorted(rows.groupby(SHAPE), key=lambda group: (group[0][0] != main, group[0]))
-    for (dtype, is_causal, heads, head_dim, batch, n), own in groups:
+    for (_, _, heads, head_dim, batch, n), own in groups:
         line: list[Cell] = [
-            f"{dtype}{', causal' if is_causal else ''}",
+            in_words.case(own.iloc[0], "type", "causal"),
             f"{batch} × {heads} × {head_dim}",
             tokens(n),
         ]
@@ -107,7 +108,7 @@ def _matrix(
             if row is None:
                 line.append(None)
             elif row["status"] != "ok":
-                line.append(WORDS.get(row["status"], row["status"]))
+                line.append(in_words.outcome(row))
             else:
                 line.append(cell(row, rows))
         line += [last[1](own)] if last else []

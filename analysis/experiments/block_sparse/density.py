@@ -21,7 +21,7 @@ BLOCK = 64
 def density(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     """Kept pairs over dense pairs; dashed: as asked; grey: the published code's one pattern.
 
-    The band is one block a row more or less than asked, and at least one block a row.
+    The band is one block per row more or less than asked, and at least one block per row.
     """
     panels = [s for v in views.all_views(frame, experiment, machine) for s in v.series()]
 

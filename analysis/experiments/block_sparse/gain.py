@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 from analysis.records import systems
 from analysis.rendering.style import label_lines, length_axis, look
 from analysis.selection import published, views
-from analysis.standard.panels import log_height, over_length
+from analysis.standard.panels import draw_points, log_height, over_length
 from analysis.statistics.intervals import Interval
 
 
 def gain(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     """Speed-up over dense attention; dashed: dense pairs over kept pairs, the ideal.
 
-    A panel a series, forward and then forward with backward; open markers are published.
+    One panel per series, forward and then forward with backward; open markers are published.
     """
     panels = [
         series
@@ -53,15 +53,7 @@ def _draw(ax: Axes, series: views.Series, experiment: str) -> None:
         one, found = look(system), _gains(series, system)
         if not found:
             continue
-        n, y = [n for n, _ in found], [ratio.value for _, ratio in found]
-        bars = [
-            [ratio.value - ratio.low for _, ratio in found],
-            [ratio.high - ratio.value for _, ratio in found],
-        ]
-        drawn = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
-        ax.errorbar(
-            n, y, yerr=bars, elinewidth=0.7, capsize=1.5, zorder=4, label=one.label, **drawn
-        )
+        n, y = draw_points(ax, found, one)
         ends.append((n[-1], y[-1], one.label, one.ink))
         values += y
         if system.startswith("block-sparse@"):

@@ -7,15 +7,17 @@ from collections.abc import Callable
 import pandas as pd
 
 from analysis.records import systems
-from analysis.rendering.table import Cell, Table, brief, quantity
+from analysis.rendering.table import Cell, Table, brief
 from analysis.rendering.text import DASH, span
 from analysis.selection import published, views
+from analysis.standard import in_words, quantities
 from analysis.standard.beside import measured_on, named, printed, published_on, rows_of
-from analysis.standard.cells import memory_cell, ratio_cell, time_cell
-from analysis.standard.tables import case_in_words
+from analysis.standard.cells import cell, memory_cell, ratio_cell, time_cell
+from analysis.standard.quantities import Quantity
 from analysis.statistics import scaling
 
 DENSE = published.DENSE
+CASE = ("type", "causal", "heads", "training")
 
 
 def comparison(frame: pd.DataFrame, machine: str) -> Table:
@@ -68,7 +70,7 @@ def comparison(frame: pd.DataFrame, machine: str) -> Table:
 
 
 def by_length(pass_: str) -> Callable[[pd.DataFrame, str], Table]:
-    """Time and speed-up over dense attention at every length, a column a sparsity."""
+    """Time and speed-up over dense attention at every length, one column per sparsity."""
 
     def make(frame: pd.DataFrame, machine: str) -> Table:
         view = views.view(frame, "block_sparse", machine)
@@ -82,7 +84,7 @@ def by_length(pass_: str) -> Callable[[pd.DataFrame, str], Table]:
             dense = views.dense_counterpart(rows, first)
             cells: list[Cell] = [
                 named(keys[0]),
-                case_in_words(first),
+                in_words.case(first),
                 str(first["batch"]),
                 str(first["seq_len"]),
                 brief(time_cell(dense)),
@@ -121,7 +123,7 @@ def patterns(frame: pd.DataFrame, machine: str) -> Table:
                     named(row["system"]),
                     row["pattern"].replace("_", " "),
                     f"{row['block_size']:.0f}",
-                    case_in_words(row) + (", training" if row["pass"] != "forward" else ""),
+                    in_words.case(row, *CASE),
                     str(row["seq_len"]),
                     time_cell(row),
                     memory_cell(row),
@@ -157,7 +159,7 @@ def crossover(frame: pd.DataFrame, machine: str) -> Table:
                 body.append(
                     (
                         view.device,
-                        case_in_words(vars(series)) + (", training" if series.training else ""),
+                        in_words.case(vars(series), *CASE),
                         named(system),
                         published.text("block_sparse", system, 1, None, "crossover") or DASH,
                         *crossing(dense, own),
@@ -176,16 +178,13 @@ def crossing(dense: scaling.ScalingFit | None, own: scaling.ScalingFit | None) -
     """The crossover as a cell, or in words where there is none; and the lengths it is from."""
     if dense is None or own is None:
         return "too few lengths", DASH
-    low = max(dense.n_range[0], own.n_range[0])
-    high = min(dense.n_range[1], own.n_range[1])
-    if low >= high:
+    cross = quantities.crossover(dense, own)
+    if cross is None:
         return "no lengths in common", DASH
-    cross = scaling.crossover(dense, own)
     if cross.n is None:
         sides = {"a": "slower", "b": "faster", "neither": "as fast"}
-        return f"not in range: {sides[cross.smaller_at_end]} throughout", span((low, high))
-    cell = quantity(cross.n.value, cross.n.low, cross.n.high, "{:,.0f}")
-    return cell, span((low, high))
+        return f"not in range: {sides[cross.smaller_at_end]} throughout", span(cross.n_range)
+    return cell(Quantity(cross.n, "tokens"), "{:,.0f}"), span(cross.n_range)
 
 
 def _density(row: pd.Series | None) -> Cell:

@@ -50,7 +50,7 @@ def summary(n: int) -> Callable[[pd.DataFrame, str], Table]:
                     published.name(system),
                     plus_minus(old(system, "time"), old(system, "std")),
                     time_cell(row),
-                    rate_cell(row, 1),
+                    rate_cell(row, "sequences/s"),
                     memory_cell(row),
                     old(system, "speedup"),
                     None if system == BASE else ratio_cell(base, row),

@@ -34,7 +34,7 @@ def shape(index: int) -> Callable[[pd.DataFrame, str], Table]:
                     old(system, "memory"),
                     memory_cell(row),
                     old(system, "throughput"),
-                    rate_cell(row, (batch or 0) * n),
+                    rate_cell(row),
                 )
             )
         return Table(
@@ -83,8 +83,8 @@ def cpu(frame: pd.DataFrame, machine: str) -> Table:
             time_cell(gpu),
             time_cell(host),
             ratio_cell(host, gpu),
-            rate_cell(gpu, 2048 * (both[0] if both else 0)),
-            rate_cell(host, 2048 * (both[0] if both else 0)),
+            rate_cell(gpu),
+            rate_cell(host),
         ),
     ]
     parts = [

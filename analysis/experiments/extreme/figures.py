@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -10,9 +12,10 @@ from matplotlib.ticker import FixedLocator
 
 from analysis.experiments.extreme import views as extreme_views
 from analysis.experiments.extreme.views import GLOBAL, SAME_SCHEDULE, STREAMED, WHOLE
-from analysis.records.units import MIB
+from analysis.records.units import ITEM_BYTES
 from analysis.rendering.style import GREY, label_lines, length_axis, look
-from analysis.standard.panels import grid_of, log_height
+from analysis.standard import quantities
+from analysis.standard.panels import draw_points, grid_of, log_height
 
 DENSE = "dense"
 NOTE = (
@@ -46,15 +49,11 @@ def _time(ax: Axes, one: extreme_views.Extreme) -> None:
     for rows, drawn, label, line in _lines(one):
         if rows.empty:
             continue
-        seconds = rows["median_ms"] / 1000
-        bars = [seconds - rows["low_ms"] / 1000, rows["high_ms"] / 1000 - seconds]
-        ax.errorbar(
-            rows["seq_len"], seconds, yerr=bars, color=drawn.color, marker=drawn.marker,
-            label=label, linestyle=line, elinewidth=0.7, capsize=1.5, zorder=4,
-            markerfacecolor="white" if line == ":" else drawn.color,
-        )  # fmt: skip
+        points = [(row["seq_len"], quantities.time(row, "s").amount) for _, row in rows.iterrows()]
+        named = replace(drawn, label=label)
+        n, seconds = draw_points(ax, points, named, line=line, is_open=line == ":")
         if label != "dense":
-            ends.append((rows["seq_len"].iloc[-1], seconds.iloc[-1], label, drawn.ink))
+            ends.append((n[-1], seconds[-1], label, drawn.ink))
     fit, longest = one.dense_fit(), one.streamed()["seq_len"].max()
     if fit is not None and longest > fit.n_range[1]:
         n = np.geomspace(fit.n_range[1], longest, 60)
@@ -77,19 +76,19 @@ def _memory(ax: Axes, one: extreme_views.Extreme) -> None:
         rows = rows[rows["peak_memory_bytes"] > 0]
         if rows.empty:
             continue
-        peak = rows["peak_memory_bytes"] / MIB
+        peak = [quantities.memory(row).value for _, row in rows.iterrows()]
         face = "white" if line == ":" else drawn.color
         ax.plot(
             rows["seq_len"], peak, label=label, color=drawn.color, marker=drawn.marker,
             linestyle=line, markerfacecolor=face,
         )  # fmt: skip
-        ends.append((rows["seq_len"].iloc[-1], peak.iloc[-1], label, drawn.ink))
+        ends.append((rows["seq_len"].iloc[-1], peak[-1], label, drawn.ink))
     # What the four tensors of the whole sequence would take.
     row = one.rows.iloc[0]
-    size = {"float64": 8, "float32": 4}.get(row["dtype"], 2)
     n = np.array(sorted(set(one.streamed()["seq_len"])))
     heads = 2 * (row["heads"] + row["kv_heads"])
-    whole = n * row["batch"] * heads * row["head_dim"] * size / MIB
+    held = n * row["batch"] * heads * row["head_dim"] * ITEM_BYTES[row["dtype"]]
+    whole = [quantities.size(amount).value for amount in held]
     ax.plot(n, whole, color=GREY, linestyle="--", linewidth=0.9, label="q, k, v, out")
     ends.append((n[-1], whole[-1], "q, k, v, out", GREY))
     ax.set_ylabel("peak (MiB)")

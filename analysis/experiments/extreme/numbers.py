@@ -6,11 +6,11 @@ import pandas as pd
 
 from analysis.experiments.extreme import views as extreme_views
 from analysis.experiments.extreme.views import GLOBAL, SAME_SCHEDULE, STREAMED, WHOLE
-from analysis.records.units import MIB
 from analysis.rendering.numbers import entry
 from analysis.rendering.text import tokens
 from analysis.selection import views
-from analysis.standard import number_entries
+from analysis.standard import number_entries, quantities
+from analysis.standard.quantities import Quantity
 
 _SCHEDULES = {"same": SAME_SCHEDULE, "global": GLOBAL}
 
@@ -24,15 +24,12 @@ def of_streams(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
         ends = (rows.iloc[0], rows.iloc[-1]) if len(rows) else (None, None)
         for end, row in zip(("shortest", "longest"), ends, strict=True):
             found |= {f"{key}.{end}.{k}": v for k, v in _pass(row).items()}
-        slower = None if ends[0] is None else extreme_views.per_token(*reversed(ends))
-        found[f"{key}.per_token"] = (
-            entry(None)
-            if slower is None
-            else entry(slower.value, slower.low, slower.high, text=f"{slower:.3f}", rows=ends)
-        )
-        peaks = None if ends[0] is None else extreme_views.memory_ratio(*reversed(ends))
-        text = None if peaks is None else f"{peaks:.3f}"
-        found[f"{key}.memory_ratio"] = entry(peaks, text=text, rows=ends)
+        for word, ratio in (
+            ("per_token", extreme_views.time_per_token),
+            ("memory_ratio", extreme_views.memory_ratio),
+        ):
+            over = Quantity(None) if ends[0] is None else ratio(*reversed(ends))
+            found[f"{key}.{word}"] = number_entries.of(over, ends, "{:.3f}")
     found |= _dense(one)
     whole = one.of(WHOLE)
     found["whole.longest"] = entry(
@@ -55,16 +52,16 @@ def _pass(row: pd.Series | None) -> dict[str, dict]:
         keys = ("tokens", "tokens.exact", "time", "rate", "source", "memory", "error", "rows")
         return {key: entry(None) for key in keys}
     n, rows = int(row["seq_len"]), [row]
-    seconds = [row[c] / 1000 for c in ("median_ms", "low_ms", "high_ms")]
-    rate = [row["batch"] * n / s for s in (seconds[0], seconds[2], seconds[1])]
-    error = row["relative_rms"] / row["baseline_relative_rms"]
+    error = extreme_views.error(row)
+    # Over seconds, not 1000 over ms as in the tables: the same but for the last bit.
+    per_second = quantities.time(row, "s").amount.inverted(row["batch"] * n)
     return {
         "tokens": entry(n, unit="tokens", text=tokens(n), rows=rows),
         "tokens.exact": number_entries.tokens(n, rows=rows),
-        "time": entry(*seconds, "s", rows=rows),
-        "rate": entry(*rate, "tokens/s", rows=rows),
+        "time": number_entries.of(quantities.time(row, "s"), rows),
+        "rate": number_entries.of(Quantity(per_second, "tokens/s"), rows),
         "source": entry(row["source_ms"] / 1000, unit="s", rows=rows),
-        "memory": entry(row["peak_memory_bytes"] / MIB, unit="MiB", rows=rows),
+        "memory": number_entries.memory(row),
         "error": entry(error, text=f"{error:.2f}", rows=rows),
         "rows": entry(int(row["rows_checked"]), unit="rows", rows=rows),
     }
@@ -87,8 +84,7 @@ def _dense(one: extreme_views.Extreme) -> dict[str, dict]:
     if at is None:
         return found
     time, rows = at[0], [*(row for _, row in dense.iterrows()), longest]
-    hours = [x / 3.6e6 for x in (time.value, time.low, time.high)]
-    over = [x / longest["median_ms"] for x in (time.value, time.low, time.high)]
-    found["dense.extrapolated"] = entry(*hours, "h", rows=rows)
-    found["dense.extrapolated.over"] = entry(*over, rows=rows)
+    over = Quantity(time.over(longest["median_ms"]))
+    found["dense.extrapolated"] = number_entries.of(quantities.duration(time, "h"), rows)
+    found["dense.extrapolated.over"] = number_entries.of(over, rows)
     return found

@@ -6,19 +6,19 @@ import pandas as pd
 
 from analysis.experiments.extreme import views as extreme_views
 from analysis.experiments.extreme.views import GLOBAL, SAME_SCHEDULE, STREAMED, WHOLE
-from analysis.rendering.table import Cell, Table, quantity
+from analysis.rendering.table import Cell, Table
 from analysis.rendering.text import tokens
-from analysis.selection import views
+from analysis.standard import in_words, quantities
 from analysis.standard.beside import named
-from analysis.standard.cells import memory_cell, rate_cell, time_cell
-from analysis.standard.tables import case_in_words
-from analysis.statistics.intervals import Interval
+from analysis.standard.cells import cell, memory_cell, rate_cell, time_cell
+from analysis.standard.quantities import Quantity
 
+FINE = "{:.3f}"  # of ratios near 1
 SOURCES = (STREAMED, "dilated-streamed-mapped", "dilated-streamed-host", WHOLE)
 
 
 def lengths(frame: pd.DataFrame, machine: str) -> Table:
-    """Streamed passes by length: time, tokens a second, memory, and what stays the same."""
+    """Streamed passes by length: time, tokens per second, memory, and what stays the same."""
     one = extreme_views.extreme(frame, machine)
     body: list[tuple[Cell, ...]] = []
     for schedule in (SAME_SCHEDULE, GLOBAL):
@@ -26,18 +26,18 @@ def lengths(frame: pd.DataFrame, machine: str) -> Table:
         for _, row in rows.iterrows():
             shortest = rows.iloc[0]
             is_first = row["path"] == shortest["path"]
-            in_seconds = (row[c] / 1000 for c in ("median_ms", "low_ms", "high_ms"))
+            memory = extreme_views.memory_ratio(row, shortest)
             body.append(
                 (
                     schedule,
                     tokens(row["seq_len"]),
-                    quantity(*in_seconds),
-                    rate_cell(row, row["batch"] * row["seq_len"]),
-                    None if is_first else _interval(extreme_views.per_token(row, shortest)),
+                    time_cell(row, "s"),
+                    rate_cell(row),
+                    None if is_first else cell(extreme_views.time_per_token(row, shortest), FINE),
                     row["source_ms"] / 1000,
                     memory_cell(row),
-                    None if is_first else f"{extreme_views.memory_ratio(row, shortest):.3f}",
-                    _errors(row),
+                    None if is_first else FINE.format(memory.value),
+                    extreme_views.error(row),
                     f"{row['rows_checked']:.0f}",
                 )
             )
@@ -71,14 +71,13 @@ def dense(frame: pd.DataFrame, machine: str) -> Table:
         found = one.dense_at(n)
         row = next((r for _, r in streamed[streamed["seq_len"] == n].iterrows()), None)
         time, extrapolated = found if found else (None, None)
-        seconds = None if time is None else [x / 1000 for x in (time.value, time.low, time.high)]
         over = None
-        if row is not None and seconds:
-            over = quantity(*(1000 * x / row["median_ms"] for x in seconds))
+        if row is not None and time:
+            over = cell(Quantity(time.over(row["median_ms"])))
         body.append(
             (
                 tokens(n),
-                None if seconds is None else quantity(*seconds),
+                cell(quantities.duration(time, "s")),
                 None if found is None else ("extrapolated" if extrapolated else "measured"),
                 None if row is None else row["median_ms"] / 1000,
                 over,
@@ -107,13 +106,12 @@ def sources(frame: pd.DataFrame, machine: str) -> Table:
             if rows.empty:
                 continue
             row = rows.iloc[0]
-            slower = None if whole is None else views.ratio(row, whole)
             body.append(
                 (
                     named(system),
                     tokens(n),
                     time_cell(row),
-                    None if slower is None or system == WHOLE else _interval(slower),
+                    None if system == WHOLE else cell(quantities.speed_up(row, whole), FINE),
                     None if system == WHOLE else row["source_ms"],
                     memory_cell(row),
                 )
@@ -128,19 +126,11 @@ def sources(frame: pd.DataFrame, machine: str) -> Table:
     )
     note = (
         f"Measured: {one.view.device}{_case(one)}. In one piece, q, k and v lie in memory before, "
-        "and only what is needed beyond them is weighed; a mapped file or a generator has no such "
+        "and only what is needed beyond them is measured; a mapped file or a generator has no such "
         "input."
     )
     return Table("Extreme, ways to read the tokens", columns, body, note)
 
 
 def _case(one: extreme_views.Extreme) -> str:
-    return f", {case_in_words(one.rows.iloc[0])}" if len(one.rows) else ""
-
-
-def _interval(value: Interval) -> Cell:
-    return quantity(value.value, value.low, value.high, "{:.3f}")
-
-
-def _errors(row: pd.Series) -> float:
-    return row["relative_rms"] / row["baseline_relative_rms"]
+    return f", {in_words.case(one.rows.iloc[0])}" if len(one.rows) else ""

@@ -8,13 +8,15 @@ import pandas as pd
 
 from analysis.selection import views
 from analysis.selection.published import DENSE
+from analysis.standard import quantities
+from analysis.standard.quantities import Quantity
 from analysis.statistics import scaling
 from analysis.statistics.intervals import Interval
 
 EXPERIMENT = "extreme"
 STREAMED = "dilated-streamed"
 WHOLE = "dilated-sdpa"
-# The work of dense attention is known: a cost a call, one a token and one a pair.
+# The work of dense attention is known: a cost per call, per token and per pair.
 DENSE_MODEL = "c + b n + d n^2"
 SAME_SCHEDULE, GLOBAL = "same segments", "longest segment = n"
 
@@ -49,8 +51,7 @@ class Extreme:
         dense = self.of(DENSE)
         measured = dense[dense["seq_len"] == seq_len]
         if len(measured):
-            row = measured.iloc[0]
-            return Interval(row["median_ms"], row["low_ms"], row["high_ms"], 0.95), False
+            return quantities.time(measured.iloc[0]).amount, False
         fit = self.dense_fit()
         if fit is None or seq_len < fit.n_range[0]:
             return None
@@ -73,18 +74,23 @@ def extreme(frame: pd.DataFrame, machine: str = "auto") -> Extreme:
 
 
 def all_machines(frame: pd.DataFrame, machine: str) -> list[Extreme]:
-    """The experiment on every machine, the speaking one first."""
+    """The experiment on every machine, the reporting one first."""
     found = views.all_views(frame, EXPERIMENT, machine)
     return [extreme(frame, view.machine) for view in found]
 
 
-def per_token(row: pd.Series, shortest: pd.Series) -> Interval:
-    """The time of a token in `row` over that in `shortest`."""
-    slower = views.ratio(row, shortest)
+def time_per_token(row: pd.Series, shortest: pd.Series) -> Quantity:
+    """The time per token of `row` over that of `shortest`."""
+    slower = quantities.speed_up(row, shortest).amount
     share = shortest["seq_len"] * shortest["batch"] / (row["seq_len"] * row["batch"])
-    return Interval(slower.value * share, slower.low * share, slower.high * share, 0.95)
+    return Quantity(slower.times(share))
 
 
-def memory_ratio(row: pd.Series, shortest: pd.Series) -> float:
+def error(row: pd.Series) -> float:
+    """Relative rms error over that of plain attention in the same type."""
+    return row["relative_rms"] / row["baseline_relative_rms"]
+
+
+def memory_ratio(row: pd.Series, shortest: pd.Series) -> Quantity:
     """The peak of `row` over that of `shortest`."""
-    return float(row["peak_memory_bytes"] / shortest["peak_memory_bytes"])
+    return Quantity(float(row["peak_memory_bytes"] / shortest["peak_memory_bytes"]))

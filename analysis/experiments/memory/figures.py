@@ -13,7 +13,7 @@ from analysis.standard.panels import over_length
 
 
 def scaling(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
-    """Peak beyond the inputs (MiB) against length, log-log; a panel a machine, shape and pass."""
+    """Peak beyond the inputs (MiB) against length; one panel per machine, shape and pass."""
     panels = [
         series
         for view in views.all_views(frame, experiment, machine)

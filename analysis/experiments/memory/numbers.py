@@ -1,4 +1,4 @@
-"""Numbers of `memory` for the prose: growth of peaks, what a token takes, what a length needs."""
+"""Numbers of `memory` for the prose: growth of peaks, KiB per token, what a length needs."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from analysis.experiments.memory.views import (
     TOKEN_LENGTH,
     VRAM_LENGTHS,
     at_token_length,
+    total_bytes,
     vram_row,
 )
 from analysis.records import systems
-from analysis.records.units import KIB, MIB
 from analysis.rendering.numbers import entry
-from analysis.rendering.text import interval
 from analysis.selection import views
+from analysis.standard import number_entries, quantities
 from analysis.standard.number_entries import tokens
 
 PASSES = {"forward": "forward", "training": "forward_backward"}
 
 
 def of_peaks(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
-    """Key -> entry; keys do not depend on what was measured, as in `analysis.findings`."""
+    """Key -> entry; keys do not depend on what was measured, as in `standard.numbers`."""
     own = systems.of_experiment(EXPERIMENT)
     found: dict[str, dict] = {}
     for name, pass_ in PASSES.items():
@@ -33,11 +33,13 @@ def of_peaks(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
             found |= {f"{name}.{k}": v for k, v in _growth(one, system).items()}
     for system in own:
         row = at_token_length(view, system)
-        found[f"per_token.{system}"] = _amount(row, KIB, "KiB/token", per_token=True)
+        each = quantities.per_token(row, total_bytes(row), "KiB/token")
+        found[f"per_token.{system}"] = number_entries.of(each, [row])
     for system in memory_views.vram_systems():
         for n in VRAM_LENGTHS:
             for name, pass_ in PASSES.items():
-                total = _amount(vram_row(view, system, n, pass_), MIB, "MiB")
+                row = vram_row(view, system, n, pass_)
+                total = number_entries.of(quantities.size(total_bytes(row)), [row])
                 found[f"{name}.total.{system}.n{n}"] = total
     return found | {"per_token.tokens": tokens(TOKEN_LENGTH), "per_token.batch": entry(TOKEN_BATCH)}
 
@@ -50,12 +52,11 @@ def _growth(one: views.Series | None, system: str) -> dict[str, dict]:
     if fit is None:
         words = ("exponent", "model", "weight", "shortest", "longest")
         return found | {f"{word}.{system}": entry(None) for word in words}
-    k, rows = fit.exponent, [row for _, row in one.timed(system).iterrows()]
+    rows = [row for _, row in one.timed(system).iterrows()]
     weight = fit.aicc_weights.get(fit.model)
     ends = (int(n) for n in fit.n_range)
-    text = interval(k.value, k.low, k.high, "{:.2f}")
     return found | {
-        f"exponent.{system}": entry(k.value, k.low, k.high, text=text, rows=rows),
+        f"exponent.{system}": number_entries.exponent(fit, rows),
         f"model.{system}": entry(fit.model, rows=rows),
         f"weight.{system}": entry(
             weight, text=None if weight is None else f"{weight:.2f}", rows=rows
@@ -65,13 +66,3 @@ def _growth(one: views.Series | None, system: str) -> dict[str, dict]:
             for end, n in zip(("shortest", "longest"), ends, strict=True)
         },
     }
-
-
-def _amount(row: pd.Series | None, size: int, unit: str, per_token: bool = False) -> dict:
-    """The peak with the inputs."""
-    total = memory_views.total_bytes(row)
-    if total is None:
-        return entry(None, unit=unit, rows=[row])
-    return entry(
-        total / size / (row["batch"] * row["seq_len"] if per_token else 1), unit=unit, rows=[row]
-    )

@@ -1,4 +1,4 @@
-"""Tables of `memory`: peaks by length, what a token takes, what card a length needs, growth."""
+"""Tables of `memory`: peaks by length, KiB per token, what card a length needs, growth."""
 
 from __future__ import annotations
 
@@ -13,37 +13,38 @@ from analysis.experiments.memory.views import (
     VRAM_LENGTHS,
 )
 from analysis.records import systems
-from analysis.records.units import KIB, MIB
-from analysis.rendering.table import Cell, Table, quantity
+from analysis.rendering.table import Cell, Table
 from analysis.rendering.text import DASH, span, tokens
 from analysis.selection import published, views
+from analysis.standard import in_words, quantities
 from analysis.standard.beside import printed
-from analysis.standard.cells import WORDS, memory_cell
-from analysis.standard.tables import case_in_words
+from analysis.standard.cells import cell, exponent_cell, memory_cell
 from analysis.statistics import curves
 
+CASE = ("type", "causal", "heads", "batch")
 PASSES = {False: "forward", True: "forward, backward"}
 RESIDENT = " On a CPU a peak is the growth of the process, in whole pages."
 
 
 def peaks(frame: pd.DataFrame, machine: str) -> Table:
-    """Peak memory beyond the inputs, a column a length."""
+    """Peak memory beyond the inputs, one column per length."""
     view = views.view(frame, EXPERIMENT, machine)
     series = memory_views.together(view)
     lengths = sorted({n for one in series for n in one.lengths})
     body: list[tuple[Cell, ...]] = []
     for one in series:
+        case = in_words.case(vars(one), *CASE)
         for system in one.systems:
             rows = [one.row(system, n) for n in lengths]
             name = published.name(system)
-            body.append((PASSES[one.training], _case(one), name, *map(_peak, rows)))
+            body.append((PASSES[one.training], case, name, *map(_peak, rows)))
     columns = ("Pass", "Case", "System", *(f"{tokens(n)} (MiB)" for n in lengths))
     note = f"True peak of an untimed pass beyond its inputs, {view.device}.{resident([view])}"
     return Table("Memory, peaks by length", columns, body, note)
 
 
 def per_token(frame: pd.DataFrame, machine: str) -> Table:
-    """Kibibytes a token, published beside measured, and at the longest length measured."""
+    """Kibibytes per token, published beside measured, and at the longest length measured."""
     view = views.view(frame, EXPERIMENT, machine)
     one = memory_views.growth(view, "forward")
     old = printed("ring", TOKEN_BATCH, TOKEN_LENGTH)
@@ -59,11 +60,9 @@ def per_token(frame: pd.DataFrame, machine: str) -> Table:
                 published.name(system),
                 old(system, "memory_per_token"),
                 DASH if row is None else str(row["batch"]),
-                _kib(row),
-                _kib(row, memory_views.total_bytes(row)),
+                *_per_token(row),
                 DASH if last is None else tokens(int(last["seq_len"])),
-                _kib(last),
-                _kib(last, memory_views.total_bytes(last)),
+                *_per_token(last),
             )
         )
     columns = (
@@ -98,7 +97,8 @@ def vram(frame: pd.DataFrame, machine: str) -> Table:
                 continue
             cells: list[Cell] = []
             for row in rows:
-                cells += [_peak(row), _total(row)]
+                total = quantities.size(memory_views.total_bytes(row))
+                cells += [_peak(row), cell(total)]
             body.append((str(n), published.name(system), old(system, "vram"), *cells))
     columns = (
         "Length",
@@ -123,17 +123,18 @@ def growth(frame: pd.DataFrame, machine: str) -> Table:
     measured = views.all_views(frame, EXPERIMENT, machine)
     for view in measured:
         for one in memory_views.together(view):
+            case = in_words.case(vars(one), *CASE)
             for system in one.systems:
                 fit = one.growth(system, "memory")
                 if fit is None:
                     continue
-                k, gone = fit.exponent, memory_views.lost(one, system)
+                gone = memory_views.lost(one, system)
                 body.append(
                     (
-                        f"{view.device}, {PASSES[one.training]}, {_case(one)}",
+                        f"{view.device}, {PASSES[one.training]}, {case}",
                         published.name(system),
                         span(fit.n_range),
-                        quantity(k.value, k.low, k.high, "{:.2f}"),
+                        exponent_cell(fit),
                         fit.model,
                         *(_weight(fit.aicc_weights.get(model)) for model in curves.MODELS),
                         100 * fit.holdout_relative_error,
@@ -165,10 +166,6 @@ def resident(measured: list[views.View]) -> str:
     return RESIDENT if any(view.is_cpu for view in measured) else ""
 
 
-def _case(one: views.Series) -> str:
-    return f"{case_in_words(vars(one))}, batch {one.batch}"
-
-
 def _types(view: views.View) -> str:
     return " and ".join(sorted(set(view.rows["dtype"])))
 
@@ -176,13 +173,8 @@ def _types(view: views.View) -> str:
 def _peak(row: pd.Series | None) -> Cell:
     """The peak, or why there is none."""
     if row is not None and row["status"] != "ok":
-        return WORDS.get(row["status"], row["status"])
+        return in_words.outcome(row)
     return memory_cell(row)
-
-
-def _total(row: pd.Series | None) -> Cell:
-    total = memory_views.total_bytes(row)
-    return None if total is None else total / MIB
 
 
 def _weight(share: float | None) -> Cell:
@@ -190,9 +182,9 @@ def _weight(share: float | None) -> Cell:
     return None if share is None else round(share, 4)
 
 
-def _kib(row: pd.Series | None, total: float | None = None) -> Cell:
-    """KiB a token: of the peak, or of `total` bytes."""
-    cell = _peak(row)
-    if not isinstance(cell, float):
-        return cell
-    return (cell * MIB if total is None else total) / KIB / (row["batch"] * row["seq_len"])
+def _per_token(row: pd.Series | None) -> list[Cell]:
+    """KiB per token of the peak, and with the inputs; or why there is none."""
+    if row is not None and row["status"] != "ok":
+        return [in_words.outcome(row)] * 2
+    amounts = (quantities.bytes_of(row), memory_views.total_bytes(row))
+    return [cell(quantities.per_token(row, amount)) for amount in amounts]

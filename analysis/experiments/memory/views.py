@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
 from analysis.records import systems
 from analysis.records.units import ITEM_BYTES
 from analysis.selection import views
+from analysis.standard import quantities
 from models.registry import VARIANTS
 
 EXPERIMENT = "memory"
@@ -17,7 +16,7 @@ SHARED = ["pass", "dtype", "is_causal", "heads", "head_dim", "batch"]
 FEWEST = 3  # lengths that say something of growth
 # Where the write-up `dilated` says what card a length needs: batch 4, 12 heads of 64, causal.
 VRAM_BATCH, VRAM_HEADS, VRAM_LENGTHS = 4, 12, (2048, 4096, 8192, 16384, 32768)
-# Where the write-up `ring` says what a token takes: it does not print the batch.
+# Where the write-up `ring` gives memory per token: it does not print the batch.
 TOKEN_LENGTH, TOKEN_BATCH = 512, 2
 
 
@@ -72,9 +71,8 @@ def inputs_bytes(row: pd.Series) -> float:
 
 def total_bytes(row: pd.Series | None) -> float | None:
     """The peak with the inputs; None where nothing was measured."""
-    if row is None or row["status"] != "ok" or math.isnan(row["peak_memory_bytes"]):
-        return None
-    return row["peak_memory_bytes"] + inputs_bytes(row)
+    peak = quantities.bytes_of(row)
+    return None if peak is None else peak + inputs_bytes(row)
 
 
 def lost(series: views.Series, system: str) -> list[int]:
@@ -97,7 +95,7 @@ def vram_row(view: views.View, system: str, n: int, pass_: str) -> pd.Series | N
 
 
 def at_token_length(view: views.View, system: str) -> pd.Series | None:
-    """At the published length: batch 2, else batch 1; what a token takes hardly depends on it."""
+    """At the published length: batch 2, else batch 1; memory per token hardly depends on it."""
     for batch in (TOKEN_BATCH, 1):
         row = at(view, system, TOKEN_LENGTH, batch=batch, is_causal=False)
         if row is not None:

@@ -27,8 +27,8 @@ MODEL_TOKENS = 2**20
 class Link:
     """What joins two devices.
 
-    bandwidth: bytes a second, one way, of a rank. latency: seconds a message. source: where both
-    are from.
+    bandwidth: bytes per second, one way, of a rank. latency: seconds per message. source: where
+    both are from.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Shape:
     nominal: bool = True
 
     def flops(self, pairs: float) -> float:
-        """FLOPs of so many query-key pairs a head: two products over head_dim."""
+        """FLOPs of so many query-key pairs per head: two products over head_dim."""
         return 4.0 * self.heads * self.head_dim * pairs
 
     def bytes(self, tokens: float) -> float:
@@ -77,7 +77,7 @@ NOMINAL = Shape()
 
 @dataclass(frozen=True)
 class Hop:
-    """What one hop of one rank computes (query-key pairs a head) and receives (tokens of keys)."""
+    """What a rank computes in a hop (query-key pairs per head) and receives (tokens of keys)."""
 
     pairs: float
     tokens: float
@@ -179,7 +179,7 @@ def cost(hops: Sequence[Hop], shape: Shape, link: Link) -> Cost:
 
 
 def break_even(shape: Shape, link: Link, density: float = 1.0) -> float:
-    """Tokens a shard from which compute hides the transfer of a whole shard, without latency.
+    """Tokens per shard from which compute hides the transfer of a whole shard, without latency.
 
     A hop computes 4 H D L^2 density / rate seconds and receives 4 Hkv D L itemsize / 2 bytes, so
     L = (Hkv / H) (itemsize / 2) rate / bandwidth / density.

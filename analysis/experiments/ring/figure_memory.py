@@ -1,11 +1,10 @@
-"""Memory a token of a rank over length: one device as published, then by number of ranks."""
+"""Memory of a rank per token over length: one device as published, then by number of ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -14,9 +13,9 @@ from matplotlib.figure import Figure
 from analysis.experiments.ring import views as ring_views
 from analysis.experiments.ring.views import EXPERIMENT, SINGLE, Family
 from analysis.records.units import KIB
-from analysis.rendering.style import label_lines, length_axis, look
+from analysis.rendering.style import Look, label_lines, length_axis, look
 from analysis.selection import published, views
-from analysis.standard.panels import grid_of, log_height
+from analysis.standard.panels import draw_fit, grid_of, log_height
 from analysis.statistics import scaling
 
 # One of each pattern: no order of tokens, and nobody's module, holds more or less.
@@ -26,11 +25,9 @@ PUBLISHED_AT = 512  # the length of the published figures
 
 @dataclass(frozen=True)
 class _Line:
-    """Points (tokens, KiB a token) of a system or of a number of ranks, and their fit."""
+    """Points (tokens, KiB per token) of a system or of a number of ranks, and their fit."""
 
-    label: str
-    color: object
-    marker: str
+    one: Look
     rows: pd.DataFrame
     fit: scaling.ScalingFit | None
     published: float | None = None
@@ -65,14 +62,14 @@ def _alone(frame: pd.DataFrame, view: views.View) -> list[_Line]:
     lengths = sorted(set(view.rows["seq_len"]))
     for system in SINGLE:
         rows = [ring_views.single(frame, view.machine, system, n) for n in lengths]
-        rows = pd.DataFrame([row for row in rows if ring_views.per_token(row)])
+        rows = pd.DataFrame([row for row in rows if ring_views.per_token(row).value])
         if len(rows) < 2:
             continue
         one = look(system)
         batch = published.shapes(EXPERIMENT)[0][0]
         old = published.value(EXPERIMENT, system, batch, PUBLISHED_AT, "memory_per_token")
         fit = ring_views.fit(rows["seq_len"], rows["peak_memory_bytes"])
-        found.append(_Line(one.label, one.color, one.marker, rows, fit, old))
+        found.append(_Line(one, rows, fit, old))
     return found
 
 
@@ -93,7 +90,7 @@ def _by_ranks(family: Family) -> list[_Line]:
         color = tuple(1 - depth * (1 - part) for part in to_rgb(one.color))
         rows = rows.sort_values("seq_len")
         fit = family.memory_over_lengths(count)
-        found.append(_Line(f"p = {count}", color, "osD^vPX<>"[place % 9], rows, fit))
+        found.append(_Line(Look(f"p = {count}", color, "osD^vPX<>"[place % 9]), rows, fit))
     return found
 
 
@@ -103,33 +100,27 @@ def _draw(ax: Axes, lines: Sequence[_Line]) -> None:
     ax.set_yscale("log")
     ends, values = [], []
     for line in lines:
+        one = line.one
         n = line.rows["seq_len"].to_numpy(float)
-        batch = line.rows["batch"].to_numpy(float)
-        y = line.rows["peak_memory_bytes"].to_numpy() / (batch * n) / KIB
-        drawn = {"color": line.color, "marker": line.marker, "markerfacecolor": line.color}
-        ax.plot(n, y, linestyle="none" if line.fit else ":", zorder=4, label=line.label, **drawn)
-        text = line.label
+        batch = line.rows.iloc[0]["batch"]
+        y = [ring_views.per_token(row).value for _, row in line.rows.iterrows()]
+        drawn = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
+        ax.plot(n, y, linestyle="none" if line.fit else ":", zorder=4, label=one.label, **drawn)
+        text = one.label
         if line.fit:
-            x = np.geomspace(*line.fit.n_range, 60)
-            per = batch[0] * x * KIB
-            low, high = np.quantile(line.fit.sample_curves(x), (0.025, 0.975), axis=0)
-            fitted = {"color": line.color, "label": f"{line.label}: fit"}
-            ax.fill_between(x, low / per, high / per, alpha=0.15, linewidth=0, **fitted)
-            ax.plot(x, line.fit.predict(x) / per, zorder=3, **fitted)
-            text += f"  $n^{{{line.fit.exponent.value:.2f}}}$"
+            text += "  " + draw_fit(ax, line.fit, one, lambda n, b=batch: b * n * KIB)
         if line.published:
             ax.plot(
-                PUBLISHED_AT, line.published, marker=line.marker, color=line.color,
+                PUBLISHED_AT, line.published, marker=one.marker, color=one.color,
                 markerfacecolor="white", linestyle="none", zorder=5,
-                label=f"{line.label}: published",
+                label=f"{one.label}: published",
             )  # fmt: skip
             values.append(line.published)
-        ink = tuple(0.72 * part for part in to_rgb(line.color))
-        ends.append((n[-1], y[-1], text, ink))
-        values += list(y)
+        ends.append((n[-1], y[-1], text, one.ink))
+        values += y
     if values:  # the band of an uncertain fit runs off the axis rather than ruling it
         ax.set_ylim(min(values) / 2, max(values) * 2)
-    ax.set_ylabel("peak a token (KiB)")
+    ax.set_ylabel("peak per token (KiB)")
     log_height(ax)
     label_lines(ax, ends)
 

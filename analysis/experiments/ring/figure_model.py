@@ -1,4 +1,4 @@
-"""The cost model of `analysis.ring_model`, in a figure of its own: nothing in it is measured."""
+"""The cost model of `ring.cost_model`, in a figure of its own: nothing in it is measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from analysis.rendering.text import tokens
 from analysis.standard.panels import grid_of, log_height
 
 RANKS = tuple(2**power for power in range(cost_model.MAX_RANKS.bit_length()))
-SHARD = 2**15  # tokens a rank where the sequence grows with the ranks
+SHARD = 2**15  # tokens per rank where the sequence grows with the ranks
 DASHES = {"all": (0, (1.2, 1.2)), "": (0, (5, 2))}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,9 +9,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.experiments.ring import views as ring_views
 from analysis.rendering.style import GREY, label_lines, look
-from analysis.rendering.text import tokens
 from analysis.selection import views
-from analysis.standard.panels import bars_of, grid_of, log_height
+from analysis.standard import in_words
+from analysis.standard.panels import bars_of, draw_points, grid_of, log_height
 from analysis.statistics.intervals import Interval
 
 NOTE = "Dashed: as many times as fast as there are ranks."
@@ -23,7 +21,7 @@ ONE_CORE = " On a CPU a rank is one core, alone too."
 def strong(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     """Speed-up over one rank against the number of real ranks; dashed: as many times as ranks.
 
-    A panel a pass, masking, type and length. Simulated ranks are not in it.
+    One panel per pass, masking, type and length. Simulated ranks are not in it.
     """
     panels = []
     measured = views.all_views(frame, experiment, machine)
@@ -32,14 +30,13 @@ def strong(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figur
         for row, alone in ring_views.strong(view.rows):
             gain = views.ratio(alone, row)
             if gain is not None:
-                key = (row["pass"], row["dtype"], row["is_causal"], row["seq_len"], row["heads"])
-                lines = found.setdefault(key, {})
+                case = in_words.case(row, "type", "masking")
+                shape = in_words.case(row, "pass", "length")
+                title = f"{view.device}, {case}\n{shape} tokens"
+                lines = found.setdefault((title, row["heads"]), {})
                 system = row["system"].partition("/")[0]
                 lines.setdefault(system, []).append((int(row["world_size"]), gain))
-        for (pass_, dtype, causal, n, _), lines in found.items():
-            words = "forward + backward" if pass_ == "forward_backward" else "forward"
-            masked = "causal" if causal else "not causal"
-            title = f"{view.device}, {dtype}, {masked}\n{words}, {tokens(n)} tokens"
+        for (title, _), lines in found.items():
             panels.append((title, lambda ax, x=lines: _draw_strong(ax, x)))
     return grid_of(panels, NOTE + ONE_CORE * any(view.is_cpu for view in measured))
 
@@ -47,7 +44,7 @@ def strong(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figur
 def overlap(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     """Compute and waiting of each hop of the slowest rank, in the order that they come.
 
-    A bar a system over real ranks, forward, at its longest length and most ranks.
+    One bar per system over real ranks, forward, at its longest length and most ranks.
     """
     panels = []
     for view in views.all_views(frame, experiment, machine):
@@ -56,9 +53,9 @@ def overlap(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figu
         bars = []
         for family in ring_views.families(rows):
             row = family.rows.sort_values(["seq_len", "world_size"], kind="stable").iloc[-1]
-            causal = "" if row["is_causal"] else ", not causal"
-            one = look(row["system"].partition("/")[0])
-            bars.append((f"{one.label}, {tokens(row['seq_len'])}{causal}", row))
+            label = look(row["system"].partition("/")[0]).label
+            case = in_words.case(row, "length", "not causal", "training")
+            bars.append((f"{label}, {case}", row))
         if bars:
             count = f"{max(int(row['world_size']) for _, row in bars)} ranks"
             title = f"{view.device}, {count}: the rank's own keys, then hop by hop"
@@ -80,13 +77,7 @@ def _draw_strong(ax: Axes, lines: dict[str, list[tuple[int, Interval]]]) -> None
     ends, values = [(most, most, "ideal", GREY)], [1.0, float(most)]
     for system, line in lines.items():
         one = look(system)
-        x = [1, *(count for count, _ in line)]
-        y = [1.0, *(gain.value for _, gain in line)]
-        low = [0.0, *(_size(gain.value - gain.low) for _, gain in line)]
-        high = [0.0, *(_size(gain.high - gain.value) for _, gain in line)]
-        drawn = {"color": one.color, "marker": one.marker, "markerfacecolor": one.color}
-        drawn |= {"elinewidth": 0.7, "capsize": 1.5, "label": one.label}
-        ax.errorbar(x, y, yerr=[low, high], zorder=4, **drawn)
+        x, y = draw_points(ax, [(1, Interval(1.0, 1.0, 1.0, 1.0)), *line], one)
         ends.append((x[-1], y[-1], one.label, one.ink))
         values += y
     ax.set_xlim(0.9, most * 1.1)
@@ -128,7 +119,3 @@ def _draw_overlap(ax: Axes, bars: list[tuple[str, pd.Series]]) -> None:
         )
     ax.set_xlim(0, ax.get_xlim()[1] * 1.22)
     ax.set_xlabel("ms")
-
-
-def _size(bar: float) -> float:
-    return 0.0 if math.isnan(bar) else bar

@@ -7,15 +7,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.experiments.ring import views as ring_views
-from analysis.records.units import MIB
 from analysis.rendering.style import look
-from analysis.rendering.text import number, tokens
+from analysis.rendering.text import number
 from analysis.selection import views
+from analysis.standard import in_words, quantities
 from analysis.standard.panels import bars_of
 
 
 def traffic(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
-    """Counted bytes of the busiest rank over the dense formula; a bar a system and pass.
+    """Counted bytes of the busiest rank over the dense formula; one bar per system and pass.
 
     Real ranks, each system at its longest length and most ranks; the label says how much it is.
     """
@@ -26,10 +26,9 @@ def traffic(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figu
         bars = []
         for family in ring_views.families(rows):
             row = family.rows.sort_values(["seq_len", "world_size"], kind="stable").iloc[-1]
-            training = ", training" if row["pass"] != "forward" else ""
-            causal = "" if row["is_causal"] else ", not causal"
-            one = look(row["system"].partition("/")[0])
-            bars.append((f"{one.label}, {tokens(row['seq_len'])}{causal}{training}", row))
+            label = look(row["system"].partition("/")[0]).label
+            case = in_words.case(row, "length", "not causal", "training")
+            bars.append((f"{label}, {case}", row))
         if bars:
             count = max(int(row["world_size"]) for _, row in bars)
             labels = [label for label, _ in bars]
@@ -47,7 +46,7 @@ def _draw(ax: Axes, bars: list[tuple[str, pd.Series]]) -> None:
             y, share, height=0.62, facecolor="white" if one.hatch else one.color,
             edgecolor=one.color, hatch=one.hatch, label=one.label,
         )  # fmt: skip
-        text = f"{share:.0f} %, {number(row['bytes_sent'] / MIB)} MiB"
+        text = f"{share:.0f} %, {number(quantities.size(row['bytes_sent']).value)} MiB"
         ax.annotate(
             text, (share, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=6.5,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6}, zorder=4,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import pandas as pd
@@ -17,15 +16,12 @@ from analysis.experiments.ring.views import (
     OURS,
     SIDE,
     SINGLE,
-    Family,
     counted,
 )
 from analysis.records import systems
-from analysis.records.units import KIB, MIB
 from analysis.rendering.numbers import entry
-from analysis.rendering.text import interval
 from analysis.selection import published, views
-from analysis.standard import number_entries
+from analysis.standard import number_entries, quantities
 
 DENSE_RINGS = SINGLE[1:4]
 MEMORY_AT = 512  # the length of the published figures
@@ -46,7 +42,7 @@ def of_ranks(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
 
 
 def _single(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
-    """Tokens a second on one device, published and measured, and who is fastest."""
+    """Tokens per second on one device, published and measured, and who is fastest."""
     found: dict[str, dict] = {}
     batch = published.shapes(EXPERIMENT)[0][0]
     for _, n in published.shapes(EXPERIMENT):
@@ -57,9 +53,11 @@ def _single(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
             found[f"published.throughput.{at}"] = entry(
                 published.value(*shape), unit="tokens/s", text=published.text(*shape)
             )
-            found[f"single.throughput.{at}"] = _throughput(row)
+            found[f"single.throughput.{at}"] = number_entries.of(
+                quantities.rate(row), [row], "{:,.0f}"
+            )
             found |= number_entries.gain(f"single.vs_dense.{at}", rows[published.DENSE], row)
-        rings = [rows[s] for s in DENSE_RINGS if _timed(rows[s])]
+        rings = [rows[s] for s in DENSE_RINGS if quantities.is_timed(rows[s])]
         rings.sort(key=lambda row: row["median_ms"])
         best = published.name(rings[0]["system"]) if rings else None
         found[f"single.best.n{n}"] = entry(best, rows=rings[:1])
@@ -67,10 +65,8 @@ def _single(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
         found |= number_entries.gain(f"single.spread.n{n}", *ends)
     for system in SINGLE:
         row = ring_views.single(frame, view.machine, system, MEMORY_AT)
-        value = ring_views.per_token(row)
-        found[f"memory.per_token.{system}"] = entry(
-            None if value is None else value / KIB, unit="KiB", rows=[row]
-        )
+        each = ring_views.per_token(row)
+        found[f"memory.per_token.{system}"] = number_entries.of(each, [row])
         shape = (EXPERIMENT, system, batch, MEMORY_AT, "memory_per_token")
         found[f"published.memory.per_token.{system}"] = entry(
             published.value(*shape), unit="KB", text=published.text(*shape)
@@ -98,9 +94,11 @@ def _memory(view: views.View) -> dict[str, dict]:
     for key, fits in (("length", over_n), ("ranks", over_p)):
         at, family, fit = max(fits, key=lambda one: one[0], default=(None, None, None))
         name = f"memory.over_{key}"
-        found[name] = _exponent(fit, family)
+        rows = [] if fit is None else [row for _, row in family.rows.iterrows()]
+        found[name] = number_entries.exponent(fit, rows)
         found[f"{name}.at"] = entry(at, text=None if at is None else f"{at:,}")
-        found[f"{name}.kind"] = entry(_kind(family))
+        kind = None if family is None else ("simulated" if family.simulated else "real")
+        found[f"{name}.kind"] = entry(kind)
     return found
 
 
@@ -113,23 +111,17 @@ def _scaling(view: views.View) -> dict[str, dict]:
         row, alone = _longest(pairs, system)
         key = f"strong.{system}"
         found |= number_entries.gain(f"{key}.speedup", alone, row)
-        gain = views.ratio(alone, row)
-        found[f"{key}.efficiency"] = _per_cent(
-            None if gain is None else gain.value / row["world_size"], [alone, row]
-        )
+        strong = quantities.strong_efficiency(alone, row)
+        found[f"{key}.efficiency"] = number_entries.per_cent(strong.value, [alone, row])
         found[f"{key}.ranks"] = _count(row)
         each = None if row is None else {"cpu": "core", "cuda": "card"}[row["device_kind"]]
         found[f"{key}.each"] = entry(each)
         found[f"{key}.tokens"] = number_entries.tokens(None if row is None else int(row["seq_len"]))
-        found[f"{key}.waiting"] = _per_cent(None if row is None else row["wait_share"], [row])
+        waiting = None if row is None else row["wait_share"]
+        found[f"{key}.waiting"] = number_entries.per_cent(waiting, [row])
         row, alone = _longest(grown, system)
-        slower = views.ratio(row, alone)
-        work = None
-        if slower is not None:
-            work = row["useful_flops"] / row["world_size"] / alone["useful_flops"]
-        found[f"weak.{system}.efficiency"] = _per_cent(
-            None if slower is None else work / slower.value, [alone, row]
-        )
+        weak = quantities.weak_efficiency(alone, row)
+        found[f"weak.{system}.efficiency"] = number_entries.per_cent(weak.value, [alone, row])
         found[f"weak.{system}.tokens"] = number_entries.tokens(
             None if alone is None else int(alone["seq_len"])
         )
@@ -145,9 +137,9 @@ def _traffic(view: views.View) -> dict[str, dict]:
         row, _ = _longest([(row, None) for _, row in rows.iterrows()], system)
         key = f"traffic.{system}"
         share = None if row is None else ring_views.sent_share(row)
-        found[f"{key}.share"] = _per_cent(share, [row])
-        sent = None if row is None else row["bytes_sent"] / MIB
-        found[f"{key}.sent"] = entry(sent, unit="MiB", rows=[row])
+        found[f"{key}.share"] = number_entries.per_cent(share, [row])
+        sent = quantities.size(quantities.bytes_of(row, "bytes_sent"))
+        found[f"{key}.sent"] = number_entries.of(sent, [row])
         found[f"{key}.ranks"] = _count(row)
     return found
 
@@ -157,10 +149,10 @@ def _peers(view: views.View) -> dict[str, dict]:
     found: dict[str, dict] = {}
     rows = view.rows[(view.rows["pass"] == "forward") & view.rows["is_causal"].astype(bool)]
     pairs = ring_views.peers(
-        rows[(rows["world_size"] > 1) | ~rows["variant"].map(_is_peer).astype(bool)]
+        rows[(rows["world_size"] > 1) | ~rows["variant"].map(ring_views.is_peer).astype(bool)]
     )
     for variant in sorted({systems.parts(s)[0] for s in systems.of_experiment(EXPERIMENT)}):
-        if _is_peer(variant):
+        if ring_views.is_peer(variant):
             row, ours = _longest(pairs, variant)
             found |= number_entries.gain(f"peers.{variant}", row, ours)
             outcome = None if row is None else row["status"]
@@ -186,7 +178,7 @@ def _orders(view: views.View) -> dict[str, dict]:
             local = counted(curve, width)
             key = f"locality.{what}.{curve}"
             found[f"{key}.blocks"] = entry(local.distinct_blocks)
-            found[f"{key}.received"] = _per_cent(local.received, ())
+            found[f"{key}.received"] = number_entries.per_cent(local.received, ())
             found[f"{key}.step"] = entry(local.mean_step)
     return found
 
@@ -214,7 +206,7 @@ def _model(view: views.View) -> dict[str, dict]:
             key = system.name.replace(" %", "").replace(",", "").replace(" ", "-")
             found[f"model.{key}.{name}.best"] = entry(ranks[best], text=f"{ranks[best]:,}")
             found[f"model.{key}.{name}.gain"] = entry(costs[0].total / costs[best].total)
-            found[f"model.{key}.{name}.waiting"] = _per_cent(costs[-1].waiting, ())
+            found[f"model.{key}.{name}.waiting"] = number_entries.per_cent(costs[-1].waiting, ())
     return found
 
 
@@ -225,7 +217,7 @@ def _over_ranks() -> list[str]:
         for system in systems.of_experiment(EXPERIMENT)
         if systems.ranks(system)[0] > 1 and not systems.ranks(system)[1]
     ]
-    return [s for s in dict.fromkeys(found) if not _is_peer(systems.parts(s)[0])]
+    return [s for s in dict.fromkeys(found) if not ring_views.is_peer(systems.parts(s)[0])]
 
 
 def _longest(pairs: Iterable[tuple], system: str) -> tuple:
@@ -235,40 +227,5 @@ def _longest(pairs: Iterable[tuple], system: str) -> tuple:
     return max(own, key=lambda pair: [pair[0][k] for k in key], default=(None, None))
 
 
-def _is_peer(variant: str) -> bool:
-    return ring_views.is_peer(variant)
-
-
-def _timed(row: pd.Series | None) -> bool:
-    return row is not None and row["status"] == "ok"
-
-
-def _throughput(row: pd.Series | None) -> dict:
-    if not _timed(row):
-        return entry(None, unit="tokens/s", rows=[row])
-    items = 1000 * row["batch"] * row["seq_len"]
-    bounds = [items / row[c] for c in ("median_ms", "high_ms", "low_ms")]
-    return entry(*bounds, unit="tokens/s", text=interval(*bounds, "{:,.0f}"), rows=[row])
-
-
-def _per_cent(share: float | None, rows) -> dict:
-    if share is None or math.isnan(share):
-        return entry(None, rows=rows)
-    return entry(float(share), text=f"{100 * share:.1f} %", rows=rows)
-
-
 def _count(row: pd.Series | None) -> dict:
     return entry(None if row is None else int(row["world_size"]), rows=[row])
-
-
-def _exponent(fit, family: Family | None) -> dict:
-    if fit is None:
-        return entry(None)
-    k = fit.exponent
-    rows = [row for _, row in family.rows.iterrows()]
-    text = interval(k.value, k.low, k.high, "{:.2f}")
-    return entry(k.value, k.low, k.high, text=text, rows=rows)
-
-
-def _kind(family: Family | None) -> str | None:
-    return None if family is None else ("simulated" if family.simulated else "real")

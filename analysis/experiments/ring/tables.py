@@ -7,17 +7,25 @@ import pandas as pd
 from analysis.experiments.ring import views as ring_views
 from analysis.experiments.ring.views import EXPERIMENT, SINGLE, Family
 from analysis.records import systems
-from analysis.records.units import KIB
-from analysis.rendering.table import Cell, Table, quantity
+from analysis.rendering.table import Cell, Table
 from analysis.rendering.text import DASH, span, tokens
 from analysis.selection import published, views
-from analysis.standard.beside import measured_on, named
-from analysis.standard.cells import memory_cell, rate_cell, ratio_cell, time_cell
-from analysis.standard.tables import case_in_words
+from analysis.standard import in_words
+from analysis.standard.beside import measured_on, named, printed
+from analysis.standard.cells import (
+    cell,
+    exponent_cell,
+    memory_cell,
+    rate_cell,
+    ratio_cell,
+    time_cell,
+)
+
+CASE = ("type", "causal", "heads", "batch")
 
 
 def single(frame: pd.DataFrame, machine: str) -> Table:
-    """Tokens a second on one device at the published lengths, published beside measured."""
+    """Tokens per second on one device at the published lengths, published beside measured."""
     view = ring_views.view(frame, machine)
     body: list[tuple[Cell, ...]] = []
     for batch, n in published.shapes(EXPERIMENT):
@@ -29,8 +37,8 @@ def single(frame: pd.DataFrame, machine: str) -> Table:
                     str(n),
                     str(batch),
                     named(system),
-                    _printed(system, n, "throughput"),
-                    rate_cell(row, batch * n),
+                    printed(EXPERIMENT, batch, n)(system, "throughput"),
+                    rate_cell(row),
                     time_cell(row),
                     memory_cell(row),
                     None if system == published.DENSE else ratio_cell(dense, row),
@@ -56,25 +64,26 @@ def single(frame: pd.DataFrame, machine: str) -> Table:
 
 
 def memory(frame: pd.DataFrame, machine: str) -> Table:
-    """Kibibytes a token of the whole sequence that a rank holds beyond its inputs."""
+    """Kibibytes per token of the whole batch that a rank holds beyond its inputs."""
     view = ring_views.view(frame, machine)
     body: list[tuple[Cell, ...]] = []
     found = _with_memory(view)
     lengths = sorted({n for family in found for n in family.lengths})
+    batch = published.shapes(EXPERIMENT)[0][0]
     for family in found:
         for world_size in family.world_sizes:
             rows = [family.row(n, world_size) for n in lengths]
             fit = family.memory_over_lengths(world_size)
             system = systems.on_one_rank(family.first["system"])
-            old = _printed(system, 512, "memory_per_token") if world_size == 1 else DASH
+            old = printed(EXPERIMENT, batch, 512)(system, "memory_per_token")
             body.append(
                 (
                     named(system),
-                    _case(family),
-                    old,
+                    in_words.case(family.first, *CASE),
+                    old if world_size == 1 else DASH,
                     _ranks(family, world_size),
-                    *(_kib(row) for row in rows),
-                    _exponent(fit),
+                    *(cell(ring_views.per_token(row)) for row in rows),
+                    exponent_cell(fit),
                 )
             )
     columns = (
@@ -91,7 +100,7 @@ def memory(frame: pd.DataFrame, machine: str) -> Table:
         "95 % interval. Of simulated ranks one is run alone, with no network. A real ring of few "
         "lengths is in the table of strong scaling."
     )
-    return Table("Ring, memory a token", columns, body, note)
+    return Table("Ring, memory per token", columns, body, note)
 
 
 def growth(frame: pd.DataFrame, machine: str) -> Table:
@@ -108,10 +117,10 @@ def growth(frame: pd.DataFrame, machine: str) -> Table:
                     (
                         view.device,
                         named(systems.on_one_rank(family.first["system"])),
-                        _case(family),
+                        in_words.case(family.first, *CASE),
                         tokens(n),
-                        ("simulated, " if family.simulated else "") + _counts(timed),
-                        _exponent(fit),
+                        ("simulated, " if family.simulated else "") + span(timed["world_size"]),
+                        exponent_cell(fit),
                     )
                 )
     columns = ("Machine", "System", "Case", "Length", "Ranks", "1/p: k")
@@ -134,30 +143,5 @@ def _with_memory(view: views.View) -> list[Family]:
     ]
 
 
-def _printed(system: str, n: int, what: str) -> str:
-    batch = published.shapes(EXPERIMENT)[0][0]
-    return published.text(EXPERIMENT, system, batch, n, what) or DASH
-
-
-def _case(family: Family) -> str:
-    return f"{case_in_words(family.first)}, batch {family.first['batch']}"
-
-
 def _ranks(family: Family, world_size: int) -> str:
     return f"{world_size}{', simulated' if family.simulated else ''}"
-
-
-def _counts(rows: pd.DataFrame) -> str:
-    return span(rows["world_size"]) if len(rows) else DASH
-
-
-def _kib(row: pd.Series | None) -> Cell:
-    value = ring_views.per_token(row)
-    return None if value is None else value / KIB
-
-
-def _exponent(fit) -> Cell:
-    if fit is None:
-        return None
-    k = fit.exponent
-    return quantity(k.value, k.low, k.high, "{:.2f}")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
 from analysis.experiments.ring import cost_model
 from analysis.experiments.ring import views as ring_views
 from analysis.experiments.ring.cost_model import MODEL_TOKENS, assumptions
-from analysis.experiments.ring.tables_over_ranks import case
+from analysis.experiments.ring.tables_over_ranks import CASE
 from analysis.experiments.ring.views import (
     BLOCK,
     CURVES,
@@ -21,11 +19,11 @@ from analysis.experiments.ring.views import (
     counted,
 )
 from analysis.records import systems
-from analysis.records.units import KIB
 from analysis.rendering.table import Cell, Table
 from analysis.rendering.text import tokens
+from analysis.standard import in_words, quantities
 from analysis.standard.beside import named
-from analysis.standard.cells import ratio_cell, time_cell
+from analysis.standard.cells import cell, ratio_cell, time_cell
 
 MODEL_RANKS = (8, 64, 512, 4096)
 
@@ -48,12 +46,12 @@ def orders(frame: pd.DataFrame, machine: str) -> Table:
                     (
                         named(systems.on_one_rank(row["system"])),
                         _curve(variant),
-                        case(row),
+                        in_words.case(row, *CASE),
                         tokens(row["seq_len"]),
                         ring_views.ranks_in_words(row),
                         time_cell(row),
                         None if variant == GRID_ORDERS[0] else ratio_cell(base, row),
-                        _kib(row),
+                        cell(quantities.size(quantities.bytes_of(row, "bytes_sent"), "KiB")),
                     )
                 )
     columns = (
@@ -85,9 +83,9 @@ def local(frame: pd.DataFrame, machine: str) -> Table:
                     what,
                     curve,
                     found.distinct_blocks,
-                    f"{100 * found.fill:.1f} %",
+                    in_words.per_cent(found.fill),
                     found.mean_step,
-                    f"{100 * found.received:.1f} %",
+                    in_words.per_cent(found.received),
                 )
             )
     columns = ("Tokens", "Order", "Key blocks", "Filled", "Mean step", "Received")
@@ -121,7 +119,3 @@ def model(frame: pd.DataFrame, machine: str) -> Table:
 
 def _curve(variant: str) -> str:
     return next(curve for curve, known in CURVES.items() if known == variant)
-
-
-def _kib(row: pd.Series) -> Cell:
-    return None if math.isnan(row["bytes_sent"]) else float(row["bytes_sent"]) / KIB

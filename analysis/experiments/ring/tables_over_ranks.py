@@ -8,15 +8,14 @@ import pandas as pd
 
 from analysis.experiments.ring import views as ring_views
 from analysis.records import systems
-from analysis.records.units import KIB
-from analysis.rendering.table import Cell, Table, quantity
+from analysis.rendering.table import Cell, Table
 from analysis.rendering.text import tokens
 from analysis.selection import views
+from analysis.standard import in_words, quantities
 from analysis.standard.beside import named
-from analysis.standard.cells import memory_cell, ratio_cell, time_cell
-from analysis.standard.tables import case_in_words
-from analysis.statistics.intervals import Interval
+from analysis.standard.cells import cell, memory_cell, ratio_cell, time_cell
 
+CASE = ("type", "causal", "heads", "batch", "training")
 ALONE = {"cpu": "a rank is one core, and one rank too", "cuda": "a rank is one device"}
 
 
@@ -25,18 +24,17 @@ def strong(frame: pd.DataFrame, machine: str) -> Table:
     view = ring_views.view(frame, machine)
     body: list[tuple[Cell, ...]] = []
     for row, alone in ring_views.strong(view.rows):
-        gain = views.ratio(alone, row)
         body.append(
             (
                 _in_order(row),
-                case(row),
+                in_words.case(row, *CASE),
                 tokens(row["seq_len"]),
                 f"{row['world_size']:.0f}",
                 time_cell(alone),
                 time_cell(row),
                 ratio_cell(alone, row),
-                efficiency(gain, row["world_size"]),
-                waiting(row),
+                cell(quantities.strong_efficiency(alone, row), "{:.2f}"),
+                in_words.per_cent(row["wait_share"]),
                 memory_cell(row),
             )
         )
@@ -61,22 +59,21 @@ def strong(frame: pd.DataFrame, machine: str) -> Table:
 
 
 def weak(frame: pd.DataFrame, machine: str) -> Table:
-    """Time over ranks at one number of tokens a rank, whose work grows with the ranks."""
+    """Time over ranks at one number of tokens per rank, whose work grows with the ranks."""
     view = ring_views.view(frame, machine)
     body: list[tuple[Cell, ...]] = []
     for row, alone in ring_views.weak(view.rows):
-        work = row["useful_flops"] / row["world_size"] / alone["useful_flops"]
-        slower = views.ratio(row, alone)
+        work = quantities.work_per_rank(alone, row)
         body.append(
             (
                 _in_order(row),
-                case(row),
+                in_words.case(row, *CASE),
                 tokens(alone["seq_len"]),
                 f"{row['world_size']:.0f}",
                 time_cell(row),
-                None if slower is None else _cell(slower),
+                ratio_cell(row, alone),
                 None if math.isnan(work) else float(work),
-                None if slower is None else _cell(_over(slower, work)),
+                cell(quantities.weak_efficiency(alone, row), "{:.2f}"),
             )
         )
     columns = (
@@ -110,12 +107,12 @@ def traffic(frame: pd.DataFrame, machine: str) -> Table:
             body.append(
                 (
                     named(systems.on_one_rank(row["system"])),
-                    case(row),
+                    in_words.case(row, *CASE),
                     tokens(row["seq_len"]),
                     ring_views.ranks_in_words(row),
-                    row["bytes_sent"] / KIB,
-                    ring_views.dense_bytes(row) / KIB,
-                    f"{100 * ring_views.sent_share(row):.1f} %",
+                    cell(quantities.size(row["bytes_sent"], "KiB")),
+                    cell(quantities.size(ring_views.dense_bytes(row), "KiB")),
+                    in_words.per_cent(ring_views.sent_share(row)),
                     f"{row['messages_sent']:.0f}",
                 )
             )
@@ -146,7 +143,7 @@ def peers(frame: pd.DataFrame, machine: str) -> Table:
         body.append(
             (
                 named(systems.on_one_rank(row["system"])),
-                case(row),
+                in_words.case(row, *CASE),
                 tokens(row["seq_len"]),
                 ring_views.ranks_in_words(row),
                 time_cell(row),
@@ -178,33 +175,6 @@ def peers(frame: pd.DataFrame, machine: str) -> Table:
 def _in_order(row: pd.Series) -> str:
     """A system and its token order: in one column, as names are long."""
     return f"{named(systems.on_one_rank(row['system']))}, {ring_views.order(row['variant'])}"
-
-
-def case(row: pd.Series) -> str:
-    """The case of a record in words, with the pass where it is training."""
-    training = ", training" if row["pass"] != "forward" else ""
-    return f"{case_in_words(row)}, batch {row['batch']}{training}"
-
-
-def efficiency(gain: Interval | None, world_size: float) -> Cell:
-    """A speed-up over ranks, with its interval."""
-    return None if gain is None else _cell(_over(gain, world_size, inverse=False))
-
-
-def waiting(row: pd.Series) -> Cell:
-    """The share of waiting, in per cent."""
-    return None if math.isnan(row["wait_share"]) else f"{100 * row['wait_share']:.1f} %"
-
-
-def _over(gain: Interval, by: float, inverse: bool = True) -> Interval:
-    """`by` over an interval, or the interval over `by`."""
-    if not inverse:
-        return Interval(gain.value / by, gain.low / by, gain.high / by, gain.confidence)
-    return Interval(by / gain.value, by / gain.high, by / gain.low, gain.confidence)
-
-
-def _cell(found: Interval) -> Cell:
-    return quantity(found.value, found.low, found.high, "{:.2f}")
 
 
 def _error_ratio(row: pd.Series, ours: pd.Series | None) -> Cell:

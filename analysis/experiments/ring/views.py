@@ -12,6 +12,8 @@ import pandas as pd
 from analysis.records import rank_columns
 from analysis.records.units import ITEM_BYTES
 from analysis.selection import published, views
+from analysis.standard import quantities
+from analysis.standard.quantities import Quantity
 from analysis.statistics import scaling
 from models.patterns.locality import Locality, locality
 from models.registry import VARIANTS
@@ -62,7 +64,7 @@ class Family:
 
     def memory_over_lengths(self, world_size: int) -> scaling.ScalingFit | None:
         """Growth of a rank's memory with the length; None below three points."""
-        rows = _weighed(self.rows[self.rows["world_size"] == world_size])
+        rows = _with_peak(self.rows[self.rows["world_size"] == world_size])
         return fit(rows["seq_len"], rows["peak_memory_bytes"])
 
     def memory_over_ranks(self, seq_len: int) -> scaling.ScalingFit | None:
@@ -70,7 +72,7 @@ class Family:
 
         The lengths of the fit are most ranks over ranks, so that the exponent is positive.
         """
-        rows = _weighed(self.rows[self.rows["seq_len"] == seq_len])
+        rows = _with_peak(self.rows[self.rows["seq_len"] == seq_len])
         return fit(rows["world_size"].max() / rows["world_size"], rows["peak_memory_bytes"])
 
 
@@ -158,15 +160,13 @@ def single(frame: pd.DataFrame, machine: str, system: str, n: int) -> pd.Series 
     return None if rows.empty else rows.iloc[0]
 
 
-def per_token(row: pd.Series | None) -> float | None:
-    """Peak memory of a rank beyond its inputs, a token of the whole sequence, in bytes."""
-    if row is None or row["status"] != "ok" or math.isnan(row["peak_memory_bytes"]):
-        return None
-    return float(row["peak_memory_bytes"] / (row["batch"] * row["seq_len"]))
+def per_token(row: pd.Series | None) -> Quantity:
+    """Peak memory of a rank beyond its inputs, per token of the whole batch."""
+    return quantities.per_token(row, quantities.bytes_of(row))
 
 
 def dense_bytes(row: pd.Series) -> float:
-    """Bytes that a rank of a dense ring, not causal, sends: the yardstick of what others send.
+    """Bytes that a rank of a dense ring, not causal, sends: what `sent_share` is a share of.
 
     (p - 1) hops of the shard's keys and values, (p - 1) n/p B Hkv D 2 itemsize; the backward pass
     sends them once more, and home the gradients of both, in float32 at least.
@@ -214,7 +214,7 @@ def hops(row: pd.Series) -> list[tuple[float, float]]:
     return list(zip_longest(waits, computes, fillvalue=0.0))
 
 
-def _weighed(rows: pd.DataFrame) -> pd.DataFrame:
+def _with_peak(rows: pd.DataFrame) -> pd.DataFrame:
     # A peak that is not seen to grow, as of a process with room to spare, is no number to fit.
     return rows[(rows["status"] == "ok") & (rows["peak_memory_bytes"] > 0)]
 
