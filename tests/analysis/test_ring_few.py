@@ -179,8 +179,8 @@ def test_modelled_lines_are_the_models_numbers(laptop):
         for k in range(13)
     ]
     assert list(dense.get_ydata()) == pytest.approx([totals[0].total / c.total for c in totals])
-    # 32K tokens a rank are above the break-even shard: a dense ring hardly waits.
-    waiting = _panel(figure, "modelled, InfiniBand", "32K tokens a rank")
+    # 32K tokens per rank are above the break-even shard: a dense ring hardly waits.
+    waiting = _panel(figure, "modelled, InfiniBand", "32K tokens per rank")
     assert max(waiting.lines[0].get_ydata()) < 1
     for name, draw in FIGURES.items():
         modelled_there = any("modelled" in title for title in _titles(draw(laptop, "ring")))
@@ -191,5 +191,5 @@ def test_the_rate_of_the_model_is_measured_where_there_is_a_gpu(both):
     note = " ".join(figure_model.model(both, "ring", synthetic.GPU).texts[-1].get_text().split())
     # The longest dense record that has a time: 128K timed out.
     rate = 1000 * (4 * 8 * 64 * 32768**2 / 3) / ((0.3 + 12 * 32**2) / 40) / 1e12
-    assert f"{rate:.0f} TFLOP/s a device as measured on one" in note
+    assert f"{rate:.0f} TFLOP/s per device as measured on one" in note
     assert "nominal" not in note

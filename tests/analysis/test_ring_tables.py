@@ -103,8 +103,8 @@ def test_strong_scaling_is_over_one_rank_of_the_same_case(laptop):
 
 def test_weak_scaling_is_held_against_the_work_of_a_rank(laptop):
     rows = _rows(laptop, "weak")
-    assert [(r["Tokens a rank"], r["Ranks"]) for r in rows] == [("4K", "2")] * 3
-    assert [float(r["Work a rank"]) for r in rows] == pytest.approx([2] * 3)
+    assert [(r["Tokens per rank"], r["Ranks"]) for r in rows] == [("4K", "2")] * 3
+    assert [float(r["Work per rank"]) for r in rows] == pytest.approx([2] * 3)
     alone = _median(variant="ring-standard", seq_len=4096, world_size=1, is_causal=True)
     both = _median(variant="ring-standard", seq_len=8192, world_size=2, simulated=False)
     assert float(rows[0]["Times as long"]) == pytest.approx(both / alone)

@@ -85,12 +85,14 @@ MUTANTS = {
     },
     "tells of keys while it reads them": {
         "consume": swapped(
-            "s = warpgroup_mma_wait(1, [s])", "mbarrier.arrive(k_empty.index(b), count=1)"
+            "s = warpgroup_mma_wait(1, [s])  # [ROWS, BLOCK_N]",
+            "mbarrier.arrive(k_empty.index(b), count=1)",
         )
     },
     "tells of values while it reads them": {
         "consume": swapped(
-            "acc = warpgroup_mma_wait(0, [acc])", "mbarrier.arrive(v_empty.index(before), count=1)"
+            "acc = warpgroup_mma_wait(0, [acc])  # [ROWS, D]",
+            "mbarrier.arrive(v_empty.index(before), count=1)",
         )
     },
     "tells of a cut tile before it has cleared it": {

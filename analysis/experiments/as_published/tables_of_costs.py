@@ -125,11 +125,11 @@ def first_call(frame: pd.DataFrame, machine: str) -> Table:
         )
     columns = (
         "Length",
-        "Standard published (KB a token)",
-        "Hilbert published (KB a token)",
+        "Standard published (KB per token)",
+        "Hilbert published (KB per token)",
         "Difference published (MiB)",
-        "First call (KiB a token)",
-        "Second call (KiB a token)",
+        "First call (KiB per token)",
+        "Second call (KiB per token)",
         "Difference (MiB)",
         "First call (ms)",
         "Warm (ms)",
@@ -159,7 +159,7 @@ def one_ring(frame: pd.DataFrame, machine: str) -> Table:
         "Dense",
     )
     note = (
-        f"Measured: {view.device}. Tokens a second. Published is the best of each length. On one "
+        f"Measured: {view.device}. Tokens per second. Published is the best of each length. On one "
         "device the three names stood for the same computation, bit by bit: dense attention with "
         "all scores written down, whatever segments and rates were given."
     )

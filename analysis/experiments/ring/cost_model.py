@@ -43,7 +43,7 @@ NVLINK = Link(
 )  # fmt: skip
 INFINIBAND = Link(
     "InfiniBand", 50e9, 10e-6,
-    "NDR, 400 Gbit/s a device = 50 GB/s; the latency is assumed",
+    "NDR, 400 Gbit/s per device = 50 GB/s; the latency is assumed",
 )  # fmt: skip
 LINKS = (NVLINK, INFINIBAND)
 
@@ -233,10 +233,10 @@ def shape_on(rows: pd.DataFrame) -> Shape:
 
 def assumptions(shape: Shape) -> str:
     """What goes into the model, as a sentence."""
-    rate = f"{shape.rate / 1e12:.0f} TFLOP/s a device"
+    rate = f"{shape.rate / 1e12:.0f} TFLOP/s per device"
     rate = f"a nominal {rate}" if shape.nominal else f"{rate} as measured on one"
     links = "; ".join(
-        f"{link.name} {link.bandwidth / 1e9:.0f} GB/s, {1e6 * link.latency:.0f} µs a message"
+        f"{link.name} {link.bandwidth / 1e9:.0f} GB/s, {1e6 * link.latency:.0f} µs per message"
         for link in LINKS
     )
     return (

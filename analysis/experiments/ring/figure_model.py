@@ -31,7 +31,7 @@ def model(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure
     ]
     panels += [
         (
-            f"modelled, {link.name}\n{tokens(SHARD)} tokens a rank",
+            f"modelled, {link.name}\n{tokens(SHARD)} tokens per rank",
             lambda ax, link=link: _draw_waiting(ax, shape, link),
         )
         for link in cost_model.LINKS

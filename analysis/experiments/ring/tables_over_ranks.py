@@ -79,11 +79,11 @@ def weak(frame: pd.DataFrame, machine: str) -> Table:
     columns = (
         "System, order",
         "Case",
-        "Tokens a rank",
+        "Tokens per rank",
         "Ranks",
         "Time (ms)",
         "Times as long",
-        "Work a rank",
+        "Work per rank",
         "Efficiency",
     )
     note = (

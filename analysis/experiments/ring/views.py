@@ -112,7 +112,7 @@ def strong(rows: pd.DataFrame) -> list[tuple[pd.Series, pd.Series | None]]:
 
 
 def weak(rows: pd.DataFrame) -> list[tuple[pd.Series, pd.Series]]:
-    """(record over p real ranks, that over one rank with as many tokens a rank)."""
+    """(record over p real ranks, that over one rank with as many tokens per rank)."""
     found = []
     for family in families(rows[rows["simulated"].eq(False)]):
         for _, row in family.rows[family.rows["world_size"] > 1].iterrows():
