@@ -1,7 +1,11 @@
 """What every test session does first."""
 
+import contextlib
+import fcntl
 import json
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +30,29 @@ settings.load_profile("repository")
 def pytest_xdist_auto_num_workers(config):
     """A worker for each core, but none besides this process where there is a card to share."""
     return 0 if torch.cuda.is_available() else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """A test marked `alone` runs while no other worker runs one: it needs both cores in time."""
+    worker = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    with contextlib.ExitStack() as stack:
+        if worker is not None:
+            _wait_for_turn(stack, worker, item.get_closest_marker("alone") is not None)
+        return (yield)
+
+
+def _wait_for_turn(stack: contextlib.ExitStack, run: str, alone: bool) -> None:
+    """Hold the room shared or alone; who wants it alone closes the gate to those that come."""
+    kind, folder = fcntl.LOCK_EX if alone else fcntl.LOCK_SH, Path(tempfile.gettempdir())
+    gate = stack.enter_context(open(folder / f"pytest-{run}-gate", "w"))
+    room = stack.enter_context(open(folder / f"pytest-{run}-room", "w"))
+    for lock in (gate, room):
+        fcntl.flock(lock, kind)
+        # Also where a child that the test forked still has the file open.
+        stack.callback(fcntl.flock, lock, fcntl.LOCK_UN)
+    if not alone:
+        fcntl.flock(gate, fcntl.LOCK_UN)
 
 
 def pytest_sessionstart(session):

@@ -292,7 +292,7 @@ def _measured_systems() -> frozenset[str]:
     """Every system that some grid measures, trial runs with it."""
     cases = (
         case
-        for experiment in EXPERIMENTS
+        for experiment in grid.names()
         for tier in grid.load(experiment).tiers.values()
         for case in tier.cases
     )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from models.kernels.calls import TABLES, Call
-from models.kernels.tiles import Tile
+
+if TYPE_CHECKING:  # it needs Triton
+    from models.kernels.tiles import Tile
 
 HEAD_DIMS = (32, 64, 128, 256)
 KERNELS = ("forward", "backward_q", "backward_kv")

@@ -230,7 +230,12 @@ class _Child:
 
 
 def _message(error: Exception) -> str:
-    """An error's message in one line; of Triton's, which quote the source, only the end of that."""
+    """An error's message in one line; of Triton's, which quote the source, only the end of that.
+
+    Of a function that a kernel calls, Triton chains an error per call: the first cause says why.
+    """
+    while isinstance(error.__cause__, CompilationError):
+        error = error.__cause__
     lines = str(error).strip().splitlines()
     if isinstance(error, CompilationError) and len(lines) > 3:
         # The mark is below the line at fault.

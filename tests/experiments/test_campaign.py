@@ -267,6 +267,7 @@ def unpacked(folder: Path, into: Path) -> dict[str, dict]:
     return {f"{path.parent.name}/{path.name}": json.loads(path.read_text()) for path in paths}
 
 
+@pytest.mark.alone
 def test_a_rehearsal_killed_five_times_goes_on_and_loses_nothing(tmp_path):
     out, kept = tmp_path / "campaign", {}
     chance = random.Random(2026)
@@ -367,6 +368,7 @@ FAULTS = (
 )
 
 
+@pytest.mark.alone
 @needs_interpreter
 def test_a_rehearsal_with_bad_kernels_goes_on_and_says_which(tmp_path):
     for package in ("models", "experiments"):
