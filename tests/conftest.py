@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import tempfile
-from pathlib import Path
 
 import pytest
 
@@ -35,23 +34,23 @@ def pytest_xdist_auto_num_workers(config):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
     """A test marked `alone` runs while no other worker runs one: it needs both cores in time."""
-    worker = os.environ.get("PYTEST_XDIST_TESTRUNUID")
-    with contextlib.ExitStack() as stack:
-        if worker is not None:
-            _wait_for_turn(stack, worker, item.get_closest_marker("alone") is not None)
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    with _turn(run, alone="alone" in item.keywords) if run else contextlib.nullcontext():
         return (yield)
 
 
-def _wait_for_turn(stack: contextlib.ExitStack, run: str, alone: bool) -> None:
-    """Hold the room shared or alone; who wants it alone closes the gate to those that come."""
-    kind, folder = fcntl.LOCK_EX if alone else fcntl.LOCK_SH, Path(tempfile.gettempdir())
-    gate = stack.enter_context(open(folder / f"pytest-{run}-gate", "w"))
-    room = stack.enter_context(open(folder / f"pytest-{run}-room", "w"))
-    for lock in (gate, room):
-        fcntl.flock(lock, kind)
-        # Also where a child that the test forked still has the file open.
-        stack.callback(fcntl.flock, lock, fcntl.LOCK_UN)
-    if not alone:
+@contextlib.contextmanager
+def _turn(run: str, *, alone: bool):
+    """Hold the room, shared or alone; who wants it alone closes the gate to those that come."""
+    kind, stem = fcntl.LOCK_EX if alone else fcntl.LOCK_SH, f"{tempfile.gettempdir()}/pytest-{run}"
+    with open(f"{stem}-gate", "w") as gate, open(f"{stem}-room", "w") as room:
+        fcntl.flock(gate, kind)
+        fcntl.flock(room, kind)
+        if not alone:
+            fcntl.flock(gate, fcntl.LOCK_UN)
+        yield
+        # Not by closing: a child that the test forked may still have them open.
+        fcntl.flock(room, fcntl.LOCK_UN)
         fcntl.flock(gate, fcntl.LOCK_UN)
 
 
