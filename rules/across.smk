@@ -1,9 +1,3 @@
-def of_records(module, *data):
-    """A digest of what a module makes of the records of all experiments."""
-    data = [*data, "analysis/experiments/*/layout.yaml", "experiments/*.yaml"]
-    return modules_digest(f"analysis.{module}", data=data)
-
-
 # What the rules below have in common: each says what to run, and on what.
 rule on_all_records:
     input:

@@ -76,6 +76,12 @@ def shown(path, caption, category, subcategory=None, **labels):
     )
 
 
+def of_records(module, *data):
+    """A digest of what a module makes of the records of all experiments."""
+    data = [*data, "analysis/experiments/*/layout.yaml", "experiments/*.yaml"]
+    return modules_digest(f"analysis.{module}", data=data)
+
+
 # A new experiment has no published records yet: nothing of it can be built, all else can.
 for name in [name for name in EXPERIMENTS if not records(name)]:
     logger.warning(f"{name}: left out, it has no record here")
