@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from analysis.documents.paper import compile_paper
 from tests.pipeline.conftest import ROOT, fresh_copy, planned, snakemake
 
 pytestmark = pytest.mark.pipeline
@@ -16,7 +17,6 @@ TARGETS = [
     f"build/tables/{NAME}-worth.csv",
     f"build/figures/{NAME}-time.csv",
     f"build/writeups/{NAME}.md",
-    "build/paper.pdf",
 ]
 
 
@@ -85,6 +85,10 @@ def test_it_is_measured_and_shown_everywhere(copy):
     writeup = (copy / TARGETS[3]).read_text()
     assert "6 cases were timed" in writeup and "| System | Length |" in writeup
     assert planned(copy, *TARGETS, *SMOKE) == {}
+    # Its section, without the paper around it, which looks up the numbers of all experiments.
+    section = copy / "paper/one-section.typ"
+    section.write_text(f'#import "lib.typ": *\n#experiments\n#include "sections/{NAME}.typ"\n')
+    assert compile_paper(copy / "build", section).startswith(b"%PDF")
 
 
 def test_its_table_is_its_own(copy):
