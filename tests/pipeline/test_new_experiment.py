@@ -17,6 +17,7 @@ TARGETS = [
     f"build/tables/{NAME}-worth.csv",
     f"build/figures/{NAME}-time.csv",
     f"build/writeups/{NAME}.md",
+    "build/records.csv",
 ]
 
 
