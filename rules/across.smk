@@ -85,7 +85,7 @@ use rule on_all_records as advice with:
     log:
         "build/logs/advice.log",
     params:
-        code=of_records("advise.recommendations", "paper/readings.yaml"),
+        code=of_records("advise.recommendations"),
         command="advise.recommendations --out build/tables/advice",
     message:
         "what the write-ups advise, beside what the records do"

@@ -33,7 +33,7 @@ for name in EXPERIMENTS:
         name:
             f"notebook_{name}"
         input:
-            records=records(name),
+            records=[path for one in read_by(name) for path in records(one)],
             notebook=f"analysis/notebooks/{name}.ipynb",
             published="paper/claims.yaml",
         output:
@@ -59,7 +59,8 @@ for name in EXPERIMENTS:
                 f"analysis.experiments.{name}.contents",
                 data=[
                     "analysis/experiments/*/layout.yaml",
-                    f"experiments/{name}.yaml",
+                    "paper/readings.yaml",
+                    *[f"experiments/{one}.yaml" for one in read_by(name)],
                 ],
             ),
         message:

@@ -64,6 +64,12 @@ def records(name):
     return published + local_records(name)
 
 
+def read_by(name):
+    """The experiments whose records a notebook reads: its own, and those set beside it."""
+    beside = {"as_published": ["extreme"]}.get(name, [])
+    return [name, *(other for other in beside if other in EXPERIMENTS)]
+
+
 def shown(path, caption, category, subcategory=None, **labels):
     """An output under build/ that stands in `snakemake --report`."""
     caption = f"../paper/captions/{caption}.rst"

@@ -35,11 +35,11 @@ def test_streamed_passes_by_length(laptop):
     assert float(last["Time (s)"]) == pytest.approx(_ms(LONGEST) / 1000)
     assert float(last["Tokens/s"]) == pytest.approx(LONGEST / _ms(LONGEST) * 1000)
     ratio = (_ms(LONGEST) / LONGEST) / (_ms(SHORTEST) / SHORTEST)
-    assert float(last["Time a token, over the shortest"]) == pytest.approx(ratio)
+    assert float(last["Time per token, over the shortest"]) == pytest.approx(ratio)
     # The middle one of the samples and of the times in the source are of other repeats.
     assert float(last["Source (s)"]) == pytest.approx(_ms(LONGEST) / 4000)
     assert last["Memory, over the shortest"] == "1.000"
-    assert rows[0]["Time a token, over the shortest"] == ""
+    assert rows[0]["Time per token, over the shortest"] == ""
     assert float(last["Error, over plain"]) == pytest.approx(1.15)
 
 

@@ -46,7 +46,7 @@ def lengths(frame: pd.DataFrame, machine: str) -> Table:
         "Tokens",
         "Time (s)",
         "Tokens/s",
-        "Time a token, over the shortest",
+        "Time per token, over the shortest",
         "Source (s)",
         "Memory (MiB)",
         "Memory, over the shortest",
