@@ -76,7 +76,7 @@ def memory(row: pd.Series | None) -> Quantity:
 
 
 def per_token(row: pd.Series | None, amount: float | None, unit: str = "KiB") -> Quantity:
-    """`amount` bytes of a record per token of its whole batch, in KiB; unit: what that is called."""
+    """`amount` bytes of a record per token of its whole batch, in KiB; unit: its name."""
     each = None if amount is None else amount / KIB / (row["batch"] * row["seq_len"])
     return Quantity(each, unit)
 
