@@ -39,6 +39,13 @@ def pytest_runtest_protocol(item):
         return (yield)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """What `pytest_sessionstart` set: a later test that forks would hang, and only by its place."""
+    yield
+    assert torch.get_num_threads() == 1, "this test has run torch on several threads"
+
+
 @contextlib.contextmanager
 def _turn(run: str, *, alone: bool):
     """Hold the room, shared or alone; who wants it alone closes the gate to those that come."""

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 from experiments.case import Case
@@ -15,25 +13,6 @@ PATTERNS = {
     "branches": {"segment_lengths": (16, 32), "dilation_rates": (1, 3)},
     "blocks": {"pattern": "random", "sparsity": 0.5, "block_size": 16},
 }
-
-# These fork, which a process whose torch has run on several threads must not: they come first.
-FORKING = (
-    "test_campaign_measuring",
-    "test_children",
-    "test_cli",
-    "test_workers",
-    "test_ranks",
-    "test_runner",
-    "test_supervise",
-    "test_tuning",
-)
-
-
-def pytest_collection_modifyitems(items):
-    places = [i for i, item in enumerate(items) if item.path.parent == Path(__file__).parent]
-    own = sorted((items[i] for i in places), key=lambda item: item.path.stem not in FORKING)
-    for place, item in zip(places, own, strict=True):
-        items[place] = item
 
 
 @pytest.fixture
