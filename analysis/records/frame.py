@@ -71,7 +71,11 @@ def load(*roots) -> pd.DataFrame:
     frame = frame.sort_values(["origin", "path"], kind="stable")
     frame = frame.drop_duplicates(["machine", "experiment", *COLUMNS], keep="first")
     order = ["experiment", "machine", "dtype", "pass", "batch", "seq_len", "system", "path"]
-    return frame.sort_values(order, kind="stable").reset_index(drop=True)
+    frame = frame.sort_values(order, kind="stable").reset_index(drop=True)
+    # Thousands of rows and selections are taken of it: text as objects, and a copy, put columns
+    # of one type in one array, of which each takes a slice.
+    texts = {name: object for name in frame.columns if frame[name].dtype == "str"}
+    return frame.astype(texts).copy()
 
 
 def of_experiment(frame: pd.DataFrame, experiment: str) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.records import frame as records
 from analysis.records import systems
 from analysis.selection import published
+from analysis.selection.row_index import RowIndex
 from analysis.statistics import scaling
 from analysis.statistics.intervals import Interval, speedup
 
@@ -53,16 +54,11 @@ class Series:
 
     def row(self, system: str, seq_len: int) -> pd.Series | None:
         """The record at one point, any status; None if there is none."""
-        at = self._places.get((system, seq_len))
-        return None if at is None else self.rows.iloc[at]
+        return self._index.first(system, seq_len)
 
     @cached_property
-    def _places(self) -> dict[tuple[str, int], int]:
-        # Looked up thousands of times: of a frame it would be half the time of the numbers.
-        found: dict[tuple[str, int], int] = {}
-        for at, place in enumerate(zip(self.rows["system"], self.rows["seq_len"], strict=True)):
-            found.setdefault(place, at)
-        return found
+    def _index(self) -> RowIndex:
+        return RowIndex(self.rows, ("system", "seq_len"))
 
     def timed(self, system: str) -> pd.DataFrame:
         """The rows of a system that have a time, by length."""
@@ -139,11 +135,13 @@ class View:
 
     def cell(self, system: str, batch: int | None, seq_len: int) -> pd.Series | None:
         """The record of a table's cell, at the published pattern, any status; or None."""
+        return self._cells.first(system, batch, seq_len)
+
+    @cached_property
+    def _cells(self) -> RowIndex:
         rows = self.nearest
-        rows = rows[
-            (rows["system"] == system) & (rows["batch"] == batch) & (rows["seq_len"] == seq_len)
-        ]
-        return _only(rows[self._as_published(rows, dense=True)])
+        published_pattern = self._as_published(rows, dense=True)
+        return RowIndex(rows[published_pattern], ("system", "batch", "seq_len"))
 
     def series(self, pass_: str = "forward") -> list[Series]:
         """The length series nearest to the published setting, then a longer one if there is one.
@@ -328,7 +326,3 @@ def dense_counterpart(
 def device(row: pd.Series) -> str:
     """The device of a record as a person would call it."""
     return row["device"] if row["device_kind"] == "cuda" else f"{row['cores']}-core CPU"
-
-
-def _only(rows: pd.DataFrame) -> pd.Series | None:
-    return None if rows.empty else rows.iloc[0]

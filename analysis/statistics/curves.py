@@ -34,17 +34,29 @@ def exponents(model: str, theta: np.ndarray) -> np.ndarray:
     return np.stack([np.broadcast_to(column, len(theta)) for column in columns], axis=1)
 
 
-def log_curves(model: str, theta: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log curves (B, n) at log lengths `x` (n,), and their Jacobian (B, n, parameters).
+def values(model: str, theta: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Curves (B, n) at log lengths `x` (n,).
 
     `theta` (B, parameters) holds the logs of the coefficients, so that none is negative, then k.
     """
+    total = np.zeros((len(theta), len(x)))
+    for log, (_, power) in zip(theta.T[:, :, None], MODELS[model], strict=False):
+        if power is None:
+            total += np.exp(log + theta[:, -1:] * x)
+        else:  # The same lengths for all: no exponential for each draw.
+            total += np.exp(log) * np.exp(power * x)
+    return total
+
+
+def log_curves(model: str, theta: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logs (B, n) of `values`, and their Jacobian (B, parameters, n)."""
     logs = theta[:, : len(MODELS[model]), None] + exponents(model, theta)[:, :, None] * x
-    curves = np.logaddexp.reduce(logs, axis=1)
-    rows = [np.exp(logs - curves[:, None])]
+    terms = np.exp(logs)
+    total = terms.sum(axis=1)
+    shares = terms / total[:, None]
     if MODELS[model][-1][1] is None:
-        rows.append(rows[0][:, -1:] * x)
-    return curves, np.concatenate(rows, axis=1).transpose(0, 2, 1)
+        shares = np.concatenate([shares, shares[:, -1:] * x], axis=1)
+    return np.log(total), shares
 
 
 def descend(model: str, x: np.ndarray, log_y: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -60,15 +72,17 @@ def descend(model: str, x: np.ndarray, log_y: np.ndarray, start: np.ndarray) -> 
     # Coefficients count at the largest length in here: well conditioned, and one floor fits all.
     last, x = x[-1], x - x[-1]
     theta[:, :terms] += exponents(model, theta) * last
+    log_y = np.broadcast_to(log_y, (len(theta), x.size))
+    found, places = np.empty_like(theta), np.arange(len(theta))
     damping = np.full(len(theta), 1e-2)
     curves, jacobian = log_curves(model, theta, x)
     cost = ((log_y - curves) ** 2).sum(axis=1)
     for _ in range(100):
-        slope = (jacobian * (log_y - curves)[:, :, None]).sum(axis=1)
+        slope = np.einsum("bpn,bn->bp", jacobian, log_y - curves)
         # Held: at a bound and pushed outwards. Free, it would spoil the step of the others.
         held = ((theta <= low) & (slope < 0)) | ((theta >= high) & (slope > 0))
-        columns = np.where(held[:, None], 0.0, jacobian)
-        normal = columns.transpose(0, 2, 1) @ columns
+        rows = np.where(held[:, :, None], 0.0, jacobian)
+        normal = np.einsum("bpn,bqn->bpq", rows, rows)
         scale = np.einsum("bii->bi", normal) * damping[:, None] + np.where(held, 1.0, 1e-18)
         normal += scale[:, :, None] * np.eye(len(low))
         step = np.linalg.solve(normal, np.where(held, 0.0, slope)[:, :, None])[:, :, 0]
@@ -76,14 +90,22 @@ def descend(model: str, x: np.ndarray, log_y: np.ndarray, start: np.ndarray) -> 
         trial_curves, trial_jacobian = log_curves(model, trial, x)
         trial_cost = ((log_y - trial_curves) ** 2).sum(axis=1)
         better = trial_cost < cost
-        done = ~better | (cost - trial_cost <= 1e-12 * cost)
+        # Over: a step changes no more than rounding does, or none is short enough to be better.
+        rounding = 1e-12 * cost + 2e-14 * np.sqrt(cost)
+        over = (abs(cost - trial_cost) <= rounding) | (~better & (damping >= 1e3))
         theta[better], cost[better] = trial[better], trial_cost[better]
         curves[better], jacobian[better] = trial_curves[better], trial_jacobian[better]
         damping = np.where(better, damping * 0.2, damping * 5).clip(1e-9, 1e9)
-        if (done & ((damping >= 1e3) | better)).all():
-            break
-    theta[:, :terms] -= exponents(model, theta) * last
-    return theta
+        if over.any():
+            found[places[over]] = theta[over]
+            rest = ~over
+            places, theta, log_y, cost = places[rest], theta[rest], log_y[rest], cost[rest]
+            damping, curves, jacobian = damping[rest], curves[rest], jacobian[rest]
+            if not places.size:
+                break
+    found[places] = theta
+    found[:, :terms] -= exponents(model, found) * last
+    return found
 
 
 def solve(model: str, x: np.ndarray, log_y: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import exp, isnan, nan, prod, sqrt
 
 import numpy as np
@@ -203,8 +204,22 @@ def geometric_mean_speedup(
 
     Paired by point: each ratio is formed at its own point before the mean is taken. The interval
     is that of measurement at exactly these points, not of other points that might have been
-    chosen. Limits and errors as in `speedup`; no pairs raise ValueError.
+    chosen. Limits and errors as in `speedup`; no pairs raise ValueError. Remembered, as fits are.
     """
+    return _geometric_mean_speedup(frozen(list(pairs)), confidence, seed, resamples)
+
+
+def frozen(value):
+    """The same with tuples for its sequences, so that it can be hashed."""
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return tuple(map(frozen, value))
+    return value
+
+
+@lru_cache(maxsize=4096)
+def _geometric_mean_speedup(
+    pairs: tuple[tuple[Replicates, Replicates], ...], confidence: float, seed: int, resamples: int
+) -> Interval:
     check_confidence(confidence)
     rng = np.random.default_rng(seed)
     sides = [

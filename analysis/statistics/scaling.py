@@ -16,7 +16,13 @@ from scipy import stats
 
 from analysis.statistics import curves
 from analysis.statistics.curves import EXACT, MODELS, OFFSET_POWER, POWER
-from analysis.statistics.intervals import Interval, Replicates, bootstrap_medians, check_confidence
+from analysis.statistics.intervals import (
+    Interval,
+    Replicates,
+    bootstrap_medians,
+    check_confidence,
+    frozen,
+)
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,8 @@ class ScalingFit:
         lengths = np.asarray(n, dtype=float)
         if not (lengths > 0).all():
             raise ValueError(f"n: expected lengths > 0, got {n!r}")
-        found = curves.log_curves(self.model, theta, np.log(lengths).ravel())[0]
-        return np.exp(found).reshape(len(theta), *lengths.shape)
+        found = curves.values(self.model, theta, np.log(lengths).ravel())
+        return found.reshape(len(theta), *lengths.shape)
 
 
 def fit(
@@ -105,15 +111,8 @@ def fit(
     points, repeated lengths, non-positive numbers, unknown models or too few points for the given
     one. Fits are remembered: figures, tables, numbers and verdicts ask for the same ones.
     """
-    data = _frozen(tuple(lengths)), _frozen(tuple(values))
-    return _fit(*data, tuple(models), _frozen(tuple(censored)), confidence, seed, draws)
-
-
-def _frozen(value):
-    """The same with tuples for its sequences, so that it can be hashed."""
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return tuple(map(_frozen, value))
-    return value
+    data = frozen(tuple(lengths)), frozen(tuple(values))
+    return _fit(*data, tuple(models), frozen(tuple(censored)), confidence, seed, draws)
 
 
 @lru_cache(maxsize=1024)
@@ -212,19 +211,22 @@ def crossover(
         raise ValueError(f"n_range: expected ranges that overlap, got {ranges!r}")
     grid = np.geomspace(low, high, 1025)
     gap = np.log(fit_a.predict(grid) / fit_b.predict(grid))
+    at = np.flatnonzero(np.diff(gap > 0))
+    roots = tuple(_between(grid, at, gap[at], gap[at + 1]).tolist())
     # Fits with equal seeds drew alike; shuffled, the draws of a and b are independent again.
     size = min(len(fit_a.draws), len(fit_b.draws))
     other = np.random.default_rng(seed).permutation(size)
-    gaps = np.log(fit_a.sample_curves(grid)[:size] / fit_b.sample_curves(grid)[other])
-
-    roots = _roots(gap, grid)
-    last = np.full(size, np.nan)
-    for i in np.flatnonzero((np.diff(gaps > 0, axis=1)).any(axis=1)):
-        last[i] = _roots(gaps[i], grid)[-1]
+    draws_a, draws_b = fit_a.sample_curves(grid)[:size], fit_b.sample_curves(grid)[other]
+    above = draws_a > draws_b
+    turns = above[:, 1:] != above[:, :-1]
+    crossing, last = turns.any(axis=1), np.full(size, np.nan)
+    at = turns.shape[1] - 1 - turns[crossing, ::-1].argmax(axis=1)
+    ends = [np.log(draws_a[crossing, end] / draws_b[crossing, end]) for end in (at, at + 1)]
+    last[crossing] = _between(grid, at, *ends)
     share = float(np.isfinite(last).mean())
     interval = None
     if roots:
-        beyond = (gaps[:, -1] > 0) != (gap[-1] > 0)
+        beyond = above[:, -1] != (gap[-1] > 0)
         last = np.where(np.isnan(last), np.where(beyond, high, low), last)
         bounds = np.quantile(last, [(1 - confidence) / 2, (1 + confidence) / 2])
         interval = Interval(
@@ -243,11 +245,12 @@ def crossover(
     )
 
 
-def _roots(gap: np.ndarray, grid: np.ndarray) -> tuple[float, ...]:
-    """Sign changes of `gap` (G,) on the geometric `grid`, interpolated in log length."""
-    at = np.flatnonzero(np.diff(gap > 0))
-    share = gap[at] / (gap[at] - gap[at + 1])
-    return tuple((grid[at] * (grid[at + 1] / grid[at]) ** share).tolist())
+def _between(grid: np.ndarray, at: np.ndarray, gap: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Where a gap that is `gap` at places `at` of the geometric `grid`, and `after` one on, is 0.
+
+    Interpolated in log length.
+    """
+    return grid[at] * (grid[at + 1] / grid[at]) ** (gap / (gap - after))
 
 
 def _points(
@@ -316,7 +319,8 @@ def _resample(
     if np.sqrt(noise.var(axis=0).mean()) > spread:
         return "replicates", curve + noise
     # A coefficient at zero takes up no freedom: its column is cut by rcond.
-    leverage = np.einsum("ij,ji->i", jacobian[0], np.linalg.pinv(jacobian[0], rcond=1e-5))
+    slopes = jacobian[0].T
+    leverage = np.einsum("ij,ji->i", slopes, np.linalg.pinv(slopes, rcond=1e-5))
     corrected = residuals / np.sqrt(np.clip(1 - leverage, 0.1, 1))
     corrected *= spread / np.sqrt((corrected**2).mean() or 1.0)
     wider = stats.t.ppf((1 + confidence) / 2, freedom) / stats.norm.ppf((1 + confidence) / 2)

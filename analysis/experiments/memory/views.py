@@ -57,8 +57,10 @@ def at(
     rows = rows[rows["pass"] == pass_]
     for column, value in fixed.items():
         rows = rows[rows[column] == value]
-    rows = rows.assign(other=rows["dtype"] != "float16").sort_values(["other", "path"])
-    return None if rows.empty else rows.iloc[0]
+    if rows.empty:
+        return None
+    order = list(zip(rows["dtype"] != "float16", rows["path"], strict=True))
+    return rows.iloc[order.index(min(order))]
 
 
 def inputs_bytes(row: pd.Series) -> float:

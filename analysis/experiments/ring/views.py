@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import zip_longest
 
 import pandas as pd
@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.records import rank_columns
 from analysis.records.units import ITEM_BYTES
 from analysis.selection import published, views
+from analysis.selection.row_index import RowIndex
 from analysis.standard import quantities
 from analysis.standard.quantities import Quantity
 from analysis.statistics import scaling
@@ -58,9 +59,11 @@ class Family:
 
     def row(self, seq_len: int, world_size: int) -> pd.Series | None:
         """The record at a point, any status; None without one."""
-        rows = self.rows[self.rows["seq_len"] == seq_len]
-        rows = rows[rows["world_size"] == world_size]
-        return None if rows.empty else rows.iloc[0]
+        return self._index.first(seq_len, world_size)
+
+    @cached_property
+    def _index(self) -> RowIndex:
+        return RowIndex(self.rows, ("seq_len", "world_size"))
 
     def memory_over_lengths(self, world_size: int) -> scaling.ScalingFit | None:
         """Growth of a rank's memory with the length; None below three points."""
