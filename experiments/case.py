@@ -62,10 +62,10 @@ class Case:
     seed: int = _stated(default=0, ge=0)
 
     def __post_init__(self):
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if value is not None or f.default is not None:
-                _check_stated(_public(f.name), value, **f.metadata)
+        for attribute, name, is_optional, limits in _LIMITED:
+            value = getattr(self, attribute)
+            if value is not None or not is_optional:
+                _check_stated(name, value, **limits)
         if self.heads % self.kv_heads:
             raise CaseError(f"kv_heads={self.kv_heads}: expected a divisor of heads={self.heads}")
         if type(self.is_causal) is not bool:
@@ -120,6 +120,12 @@ class Case:
 
 # Every field as it is called outside.
 COLUMNS = tuple(_public(f.name) for f in fields(Case))
+# Of fields with limits: attribute, name outside, whether it may be None, and the limits.
+_LIMITED = tuple(
+    (f.name, _public(f.name), f.default is None, limits)
+    for f in fields(Case)
+    if (limits := {key: f.metadata[key] for key in ("ge", "one_of") if key in f.metadata})
+)
 _OPTIONAL_NUMBERS = [
     name for name, hint in get_type_hints(Case).items() if {int, float} & {*get_args(hint)}
 ]
@@ -145,7 +151,7 @@ def _text(value) -> str:
     return str(value)
 
 
-def _check_stated(name: str, value, *, ge=None, one_of=None, description=None) -> None:
+def _check_stated(name: str, value, *, ge=None, one_of=None) -> None:
     if ge is not None and (type(value) is not int or value < ge):
         raise CaseError(f"{name}={value!r}: expected an integer >= {ge}")
     if one_of is not None and value not in one_of:

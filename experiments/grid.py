@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from experiments.case import PATTERN_FIELDS, RANK_FIELDS, Case, CaseError, columns
@@ -119,9 +119,13 @@ def load(name: str, folder: Path = GRIDS) -> Grid:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
         raise GridError(f"experiment {name!r}: no {path.name}; there are {known}")
-    where = f"{folder.name}/{path.name}"
+    return _parsed(name, f"{folder.name}/{path.name}", path.read_text())
+
+
+@lru_cache(maxsize=64)  # The analysis asks for the same grids hundreds of times.
+def _parsed(name: str, where: str, text: str) -> Grid:
     try:
-        data = loads(path.read_text())
+        data = loads(text)
     except PlainYamlError as error:
         raise GridError(f"{where}: {error}") from error
     _check_keys(where, data, required=("title", "question", "tiers"), optional=("procedure",))
