@@ -1,64 +1,86 @@
-"""Synthetic records of every experiment, written and read once per session and worker."""
+"""Synthetic records of every experiment, and what is made of them: once for all workers."""
 
+import fcntl
+import os
+import pickle
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from analysis import catalogue, claims
 from analysis.across import overview, provenance
 from analysis.records import frame as records
-from analysis.rendering import numbers, style, table
+from analysis.rendering import figure_csv, numbers, style, table
+from analysis.rendering.text import write
 from analysis.selection import published
+from experiments.atomic_write import atomic_write
 from tests.analysis import synthetic, synthetic_cards
 from tests.analysis.claims_cases import EMPTY, data, entry, load
 
 
 @pytest.fixture(scope="session")
-def laptop_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("laptop") / "published"
-    for experiment in published.EXPERIMENTS:
-        synthetic.write(root, experiment)
-    return root
+def once(tmp_path_factory):
+    """`once(name, make, *arguments)`: what `make` returns, made by one worker for all."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own) / "once"
+    folder.mkdir(exist_ok=True)
+
+    def made(name: str, make: Callable, *arguments):
+        path = folder / f"{name}.pickle"
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                with atomic_write(path) as partial:
+                    partial.write_bytes(pickle.dumps(make(*arguments)))
+        return pickle.loads(path.read_bytes())
+
+    made.folder = folder
+    return made
 
 
 @pytest.fixture(scope="session")
-def smoke_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("smoke") / "local"
-    for experiment in published.EXPERIMENTS:
-        synthetic.write(root, experiment, "smoke")
-    return root
+def laptop_root(once):
+    return once("laptop-root", _written, once.folder / "laptop" / "published", "laptop")
 
 
 @pytest.fixture(scope="session")
-def nothing(tmp_path_factory):
+def smoke(once):
+    root = once("smoke-root", _written, once.folder / "smoke" / "local", "smoke")
+    return once("smoke", records.load, root)
+
+
+@pytest.fixture(scope="session")
+def nothing(once):
     """A machine that could time no case."""
-    root = tmp_path_factory.mktemp("nothing") / "local"
+    folder = once.folder / "nothing" / "local"
+    root = once("nothing-root", _written, folder, "laptop", "unsupported")
+    return once("nothing", records.load, root)
+
+
+def _written(root: Path, tier: str, failed: str | None = None) -> Path:
     for experiment in published.EXPERIMENTS:
-        synthetic.write(root, experiment, "laptop", "unsupported")
-    return records.load(root)
+        synthetic.write(root, experiment, tier, failed)
+    return root
 
 
 @pytest.fixture(scope="session")
-def laptop(laptop_root):
-    return records.load(laptop_root)
+def laptop(once, laptop_root):
+    return once("laptop", records.load, laptop_root)
 
 
 @pytest.fixture(scope="session")
-def smoke(smoke_root):
-    return records.load(smoke_root)
+def both_root(once):
+    return once("both-root", synthetic.write_all, once.folder / "both" / "published")
 
 
 @pytest.fixture(scope="session")
-def both_root(tmp_path_factory):
-    return synthetic.write_all(tmp_path_factory.mktemp("both") / "published")
-
-
-@pytest.fixture(scope="session")
-def both(both_root):
-    return records.load(both_root)
+def both(once, both_root):
+    return once("both", records.load, both_root)
 
 
 @pytest.fixture(scope="session")
@@ -67,51 +89,65 @@ def claims_file():
 
 
 @pytest.fixture(scope="session")
-def verdicts(claims_file, both):
+def verdicts(once, claims_file, both):
     """On every claim by the records of both machines."""
-    return claims.evaluate(claims_file, both)
+    return once("verdicts", claims.evaluate, claims_file, both)
 
 
 @pytest.fixture(scope="session")
-def numbers_of():
-    """`catalogue.numbers`, for each of the frames above once."""
-    made = {}
+def numbers_of(once, request):
+    """`catalogue.numbers` of the frame that a fixture here is called."""
 
-    def of(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> dict[str, dict]:
-        key = (id(frame), experiment, machine)
-        if key not in made:
-            # With the frame, whose id would be another's once it is gone.
-            made[key] = frame, catalogue.numbers(frame, experiment, machine)
-        return made[key][1]
+    @cache
+    def of(frame: str, experiment: str, machine: str = "auto") -> dict[str, dict]:
+        what = request.getfixturevalue(frame), experiment, machine
+        return once(f"numbers-{frame}-{experiment}-{machine}", catalogue.numbers, *what)
 
     return of
 
 
 @pytest.fixture(scope="session")
-def build(laptop, numbers_of, tmp_path_factory):
+def build(once, laptop, numbers_of):
     """Everything that write-ups and paper read, of synthetic laptop records."""
-    return _built(laptop, numbers_of, tmp_path_factory.mktemp("build"))
+    found = {e: numbers_of("laptop", e) for e in published.EXPERIMENTS}
+    return once("build", _built, laptop, found, once.folder / "build")
 
 
 @pytest.fixture(scope="session")
-def build_with_card(laptop_root, numbers_of, tmp_path_factory):
-    """The same where a campaign on a card, cut short, stands beside the laptop."""
+def build_with_card(laptop_root, build, tmp_path_factory):
+    """The same where a campaign on a card, cut short, stands beside the laptop.
+
+    Its figures are worked out, but not rendered: in their place are those of `build`.
+    """
     root = tmp_path_factory.mktemp("card") / "published"
     shutil.copytree(laptop_root, root)
     synthetic_cards.write(root, synthetic_cards.half_full(), synthetic_cards.H100, 1)
-    return _built(records.load(root), numbers_of, tmp_path_factory.mktemp("build-card"))
+    frame = records.load(root)
+    found = {e: catalogue.numbers(frame, e) for e in published.EXPERIMENTS}
+    return _built(frame, found, tmp_path_factory.mktemp("build-card"), build / "figures")
 
 
-def _built(frame: pd.DataFrame, numbers_of: Callable, folder: Path) -> Path:
+def _built(
+    frame: pd.DataFrame, found: dict[str, dict], folder: Path, rendered: Path | None = None
+) -> Path:
+    """rendered: a folder with the SVG of every figure; None to render them."""
+
+    def save(figure: Figure, name: str) -> None:
+        path = folder / "figures" / f"{name}.svg"
+        if rendered is None:
+            style.save(figure, path)
+        else:
+            write(path.with_suffix(".csv"), figure_csv.to_csv(figure))
+            path.symlink_to(rendered / path.name)
+
     for experiment in published.EXPERIMENTS:
-        found = numbers_of(frame, experiment)
-        numbers.save(found, folder / "numbers" / f"{experiment}.json")
+        numbers.save(found[experiment], folder / "numbers" / f"{experiment}.json")
         for name, draw in catalogue.figures(experiment).items():
-            style.save(draw(frame, experiment), folder / f"figures/{experiment}-{name}.svg")
+            save(draw(frame, experiment), f"{experiment}-{name}")
         for name, make in catalogue.tables(experiment).items():
             table.save(make(frame, "auto"), folder / "tables" / f"{experiment}-{name}")
     for name, draw in overview.FIGURES.items():
-        style.save(draw(frame), folder / f"figures/{name}.svg")
+        save(draw(frame), name)
     claims_file = claims.load(published.CLAIMS)
     verdicts = claims.evaluate(claims_file, frame)
     (folder / "claims.json").write_text(claims.to_json(claims_file, verdicts))

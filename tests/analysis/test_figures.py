@@ -33,11 +33,17 @@ def test_two_renders_are_the_same_bytes(laptop, tmp_path, name):
 
 
 @pytest.mark.parametrize(("experiment", "name"), ALL)
-def test_every_figure_holds_the_values_of_its_records(both, tmp_path, experiment, name):
+def test_every_figure_is_written_with_its_values_beside_it(build, experiment, name):
+    path = build / "figures" / f"{experiment}-{name}.svg"
+    assert path.read_bytes().startswith(b"<?xml")
+    assert list(csv.DictReader(path.with_suffix(".csv").open()))
+
+
+@pytest.mark.parametrize(("experiment", "name"), ALL)
+def test_every_figure_holds_the_values_of_its_records(both, experiment, name):
     figure = catalogue.figures(experiment)[name](both, experiment)
     assert figure.get_figwidth() in (style.COLUMN, style.PAGE)
-    assert _svg(figure, tmp_path / "f.svg").startswith(b"<?xml")
-    rows = list(csv.DictReader((tmp_path / "f.csv").open()))
+    rows = _rows(figure)
     assert rows and all(row["series"] and row["shape"] for row in rows)
     figure_values.check(both, experiment, name, rows)
 

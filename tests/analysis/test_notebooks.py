@@ -71,9 +71,9 @@ def test_an_unknown_figure_or_table_is_named(laptop_root, tmp_path):
         page.table("smal")
 
 
-@pytest.mark.parametrize("experiment", ["dilated", "block_sparse"])
-def test_a_notebook_runs_and_writes_what_it_says(laptop_root, tmp_path, experiment):
-    build = tmp_path / "build"
+def test_a_notebook_runs_and_writes_what_it_says(laptop_root, tmp_path):
+    """One of a kind: what the others show, and write, is what their cells call."""
+    build, experiment = tmp_path / "build", "extreme"
     assert notebook.main([experiment, "--build", str(build), str(laptop_root)]) == 0
     expected = {*outputs.written(experiment), f"notebooks/{experiment}.ipynb"}
     found = {path.relative_to(build).as_posix() for path in build.rglob("*") if path.is_file()}

@@ -9,17 +9,17 @@ from analysis.selection import published
 from tests.analysis import synthetic
 
 
-def test_keys_are_the_same_whatever_was_measured(numbers_of, both, smoke, nothing):
+def test_keys_are_the_same_whatever_was_measured(numbers_of):
     for experiment in published.EXPERIMENTS:
-        full = numbers_of(both, experiment, synthetic.GPU)
-        few, none = (numbers_of(frame, experiment) for frame in (smoke, nothing))
+        full = numbers_of("both", experiment, synthetic.GPU)
+        few, none = (numbers_of(frame, experiment) for frame in ("smoke", "nothing"))
         assert full.keys() == few.keys() == none.keys()
         measured = [sum(map(numbers.is_measured, one.values())) for one in (full, few, none)]
         assert measured[0] > measured[1] > measured[2]
 
 
-def test_a_number_comes_with_interval_text_and_records(numbers_of, laptop):
-    found = numbers_of(laptop, "comprehensive")
+def test_a_number_comes_with_interval_text_and_records(numbers_of):
+    found = numbers_of("laptop", "comprehensive")
     gain = found["comprehensive.speedup.dilated-sdpa.b1.n8192"]
     expected = [
         synthetic.median_ms(c, synthetic.CPU)
@@ -34,36 +34,36 @@ def test_a_number_comes_with_interval_text_and_records(numbers_of, laptop):
     assert found["comprehensive.published.speedup.ring.b1.n8192"]["text"] == "17.22"
 
 
-def test_words_follow_the_measured_sign(numbers_of, laptop):
-    found = numbers_of(laptop, "comprehensive")
+def test_words_follow_the_measured_sign(numbers_of):
+    found = numbers_of("laptop", "comprehensive")
     word = "comprehensive.vs_dense.{}.b1.n2048.word"
     assert found[word.format("dilated-sdpa")]["text"] == "faster than"
     assert found[word.format("dilated-gather")]["text"] == "slower than"
     assert found[word.format("dense")]["text"] == "not compared with"
 
 
-def test_what_was_not_measured_is_a_dash(numbers_of, smoke):
-    found = numbers_of(smoke, "comprehensive")
+def test_what_was_not_measured_is_a_dash(numbers_of):
+    found = numbers_of("smoke", "comprehensive")
     missing = found["comprehensive.time.dense.b1.n8192"]
     assert (missing["value"], missing["text"], missing["records"]) == (None, "–", [])
     json.dumps(found, allow_nan=False)
 
 
-def test_the_crossover_lies_where_the_curves_cross(numbers_of, both):
-    found = numbers_of(both, "dilated", synthetic.GPU)
+def test_the_crossover_lies_where_the_curves_cross(numbers_of):
+    found = numbers_of("both", "dilated", synthetic.GPU)
     crossing = found["dilated.crossover.dilated-gather"]
     (a, p), (b, q) = synthetic.SPEED["dense"], synthetic.SPEED["dilated-gather"]
     assert crossing["value"] == pytest.approx(1024 * (b / a) ** (1 / (p - q)), rel=0.05)
 
 
-def test_a_ratio_is_of_the_last_length_that_both_were_timed_at(numbers_of, both):
-    found = numbers_of(both, "dilated", synthetic.GPU)
+def test_a_ratio_is_of_the_last_length_that_both_were_timed_at(numbers_of):
+    found = numbers_of("both", "dilated", synthetic.GPU)
     assert found["dilated.series.longest"]["value"] == 131072
     assert found["dilated.series.vs_dense.dilated-sdpa.longest.tokens"]["value"] == 65536
 
 
-def test_block_sparse_numbers_are_against_dense_attention(numbers_of, laptop):
-    found = numbers_of(laptop, "block_sparse")
+def test_block_sparse_numbers_are_against_dense_attention(numbers_of):
+    found = numbers_of("laptop", "block_sparse")
     gain = found["block_sparse.series.vs_dense.block-sparse@95.longest"]
     assert gain["value"] == pytest.approx((0.3 + 12 * 256) / (40 + 0.75 * 256))
     assert found["block_sparse.series.vs_dense.block-sparse@95.longest.tokens"]["value"] == 16384
@@ -76,8 +76,8 @@ def test_block_sparse_numbers_are_against_dense_attention(numbers_of, laptop):
     assert "block_sparse.vs_dense.block-sparse@95.b1.n8192" not in found  # dense is the base
 
 
-def test_rates_are_of_useful_work_and_share_the_lower_ceiling(numbers_of, laptop):
-    found = numbers_of(laptop, "block_sparse")
+def test_rates_are_of_useful_work_and_share_the_lower_ceiling(numbers_of):
+    found = numbers_of("laptop", "block_sparse")
     case = next(
         c for c in synthetic.cases("block_sparse", "laptop")
         if c.sparsity == 0.9 and c.seq_len == 16384
@@ -90,8 +90,8 @@ def test_rates_are_of_useful_work_and_share_the_lower_ceiling(numbers_of, laptop
     assert found["block_sparse.rate.block-sparse@90.tokens"]["value"] == 16384
 
 
-def test_backends_are_against_scores_that_are_written_down(numbers_of, both):
-    found = numbers_of(both, "backends", synthetic.CPU)
+def test_backends_are_against_scores_that_are_written_down(numbers_of):
+    found = numbers_of("both", "backends", synthetic.CPU)
     gain = found["backends.series.vs_base.dense-flash.longest"]
     size = (found["backends.series.vs_base.dense-flash.longest.tokens"]["value"] / 1024) ** 2
     assert size > 1

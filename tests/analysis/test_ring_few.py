@@ -8,7 +8,6 @@ import pytest
 
 from analysis import catalogue
 from analysis.experiments.ring import cost_model, figure_model, figure_scaling, figure_traffic
-from analysis.rendering import style
 from tests.analysis import synthetic
 from tests.analysis.synthetic_ranks import GAIN
 
@@ -56,9 +55,9 @@ def _panel(figure, *words):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_is_drawn_of_few_records(few, tmp_path, name):
+def test_every_figure_is_drawn_of_few_records(few, name):
     figure = FIGURES[name](few, "ring")
-    assert style.save(figure, tmp_path / "f.svg").read_text().startswith("<?xml")
+    figure.draw_without_rendering()
     # Either something is drawn or the figure says that there is nothing.
     words = [text.get_text() for text in figure.texts]
     assert bool(figure.axes) != ("nothing measured here" in words)
