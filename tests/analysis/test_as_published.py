@@ -19,8 +19,8 @@ def view(laptop):
 
 
 @pytest.fixture(scope="module")
-def numbers(laptop):
-    found = catalogue.numbers(laptop, EXPERIMENT)
+def numbers(numbers_of):
+    found = numbers_of("laptop", EXPERIMENT)
     return {key.removeprefix(f"{EXPERIMENT}."): value for key, value in found.items()}
 
 
@@ -121,14 +121,14 @@ def test_a_billion_is_a_chunk_multiplied_and_says_so(laptop, numbers):
     assert last["Exact, one sequence (s)"] is None  # a laptop streams 4M at most
 
 
-def test_real_sequences_stand_beside_the_multiplied_chunk(laptop):
+def test_real_sequences_stand_beside_the_multiplied_chunk(laptop, numbers_of):
     rows = laptop[(laptop["experiment"] == "extreme") & (laptop["seq_len"] == 2**20)]
     kept = rows[(rows["variant"] == "dilated-streamed") & rows["segment_lengths"].map(_stays)]
     made = catalogue.tables(EXPERIMENT)["billion"](laptop, "auto")
     cells = {row[0]: row[-1] for row in made.rows}
     assert cells["1,048,576"].value == pytest.approx(kept.iloc[0]["median_ms"] / 1e3)
     assert cells["131,072"] is None
-    found = catalogue.numbers(laptop, EXPERIMENT)
+    found = numbers_of("laptop", EXPERIMENT)
     assert found[f"{EXPERIMENT}.billion.exact.tokens"]["text"] == "4,194,304"
     without = laptop[laptop["experiment"] != "extreme"]
     made = catalogue.tables(EXPERIMENT)["billion"](without, "auto")

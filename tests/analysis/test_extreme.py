@@ -69,8 +69,8 @@ def test_ways_to_read_beside_one_piece(laptop):
     assert rows[3]["Over one piece"] == "" and rows[3]["Source (ms)"] == ""
 
 
-def test_numbers_for_the_prose(laptop, nothing):
-    found = catalogue.numbers(laptop, "extreme")
+def test_numbers_for_the_prose(numbers_of):
+    found = numbers_of("laptop", "extreme")
     assert found["extreme.same.longest.tokens"]["text"] == "4M"
     assert found["extreme.same.longest.tokens.exact"]["text"] == "4,194,304"
     assert found["extreme.same.longest.rate"]["value"] == pytest.approx(
@@ -83,7 +83,7 @@ def test_numbers_for_the_prose(laptop, nothing):
     hours = found["extreme.dense.extrapolated"]
     assert hours["value"] == pytest.approx(_dense_ms(LONGEST) / 3.6e6, rel=0.02)
     assert len(hours["records"]) == 7  # six of dense attention, and the streamed pass
-    empty = catalogue.numbers(nothing, "extreme")
+    empty = numbers_of("nothing", "extreme")
     assert set(empty) == set(found)
     ours = [key for key in empty if key.startswith(("extreme.same.", "extreme.dense."))]
     assert len(ours) > 20 and all(empty[key]["value"] is None for key in ours)

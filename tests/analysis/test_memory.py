@@ -134,8 +134,8 @@ def test_lengths_that_ran_out_stand_at_the_top_edge(both):
     assert "Dense  $n^{1.00}$" in [text.get_text() for text in axes.texts]
 
 
-def test_numbers_follow_the_records(both, laptop):
-    found = catalogue.numbers(both, "memory", synthetic.GPU)
+def test_numbers_follow_the_records(both, numbers_of):
+    found = numbers_of("both", "memory", synthetic.GPU)
     assert found["memory.forward.ran_out.dense-eager"]["value"] == 65536
     assert found["memory.forward.longest.dense-eager"]["value"] == 32768
     assert found["memory.forward.model.dense-eager"]["text"] == "c + b n"
@@ -145,6 +145,6 @@ def test_numbers_follow_the_records(both, laptop):
     total = found["memory.forward.total.dilated-gather.n8192"]
     row = memory_views.at(_view(both, synthetic.GPU), "dilated-gather", 8192, batch=4)
     assert total["value"] == memory_views.total_bytes(row) / 2**20
-    here = catalogue.numbers(laptop, "memory")
+    here = numbers_of("laptop", "memory")
     assert here["memory.forward.total.dilated-gather.n8192"]["text"] == "–"
     assert math.isfinite(here["memory.per_token.ring-hilbert"]["value"])

@@ -8,13 +8,13 @@ from analysis.selection import published, views
 
 
 @pytest.fixture(scope="module")
-def table(laptop):
-    return advice_table(laptop)
+def table(once, laptop):
+    return once("advice-laptop", advice_table, laptop)
 
 
 @pytest.fixture(scope="module")
-def table_of_gpu(both):
-    return advice_table(both, "big-gpu")
+def table_of_gpu(once, both):
+    return once("advice-both", advice_table, both, "big-gpu")
 
 
 def rows(table):

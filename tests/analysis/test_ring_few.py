@@ -74,8 +74,8 @@ def test_every_table_is_made_of_few_records(few, name):
     assert "nan" not in made.to_markdown()
 
 
-def test_numbers_are_the_same_keys_of_few_records(few, laptop):
-    assert set(catalogue.numbers(few, "ring")) == set(catalogue.numbers(laptop, "ring"))
+def test_numbers_are_the_same_keys_of_few_records(few, numbers_of):
+    assert set(catalogue.numbers(few, "ring")) == set(numbers_of("laptop", "ring"))
 
 
 def test_what_needs_no_ranks_is_drawn_without_any(laptop):

@@ -2,7 +2,6 @@
 
 import pytest
 
-from analysis import catalogue
 from analysis.experiments.ring import (
     cost_model,
     figure_memory,
@@ -22,13 +21,6 @@ def _texts(figure) -> list[str]:
 
 def _titles(figure) -> list[str]:
     return [ax.get_title(loc="left") for ax in figure.axes]
-
-
-@pytest.mark.parametrize("name", ["memory-ranks", "strong", "overlap", "traffic", "model"])
-def test_two_renders_are_the_same_bytes(laptop, tmp_path, name):
-    draw = catalogue.figures("ring")[name]
-    paths = [style.save(draw(laptop, "ring"), tmp_path / f"{i}.svg") for i in range(2)]
-    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_memory_a_token_is_a_line_for_each_number_of_ranks(laptop):

@@ -186,8 +186,8 @@ def test_tables_are_made_whatever_was_measured(both, smoke, nothing, name):
 # --- Numbers -----------------------------------------------------------------------------------
 
 
-def test_numbers_of_one_device(laptop):
-    found = catalogue.numbers(laptop, "ring")
+def test_numbers_of_one_device(numbers_of):
+    found = numbers_of("laptop", "ring")
     rate = found["ring.single.throughput.ring-standard.n2048"]
     time = _median(variant="ring-standard", seq_len=2048, is_causal=False, batch=2)
     assert rate["value"] == pytest.approx(1000 * 2 * 2048 / time)
@@ -200,8 +200,8 @@ def test_numbers_of_one_device(laptop):
     assert found["ring.published.memory.per_token.ring-hilbert"]["text"] == "21.031"
 
 
-def test_numbers_over_ranks(laptop):
-    found = catalogue.numbers(laptop, "ring")
+def test_numbers_over_ranks(numbers_of):
+    found = numbers_of("laptop", "ring")
     assert found["ring.strong.ring-distributed.speedup"]["value"] == pytest.approx(SPEEDUP)
     assert found["ring.strong.ring-distributed.tokens"]["value"] == 8192
     assert found["ring.strong.ring-distributed.ranks"]["value"] == 2
@@ -216,11 +216,11 @@ def test_numbers_over_ranks(laptop):
     assert found["ring.model.break_even.dense.nvlink"]["text"] == "1,852"
 
 
-def test_numbers_of_what_could_not_be_timed(both, nothing):
-    found = catalogue.numbers(both, "ring", synthetic.CPU)
+def test_numbers_of_what_could_not_be_timed(numbers_of):
+    found = numbers_of("both", "ring", synthetic.CPU)
     assert found["ring.peers.ring-flash-attn-zigzag.outcome"]["text"] == "unsupported"
     assert found["ring.peers.torch-context-parallel-alltoall.outcome"]["text"] == "timed"
-    empty = catalogue.numbers(nothing, "ring")
+    empty = numbers_of("nothing", "ring")
     assert empty["ring.strong.ring-distributed.speedup"]["text"] == "–"
     assert empty["ring.memory.over_ranks"]["value"] is None
 

@@ -167,14 +167,13 @@ def test_backends_stand_by_shape_with_reasons_for_what_has_no_time(both):
 
 
 @pytest.fixture(scope="module")
-def made_of_both(both):
+def made_of_both(once, both):
     """Experiment -> name -> table of the records of both machines."""
-    return {
-        experiment: {
-            name: make(both, "auto") for name, make in catalogue.tables(experiment).items()
-        }
-        for experiment in published.EXPERIMENTS
-    }
+
+    def make(experiment: str) -> dict:
+        return {name: of(both, "auto") for name, of in catalogue.tables(experiment).items()}
+
+    return once("tables-both", lambda: {name: make(name) for name in published.EXPERIMENTS})
 
 
 def _measured(made: table.Table) -> list[tuple[str, table.Measured]]:
