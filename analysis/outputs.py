@@ -10,12 +10,12 @@ writes the captions.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
 from pathlib import Path, PurePosixPath
 
+from analysis.command import command, parser
 from analysis.rendering.text import FIGURE_FORMS, TABLE_FORMS, title, write
 
 NOTEBOOKS = Path(__file__).parent / "notebooks"
@@ -91,15 +91,15 @@ def _rst(markdown: str) -> str:
     return re.sub(r"`([^`]+)`", r"``\1``", "\n".join(lines))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write the captions of an experiment's outputs; returns the exit status."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("experiment")
-    parser.add_argument("--build", type=Path, default=Path("build"))
-    options = parser.parse_args(arguments)
-    for path, text in captions(options.experiment).items():
-        write(options.build / path, text)
-    return 0
+@command("captions")
+def main(arguments: list[str] | None = None) -> None:
+    """Write the captions of an experiment's outputs."""
+    options = parser(main.__doc__)
+    options.add_argument("experiment")
+    options.add_argument("--build", type=Path, default=Path("build"))
+    given = options.parse_args(arguments)
+    for path, text in captions(given.experiment).items():
+        write(given.build / path, text)
 
 
 if __name__ == "__main__":

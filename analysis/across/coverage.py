@@ -10,7 +10,6 @@ prints it for the campaign that `python -m experiments campaign --plan --minutes
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from analysis.across.expected_records import expected_record
 from analysis.claims import NOT_TESTABLE, load
 from analysis.claims.claim import Claim
 from analysis.claims.evidence import Evidence
+from analysis.command import command, parser
 from analysis.records import frame as records
 from experiments import cost
 from experiments.campaign import planning, work
@@ -128,17 +128,17 @@ def text(frame: pd.DataFrame, minutes: Sequence[float] = (5, 10, 20, 28)) -> str
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command("coverage", ValueError)
+def main(arguments: list[str] | None = None) -> None:
     """Print the claims that a campaign on one card would decide, and by when."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--minutes", type=float, default=28)
-    options = parser.parse_args(arguments)
-    steps = [m for m in (5, 10, 20) if m < options.minutes] + [options.minutes]
+    options = parser(main.__doc__)
+    options.add_argument("--minutes", type=float, default=28)
+    minutes = options.parse_args(arguments).minutes
+    steps = [m for m in (5, 10, 20) if m < minutes] + [minutes]
     reference = cost.reference_device("cuda")
     chosen = work.on_device("cuda", "gpu")
-    selected = planning.by_the_clock(chosen, "cuda", reference, options.minutes)
+    selected = planning.by_the_clock(chosen, "cuda", reference, minutes)
     print(text(coverage(selected, steps), steps))
-    return 0
 
 
 if __name__ == "__main__":

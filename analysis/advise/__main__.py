@@ -8,11 +8,11 @@ import json
 import math
 import re
 import sys
-from pathlib import Path
 
 from analysis.advise import Question, Refused, advise
 from analysis.advise.question import BY
 from analysis.advise.words import in_words
+from analysis.command import command, parser
 from analysis.records import frame as records
 from experiments.case import DTYPES, PASSES
 
@@ -28,26 +28,23 @@ def memory(text: str) -> float:
     return amount * (1024 ** " KMGT".index(prefix or " ") if binary else _UNITS[prefix])
 
 
+@command("advise", Refused, ValueError)
 def main(arguments: list[str] | None = None) -> int:
     """Print the answer; returns 0, or 1 where nothing fits or there is no answer (see stderr)."""
     options = _parser().parse_args(arguments)
-    try:
-        question = Question(
-            options.seq_len,
-            options.heads,
-            options.head_dim,
-            options.pass_,
-            options.batch,
-            options.dtype,
-            options.causal,
-            options.device,
-            options.memory,
-            options.by,
-        )
-        answer = advise(records.load(*options.roots), question)
-    except (Refused, records.RecordsError, ValueError) as error:
-        print(f"advise: {error}", file=sys.stderr)
-        return 1
+    question = Question(
+        options.seq_len,
+        options.heads,
+        options.head_dim,
+        options.pass_,
+        options.batch,
+        options.dtype,
+        options.causal,
+        options.device,
+        options.memory,
+        options.by,
+    )
+    answer = advise(records.load(*options.roots), question)
     print(as_json(answer) if options.json else in_words(answer), end="")
     return 0 if answer.ranked else 1
 
@@ -69,11 +66,10 @@ def _known(value):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.advise",
-        description="Rank the systems at a setting by measured or interpolated time and memory.",
+    options = parser(
+        "Rank the systems at a setting by measured or interpolated time and memory.", records=True
     )
-    add = parser.add_argument
+    add = options.add_argument
     add("--device", help="part of a device's name or machine's id (default: the reporting machine)")
     add("--seq-len", type=int, required=True, help="tokens")
     add("--heads", type=int, default=8)
@@ -89,8 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--memory", type=memory, help="limit: 20GB, 16GiB (default: what the device has)")
     add("--by", choices=BY, default="time", help="what is ranked by")
     add("--json", action="store_true", help="the whole answer, with paths and commands")
-    add("roots", nargs="*", type=Path, metavar="ROOT", help="records (default: all there are)")
-    return parser
+    return options
 
 
 if __name__ == "__main__":

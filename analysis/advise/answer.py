@@ -149,10 +149,7 @@ def _option(one: Series, estimate: Estimate, question: Question) -> Option:
     near = near or densities
     memory = None
     if estimate.peak is not None:
-        inputs = input_bytes(question, one.variant)
-        peak = estimate.peak
-        bounds = (value + inputs for value in (peak.value, peak.low, peak.high))
-        memory = Interval(*bounds, peak.confidence)
+        memory = estimate.peak.plus(input_bytes(question, one.variant))
     return Option(
         one.system,
         published.name(one.system),

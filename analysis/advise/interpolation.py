@@ -112,7 +112,7 @@ def _measured(point: Point) -> Estimate:
     time, peak = resampled_median(point.replicates, confidence=CONFIDENCE), point.peak_bytes
     if len(point.replicates) == 1:
         time = single_process_interval(time)
-    memory = None if math.isnan(peak) else Interval(peak, peak, peak, 1.0)
+    memory = None if math.isnan(peak) else Interval.exact(peak)
     return Estimate(time, memory, (point,))
 
 
@@ -142,11 +142,10 @@ def _between(fit: scaling.ScalingFit, seq_len: int, below: Interval, above: Inte
     what was measured on either side.
     """
     value = float(fit.predict(seq_len))
-    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    low, high = map(float, np.quantile(fit.sample_curves(seq_len), tails))
-    low = low if math.isnan(below.low) else max(low, below.low)
-    high = high if math.isnan(above.high) else min(high, above.high)
-    return Interval(value, min(low, value), max(high, value), CONFIDENCE)
+    low = -math.inf if math.isnan(below.low) else below.low
+    high = math.inf if math.isnan(above.high) else above.high
+    draws = np.clip(fit.sample_curves(seq_len), low, high)
+    return Interval.of_draws(value, draws, CONFIDENCE)
 
 
 def _rules(row: pd.Series, seq_len: int) -> list[str]:

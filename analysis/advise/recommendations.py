@@ -5,10 +5,8 @@ python -m analysis.advise.recommendations [--out build/tables/advice] [--machine
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
@@ -17,6 +15,7 @@ from analysis.advise.answer import Advice, Option, advise, overlap
 from analysis.advise.question import Question, Refused
 from analysis.claims.comparisons import Ordering
 from analysis.claims.stated_numbers import Support
+from analysis.command import command, parser
 from analysis.records import frame as records
 from analysis.records import systems
 from analysis.rendering.style import look
@@ -213,19 +212,13 @@ def _option(option: Option | None) -> tuple[Cell, Cell]:
     return look(option.system).label, brief(measured(time.value, *time.shown))
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command("advice", records.RecordsError, claims.ClaimsError)
+def main(arguments: list[str] | None = None) -> None:
     """Write the table in its three forms; 1 with one line on stderr for unusable input."""
-    parser = argparse.ArgumentParser(description=advice_table.__doc__)
-    parser.add_argument("--out", type=Path, default=Path("build/tables/advice"))
-    parser.add_argument("--machine", default="auto")
-    parser.add_argument("roots", nargs="*", type=Path, metavar="ROOT", help="records")
-    options = parser.parse_args(arguments)
-    try:
-        save(advice_table(records.load(*options.roots), options.machine), options.out)
-    except (records.RecordsError, claims.ClaimsError, OSError) as error:
-        print(f"advice: {error}", file=sys.stderr)
-        return 1
-    return 0
+    options = parser(advice_table.__doc__, "build/tables/advice", records=True)
+    options.add_argument("--machine", default="auto")
+    given = options.parse_args(arguments)
+    save(advice_table(records.load(*given.roots), given.machine), given.out)
 
 
 if __name__ == "__main__":

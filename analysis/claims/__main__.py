@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -10,37 +9,30 @@ from analysis.claims.completeness import missing
 from analysis.claims.load import load
 from analysis.claims.schema import ClaimsError
 from analysis.claims.verdicts import counts, evaluate, to_csv, to_json
-from analysis.records import frame as records
+from analysis.command import command, parser
+from analysis.records import frame
 from analysis.rendering.text import write
 
 
+@command("claims", ClaimsError, frame.RecordsError)
 def main(arguments: list[str] | None = None) -> int:
     """Judge every claim; returns the exit status.
 
     1 for unusable input, with one line on stderr. 1 also where a claim has no verdict or a verdict
     no evidence, with a line each; the files are written all the same.
     """
-    parser = argparse.ArgumentParser(prog="python -m analysis.claims", description=main.__doc__)
-    parser.add_argument("--claims", type=Path, default=Path("paper/claims.yaml"))
-    parser.add_argument("--out", type=Path, default=Path("build/claims.json"))
-    parser.add_argument("roots", nargs="*", metavar="RECORD_ROOT", help="folders or files")
-    options = parser.parse_args(arguments)
-    try:
-        claims_file = load(options.claims)
-        verdicts = evaluate(claims_file, records.load(*options.roots))
-        write(options.out, to_json(claims_file, verdicts))
-        write(options.out.with_suffix(".csv"), to_csv(verdicts))
-    except (ClaimsError, records.RecordsError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {options.out}: cannot write: {error.strerror}", file=sys.stderr)
-        return 1
+    options = parser(main.__doc__, "build/claims.json", records=True)
+    options.add_argument("--claims", type=Path, default=Path("paper/claims.yaml"))
+    given = options.parse_args(arguments)
+    claims_file = load(given.claims)
+    verdicts = evaluate(claims_file, frame.load(*given.roots))
+    write(given.out, to_json(claims_file, verdicts))
+    write(given.out.with_suffix(".csv"), to_csv(verdicts))
     for writeup, tally in counts(verdicts).items():
         print(f"{writeup}: " + ", ".join(f"{n} {verdict}" for verdict, n in tally.items()))
     lacking = missing(claims_file, verdicts)
     for line in lacking:
-        print(f"error: {line}", file=sys.stderr)
+        print(f"claims: {line}", file=sys.stderr)
     return 1 if lacking else 0
 
 

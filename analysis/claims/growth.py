@@ -264,7 +264,7 @@ class RisingSpeedup(Predicate):
             (samples[system, 0], samples[against, 0]),
         ]
         mean = interval_over_processes(geometric_mean_speedup(pairs), *rows.values())
-        rise = Interval(mean.value**2, mean.low**2, mean.high**2, mean.confidence)
+        rise = mean.squared()
         verdict = REPRODUCED if rise.low > 1 else REFUTED if rise.high < 1 else NOT_REPRODUCED
         ends = " and ".join(str(self.shapes[i].seq_len) for i in (0, -1))
         text = f"between {ends} tokens the speed-up changes by a factor {interval_text(rise)}"

@@ -54,6 +54,25 @@ class Interval:
         of_each = (x / divisor for x in (self.value, self.low, self.high))
         return Interval(*of_each, self.confidence)
 
+    def plus(self, amount: float) -> Interval:
+        """Of the value and a known amount."""
+        return Interval(self.value + amount, self.low + amount, self.high + amount, self.confidence)
+
+    def squared(self) -> Interval:
+        """Of the square of a value whose bounds are >= 0."""
+        return Interval(self.value**2, self.low**2, self.high**2, self.confidence)
+
+    @classmethod
+    def exact(cls, value: float) -> Interval:
+        """A value that was counted, not sampled: the bounds are the value, confidence 1."""
+        return cls(value, value, value, 1.0)
+
+    @classmethod
+    def of_draws(cls, value: float, draws: np.ndarray, confidence: float) -> Interval:
+        """An estimate and the quantiles of its bootstrap draws, widened to hold the estimate."""
+        low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+        return cls(value, min(float(low), value), max(float(high), value), confidence)
+
     @classmethod
     def without_spread(cls, value: float) -> Interval:
         """One value of which no spread is known: NaN bounds, confidence 0."""

@@ -150,14 +150,13 @@ def _fit(
         fitted[name] = theta, curves.descend(name, x, noisy, np.tile(theta, (draws, 1))), resampled
     theta, theta_draws, resampled = fitted[model]
     k, k_draws = (array[..., -1] for array in fitted[exponent_model][:2])
-    low, high = np.quantile(k_draws, [(1 - confidence) / 2, (1 + confidence) / 2])
     shorter = curves.solve(model, x[:-1], log_y[:-1])
     holdout = float(np.expm1(curves.log_curves(model, shorter[None], x[-1:])[0][0, 0] - log_y[-1]))
     return ScalingFit(
         model=model,
         parameters=curves.named_parameters(model, theta, x, log_y),
         selection=selection,
-        exponent=Interval(float(k), float(min(low, k)), float(max(high, k)), confidence),
+        exponent=Interval.of_draws(float(k), k_draws, confidence),
         exponent_model=exponent_model,
         aicc_weights=weights,
         not_compared=not_compared,
@@ -228,13 +227,7 @@ def crossover(
     if roots:
         beyond = above[:, -1] != (gap[-1] > 0)
         last = np.where(np.isnan(last), np.where(beyond, high, low), last)
-        bounds = np.quantile(last, [(1 - confidence) / 2, (1 + confidence) / 2])
-        interval = Interval(
-            roots[-1],
-            min(float(bounds[0]), roots[-1]),
-            max(float(bounds[1]), roots[-1]),
-            confidence,
-        )
+        interval = Interval.of_draws(roots[-1], last, confidence)
     return Crossover(
         status="found" if roots else "not in range",
         n=interval,

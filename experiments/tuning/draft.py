@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -55,4 +55,6 @@ def _first_clean(entry: plan.Entry, capability: int) -> Tile | None:
 
 
 if __name__ == "__main__":
-    draft(sys.argv[1:] or KERNELS)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=", ".join(KERNELS))
+    draft(parser.parse_args().tables or KERNELS)

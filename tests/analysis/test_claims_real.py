@@ -239,4 +239,4 @@ def test_command_line_says_what_is_wrong_in_one_line(tmp_path, both_root, capsys
     ]:
         assert cli.main(arguments) == 1
         message = capsys.readouterr().err
-        assert message.startswith("error: ") and message.count("\n") == 1 and part in message
+        assert message.startswith("claims: ") and message.count("\n") == 1 and part in message

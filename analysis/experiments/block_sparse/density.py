@@ -28,7 +28,7 @@ def density(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figu
     def draw(ax: Axes, series: views.Series) -> None:
         _draw(ax, series, experiment)
 
-    return over_length(panels, draw, "Dashed: asked. Band: one block a row off, one at least.")
+    return over_length(panels, draw, "Dashed: asked. Band: one block per row more or less.")
 
 
 def published_density(n: np.ndarray, block: int = BLOCK) -> np.ndarray:

@@ -55,10 +55,8 @@ class Extreme:
         fit = self.dense_fit()
         if fit is None or seq_len < fit.n_range[0]:
             return None
-        draws = fit.sample_curves(float(seq_len))
-        low, high = pd.Series(draws.ravel()).quantile([0.025, 0.975])
-        value = float(fit.predict(float(seq_len)))
-        return Interval(value, min(low, value), max(high, value), 0.95), seq_len > fit.n_range[1]
+        time = Interval.of_draws(float(fit.predict(seq_len)), fit.sample_curves(seq_len), 0.95)
+        return time, seq_len > fit.n_range[1]
 
 
 def extreme(frame: pd.DataFrame, machine: str = "auto") -> Extreme:

@@ -77,7 +77,7 @@ def _draw_strong(ax: Axes, lines: dict[str, list[tuple[int, Interval]]]) -> None
     ends, values = [(most, most, "ideal", GREY)], [1.0, float(most)]
     for system, line in lines.items():
         one = look(system)
-        x, y = draw_points(ax, [(1, Interval(1.0, 1.0, 1.0, 1.0)), *line], one)
+        x, y = draw_points(ax, [(1, Interval.exact(1.0)), *line], one)
         ends.append((x[-1], y[-1], one.label, one.ink))
         values += y
     ax.set_xlim(0.9, most * 1.1)
