@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from hypothesis import example
 from hypothesis import strategies as st
 
 import models.dilated  # noqa: F401 (its kernels are passes of the op)
@@ -26,6 +27,18 @@ def attend_branches(
     """out and LSE of the op beneath `dilated_attention`, which is not asked whether it can."""
     lists = (list(pattern.segment_lengths), list(pattern.dilation_rates), pattern.head_offset)
     return dilated(q, k, v, key_padding_mask, document_ids, *lists, is_causal, scale, backend)
+
+
+def in_each_dtype(dtypes, *cases):
+    """Explicit examples of a test of `dtype`: every case, a dict, in every dtype."""
+
+    def add(test):
+        for case in cases:
+            for dtype in dtypes:
+                test = example(**case, dtype=dtype)(test)
+        return test
+
+    return add
 
 
 def relative_rms(got, want) -> float:

@@ -31,16 +31,16 @@ def rows_of(name, blocks, **options):
 
 
 @every_builder
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
-    seq_len=st.integers(1, 400),
+    seq_len=st.integers(1, 200),
     block_size=st.sampled_from((1, 3, 16, 64)),
     sparsity=st.one_of(st.sampled_from((0, 0.5, 0.9, 0.95, 0.98, 0.999)), st.floats(0, 0.9999)),
     is_causal=st.booleans(),
     heads=st.sampled_from((1, 3)),
 )
 @example(seq_len=1, block_size=64, sparsity=0.0, is_causal=True, heads=1)
-@example(seq_len=400, block_size=1, sparsity=0.3, is_causal=True, heads=1)
+@example(seq_len=200, block_size=1, sparsity=0.3, is_causal=True, heads=1)
 def test_every_row_keeps_its_budget_and_its_own_block(
     name, seq_len, block_size, sparsity, is_causal, heads
 ):
@@ -148,10 +148,10 @@ def test_random_on_any_machine_is_this():
     assert row == [43, 52, 86, 357, 371, 500, 526, 652, 816, 950]
 
 
-@pytest.mark.parametrize("sparsity", (0.95, 0.5, 0.1))
+@pytest.mark.parametrize("sparsity", (0.9, 0.5, 0.1))
 def test_random_draws_every_other_block_equally_often(sparsity):
     """Counts over 400 heads: mean and variance of a binomial, within five standard errors."""
-    heads, blocks = 400, 40
+    heads, blocks = 400, 20
     mask = patterns.random(blocks, sparsity=sparsity, block_size=1, heads=heads)
     counts = mask.to_dense().sum(0).double()
     share = (round((1 - sparsity) * blocks) - 1) / (blocks - 1)

@@ -1,5 +1,7 @@
 """Block-sparse attention over packed documents by gathered blocks, against the oracle."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -18,17 +20,19 @@ def documents(problem, order, generator):
     return {"rising": drawn.sort(dim=1).values, "any": drawn}.get(order, drawn // 4 - 7)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@settings(max_examples=20)
+@settings(max_examples=25)
 @given(
+    dtype=st.sampled_from(DTYPES),
     problem=block_problems(),
     order=st.sampled_from(("rising", "any", "one")),
     is_padded=st.booleans(),
     with_lse=st.booleans(),
 )
-@example(problem=MIXED, order="rising", is_padded=True, with_lse=True)
-@example(problem=OF_HEADS, order="any", is_padded=False, with_lse=False)
-def test_tokens_attend_within_their_document(problem, order, is_padded, with_lse, dtype):
+@example(torch.float32, MIXED, "rising", True, True)
+@example(torch.bfloat16, MIXED, "rising", True, False)
+@example(torch.float16, OF_HEADS, "any", False, False)
+@example(torch.bfloat16, OF_HEADS, "any", True, True)
+def test_tokens_attend_within_their_document(dtype, problem, order, is_padded, with_lse):
     generator = torch.Generator().manual_seed(problem.seed)
     q, k, v, *grads = (x.detach() for x in problem.tensors(dtype))
     masks = {"document_ids": documents(problem, order, generator)}
@@ -46,6 +50,7 @@ def test_tokens_attend_within_their_document(problem, order, is_padded, with_lse
 @pytest.mark.parametrize("where", range(5))
 def test_what_one_document_holds_does_not_reach_another(where, problem, in_pieces, monkeypatch):
     """inf or NaN in q, k, v or a cotangent; the documents share blocks and interleave."""
+    problem = replace(problem, n=45, heads=4)
     held = (torch.inf, torch.nan)[(where + (problem is MIXED) + in_pieces) % 2]
     monkeypatch.setattr("models.block_schedule._SCORES_PER_TILE", 1 if in_pieces else 1 << 19)
     tensors = [x.detach() for x in problem.tensors(torch.float32)]

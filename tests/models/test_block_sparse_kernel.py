@@ -30,10 +30,10 @@ WAYS = ("plain", "rotated", "pairs")
 @st.composite
 def drawn(draw):
     """A small ragged problem and a mask over it, with empty rows and columns now and then."""
-    kv_heads, block_size = draw(st.integers(1, 2)), draw(st.sampled_from((16, 32)))
-    heads = kv_heads * draw(st.integers(1, 2))
+    batch, kv_heads, group = draw(st.sampled_from(((1, 1, 1), (1, 1, 2), (1, 2, 1), (2, 1, 1))))
+    block_size, heads = draw(st.sampled_from((16, 32))), kv_heads * group
     problem = Problem(
-        batch=draw(st.integers(1, 2)),
+        batch=batch,
         n=draw(st.integers(1, 60)),
         heads=heads,
         kv_heads=kv_heads,
@@ -102,14 +102,14 @@ def attend(problem, q, k, v, mask, **options):
     )
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @settings(max_examples=7)
-@given(case=drawn())
-@example(case=(Problem(2, 40, 4, 2, 16, is_causal=True), full(40, 16), 2, "plain"))
-@example(case=(Problem(1, 64, 2, 2, 32), full(64, 16, 2), 4, "pairs"))
-@example(case=(Problem(1, 90, 1, 1, 16), LACKING, 2, "pairs"))
-@example(case=(Problem(1, 90, 1, 1, 16, is_causal=True), LACKING, 1, "pairs"))
-@example(case=(Problem(1, 90, 1, 1, 16), LACKING, 2, "rotated"))
+@given(case=drawn(), dtype=st.sampled_from(DTYPES))
+@example((Problem(2, 40, 2, 1, 16, is_causal=True), full(40, 16), 2, "plain"), torch.float32)
+@example((Problem(1, 40, 4, 2, 16, is_causal=True), full(40, 16), 2, "plain"), torch.float16)
+@example((Problem(1, 64, 2, 2, 32), full(64, 16, 2), 4, "pairs"), torch.float16)
+@example((Problem(1, 90, 1, 1, 16), LACKING, 2, "pairs"), torch.float32)
+@example((Problem(1, 90, 1, 1, 16, is_causal=True), LACKING, 1, "pairs"), torch.float16)
+@example((Problem(1, 90, 1, 1, 16), LACKING, 2, "rotated"), torch.float16)
 def test_outputs_and_gradients_are_the_oracles(case, dtype):
     problem, mask, entries, way = case
     way = "plain" if way == "rotated" and dtype == torch.float32 else way

@@ -4,9 +4,6 @@ In processes of their own: in this one Triton interprets.
 """
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
@@ -76,20 +73,8 @@ print(json.dumps([launched, missed, misses]))
 """
 
 
-def run(script, cache):
-    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-c", HEAD + script],
-        capture_output=True,
-        text=True,
-        env=env | {"TRITON_CACHE_DIR": str(cache)},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
-
-
-def test_what_is_compiled_ahead_is_what_the_card_launches(tmp_path):
-    first, again, touched = run(AHEAD, tmp_path)
+def test_what_is_compiled_ahead_is_what_the_card_launches(compiler, tmp_path):
+    first, again, touched = json.loads(compiler.run(HEAD + AHEAD, tmp_path, tmp_path))
     # A launch for the carried branches and one for the base.
     kernels = [["forward", "forward"], ["backward_kv"]]
     assert first == [[None, None, [[name, True, False] for name in names]] for names in kernels]
@@ -98,7 +83,9 @@ def test_what_is_compiled_ahead_is_what_the_card_launches(tmp_path):
     assert not touched
     logs = list(tmp_path.rglob("*.ptxas"))
     assert len(logs) == 3 and all("Used " in log.read_text() for log in logs)
-    launched, misses, of_another_tile = run(LAUNCHED, tmp_path)
+    launched, misses, of_another_tile = json.loads(
+        compiler.run(HEAD + LAUNCHED, tmp_path, tmp_path)
+    )
     assert launched == ["forward", "forward", "backward_kv", "backward_kv"] and misses == []
     # The proof is one only if another tile would have been a miss.
     assert of_another_tile == ["backward_kv"]
@@ -127,8 +114,8 @@ print(json.dumps([first, [c.reason for c in late], took < 30, found[1].fault(90)
 """
 
 
-def test_a_call_that_fails_crashes_or_hangs_is_named_and_takes_no_other_with_it(tmp_path):
-    first, late, in_time, fault = run(FAULTY, tmp_path)
+def test_a_call_that_fails_crashes_or_hangs_is_named_and_takes_no_other_with_it(compiler, tmp_path):
+    first, late, in_time, fault = json.loads(compiler.run(HEAD + FAULTY, tmp_path, tmp_path))
     assert first == [
         "not compiled within 3 s",
         "RuntimeError: no such layout",

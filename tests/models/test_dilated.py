@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from models import dense_attention, dilated_attention, head_partitioned_attention, strided
 from models.dilated import resolve_backend
@@ -10,7 +11,14 @@ from models.fused_ops import CpuFlash
 from models.oracle import reference
 from models.patterns import DilatedBranches, HeadPartition
 from models.strided import views
-from tests.models.helpers import DILATED_BACKENDS, Problem, problems, relative_rms, rounding_floor
+from tests.models.helpers import (
+    DILATED_BACKENDS,
+    Problem,
+    in_each_dtype,
+    problems,
+    relative_rms,
+    rounding_floor,
+)
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 both_backends = pytest.mark.parametrize("backend", DILATED_BACKENDS)
@@ -30,11 +38,13 @@ def attend(problem, q, k, v, backend, **options):
 
 
 @both_backends
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @settings(max_examples=40)
-@given(problem=problems())
-@example(problem=Problem(batch=2, n=32, branches=((8, 1), (16, 2)), layout="fused"))
-@example(problem=Problem(batch=3, n=90, kv_heads=2, branches=((7, 3), (90, 4), (200, 1))))
+@given(problem=problems(), dtype=st.sampled_from(DTYPES))
+@in_each_dtype(
+    DTYPES,
+    {"problem": Problem(batch=2, n=32, branches=((8, 1), (16, 2)), layout="fused")},
+    {"problem": Problem(batch=3, n=90, kv_heads=2, branches=((7, 3), (90, 4), (200, 1)))},
+)
 def test_error_is_within_twice_dense_attentions_own(problem, dtype, backend):
     """Both errors are rms against float64; `rounding_floor` is the least bound."""
     q, k, v, *_ = problem.tensors(dtype)
@@ -135,7 +145,7 @@ def test_batch_elements_are_independent(backend):
 
 
 @both_backends
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(problem=problems())
 def test_key_padding_mask_is_the_oracles(problem, backend):
     q, k, v, *_ = problem.tensors(torch.float64)
@@ -171,7 +181,7 @@ def test_a_wholly_padded_sequence_gives_zero_and_minus_infinity(backend):
 
 
 @both_backends
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(problem=problems())
 def test_head_partitioned_keeps_one_branch_a_head(problem, backend):
     q, k, v, *_ = problem.tensors(torch.float64)

@@ -32,7 +32,7 @@ TILES = (Tile(16, 16, 1, 1), Tile(16, 32, 1, 1), Tile(32, 16, 1, 1))
 def small_problems(draw):
     """As `helpers.problems`, but small: the interpreter takes some 20 ms per program."""
     batch, kv_heads, group = draw(st.sampled_from(((1, 1, 1), (1, 1, 2), (1, 2, 1), (2, 1, 1))))
-    branch = st.tuples(st.integers(1, 45), st.integers(1, 5))
+    branch = st.tuples(st.integers(4, 45), st.integers(1, 5))
     return Problem(
         batch=batch,
         n=draw(st.integers(1, 36)),
@@ -76,12 +76,21 @@ def eager(problem, q, k, v):
     return attend_rows(q, k, v, rows, pattern=problem.pattern, is_causal=problem.is_causal)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @settings(max_examples=7)
-@given(problem=small_problems(), tile=st.sampled_from(TILES), rotated=st.booleans())
-@example(Problem(2, 20, 4, 2, 16, ((8, 1), (20, 2), (13, 1))), TILES[0], True)
-@example(Problem(1, 49, 2, 2, 32, ((7, 3), (200, 1)), "block", True), TILES[1], True)
-@example(Problem(1, 50, 2, 1, 16, ((50, 1), (40, 2)), is_causal=True), TILES[2], False)
+@given(
+    dtype=st.sampled_from(DTYPES),
+    problem=small_problems(),
+    tile=st.sampled_from(TILES),
+    rotated=st.booleans(),
+)
+@example(torch.float16, Problem(1, 20, 4, 2, 16, ((8, 1), (20, 2), (13, 1))), TILES[0], True)
+@example(torch.float16, Problem(1, 35, 2, 2, 32, ((7, 3), (200, 1)), "block", True), TILES[1], True)
+@example(torch.float16, Problem(2, 36, 1, 1, 5, ((36, 1), (30, 2))), TILES[2], False)
+@example(torch.float32, Problem(1, 5, 1, 1, 16, ((1, 1), (5, 2), (3, 4))), TILES[1], False)
+@example(
+    torch.float32, Problem(1, 36, 2, 1, 16, ((36, 1), (30, 2)), is_causal=True), TILES[2], False
+)
+@example(torch.float32, Problem(1, 33, 2, 2, 16, ((7, 3), (200, 1)), "block"), TILES[1], False)
 def test_outputs_and_gradients_are_the_oracles(dtype, problem, tile, rotated):
     q, k, v, grad_out, grad_lse = problem.tensors(dtype)
     options = {"pattern": problem.pattern, "is_causal": problem.is_causal}
@@ -125,7 +134,7 @@ def test_weights_sum_to_one_where_there_are_keys():
 
 
 def test_causal_outputs_do_not_see_the_future():
-    problem = Problem(1, 40, 2, 2, 16, ((16, 1), (24, 2), (40, 3)), is_causal=True)
+    problem = Problem(1, 37, 1, 1, 16, ((16, 1), (24, 2), (37, 3)), is_causal=True)
     qkv = [x.detach() for x in problem.tensors(torch.float16)[:3]]
     before = attend(problem, *qkv, return_lse=True)
     for cut in (1, 17, 35):
@@ -139,7 +148,7 @@ def test_causal_outputs_do_not_see_the_future():
 
 
 def test_every_bit_repeats():
-    problem = Problem(1, 33, 2, 1, 16, ((16, 1), (33, 3)), is_causal=True)
+    problem = Problem(1, 20, 2, 1, 16, ((16, 1), (20, 3)), is_causal=True)
     q, k, v, grad_out, grad_lse = problem.tensors(torch.float16)
     runs = []
     for _ in range(2):
@@ -151,7 +160,7 @@ def test_every_bit_repeats():
 
 @pytest.mark.parametrize("through", ("out", "lse"))
 def test_one_output_alone_has_gradients(through):
-    problem = Problem(1, 30, 4, 2, 16, ((8, 1), (13, 2)))
+    problem = Problem(1, 20, 2, 1, 16, ((8, 1), (13, 2)))
     q, k, v, grad_out, grad_lse = problem.tensors(torch.float32)
     out, lse = attend(problem, q, k, v, return_lse=True)
     if through == "out":
@@ -251,8 +260,8 @@ def test_row_statistics():
 @pytest.mark.parametrize("is_causal", (False, True))
 def test_rates_and_segments_of_any_size(is_causal):
     """A rate beyond 256 takes another way to divide, as do segments shorter than a tile."""
-    for branches in (((700, 300), (900, 1)), ((3, 2), (40, 1), (50, 5)), ((40, 3), (60, 7))):
-        problem = Problem(1, 120 if branches[0][0] < 700 else 1000, 1, 1, 16, branches)
+    for branches in (((700, 300), (900, 1)), ((3, 2), (17, 1), (20, 5)), ((20, 3), (30, 7))):
+        problem = Problem(1, 50 if branches[0][0] < 700 else 1000, 1, 1, 16, branches)
         q, k, v, grad_out, _ = problem.tensors(torch.float32)
         options = {"pattern": problem.pattern, "is_causal": is_causal}
         tile = Tile(128, 128, 1, 1) if branches[0][0] == 700 else TILES[0]

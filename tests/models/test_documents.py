@@ -26,7 +26,7 @@ def documents(draw, batch, n):
     return names[ids].to(draw(st.sampled_from((torch.int64, torch.int32, torch.int16))))
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(problems(), st.data())
 def test_they_are_the_oracles(problem, data):
     q, k, v, grad_out, grad_lse = problem.tensors(torch.float64)

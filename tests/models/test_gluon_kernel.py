@@ -4,9 +4,6 @@ Compiled forms are launched by test_gpu_kernels.py, where there is a card.
 """
 
 import json
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -209,21 +206,13 @@ print(json.dumps([told, hits, early, arrivals]))
 """
 
 
-def test_what_is_compiled_ahead_is_what_is_launched_and_overlaps(tmp_path):
+def test_what_is_compiled_ahead_is_what_is_launched_and_overlaps(compiler, tmp_path):
     """In a process of its own, on a driver that stands for Hopper: in this one Triton interprets.
 
     Of a step of 64 x 128 scores: the softmax stands between the wait for its own product and
     the wait for the one before, so that tensor cores work beside it.
     """
-    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILED],
-        capture_output=True,
-        text=True,
-        env=env | {"TRITON_CACHE_DIR": str(tmp_path)},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    (fault, loop), hits, early, arrivals = json.loads(done.stdout)
+    (fault, loop), hits, early, arrivals = json.loads(compiler.run(COMPILED, tmp_path, tmp_path))
     assert fault is None and hits == [True]
     assert loop["overlapped"] == loop["exponentials"] == 66
     # One thread arrives for its group, and no other is to wait for that phase still: five

@@ -129,14 +129,19 @@ def all_forced(tile, rotated=False):
     return stack
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @settings(max_examples=7)
-@given(problem=pieces(), tile=st.sampled_from(TILES), rotated=st.booleans())
-@example(PieceProblem(2, 33, 40, 2, 72), TILES[0], True)
-@example(PieceProblem(1, 50, 1, 1, 8), TILES[1], True)
-@example(PieceProblem(1, 1, 50, 1, 5), TILES[2], False)
-@example(PieceProblem(2, 48, 48, 2, 32, True, "every_third"), TILES[1], False)
-@example(PieceProblem(1, 49, 49, 1, 32, True, "tokens_first"), TILES[2], True)
+@given(
+    dtype=st.sampled_from(DTYPES),
+    problem=pieces(),
+    tile=st.sampled_from(TILES),
+    rotated=st.booleans(),
+)
+@example(torch.float16, PieceProblem(2, 33, 40, 2, 72), TILES[0], True)
+@example(torch.float32, PieceProblem(1, 33, 40, 1, 72), TILES[0], True)
+@example(torch.float16, PieceProblem(1, 50, 1, 1, 8), TILES[1], True)
+@example(torch.float32, PieceProblem(1, 1, 50, 1, 5), TILES[2], False)
+@example(torch.float32, PieceProblem(2, 48, 48, 2, 32, True, "every_third"), TILES[1], False)
+@example(torch.float16, PieceProblem(1, 49, 49, 1, 32, True, "tokens_first"), TILES[2], True)
 def test_a_piece_forward_and_backward(dtype, problem, tile, rotated):
     grad_out, q, k, v = problem.tensors(dtype)
     options, op = (problem.is_causal, problem.scale), Triton()

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import lru_cache
-from itertools import product
 
 import pytest
 import torch
@@ -54,13 +53,13 @@ def of_dense(problem, dtype, through_lse):
 
 @pytest.mark.parametrize(
     ("order", "world_size"),
-    (*product(ALL_ORDERS, (2, 3)), ("contiguous", 8), ("zigzag", 8)),
+    (*((order, 3) for order in ALL_ORDERS), ("contiguous", 2), ("striped", 2), ("zigzag", 8)),
     ids=str,
 )
 def test_every_order_and_pattern_is_exact(order, world_size, rings):
     """Float64, to the last bits; none of the world sizes divides 61 tokens.
 
-    Other orders on eight ranks are among the examples below.
+    Other orders on two and eight ranks are among the examples below.
     """
     problems = [
         RingProblem(
@@ -77,7 +76,7 @@ def test_every_order_and_pattern_is_exact(order, world_size, rings):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_error_is_within_twice_dense_attentions_own(kind, data, rings):
     """Three times for gradients, as one vector; `rounding_floor` is the least bound.
@@ -89,11 +88,20 @@ def test_error_is_within_twice_dense_attentions_own(kind, data, rings):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "world_size"),
-    (*((dtype, 2) for dtype in DTYPES), (torch.float32, 8), (torch.bfloat16, 8)),
+    ("kind", "dtype", "world_size"),
+    (
+        ("dense", torch.float64, 2),
+        ("dense", torch.bfloat16, 2),
+        ("dense", torch.float32, 8),
+        ("dilated", torch.float32, 2),
+        ("dilated", torch.float16, 2),
+        ("dilated", torch.bfloat16, 8),
+        ("blocks", torch.float32, 2),
+        ("blocks", torch.float16, 2),
+        ("blocks", torch.bfloat16, 8),
+    ),
     ids=str,
 )
-@pytest.mark.parametrize("kind", KINDS)
 def test_error_on_a_longer_sequence(kind, dtype, world_size, rings):
     """1200 tokens: on two ranks pieces of several tiles of the fused ops, on eight long joins."""
     problem = RingProblem(

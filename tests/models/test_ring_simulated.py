@@ -19,6 +19,7 @@ def ring(problem, *tensors, **options):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_it_is_the_oracle_in_value_and_gradient(kind, data):
     problem = data.draw(ring_problems(kind))
@@ -54,7 +55,7 @@ def test_it_is_the_oracle_in_value_and_gradient(kind, data):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=10)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_one_rank_alone_does_its_part_to_the_bit(kind, data):
     problem = data.draw(ring_problems(kind))

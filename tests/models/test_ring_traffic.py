@@ -127,7 +127,7 @@ def test_the_agreement_is_a_small_message_to_each_rank(rings):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_what_is_sent_is_what_the_receivers_need(kind, data, rings):
     """Bytes of both passes, from the pattern's own counts; head_dim as given."""
@@ -144,7 +144,7 @@ def test_what_is_sent_is_what_the_receivers_need(kind, data, rings):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_each_key_that_is_needed_is_sent_and_no_other(kind, data):
     """Per key head and token; and the pieces hold each pair of the pattern once."""
