@@ -33,9 +33,15 @@ def command(name: str, *errors: type[Exception]) -> Callable:
             try:
                 return main(arguments) or 0
             except (*errors, OSError) as error:
-                print(f"{name}: {error}", file=sys.stderr)
+                print(f"{name}: {_in_words(error)}", file=sys.stderr)
                 return 1
 
         return run
 
     return decorate
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

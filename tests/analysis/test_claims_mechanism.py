@@ -117,10 +117,10 @@ def test_what_is_missing_is_named_with_its_claim(tmp_path, change, text):
 def test_the_command_fails_where_evidence_is_missing(tmp_path, monkeypatch, capsys):
     claims_file, _ = judged(tmp_path, entry(SPEEDUP, 2.0))  # which names no table
     frame = pd.DataFrame([*SLOW, row("dense")])
-    monkeypatch.setattr(cli.records, "load", lambda *roots: frame)
+    monkeypatch.setattr(cli.frame, "load", lambda *roots: frame)
     out = tmp_path / "claims.json"
     assert cli.main(["--claims", claims_file.path, "--out", str(out)]) == 1
     assert capsys.readouterr().err == (
-        "error: w.it: judged by records, but `see` names no table or figure\n"
+        "claims: w.it: judged by records, but `see` names no table or figure\n"
     )
     assert json.loads(out.read_text())["claims"][0]["verdict"] == REFUTED
