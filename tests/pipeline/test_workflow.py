@@ -1,6 +1,8 @@
 """What Snakemake plans: on a fresh copy of the repository, after edits, touches and losses."""
 
 import contextlib
+import fcntl
+import os
 import re
 import shutil
 from pathlib import Path
@@ -41,8 +43,20 @@ SMOKE = ("experiments", "--config", "tier=smoke", "device=cpu")
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """A copy with three tiny grids, measured."""
-    folder = fresh_copy(tmp_path_factory.mktemp("copy"))
+    """A copy with three tiny grids, measured: once for all workers, each of which has its own."""
+    home, folder = tmp_path_factory.getbasetemp(), tmp_path_factory.mktemp("mine") / "copy"
+    shared = (home.parent if "PYTEST_XDIST_WORKER" in os.environ else home) / "measured"
+    with open(shared.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not shared.exists():
+            making = shared.with_suffix(".part")
+            _measure(making)
+            making.rename(shared)
+    return shutil.copytree(shared, folder)
+
+
+def _measure(folder: Path) -> None:
+    fresh_copy(folder)
     for path in (folder / "experiments").glob("*.yaml"):
         path.unlink()
     (folder / "experiments/dilated.yaml").write_text(GRID.format(variants="dense, dilated-sdpa"))
@@ -51,29 +65,6 @@ def measured(tmp_path_factory):
     done = snakemake(folder, *SMOKE)
     assert done.returncode == 0, done.stdout
     assert len(list((folder / "results/local").rglob("*.json"))) == 4
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A copy as a clone has it, and a dry run of a whole build in it that lists every output."""
-    folder = fresh_copy(tmp_path_factory.mktemp("whole"))
-    listing = folder / "list-results.smk"
-    listing.write_text(
-        f"include: {str(folder / 'Snakefile')!r}\n"
-        "from snakemake.io import get_flag_value, is_flagged\n"
-        "for one in workflow.rules:\n"
-        "    for path in one.output:\n"
-        "        found = get_flag_value(path, 'report') if is_flagged(path, 'report') else None\n"
-        "        caption = found.caption.get_path_or_uri(secret_free=True) if found else ''\n"
-        "        print('OUTPUT', path, found.category if found else '', caption, sep='\\t')\n"
-    )
-    return folder, snakemake(folder, "-s", listing.name, "-n", "all", *PUBLISHED)
-
-
-def test_a_fresh_copy_measures_nothing_for_published_results(whole):
-    plan = jobs(whole[1])
-    assert plan and not any(rule.startswith("measure") for rule in plan)
 
 
 def test_an_experiment_without_published_records_is_left_out_and_named(tmp_path):
@@ -235,10 +226,22 @@ def test_a_wrong_grid_is_told(measured):
     assert "dilated.yaml: smoke: cases, block 1: unknown key 'heds'" in told
 
 
-def test_every_result_stands_in_the_report_with_a_caption_and_a_category(whole):
-    """What `snakemake --report` would hold, and say of it."""
-    folder, done = whole
-    assert done.returncode == 0, done.stdout
+def test_published_results_measure_nothing_and_each_stands_in_the_report(tmp_path):
+    """Of a whole build, planned: what `snakemake --report` would hold, with which captions."""
+    folder = fresh_copy(tmp_path)
+    listing = folder / "list-results.smk"
+    listing.write_text(
+        f"include: {str(folder / 'Snakefile')!r}\n"
+        "from snakemake.io import get_flag_value, is_flagged\n"
+        "for one in workflow.rules:\n"
+        "    for path in one.output:\n"
+        "        found = get_flag_value(path, 'report') if is_flagged(path, 'report') else None\n"
+        "        caption = found.caption.get_path_or_uri(secret_free=True) if found else ''\n"
+        "        print('OUTPUT', path, found.category if found else '', caption, sep='\\t')\n"
+    )
+    done = snakemake(folder, "-s", listing.name, "-n", "all", *PUBLISHED)
+    plan = jobs(done)
+    assert plan and not any(rule.startswith("measure") for rule in plan)
     rows = [line.split("\t")[1:] for line in done.stdout.splitlines() if line.startswith("OUTPUT")]
     assert len(rows) > 200
     unlisted = {path for path, category, _ in rows if not category}
