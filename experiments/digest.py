@@ -8,14 +8,14 @@ for nothing: see `experiments.meaning`.
 
 from __future__ import annotations
 
-import ast
 import hashlib
+import os
 from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from experiments.meaning import meaning
+from experiments.meaning import code, meaning
 from experiments.procedures import PROCEDURES, choose
 from models.kernels import tile_tables
 from models.registry import VARIANTS
@@ -69,39 +69,36 @@ def _reached(
     passed_over: the beginnings of names of modules that are not followed. packages: follow the
     `__init__.py` of packages too.
     """
-    seen: dict[str, Path] = {}
+    found: dict[str, str | None] = {}
     queue = list(modules)
     while queue:
         module = queue.pop()
-        path = _path(module)
-        if packages and not path.is_file():
-            path = path.with_suffix("") / "__init__.py"
-        if module in seen or module.startswith(passed_over) or not path.is_file():
+        if module in found or module.startswith(passed_over):
             continue
-        seen[module] = path
-        queue.extend(_imports(path.read_bytes()))
-    found = list(seen.values())
+        found[module] = path = _path(module, packages)
+        if path:
+            with open(path, "rb") as opened:
+                queue.extend(_imports(opened.read()))
+    files = [path for path in found.values() if path]
     # A module's data lies beside it under its name: the tile table of a kernel.
-    data = [path.with_suffix(kind) for path in found for kind in (".json", ".mplstyle")]
-    return sorted([*found, *(path for path in data if path.is_file())])
+    data = [path.removesuffix(".py") + kind for path in files for kind in (".json", ".mplstyle")]
+    return sorted(Path(path) for path in [*files, *filter(os.path.isfile, data)])
 
 
-def _path(module: str) -> Path:
-    return ROOT / (module.replace(".", "/") + ".py")
+def _path(module: str, packages: bool) -> str | None:
+    """The file of a module here, or where asked for of a package; None where there is none."""
+    stem = f"{ROOT}/{module.replace('.', '/')}"
+    names = (f"{stem}.py", f"{stem}/__init__.py") if packages else (f"{stem}.py",)
+    return next(filter(os.path.isfile, names), None)
 
 
 @cache
 def _imports(content: bytes) -> tuple[str, ...]:
-    found = []
-    for node in ast.walk(ast.parse(content)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            # `from package import module` or `from package.module import name`.
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-    return tuple(name for name in found if (ROOT / name.partition(".")[0]).is_dir())
+    _, names = code(content)
+    return tuple(name for name in names if (ROOT / name.partition(".")[0]).is_dir())
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package).partition("+")[0]

@@ -1,5 +1,6 @@
 # What `--config` says, which cases and records that means, and what stands in the report.
 import mimetypes
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -36,6 +37,8 @@ WRITEUPS = glob_wildcards("paper/writeups/{name}.md.j2").name
 # The folders that analysis reads, and whose numbers the prose gives.
 ROOTS = ["results/published"] if PUBLISHED else []
 ROOTS += [LOCAL] if SOURCE == "local" else []
+# Every case asks for its variant's.
+code_digest = cache(code_digest)
 
 
 def cases(name):

@@ -13,6 +13,7 @@ import time
 
 from experiments.campaign.trust import Check
 from experiments.case import Case
+from experiments.die_with_parent import die_with_parent
 
 
 def to_json(checks: list[Check]) -> list[dict]:
@@ -73,6 +74,8 @@ def reasons(checks: list[Check], capability: int, processes: int, seconds: float
 
 
 if __name__ == "__main__":
+    # Else it would go on beside the campaign that takes up one that was killed.
+    die_with_parent()
     numbers = (int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
     found = reasons(of_json(json.load(sys.stdin)), *numbers)
     json.dump(found, sys.stdout)

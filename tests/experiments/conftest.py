@@ -1,5 +1,10 @@
+import os
+from types import SimpleNamespace
+
 import pytest
 
+from experiments import ceilings
+from experiments import measure as measuring
 from experiments.case import Case
 from experiments.grid import Limits
 from experiments.machine import describe
@@ -13,6 +18,20 @@ PATTERNS = {
     "branches": {"segment_lengths": (16, 32), "dilation_rates": (1, 3)},
     "blocks": {"pattern": "random", "sparsity": 0.5, "block_size": 16},
 }
+
+# What the tests start waits asleep for its other threads: two that spin, on cores that another
+# worker's tests use too, cost each small operation 10 ms.
+os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
+@pytest.fixture(autouse=True)
+def small_change(monkeypatch):
+    """A forked case has one thread, for the same reason, and measures its ceilings in a moment."""
+    one_core = SimpleNamespace(sched_getaffinity=lambda _: {0})
+    monkeypatch.setattr(measuring, "os", one_core)
+    monkeypatch.setitem(ceilings._SIDE, "cpu", 64)
+    monkeypatch.setitem(ceilings._COPY_BYTES, "cpu", 2**20)
+    monkeypatch.setattr(ceilings, "_SECONDS", 1e-4)
 
 
 @pytest.fixture

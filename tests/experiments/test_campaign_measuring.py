@@ -69,7 +69,7 @@ def test_one_that_takes_far_longer_than_expected_is_left(
 def test_over_the_limit_of_its_tier_is_a_result(of_campaign, chosen, monkeypatch):
     monkeypatch.setattr(attention, "replicate", hang)
     real = of_campaign._limits
-    monkeypatch.setattr(of_campaign, "_limits", lambda one: replace(real(one), timeout_s=4.0))
+    monkeypatch.setattr(of_campaign, "_limits", lambda one: replace(real(one), timeout_s=1.5))
     (path,) = measured(of_campaign, chosen, 60)
     found = runner.current(path, chosen.case)
-    assert (found["status"], found["reason"]) == ("timeout", "over its limit of 4 s")
+    assert (found["status"], found["reason"]) == ("timeout", "over its limit of 1.5 s")

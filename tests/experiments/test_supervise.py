@@ -151,7 +151,7 @@ def test_time_running_out_keeps_the_replicates_there_are(measure, monkeypatch):
     with tempfile.TemporaryDirectory() as folder:
         calls.append(os.path.join(folder, "once"))
         monkeypatch.setattr(attention, "replicate", slower_and_slower)
-        result = measure(Limits(**{**QUICK, "replicates": 3}, timeout_s=4))
+        result = measure(Limits(**{**QUICK, "replicates": 3}, timeout_s=3))
     assert result["status"] == "ok" and len(result["replicates"]) == 1
 
 
@@ -194,12 +194,11 @@ def test_a_record_names_the_command_that_makes_it_alone(measure, case):
 def extend(case):
     """Have an earlier record of a small case extended; returns what comes of it, and its note."""
 
-    def run(earlier, limits=TWO, digest="0" * 16, **changes):
+    def run(earlier, limits=TWO, digest="0" * 16, tick=None, **changes):
         account = Account()
         what = ("dilated", "smoke", case(**changes), limits, describe("cpu"), digest)
-        return supervise(
-            *what, procedure="attention", earlier=earlier, account=account
-        ), account.note
+        how = {"procedure": "attention", "earlier": earlier, "tick": tick, "account": account}
+        return supervise(*what, **how), account.note
 
     return run
 
@@ -255,8 +254,11 @@ def test_time_running_out_extends_by_what_there_is(measure, extend, monkeypatch,
         return result
 
     monkeypatch.setattr(attention, "replicate", once)
-    result, note = extend(earlier, Limits(**{**QUICK, "replicates": 3}, timeout_s=4))
+    ticks, limits = [], Limits(**{**QUICK, "replicates": 3}, timeout_s=3)
+    result, note = extend(earlier, limits, tick=lambda: ticks.append(time.monotonic()))
     assert len(result["replicates"]) == 2 and note is None
+    # The parent ticks through a case that is long.
+    assert len(ticks) >= 3
 
 
 @pytest.mark.parametrize(
@@ -284,11 +286,3 @@ def test_a_record_of_other_code_cannot_be_extended(measure, extend):
     other_commit = {**earlier["software"], "git_commit": "of the same code", "git_dirty": None}
     result, _ = extend({**earlier, "software": other_commit})
     assert len(result["replicates"]) == 3
-
-
-def test_the_parent_ticks_through_a_long_case(case, monkeypatch):
-    monkeypatch.setattr(attention, "replicate", lambda *_: time.sleep(60))
-    ticks = []
-    what = ("dilated", "smoke", case(), Limits(**QUICK, timeout_s=4), describe("cpu"), "0" * 16)
-    supervise(*what, procedure="attention", tick=lambda: ticks.append(time.monotonic()))
-    assert len(ticks) >= 4

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -72,12 +74,19 @@ def copy(tmp_path_factory):
         before.replace("#let titles = (\n", f"#let titles = (\n  {line.replace('NAME', NAME)}\n")
     )
     assert titles.read_text() != before
+    # Measured in one process, where the workflow takes one each; one case is left to it.
+    command = [sys.executable, "-m", "experiments", "run", NAME, "--tier", "smoke"]
+    subprocess.run([*command, "--device", "cpu"], cwd=folder, check=True, capture_output=True)
+    records = list((folder / "results").rglob("*.json"))
+    assert len(records) == 6
+    records[0].unlink()
     return folder
 
 
 def test_it_is_measured_and_shown_everywhere(copy):
+    assert planned(copy, "experiments", *SMOKE) == {f"measure_{NAME}": 1}
     done = snakemake(copy, "--cores", "2", *TARGETS, *SMOKE)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout
     table = (copy / TARGETS[1]).read_text().splitlines()
     assert table[0].startswith("System,Length,Time (ms),Time (ms) low,Time (ms) high,Over dense")
     assert len(table) == 1 + 6

@@ -1,13 +1,15 @@
 """What Snakemake plans: on a fresh copy of the repository, after edits, touches and losses."""
 
 import contextlib
+import fcntl
+import os
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.pipeline.conftest import ROOT, fresh_copy, planned, snakemake
+from tests.pipeline.conftest import ROOT, fresh_copy, jobs, planned, snakemake
 
 pytestmark = pytest.mark.pipeline
 
@@ -35,27 +37,34 @@ tiers:
 """
 
 
+PUBLISHED = ("--config", "source=published")
 SMOKE = ("experiments", "--config", "tier=smoke", "device=cpu")
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """A copy with three tiny grids, measured."""
-    folder = fresh_copy(tmp_path_factory.mktemp("copy"))
+    """A copy with three tiny grids, measured: once for all workers, each of which has its own."""
+    home, folder = tmp_path_factory.getbasetemp(), tmp_path_factory.mktemp("mine") / "copy"
+    shared = (home.parent if "PYTEST_XDIST_WORKER" in os.environ else home) / "measured"
+    with open(shared.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not shared.exists():
+            making = shared.with_suffix(".part")
+            _measure(making)
+            making.rename(shared)
+    return shutil.copytree(shared, folder)
+
+
+def _measure(folder: Path) -> None:
+    fresh_copy(folder)
     for path in (folder / "experiments").glob("*.yaml"):
         path.unlink()
     (folder / "experiments/dilated.yaml").write_text(GRID.format(variants="dense, dilated-sdpa"))
     (folder / "experiments/comprehensive.yaml").write_text(GRID.format(variants="dilated-gather"))
     (folder / "experiments/block_sparse.yaml").write_text(GRID.format(variants="block-sparse"))
     done = snakemake(folder, *SMOKE)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout
     assert len(list((folder / "results/local").rglob("*.json"))) == 4
-    return folder
-
-
-def test_a_fresh_copy_measures_nothing_for_published_results(tmp_path):
-    plan = planned(fresh_copy(tmp_path), "--config", "source=published")
-    assert plan and not any(rule.startswith("measure") for rule in plan)
 
 
 def test_an_experiment_without_published_records_is_left_out_and_named(tmp_path):
@@ -63,17 +72,42 @@ def test_an_experiment_without_published_records_is_left_out_and_named(tmp_path)
     for path in (folder / "results/published").glob("*/backends/*.json"):
         path.unlink()
     done = snakemake(folder, "-n", "--config", "source=published")
-    told = done.stdout + done.stderr
+    told = done.stdout
     assert done.returncode == 0, told
     assert "backends: left out, it has no record here" in told
     assert "notebook_backends" not in told and "notebook_dilated" in told
 
 
-def test_a_second_run_has_nothing_to_do_whatever_was_touched(measured):
+@pytest.fixture(scope="module")
+def second(measured):
+    """A second run, planned after every file was touched, that lists the code of each rule."""
     for path in measured.rglob("*"):
         if path.is_file() and ".snakemake" not in path.parts:
             path.touch()
-    assert planned(measured, *SMOKE) == {}
+    return listed(measured)
+
+
+def listed(folder: Path):
+    """A dry run that lists the digest of the code that each rule runs."""
+    listing = folder / "list-codes.smk"
+    listing.write_text(
+        f"include: {str(folder / 'Snakefile')!r}\n"
+        "for one in workflow.rules:\n"
+        "    if isinstance(one.params.get('code'), str):\n"
+        "        print('CODE', one.name, one.params.code, sep='\\t')\n"
+    )
+    return snakemake(folder, "-s", listing.name, "-n", *SMOKE)
+
+
+def codes(done) -> dict[str, str]:
+    """The digest of the code that each rule runs, by the name of the rule."""
+    lines = [line.split("\t") for line in done.stdout.splitlines() if line.startswith("CODE")]
+    assert done.returncode == 0 and lines, done.stdout
+    return {name: code for _, name, code in lines}
+
+
+def test_a_second_run_has_nothing_to_do_whatever_was_touched(second):
+    assert jobs(second) == {}
 
 
 def edited(path: Path, old: str, new: str):
@@ -91,11 +125,13 @@ def edited(path: Path, old: str, new: str):
     return Edit()
 
 
-def test_a_new_length_plans_only_its_cases(measured):
+def test_a_new_length_and_a_lost_record_plan_their_cases_and_no_other(measured):
     grid = measured / "experiments/dilated.yaml"
     line = "          - {batch: 1, seq_len: 32, segment_lengths: [16], dilation_rates: [1]}\n"
-    with edited(grid, line, line + line.replace("32", "48")):
-        assert planned(measured, *SMOKE) == {"measure_dilated": 2}
+    lost = next((measured / "results/local").rglob("variant-block-sparse*.json"))
+    with edited(grid, line, line + line.replace("32", "48")), edited(lost, "", ""):
+        lost.unlink()
+        assert planned(measured, *SMOKE) == {"measure_dilated": 2, "measure_block_sparse": 1}
 
 
 EDIT = ("import torch\n", "import torch\n\n_EDITED = 1\n")
@@ -129,23 +165,8 @@ def test_words_and_layout_plan_nothing(measured):
         assert planned(measured, *SMOKE) == {}
 
 
-def codes(folder: Path) -> dict[str, str]:
-    """The digest of the code that each rule runs, by the name of the rule."""
-    listing = folder / "list-codes.smk"
-    listing.write_text(
-        f"include: {str(folder / 'Snakefile')!r}\n"
-        "for one in workflow.rules:\n"
-        "    if isinstance(one.params.get('code'), str):\n"
-        "        print('CODE', one.name, one.params.code, sep='\\t')\n"
-    )
-    done = snakemake(folder, "-s", listing.name, "-n", *SMOKE)
-    lines = [line.split("\t") for line in done.stdout.splitlines() if line.startswith("CODE")]
-    assert done.returncode == 0 and lines, done.stdout + done.stderr
-    return {name: code for _, name, code in lines}
-
-
-def test_an_edit_of_one_experiments_table_is_for_its_notebook_alone(measured):
-    before = codes(measured)
+def test_an_edit_of_one_experiments_table_is_for_its_notebook_alone(measured, second):
+    before = codes(second)
     notebooks = {f"notebook_{name}" for name in ("dilated", "comprehensive", "block_sparse")}
     assert {rule for rule in before if rule.startswith("notebook_")} == notebooks
 
@@ -154,7 +175,7 @@ def test_an_edit_of_one_experiments_table_is_for_its_notebook_alone(measured):
             for path in paths:
                 marked = "_EDITED = 1\nfrom __future__"
                 stack.enter_context(edited(measured / path, "from __future__", marked))
-            now = codes(measured)
+            now = codes(listed(measured))
         return {rule for rule in now if now[rule] != before[rule]}
 
     own = ("experiments/dilated/tables.py", "across/overview.py", "documents/paper.py")
@@ -173,14 +194,6 @@ def test_records_that_snakemake_did_not_make_follow_the_code_too(measured):
     finally:
         shutil.rmtree(measured / ".snakemake")
         kept.rename(measured / ".snakemake")
-
-
-def test_a_lost_record_is_measured_again_and_only_it(measured):
-    path = next((measured / "results/local").rglob("variant-dense*.json"))
-    text = path.read_text()
-    path.unlink()
-    assert planned(measured, *SMOKE) == {"measure_dilated": 1}
-    path.write_text(text)
 
 
 def test_only_measuring_asks_for_a_gpu():
@@ -202,19 +215,19 @@ def test_only_measuring_asks_for_a_gpu():
 def test_a_wrong_option_is_told(measured, option, told):
     done = snakemake(measured, "-n", "--config", option)
     assert done.returncode == 1
-    assert told in done.stdout + done.stderr and "Traceback" not in done.stdout + done.stderr
+    assert told in done.stdout and "Traceback" not in done.stdout
 
 
 def test_a_wrong_grid_is_told(measured):
     with edited(measured / "experiments/dilated.yaml", "heads: 2", "heds: 2"):
         done = snakemake(measured, "-n", *SMOKE)
-    told = done.stdout + done.stderr
+    told = done.stdout
     assert done.returncode == 1 and "Traceback" not in told
     assert "dilated.yaml: smoke: cases, block 1: unknown key 'heds'" in told
 
 
-def test_every_result_stands_in_the_report_with_a_caption_and_a_category(tmp_path):
-    """Of a whole build, planned: what `snakemake --report` would hold, and say of it."""
+def test_published_results_measure_nothing_and_each_stands_in_the_report(tmp_path):
+    """Of a whole build, planned: what `snakemake --report` would hold, with which captions."""
     folder = fresh_copy(tmp_path)
     listing = folder / "list-results.smk"
     listing.write_text(
@@ -226,8 +239,9 @@ def test_every_result_stands_in_the_report_with_a_caption_and_a_category(tmp_pat
         "        caption = found.caption.get_path_or_uri(secret_free=True) if found else ''\n"
         "        print('OUTPUT', path, found.category if found else '', caption, sep='\\t')\n"
     )
-    done = snakemake(folder, "-s", listing.name, "-n", "--config", "source=published")
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = snakemake(folder, "-s", listing.name, "-n", "all", *PUBLISHED)
+    plan = jobs(done)
+    assert plan and not any(rule.startswith("measure") for rule in plan)
     rows = [line.split("\t")[1:] for line in done.stdout.splitlines() if line.startswith("OUTPUT")]
     assert len(rows) > 200
     unlisted = {path for path, category, _ in rows if not category}
