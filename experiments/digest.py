@@ -58,10 +58,10 @@ def sources(variant: str, procedure: str | None = None) -> list[Path]:
     entry = VARIANTS[variant]
     by_kernel = entry.options.get("backend", "auto") in _BY_KERNEL
     passed_over = (_REGISTRY,) if by_kernel else (_REGISTRY, _KERNELS)
-    return _reached([*entry.modules, PROCEDURES[procedure or choose(variant)].module], passed_over)
+    return reached([*entry.modules, PROCEDURES[procedure or choose(variant)].module], passed_over)
 
 
-def _reached(
+def reached(
     modules: Iterable[str], passed_over: tuple[str, ...] = (), packages: bool = False
 ) -> list[Path]:
     """The files of modules and of all that they import within the repository, sorted.
@@ -110,6 +110,6 @@ def modules_digest(*modules: str, data: Iterable[str] = ()) -> str:
     """16 hex digits over modules, all that they import here, and files that match `data`."""
     sha = hashlib.sha256()
     files = {path for pattern in data for path in ROOT.glob(pattern)}
-    for path in sorted({*files, *_reached(modules, packages=True)}):
+    for path in sorted({*files, *reached(modules, packages=True)}):
         sha.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + _meaning(path))
     return sha.hexdigest()[:16]

@@ -12,7 +12,7 @@ from analysis.outputs import caption_path, captions, place, written
 from analysis.rendering.text import TABLE_FORMS
 from experiments import grid as grids
 from experiments import machine as machines
-from experiments.digest import code_digest, modules_digest
+from experiments.digest import code_digest, modules_digest, reached
 from experiments.runner import set_aside_outdated
 
 # Or the report warns of each table.
@@ -68,9 +68,10 @@ def records(name):
 
 
 def read_by(name):
-    """The experiments whose records a notebook reads: its own, and those set beside it."""
-    beside = {"as_published": ["extreme"]}.get(name, [])
-    return [name, *(other for other in beside if other in EXPERIMENTS)]
+    """The experiments whose records a notebook reads: its own, and those that its code imports."""
+    folders = {path.parent for path in reached([f"analysis.experiments.{name}.contents"])}
+    beside = {one.name for one in folders if one.parent == Path("analysis/experiments").resolve()}
+    return [name, *(other for other in EXPERIMENTS if other in beside - {name})]
 
 
 def shown(path, caption, category, subcategory=None, **labels):

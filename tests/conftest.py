@@ -1,15 +1,14 @@
 """What every test session does first."""
 
-import contextlib
-import fcntl
 import json
 import os
-import tempfile
 
 import pytest
 
 # Before torch is imported, here and in what the tests start: pytest has a worker for each core.
-os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# Of several threads those that wait sleep: if they spun, on cores that another worker uses too,
+# each small operation would take 10 ms.
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 import torch
 
@@ -31,34 +30,11 @@ def pytest_xdist_auto_num_workers(config):
     return 0 if torch.cuda.is_available() else None
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item):
-    """A test marked `alone` runs while no other worker runs one: it needs both cores in time."""
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
-    with _turn(run, alone="alone" in item.keywords) if run else contextlib.nullcontext():
-        return (yield)
-
-
 @pytest.fixture(autouse=True)
 def one_thread():
     """What `pytest_sessionstart` set: a later test that forks would hang, and only by its place."""
     yield
     assert torch.get_num_threads() == 1, "this test has run torch on several threads"
-
-
-@contextlib.contextmanager
-def _turn(run: str, *, alone: bool):
-    """Hold the room, shared or alone; who wants it alone closes the gate to those that come."""
-    kind, stem = fcntl.LOCK_EX if alone else fcntl.LOCK_SH, f"{tempfile.gettempdir()}/pytest-{run}"
-    with open(f"{stem}-gate", "w") as gate, open(f"{stem}-room", "w") as room:
-        fcntl.flock(gate, kind)
-        fcntl.flock(room, kind)
-        if not alone:
-            fcntl.flock(gate, fcntl.LOCK_UN)
-        yield
-        # Not by closing: a child that the test forked may still have them open.
-        fcntl.flock(room, fcntl.LOCK_UN)
-        fcntl.flock(gate, fcntl.LOCK_UN)
 
 
 def pytest_sessionstart(session):

@@ -51,10 +51,8 @@ function tokens(n) {
   return n >= 1024 ? `${+(n / 1024).toPrecision(6)}K` : String(n);
 }
 
-const WORDS = { oom: "out of memory", timeout: "out of time" };
-
 function statusWords(record) {
-  return WORDS[record.status] || record.status;
+  return DATA.reasons[record.status] || record.status;
 }
 
 function make(tag, attributes, ...children) {

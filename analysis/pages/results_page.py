@@ -26,6 +26,7 @@ from analysis.records import systems
 from analysis.rendering import style
 from analysis.rendering.text import title, write
 from analysis.selection import published, rates, views
+from analysis.standard import in_words
 from experiments import grid
 
 PAGES = Path(__file__).parent
@@ -72,6 +73,7 @@ def data(frame: pd.DataFrame) -> dict:
         "texts": list(texts),
         "in_texts": [name for name in columns if name in TEXTS],
         "setting": SETTING,
+        "reasons": in_words.WORDS,
         "machines": _machines(frame),
         "experiments": {
             name: {"title": title(name), "question": grid.load(name).question}

@@ -1,4 +1,3 @@
-import os
 from types import SimpleNamespace
 
 import pytest
@@ -19,19 +18,19 @@ PATTERNS = {
     "blocks": {"pattern": "random", "sparsity": 0.5, "block_size": 16},
 }
 
-# What the tests start waits asleep for its other threads: two that spin, on cores that another
-# worker's tests use too, cost each small operation 10 ms.
-os.environ["OMP_WAIT_POLICY"] = "passive"
-
 
 @pytest.fixture(autouse=True)
-def small_change(monkeypatch):
-    """A forked case has one thread, for the same reason, and measures its ceilings in a moment."""
-    one_core = SimpleNamespace(sched_getaffinity=lambda _: {0})
-    monkeypatch.setattr(measuring, "os", one_core)
+def small_ceilings(monkeypatch):
+    """What is measured of the machine beside a case takes a moment."""
     monkeypatch.setitem(ceilings._SIDE, "cpu", 64)
     monkeypatch.setitem(ceilings._COPY_BYTES, "cpu", 2**20)
     monkeypatch.setattr(ceilings, "_SECONDS", 1e-4)
+
+
+@pytest.fixture
+def one_core(monkeypatch):
+    """For a procedure that is called in this process, which is to stay with one thread."""
+    monkeypatch.setattr(measuring, "os", SimpleNamespace(sched_getaffinity=lambda _: {0}))
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from experiments.procedures import replica
 from experiments.procedures.replica import _MadeStorages
 from models.registry import VARIANTS
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
 SHAPE = {"batch": 2, "seq_len": 256, "heads": 8, "kv_heads": 8, "head_dim": 16}
 BRANCHES = {"segment_lengths": (64, 128, 128), "dilation_rates": (1, 2, 4)}
 BLOCKS = {"pattern": "dilated", "sparsity": 0.75, "block_size": 16}

@@ -13,6 +13,8 @@ from models.oracle import attend_rows
 from models.patterns.branches import DilatedBranches
 from models.sources import GeneratedSource, HostSource
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
 LIMITS = {"min_samples": 2, "max_samples": 2, "sample_seconds": 0.0}
 
 
