@@ -30,6 +30,12 @@ def pytest_xdist_auto_num_workers(config):
     return 0 if torch.cuda.is_available() else None
 
 
+def pytest_collection_modifyitems(items):
+    """What forks, and what takes a minute, comes first: a worker grows, and a fork copies it."""
+    first = ("experiments", "pipeline")
+    items.sort(key=lambda item: item.path.parent.name not in first)
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """What `pytest_sessionstart` set: a later test that forks would hang, and only by its place."""
