@@ -7,6 +7,8 @@ TORCH ?=
 VENV := .venv$(if $(TORCH),-torch-$(TORCH))
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Byte code is kept: hundreds of processes start here, and each would compile the repository anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 # -qq: errors only; the lines below tell what goes on.
 PIP := $(BIN)/python -m pip --no-input --disable-pip-version-check -qq install --progress-bar off --no-compile
