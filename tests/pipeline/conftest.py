@@ -13,9 +13,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-# Two threads of torch that spin, on cores that other tests use, take 10 ms for what takes 10 us.
-os.environ["OMP_WAIT_POLICY"] = "passive"
-
 # Has imported what every run of Snakemake does, and runs each in a fork, in the folder asked for.
 # What is the repository's own is not imported here: a copy's is another.
 _SERVER = """
