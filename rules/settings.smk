@@ -69,8 +69,14 @@ def records(name):
 
 def read_by(name):
     """The experiments whose records a notebook reads: its own, and those that its code imports."""
-    folders = {path.parent for path in reached([f"analysis.experiments.{name}.contents"])}
-    beside = {one.name for one in folders if one.parent == Path("analysis/experiments").resolve()}
+    folders = {
+        path.parent for path in reached([f"analysis.experiments.{name}.contents"])
+    }
+    beside = {
+        one.name
+        for one in folders
+        if one.parent == Path("analysis/experiments").resolve()
+    }
     return [name, *(other for other in EXPERIMENTS if other in beside - {name})]
 
 
