@@ -1,7 +1,10 @@
 """What every test session does first."""
 
+import fcntl
 import json
 import os
+import pickle
+from collections.abc import Callable
 
 import pytest
 
@@ -18,6 +21,8 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 from hypothesis import settings
+
+from experiments.atomic_write import atomic_write
 
 settings.register_profile(
     "repository", max_examples=60, deadline=None, derandomize=True, print_blob=True
@@ -54,6 +59,26 @@ def pytest_sessionstart(session):
     """
     torch.set_num_threads(1)
     torch.full((64,), 2.0).log()
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """`once(name, make, *arguments)`: what `make` returns, made by one worker for all."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own) / "once"
+    folder.mkdir(exist_ok=True)
+
+    def made(name: str, make: Callable, *arguments):
+        path = folder / f"{name}.pickle"
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                with atomic_write(path) as partial:
+                    partial.write_bytes(pickle.dumps(make(*arguments)))
+        return pickle.loads(path.read_bytes())
+
+    made.folder = folder
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ class Locality(Predicate):
     def words(self, claim):
         where = f"a grid {self.width} wide" if self.width else "a text"
         return (
-            f"in {where} of {self.seq_len} tokens a block of {self.block_size} along the "
+            f"in {where} of {self.seq_len} tokens, a block of {self.block_size} along the "
             f"{self.curve} curve meets fewer blocks within {self.radius} tokens than in order"
         )
 

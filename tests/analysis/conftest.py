@@ -1,10 +1,6 @@
 """Synthetic records of every experiment, and what is made of them: once for all workers."""
 
-import fcntl
-import os
-import pickle
 import shutil
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -18,29 +14,8 @@ from analysis.records import frame as records
 from analysis.rendering import figure_csv, numbers, style, table
 from analysis.rendering.text import write
 from analysis.selection import published
-from experiments.atomic_write import atomic_write
 from tests.analysis import synthetic, synthetic_cards
 from tests.analysis.claims_cases import EMPTY, data, entry, load
-
-
-@pytest.fixture(scope="session")
-def once(tmp_path_factory):
-    """`once(name, make, *arguments)`: what `make` returns, made by one worker for all."""
-    own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own) / "once"
-    folder.mkdir(exist_ok=True)
-
-    def made(name: str, make: Callable, *arguments):
-        path = folder / f"{name}.pickle"
-        with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists():
-                with atomic_write(path) as partial:
-                    partial.write_bytes(pickle.dumps(make(*arguments)))
-        return pickle.loads(path.read_bytes())
-
-    made.folder = folder
-    return made
 
 
 @pytest.fixture(scope="session")

@@ -151,7 +151,7 @@ def record(case: Case, experiment: str, tier: str, machine: str, status: str = "
 
 
 def _density(case: Case) -> float:
-    """Whole blocks a row, at least one."""
+    """Whole blocks per row, at least one."""
     blocks = -(-case.seq_len // case.block_size)
     return max(1, round((1 - case.sparsity) * blocks)) / blocks
 

@@ -27,7 +27,7 @@ for line in sys.stdin:
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
             exec(script, {"__name__": "__main__"})
             status = 0
-        except BaseException:
+        except Exception:
             traceback.print_exc()
         finally:
             sys.stdout.flush()

@@ -1,8 +1,6 @@
 """What Snakemake plans: on a fresh copy of the repository, after edits, touches and losses."""
 
 import contextlib
-import fcntl
-import os
 import re
 import shutil
 from pathlib import Path
@@ -42,20 +40,13 @@ SMOKE = ("experiments", "--config", "tier=smoke", "device=cpu")
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+def measured(once, tmp_path_factory):
     """A copy with three tiny grids, measured: once for all workers, each of which has its own."""
-    home, folder = tmp_path_factory.getbasetemp(), tmp_path_factory.mktemp("mine") / "copy"
-    shared = (home.parent if "PYTEST_XDIST_WORKER" in os.environ else home) / "measured"
-    with open(shared.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not shared.exists():
-            making = shared.with_suffix(".part")
-            _measure(making)
-            making.rename(shared)
-    return shutil.copytree(shared, folder)
+    shared = once("measured", _measure, once.folder / "measured")
+    return shutil.copytree(shared, tmp_path_factory.mktemp("mine") / "copy")
 
 
-def _measure(folder: Path) -> None:
+def _measure(folder: Path) -> Path:
     fresh_copy(folder)
     for path in (folder / "experiments").glob("*.yaml"):
         path.unlink()
@@ -65,6 +56,7 @@ def _measure(folder: Path) -> None:
     done = snakemake(folder, *SMOKE)
     assert done.returncode == 0, done.stdout
     assert len(list((folder / "results/local").rglob("*.json"))) == 4
+    return folder
 
 
 def test_an_experiment_without_published_records_is_left_out_and_named(tmp_path):

@@ -66,8 +66,8 @@ def orders(frame: pd.DataFrame, machine: str) -> Table:
     )
     note = (
         f"Measured: {view.device}; one simulated rank, that with most work, with no network. "
-        "Attention is dense, so an order changes which tokens a rank holds and nothing of what it "
-        "computes, unless it is causal: then the positions that a shard holds decide its work."
+        "Attention is dense, so an order changes which tokens each rank holds and nothing of what "
+        "it computes, unless it is causal: then the positions that a shard holds decide its work."
     )
     return Table("Ring, orders of a 2-D grid", columns, body, note)
 
