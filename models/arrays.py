@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from models.errors import DTYPES
+from models.qkv import DTYPES
 
 
 class ArrayLike(Protocol):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from models.documents import check_document_ids
-from models.errors import check_qkv, check_same_length, resolve_scale
+from models.errors import resolve_scale
 from models.ops import under_autocast
 from models.padding import without_padding
+from models.qkv import check_qkv, check_same_length
 
 
 def prepared(

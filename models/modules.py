@@ -14,7 +14,8 @@ from models.dilated import resolve_backend as resolve_backend
 from models.errors import as_integer, check_choice
 from models.padding import check_padding_mask
 from models.patterns.branches import DilatedBranches
-from models.patterns.orders import Grid, check_order
+from models.patterns.curves import Grid
+from models.patterns.orders import check_order
 from models.ring import call as ring
 from models.ring.attention import ring_attention
 from models.ring.options import group_name, process_group

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from models.errors import check_qkv, resolve_scale
+from models.errors import resolve_scale
+from models.qkv import check_qkv
 
 
 class Pattern(Protocol):

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from models.arrays import ArrayLike, as_tensor, check_array, float_dtype
-from models.errors import DTYPES, as_integer, check_qkv, check_same_length
+from models.errors import as_integer
 from models.prefetch import Prefetcher
+from models.qkv import DTYPES, check_qkv, check_same_length
 
 
 class _Source:

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -92,3 +94,11 @@ def test_models_know_nothing_of_what_measures_them_nor_this_of_the_analysis():
     for path in (ROOT / "models").rglob("*"):
         if path.suffix in (".py", ".md", ".json"):
             assert not re.search(r"\bexperiments[./]|\banalysis[./]", path.read_text()), path
+
+
+def test_the_analysis_starts_without_torch():
+    """Each of its processes would wait seconds for it, and a pipeline starts dozens."""
+    names = sorted(module for module in MODULES if module.startswith("analysis."))
+    names = [name for name in names if not name.endswith("__main__")]
+    script = f"import sys, {', '.join(names)}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)

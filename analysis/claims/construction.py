@@ -17,8 +17,8 @@ from analysis.claims.schema import (
 )
 from analysis.claims.wording import shape_words
 from models.patterns.branches import DilatedBranches
+from models.patterns.curves import CURVES
 from models.patterns.locality import locality
-from models.patterns.orders import CURVES
 
 
 class Sparsity(Predicate):

@@ -14,7 +14,7 @@ from analysis.claims.schema import HEADROOM, Judgement
 from analysis.claims.wording import comma_separated, shape_words
 from analysis.records.units import ITEM_BYTES
 from experiments.case import PATTERN_FIELDS, RANK_FIELDS
-from models.patterns import block_builders
+from experiments.cost.pairs import block_pairs
 from models.patterns.branches import DilatedBranches
 from models.registry import VARIANTS
 
@@ -153,9 +153,7 @@ class Evidence:
         shape, spec = self.shape(claim, at, system), self.claims_file.systems[system]
         n, heads, is_causal = shape["seq_len"], shape["heads"], shape["is_causal"]
         if spec.pattern == "blocks":
-            build = getattr(block_builders, shape["pattern"])
-            size = {"sparsity": shape["sparsity"], "block_size": shape["block_size"]}
-            return build(n, is_causal=is_causal, **size).pairs(n, heads, is_causal)
+            return heads * block_pairs(n, shape["block_size"], shape["sparsity"], is_causal)
         branches = self.claims_file.writeups[claim.writeup].branches.get(n)
         if spec.pattern == "dense":
             branches = [[n, 1]]

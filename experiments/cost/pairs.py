@@ -62,7 +62,7 @@ def whole_pairs(case: Case) -> float:
         kept = sum((1 + (d > 0)) * max(0, blocks - d) for d in _DISTANCES)
         return case.heads * kept * case.block_size**2
     if variant.takes == "blocks":
-        return case.heads * _block_pairs(
+        return case.heads * block_pairs(
             case.seq_len, case.block_size, case.sparsity, case.is_causal
         )
     if variant.takes == "branches":
@@ -110,8 +110,11 @@ def _over_heads(case: Case) -> int:
 
 
 @cache
-def _block_pairs(seq_len: int, block_size: int, sparsity: float, is_causal: bool) -> int:
-    """Pairs per head; a row of blocks keeps `max(1, round((1 - sparsity) * allowed))` of them."""
+def block_pairs(seq_len: int, block_size: int, sparsity: float, is_causal: bool) -> int:
+    """Pairs per head; a row of blocks keeps `max(1, round((1 - sparsity) * allowed))` of them.
+
+    Exact where block_size divides seq_len; else the last blocks are counted whole.
+    """
     blocks = -(-seq_len // block_size)
     kept = range(1, blocks + 1) if is_causal else (blocks,)
     kept = sum(max(1, round((1 - sparsity) * allowed)) for allowed in kept)

@@ -12,8 +12,8 @@ import math
 import torch
 
 from models.as_published.segments import softmax_attention
-from models.errors import check_qkv, check_same_length
 from models.patterns.block_mask import BlockMask
+from models.qkv import check_qkv, check_same_length
 
 FORMULA = "a softmax inside each kept block, added up over a row's blocks"
 BACKEND = "python loop over blocks"

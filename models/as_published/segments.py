@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from models.errors import check_qkv, check_same_length
 from models.patterns.branches import HeadGroup, HeadPartition
+from models.qkv import check_qkv, check_same_length
 
 
 def groups(

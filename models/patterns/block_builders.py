@@ -12,10 +12,11 @@ from numbers import Real
 
 import torch
 
-from models.errors import as_integer, check_qkv, check_same_length
+from models.errors import as_integer
 from models.patterns.block_mask import BlockMask
 from models.patterns.block_random import distinct, left_out
 from models.patterns.csr import row_pointers
+from models.qkv import check_qkv, check_same_length
 
 # Entries (for `top_k`, scores) computed at once: temporary tensors stay at a few MB.
 _ENTRIES_AT_ONCE = 1 << 18

@@ -3,18 +3,22 @@
 A pattern gives, for every head and branch, the offset that the head keeps. All
 else follows: position p is kept when `(p mod w) mod r == offset`, and a kept
 query attends to the kept keys of its segment.
+
+Torch is imported where tensors are made: pairs are counted without it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 
 from models.errors import as_integer, check_choice
+
+if TYPE_CHECKING:
+    import torch
 
 HEAD_OFFSETS = ("modulo", "block")
 
@@ -91,6 +95,8 @@ class _Branches:
         Returns:
             (R, N) int64.
         """
+        import torch
+
         keys = torch.arange(n_keys, device=rows.device)
         total = torch.zeros(len(rows), n_keys, dtype=torch.int64, device=rows.device)
         for branch, (w, r) in enumerate(self.branches()):
@@ -116,6 +122,8 @@ class _Branches:
         Returns:
             (K,) int64, positions branch after branch; a key of two branches is there twice.
         """
+        import torch
+
         found = [torch.empty(0, dtype=torch.int64)]
         for branch, (w, r) in enumerate(self.branches()):
             offset, start = self.offset(branch, head, heads), row // w * w

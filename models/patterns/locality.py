@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.errors import as_integer
-from models.patterns.orders import Grid
+from models.patterns.curves import Grid
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def locality(
     """The locality of a curve.
 
     Args:
-        curve: one of `models.patterns.orders.CURVES`.
+        curve: one of `models.patterns.curves.CURVES`.
         seq_len: N.
         radius: a token attends to those at most this many rows and columns away or, where width is
             None (a text), at most this many positions away.

@@ -10,7 +10,7 @@ from models.lazy import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "Grid": "models.patterns.orders",
+        "Grid": "models.patterns.curves",
         "RingError": "models.errors",
         "distributed_dilated_attention": "models.ring.all_gather",
         "ring_attention": "models.ring.attention",

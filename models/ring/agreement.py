@@ -8,9 +8,10 @@ import weakref
 
 import torch
 
-from models.errors import DTYPES
 from models.patterns.block_mask import BlockMask
-from models.patterns.orders import Grid, positions
+from models.patterns.curves import Grid
+from models.patterns.orders import positions
+from models.qkv import DTYPES
 from models.ring.exchange import ARGUMENTS, Exchange, rank_names
 from models.ring.options import RingOptions
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
 from models.patterns.branches import DilatedBranches
-from models.patterns.orders import Grid
+from models.patterns.curves import Grid
 from models.ring.call import Call
 from models.ring.call import resolve_backend as resolve_backend
 from models.ring.exchange import (

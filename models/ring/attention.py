@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from models.patterns.block_mask import BlockMask
 from models.patterns.branches import DilatedBranches
-from models.patterns.orders import Grid
+from models.patterns.curves import Grid
 from models.ring.call import resolve_backend as resolve_backend
 from models.ring.op import attend, rank_op
 from models.ring.passes import backward_steps, forward_steps

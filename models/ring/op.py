@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from models import inputs
 from models.ops import AttentionOp, empty_results, packed_like
-from models.patterns.orders import Grid
+from models.patterns.curves import Grid
 from models.ring.call import Call, agreed_seq_len, make_call, report_bad_arguments
 from models.ring.options import (
     PATTERNS,

@@ -15,7 +15,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from models.errors import as_integer, as_number, check_choice
 from models.patterns.block_mask import BlockMask
 from models.patterns.branches import DilatedBranches, HeadPartition
-from models.patterns.orders import Grid, check_order
+from models.patterns.curves import Grid
+from models.patterns.orders import check_order
 
 BACKENDS = ("auto", "sdpa", "triton", "eager")
 PATTERNS = (DilatedBranches, HeadPartition, BlockMask, type(None))

@@ -18,8 +18,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from models.errors import UnsupportedBackend, check_choice, check_qkv, check_same_length
+from models.errors import UnsupportedBackend, check_choice
 from models.fused_ops import fused_op
+from models.qkv import check_qkv, check_same_length
 from models.ring import torch_ring
 from models.ring.peer_adapters import (
     BUCKET,

@@ -15,7 +15,8 @@ import torch
 
 from models.patterns.block_mask import BlockMask
 from models.patterns.branches import DilatedBranches, HeadPartition
-from models.patterns.orders import Grid, positions
+from models.patterns.curves import Grid
+from models.patterns.orders import positions
 from models.ring.block_mask_plan import BlockMaskPlan
 from models.ring.pattern_plan import DensePlan, DilatedPlan, PatternPlan, Tokens, head_count
 from models.ring.pieces import Piece

@@ -14,7 +14,8 @@ import torch
 from models.errors import as_integer
 from models.ops import AttentionOp, empty_results, packed_like
 from models.patterns.block_mask import BlockMask
-from models.patterns.orders import Grid, as_rank, shard, unshard
+from models.patterns.curves import Grid
+from models.patterns.orders import as_rank, shard, unshard
 from models.ring.call import Call, resolve_op
 from models.ring.op import prepared, with_schema
 from models.ring.options import RingOptions

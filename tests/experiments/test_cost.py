@@ -43,13 +43,14 @@ EXACT = [
     _case("head-partitioned", **BRANCHES),
     _case("multihead-dilated-sdpa", heads=8, kv_heads=4, **BRANCHES),
     _case("multihead-dilated-gather", heads=4, **BRANCHES, **{"pass": "forward_backward"}),
-]
-NEARLY = [
     *(
         _case("block-sparse", is_causal=causal, **{**BLOCKS, "pattern": pattern})
         for causal in (False, True)
         for pattern in ("local_window", "dilated", "global_local", "strided", "random", "top_k")
     ),
+]
+NEARLY = [
+    _case("block-sparse", seq_len=1000, **BLOCKS),
     *(
         _case(variant, is_causal=causal, seq_len=1024, **RANKS)
         for causal in (False, True)
@@ -70,7 +71,7 @@ def test_flops_are_those_of_the_workload(case):
 
 
 @pytest.mark.parametrize("case", NEARLY, ids=_ids(NEARLY))
-def test_flops_of_blocks_and_rings_are_near_those_of_the_workload(case):
+def test_flops_of_short_blocks_and_rings_are_near_those_of_the_workload(case):
     assert cost.useful_flops(case) == pytest.approx(build(case, "cpu").useful_flops(), rel=0.03)
 
 

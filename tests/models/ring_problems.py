@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 from hypothesis import strategies as st
 
-from models.patterns.orders import ORDERS, Grid
+from models.patterns.curves import Grid
+from models.patterns.orders import ORDERS
 from models.ring import distributed_dilated_attention, ring_attention, shard, unshard
 from tests.models.helpers import LAYOUTS, BlockProblem, Problem, random_tensor
 

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.patterns.curves import CURVES, Grid
 from models.patterns.locality import locality
-from models.patterns.orders import CURVES, Grid, positions
+from models.patterns.orders import positions
 
 
 @pytest.mark.parametrize("curve", CURVES)
