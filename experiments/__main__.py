@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
-from experiments import cost, machine, runner
+from experiments import cost, machine, rounds, runner
 from experiments import grid as grids
 from experiments.campaign.command import add_arguments, campaign
 from experiments.device_lock import hold
@@ -39,22 +38,21 @@ def _list(options) -> int:
 
 def _plan(options) -> int:
     device, reference = machine.choose_device(options.device), None
-    machine_id, name = machine.describe(device).id, machine.describe(device).device
-    kind = "cpu" if device == "cpu" else "cuda"
-    if options.tier == "gpu" and kind == "cpu":
+    here, tier = machine.describe(device), _tier(options, device)
+    kind, name = here.device_kind, here.device
+    if tier == "gpu" and kind == "cpu":
         kind, name, reference = "cuda", "", cost.reference_device("cuda")
-    for grid, tier, cases in _selected(options, device):
-        print(f"{grid.name} ({tier.name}) on {machine_id}")
-        expected = [cost.seconds(case, tier.limits, kind, name) for case in cases]
-        for case, one in zip(cases, expected, strict=True):
-            path = runner.path_of(options.out, machine_id, grid, case)
-            state = (
-                "done   " if runner.is_done(path, case, grid.procedure(case.variant)) else "measure"
-            )
-            status = "" if one.status == "ok" else f" ({one.status})"
-            print(f"  {state} {runner.label(case)}  {grid.file_name(case)}")
-            print(f"          about {one.total:.1f} s{status}")
-        print(f"  {len(cases)} cases, about {runner.duration(cost.total(expected))}")
+    tasks = _selected(options, tier)
+    number = options.round or rounds.first_unfinished(options.out, here.id, tasks)
+    print(f"{rounds.name_of(number)} ({tier}) on {here.id}")
+    expected = [cost.seconds(task.case, task.limits, kind, name) for task in tasks]
+    for task, one in zip(tasks, expected, strict=True):
+        path = rounds.path_of(options.out, here.id, rounds.name_of(number), task.case)
+        state = "done   " if rounds.is_done(path, task.case, task.procedure) else "measure"
+        status = "" if one.status == "ok" else f" ({one.status})"
+        print(f"  {state} {runner.label(task.case)}  {task.name}")
+        print(f"          about {one.total:.1f} s{status}, for {', '.join(task.experiments)}")
+    print(f"  {len(tasks)} cases, about {runner.duration(cost.total(expected))}")
     if options.tier is None and not options.only and not options.case:
         print(_tiers_table([options.name] if options.name else grids.names(), kind, name))
     if reference:
@@ -63,22 +61,23 @@ def _plan(options) -> int:
 
 
 def _tiers_table(names: list[str], kind: str, name: str) -> str:
-    """Cases and expected time of each experiment and tier; of the gpu tier, on a GPU."""
-    lines = [f"{'expected time':16}" + "".join(f"{tier:>26}" for tier in grids.TIERS)]
-    sums = dict.fromkeys(grids.TIERS, (0, 0.0))
-    for experiment in names:
-        cells = ""
-        for tier in grids.load(experiment).tiers.values():
-            # A CPU takes days for the lengths of the gpu tier: the reference card stands in.
-            on = ("cuda", "") if tier.name == "gpu" and kind == "cpu" else (kind, name)
-            spent = cost.total(cost.seconds(case, tier.limits, *on) for case in tier.cases)
-            cells += f"{f'{len(tier.cases)} cases, {runner.duration(spent)}':>26}"
-            count, seconds = sums[tier.name]
-            sums[tier.name] = (count + len(tier.cases), seconds + spent)
-        lines.append(f"{experiment:16}{cells}")
+    """Cases and expected time of a round, per experiment and tier; of the gpu tier, on a GPU."""
+    # A CPU takes days for the lengths of the gpu tier: the reference card stands in.
+    devices = {
+        tier: ("cuda", "") if tier == "gpu" and kind == "cpu" else (kind, name)
+        for tier in grids.TIERS
+    }
+    rows = {one: {tier: grids.tasks(tier, [one]) for tier in grids.TIERS} for one in names}
     if len(names) > 1:
-        cells = (f"{count} cases, {runner.duration(spent)}" for count, spent in sums.values())
-        lines.append(f"{'all':16}" + "".join(f"{cell:>26}" for cell in cells))
+        # A case of several experiments is measured once.
+        rows["all"] = {tier: grids.tasks(tier, names) for tier in grids.TIERS}
+    lines = [f"{'expected time':16}" + "".join(f"{tier:>26}" for tier in grids.TIERS)]
+    for row, tiers in rows.items():
+        cells = ""
+        for tier, tasks in tiers.items():
+            spent = cost.total(cost.seconds(t.case, t.limits, *devices[tier]) for t in tasks)
+            cells += f"{f'{len(tasks)} cases, {runner.duration(spent)}':>26}"
+        lines.append(f"{row:16}{cells}")
     if kind == "cpu":
         lines.append(f"(gpu: on the reference card, {cost.reference_device('cuda')})")
     return "\n".join(lines)
@@ -86,17 +85,20 @@ def _tiers_table(names: list[str], kind: str, name: str) -> str:
 
 def _run(options) -> int:
     device = machine.choose_device(options.device)
-    budget = options.budget
-    start = time.monotonic()
-    selected = _selected(options, device)
-    name, kind = machine.describe(device).device, "cpu" if device == "cpu" else "cuda"
-    for number, (grid, tier, cases) in enumerate(selected):
-        expected = cost.total(cost.seconds(case, tier.limits, kind, name) for case in cases)
-        text = f"{grid.name} ({tier.name}): {len(cases)} cases, "
-        print(f"{text}expected to take {runner.duration(expected)}", file=sys.stderr, flush=True)
-        # What is left of the budget goes to the remaining experiments in equal parts.
-        left = budget and max(0.0, budget + start - time.monotonic()) / (len(selected) - number)
-        runner.run(grid, tier, cases, device=device, out=options.out, budget_s=left)
+    here, tier = machine.describe(device), _tier(options, device)
+    tasks = _selected(options, tier)
+    kind, name = here.device_kind, here.device
+    spent = cost.total(cost.seconds(task.case, task.limits, kind, name) for task in tasks)
+    text = f"{len(tasks)} cases ({tier}), expected to take {runner.duration(spent)} per round"
+    print(text, file=sys.stderr, flush=True)
+    runner.run(
+        tasks,
+        tier,
+        device=device,
+        out=options.out,
+        round_=rounds.name_of(options.round) if options.round else None,
+        budget_s=options.budget,
+    )
     return 0
 
 
@@ -187,21 +189,21 @@ def _tune(options) -> int:
     return 0
 
 
-def _selected(options, device: str):
-    """(grid, tier, cases) for each experiment asked for; errors come before any work."""
-    if bool(options.name) == options.all:
-        raise ValueError("give the name of one experiment, or --all")
-    selected = []
-    for name in grids.names() if options.all else [options.name]:
-        grid = grids.load(name)
-        tier = grid.check_tier(options.tier or machine.default_tier(device))
-        cases = runner.select(tier, runner.parse_only(options.only, grid))
-        if options.case:
-            cases = [case for case in cases if grid.file_name(case) == options.case]
-        if not cases and tier.cases:
-            raise ValueError(f"{name} ({tier.name}): no case matches the filters")
-        selected.append((grid, tier, cases))
-    return selected
+def _tier(options, device: str) -> str:
+    return options.tier or machine.default_tier(device)
+
+
+def _selected(options, tier: str) -> list[grids.Task]:
+    """The cases of the tier that are asked for; errors come before any work."""
+    if sum((bool(options.name), options.all, bool(options.case and not options.name))) != 1:
+        raise ValueError("give the name of one experiment, --all, or one --case")
+    only = runner.parse_only(options.only)
+    tasks = runner.select(grids.tasks(tier, [options.name] if options.name else None), only)
+    if options.case:
+        tasks = [task for task in tasks if task.name == options.case]
+    if not tasks:
+        raise ValueError(f"{options.name or 'all experiments'} ({tier}): no case matches")
+    return tasks
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -216,14 +218,17 @@ def _parser() -> argparse.ArgumentParser:
     command("list", _list, "the experiments, and how many cases each tier has")
     for name, function, help in (
         ("plan", _plan, "the cases of an experiment, and which are still to measure"),
-        ("run", _run, "measure the cases of an experiment and write a record each"),
+        ("run", _run, "measure a round of an experiment's cases and write a record each"),
     ):
         sub = command(name, function, help)
         sub.add_argument("name", nargs="?", metavar="NAME", help="an experiment")
         sub.add_argument("--all", action="store_true", help="every experiment")
         sub.add_argument("--tier", choices=grids.TIERS, help="default: gpu with a GPU, else laptop")
         sub.add_argument("--only", action="append", default=[], metavar="K=V", help="filter cases")
-        sub.add_argument("--case", help="one case, by its file name")
+        sub.add_argument("--case", help="one case, by its name")
+        sub.add_argument(
+            "--round", type=_number, metavar="N", help="default: the first that is not complete"
+        )
         sub.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:INDEX")
         sub.add_argument(
             "--out", type=Path, default=runner.LOCAL, help="folder of records (results/local)"
@@ -272,6 +277,13 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not value > 0:
         raise argparse.ArgumentTypeError(f"{text}: expected a positive number of seconds")
+    return value
+
+
+def _number(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected an integer >= 1")
     return value
 
 

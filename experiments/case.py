@@ -1,9 +1,8 @@
-"""A case: one point of an experiment's grid, and the file name that stands for it."""
+"""A case: one point of an experiment's grid, and the name that stands for it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import get_args, get_type_hints
 
@@ -38,8 +37,8 @@ def _stated(description: str | None = None, *, default=MISSING, **limits):
 class Case:
     """Shapes and options of one measurement.
 
-    The fields stand here and nowhere else: keys of grids, file names, columns of tables and
-    the `case` object of a record are made of them. Those that do not apply to a
+    The fields stand here and nowhere else: keys of grids, names of files, columns of tables and
+    the `case` object of a record are made of them. One case may be a point of several grids. Those that do not apply to a
     variant are None (a dense variant has no segment lengths). `pass_` is written "pass" outside.
     """
 
@@ -81,6 +80,25 @@ class Case:
     def is_spread(self) -> bool:
         """Whether it runs in several processes, one per rank."""
         return self.simulated is False
+
+    @property
+    def name(self) -> str:
+        """What stands for it in file names and commands: every field, so no two cases share one.
+
+        `dilated-sdpa_b1_n8192_h8_d64_float32_forward_w1024+2048_r1+2`; what does not apply is left
+        out, as are as many key heads as heads, and a seed of 0.
+        """
+        heads = f"h{self.heads}" + (f"+{self.kv_heads}" if self.kv_heads != self.heads else "")
+        shape = (f"b{self.batch}", f"n{self.seq_len}", heads, f"d{self.head_dim}", self.dtype)
+        parts = [self.variant, *shape, *(["causal"] if self.is_causal else []), self.pass_]
+        if self.segment_lengths is not None:
+            lists = (self.segment_lengths, self.dilation_rates)
+            parts += [f"{key}{_text(values)}" for key, values in zip("wr", lists, strict=True)]
+        if self.pattern is not None:
+            parts.append(f"{self.pattern}-{self.sparsity}-{self.block_size}")
+        if self.world_size is not None:
+            parts.append(f"p{self.world_size}{'-simulated' if self.simulated else ''}")
+        return "_".join([*parts, *([f"seed{self.seed}"] if self.seed else [])])
 
     def params(self) -> dict[str, str]:
         """Every field as text, in order; None is "none"."""
@@ -129,16 +147,6 @@ _LIMITED = tuple(
 _OPTIONAL_NUMBERS = [
     name for name, hint in get_type_hints(Case).items() if {int, float} & {*get_args(hint)}
 ]
-
-
-def columns(cases: Iterable[Case]) -> tuple[str, ...]:
-    """The fields that these cases need to be told apart: all that are not None in every one.
-
-    Taken over a whole experiment, so that a field which a later experiment adds
-    changes no file name here.
-    """
-    used = {f.name for case in cases for f in fields(case) if getattr(case, f.name) is not None}
-    return tuple(_public(f.name) for f in fields(Case) if f.name in used)
 
 
 def _text(value) -> str:

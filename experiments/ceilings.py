@@ -39,20 +39,28 @@ def measure(dtype: torch.dtype, device: str) -> dict:
 
 
 def _measure(dtype: torch.dtype, device: str) -> dict:
-    side = _SIDE[device]
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    product = torch.empty_like(a)
-    matmul_s = _best_seconds(lambda: torch.matmul(a, b, out=product), device)
-    source = torch.ones(_COPY_BYTES[device], dtype=torch.int8, device=device)
-    target = torch.empty_like(source)
-    copy_s = _best_seconds(lambda: target.copy_(source), device)
+    seconds = rates_in_seconds(dtype, device)
     return {
-        "matmul_flops_per_s": 2 * side**3 / matmul_s,
-        "copy_bytes_per_s": 2 * _COPY_BYTES[device] / copy_s,
+        "matmul_flops_per_s": 2 * _SIDE[device] ** 3 / seconds["matmul"],
+        "copy_bytes_per_s": 2 * _COPY_BYTES[device] / seconds["copy"],
     }
 
 
-def _best_seconds(run: Callable[[], object], device: str) -> float:
+def rates_in_seconds(dtype: torch.dtype, device: str) -> dict[str, float]:
+    """What the product, "matmul", and the copy take at best."""
+    side = _SIDE[device]
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    product = torch.empty_like(a)
+    source = torch.ones(_COPY_BYTES[device], dtype=torch.int8, device=device)
+    target = torch.empty_like(source)
+    return {
+        "matmul": best_seconds(lambda: torch.matmul(a, b, out=product), device),
+        "copy": best_seconds(lambda: target.copy_(source), device),
+    }
+
+
+def best_seconds(run: Callable[[], object], device: str) -> float:
+    """The least of a few repeats, after one that is not counted."""
     seconds = _cuda_seconds if device == "cuda" else _cpu_seconds
     run()
     spent: list[float] = []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 
-from experiments.case import PATTERN_FIELDS, RANK_FIELDS, Case, CaseError, columns
+from experiments.case import PATTERN_FIELDS, RANK_FIELDS, Case, CaseError
 from experiments.plain_yaml import PlainYamlError, loads
 from experiments.procedures import PROCEDURES, choose
 from models.registry import VARIANTS
@@ -15,8 +16,6 @@ from models.registry import VARIANTS
 GRIDS = Path(__file__).parent
 TIERS = ("smoke", "laptop", "gpu")
 _COUNTS = ("replicates", "min_samples", "max_samples")
-# In file names: Paramspace reads rows as named tuples, and `pass` is a Python keyword.
-_COLUMN_NAMES = {"pass": "passes"}
 # These are lists in themselves: in a block they are one value, not an axis.
 _LISTS = ("segment_lengths", "dilation_rates")
 
@@ -29,17 +28,35 @@ class GridError(ValueError):
 class Limits:
     """How long and how often a case of a tier is measured.
 
-    replicates: fresh processes. min_samples, max_samples: timed repeats in each.
+    replicates: fresh processes per round. min_samples, max_samples: timed repeats in each.
     sample_seconds: go on sampling until then. timeout_s: wall time of the whole
     case. memory_gib: address space beyond the start, None for what the machine has.
     """
 
-    replicates: int = 3
+    replicates: int = 1
     min_samples: int = 3
     max_samples: int = 50
     sample_seconds: float = 0.3
     timeout_s: float = 120.0
     memory_gib: float | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A case of a tier, once for all the experiments that it is a point of.
+
+    limits: the largest of each that one of them asks for.
+    """
+
+    case: Case
+    experiments: tuple[str, ...]
+    procedure: str
+    limits: Limits
+
+    @property
+    def name(self) -> str:
+        """That of the case."""
+        return self.case.name
 
 
 @dataclass(frozen=True)
@@ -63,37 +80,6 @@ class Grid:
     procedures: tuple[str, ...]
     tiers: dict[str, Tier]
 
-    @cached_property
-    def columns(self) -> tuple[str, ...]:
-        """The case fields in file names: those that some case of any tier uses."""
-        return columns(case for tier in self.tiers.values() for case in tier.cases)
-
-    def params(self, case: Case) -> dict[str, str]:
-        """The case as text by column of file names: a row of Snakemake's Paramspace.
-
-        A grid with patterns of both kinds, or with ranks, has one column for each of these, so that
-        names do not grow longer than file systems take.
-        """
-        values = case.params()
-        joined = {}
-        if all(set(keys) <= set(self.columns) for keys in PATTERN_FIELDS.values()):
-            kinds = PATTERN_FIELDS.values()
-            joined |= dict.fromkeys((key for keys in kinds for key in keys), "pattern")
-            lists = "x".join(values[key] for key in PATTERN_FIELDS["branches"])
-            blocks = "+".join(values[key] for key in PATTERN_FIELDS["blocks"])
-            given = case.segment_lengths and lists or case.pattern and blocks
-            values["pattern"] = given or "none"
-        if set(RANK_FIELDS) <= set(self.columns):
-            joined |= dict.fromkeys(RANK_FIELDS, "ranks")
-            values["ranks"] = values["world_size"] + ("+simulated" if case.simulated else "")
-        names = (joined.get(key, _COLUMN_NAMES.get(key, key)) for key in self.columns)
-        keys = {_COLUMN_NAMES[key]: key for key in _COLUMN_NAMES}
-        return {name: values[keys.get(name, name)] for name in names}
-
-    def file_name(self, case: Case) -> str:
-        """`variant-dense_batch-1_seq_len-2048_...`, as Paramspace writes it."""
-        return "_".join(f"{key}-{value}" for key, value in self.params(case).items())
-
     def procedure(self, variant: str) -> str:
         """Which of its procedures measures `variant`; GridError where none or several can."""
         try:
@@ -111,6 +97,48 @@ class Grid:
 def names() -> list[str]:
     """Every experiment, by the name of its grid file."""
     return sorted(path.stem for path in GRIDS.glob("*.yaml"))
+
+
+def tasks(tier: str, experiments: Iterable[str] | None = None) -> list[Task]:
+    """The cases of a tier, each once: of all experiments, or of some.
+
+    Most valuable first: the first case of every experiment, then the second. What a case is measured by and how long
+    is the same whichever experiments are asked for. GridError where grids disagree on a procedure.
+    """
+    known = {name: load(name) for name in names()}
+    found: dict[Case, Task] = {}
+    for name, grid in known.items():
+        of_tier = grid.check_tier(tier)
+        for case in of_tier.cases:
+            task = Task(case, (name,), grid.procedure(case.variant), of_tier.limits)
+            found[case] = _both(found[case], task) if case in found else task
+    turns = itertools.zip_longest(*(known[name].tiers[tier].cases for name in experiments or known))
+    asked = dict.fromkeys(case for turn in turns for case in turn if case is not None)
+    return [found[case] for case in asked]
+
+
+def _both(one: Task, other: Task) -> Task:
+    if one.procedure != other.procedure:
+        asked = " and ".join(f"{t.experiments[0]} by {t.procedure}" for t in (one, other))
+        raise GridError(f"{one.name}: measured in {asked}: expected one procedure")
+    pairs = zip(astuple(one.limits), astuple(other.limits), strict=True)
+    # No limit of memory is the largest.
+    limits = Limits(*(None if None in pair else max(pair) for pair in pairs))
+    return replace(one, experiments=one.experiments + other.experiments, limits=limits)
+
+
+@lru_cache(maxsize=1)
+def _experiments_of() -> dict[Case, tuple[str, ...]]:
+    found: dict[Case, tuple[str, ...]] = {}
+    for name in names():
+        for case in {case: None for tier in load(name).tiers.values() for case in tier.cases}:
+            found[case] = (*found.get(case, ()), name)
+    return found
+
+
+def experiments_of(case: Case) -> tuple[str, ...]:
+    """The experiments that have the case in some tier, by name; () for none."""
+    return _experiments_of().get(case, ())
 
 
 def load(name: str, folder: Path = GRIDS) -> Grid:

@@ -7,9 +7,11 @@ import os
 import platform
 import re
 import subprocess
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 
 
 class DeviceError(ValueError):
@@ -26,9 +28,33 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class Host:
+    """What tells the hosts of one kind of machine apart, and one start of a host from the next.
+
+    A cloud calls several generations of a processor by one name. family, model, stepping: of the
+    CPU. caches: bytes by level. boot: of a hash of the kernel's boot id. None where unknown.
+    """
+
+    family: int | None
+    model: int | None
+    stepping: int | None
+    caches: dict[str, int]
+    boot: str | None
+
+    @property
+    def id(self) -> str:
+        """8 hex digits over all of it."""
+        return _digest(repr(asdict(self)))
+
+    def to_json(self) -> dict:
+        return {"id": self.id, **asdict(self)}
+
+
+@dataclass(frozen=True)
 class Machine:
     """The device that is measured and what surrounds it; sizes in bytes."""
 
+    host: Host
     device: str
     device_kind: str
     driver: str | None
@@ -49,7 +75,7 @@ class Machine:
         return f"{slug}{cores}-{digest}"
 
     def to_json(self) -> dict:
-        return {"id": self.id, **asdict(self)}
+        return {"id": self.id, **asdict(self), "host": self.host.to_json()}
 
 
 @cache
@@ -110,10 +136,41 @@ def describe(device: str) -> Machine:
     memory = _memory_bytes()
     cpu, cores = _cpu_name(), len(os.sched_getaffinity(0))
     system = f"{platform.system()} {platform.release().split('-')[0]} {platform.machine()}"
+    around = (cpu, cores, memory)
     if device == "cpu":
-        return Machine(cpu, "cpu", None, cpu, cores, memory, memory, system)
+        return Machine(host(), cpu, "cpu", None, *around, memory, system)
     gpu = next(g for g in gpus() if device in ("cuda", f"cuda:{g.index}"))
-    return Machine(gpu.name, "cuda", gpu.driver, cpu, cores, memory, gpu.memory_bytes, system)
+    return Machine(host(), gpu.name, "cuda", gpu.driver, *around, gpu.memory_bytes, system)
+
+
+@cache
+def host() -> Host:
+    """The host that this runs on, as far as Linux says."""
+    numbers = []
+    for key in ("cpu family", "model", "stepping"):
+        text = _cpuinfo(key)
+        numbers.append(int(text) if text and text.isdigit() else None)
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Host(*numbers, _caches(), _digest(boot))
+    return Host(*numbers, _caches(), None)
+
+
+def _caches() -> dict[str, int]:
+    """Bytes of the first core's caches, by level."""
+    found = {}
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        with suppress(OSError, ValueError):
+            level, kind, size = (
+                (folder / n).read_text().strip() for n in ("level", "type", "size")
+            )
+            letter = {"Data": "d", "Instruction": "i"}.get(kind, "")
+            found[f"L{level}{letter}"] = int(size.removesuffix("K")) * 1024
+    return found
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def default_tier(device: str) -> str:
@@ -139,8 +196,14 @@ def _meminfo(key: str) -> int:
 
 
 def _cpu_name() -> str:
+    return _cpuinfo("model name") or _cpuinfo("Model") or platform.machine()
+
+
+def _cpuinfo(key: str) -> str | None:
+    """The first value of a key of /proc/cpuinfo."""
     with open("/proc/cpuinfo") as lines:
         for line in lines:
-            if line.startswith(("model name", "Model\t")):
-                return line.split(":", 1)[1].strip()
-    return platform.machine()
+            name, _, value = line.partition(":")
+            if name.strip() == key:
+                return value.strip()
+    return None

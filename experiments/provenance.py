@@ -8,7 +8,6 @@ import subprocess
 from functools import cache
 from importlib import metadata
 
-from experiments import grid
 from experiments.case import Case
 from experiments.digest import ROOT
 from models.kernels import tile_tables
@@ -35,12 +34,9 @@ def software(digest: str) -> dict:
     }
 
 
-def command(experiment: str, tier: str, case: Case) -> str:
+def command(tier: str, case: Case) -> str:
     """The command line that makes this one record, whichever call of many made it here."""
-    name = grid.load(experiment).file_name(case)
-    return shlex.join(
-        ["python", "-m", "experiments", "run", experiment, "--tier", tier, "--case", name]
-    )
+    return shlex.join(["python", "-m", "experiments", "run", "--tier", tier, "--case", case.name])
 
 
 def _dirty() -> bool | None:

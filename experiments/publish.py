@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
+from datetime import datetime
 from pathlib import Path
 
 from experiments import grid as grids
-from experiments import record
+from experiments import record, rounds
 from experiments.archive import MANIFEST
 from experiments.digest import ROOT
 from experiments.procedures import PROCEDURES
-from experiments.runner import path_of
 from experiments.schema import Record, load
 from models.registry import VARIANTS
 
@@ -23,7 +22,7 @@ def record_paths(root: Path) -> list[Path]:
         raise record.RecordError(f"{root}: no such file or folder")
     if (root / MANIFEST).is_file():
         raise record.RecordError(f"{root}: is a campaign's folder: name the .tar.xz in it")
-    paths = [root] if root.is_file() else sorted(root.rglob("*.json"))
+    paths = rounds.record_files(root)
     if not paths:
         raise record.RecordError(f"{root}: no records (*.json) there")
     return paths
@@ -32,11 +31,9 @@ def record_paths(root: Path) -> list[Path]:
 def validate(root: Path) -> tuple[int, list[str]]:
     """How many records at or under `root` are valid, and what is wrong with the others."""
     valid, problems = 0, []
-    grid_of = cache(grids.load)
     for path in record_paths(root):
         try:
-            found = load(path)
-            _check_grid(path, found, grid_of(found.experiment))
+            check_place(path, load(path))
             valid += 1
         except (record.RecordError, grids.GridError) as error:
             problems.append(str(error))
@@ -47,22 +44,40 @@ def publish(root: Path, published: Path = PUBLISHED) -> list[Path]:
     """Copy every record under `root` to `published`; RecordError, before any copy, if one may not.
 
     A record may be published when it is valid, is no smoke test, was made by committed code,
-    and has not failed, unless it is of a peer.
+    has not failed, unless it is of a peer, and takes no other record's place: a round is
+    measured whole, and another one lies beside it.
     """
     records = {path: load(path) for path in record_paths(root)}
-    grid_of = cache(grids.load)
     for path, found in records.items():
-        _check_grid(path, found, grid_of(found.experiment))
+        check_place(path, found)
         reason = why_not(found)
         if reason:
             raise record.RecordError(f"{path}: {reason}")
-    targets = []
-    for path, found in records.items():
-        grid = grid_of(found.experiment)
-        target = path_of(published, found.machine.id, grid, found.to_case())
+    targets = {path: target_of(path, found, published) for path, found in records.items()}
+    for path, target in targets.items():
+        if target.exists() and record.read(target) != record.read(path):
+            raise record.RecordError(
+                f"{path}: another record of its case and round is published as {target}: "
+                "measure a whole round anew (make round)"
+            )
+    for path, target in targets.items():
         record.write(target, record.read(path))
-        targets.append(target)
-    return targets
+    return list(targets.values())
+
+
+def target_of(path: Path, found: Record, published: Path) -> Path:
+    """Where a record is published: in a folder named after the time when its round began."""
+    return rounds.path_of(
+        published, found.machine.id, _published_name(path.parent), found.to_case()
+    )
+
+
+def _published_name(folder: Path) -> str:
+    """That of a round in `folder`: its own, or when the first of its records was begun."""
+    if not folder.name.startswith("round-"):
+        return folder.name
+    begun = [record.read(path) for path in rounds.record_files(folder)]
+    return rounds.name_at(min(datetime.fromisoformat(one["started_at"]) for one in begun if one))
 
 
 def why_not(found: Record) -> str | None:
@@ -85,20 +100,27 @@ def own_failure(found: Record) -> str | None:
     return None
 
 
-def _check_grid(path: Path, found: Record, grid: grids.Grid) -> None:
-    """RecordError unless a record lies where its case belongs and holds what its grid asks for."""
-    expected = path_of(Path(), found.machine.id, grid, found.to_case())
-    if path.resolve().parts[-3:] != expected.parts:
-        raise record.RecordError(f"{path}: case: belongs at {expected}")
-    check_result(path, found, grid)
+def check_place(path: Path, found: Record) -> None:
+    """RecordError unless a record lies where its case belongs and holds what is measured of it."""
+    case = found.to_case()
+    for what, is_there, expected in (
+        ("case", path.stem, case.name),
+        ("machine.id", path.resolve().parent.parent.name, found.machine.id),
+    ):
+        if is_there != expected:
+            raise record.RecordError(f"{path}: {what}: belongs at {expected}, not {is_there}")
+    if not rounds.NAME.fullmatch(path.resolve().parent.name):
+        raise record.RecordError(f"{path}: expected a round's folder, not {path.parent.name}")
+    check_result(path, found)
 
 
-def check_result(name: Path | str, found: Record, grid: grids.Grid) -> None:
-    """RecordError unless the record holds what the grid's procedure measures."""
-    try:
-        procedure = PROCEDURES[grid.procedure(found.variant)]
-    except grids.GridError as error:
-        raise record.RecordError(f"{name}: variant: {error}") from error
+def check_result(name: Path | str, found: Record) -> None:
+    """RecordError unless the case is a point of a grid, and holds what that one measures."""
+    case = found.to_case()
+    experiments = grids.experiments_of(case)
+    if not experiments:
+        raise record.RecordError(f"{name}: case: is a point of no grid")
+    procedure = PROCEDURES[grids.load(experiments[0]).procedure(case.variant)]
     if found.status == "ok" and not procedure.is_in(found.replicates):
         fields = " and ".join(procedure.fields)
         raise record.RecordError(f"{name}: replicates: {procedure.name} gives {fields}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from experiments.atomic_write import atomic_write
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class RecordError(ValueError):

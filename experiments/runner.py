@@ -1,84 +1,51 @@
-"""Runs the cases of an experiment one after another: resumable, with progress and a budget."""
+"""Measures the cases of a round one after another: resumable, with progress and a budget."""
 
 from __future__ import annotations
 
 import contextlib
-import random
-import statistics
+import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import median
 
-from experiments import record
-from experiments.case import Case
+from experiments import cost, record, rounds
+from experiments.case import COLUMNS, Case
 from experiments.device_lock import hold
 from experiments.digest import ROOT, code_digest
-from experiments.grid import Grid, Tier
-from experiments.machine import describe
+from experiments.grid import Task
+from experiments.machine import Machine, describe
 from experiments.workers import Workers
 
 LOCAL = ROOT / "results" / "local"
-# Statuses that stand until the code changes; a failed case is tried again.
-_FINAL = ("ok", "oom", "timeout", "unsupported")
+# Further passes over the cases beside which a gauge was off.
+_PASSES = 2
+# Of a gauge, on a device that answers.
+_GAUGE_S = 60.0
 
 
-def parse_only(texts: list[str], grid: Grid) -> dict[str, str]:
-    """`k=v` filters by column of the grid; ValueError names one that is none."""
+def parse_only(texts: list[str]) -> dict[str, str]:
+    """`k=v` filters by field of a case; ValueError names one that is none."""
     only = {}
     for text in texts:
         key, separator, value = text.partition("=")
         if key in only:
             raise ValueError(f"--only {text}: {key} is given twice")
-        if not separator or key not in grid.columns:
-            raise ValueError(f"--only {text}: expected k=v with k one of {', '.join(grid.columns)}")
+        if not separator or key not in COLUMNS:
+            raise ValueError(f"--only {text}: expected k=v with k one of {', '.join(COLUMNS)}")
         only[key] = value.strip("[]").replace(" ", "").replace(",", "+")
     return only
 
 
-def select(tier: Tier, only: dict[str, str]) -> list[Case]:
-    """The tier's cases that match every filter, most valuable first."""
+def select(tasks: Iterable[Task], only: dict[str, str]) -> list[Task]:
+    """Those whose case matches every filter, in their order."""
     return [
-        case
-        for case in tier.cases
-        if all(case.params()[key] == value for key, value in only.items())
+        task
+        for task in tasks
+        if all(task.case.params()[key] == value for key, value in only.items())
     ]
-
-
-def path_of(out: Path, machine_id: str, grid: Grid, case: Case) -> Path:
-    """Where the record of `case` lies."""
-    return out / machine_id / grid.name / f"{grid.file_name(case)}.json"
-
-
-def current(path: Path, case: Case, procedure: str | None = None) -> dict | None:
-    """The record at `path` if it is readable, of today's schema and made by today's code.
-
-    procedure: how the case is measured, as `code_digest` takes it.
-    """
-    found = record.read(path) or {}
-    software = found.get("software")
-    made_by = software.get("code_digest") if isinstance(software, dict) else None
-    of_today = found.get("schema_version") == record.SCHEMA_VERSION
-    return found if of_today and made_by == code_digest(case.variant, procedure) else None
-
-
-def is_done(path: Path, case: Case, procedure: str | None = None) -> bool:
-    """Whether the record there stands: current, and not of a case that failed."""
-    return (current(path, case, procedure) or {}).get("status") in _FINAL
-
-
-def set_aside_outdated(path: Path, case: Case, procedure: str | None = None) -> None:
-    """Move a record that is not current to `*.json.outdated`, and back when its code is.
-
-    Snakemake knows only of records that it made itself; for it, a record of other
-    code, or one cut short, must not be there. Nothing is lost.
-    """
-    aside = path.with_name(f"{path.name}.outdated")
-    if path.exists() and current(path, case, procedure) is None:
-        path.replace(aside)
-    elif aside.exists() and not path.exists() and current(aside, case, procedure):
-        aside.replace(path)
 
 
 def check_writable(out: Path) -> None:
@@ -91,63 +58,135 @@ def check_writable(out: Path) -> None:
 
 
 def run(
-    grid: Grid,
-    tier: Tier,
-    cases: list[Case],
+    tasks: list[Task],
+    tier: str,
     *,
     device: str,
     out: Path = LOCAL,
+    round_: str | None = None,
     budget_s: float | None = None,
     workers: Workers | None = None,
     tick: Callable[[], object] | None = None,
 ) -> list[Path]:
-    """Measure `cases` and write a record each; returns their paths.
+    """Measure a round of `tasks` and write a record each; returns their paths.
 
-    Records by the same code are kept. With a budget (seconds) the most valuable
-    cases come first and none starts that would likely overrun; without one the
-    order is random, so that a drift of the machine does not line up with a
-    variant or a length. workers: of several runs; None for this run's own. tick: called
-    after each case, and at least once per second while one is measured.
+    Records by the same code are kept. The order is that of `rounds.in_random_order`; with a
+    budget (seconds) it is the given one, and no case starts that would likely overrun. Cases
+    beside which a gauge is off are measured again, by that alone. round_: the folder, None for the
+    first round in which a case is still to be measured. workers: of several runs; None for
+    this run's own. tick: called after each case, and at least once per second while one is
+    measured.
     """
-    machine_id = describe(device).id
-    check_writable(out / machine_id / grid.name)
-    paths = {case: path_of(out, machine_id, grid, case) for case in cases}
-    procedures = {case.variant: grid.procedure(case.variant) for case in cases}
-    waiting = [case for case in cases if not is_done(paths[case], case, procedures[case.variant])]
+    machine = describe(device)
+    if round_ is None:
+        round_ = rounds.name_of(rounds.first_unfinished(out, machine.id, tasks))
+    check_writable(out / machine.id / round_)
+    waiting = [
+        task
+        for task in tasks
+        if not rounds.is_done(_path(out, machine, round_, task), task.case, task.procedure)
+    ]
+    kept = len(tasks) - len(waiting)
+    _say(f"{round_} ({tier}) on {machine.id}: {len(waiting)} cases to measure, {kept} kept")
     if budget_s is None:
-        random.Random(0).shuffle(waiting)
-    # Taken before the code is imported: an edit during a long run must not stamp its
-    # digest on numbers of the old code.
-    digests = {v: code_digest(v, procedures[v]) for v in {case.variant for case in waiting}}
-    kept = len(cases) - len(waiting)
-    _say(f"{grid.name} ({tier.name}) on {machine_id}: {len(waiting)} cases to measure, {kept} kept")
-    start, walls = time.monotonic(), []
+        waiting = rounds.in_random_order(waiting, f"{machine.host.id} {round_}")
     with contextlib.nullcontext(workers) if workers else Workers.of(device) as workers:
-        for number, case in enumerate(waiting, start=1):
-            elapsed = time.monotonic() - start
-            left = len(waiting) - number + 1
-            typical = statistics.mean(walls) if walls else 0.0
-            if budget_s is not None and elapsed + typical > budget_s:
-                _say(f"budget of {budget_s:g} s: {left} cases left for another run")
-                break
-            eta = f", about {duration(typical * left)} left" if walls else ""
-            _say(f"[{number}/{len(waiting)}{eta}] {label(case)}")
-            before = time.monotonic()
-            with hold(device, case.world_size if case.is_spread else 1) as held:
-                from experiments.supervise import Account, supervise
+        one = _Pass(tier, machine, device, out, round_, workers, tick)
+        one.run(waiting, budget_s)
+        for _ in range(_PASSES):
+            again = one.disturbed(waiting)
+            if again and budget_s is None:
+                _say(f"{len(again)} cases were measured while the machine drifted: again")
+                one.run(again, None)
+    return [_path(out, machine, round_, task) for task in tasks]
 
-                account, digest = Account(), digests[case.variant]
-                what = (grid.name, tier.name, case, tier.limits, describe(held), digest)
-                procedure = procedures[case.variant]
-                result = supervise(
-                    *what, procedure=procedure, workers=workers, tick=tick, account=account
-                )
-            record.write(paths[case], result)
-            walls.append(time.monotonic() - before)
-            _say(f"    {outcome(result)} ({account})")
-            if tick is not None:
-                tick()
-    return list(paths.values())
+
+def _path(out: Path, machine: Machine, round_: str, task: Task) -> Path:
+    return rounds.path_of(out, machine.id, round_, task.case)
+
+
+class _Pass:
+    """Measures tasks of one round, one after another, a gauge between them."""
+
+    def __init__(self, tier, machine, device, out, round_, workers, tick):
+        self.tier, self.machine, self.device = tier, machine, device
+        self.out, self.round_, self.workers, self.tick = out, round_, workers, tick
+        self.ratios: list[float] = []
+
+    def run(self, tasks: list[Task], budget_s: float | None) -> None:
+        # Taken before the code is imported: an edit during a long run must not stamp its
+        # digest on numbers of the old code.
+        digests = {key: code_digest(*key) for key in {_behind(task) for task in tasks}}
+        expected = [self.expected(task) for task in tasks]
+        start, before = time.monotonic(), None
+        for number, task in enumerate(tasks, start=1):
+            factor = median(self.ratios) if self.ratios else 1.0
+            if budget_s is not None:
+                if time.monotonic() - start + factor * expected[number - 1] > budget_s:
+                    left = len(tasks) - number + 1
+                    _say(f"budget of {budget_s:g} s: {left} cases left for another run")
+                    break
+            left = duration(factor * math.fsum(expected[number - 1 :]))
+            _say(f"[{number}/{len(tasks)}, about {left} left] {label(task.case)}")
+            began = time.monotonic()
+            with hold(self.device, task.case.world_size if task.case.is_spread else 1) as held:
+                before = self.measure(task, digests[_behind(task)], describe(held), before)
+            self.ratios.append((time.monotonic() - began) / expected[number - 1])
+            if self.tick is not None:
+                self.tick()
+
+    def measure(self, task: Task, digest: str, machine: Machine, before: dict | None):
+        """Measure one and write its record; returns the gauge after it."""
+        from experiments.supervise import Account, supervise
+
+        path = _path(self.out, self.machine, self.round_, task)
+        rounds.set_aside_outdated(path, task.case, task.procedure)
+        before, account = before or self.gauge(), Account()
+        result = supervise(
+            *(self.tier, task.case, task.limits, machine, digest),
+            procedure=task.procedure,
+            workers=self.workers,
+            tick=self.tick,
+            account=account,
+        )
+        after = self.gauge()
+        if before and after:
+            result = {**result, "gauges": {"before": before, "after": after}}
+        record.write(path, result)
+        _say(f"    {outcome(result)} ({account})")
+        return after
+
+    def gauge(self) -> dict | None:
+        """The gauge now; None in the smoke tier, whose times say nothing."""
+        if self.tier == "smoke":
+            return None
+        kind = "cpu" if self.device == "cpu" else "cuda"
+        import experiments.gauge  # noqa: F401  before the fork
+
+        deadline = time.monotonic() + _GAUGE_S
+        limits = {"deadline": deadline, "ahead": False, "tick": self.tick}
+        return self.workers.reference("gauge.read", (kind,), **limits).value
+
+    def disturbed(self, tasks: list[Task]) -> list[Task]:
+        """Those of `tasks` beside which a gauge was off, by all gauges of the round."""
+        if self.tier == "smoke":
+            return []
+        from experiments import gauge
+
+        files = rounds.record_files(self.out / self.machine.id / self.round_)
+        known = [(path.stem, record.read(path)) for path in files]
+        off = gauge.disturbed([one for _, one in known if one])
+        names = {name for name, one in known if any(one is found for found in off)}
+        return [task for task in tasks if task.name in names]
+
+    def expected(self, task: Task) -> float:
+        """Seconds, by the rates of `experiments.cost`."""
+        kind, name = self.machine.device_kind, self.machine.device
+        return cost.seconds(task.case, task.limits, kind, name).total
+
+
+def _behind(task: Task) -> tuple[str, str]:
+    return task.case.variant, task.procedure
 
 
 def label(case: Case) -> str:

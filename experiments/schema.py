@@ -1,4 +1,4 @@
-"""The record of one case, as a pydantic model; `record.schema.json` is generated from it.
+"""The record of one case in one round, as a pydantic model; `record.schema.json` is generated from it.
 
 The runner writes plain dictionaries, so that it needs no pydantic; whatever
 reads records goes through `load`.
@@ -147,8 +147,38 @@ class Ceilings(_Strict):
     copy_bytes_per_s: float = Field(gt=0, description="bytes read and written per second")
 
 
+class Gauge(_Strict):
+    """The same three things measured all through a round, by which a drift shows.
+
+    Best of a few repeats each, in milliseconds.
+    """
+
+    dense_ms: float = Field(gt=0, description="causal dense attention over 2,048 tokens")
+    matmul_ms: float = Field(gt=0, description="square matrix product")
+    copy_ms: float = Field(gt=0)
+
+
+class Gauges(_Strict):
+    """The gauge before a case and after it; those of neighbours are the same."""
+
+    before: Gauge
+    after: Gauge
+
+
+class Host(_Strict):
+    """What tells a machine's hosts apart, and one start of a host from the next."""
+
+    id: str = Field(description="8 hex digits over all of these")
+    family: int | None = Field(description="of the CPU, as /proc/cpuinfo has it; null if unknown")
+    model: int | None
+    stepping: int | None
+    caches: dict[str, int] = Field(description="bytes by level: L1d, L1i, L2, L3")
+    boot: str | None = Field(description="8 hex digits of a hash of the kernel's boot id")
+
+
 class Machine(_Strict):
     id: str
+    host: Host | None = Field(description="null in records older than the field")
     device: str
     device_kind: Literal["cpu", "cuda"]
     driver: str | None
@@ -177,9 +207,8 @@ class Software(_Strict):
 
 
 class Record(_Strict):
-    schema_version: Literal[1]
-    experiment: str
-    tier: str
+    schema_version: Literal[2]
+    tier: str = Field(description="whose limits of time and number it was measured within")
     variant: str
     case: CaseFields
     status: Literal["ok", "oom", "timeout", "unsupported", "failed"]
@@ -194,6 +223,9 @@ class Record(_Strict):
     )
     replicates: list[Replicate]
     error: Error | None
+    gauges: Gauges | None = Field(
+        default=None, description="null where none were taken, and in records older than the field"
+    )
     deviation: Deviation | None = Field(default=None, description="null unless of a replica")
     machine: Machine
     software: Software

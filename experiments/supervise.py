@@ -25,9 +25,6 @@ from experiments.procedures import PROCEDURES, Procedure
 from experiments.workers import Workers
 from models.registry import VARIANTS
 
-# What of the software may differ between the replicates of one record.
-_NO_SOFTWARE = ("git_commit", "git_dirty")
-
 
 class _Stop(Exception):
     """A case ends without (further) samples: the status and reason of its record."""
@@ -39,7 +36,7 @@ class _Stop(Exception):
 
 @dataclass
 class Account:
-    """What a case's time was spent on, and what is to be said beside its record.
+    """What a case's time was spent on.
 
     seconds: in the reference; in samples; in the checks, all else that a replicate's process did
     at its job; and in processes, waiting for them to start and to end. is_cut: whether its limit
@@ -49,7 +46,6 @@ class Account:
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("reference", "processes", "checks", "samples"), 0.0)
     )
-    note: str | None = None
     is_cut: bool = False
 
     def add(self, elapsed: float, outcome: Outcome, times: Sequence[str]) -> None:
@@ -60,12 +56,10 @@ class Account:
         self.seconds["samples"] += samples
 
     def __str__(self) -> str:
-        spent = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in self.seconds.items())
-        return f"{spent} s" + (f"; {self.note}" if self.note else "")
+        return ", ".join(f"{stage} {spent:.2f}" for stage, spent in self.seconds.items()) + " s"
 
 
 def supervise(
-    experiment: str,
     tier: str,
     case: Case,
     limits: Limits,
@@ -74,7 +68,6 @@ def supervise(
     *,
     procedure: str,
     workers: Workers | None = None,
-    earlier: dict | None = None,
     tick: Callable[[], object] | None = None,
     account: Account | None = None,
 ) -> dict:
@@ -84,15 +77,9 @@ def supervise(
     inherit a thread pool without its threads, and hang.
 
     procedure: how it is measured: the name of one of `experiments.procedures`.
-    workers: the processes of a run of several cases; None for the case's own. earlier: a record
-    of the same case, code, software and machine, status ok, which is to have `limits.replicates`
-    more: what is returned is that record with the new replicates after its own and their time
-    added, or as it was where they came to nothing, with the reason in the account's note;
-    ValueError where it cannot be extended. tick: called at least once per second. account: is
-    filled in.
+    workers: the processes of a run of several cases; None for the case's own. tick: called at
+    least once per second. account: is filled in.
     """
-    if earlier is not None:
-        _check_extensible(earlier, case, machine, digest)
     account = Account() if account is None else account
     started, start = datetime.now(UTC), time.monotonic()
     device = "cpu" if machine.device_kind == "cpu" else "cuda"
@@ -117,29 +104,19 @@ def supervise(
             if stop.status != "timeout" or not replicates:
                 status, reason = stop.status, stop.reason
     wall_s = time.monotonic() - start
-    if earlier is not None:
-        if status != "ok":
-            account.note = f"no further replicates, {status}: {reason}"
-            return earlier
-        replicates = [*earlier["replicates"], *replicates]
-        wall_s = round(earlier["wall_s"] + wall_s, 3)
-        return {**earlier, "replicates": replicates, "wall_s": wall_s}
     if status == "ok":
         known |= {"replicates": replicates, "error": error}
     known |= {"status": status, "reason": reason, "wall_s": round(wall_s, 3)}
-    return _record(experiment, tier, case, machine, digest, started, **known)
+    return _record(tier, case, machine, digest, started, **known)
 
 
-def not_measured(
-    experiment: str, tier: str, case: Case, machine: Machine, digest: str, reason: str
-) -> dict:
+def not_measured(tier: str, case: Case, machine: Machine, digest: str, reason: str) -> dict:
     """The record of a case that was not begun, since what it runs is known to fail."""
     known = {"status": "failed", "reason": reason, "wall_s": 0.0}
-    return _record(experiment, tier, case, machine, digest, datetime.now(UTC), **known)
+    return _record(tier, case, machine, digest, datetime.now(UTC), **known)
 
 
 def _record(
-    experiment: str,
     tier: str,
     case: Case,
     machine: Machine,
@@ -149,36 +126,15 @@ def _record(
 ) -> dict:
     """A record with what it says of its case and of where it was made; known: its other fields."""
     return record.compose(
-        experiment=experiment,
         tier=tier,
         variant=case.variant,
         case=case.to_json(),
         machine=machine.to_json(),
         software=provenance.software(digest),
         started_at=started.isoformat(timespec="seconds"),
-        command=provenance.command(experiment, tier, case),
+        command=provenance.command(tier, case),
         **known,
     )
-
-
-def _check_extensible(earlier: dict, case: Case, machine: Machine, digest: str) -> None:
-    def less_git(software: dict) -> dict:
-        return {key: value for key, value in software.items() if key not in _NO_SOFTWARE}
-
-    expected = {
-        "schema_version": record.SCHEMA_VERSION,
-        "status": "ok",
-        "variant": case.variant,
-        "case": case.to_json(),
-        "machine": (machine.id, machine.driver),
-        "software": less_git(provenance.software(digest)),
-    }
-    of = earlier.get("machine") or {}
-    software = less_git(earlier.get("software") or {})
-    found = {**earlier, "machine": (of.get("id"), of.get("driver")), "software": software}
-    for key, value in expected.items():
-        if found.get(key) != value:
-            raise ValueError(f"earlier: {key}={found.get(key)!r}: expected {value!r}")
 
 
 @dataclass

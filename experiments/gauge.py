@@ -1,0 +1,63 @@
+"""The drift gauge: three fixed things, measured between the cases of a round.
+
+What they take says how fast the machine is at that moment, whatever is measured: a case beside
+which they take longer than usual was measured beside something else, and is measured again.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+
+import torch
+
+from experiments import ceilings, measure
+
+# Heads, head size and tokens of the dense attention.
+_HEADS, _HEAD_DIM = 8, 64
+_TOKENS = {"cpu": 2048, "cuda": 8192}
+# A gauge that is further than this factor from the round's median is off.
+BOUND = 1.25
+# Below this many gauges a round has no median to speak of.
+_FEWEST = 6
+
+
+def read(device: str) -> dict:
+    """The record's gauge on `device` ("cpu" or "cuda"): ms, the best of a few repeats each."""
+    measure.prepare(device)
+    shape = (1, _HEADS, _TOKENS[device], _HEAD_DIM)
+    dtype = torch.float32 if device == "cpu" else torch.float16
+    q = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+
+    def dense():
+        torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
+
+    found = ceilings.rates_in_seconds(dtype, device)
+    return {
+        "dense_ms": 1e3 * ceilings.best_seconds(dense, device),
+        "matmul_ms": 1e3 * found["matmul"],
+        "copy_ms": 1e3 * found["copy"],
+    }
+
+
+def medians(gauges: Iterable[dict]) -> dict | None:
+    """The median of each of the three; None of few gauges."""
+    gauges = list(gauges)
+    if len(gauges) < _FEWEST:
+        return None
+    return {key: statistics.median(one[key] for one in gauges) for key in gauges[0]}
+
+
+def is_off(gauge: dict, usual: dict) -> bool:
+    """Whether one of the three is further than BOUND from what is usual."""
+    return any(abs(math.log(gauge[key] / usual[key])) > math.log(BOUND) for key in usual)
+
+
+def disturbed(records: Iterable[dict]) -> list[dict]:
+    """Those records of a round beside which a gauge is off; by the gauges alone."""
+    records = [one for one in records if one.get("gauges")]
+    usual = medians(gauge for one in records for gauge in one["gauges"].values())
+    if usual is None:
+        return []
+    return [one for one in records if any(is_off(g, usual) for g in one["gauges"].values())]

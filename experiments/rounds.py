@@ -1,0 +1,120 @@
+"""Rounds: passes over the cases, apart in time. Where their records lie, and in which order.
+
+`<folder>/<machine>/round-1/<case>.json` on the machine that measured them; a published round is
+named after the time when it began. A round is never overwritten: what other code has measured
+moves to `<machine>/outdated/`, where nothing reads it, and back when its code is back.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from experiments import record
+from experiments.case import Case
+from experiments.digest import code_digest
+from experiments.grid import Task
+
+OUTDATED = "outdated"
+NAME = re.compile(r"round-[1-9]\d{0,3}|\d{4}-\d\d-\d\dT\d{6}Z")
+# Statuses that stand until the code changes; a failed case is tried again.
+_FINAL = ("ok", "oom", "timeout", "unsupported")
+# The systems of one shape share these, and are measured one after another.
+_SHAPE = ("batch", "seq_len", "heads", "head_dim", "dtype", "is_causal", "pass_")
+
+
+def name_of(number: int) -> str:
+    """The folder of a machine's round by its number, from 1."""
+    return f"round-{number}"
+
+
+def name_at(began: datetime) -> str:
+    """The folder of a published round."""
+    return f"{began.astimezone(UTC):%Y-%m-%dT%H%M%SZ}"
+
+
+def path_of(out: Path, machine_id: str, round_: str, case: Case) -> Path:
+    """Where the record of `case` in a round lies."""
+    return out / machine_id / round_ / f"{case.name}.json"
+
+
+def record_files(root: Path) -> list[Path]:
+    """The records at or under `root`, sorted: those set aside, and half-written ones, are none."""
+    if root.is_file():
+        return [root]
+    found = (path for path in root.rglob("*.json") if not path.name.startswith("."))
+    return sorted(path for path in found if OUTDATED not in path.relative_to(root).parts)
+
+
+def in_random_order(tasks: Iterable[Task], seed: int | str) -> list[Task]:
+    """Shapes in random order, the systems of a shape in random order one after another.
+
+    A ratio of two systems then spans no drift of the machine, and a drift lines up with no system
+    and no length.
+    """
+    draw = random.Random(seed)
+    shapes: dict[tuple, list[Task]] = {}
+    for task in tasks:
+        shapes.setdefault(tuple(getattr(task.case, key) for key in _SHAPE), []).append(task)
+    blocks = list(shapes.values())
+    draw.shuffle(blocks)
+    for block in blocks:
+        draw.shuffle(block)
+    return [task for block in blocks for task in block]
+
+
+def current(path: Path, case: Case, procedure: str | None = None) -> dict | None:
+    """The record at `path` if it is readable, of today's schema and made by today's code.
+
+    procedure: how the case is measured, as `code_digest` takes it.
+    """
+    found = record.read(path) or {}
+    software = found.get("software")
+    made_by = software.get("code_digest") if isinstance(software, dict) else None
+    of_today = found.get("schema_version") == record.SCHEMA_VERSION
+    return found if of_today and made_by == code_digest(case.variant, procedure) else None
+
+
+def is_done(path: Path, case: Case, procedure: str | None = None) -> bool:
+    """Whether the record there stands: current, and not of a case that failed."""
+    return (current(path, case, procedure) or {}).get("status") in _FINAL
+
+
+def set_aside_outdated(path: Path, case: Case, procedure: str | None = None) -> None:
+    """Move a record that is not current to the machine's `outdated`, and back when its code is.
+
+    For a record of other code, or one cut short, nothing may be there: Snakemake knows only of
+    records that it made itself. Nothing is lost.
+    """
+    aside = path.parents[1] / OUTDATED / path.parent.name
+    if path.exists() and current(path, case, procedure) is None:
+        aside.mkdir(parents=True, exist_ok=True)
+        path.replace(aside / f"{path.stem}@{_time_of(path)}.json")
+    elif not path.exists() and aside.is_dir():
+        for one in sorted(aside.glob(f"{path.stem}@*.json")):
+            if current(one, case, procedure):
+                one.replace(path)
+                return
+
+
+def _time_of(path: Path) -> str:
+    """When the record there was begun, for a file name; of none that can be read, the file's."""
+    text = (record.read(path) or {}).get("started_at")
+    try:
+        return name_at(datetime.fromisoformat(text))
+    except (TypeError, ValueError):
+        return name_at(datetime.fromtimestamp(path.stat().st_mtime, UTC))
+
+
+def first_unfinished(out: Path, machine_id: str, tasks: Iterable[Task]) -> int:
+    """The number of the first round in which a case is still to be measured."""
+    tasks, number = list(tasks), 1
+    while all(
+        is_done(path_of(out, machine_id, name_of(number), task.case), task.case, task.procedure)
+        for task in tasks
+    ):
+        number += 1
+    return number
