@@ -38,8 +38,9 @@ class Case:
     """Shapes and options of one measurement.
 
     The fields stand here and nowhere else: keys of grids, names of files, columns of tables and
-    the `case` object of a record are made of them. One case may be a point of several grids. Those that do not apply to a
-    variant are None (a dense variant has no segment lengths). `pass_` is written "pass" outside.
+    the `case` object of a record are made of them. One case may be a point of several grids.
+    Fields that do not apply to a variant are None (a dense variant has no segment lengths).
+    `pass_` is written "pass" outside.
     """
 
     variant: str

@@ -102,8 +102,9 @@ def names() -> list[str]:
 def tasks(tier: str, experiments: Iterable[str] | None = None) -> list[Task]:
     """The cases of a tier, each once: of all experiments, or of some.
 
-    Most valuable first: the first case of every experiment, then the second. What a case is measured by and how long
-    is the same whichever experiments are asked for. GridError where grids disagree on a procedure.
+    Most valuable first: the first case of every experiment, then the second. How a case is measured
+    and how long is the same whichever experiments are asked for. GridError where grids disagree
+    on a procedure.
     """
     known = {name: load(name) for name in names()}
     found: dict[Case, Task] = {}
