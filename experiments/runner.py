@@ -121,11 +121,11 @@ class _Pass:
         start, before = time.monotonic(), None
         for number, task in enumerate(tasks, start=1):
             factor = median(self.ratios) if self.ratios else 1.0
-            if budget_s is not None:
-                if time.monotonic() - start + factor * expected[number - 1] > budget_s:
-                    left = len(tasks) - number + 1
-                    _say(f"budget of {budget_s:g} s: {left} cases left for another run")
-                    break
+            ends = time.monotonic() - start + factor * expected[number - 1]
+            if budget_s is not None and ends > budget_s:
+                left = len(tasks) - number + 1
+                _say(f"budget of {budget_s:g} s: {left} cases left for another run")
+                break
             left = duration(factor * math.fsum(expected[number - 1 :]))
             _say(f"[{number}/{len(tasks)}, about {left} left] {label(task.case)}")
             began = time.monotonic()
@@ -208,11 +208,11 @@ def outcome(result: dict) -> str:
     samples = [ms for r in result["replicates"] for ms in r.get("samples_ms", ())]
     if not samples:
         return f"{len(result['replicates'])} processes, {result['wall_s']:.1f} s"
-    median = statistics.median(samples)
-    rate = result["useful_flops"] / median / 1e6
+    ms = median(samples)
+    rate = result["useful_flops"] / ms / 1e6
     output = result["error"]["output"]
     return (
-        f"{median:.3g} ms (median of {len(samples)} in {len(result['replicates'])} processes), "
+        f"{ms:.3g} ms (median of {len(samples)} in {len(result['replicates'])} processes), "
         f"{rate:.3g} useful GFLOP/s, error {output['relative_rms']:.1e} "
         f"(dense {output['baseline_relative_rms']:.1e}), {result['wall_s']:.1f} s"
     )

@@ -1,4 +1,6 @@
-"""The record of one case in one round, as a pydantic model; `record.schema.json` is generated from it.
+"""The record of one case in one round, as a pydantic model.
+
+`record.schema.json` is generated from it.
 
 The runner writes plain dictionaries, so that it needs no pydantic; whatever
 reads records goes through `load`.
