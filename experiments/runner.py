@@ -207,7 +207,7 @@ def outcome(result: dict) -> str:
         return f"{result['status']}: {result['reason']}"
     samples = [ms for r in result["replicates"] for ms in r.get("samples_ms", ())]
     if not samples:
-        return f"{len(result['replicates'])} processes, {result['wall_s']:.1f} s"
+        return f"{len(result['replicates'])} process(es), {result['wall_s']:.1f} s"
     ms = median(samples)
     rate = result["useful_flops"] / ms / 1e6
     output = result["error"]["output"]

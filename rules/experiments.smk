@@ -1,33 +1,42 @@
-for name in EXPERIMENTS:
-    if local_records(name):
+# A case in one round, for all experiments that it is a point of.
+rule measure:
+    input:
+        # Rounds lie apart in time: one begins where the one before is complete.
+        lambda wildcards: ancient(round_before(wildcards.round)),
+    output:
+        f"{LOCAL}/{{round}}/{{case}}.json",
+    log:
+        "build/logs/{round}/{case}.log",
+    conda:
+        "../envs/reproduce.yaml"
+    # On a CPU the cores are the device: nothing else runs beside a measurement.
+    threads: max(1, workflow.cores // (len(machines.gpus()) if DEVICE != "cpu" else 1))
+    resources:
+        gpu=int(DEVICE != "cpu"),
+    params:
+        tier=TIER,
+        device=DEVICE,
+        number=lambda wildcards: wildcards.round.removeprefix("round-"),
+        limits=lambda wildcards: str(TASKS[wildcards.case].limits),
+        code=lambda wildcards: code_of(TASKS[wildcards.case]),
+        label=lambda wildcards: label(TASKS[wildcards.case].case),
+    message:
+        "{wildcards.round}: {params.label}"
+    shell:
+        "python -m experiments run --tier {params.tier} --device {params.device}"
+        " --round {params.number} --case {wildcards.case} > {log} 2>&1"
 
-        rule:
-            name:
-                f"measure_{name}"
-            output:
-                f"{LOCAL}/{name}/{cases(name).wildcard_pattern}.json",
-            log:
-                f"build/logs/{name}/{cases(name).wildcard_pattern}.log",
-            conda:
-                "../envs/reproduce.yaml"
-            # On a CPU the cores are the device: nothing else runs beside a measurement.
-            threads: max(1, workflow.cores // (len(machines.gpus()) if DEVICE != "cpu" else 1))
-            resources:
-                gpu=int(DEVICE != "cpu"),
-            params:
-                experiment=name,
-                tier=TIER,
-                device=DEVICE,
-                case=lambda wildcards, output: Path(output[0]).stem,
-                limits=str(EXPERIMENTS[name].tiers[TIER].limits),
-                code=lambda wildcards, grid=EXPERIMENTS[name]: code_digest(
-                    wildcards.variant, grid.procedure(wildcards.variant)
-                ),
-            message:
-                "measuring {wildcards.variant} at {wildcards.seq_len} tokens"
-            shell:
-                "python -m experiments run {params.experiment} --tier {params.tier}"
-                " --device {params.device} --case {params.case} > {log} 2>&1"
+
+rule round_complete:
+    input:
+        lambda wildcards: of_round(wildcards.round),
+    output:
+        touch("build/logs/{round}.complete"),
+    message:
+        "{wildcards.round} is complete"
+
+
+for name in EXPERIMENTS:
 
     rule:
         name:

@@ -3,34 +3,38 @@ import mimetypes
 from functools import cache
 from pathlib import Path
 
-import pandas as pd
 from snakemake.io import report as in_report
 from snakemake.logging import logger
-from snakemake.utils import Paramspace
 
 from analysis.outputs import caption_path, captions, place, written
 from analysis.rendering.text import TABLE_FORMS
 from experiments import grid as grids
 from experiments import machine as machines
 from experiments.digest import code_digest, modules_digest, reached
-from experiments.runner import set_aside_outdated
+from experiments.rounds import name_of, set_aside_outdated
+from experiments.runner import label
 
 # Or the report warns of each table.
 mimetypes.add_type("text/plain", ".typ")
 
-OPTIONS = {"source": "local", "tier": None, "device": None}
+OPTIONS = {"source": "local", "tier": None, "device": None, "rounds": None}
 for key in set(config) - set(OPTIONS):
     raise WorkflowError(f"--config {key}: expected one of {', '.join(OPTIONS)}")
-SOURCE, TIER, DEVICE = ({**OPTIONS, **config}[key] for key in OPTIONS)
+SOURCE, TIER, DEVICE, ROUNDS = ({**OPTIONS, **config}[key] for key in OPTIONS)
 if SOURCE not in ("local", "published"):
     raise WorkflowError(f"--config source={SOURCE}: expected local or published")
 try:
     DEVICE = machines.choose_device(DEVICE)
     TIER = TIER or machines.default_tier(DEVICE)
     EXPERIMENTS = {name: grids.load(name) for name in grids.names()}
-    CASES = {name: grid.check_tier(TIER).cases for name, grid in EXPERIMENTS.items()}
+    TASKS = {task.name: task for task in grids.tasks(TIER)}
 except (grids.GridError, machines.DeviceError) as error:
     raise WorkflowError(str(error)) from None
+# One round says nothing of what changes from one to the next, and of the smoke tier nothing is said.
+ROUNDS = (1 if TIER == "smoke" else 2) if ROUNDS is None else ROUNDS
+if type(ROUNDS) is not int or ROUNDS < 1:
+    raise WorkflowError(f"--config rounds={ROUNDS}: expected an integer >= 1")
+ROUNDS = [name_of(number) for number in range(1, ROUNDS + 1)]
 LOCAL = f"results/local/{machines.describe(DEVICE).id}"
 PUBLISHED = glob_wildcards("results/published/{record,.+}.json").record
 WRITEUPS = glob_wildcards("paper/writeups/{name}.md.j2").name
@@ -38,33 +42,41 @@ WRITEUPS = glob_wildcards("paper/writeups/{name}.md.j2").name
 ROOTS = ["results/published"] if PUBLISHED else []
 ROOTS += [LOCAL] if SOURCE == "local" else []
 # Every case asks for its variant's.
-code_digest = cache(code_digest)
+digest = cache(code_digest)
 
 
-def cases(name):
-    """The cases of an experiment: their file names and wildcards."""
-    rows = [EXPERIMENTS[name].params(case) for case in CASES[name]]
-    return Paramspace(
-        pd.DataFrame(rows), filename_params="*", param_sep="-", filename_sep="_"
-    )
+def code_of(task):
+    """The digest of the code that measures a case."""
+    return digest(task.case.variant, task.procedure)
+
+
+def of_round(round, names=None):
+    """The records of a round: of some experiments, or of all."""
+    tasks = TASKS.values() if names is None else grids.tasks(TIER, names)
+    return [f"{LOCAL}/{round}/{task.name}.json" for task in tasks]
+
+
+def round_before(round):
+    """What says that the round before one is complete; nothing before the first."""
+    number = ROUNDS.index(round)
+    return f"build/logs/{ROUNDS[number - 1]}.complete" if number else []
 
 
 def local_records(name):
     """The records that this machine measures for an experiment."""
     if SOURCE == "published":
         return []
-    return [
-        f"{LOCAL}/{name}/{EXPERIMENTS[name].file_name(case)}.json"
-        for case in CASES[name]
-    ]
+    return [path for round in ROUNDS for path in of_round(round, [name])]
 
 
 def records(name):
     """The records that an experiment's notebook reads: published by any machine, and local."""
-    published = [
-        f"results/published/{r}.json" for r in PUBLISHED if r.split("/")[-2] == name
-    ]
-    return published + local_records(name)
+    tiers = EXPERIMENTS[name].tiers.values()
+    own = {case.name for tier in tiers for case in tier.cases}
+    published = [path for path in PUBLISHED if Path(path).name in own]
+    return [f"results/published/{path}.json" for path in published] + local_records(
+        name
+    )
 
 
 def read_by(name):
@@ -109,6 +121,8 @@ for name in EXPERIMENTS:
         raise WorkflowError(
             f"experiments/{name}.yaml: needs analysis/notebooks/{name}.ipynb"
         )
-    for path, case in zip(local_records(name), CASES[name]):
-        procedure = EXPERIMENTS[name].procedure(case.variant)
-        set_aside_outdated(Path(path), case, procedure)
+
+for task in TASKS.values():
+    for round in ROUNDS if SOURCE == "local" else ():
+        path = Path(f"{LOCAL}/{round}/{task.name}.json")
+        set_aside_outdated(path, task.case, task.procedure)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import grid
 from tests.pipeline.conftest import ROOT, fresh_copy, jobs, planned, snakemake
 
 pytestmark = pytest.mark.pipeline
@@ -17,7 +18,7 @@ question: q
 procedure: attention
 tiers:
   smoke:
-    limits: {{replicates: 1, min_samples: 1, max_samples: 1, timeout_s: 60}}
+    limits: {{min_samples: 1, max_samples: 1, timeout_s: 60}}
     cases:
       - variant: [{variants}]
         heads: 2
@@ -61,8 +62,10 @@ def _measure(folder: Path) -> Path:
 
 def test_an_experiment_without_published_records_is_left_out_and_named(tmp_path):
     folder = fresh_copy(tmp_path)
-    for path in (folder / "results/published").glob("*/backends/*.json"):
-        path.unlink()
+    own = {case.name for case in grid.load("backends").tiers["laptop"].cases}
+    for path in (folder / "results/published").rglob("*.json"):
+        if path.stem in own:
+            path.unlink()
     done = snakemake(folder, "-n", "--config", "source=published")
     told = done.stdout
     assert done.returncode == 0, told
@@ -118,12 +121,12 @@ def edited(path: Path, old: str, new: str):
 
 
 def test_a_new_length_and_a_lost_record_plan_their_cases_and_no_other(measured):
-    grid = measured / "experiments/dilated.yaml"
+    of_dilated = measured / "experiments/dilated.yaml"
     line = "          - {batch: 1, seq_len: 32, segment_lengths: [16], dilation_rates: [1]}\n"
-    lost = next((measured / "results/local").rglob("variant-block-sparse*.json"))
-    with edited(grid, line, line + line.replace("32", "48")), edited(lost, "", ""):
+    lost = next((measured / "results/local").rglob("block-sparse_*.json"))
+    with edited(of_dilated, line, line + line.replace("32", "48")), edited(lost, "", ""):
         lost.unlink()
-        assert planned(measured, *SMOKE) == {"measure_dilated": 2, "measure_block_sparse": 1}
+        assert planned(measured, *SMOKE) == {"measure": 3}
 
 
 EDIT = ("import torch\n", "import torch\n\n_EDITED = 1\n")
@@ -132,7 +135,7 @@ EDIT = ("import torch\n", "import torch\n\n_EDITED = 1\n")
 def test_an_edit_to_a_model_plans_the_variants_that_use_it(measured):
     with edited(measured / "models/dilated.py", *EDIT):
         plan = planned(measured, *SMOKE)
-    assert plan == {"measure_dilated": 1, "measure_comprehensive": 1}
+    assert plan == {"measure": 2}
     with (
         edited(measured / "models/dense.py", *EDIT),
         edited(measured / "models/patterns/block_builders.py", *EDIT),
@@ -142,7 +145,7 @@ def test_an_edit_to_a_model_plans_the_variants_that_use_it(measured):
             "_EDITED = 1\nimport numpy",
         ),
     ):
-        assert planned(measured, *SMOKE) == {"measure_dilated": 1, "measure_block_sparse": 1}
+        assert planned(measured, *SMOKE) == {"measure": 2}
 
 
 def test_words_and_layout_plan_nothing(measured):
@@ -181,26 +184,50 @@ def test_records_that_snakemake_did_not_make_follow_the_code_too(measured):
     (measured / ".snakemake").rename(kept)
     try:
         with edited(measured / "models/dense.py", *EDIT):
-            assert planned(measured, *SMOKE) == {"measure_dilated": 1}
+            assert planned(measured, *SMOKE) == {"measure": 1}
         assert planned(measured, *SMOKE) == {}
     finally:
         shutil.rmtree(measured / ".snakemake")
         kept.rename(measured / ".snakemake")
 
 
+def test_the_next_round_begins_where_the_one_before_is_complete(measured):
+    """And adds to it: what was measured stays as it is."""
+    done = snakemake(measured, "-n", *SMOKE, "rounds=2")
+    assert jobs(done) == {"measure": 4, "round_complete": 1}
+    kept = sorted((measured / "results/local").rglob("*.json"))
+    before = [path.read_bytes() for path in kept]
+    assert snakemake(measured, *SMOKE, "rounds=2").returncode == 0
+    assert [path.read_bytes() for path in kept] == before
+    found = sorted((measured / "results/local").rglob("*.json"))
+    assert [path.name for path in found] == 2 * [path.name for path in kept]
+    complete = (measured / "build/logs/round-1.complete").stat().st_mtime
+    second = [path for path in found if path.parent.name == "round-2"]
+    assert all(path.stat().st_mtime > complete for path in second)
+    lost = second[0].read_bytes()
+    second[0].unlink()
+    assert planned(measured, *SMOKE, "rounds=2") == {"measure": 1}
+    second[0].write_bytes(lost)
+    # The first round anew: the second stands.
+    with edited(measured / "models/dense.py", *EDIT):
+        assert planned(measured, *SMOKE, "rounds=2")["measure"] == 2
+    shutil.rmtree(second[0].parent)
+
+
 def test_only_measuring_asks_for_a_gpu():
     text = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
     rules = re.split(r"\n(?=\s*rule\b)", text)
     asking = [rule for rule in rules if "gpu=" in rule]
-    assert len(asking) == 1 and "measure_" in asking[0]
+    assert len(asking) == 1 and asking[0].startswith("rule measure:")
 
 
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ("sorce=published", "--config sorce: expected one of source, tier, device"),
+        ("sorce=published", "--config sorce: expected one of source, tier, device, rounds"),
         ("source=remote", "--config source=remote: expected local or published"),
         ("tier=huge", "tier 'huge': expected one of smoke, laptop, gpu"),
+        ("rounds=0", "--config rounds=0: expected an integer >= 1"),
         ("device=tpu", "--device tpu: not here; there is cpu"),
     ],
 )
@@ -238,7 +265,7 @@ def test_published_results_measure_nothing_and_each_stands_in_the_report(tmp_pat
     assert len(rows) > 200
     unlisted = {path for path, category, _ in rows if not category}
     assert all(
-        path.startswith(("build/captions/", "build/notebooks/", "results/local/"))
+        path.startswith(("build/captions/", "build/logs/", "build/notebooks/", "results/local/"))
         for path in unlisted
     ), unlisted
     outputs = {path for path, _, _ in rows}
