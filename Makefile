@@ -20,7 +20,7 @@ PIPFLAGS_torch := --prefer-binary
 
 BASE := $(addprefix $(VENV)/.stamp-,run torch pipeline)
 
-.PHONY: help reproduce test lint paper report lab peers clean lock
+.PHONY: help reproduce round test lint paper report lab peers clean lock
 .NOTPARALLEL:
 
 help: ## this list
@@ -28,6 +28,9 @@ help: ## this list
 
 reproduce: $(VENV)/.ready-reproduce ## everything: experiments, analysis, figures, paper
 	snakemake $(ARGS)
+
+round: $(VENV)/.ready-reproduce ## one more round of all measurements: let nothing else run beside it
+	python -m experiments run --all $(ARGS)
 
 paper: $(VENV)/.ready-reproduce ## analysis, figures and paper from the published results
 	snakemake --config source=published $(ARGS)

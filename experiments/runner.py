@@ -207,14 +207,14 @@ def outcome(result: dict) -> str:
         return f"{result['status']}: {result['reason']}"
     samples = [ms for r in result["replicates"] for ms in r.get("samples_ms", ())]
     if not samples:
-        return f"{len(result['replicates'])} process(es), {result['wall_s']:.1f} s"
+        return f"{result['wall_s']:.1f} s"
     ms = median(samples)
-    rate = result["useful_flops"] / ms / 1e6
     output = result["error"]["output"]
     return (
-        f"{ms:.3g} ms (median of {len(samples)} in {len(result['replicates'])} processes), "
-        f"{rate:.3g} useful GFLOP/s, error {output['relative_rms']:.1e} "
-        f"(dense {output['baseline_relative_rms']:.1e}), {result['wall_s']:.1f} s"
+        f"{ms:.3g} ms (median of {len(samples)}), "
+        f"{result['useful_flops'] / ms / 1e6:.3g} useful GFLOP/s, "
+        f"error {output['relative_rms']:.1e} (dense {output['baseline_relative_rms']:.1e}), "
+        f"{result['wall_s']:.1f} s"
     )
 
 

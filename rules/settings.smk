@@ -57,9 +57,9 @@ def of_round(round, names=None):
 
 
 def round_before(round):
-    """What says that the round before one is complete; nothing before the first."""
-    number = ROUNDS.index(round)
-    return f"build/logs/{ROUNDS[number - 1]}.complete" if number else []
+    """What says that the round before one is complete; nothing where it need not be."""
+    before = dict(zip(ROUNDS[1:], ROUNDS))
+    return f"build/logs/{before[round]}.complete" if round in before else []
 
 
 def local_records(name):
@@ -74,9 +74,12 @@ def records(name):
     tiers = EXPERIMENTS[name].tiers.values()
     own = {case.name for tier in tiers for case in tier.cases}
     published = [path for path in PUBLISHED if Path(path).name in own]
-    return [f"results/published/{path}.json" for path in published] + local_records(
-        name
-    )
+    further = [str(path) for path in FURTHER if path.stem in own]
+    return [
+        *(f"results/published/{path}.json" for path in published),
+        *local_records(name),
+        *further,
+    ]
 
 
 def read_by(name):
@@ -110,6 +113,17 @@ def of_records(module, *data):
     return modules_digest(f"analysis.{module}", data=data)
 
 
+# What `make round` has measured beyond the rounds that are asked for is read as well.
+FURTHER = []
+if SOURCE == "local":
+    local_rounds = {*ROUNDS, *(path.name for path in Path(LOCAL).glob("round-*"))}
+    for path in (Path(f"{LOCAL}/{round}") for round in sorted(local_rounds)):
+        for task in TASKS.values():
+            record = path / f"{task.name}.json"
+            set_aside_outdated(record, task.case, task.procedure)
+            if path.name not in ROUNDS and record.exists():
+                FURTHER.append(record)
+
 # A new experiment has no published records yet: nothing of it can be built, all else can.
 for name in [name for name in EXPERIMENTS if not records(name)]:
     logger.warning(f"{name}: left out, it has no record here")
@@ -121,8 +135,3 @@ for name in EXPERIMENTS:
         raise WorkflowError(
             f"experiments/{name}.yaml: needs analysis/notebooks/{name}.ipynb"
         )
-
-for task in TASKS.values():
-    for round in ROUNDS if SOURCE == "local" else ():
-        path = Path(f"{LOCAL}/{round}/{task.name}.json")
-        set_aside_outdated(path, task.case, task.procedure)
