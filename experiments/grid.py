@@ -113,7 +113,8 @@ def tasks(tier: str, experiments: Iterable[str] | None = None) -> list[Task]:
         for case in of_tier.cases:
             task = Task(case, (name,), grid.procedure(case.variant), of_tier.limits)
             found[case] = _both(found[case], task) if case in found else task
-    turns = itertools.zip_longest(*(known[name].tiers[tier].cases for name in experiments or known))
+    asked_for = [load(name).tiers[tier].cases for name in experiments or known]
+    turns = itertools.zip_longest(*asked_for)
     asked = dict.fromkeys(case for turn in turns for case in turn if case is not None)
     return [found[case] for case in asked]
 

@@ -23,7 +23,7 @@ rule measure:
     message:
         "{wildcards.round}: {params.label}"
     shell:
-        "python -m experiments run --tier {params.tier} --device {params.device}"
+        "python -m experiments.warm run --tier {params.tier} --device {params.device}"
         " --round {params.number} --case {wildcards.case} > {log} 2>&1"
 
 

@@ -1,0 +1,200 @@
+"""`python -m experiments.warm run ...`: as `python -m experiments run ...`, in a warm process.
+
+The first call starts a server, which imports torch once and forks for each call; it ends when none
+has come for a while. A call costs a fork then, where an interpreter and the import of torch cost
+seconds. A server stands for the files as they were when it started: after an edit another one does.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import hashlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+# Seconds without a call after which a server ends, and that its start may take.
+_IDLE_S, _START_S = 20.0, 120.0
+# Read when libraries are loaded, which a server does once.
+_AT_LOAD = ("CUDA_", "GOMP_", "KMP_", "MKL_", "OMP_", "PYTHON", "TORCH_", "TRITON_")
+
+
+def main(arguments: list[str]) -> int:
+    """Have a server run the command; its exit status, or 1 where the process that ran it died."""
+    with _connected(_address()) as server:
+        request = json.dumps({"arguments": arguments, "folder": os.getcwd(), "env": {**os.environ}})
+        streams = array.array("i", [1, 2])
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)]
+        body = request.encode()
+        server.sendmsg([len(body).to_bytes(4, "big")], ancillary)
+        server.sendall(body)
+        status = server.recv(1)
+    if not status:
+        print("error: the process that ran this command died", file=sys.stderr)
+    return status[0] if status else 1
+
+
+def _address() -> Path:
+    """The socket of the server for this environment and the files as they are."""
+    loaded = sorted(item for item in os.environ.items() if item[0].startswith(_AT_LOAD))
+    sha = hashlib.sha256(f"{sys.executable} {ROOT} {loaded}".encode())
+    for name in ("experiments", "models"):
+        for path in sorted((ROOT / name).rglob("*")):
+            if path.suffix in (".py", ".yaml", ".json"):
+                sha.update(f"{path} {path.stat().st_mtime_ns}".encode())
+    folder = Path(tempfile.gettempdir()) / f"attention-warm-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder / f"{sha.hexdigest()[:16]}.sock"
+
+
+def _connected(address: Path) -> socket.socket:
+    """A connection to the server at `address`, which is started where there is none."""
+    with open(address.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(OSError):
+            return _connection(address)
+        log = address.with_suffix(".log")
+        with open(log, "wb") as errors:
+            command = [sys.executable, "-m", "experiments.warm", "--serve", str(address)]
+            server = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                start_new_session=True,
+                close_fds=True,
+            )
+        end = time.monotonic() + _START_S
+        while time.monotonic() < end and server.poll() is None:
+            with suppress(OSError):
+                return _connection(address)
+            time.sleep(0.02)
+        raise SystemExit(f"error: no server could be started: {log.read_text()[-2000:]}")
+
+
+def _connection(address: Path) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        made.connect(str(address))
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def serve(address: Path) -> None:
+    """Fork for each call, until none is at work and none has come for a while."""
+    _warm_up()
+    address.unlink(missing_ok=True)
+    running: set[int] = set()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(address))
+        listening.listen()
+        while select.select([listening], [], [], _IDLE_S)[0] or _still(running):
+            _take(listening, running)
+        # Whoever has connected by now is still served.
+        address.unlink()
+        while _take(listening, running):
+            pass
+
+
+def _take(listening: socket.socket, running: set[int]) -> bool:
+    """Fork for a caller, if there is one."""
+    if not select.select([listening], [], [], 0)[0]:
+        return False
+    caller, _ = listening.accept()
+    _still(running)
+    pid = os.fork()
+    if pid == 0:
+        listening.close()
+        _answer(caller)
+    running.add(pid)
+    caller.close()
+    return True
+
+
+def _still(running: set[int]) -> set[int]:
+    """Those that still run; the others are waited for."""
+    running -= {pid for pid in running if os.waitpid(pid, os.WNOHANG)[0]}
+    return running
+
+
+def _warm_up() -> None:
+    """Import what calls need. No operation runs: forks would inherit a broken thread pool."""
+    import torch
+
+    from experiments import grid, supervise  # noqa: F401
+    from experiments.digest import code_digest
+
+    torch.set_num_threads(1)
+    # What they read is remembered, and the files are the same for as long as this server stands.
+    for task in grid.tasks("smoke"):
+        code_digest(task.case.variant, task.procedure)
+
+
+def _answer(caller: socket.socket) -> None:
+    """Run the command of a caller, with its streams, folder and environment, and end."""
+    status = 1
+    try:
+        head, ancillary, _, _ = caller.recvmsg(4, socket.CMSG_SPACE(8))
+        streams = array.array("i", ancillary[0][2])
+        request = json.loads(_received(caller, int.from_bytes(head, "big")))
+        for number, stream in enumerate(streams, start=1):
+            os.dup2(stream, number)
+        os.chdir(request["folder"])
+        os.environ.clear()
+        os.environ.update(request["env"])
+        _end_with(caller)
+        from experiments.__main__ import main as run
+
+        status = run(request["arguments"])
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:  # As the interpreter would.
+        traceback.print_exc()
+    finally:
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with suppress(OSError):
+            caller.sendall(bytes([status or 0]))
+        os._exit(0)
+
+
+def _received(caller: socket.socket, size: int) -> bytes:
+    body = b""
+    while len(body) < size:
+        body += caller.recv(size - len(body))
+    return body
+
+
+def _end_with(caller: socket.socket) -> None:
+    """Be interrupted, as by Ctrl-C, when the caller is gone: its end is all that it still says."""
+
+    def told(*_) -> None:
+        if select.select([caller], [], [], 0)[0]:
+            signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGIO, told)
+    fcntl.fcntl(caller, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(caller, fcntl.F_SETFL, fcntl.fcntl(caller, fcntl.F_GETFL) | os.O_ASYNC)
+    told()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--serve"]:
+        serve(Path(sys.argv[2]))
+    else:
+        sys.exit(main(sys.argv[1:]))
