@@ -61,7 +61,7 @@ def measure(case):
 
     def run(limits=QUICK, **changes):
         one = case(**changes)
-        what = ("dilated", "smoke", one, limits, describe("cpu"), "0" * 16)
+        what = ("smoke", one, limits, describe("cpu"), "0" * 16)
         return supervise(*what, procedure=choose(one.variant))
 
     return run
