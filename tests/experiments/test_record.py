@@ -125,21 +125,25 @@ def test_a_truncated_file_is_named(tmp_path, good):
         schema.load(path)
 
 
+def _put(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
 def test_validate_counts_good_and_tells_of_bad(tmp_path, published):
     source = published("dense_*")[0]
-    machine = source.parents[1].name
-    for place in (
-        *(
-            "m/round-1/",
-            f"{machine}/round-0/",
-            f"{machine}/round-1/",
-            f"{machine}/outdated/round-1/",
-        ),
-        *(f"{machine}/round-1/dense_b9", f"{machine}/round-1/cut"),
+    machine, name = source.parents[1].name, source.stem
+    whole, good = source.read_bytes(), f"{machine}/round-1/{name}"
+    # What stands aside is not looked at.
+    for place in (good, f"{machine}/outdated/round-1/{name}"):
+        _put(tmp_path / f"{place}.json", whole)
+    for place, content in (
+        (f"{machine}/round-0/{name}", whole),
+        (f"{machine}/round-1/cut", whole[:50]),
+        (f"{machine}/round-1/dense_b9", whole),
+        (f"m/round-1/{name}", whole),
     ):
-        path = tmp_path / (f"{place}{source.name}" if place.endswith("/") else f"{place}.json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(source.read_bytes()[: 50 if path.stem == "cut" else None])
+        _put(tmp_path / f"{place}.json", content)
     valid, problems = validate(tmp_path)
     assert valid == 1 and len(problems) == 4
     for problem, told in zip(
@@ -147,7 +151,7 @@ def test_validate_counts_good_and_tells_of_bad(tmp_path, published):
         (
             "expected a round's folder, not round-0",
             "cut.json: not JSON",
-            f"case: belongs at {source.stem}, not dense_b9",
+            f"case: belongs at {name}, not dense_b9",
             f"machine.id: belongs at {machine}, not m",
         ),
         strict=True,
