@@ -1,7 +1,7 @@
 """A campaign's archive: packed on the machine that measured, unpacked at home as hostile input.
 
 Its members, in this order, are `campaign.json`, `summary.md`, `tiles/TABLE.json`,
-`steps/STEP.json`, `records/MACHINE/EXPERIMENT/CASE.json` and `logs/NAME`, so that of an
+`steps/STEP.json`, `records/MACHINE/ROUND/CASE.json` and `logs/NAME`, so that of an
 archive cut short the least is lost.
 """
 

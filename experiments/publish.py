@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -67,17 +68,17 @@ def publish(root: Path, published: Path = PUBLISHED) -> list[Path]:
 
 def target_of(path: Path, found: Record, published: Path) -> Path:
     """Where a record is published: in a folder named after the time when its round began."""
-    return rounds.path_of(
-        published, found.machine.id, _published_name(path.parent), found.to_case()
-    )
+    folder = path.resolve().parent
+    name = folder.name
+    if name.startswith("round-"):
+        begun = [record.read(one) for one in rounds.record_files(folder)]
+        name = began(datetime.fromisoformat(one["started_at"]) for one in begun if one)
+    return rounds.path_of(published, found.machine.id, name, found.to_case())
 
 
-def _published_name(folder: Path) -> str:
-    """That of a round in `folder`: its own, or when the first of its records was begun."""
-    if not folder.name.startswith("round-"):
-        return folder.name
-    begun = [record.read(path) for path in rounds.record_files(folder)]
-    return rounds.name_at(min(datetime.fromisoformat(one["started_at"]) for one in begun if one))
+def began(times: Iterable[datetime]) -> str:
+    """The name of a published round by when its records were begun."""
+    return rounds.name_at(min(map(rounds.in_utc, times)))
 
 
 def why_not(found: Record) -> str | None:
@@ -120,7 +121,12 @@ def check_result(name: Path | str, found: Record) -> None:
     experiments = grids.experiments_of(case)
     if not experiments:
         raise record.RecordError(f"{name}: case: is a point of no grid")
-    procedure = PROCEDURES[grids.load(experiments[0]).procedure(case.variant)]
+    check_measured(name, found, grids.load(experiments[0]).procedure(case.variant))
+
+
+def check_measured(name: Path | str, found: Record, by: str) -> None:
+    """RecordError unless the record holds what the procedure of that name measures."""
+    procedure = PROCEDURES[by]
     if found.status == "ok" and not procedure.is_in(found.replicates):
         fields = " and ".join(procedure.fields)
         raise record.RecordError(f"{name}: replicates: {procedure.name} gives {fields}")

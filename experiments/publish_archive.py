@@ -8,17 +8,19 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 
 from experiments import grid as grids
-from experiments import record, tile_tables
+from experiments import record, rounds, tile_tables
 from experiments.archive import MANIFEST, SUMMARY, shown, unpack
 from experiments.atomic_write import atomic_write
 from experiments.digest import ROOT
-from experiments.publish import check_result, own_failure, why_not
+from experiments.procedures import choose
+from experiments.publish import began, check_measured, check_result, own_failure, why_not
 from experiments.schema import Record, check, read_json
 from experiments.source_tree import FOLDERS, commit_of
 from models.registry import VARIANTS
@@ -27,6 +29,7 @@ RESULTS = ROOT / "results"
 _FORMAT = 1
 # As `experiments.machine` makes them.
 _MACHINE = re.compile(r"[a-z0-9-]{1,200}")
+_ROUND = re.compile(r"round-[1-9]\d{0,3}", re.ASCII)
 _SHA = re.compile(r"[0-9a-f]{40}")
 
 
@@ -79,6 +82,7 @@ def publish_archive(
     base = results / ("rehearsed" if manifest.is_rehearsal else "published")
     commit = cache(lambda: commit_of(manifest.trees))
     failures, published, same = [], 0, 0
+    names = _names_of_rounds(found.records)
     for name, (data, one) in found.records.items():
         if one.software.git_commit is None and not one.software.git_dirty and commit():
             software = {**data["software"], "git_commit": commit(), "git_dirty": False}
@@ -89,10 +93,11 @@ def publish_archive(
             failures.append(f"{name}: {failure}")
             continue
         reason = None if manifest.is_rehearsal else _why_not(one, manifest)
-        target = base.joinpath(*name.split("/")[1:])
-        is_there, older = _beside(target, data, one)
-        if reason or older:
-            refused.append(f"{name}: {reason or older}")
+        folder = name.rpartition("/")[0]
+        target = rounds.path_of(base, one.machine.id, names[folder], one.to_case())
+        is_there, other = _beside(target, data)
+        if reason or other:
+            refused.append(f"{name}: {reason or other}")
             continue
         if not is_there:
             record.write(target, data)
@@ -122,7 +127,7 @@ def _read(path: Path, kernels: Path) -> Found:
             try:
                 data = read_json(file, name)
                 one = check(data, name)
-                _check_place(name, one)
+                _check_place(name, one, found.manifest)
                 found.records[name] = data, one
             except record.RecordError as error:
                 found.refused.append(str(error))
@@ -164,39 +169,55 @@ def _manifest(path: Path) -> Manifest:
     is_trees = is_trees and all(isinstance(x, str) and _SHA.fullmatch(x) for x in trees.values())
     need("trees", is_trees, f"git's tree SHA-1 of {' and '.join(FOLDERS)}")
     try:
-        started_at = _utc(datetime.fromisoformat(data.get("started_at"))).astimezone(UTC)
-        need("started_at", started_at.year >= 2000, "a time of this century")
-    except (TypeError, ValueError, OverflowError):
+        given = datetime.fromisoformat(data.get("started_at"))
+    except (TypeError, ValueError):
         raise record.RecordError(f"{MANIFEST}: started_at: expected a time in UTC") from None
+    started_at = _check_time("started_at", given, MANIFEST)
     return Manifest(data["rehearsal"], started_at, machine, trees)
 
 
-def _check_place(name: str, found: Record) -> None:
-    """RecordError unless the record is of an experiment here and lies where it belongs."""
-    _, machine, experiment, file = name.split("/")
-    for key, value, expected in (
-        ("machine.id", found.machine.id, machine),
-        ("experiment", found.experiment, experiment),
-    ):
-        if value != expected:
-            raise record.RecordError(f"{name}: {key}: is {value!r}, and it lies under {expected!r}")
+def _check_time(key: str, given: datetime, name: str) -> datetime:
+    """The time in UTC; RecordError names the file and the field of one that cannot be."""
+    with suppress(OverflowError):
+        if (found := rounds.in_utc(given)).year >= 2000:
+            return found
+    raise record.RecordError(f"{name}: {key}: expected a time in UTC, of this century")
+
+
+def _check_place(name: str, found: Record, manifest: Manifest | None) -> None:
+    """RecordError unless the record is of a case here and lies where it belongs."""
+    _, machine, round_, file = name.split("/")
+    if found.machine.id != machine:
+        raise record.RecordError(
+            f"{name}: machine.id: is {found.machine.id!r}, and it lies under {machine!r}"
+        )
     if not _MACHINE.fullmatch(machine):
         raise record.RecordError(f"{name}: machine.id: is {machine!r}, which is no machine's id")
+    if not _ROUND.fullmatch(round_):
+        raise record.RecordError(f"{name}: expected a round's folder, not {round_!r}")
     for key, value, known in (
-        ("experiment", experiment, grids.names()),
         ("variant", found.variant, VARIANTS),
         ("tier", found.tier, grids.TIERS),
     ):
         if value not in known:
             raise record.RecordError(f"{name}: {key}: is {value!r}, and there is no such {key}")
-    grid = _grid(experiment)
-    belongs = f"{grid.file_name(found.to_case())}.json"
+    belongs = f"{found.to_case().name}.json"
     if file != belongs:
-        raise record.RecordError(f"{name}: case: belongs at {machine}/{experiment}/{belongs}")
-    check_result(name, found, grid)
+        raise record.RecordError(f"{name}: case: belongs at {machine}/{round_}/{belongs}")
+    _check_time("started_at", found.started_at, name)
+    if manifest and manifest.is_rehearsal:
+        # Its cases are smaller than those of any grid.
+        check_measured(name, found, choose(found.variant))
+    else:
+        check_result(name, found)
 
 
-_grid = cache(grids.load)
+def _names_of_rounds(records: dict[str, tuple[dict, Record]]) -> dict[str, str]:
+    """Of each folder of records in the archive, the name under which its round is published."""
+    begun: dict[str, list[datetime]] = {}
+    for name, (_, one) in records.items():
+        begun.setdefault(name.rpartition("/")[0], []).append(one.started_at)
+    return {folder: began(times) for folder, times in begun.items()}
 
 
 def _why_not(one: Record, manifest: Manifest) -> str | None:
@@ -213,20 +234,21 @@ def _why_not(one: Record, manifest: Manifest) -> str | None:
     return why_not(one)
 
 
-def _beside(target: Path, data: dict, one: Record) -> tuple[bool, str | None]:
-    """Whether the same record lies at `target`, and why this one must not replace what does."""
+def _beside(target: Path, data: dict) -> tuple[bool, str | None]:
+    """Whether the same record lies at `target`, and where another one does, that it stays."""
     if not target.exists():
         return False, None
     try:
         old = read_json(target)
-        old_one = check(old, target)
+        check(old, target)
     except record.RecordError as error:
         return False, f"what is published is no record: {error}"
     if _without_commit(old) == _without_commit(data):
         return True, None
-    if _utc(old_one.started_at) >= _utc(one.started_at):
-        return False, f"started_at: is no later than the published one's, {old_one.started_at}"
-    return False, None
+    return False, (
+        f"another record of its case and round is published as {_near(target)}, "
+        "and a round is never overwritten"
+    )
 
 
 def _without_commit(data: dict) -> dict:
@@ -287,10 +309,6 @@ def _plain(data: bytes) -> str:
     if not all(c.isprintable() or c in "\n\t" for c in text):
         raise ValueError("control characters")
     return text
-
-
-def _utc(time: datetime) -> datetime:
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _near(path: Path) -> Path:

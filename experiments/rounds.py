@@ -7,6 +7,7 @@ moves to `<machine>/outdated/`, where nothing reads it, and back when its code i
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Iterable
@@ -17,10 +18,12 @@ from experiments import record
 from experiments.case import Case
 from experiments.digest import code_digest
 from experiments.grid import Task
+from models.registry import VARIANTS
 
 OUTDATED = "outdated"
 NAME = re.compile(r"round-[1-9]\d{0,3}|\d{4}-\d\d-\d\dT\d{6}Z")
-# Statuses that stand until the code changes; a failed case is tried again.
+# Statuses that stand until the code changes. A failed case of ours is tried again: it is to be
+# mended; that somebody else's system fails is a result.
 _FINAL = ("ok", "oom", "timeout", "unsupported")
 # The systems of one shape share these, and are measured one after another.
 _SHAPE = ("batch", "seq_len", "heads", "head_dim", "dtype", "is_causal", "pass_")
@@ -33,7 +36,12 @@ def name_of(number: int) -> str:
 
 def name_at(began: datetime) -> str:
     """The folder of a published round."""
-    return f"{began.astimezone(UTC):%Y-%m-%dT%H%M%SZ}"
+    return f"{in_utc(began):%Y-%m-%dT%H%M%SZ}"
+
+
+def in_utc(time: datetime) -> datetime:
+    """The same time in UTC, in which one without a zone is."""
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def path_of(out: Path, machine_id: str, round_: str, case: Case) -> Path:
@@ -79,8 +87,9 @@ def current(path: Path, case: Case, procedure: str | None = None) -> dict | None
 
 
 def is_done(path: Path, case: Case, procedure: str | None = None) -> bool:
-    """Whether the record there stands: current, and not of a case that failed."""
-    return (current(path, case, procedure) or {}).get("status") in _FINAL
+    """Whether the record there stands: current, and no failure of ours."""
+    status = (current(path, case, procedure) or {}).get("status")
+    return status in _FINAL or (status == "failed" and VARIANTS[case.variant].is_peer)
 
 
 def set_aside_outdated(path: Path, case: Case, procedure: str | None = None) -> None:
@@ -92,7 +101,10 @@ def set_aside_outdated(path: Path, case: Case, procedure: str | None = None) -> 
     aside = path.parents[1] / OUTDATED / path.parent.name
     if path.exists() and current(path, case, procedure) is None:
         aside.mkdir(parents=True, exist_ok=True)
-        path.replace(aside / f"{path.stem}@{_time_of(path)}.json")
+        name = f"{path.stem}@{_time_of(path)}"
+        names = (f"{name}-{number}" if number > 1 else name for number in itertools.count(1))
+        places = (aside / f"{one}.json" for one in names)
+        path.replace(next(place for place in places if not place.exists()))
     elif not path.exists() and aside.is_dir():
         for one in sorted(aside.glob(f"{path.stem}@*.json")):
             if current(one, case, procedure):
@@ -112,7 +124,7 @@ def _time_of(path: Path) -> str:
 def first_unfinished(out: Path, machine_id: str, tasks: Iterable[Task]) -> int:
     """The number of the first round in which a case is still to be measured."""
     tasks, number = list(tasks), 1
-    while all(
+    while tasks and all(
         is_done(path_of(out, machine_id, name_of(number), task.case), task.case, task.procedure)
         for task in tasks
     ):

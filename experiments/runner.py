@@ -81,6 +81,8 @@ def run(
     if round_ is None:
         round_ = rounds.name_of(rounds.first_unfinished(out, machine.id, tasks))
     check_writable(out / machine.id / round_)
+    for task in tasks:
+        rounds.set_aside_outdated(_path(out, machine, round_, task), task.case, task.procedure)
     waiting = [
         task
         for task in tasks
@@ -140,7 +142,6 @@ class _Pass:
         from experiments.supervise import Account, supervise
 
         path = _path(self.out, self.machine, self.round_, task)
-        rounds.set_aside_outdated(path, task.case, task.procedure)
         before, account = before or self.gauge(), Account()
         result = supervise(
             *(self.tier, task.case, task.limits, machine, digest),
@@ -150,22 +151,13 @@ class _Pass:
             account=account,
         )
         after = self.gauge()
-        if before and after:
-            result = {**result, "gauges": {"before": before, "after": after}}
-        record.write(path, result)
+        record.write(path, with_gauges(result, before, after))
         _say(f"    {outcome(result)} ({account})")
         return after
 
     def gauge(self) -> dict | None:
-        """The gauge now; None in the smoke tier, whose times say nothing."""
-        if self.tier == "smoke":
-            return None
-        kind = "cpu" if self.device == "cpu" else "cuda"
-        import experiments.gauge  # noqa: F401  before the fork
-
         deadline = time.monotonic() + _GAUGE_S
-        limits = {"deadline": deadline, "ahead": False, "tick": self.tick}
-        return self.workers.reference("gauge.read", (kind,), **limits).value
+        return read_gauge(self.tier, self.machine, self.workers, deadline, self.tick)
 
     def disturbed(self, tasks: list[Task]) -> list[Task]:
         """Those of `tasks` beside which a gauge was off, by all gauges of the round."""
@@ -183,6 +175,32 @@ class _Pass:
         """Seconds, by the rates of `experiments.cost`."""
         kind, name = self.machine.device_kind, self.machine.device
         return cost.seconds(task.case, task.limits, kind, name).total
+
+
+def read_gauge(
+    tier: str,
+    machine: Machine,
+    workers: Workers,
+    deadline: float,
+    tick: Callable[[], object] | None,
+) -> dict | None:
+    """The gauge now; None in the smoke tier, whose times say nothing, and where none came.
+
+    deadline: by the monotonic clock. tick: called at least once per second.
+    """
+    if tier == "smoke":
+        return None
+    kind = "cpu" if machine.device_kind == "cpu" else "cuda"
+    import experiments.gauge  # noqa: F401  before the fork
+
+    limits = {"deadline": deadline, "ahead": False, "tick": tick}
+    return workers.reference("gauge.read", (kind,), **limits).value
+
+
+def with_gauges(result: dict, before: dict | None, after: dict | None) -> dict:
+    """A record with the gauges beside it, where both are there."""
+    gauges = {"before": before, "after": after} if before and after else None
+    return {**result, "gauges": gauges}
 
 
 def _behind(task: Task) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Cases of all experiments in order of value, one record each before any gets its second round."""
+"""Cases of all experiments in order of value, all in one round before any in the next."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from experiments import cost, grid, record, runner
+from experiments import cost, grid, record, rounds, runner
 from experiments.campaign import trust
 from experiments.campaign.folder import Folder
 from experiments.campaign.value import Selected
@@ -28,6 +28,7 @@ class Measuring:
     """Measures cases into `folder.records`, each within what time is left.
 
     A case that names a kernel with a bad mark becomes a failed record, with the reason, unmeasured.
+    given_up: by name of a case, why it is not tried again.
     """
 
     folder: Folder
@@ -38,18 +39,16 @@ class Measuring:
     tick: Callable[[], object]
     given_up: dict[str, str] = field(default_factory=dict)
     _ratios: list[float] = field(default_factory=list)
-    # Read once: there are thousands of cases, and each asks for its grid.
-    _grids: dict[str, grid.Grid] = field(
-        default_factory=lambda: {name: grid.load(name) for name in grid.names()}
-    )
+    # That after the last case, which is that before the next.
+    _gauge: dict | None = None
 
-    def run(self, cases: list[Selected], *, rounds: int, end: float) -> None:
-        """Until `end`, by the monotonic clock, or until every case has `rounds` replicates."""
+    def run(self, cases: list[Selected], *, most: int, end: float) -> None:
+        """Until `end`, by the monotonic clock, or until `most` rounds are measured."""
         digests = {}
         for one in cases:
-            key = one.case.variant, self._procedure(one)
+            key = one.case.variant, one.task.procedure
             digests[key] = digests.get(key) or code_digest(*key)
-        for number in range(1, rounds + 1):
+        for number in range(1, most + 1):
             waiting = [one for one in cases if self._wants(one, number)]
             if not waiting:
                 continue
@@ -64,77 +63,80 @@ class Measuring:
                     f"[round {number}, {position}/{len(waiting)}, {left / 60:.1f} min left] "
                     f"{one.experiment}: {runner.label(one.case)}"
                 )
-                digest = digests[one.case.variant, self._procedure(one)]
-                self._measure(one, digest, expected, end)
+                digest = digests[one.case.variant, one.task.procedure]
+                self._measure(one, number, digest, expected, end)
                 self.tick()
 
     def expected(self, one: Selected) -> float:
-        """Seconds that a case with one replicate will take, by how the last ones turned out."""
+        """Seconds that a case will take in a round, by how the last ones turned out."""
         limits = self._limits(one)
         seconds = cost.seconds(
             one.case, limits, self.machine.device_kind, self.machine.device, replicates=1
         ).total
-        return seconds * (statistics.median(self._ratios[-_LAST:]) if self._ratios else 1.0)
+        return seconds * self._ratio()
 
-    def path(self, one: Selected) -> Path:
-        """Where its record lies."""
-        of_case = self._grids[one.experiment]
-        return runner.path_of(self.folder.records, self.machine.id, of_case, one.case)
-
-    def _procedure(self, one: Selected) -> str:
-        return self._grids[one.experiment].procedure(one.case.variant)
-
-    def _name(self, one: Selected) -> str:
-        return f"{one.experiment}/{self.path(one).stem}"
+    def path(self, one: Selected, number: int) -> Path:
+        """Where its record of a round lies; the first is 1."""
+        round_ = rounds.name_of(number)
+        return rounds.path_of(self.folder.records, self.machine.id, round_, one.case)
 
     def _limits(self, one: Selected) -> grid.Limits:
-        limits = self._grids[one.experiment].tiers[self.tier].limits
-        return replace(limits, replicates=1)
+        return replace(one.task.limits, replicates=1)
+
+    def _current(self, one: Selected, number: int) -> dict | None:
+        return rounds.current(self.path(one, number), one.case, one.task.procedure)
 
     def _wants(self, one: Selected, number: int) -> bool:
-        path = self.path(one)
-        if self._name(one) in self.given_up:
+        if one.case.name in self.given_up or self._current(one, number):
             return False
-        found = runner.current(path, one.case, self._procedure(one))
-        if found is None:
-            return True
-        return found["status"] == "ok" and len(found["replicates"]) < number
+        return number == 1 or (self._current(one, 1) or {}).get("status") == "ok"
 
-    def _measure(self, one: Selected, digest: str, expected: float, end: float) -> None:
-        path, case, limits = self.path(one), one.case, self._limits(one)
-        reason = trust.why_failed(case, self.marks)
-        names = (one.experiment, self.tier, case)
+    def _write(self, one: Selected, number: int, found: dict) -> None:
+        path = self.path(one, number)
+        # The one that was made before tiles were tuned.
+        rounds.set_aside_outdated(path, one.case, one.task.procedure)
+        record.write(path, found)
+        self.folder.say(f"    {runner.outcome(found)}")
+
+    def _measure(
+        self, one: Selected, number: int, digest: str, expected: float, end: float
+    ) -> None:
+        limits = self._limits(one)
+        reason = trust.why_failed(one.case, self.marks)
         if reason is not None:
-            record.write(path, not_measured(*names, self.machine, digest, reason))
-            self.folder.say(f"    failed: {reason}")
+            found = not_measured(self.tier, one.case, self.machine, digest, reason)
+            self._write(one, number, found)
             return
         patience = max(_PATIENCE_S, _PATIENCE * expected)
         allowed = min(patience, end - time.monotonic())
         is_cut = allowed < limits.timeout_s
-        earlier = runner.current(path, case, self._procedure(one))
+        before = self._gauge or self._read_gauge(end)
         account, start = Account(), time.monotonic()
         found = supervise(
-            *names,
+            self.tier,
+            one.case,
             replace(limits, timeout_s=min(allowed, limits.timeout_s)),
             self.machine,
             digest,
-            procedure=self._procedure(one),
+            procedure=one.task.procedure,
             workers=self.workers,
-            earlier=earlier,
             tick=self.tick,
             account=account,
         )
         spent = time.monotonic() - start
+        self._gauge = self._read_gauge(end)
         if is_cut and account.is_cut and found["status"] != "ok":
             why = f"cut off after {spent:.0f} s by the end of the step"
             if allowed == patience:
                 why = f"given up after {spent:.0f} s, expected {expected:.1f} s"
-                self.given_up[self._name(one)] = why
+                self.given_up[one.case.name] = why
             self.folder.say(f"    {why}: left for another run")
             return
         self._ratios.append(spent / (expected / self._ratio()))
-        record.write(path, found)
-        self.folder.say(f"    {runner.outcome(found)}")
+        self._write(one, number, runner.with_gauges(found, before, self._gauge))
+
+    def _read_gauge(self, end: float) -> dict | None:
+        return runner.read_gauge(self.tier, self.machine, self.workers, end, self.tick)
 
     def _ratio(self) -> float:
         return statistics.median(self._ratios[-_LAST:]) if self._ratios else 1.0

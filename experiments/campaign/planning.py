@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from experiments import cost, grid, runner
+from experiments import cost, runner
 from experiments.campaign.clock import SHARES, STEPS, share
 from experiments.campaign.value import Selected
 from experiments.campaign.work import Work
 
 
-def timed(
-    cases: list[Selected], work: Work, kind: str, name: str
-) -> Iterator[tuple[Selected, float]]:
-    """Cases in order, each with the seconds expected of one replicate.
+def timed(cases: list[Selected], kind: str, name: str) -> Iterator[tuple[Selected, float]]:
+    """Cases in order, each with the seconds expected of it in a round.
 
     kind: "cpu" or "cuda"; name: of the device, as `cost.seconds` takes them.
     """
-    grids = {name: grid.load(name) for name in {one.experiment for one in cases}}
     for one in cases:
-        limits = grids[one.experiment].tiers[work.tier].limits
-        yield one, cost.seconds(one.case, limits, kind, name, replicates=1).total
+        yield one, cost.seconds(one.case, one.task.limits, kind, name, replicates=1).total
 
 
 def text(work: Work, kind: str, name: str, minutes: float) -> str:
@@ -33,7 +29,7 @@ def text(work: Work, kind: str, name: str, minutes: float) -> str:
         begin += share(step, seconds)
     lines.append(f"{_clock(begin)}  measure: {seconds - begin:.0f} s, most valuable first")
     fitting, why, now = [], None, begin
-    for one, expected in timed(work.cases, work, kind, name):
+    for one, expected in timed(work.cases, kind, name):
         if now + expected > seconds:
             continue
         if one.why != why:
@@ -63,7 +59,7 @@ def by_the_clock(work: Work, kind: str, name: str, minutes: float) -> list[tuple
     for step, cases in (("first", work.first), ("measure", work.cases)):
         end = begins[step] + share(step, 60 * minutes)
         at = begins[step]
-        for one, expected in timed(cases, work, kind, name):
+        for one, expected in timed(cases, kind, name):
             if at + expected <= end:
                 at += expected
                 found.append((one.experiment, one.case, at - now))

@@ -208,7 +208,7 @@ class _Steps:
         if self.work.first and not self.folder.found("first"):
             end = time.monotonic() + self.clock.share("first")
             with Workers.of(self.device) as workers:
-                self._measuring(workers).run(self.work.first, rounds=1, end=end)
+                self._measuring(workers).run(self.work.first, most=1, end=end)
             self.folder.save("first", {"ended": datetime.now(UTC).isoformat(timespec="seconds")})
             self.say(summary.records_table(summary.records(self.folder.records)))
 
@@ -254,12 +254,12 @@ class _Steps:
         return [{**asdict(one), "entry": str(one.entry)} for one in done]
 
     def measure(self) -> None:
-        """The most valuable cases of all experiments, one record each, then further rounds."""
+        """The most valuable cases of all experiments, a round of all, then further ones."""
         given_up = self.folder.found("measure") or {}
         with Workers.of(self.device) as workers:
             measuring = self._measuring(workers, given_up)
-            rounds = 1 if self.is_rehearsal else 3
-            measuring.run(self.work.cases, rounds=rounds, end=self.clock.end)
+            most = 1 if self.is_rehearsal else 3
+            measuring.run(self.work.cases, most=most, end=self.clock.end)
         self.folder.save("measure", measuring.given_up)
 
     def _measuring(self, workers: Workers, given_up: dict | None = None) -> Measuring:

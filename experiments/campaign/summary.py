@@ -6,14 +6,14 @@ import json
 import statistics
 from pathlib import Path
 
-from experiments import grid
+from experiments import grid, rounds
 from experiments.campaign.folder import Folder
 from experiments.case import Case
 from experiments.runner import label
 
 # What times are set beside, by the fields that two cases must share.
 _BASELINE = "dense"
-_SHARED = ("batch", "seq_len", "heads", "kv_heads", "head_dim", "dtype", "is_causal", "pass")
+_SHARED = ("batch", "seq_len", "heads", "kv_heads", "head_dim", "dtype", "is_causal", "pass_")
 
 
 def write(folder: Folder) -> None:
@@ -35,47 +35,57 @@ def text(folder: Folder) -> str:
 
 def records(root: Path) -> list[dict]:
     """Every record under `root`."""
-    return [json.loads(path.read_text()) for path in sorted(root.rglob("*.json"))]
+    return [json.loads(path.read_text()) for path in rounds.record_files(root)]
 
 
 def records_table(found: list[dict]) -> str:
-    """One line per record: time, useful rate, speed-up over dense attention in the same setting."""
+    """One line per case: time, useful rate, speed-up over dense attention in the same setting.
+
+    The time is the median of its rounds' medians, the error that of its first round.
+    """
     if not found:
         return "No case is measured yet.\n"
-    dense = {_setting(one): median_ms(one) for one in found if one["variant"] == _BASELINE}
+    of_case: dict[Case, list[dict]] = {}
+    for one in found:
+        case = Case.from_mapping({"variant": one["variant"], **one["case"]})
+        of_case.setdefault(case, []).append(one)
+    times = {case: _ms_of_rounds(records) for case, records in of_case.items()}
+    dense = {_setting(case): ms for case, ms in times.items() if case.variant == _BASELINE}
     lines = [
-        f"## {len(found)} records\n",
-        "| experiment | case | ms | processes | useful TFLOP/s | over dense | error over dense's |",
+        f"## {len(found)} records of {len(of_case)} cases\n",
+        "| experiments | case | ms | rounds | useful TFLOP/s | over dense | error over dense's |",
         "|---|---|---|---|---|---|---|",
     ]
-    order = {name: number for number, name in enumerate(grid.names())}
-    for one in sorted(found, key=lambda one: order[one["experiment"]]):
-        case = Case.from_mapping({"variant": one["variant"], **one["case"]})
-        ms = median_ms(one)
+    experiments = {case: ", ".join(grid.experiments_of(case)) for case in of_case}
+    for case in sorted(of_case, key=experiments.get):
+        one, ms = of_case[case][0], times[case]
         if ms is None:
             cells = [one["status"], "", "", "", (one["reason"] or "")[:80].replace("|", "/")]
         else:
-            beside = dense.get(_setting(one))
+            beside = dense.get(_setting(case))
             error = one["error"]["output"]
             cells = [
                 f"{ms:.4g}",
-                str(len(one["replicates"])),
+                str(len(of_case[case])),
                 f"{one['useful_flops'] / ms / 1e9:.3g}",
                 f"{beside / ms:.2f}" if beside else "",
                 f"{error['relative_rms'] / max(error['baseline_relative_rms'], 1e-30):.2f}",
             ]
-        lines.append(" | ".join(["| " + one["experiment"], label(case), *cells]) + " |")
+        lines.append(" | ".join(["| " + experiments[case], label(case), *cells]) + " |")
     return "\n".join(lines) + "\n"
 
 
-def median_ms(one: dict) -> float | None:
-    """Median of all samples of a record; None where it has none."""
-    samples = [ms for replicate in one["replicates"] for ms in replicate.get("samples_ms", ())]
-    return statistics.median(samples) if samples else None
+def _ms_of_rounds(found: list[dict]) -> float | None:
+    """The median of the medians of a case's records; None where none has samples."""
+    medians = []
+    for one in found:
+        samples = [ms for replicate in one["replicates"] for ms in replicate.get("samples_ms", ())]
+        medians += [statistics.median(samples)] if samples else []
+    return statistics.median(medians) if medians else None
 
 
-def _setting(one: dict) -> tuple:
-    return one["experiment"], *(one["case"][key] for key in _SHARED)
+def _setting(case: Case) -> tuple:
+    return tuple(getattr(case, key) for key in _SHARED)
 
 
 def _looked(found: dict | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,44 +21,48 @@ class ValueFileError(ValueError):
 
 @dataclass(frozen=True)
 class Selected:
-    """A case of an experiment, why it comes where it does, and its place from 0."""
+    """A case, the first experiment that asks for it, why it comes where it does, its place from 0.
+
+    task: how it is measured, for whichever experiments.
+    """
 
     experiment: str
-    case: Case
+    task: grids.Task
     why: str
     rank: int
 
+    @property
+    def case(self) -> Case:
+        return self.task.case
+
 
 def ordered(tier: str = "gpu", path: Path = PATH) -> list[Selected]:
-    """Every case of `tier` of every experiment once, most valuable first.
+    """Every case of `tier` once, most valuable first.
 
-    The file orders one tier; of another all are taken as not listed. A case that several
-    experiments share comes once for each, one after another. ValueFileError where the file
-    has a key, an experiment or a value that matches no case.
+    The file orders one tier; of another all are taken as not listed. ValueFileError where the
+    file has a key, an experiment or a value that matches no case.
     """
     data = _read(path)
     cases = {name: grids.load(name).check_tier(tier).cases for name in grids.names()}
-    chosen: dict[tuple[str, Case], str] = {}
-    last: dict[tuple[str, Case], str] = {}
+    # By case: the experiment that asks for it first, and why.
+    chosen: dict[Case, tuple[str, str]] = {}
+    last: dict[Case, tuple[str, str]] = {}
     if tier == data["tier"]:
         for part, found in (("first", chosen), ("last", last)):
             for number, entry in enumerate(data[part], start=1):
                 where = f"{path.name}: {part}, entry {number}"
                 for case in _matching(where, entry, cases):
-                    found.setdefault((entry["experiment"], case), entry["why"])
-    sharing: dict[Case, list[str]] = {}
-    for name, of_tier in cases.items():
-        for case in of_tier:
-            sharing.setdefault(case, []).append(name)
-    put_last = {case for _, case in last}
-    rest = {key: REST for key in _interleaved(cases) if key[1] not in put_last}
-    order: dict[tuple[str, Case], str] = {}
+                    found.setdefault(case, (entry["experiment"], entry["why"]))
+    tasks = {task.case: task for task in grids.tasks(tier)}
+    rest = {case: (one.experiments[0], REST) for case, one in tasks.items() if case not in last}
+    order: dict[Case, tuple[str, str]] = {}
     for part in (chosen, rest, last):
-        for (name, case), why in part.items():
-            order.setdefault((name, case), why)
-            for other in sharing[case]:
-                order.setdefault((other, case), f"the same case as in {name}: {why}")
-    return [Selected(*key, why, rank) for rank, (key, why) in enumerate(order.items())]
+        for case, asked in part.items():
+            order.setdefault(case, asked)
+    return [
+        Selected(experiment, tasks[case], why, rank)
+        for rank, (case, (experiment, why)) in enumerate(order.items())
+    ]
 
 
 def _read(path: Path) -> dict:
@@ -112,10 +115,3 @@ def _values(key: str, value) -> list:
     if key in _LISTS:
         return [value]
     return value if isinstance(value, list) else [value]
-
-
-def _interleaved(cases: dict[str, tuple[Case, ...]]):
-    """(experiment, case): the first of each experiment, then the second of each, and so on."""
-    columns = [zip(itertools.repeat(name), found) for name, found in cases.items()]
-    for of_place in itertools.zip_longest(*columns):
-        yield from (key for key in of_place if key is not None)

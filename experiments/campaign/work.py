@@ -9,6 +9,7 @@ from pathlib import Path
 from experiments import grid
 from experiments.campaign import trust, value
 from experiments.campaign.value import Selected
+from experiments.case import Case
 from experiments.plain_yaml import loads
 
 _HERE = Path(__file__).parent
@@ -43,7 +44,7 @@ def on_device(device: str, tier: str) -> Work:
         checks=checks,
         compiled=checks,
         tables=("dilated", "block_sparse", "hop") if is_card else (),
-        first=_blocks("first.yaml") if is_card else [],
+        first=_blocks("first.yaml", tier) if is_card else [],
         cases=value.ordered(tier),
         processes=max(1, len(os.sched_getaffinity(0)) - 1) if is_card else 1,
         check_s=40.0,
@@ -52,7 +53,7 @@ def on_device(device: str, tier: str) -> Work:
 
 def rehearsal() -> Work:
     """Every step on a CPU: kernels interpreted, and a few compiled, tiles raced by a stand-in."""
-    first = _blocks("rehearsal.yaml")
+    first = _blocks("rehearsal.yaml", "smoke")
     compiled = [one for one in trust.checks_at_real_sizes() if _is_usual(one)]
     return Work(
         device="cpu",
@@ -72,11 +73,18 @@ def _is_usual(one: trust.Check) -> bool:
     return shape == ("float16", 64, 64)
 
 
-def _blocks(name: str) -> list[Selected]:
-    """The cases of a file of blocks, as in a grid; each block names its experiment."""
-    found = []
+def _blocks(name: str, tier: str) -> list[Selected]:
+    """The cases of a file of blocks, as in a grid; each block names its experiment.
+
+    A case that the tier has is measured as there, another one as others of its experiment are.
+    """
+    of_tier = {task.case: task for task in grid.tasks(tier)}
+    found: dict[Case, Selected] = {}
     for block in loads((_HERE / name).read_text()):
         fields = {key: of for key, of in block.items() if key != "experiment"}
-        for case in dict.fromkeys(grid.expand(name, fields)):
-            found.append(Selected(block["experiment"], case, "before tuning", len(found)))
-    return found
+        asked_by = grid.load(block["experiment"])
+        for case in grid.expand(name, fields):
+            how = (asked_by.procedure(case.variant), asked_by.check_tier(tier).limits)
+            task = of_tier.get(case) or grid.Task(case, (asked_by.name,), *how)
+            found.setdefault(case, Selected(asked_by.name, task, "before tuning", len(found)))
+    return [*found.values()]

@@ -5,6 +5,7 @@ import pytest
 from experiments import ceilings
 from experiments import measure as measuring
 from experiments.case import Case
+from experiments.digest import ROOT
 from experiments.grid import Limits
 from experiments.machine import describe
 from experiments.procedures import choose
@@ -25,6 +26,12 @@ def small_ceilings(monkeypatch):
     monkeypatch.setitem(ceilings._SIDE, "cpu", 64)
     monkeypatch.setitem(ceilings._COPY_BYTES, "cpu", 2**20)
     monkeypatch.setattr(ceilings, "_SECONDS", 1e-4)
+
+
+@pytest.fixture(scope="session")
+def published():
+    """The published records whose names match a pattern, sorted by round and name."""
+    return lambda pattern: sorted((ROOT / "results/published").glob(f"*/*/{pattern}.json"))
 
 
 @pytest.fixture
@@ -61,7 +68,7 @@ def measure(case):
 
     def run(limits=QUICK, **changes):
         one = case(**changes)
-        what = ("dilated", "smoke", one, limits, describe("cpu"), "0" * 16)
+        what = ("smoke", one, limits, describe("cpu"), "0" * 16)
         return supervise(*what, procedure=choose(one.variant))
 
     return run

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import __main__, archive, children, cost, source_tree
+from experiments import __main__, archive, children, cost, grid, source_tree
 from experiments.campaign import build, planning, summary, trust, work
 from experiments.campaign.clock import SHARES, STEPS, Clock, share
 from experiments.campaign.folder import CampaignError, Folder
@@ -335,26 +335,41 @@ def test_a_rehearsal_killed_five_times_goes_on_and_loses_nothing(tmp_path):
 
 
 def test_the_summary_gives_speed_ups_over_dense_of_the_same_setting():
-    def record(variant, ms, **changes):
+    def record(variant, *samples, **changes):
         fields = on_card(variant="dilated-sdpa").to_json() | changes
         if variant == "dense":
             fields |= {"segment_lengths": None, "dilation_rates": None}
         error = {"relative_rms": 3e-4, "baseline_relative_rms": 2e-4}
         return {
-            "experiment": "dilated", "variant": variant, "case": fields, "status": "ok",
-            "replicates": [{"samples_ms": [ms, ms, ms]}], "useful_flops": 10**12,
-            "error": {"output": error},
+            "variant": variant, "case": fields, "status": "ok",
+            "replicates": [{"samples_ms": [*samples]}] if samples else [], "reason": None,
+            "useful_flops": 10**12, "error": {"output": error},
         }  # fmt: skip
 
+    # The second case has three rounds of unequal numbers of samples.
     text = summary.records_table(
-        [record("dense", 8.0), record("dilated-sdpa", 2.0), record("dilated-sdpa", 4.0, batch=2)]
+        [
+            *(record("dense", 8.0), record("dilated-sdpa", 4.0, batch=2)),
+            *(record("dilated-sdpa", *samples) for samples in ((9.0,) * 9, (2.0,), (1.0, 1.0))),
+            record("dilated-sdpa", batch=3) | {"status": "oom", "reason": "a | b"},
+        ]
     )
-    rows = [[cell.strip() for cell in line.split("|")[3:-1]] for line in text.splitlines()[4:]]
+    head, *lines = text.splitlines()
+    assert head == "## 6 records of 4 cases"
+    rows = [[cell.strip() for cell in line.split("|")[3:-1]] for line in lines[3:]]
     assert rows == [
         ["8", "1", "125", "1.00", "1.50"],
-        ["2", "1", "500", "4.00", "1.50"],
         ["4", "1", "250", "", "1.50"],
+        ["2", "3", "500", "4.00", "1.50"],
+        ["oom", "", "", "", "a / b"],
     ]
+
+
+def test_the_summary_names_every_experiment_that_has_the_case():
+    task = next(one for one in grid.tasks("gpu") if len(one.experiments) > 1)
+    one = {"variant": task.case.variant, "case": task.case.to_json(), "status": "oom"}
+    text = summary.records_table([{**one, "replicates": [], "reason": "none left"}])
+    assert f"| {', '.join(grid.experiments_of(task.case))} | {task.case.variant}: " in text
 
 
 def test_a_plan_names_cases_seconds_and_order_within_the_time():
@@ -376,9 +391,20 @@ def test_a_plan_names_cases_seconds_and_order_within_the_time():
 
 def test_the_first_cases_of_a_card_are_cases_of_its_tier():
     chosen = work.on_device("cuda", "gpu")
-    of_tier = {(one.experiment, one.case) for one in chosen.cases}
-    assert {(one.experiment, one.case) for one in chosen.first} <= of_tier
-    assert len(set(chosen.first)) == len(chosen.first) == 42
+    of_tier = {one.task for one in chosen.cases}
+    assert {one.task for one in chosen.first} <= of_tier
+    assert len({one.case for one in chosen.first}) == len(chosen.first) == 42
+
+
+def test_what_is_rehearsed_outside_the_tier_has_its_experiments_limits():
+    of_tier = {task.case: task for task in grid.tasks("smoke")}
+    limits = {name: grid.load(name).tiers["smoke"].limits for name in grid.names()}
+    first = work.rehearsal().first
+    assert sum(one.case in of_tier for one in first) < len(first) == 16
+    for one in first:
+        if one.case not in of_tier:
+            how = ("attention", limits[one.experiment])
+            assert one.task == grid.Task(one.case, (one.experiment,), *how)
 
 
 # In a copy of the code: (file of models/kernels, before, after) of a kernel that is wrong, one that

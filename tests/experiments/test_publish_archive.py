@@ -5,11 +5,12 @@ import json
 import lzma
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from experiments import __main__, archive, publish_archive, record, schema, tile_tables
+from experiments import __main__, archive, publish_archive, record, rounds, schema, tile_tables
 
 ROOT = Path(__file__).parents[2]
 SHA = "1234567890" * 4
@@ -25,21 +26,27 @@ MANIFEST = {
 CAMPAIGN = "nvidia-h200-3f9a1c/campaigns/20261127T101500Z"
 
 
-@pytest.fixture(scope="module")
-def published():
-    """Three published records by their place, as a machine without git writes them."""
-    paths = sorted((ROOT / "results/published").rglob("comprehensive/*.json"))[:3]
-    found = {}
-    for path in paths:
-        data = json.loads(path.read_text())
-        data["software"] |= {"git_commit": None, "git_dirty": None}
-        found["records/" + "/".join(path.parts[-3:])] = data
-    return found
+HOURS = ("2026-11-27T12:00:00+01:00", "2026-11-27T10:20:00", "2026-11-27T10:40:00Z")
+# The second is the first that was begun.
+ROUND = "2026-11-27T102000Z"
 
 
 @pytest.fixture
 def records(published):
-    return copy.deepcopy(published)
+    """Three records of a round by their place, as a machine without git writes them."""
+    paths = sorted(published("dilated-*"), key=lambda path: path.parents[1].name)[:3]
+    found = {}
+    for path, started_at in zip(sorted(paths, key=lambda path: path.name), HOURS, strict=True):
+        data = json.loads(path.read_text()) | {"started_at": started_at}
+        data["software"] |= {"git_commit": None, "git_dirty": None}
+        found[f"records/{path.parents[1].name}/round-1/{path.name}"] = data
+    return found
+
+
+def filed(name, round_=ROUND):
+    """Where a record of an archive is filed, under published or rehearsed."""
+    _, machine, _, file = name.split("/")
+    return f"{machine}/{round_}/{file}"
 
 
 @pytest.fixture(autouse=True)
@@ -107,12 +114,11 @@ def test_records_without_git_get_the_commit_of_their_sources(tmp_path, publish, 
     assert (status, err) == (0, []) and out[0] == "published 3 records, refused 0"
     home = tmp_path / "results/published"
     assert files_of(tmp_path / "results") == sorted(
-        [f"published/{n.removeprefix('records/')}" for n in records]
-        + [f"published/{CAMPAIGN}/summary.md"]
+        [f"published/{filed(name)}" for name in records] + [f"published/{CAMPAIGN}/summary.md"]
     )
     for name, data in records.items():
         data["software"] |= {"git_commit": SHA, "git_dirty": False}
-        path = home / name.removeprefix("records/")
+        path = home / filed(name)
         assert json.loads(path.read_text()) == data and schema.load(path)
     assert (home / CAMPAIGN / "summary.md").read_text() == "# é\n"
 
@@ -128,7 +134,7 @@ def test_sources_that_no_commit_has_are_refused_with_what_to_do(
     for name, line in zip(sorted(records)[1:], err, strict=True):
         assert line.startswith(f"refused: {name}: software.git_commit: is null, and no commit here")
         assert "models aaaaaaaaaaaa" in line and "commit those sources, and publish again" in line
-    path = tmp_path / "results/published" / first.removeprefix("records/")
+    path = tmp_path / "results/published" / filed(first)
     assert json.loads(path.read_text()) == records[first]
 
 
@@ -155,7 +161,8 @@ FAILED = {"status": "failed", "replicates": [], "error": None}
             {"software__git_commit": "x", "software__git_dirty": False},
             "software.git_commit: expected",
         ),
-        ({"experiment": "dilated"}, "experiment: is 'dilated', and it lies under 'comprehensive'"),
+        ({"experiment": "dilated"}, "experiment: Extra inputs are not permitted"),
+        ({"started_at": "0001-01-01T00:00:00+14:00"}, "started_at: expected a time in UTC"),
         ({"machine__id": "../../x"}, "machine.id: is '../../x', and it lies under"),
         ({"variant": "none-such"}, "variant: is 'none-such', and there is no such variant"),
         ({"case__seq_len": 77}, "case: belongs at "),
@@ -165,33 +172,57 @@ FAILED = {"status": "failed", "replicates": [], "error": None}
         ({"wall_s": "-inf"}, "wall_s: Input should be a finite number"),
         ({"\x1b[2J": 1}, "\\x1b[2J: Extra inputs are not permitted"),
         ({"\ud800": 1}, "record: Input should be a valid string, unable to parse"),
-        ({"schema_version": 2}, "schema_version: is 2, this code reads 1"),
+        ({"schema_version": 1}, "schema_version: is 1, this code reads 2"),
         ({"reason": "x" * 10**6}, "reason: expected null exactly when status is ok"),
     ],
 )
 def test_what_is_wrong_with_a_record_is_told_and_the_rest_published(
     tmp_path, publish, packed, records, change, told
 ):
-    name = sorted(records)[1]
+    name = sorted(records)[2]
     records[name] = changed(records[name], **change)
     status, out, err = publish(packed(records))
     assert status == 0 and out[0] == "published 2 records, refused 1"
     (line,) = err
     assert line.startswith(f"refused: {name}: ") and told in line and line.isprintable()
-    assert not (tmp_path / "results/published" / name.removeprefix("records/")).exists()
+    assert len(files_of(tmp_path / "results")) == 2
+
+
+@pytest.mark.parametrize(
+    ("round_", "told"),
+    [
+        ("round-0", "expected a round's folder, not 'round-0'"),
+        ("dilated", "expected a round's folder, not 'dilated'"),
+        (ROUND, f"expected a round's folder, not '{ROUND}'"),
+    ],
+)
+def test_a_record_outside_a_round_is_refused(publish, packed, records, round_, told):
+    name = max(records)
+    records[name.replace("round-1", round_)] = records.pop(name)
+    status, out, err = publish(packed(records))
+    assert status == 0 and out[0] == "published 2 records, refused 1" and told in err[0]
+
+
+def test_a_case_of_no_grid_is_refused(publish, packed, records):
+    name = max(records)
+    odd = changed(records.pop(name), case__seed=77)
+    records[name.replace(".json", "_seed77.json")] = odd
+    status, out, err = publish(packed(records))
+    assert status == 0 and out[0] == "published 2 records, refused 1"
+    assert err[0].endswith("_seed77.json: case: is a point of no grid")
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ("[" * 200_000, "not JSON that can be read: nested too deeply"),
-        ('{"schema_version": 1, "x": ' * 90_000, "not JSON that can be read: nested too deeply"),
-        ('{"schema_version": 1, "wall_s": ' + "9" * 10_000 + "}", "not JSON (truncated?)"),
+        ('{"schema_version": 2, "x": ' * 90_000, "not JSON that can be read: nested too deeply"),
+        ('{"schema_version": 2, "wall_s": ' + "9" * 10_000 + "}", "not JSON (truncated?)"),
         ("", "not JSON (truncated?)"),
         (b"\xff\xfe{\0}\0", "not JSON (truncated?)"),
         ("null", "schema_version: is None"),
         ("[" + "1," * 10**6 + "1]", "schema_version: is None"),
-        ('{"schema_version": 1}', "experiment: Field required"),
+        ('{"schema_version": 2}', "tier: Field required"),
     ],
 )
 def test_json_that_is_none_or_too_much_is_refused(publish, packed, records, text, told):
@@ -202,25 +233,26 @@ def test_json_that_is_none_or_too_much_is_refused(publish, packed, records, text
 
 
 def test_failures_of_our_own_are_named_as_findings_and_those_of_peers_published(
-    tmp_path, publish, packed, records
+    tmp_path, publish, packed, records, published
 ):
     ours = min(records)
     records[ours] = {**records[ours], **FAILED, "reason": "its kernel failed its trust check"}
-    peers = next(
+    (wrong,) = (
         path
-        for path in sorted((ROOT / "results/published").rglob("ring/*.json"))
+        for path in published("ring-attention-pytorch_*")
         if json.loads(path.read_text())["status"] == "failed"
     )
-    peer = "/".join(peers.parts[-3:])
-    status, out, err = publish(packed({**records, f"records/{peer}": peers.read_text()}))
+    peer = f"records/{wrong.parents[1].name}/round-2/{wrong.name}"
+    status, out, err = publish(packed({**records, peer: wrong.read_text()}))
     assert status == 0 and out[0] == "published 3 records, refused 1"
     assert "1 of the refused are failures of our own code, findings to mend" in out
     assert err == [
         f"refused, our own fault to mend: {ours}: status: is failed "
         "(its kernel failed its trust check)"
     ]
-    assert (tmp_path / "results/published" / peer).exists()
-    assert not (tmp_path / "results/published" / ours.removeprefix("records/")).exists()
+    began = rounds.name_at(datetime.fromisoformat(json.loads(wrong.read_text())["started_at"]))
+    assert (tmp_path / "results/published" / filed(peer, began)).exists()
+    assert not (tmp_path / "results/published" / filed(ours)).exists()
 
 
 def test_a_rehearsal_is_filed_apart_with_all_that_is_let_in(
@@ -230,14 +262,16 @@ def test_a_rehearsal_is_filed_apart_with_all_that_is_let_in(
     first, second, third = sorted(records)
     records[first]["tier"] = "smoke"
     records[second] = {**records[second], **FAILED, "reason": "made wrong on purpose"}
-    wrong = {third.replace("variant-", "other-"): records[third]}
+    wrong = {third.replace("dilated-", "other-"): records[third]}
+    # Smaller than the cases of any grid.
+    records[third.replace(".json", "_seed77.json")] = changed(records.pop(third), case__seed=77)
     made = packed({**records, **wrong, "summary.md": "rehearsed"}, rehearsal=True)
     status, out, err = publish(made)
     assert status == 0 and out[0] == "published 3 records, refused 1"
     assert any("it is a rehearsal: filed under" in line for line in out)
     assert len(err) == 1 and "case: belongs at" in err[0]
     for name, data in records.items():
-        path = tmp_path / "results/rehearsed" / name.removeprefix("records/")
+        path = tmp_path / "results/rehearsed" / filed(name)
         assert json.loads(path.read_text()) == data
     assert (tmp_path / f"results/rehearsed/{CAMPAIGN}/summary.md").read_text() == "rehearsed"
     assert not (tmp_path / "results/published").exists()
@@ -247,7 +281,7 @@ def test_a_rehearsal_is_filed_apart_with_all_that_is_let_in(
 
 def test_the_rehearsed_are_ignored_by_git_and_are_no_default_of_the_analysis():
     done = subprocess.run(
-        ["git", "check-ignore", "-q", "results/rehearsed/m/dilated/x.json"], cwd=ROOT
+        ["git", "check-ignore", "-q", "results/rehearsed/m/round/x.json"], cwd=ROOT
     )
     assert done.returncode == 0
     from analysis.records.frame import DEFAULT_ROOTS
@@ -256,7 +290,9 @@ def test_the_rehearsed_are_ignored_by_git_and_are_no_default_of_the_analysis():
     assert "rehearsed" not in (ROOT / "Snakefile").read_text()
 
 
-def test_again_newer_and_older(tmp_path, publish, packed, records, commits):
+def test_the_same_again_is_fine_and_another_record_is_refused(
+    tmp_path, publish, packed, records, commits
+):
     publish(packed(records))
     # The newest commit with the same sources has changed: the records have not.
     commits.clear()
@@ -267,26 +303,34 @@ def test_again_newer_and_older(tmp_path, publish, packed, records, commits):
         "3 of the published were there already, the same",
     ]
     first, second, third = sorted(records)
-    homes = [tmp_path / "results/published" / n.removeprefix("records/") for n in sorted(records)]
-    assert json.loads(homes[0].read_text())["software"]["git_commit"] == SHA
-    changes = (
-        {"started_at": "2027-01-01T00:00:00Z", "wall_s": 7.0},
-        {"started_at": "2020-01-01T00:00:00", "wall_s": 8.0},
-        {"wall_s": 9.0},
-    )
-    for name, change in zip(sorted(records), changes, strict=True):
-        records[name] |= change
+    homes = [tmp_path / "results/published" / filed(name) for name in sorted(records)]
+    before = [path.read_text() for path in homes]
+    assert json.loads(before[0])["software"]["git_commit"] == SHA
+    records[first] |= {"started_at": "2027-01-01T00:00:00Z", "wall_s": 7.0}
+    records[third] |= {"wall_s": 9.0}
     status, out, err = publish(packed(records))
     assert status == 0 and out[0] == "published 1 records, refused 2"
-    assert [line.split(": ")[1] for line in err] == [second, third]
-    assert all("started_at: is no later than the published one's" in line for line in err)
-    assert [json.loads(path.read_text())["wall_s"] for path in homes][0] == 7.0
-    assert json.loads(homes[0].read_text())["software"]["git_commit"] == "d" * 40
+    assert [line.split(": ")[1] for line in err] == [first, third]
+    assert all("and a round is never overwritten" in line for line in err)
+    assert [path.read_text() for path in homes] == before
     # What lies there and is no record is somebody's to look at.
-    homes[0].write_text("{")
-    status, out, err = publish(packed({first: records[first]}))
+    homes[1].write_text("{")
+    status, out, err = publish(packed({second: records[second]}))
     assert status == 1 and "what is published is no record" in err[0]
-    assert homes[0].read_text() == "{"
+    assert homes[1].read_text() == "{"
+
+
+def test_each_round_is_filed_by_itself(tmp_path, publish, packed, records):
+    later = {name.replace("round-1", "round-2"): data for name, data in records.items()}
+    later = {
+        name: {**data, "started_at": f"2026-11-27T11:0{number}:00Z"}
+        for number, (name, data) in enumerate(later.items())
+    }
+    status, out, err = publish(packed({**records, **later}))
+    assert (status, err) == (0, []) and out[0] == "published 6 records, refused 0"
+    assert files_of(tmp_path / "results/published") == sorted(
+        [filed(name) for name in records] + [filed(n, "2026-11-27T110000Z") for n in later]
+    )
 
 
 @pytest.mark.parametrize(
@@ -361,14 +405,13 @@ def test_tiles_are_kept_as_text_and_taken_when_asked(tmp_path, publish, packed, 
 
 
 def test_nothing_that_explains_records_is_taken_for_one(tmp_path, publish, packed, records):
-    from analysis.records import frame as frames
     from experiments.publish import record_paths
 
     publish(packed({**records, "summary.md": "# all", "tiles/hop.json": table("hop")}))
     home = tmp_path / "results/published"
     assert {"summary.md", "tiles.txt"} == {path.name for path in (home / CAMPAIGN).iterdir()}
-    places = {home / name.removeprefix("records/") for name in records}
-    assert set(record_paths(home)) == places and len(frames.load(home)) == 3
+    places = {home / filed(name) for name in records}
+    assert set(record_paths(home)) == places
     snakemake = pytest.importorskip("snakemake.io")
     found = snakemake.glob_wildcards(f"{home}/{{record,.+}}.json").record
     assert {home / f"{name}.json" for name in found} == places

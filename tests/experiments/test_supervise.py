@@ -1,7 +1,5 @@
 """Whatever befalls a case's process becomes a record."""
 
-import copy
-import json
 import os
 import signal
 import time
@@ -9,17 +7,13 @@ import time
 import pytest
 import torch
 
-from experiments import grid
 from experiments.grid import Limits
-from experiments.machine import describe
 from experiments.procedures import attention
 from experiments.schema import Record
-from experiments.supervise import Account, supervise
 from models import UnsupportedBackend
 from models.dilated_op import PASSES
 
 QUICK = {"replicates": 1, "min_samples": 2, "max_samples": 3, "sample_seconds": 0.01}
-TWO = Limits(**{**QUICK, "replicates": 2})
 VARIANTS = [
     "dense",
     "dense-eager",
@@ -186,103 +180,4 @@ def test_errors_become_statuses(measure, monkeypatch, error, status, reason):
 
 def test_a_record_names_the_command_that_makes_it_alone(measure, case):
     command = measure()["command"]
-    name = grid.load("dilated").file_name(case())
-    assert command == f"python -m experiments run dilated --tier smoke --case {name}"
-
-
-@pytest.fixture
-def extend(case):
-    """Have an earlier record of a small case extended; returns what comes of it, and its note."""
-
-    def run(earlier, limits=TWO, digest="0" * 16, tick=None, **changes):
-        account = Account()
-        what = ("dilated", "smoke", case(**changes), limits, describe("cpu"), digest)
-        how = {"procedure": "attention", "earlier": earlier, "tick": tick, "account": account}
-        return supervise(*what, **how), account.note
-
-    return run
-
-
-def test_a_record_is_extended_by_further_replicates(measure, extend):
-    earlier = measure()
-    before = copy.deepcopy(earlier)
-    result, note = extend(earlier)
-    Record.model_validate(result)
-    assert earlier == before and note is None
-    assert len(result["replicates"]) == 3 and result["replicates"][0] == before["replicates"][0]
-    assert result["wall_s"] > before["wall_s"]
-    for key in set(result) - {"replicates", "wall_s"}:
-        assert result[key] == before[key], key
-    again, _ = extend(json.loads(json.dumps(result)))
-    assert again["replicates"][:3] == result["replicates"] and len(again["replicates"]) == 5
-
-
-@pytest.mark.parametrize(
-    ("befalls", "limits", "told"),
-    [
-        (lambda *_: os.kill(os.getpid(), signal.SIGKILL), TWO, "failed: its process was killed"),
-        (lambda *_: bytearray(2**62), TWO, "oom: MemoryError"),
-        (
-            lambda *_: time.sleep(60),
-            Limits(**QUICK, timeout_s=1.5),
-            "timeout: over its limit of 1.5 s",
-        ),
-    ],
-)
-@pytest.mark.parametrize("stage", ["make_reference", "replicate"])
-def test_a_record_stands_where_further_replicates_fail(
-    measure, extend, monkeypatch, stage, befalls, limits, told
-):
-    earlier = measure()
-    before = copy.deepcopy(earlier)
-    monkeypatch.setattr(attention, stage, befalls)
-    result, note = extend(earlier, limits)
-    assert result == before
-    assert note.startswith("no further replicates, ")
-    # What the oracle cannot do is told as such.
-    assert told.partition(": ")[2] in note
-
-
-def test_time_running_out_extends_by_what_there_is(measure, extend, monkeypatch, tmp_path):
-    earlier, real = measure(), attention.replicate
-
-    def once(*arguments):
-        result = real(*arguments)
-        if (tmp_path / "once").exists():
-            time.sleep(60)
-        (tmp_path / "once").touch()
-        return result
-
-    monkeypatch.setattr(attention, "replicate", once)
-    ticks, limits = [], Limits(**{**QUICK, "replicates": 3}, timeout_s=3)
-    result, note = extend(earlier, limits, tick=lambda: ticks.append(time.monotonic()))
-    assert len(result["replicates"]) == 2 and note is None
-    # The parent ticks through a case that is long.
-    assert len(ticks) >= 3
-
-
-@pytest.mark.parametrize(
-    ("changed", "told"),
-    [
-        ({"status": "failed"}, "earlier: status='failed': expected 'ok'"),
-        ({"schema_version": 0}, "earlier: schema_version=0: expected 1"),
-        ({"variant": "dense"}, "earlier: variant='dense': expected 'dilated-sdpa'"),
-        ({"case": {}}, "earlier: case={}: expected "),
-        ({"machine": {"id": "another", "driver": None}}, r"earlier: machine=\('another', None\)"),
-        ({"software": None}, "earlier: software={}: expected "),
-    ],
-)
-def test_another_record_cannot_be_extended(measure, extend, monkeypatch, changed, told):
-    earlier = measure()
-    monkeypatch.setattr(attention, "make_reference", lambda *_: os.abort())
-    with pytest.raises(ValueError, match=told):
-        extend({**earlier, **changed})
-
-
-def test_a_record_of_other_code_cannot_be_extended(measure, extend):
-    earlier = measure()
-    with pytest.raises(ValueError, match="earlier: software="):
-        extend(earlier, digest="1" * 16)
-    other_commit = {**earlier["software"], "git_commit": "of the same code", "git_dirty": None}
-    result, _ = extend({**earlier, "software": other_commit})
-    assert len(result["replicates"]) == 3
+    assert command == f"python -m experiments run --tier smoke --case {case().name}"

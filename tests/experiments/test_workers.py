@@ -90,8 +90,8 @@ def workers(log):
 @pytest.fixture
 def go(case, workers):
     def run(limits=THREE, *, workers=workers, tick=None, account=None, **changes):
-        what = ("dilated", "smoke", case(**changes), limits, describe("cpu"), "0" * 16)
-        procedure = choose(what[2].variant)
+        what = ("smoke", case(**changes), limits, describe("cpu"), "0" * 16)
+        procedure = choose(what[1].variant)
         return supervise(*what, procedure=procedure, workers=workers, tick=tick, account=account)
 
     return run
@@ -320,22 +320,20 @@ def test_a_run_has_one_reference_worker_and_waits_for_no_lock_of_its_own(
     work, log, workers, tmp_path
 ):
     work()
-    grid = grids.load("dilated")
     only = {"variant": "dense", "pass": "forward"}
-    cases = runner.select(grid.tiers["smoke"], only)
-    assert len(cases) > 1
+    tasks = runner.select(grids.tasks("smoke", ["dilated"]), only)
+    assert len(tasks) > 1
     ticks = []
     runner.run(
-        grid,
-        grid.tiers["smoke"],
-        cases,
+        tasks,
+        "smoke",
         device="cpu",
         out=tmp_path / "out",
         workers=workers,
         tick=lambda: ticks.append(None),
     )
-    assert len(log.pids("reference")) == len(cases) and len(set(log.pids("reference"))) == 1
-    assert len(ticks) >= len(cases)
+    assert len(log.pids("reference")) == len(tasks) and len(set(log.pids("reference"))) == 1
+    assert len(ticks) >= len(tasks)
     with device_lock.hold("cpu") as held:
         assert held == "cpu" and is_alive(keeper_of(workers))
 
