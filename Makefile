@@ -26,11 +26,11 @@ BASE := $(addprefix $(VENV)/.stamp-,run torch pipeline)
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 
-reproduce: $(VENV)/.ready-reproduce ## everything: experiments, analysis, figures, paper
-	snakemake $(ARGS)
+reproduce: $(VENV)/.ready-reproduce ## the findings in ten minutes: measure, analyse, typeset; TIER=full takes all cases
+	snakemake $(if $(TIER),--config tier=$(TIER)) $(ARGS)
 
 round: $(VENV)/.ready-reproduce ## one more round of all measurements: let nothing else run beside it
-	python -m experiments run --all $(ARGS)
+	python -m experiments run --all --tier full $(ARGS)
 
 paper: $(VENV)/.ready-reproduce ## analysis, figures and paper from the published results
 	snakemake --config source=published $(ARGS)

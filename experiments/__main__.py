@@ -37,12 +37,12 @@ def _list(options) -> int:
 
 
 def _plan(options) -> int:
-    device, reference = machine.choose_device(options.device), None
-    here, tier = machine.describe(device), _tier(options, device)
+    device = machine.choose_device(options.device)
+    here, reference = machine.describe(device), None
     kind, name = here.device_kind, here.device
+    tier, tasks = _selected(options, kind)
     if tier == "gpu" and kind == "cpu":
         kind, name, reference = "cuda", "", cost.reference_device("cuda")
-    tasks = _selected(options, tier)
     number = options.round or rounds.first_unfinished(options.out, here.id, tasks)
     print(f"{rounds.name_of(number)} ({tier}) on {here.id}")
     expected = [cost.seconds(task.case, task.limits, kind, name) for task in tasks]
@@ -53,7 +53,7 @@ def _plan(options) -> int:
         print(f"  {state} {runner.label(task.case)}  {task.name}")
         print(f"          about {one.total:.1f} s{status}, for {', '.join(task.experiments)}")
     print(f"  {len(tasks)} cases, about {runner.duration(cost.total(expected))}")
-    if options.tier is None and not options.only and not options.case:
+    if not options.only and not options.case:
         print(_tiers_table([options.name] if options.name else grids.names(), kind, name))
     if reference:
         print(f"no GPU here: expected times are those of the reference card, {reference}")
@@ -61,21 +61,21 @@ def _plan(options) -> int:
 
 
 def _tiers_table(names: list[str], kind: str, name: str) -> str:
-    """Cases and expected time of a round, per experiment and tier; of the gpu tier, on a GPU."""
+    """Cases and expected time of a round, per experiment and size; of gpu, on a GPU."""
     # A CPU takes days for the lengths of the gpu tier: the reference card stands in.
-    devices = {
-        tier: ("cuda", "") if tier == "gpu" and kind == "cpu" else (kind, name)
-        for tier in grids.TIERS
-    }
-    rows = {one: {tier: grids.tasks(tier, [one]) for tier in grids.TIERS} for one in names}
-    if len(names) > 1:
-        # A case of several experiments is measured once.
-        rows["all"] = {tier: grids.tasks(tier, names) for tier in grids.TIERS}
-    lines = [f"{'expected time':16}" + "".join(f"{tier:>26}" for tier in grids.TIERS)]
-    for row, tiers in rows.items():
+    card = ("cuda", "") if kind == "cpu" else (kind, name)
+    sizes = {"smoke": ("smoke", False, kind, name)}
+    if kind == "cpu":
+        sizes |= {size: ("laptop", size == "quick", kind, name) for size in ("quick", "full")}
+    sizes |= {f"{size}, gpu": ("gpu", size == "quick", *card) for size in ("quick", "full")}
+    # A case of several experiments is measured once.
+    rows = {one: [one] for one in names} | ({"all": names} if len(names) > 1 else {})
+    lines = [f"{'expected time':16}" + "".join(f"{size:>26}" for size in sizes)]
+    for row, experiments in rows.items():
         cells = ""
-        for tier, tasks in tiers.items():
-            spent = cost.total(cost.seconds(t.case, t.limits, *devices[tier]) for t in tasks)
+        for tier, quick, *on in sizes.values():
+            tasks = grids.tasks(tier, experiments, quick=quick)
+            spent = cost.total(cost.seconds(t.case, t.limits, *on) for t in tasks)
             cells += f"{f'{len(tasks)} cases, {runner.duration(spent)}':>26}"
         lines.append(f"{row:16}{cells}")
     if kind == "cpu":
@@ -85,9 +85,9 @@ def _tiers_table(names: list[str], kind: str, name: str) -> str:
 
 def _run(options) -> int:
     device = machine.choose_device(options.device)
-    here, tier = machine.describe(device), _tier(options, device)
-    tasks = _selected(options, tier)
+    here = machine.describe(device)
     kind, name = here.device_kind, here.device
+    tier, tasks = _selected(options, kind)
     spent = cost.total(cost.seconds(task.case, task.limits, kind, name) for task in tasks)
     text = f"{len(tasks)} cases ({tier}), expected to take {runner.duration(spent)} per round"
     print(text, file=sys.stderr, flush=True)
@@ -189,21 +189,19 @@ def _tune(options) -> int:
     return 0
 
 
-def _tier(options, device: str) -> str:
-    return options.tier or machine.default_tier(device)
-
-
-def _selected(options, tier: str) -> list[grids.Task]:
-    """The cases of the tier that are asked for; errors come before any work."""
+def _selected(options, device_kind: str) -> tuple[str, list[grids.Task]]:
+    """The tier and those of its cases that are asked for; errors come before any work."""
     if sum((bool(options.name), options.all, bool(options.case and not options.name))) != 1:
         raise ValueError("give the name of one experiment, --all, or one --case")
-    only = runner.parse_only(options.only)
-    tasks = runner.select(grids.tasks(tier, [options.name] if options.name else None), only)
+    tier, quick = grids.resolve(options.tier, device_kind)
+    names = [options.name] if options.name else None
+    tasks = grids.tasks(tier, names, quick=quick and not options.case)
+    tasks = runner.select(tasks, runner.parse_only(options.only))
     if options.case:
         tasks = [task for task in tasks if task.name == options.case]
     if not tasks:
-        raise ValueError(f"{options.name or 'all experiments'} ({tier}): no case matches")
-    return tasks
+        raise ValueError(f"{options.name or 'all experiments'} ({options.tier}): no case matches")
+    return tier, tasks
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -223,7 +221,12 @@ def _parser() -> argparse.ArgumentParser:
         sub = command(name, function, help)
         sub.add_argument("name", nargs="?", metavar="NAME", help="an experiment")
         sub.add_argument("--all", action="store_true", help="every experiment")
-        sub.add_argument("--tier", choices=grids.TIERS, help="default: gpu with a GPU, else laptop")
+        sub.add_argument(
+            "--tier",
+            default="quick",
+            choices=list(dict.fromkeys((*grids.SIZES, *grids.TIERS))),
+            help="quick (the default) or full, of gpu with a GPU and else of laptop",
+        )
         sub.add_argument("--only", action="append", default=[], metavar="K=V", help="filter cases")
         sub.add_argument("--case", help="one case, by its name")
         sub.add_argument(

@@ -94,7 +94,7 @@ class Case:
         parts = [self.variant, *shape, *(["causal"] if self.is_causal else []), self.pass_]
         if self.segment_lengths is not None:
             lists = (self.segment_lengths, self.dilation_rates)
-            parts += [f"{key}{_text(values)}" for key, values in zip("wr", lists, strict=True)]
+            parts += [f"{key}{as_text(values)}" for key, values in zip("wr", lists, strict=True)]
         if self.pattern is not None:
             parts.append(f"{self.pattern}-{self.sparsity}-{self.block_size}")
         if self.world_size is not None:
@@ -103,7 +103,7 @@ class Case:
 
     def params(self) -> dict[str, str]:
         """Every field as text, in order; None is "none"."""
-        return {_public(f.name): _text(getattr(self, f.name)) for f in fields(self)}
+        return {_public(f.name): as_text(getattr(self, f.name)) for f in fields(self)}
 
     def to_json(self) -> dict:
         """The `case` object of a record; `variant` stands beside it there."""
@@ -150,7 +150,8 @@ _OPTIONAL_NUMBERS = [
 ]
 
 
-def _text(value) -> str:
+def as_text(value) -> str:
+    """A value of a field as a file name has it."""
     if value is None:
         return "none"
     if isinstance(value, bool):

@@ -8,13 +8,15 @@ from dataclasses import astuple, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
-from experiments.case import PATTERN_FIELDS, RANK_FIELDS, Case, CaseError
+from experiments.case import COLUMNS, PATTERN_FIELDS, RANK_FIELDS, Case, CaseError, as_text
 from experiments.plain_yaml import PlainYamlError, loads
 from experiments.procedures import PROCEDURES, choose
 from models.registry import VARIANTS
 
 GRIDS = Path(__file__).parent
 TIERS = ("smoke", "laptop", "gpu")
+# What is asked for: on a CPU of `laptop`, on a GPU of `gpu`, the quick cases or all.
+SIZES = ("smoke", "quick", "full")
 _COUNTS = ("replicates", "min_samples", "max_samples")
 # These are lists in themselves: in a block they are one value, not an axis.
 _LISTS = ("segment_lengths", "dilation_rates")
@@ -45,13 +47,15 @@ class Limits:
 class Task:
     """A case of a tier, once for all the experiments that it is a point of.
 
-    limits: the largest of each that one of them asks for.
+    limits: the largest of each that one of them asks for. is_quick: whether one of them needs it
+    for its findings.
     """
 
     case: Case
     experiments: tuple[str, ...]
     procedure: str
     limits: Limits
+    is_quick: bool = False
 
     @property
     def name(self) -> str:
@@ -61,9 +65,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Tier:
+    """quick: those of its cases that the findings need."""
+
     name: str
     limits: Limits
     cases: tuple[Case, ...]
+    quick: frozenset[Case]
 
 
 @dataclass(frozen=True)
@@ -99,8 +106,22 @@ def names() -> list[str]:
     return sorted(path.stem for path in GRIDS.glob("*.yaml"))
 
 
-def tasks(tier: str, experiments: Iterable[str] | None = None) -> list[Task]:
-    """The cases of a tier, each once: of all experiments, or of some.
+def resolve(size: str, device_kind: str) -> tuple[str, bool]:
+    """The tier that a size means on a device ("cpu" or "cuda"), and whether only its quick cases.
+
+    GridError unless size is one of SIZES or of TIERS.
+    """
+    if size not in (*SIZES, *TIERS):
+        known = ", ".join(dict.fromkeys((*SIZES, *TIERS)))
+        raise GridError(f"tier {size!r}: expected one of {known}")
+    tier = {"quick": None, "full": None}.get(size, size)
+    return tier or ("laptop" if device_kind == "cpu" else "gpu"), size == "quick"
+
+
+def tasks(
+    tier: str, experiments: Iterable[str] | None = None, *, quick: bool = False
+) -> list[Task]:
+    """The cases of a tier, each once: of all experiments, or of some; quick: only such.
 
     Most valuable first: the first case of every experiment, then the second. How a case is measured
     and how long is the same whichever experiments are asked for. GridError where grids disagree
@@ -111,12 +132,13 @@ def tasks(tier: str, experiments: Iterable[str] | None = None) -> list[Task]:
     for name, grid in known.items():
         of_tier = grid.check_tier(tier)
         for case in of_tier.cases:
-            task = Task(case, (name,), grid.procedure(case.variant), of_tier.limits)
+            how = grid.procedure(case.variant), of_tier.limits, case in of_tier.quick
+            task = Task(case, (name,), *how)
             found[case] = _both(found[case], task) if case in found else task
     asked_for = [load(name).tiers[tier].cases for name in experiments or known]
     turns = itertools.zip_longest(*asked_for)
     asked = dict.fromkeys(case for turn in turns for case in turn if case is not None)
-    return [found[case] for case in asked]
+    return [found[case] for case in asked if found[case].is_quick or not quick]
 
 
 def _both(one: Task, other: Task) -> Task:
@@ -126,7 +148,12 @@ def _both(one: Task, other: Task) -> Task:
     pairs = zip(astuple(one.limits), astuple(other.limits), strict=True)
     # No limit of memory is the largest.
     limits = Limits(*(None if None in pair else max(pair) for pair in pairs))
-    return replace(one, experiments=one.experiments + other.experiments, limits=limits)
+    return replace(
+        one,
+        experiments=one.experiments + other.experiments,
+        limits=limits,
+        is_quick=one.is_quick or other.is_quick,
+    )
 
 
 @lru_cache(maxsize=1)
@@ -185,16 +212,39 @@ def _tier(where: str, name: str, data) -> Tier:
     if not isinstance(data["cases"], list):
         raise GridError(f"{where}: cases: expected a list of blocks")
     cases: dict[Case, None] = {}
+    quick: set[Case] = set()
     for number, block in enumerate(data["cases"], start=1):
-        cases.update(dict.fromkeys(expand(f"{where}: cases, block {number}", block)))
-    return Tier(name, Limits(**limits), tuple(cases))
+        at = f"{where}: cases, block {number}"
+        found = expand(at, block)
+        cases.update(dict.fromkeys(found))
+        quick |= _quick(at, block.get("quick", False), found)
+    return Tier(name, Limits(**limits), tuple(cases), frozenset(quick))
+
+
+def _quick(where: str, asked, cases: list[Case]) -> set[Case]:
+    """Those of a block's cases that its key `quick` names: all, or by values of some fields.
+
+    A field that does not apply to a case leaves it in.
+    """
+    if type(asked) is bool:
+        return {*cases} if asked else set()
+    if not isinstance(asked, dict) or not set(asked) <= set(COLUMNS):
+        raise GridError(f"{where}: quick: expected true, false or fields of cases, got {asked!r}")
+    values = {key: [*map(as_text, _as_list(value))] for key, value in asked.items()}
+    fits = [all(c.params()[key] in (*values[key], "none") for key in values) for c in cases]
+    chosen = {*itertools.compress(cases, fits)}
+    for key, wanted in values.items():
+        for value in wanted:
+            if all(case.params()[key] != value for case in chosen):
+                raise GridError(f"{where}: quick: no case with {key}={value}")
+    return chosen
 
 
 def expand(where: str, block: dict) -> list[Case]:
     """All combinations of a block's lists; `shapes` lists mappings whose keys go together."""
     if not isinstance(block, dict) or not isinstance(block.get("shapes"), list):
         raise GridError(f"{where}: expected a mapping with a list of `shapes`")
-    block = dict(block)
+    block = {key: value for key, value in block.items() if key != "quick"}
     shapes = block.pop("shapes")
     variants = _as_list(block.pop("variant", None))
     axes = {k: [v] if k in _LISTS else _as_list(v) for k, v in block.items()}

@@ -173,11 +173,6 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def default_tier(device: str) -> str:
-    """The tier that a device is measured at unless another is asked for."""
-    return "laptop" if device == "cpu" else "gpu"
-
-
 def memory_available() -> int:
     """Bytes that can be taken without swapping."""
     return _meminfo("MemAvailable")

@@ -25,9 +25,10 @@ if SOURCE not in ("local", "published"):
     raise WorkflowError(f"--config source={SOURCE}: expected local or published")
 try:
     DEVICE = machines.choose_device(DEVICE)
-    TIER = TIER or machines.default_tier(DEVICE)
+    KIND = machines.describe(DEVICE).device_kind
+    TIER, QUICK = grids.resolve("quick" if TIER is None else TIER, KIND)
     EXPERIMENTS = {name: grids.load(name) for name in grids.names()}
-    TASKS = {task.name: task for task in grids.tasks(TIER)}
+    TASKS = {task.name: task for task in grids.tasks(TIER, quick=QUICK)}
 except (grids.GridError, machines.DeviceError) as error:
     raise WorkflowError(str(error)) from None
 # One round says nothing of what changes from one to the next, and of the smoke tier nothing is said.
@@ -52,7 +53,7 @@ def code_of(task):
 
 def of_round(round, names=None):
     """The records of a round: of some experiments, or of all."""
-    tasks = TASKS.values() if names is None else grids.tasks(TIER, names)
+    tasks = TASKS.values() if names is None else grids.tasks(TIER, names, quick=QUICK)
     return [f"{LOCAL}/{round}/{task.name}.json" for task in tasks]
 
 

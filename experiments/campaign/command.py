@@ -7,7 +7,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from experiments import cost, machine
+from experiments import cost, grid, machine
 from experiments.campaign.clock import Clock
 from experiments.campaign.folder import CampaignError
 from experiments.digest import ROOT
@@ -53,7 +53,9 @@ def campaign(options: argparse.Namespace) -> int:
         chosen = work.rehearsal()
     else:
         device = machine.choose_device(options.device)
-        chosen = work.on_device(device, machine.default_tier(device))
+        chosen = work.on_device(
+            device, grid.resolve("full", "cpu" if device == "cpu" else "cuda")[0]
+        )
     if options.resume and options.out is None:
         raise CampaignError("--resume: name the campaign's folder by --out")
     # Imported here: what runs needs torch, a plan does not.
@@ -80,6 +82,8 @@ def _plan(options, minutes: float) -> int:
         kind = "cpu" if device == "cpu" else "cuda"
         is_known = here or (device == "cuda" and machine.gpus())
         name = machine.describe(device).device if is_known else cost.reference_device(kind)
-        chosen = work.on_device(device, machine.default_tier(device))
+        chosen = work.on_device(
+            device, grid.resolve("full", "cpu" if device == "cpu" else "cuda")[0]
+        )
     print(planning.text(chosen, kind, name, minutes))
     return 0
