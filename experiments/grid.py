@@ -113,7 +113,8 @@ def tasks(tier: str, experiments: Iterable[str] | None = None) -> list[Task]:
         for case in of_tier.cases:
             task = Task(case, (name,), grid.procedure(case.variant), of_tier.limits)
             found[case] = _both(found[case], task) if case in found else task
-    turns = itertools.zip_longest(*(known[name].tiers[tier].cases for name in experiments or known))
+    wanted = known.values() if experiments is None else map(load, experiments)
+    turns = itertools.zip_longest(*(grid.tiers[tier].cases for grid in wanted))
     asked = dict.fromkeys(case for turn in turns for case in turn if case is not None)
     return [found[case] for case in asked]
 
