@@ -135,8 +135,8 @@ def tasks(
             how = grid.procedure(case.variant), of_tier.limits, case in of_tier.quick
             task = Task(case, (name,), *how)
             found[case] = _both(found[case], task) if case in found else task
-    asked_for = [load(name).tiers[tier].cases for name in experiments or known]
-    turns = itertools.zip_longest(*asked_for)
+    wanted = known.values() if experiments is None else map(load, experiments)
+    turns = itertools.zip_longest(*(grid.tiers[tier].cases for grid in wanted))
     asked = dict.fromkeys(case for turn in turns for case in turn if case is not None)
     return [found[case] for case in asked if found[case].is_quick or not quick]
 

@@ -78,9 +78,9 @@ def run(
     measured.
     """
     machine = describe(device)
+    check_writable(out / machine.id)
     if round_ is None:
         round_ = rounds.name_of(rounds.first_unfinished(out, machine.id, tasks))
-    check_writable(out / machine.id / round_)
     for task in tasks:
         rounds.set_aside_outdated(_path(out, machine, round_, task), task.case, task.procedure)
     waiting = [

@@ -1,18 +1,14 @@
 """Grids: what they expand to, and what a wrong one is told."""
 
-import json
 import textwrap
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import yaml
-from snakemake.utils import Paramspace
 
 from experiments import grid as grids
 from experiments import procedures
-from experiments.case import Case, CaseError
 from experiments.plain_yaml import PlainYamlError, loads
 from models.registry import VARIANTS
 
@@ -53,18 +49,6 @@ def test_plain_yaml_names_the_line_it_cannot_read(text, line):
         loads(text)
 
 
-@pytest.mark.parametrize("name", grids.names())
-def test_file_names_are_those_of_paramspace(name):
-    grid = grids.load(name)
-    for tier in grid.tiers.values():
-        frame = pd.DataFrame([grid.params(case) for case in tier.cases])
-        space = Paramspace(frame, filename_params="*", param_sep="-", filename_sep="_")
-        ours = [grid.file_name(case) for case in tier.cases]
-        assert ours == list(space.instance_patterns)
-        assert len(set(ours)) == len(ours)
-        assert max(map(len, ours)) < 250
-
-
 def test_published_shapes_are_all_in_the_gpu_tier():
     cases = grids.load("comprehensive").tiers["gpu"].cases
     published = {
@@ -103,21 +87,6 @@ def test_every_dense_backend_is_measured_in_both_big_tiers():
     assert len(backends) == 8
     for tier in ("laptop", "gpu"):
         assert {c.variant for c in grids.load("backends").tiers[tier].cases} == backends
-
-
-def test_names_hold_the_fields_that_an_experiment_uses_and_no_others():
-    assert grids.load("dilated").columns[-3:] == ("segment_lengths", "dilation_rates", "seed")
-    grid = grids.load("block_sparse")
-    assert grid.columns[-5:] == ("pass", "pattern", "sparsity", "block_size", "seed")
-    names = [grid.file_name(case) for case in grid.tiers["laptop"].cases]
-    start = "batch-1_seq_len-16384_heads-8_kv_heads-8_head_dim-64_dtype-float32_is_causal-false"
-    assert names[:3] == [
-        f"variant-dense_{start}_passes-forward_pattern-none_sparsity-none_block_size-none_seed-0",
-        f"variant-block-sparse_{start}_passes-forward_pattern-dilated_sparsity-0.9_block_size-64"
-        "_seed-0",
-        f"variant-block-sparse_{start}_passes-forward_pattern-dilated_sparsity-0.95_block_size-64"
-        "_seed-0",
-    ]
 
 
 GOOD = """
@@ -283,18 +252,96 @@ def test_an_unknown_experiment_is_told_which_there_are():
         grids.load("dilate")
 
 
-@pytest.mark.parametrize("variant", ["dense", "dilated-sdpa", "block-sparse"])
-def test_a_case_survives_the_way_through_a_record(case, variant):
-    built = case(variant=variant, seed=3)
-    written = json.loads(json.dumps(built.to_json()))
-    assert Case.from_mapping({"variant": built.variant, **written}) == built
+FIRST = """
+title: t
+question: q
+tiers:
+  smoke:
+    limits: {min_samples: 5, sample_seconds: 0.1, memory_gib: 2}
+    cases:
+      - variant: [dense, dilated-sdpa]
+        heads: 2
+        head_dim: 8
+        dtype: float32
+        is_causal: false
+        pass: forward
+        batch: 1
+        segment_lengths: [4]
+        dilation_rates: [2]
+        shapes: [{seq_len: 8}, {seq_len: 16}]
+  laptop: {cases: []}
+  gpu: {cases: []}
+"""
 
 
-def test_half_a_block_mask_is_no_case(case):
-    with pytest.raises(CaseError, match="missing key 'sparsity': a block mask needs pattern, spar"):
-        case(variant="block-sparse", sparsity=None)
+@pytest.fixture
+def three(tmp_path, monkeypatch):
+    """Three experiments: `a`, `b` without the long shape, `c` with neither but one of its own."""
+    limits = "{min_samples: 5, sample_seconds: 0.1, memory_gib: 2}"
+    others = {
+        "a": FIRST,
+        "b": FIRST.replace(", {seq_len: 16}", "").replace(limits, "{min_samples: 4, timeout_s: 9}"),
+        "c": FIRST.replace("{seq_len: 8}, {seq_len: 16}", "{seq_len: 32}"),
+    }
+    for name, text in others.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    monkeypatch.setattr(grids, "GRIDS", tmp_path)
+    load = grids.load
+    monkeypatch.setattr(grids, "load", lambda name: load(name, tmp_path))
+    grids._experiments_of.cache_clear()
+    yield tmp_path
+    grids._experiments_of.cache_clear()
 
 
-def test_kv_heads_must_divide_heads(case):
-    with pytest.raises(CaseError, match="kv_heads=3: expected a divisor of heads=4"):
-        case(kv_heads=3)
+def told(tasks):
+    return [(t.case.variant, t.case.seq_len, "".join(t.experiments)) for t in tasks]
+
+
+def test_a_case_of_several_experiments_is_one_task_by_turns(three):
+    assert told(grids.tasks("smoke")) == [
+        ("dense", 8, "ab"),
+        ("dense", 32, "c"),
+        ("dilated-sdpa", 8, "ab"),
+        ("dilated-sdpa", 32, "c"),
+        ("dense", 16, "a"),
+        ("dilated-sdpa", 16, "a"),
+    ]
+    assert grids.tasks("gpu") == []
+
+
+def test_a_task_has_the_largest_limits_whoever_asks(three):
+    both = grids.Limits(min_samples=5, sample_seconds=0.3, timeout_s=120.0, memory_gib=None)
+    alone = grids.Limits(min_samples=5, sample_seconds=0.1, memory_gib=2)
+    assert [t.limits for t in grids.tasks("smoke")] == [both, alone] * 2 + [alone] * 2
+    for name in "abc":
+        asked = grids.tasks("smoke", [name])
+        assert [t.case for t in asked] == list(grids.load(name).tiers["smoke"].cases)
+        assert set(asked) <= set(grids.tasks("smoke"))
+
+
+def test_experiments_of_a_case_are_those_that_have_it_in_any_tier(three, case):
+    short, long = (t.case for t in grids.tasks("smoke") if t.name.startswith("dense_b1_n") and
+                   t.case.seq_len < 32)  # fmt: skip
+    assert grids.experiments_of(short) == ("a", "b") and grids.experiments_of(long) == ("a",)
+    assert grids.experiments_of(case()) == ()
+
+
+def test_two_procedures_of_one_case_are_told(three, monkeypatch):
+    other = replace(procedures.PROCEDURES["attention"], name="training")
+    monkeypatch.setitem(procedures.PROCEDURES, "training", other)
+    for name, procedure in {"a": "attention", "b": "training", "c": "attention"}.items():
+        path = three / f"{name}.yaml"
+        path.write_text(path.read_text().replace("title", f"procedure: {procedure}\ntitle"))
+    with pytest.raises(grids.GridError, match="measured in a by attention and b by training: expe"):
+        grids.tasks("smoke")
+
+
+@pytest.mark.parametrize("tier", grids.TIERS)
+def test_every_case_of_a_tier_is_a_task_once(tier):
+    tasks = grids.tasks(tier)
+    cases = [case for name in grids.names() for case in grids.load(name).tiers[tier].cases]
+    assert len(tasks) == len({t.name for t in tasks}) == len(set(cases)) < len(cases)
+    assert sum(len(t.experiments) for t in tasks) == len(cases)
+    assert all(t.limits.replicates == 1 for t in tasks)
+    for t in tasks:
+        assert set(t.experiments) <= set(grids.experiments_of(t.case))

@@ -2,27 +2,22 @@
 
 import ast
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from experiments import digest, runner
+from experiments import digest, machine, rounds, runner
 from experiments import grid as grids
 from models.registry import VARIANTS
 
 
 @pytest.fixture
-def grid():
-    return grids.load("dilated")
-
-
-@pytest.fixture
-def run(grid, tmp_path):
+def run(tmp_path):
     def go(only=("seq_len=128", "pass=forward"), **options):
-        tier = grid.tiers["smoke"]
-        cases = runner.select(tier, runner.parse_only(list(only), grid))
-        return runner.run(grid, tier, cases, device="cpu", out=tmp_path / "out", **options)
+        tasks = runner.select(grids.tasks("smoke", ["dilated"]), runner.parse_only([*only]))
+        return runner.run(tasks, "smoke", device="cpu", out=tmp_path, **options)
 
     return go
 
@@ -49,28 +44,39 @@ def test_failed_cases_are_tried_again_and_other_code_too(run, capsys):
     ):
         path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
     capsys.readouterr()
-    run()
+    assert run() == paths
     assert "2 cases to measure, 1 kept" in capsys.readouterr().err
 
 
-def test_outdated_records_stand_aside_and_come_back(run, grid):
-    path = run(only=["seq_len=128", "pass=forward", "variant=dense"])[0]
-    (case,) = runner.select(
-        grid.tiers["smoke"], {"variant": "dense", "seq_len": "128", "pass": "forward"}
-    )
-    text, aside = path.read_text(), path.with_name(f"{path.name}.outdated")
-    runner.set_aside_outdated(path, case)
-    assert path.read_text() == text
-    for damaged in (text.replace('"code_digest": "', '"code_digest": "0'), text[:100], "{}"):
-        path.write_text(damaged)
-        runner.set_aside_outdated(path, case)
-        assert not path.exists() and aside.read_text() == damaged
-    path.write_text(text.replace('"schema_version": 1', '"schema_version": 0'))
-    runner.set_aside_outdated(path, case)
-    assert not path.exists()
-    aside.write_text(text)
-    runner.set_aside_outdated(path, case)
-    assert path.read_text() == text and not aside.exists()
+def test_a_run_without_a_round_goes_on_with_the_first_that_is_incomplete(run):
+    first = run()
+    assert {path.parent.name for path in first} == {"round-1"}
+    assert {path.parent.name for path in run()} == {"round-2"}
+    first[1].unlink()
+    assert run() == first and first[1].exists()
+    assert {path.parent.name for path in run()} == {"round-3"}
+
+
+def test_what_other_code_measured_comes_back_with_its_code_unmeasured(run, capsys):
+    path, *_ = run()
+    text, aside = path.read_text(), path.parents[1] / "outdated" / "round-1"
+    aside.mkdir(parents=True)
+    path.replace(aside / f"{path.stem}@2026-01-01T000000Z.json")
+    capsys.readouterr()
+    run()
+    assert "round-1 (smoke)" in (told := capsys.readouterr().err)
+    assert "0 cases to measure, 3 kept" in told
+    assert path.read_text() == text and list(aside.iterdir()) == []
+
+
+def test_the_order_is_random_by_the_round_and_the_host(run, capsys):
+    run(only=["seq_len=128"], round_="round-7")
+    told = re.findall(r"left\] (.+)", capsys.readouterr().err)
+    tasks = runner.select(grids.tasks("smoke", ["dilated"]), {"seq_len": "128"})
+    host = machine.host().id
+    drawn = rounds.in_random_order(tasks, f"{host} round-7")
+    assert told == [runner.label(task.case) for task in drawn]
+    assert {path.parent.name for path in run(only=["seq_len=128"], round_="round-7")} == {"round-7"}
 
 
 def test_a_budget_takes_the_most_valuable_cases_first(run, capsys):
@@ -83,17 +89,19 @@ def test_a_budget_takes_the_most_valuable_cases_first(run, capsys):
     assert order == sorted(order)
 
 
-def test_filters_name_what_they_do_not_know(grid):
+def test_filters_name_what_they_do_not_know():
     with pytest.raises(
         ValueError, match="--only size=3: expected k=v with k one of variant, batch"
     ):
-        runner.parse_only(["size=3"], grid)
-    only = runner.parse_only(["segment_lengths=[64, 128]", "is_causal=true"], grid)
+        runner.parse_only(["size=3"])
+    only = runner.parse_only(["segment_lengths=[64, 128]", "is_causal=true"])
     assert only == {"segment_lengths": "64+128", "is_causal": "true"}
-    grid = grids.load("block_sparse")
-    only = runner.parse_only(["sparsity=0.98", "seq_len=16384"], grid)
-    (case,) = runner.select(grid.tiers["laptop"], only)
+    only = runner.parse_only(["sparsity=0.98", "seq_len=16384"])
+    (task,) = runner.select(grids.tasks("laptop", ["block_sparse"]), only)
+    case = task.case
     assert (case.variant, case.sparsity, case.seq_len) == ("block-sparse", 0.98, 16384)
+    with pytest.raises(ValueError, match="--only seq_len=3: seq_len is given twice"):
+        runner.parse_only(["seq_len=2", "seq_len=3"])
 
 
 def test_a_digest_covers_the_variant_and_the_measuring_but_no_other_variant():
