@@ -7,6 +7,8 @@ rule measure:
         f"{LOCAL}/{{round}}/{{case}}.json",
     log:
         "build/logs/{round}/{case}.log",
+    # The systems of a shape one after another, before any analysis.
+    priority: lambda wildcards: places(wildcards.round)[wildcards.case]
     conda:
         "../envs/reproduce.yaml"
     # On a CPU the cores are the device: nothing else runs beside a measurement.

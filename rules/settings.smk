@@ -11,7 +11,7 @@ from analysis.rendering.text import TABLE_FORMS
 from experiments import grid as grids
 from experiments import machine as machines
 from experiments.digest import code_digest, modules_digest, reached
-from experiments.rounds import name_of, set_aside_outdated
+from experiments.rounds import in_random_order, name_of, set_aside_outdated
 from experiments.runner import label
 
 # Or the report warns of each table.
@@ -55,6 +55,14 @@ def of_round(round, names=None):
     """The records of a round: of some experiments, or of all."""
     tasks = TASKS.values() if names is None else grids.tasks(TIER, names, quick=QUICK)
     return [f"{LOCAL}/{round}/{task.name}.json" for task in tasks]
+
+
+@cache
+def places(round):
+    """The order of a round: the first has the highest number."""
+    seed = f"{machines.host().id} {round}"
+    ordered = in_random_order(TASKS.values(), seed)
+    return {task.name: place for place, task in enumerate(reversed(ordered), start=1)}
 
 
 def round_before(round):
