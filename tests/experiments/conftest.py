@@ -1,8 +1,9 @@
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
-from experiments import ceilings
+from experiments import ceilings, runner
 from experiments import measure as measuring
 from experiments.case import Case
 from experiments.digest import ROOT
@@ -32,6 +33,12 @@ def small_ceilings(monkeypatch):
 def published():
     """The published records whose names match a pattern, sorted by round and name."""
     return lambda pattern: sorted((ROOT / "results/published").glob(f"*/*/{pattern}.json"))
+
+
+@pytest.fixture
+def no_lock(monkeypatch):
+    """Runs do not wait for those of other tests: of tiny shapes the times say nothing."""
+    monkeypatch.setattr(runner, "hold", lambda device, cards: nullcontext(device))
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def tasks(case):
 
 
 @pytest.fixture
-def go(tmp_path, monkeypatch, tasks):
+def go(tmp_path, monkeypatch, tasks, no_lock):
     """Run a round of them, unmeasured, with gauges as scripted; returns the order of cases.
 
     script: a function of how many gauges there were and of the names of the cases so far.
@@ -134,7 +134,9 @@ def test_within_a_budget_the_given_order_is_kept(go, tasks):
     assert go(lambda *_: of(), budget_s=1e9) == [task.name for task in tasks]
 
 
-def test_a_round_on_this_cpu_has_gauges_and_a_smoke_test_none(tmp_path, monkeypatch, tasks):
+def test_a_round_on_this_cpu_has_gauges_and_a_smoke_test_none(
+    tmp_path, monkeypatch, tasks, no_lock
+):
     monkeypatch.setitem(gauge._TOKENS, "cpu", 64)
     for tier in ("laptop", "smoke"):
         paths = runner.run(tasks[:2], tier, device="cpu", out=tmp_path / tier)
@@ -149,7 +151,9 @@ def test_a_round_on_this_cpu_has_gauges_and_a_smoke_test_none(tmp_path, monkeypa
         assert all(0 < ms < 1000 and math.isfinite(ms) for ms in times)
 
 
-def test_a_gauge_that_cannot_be_read_leaves_the_record_without(tmp_path, monkeypatch, tasks):
+def test_a_gauge_that_cannot_be_read_leaves_the_record_without(
+    tmp_path, monkeypatch, tasks, no_lock
+):
     def fail(_):
         raise RuntimeError("out of order")
 

@@ -14,7 +14,7 @@ from models.registry import VARIANTS
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, no_lock):
     def go(only=("seq_len=128", "pass=forward"), **options):
         tasks = runner.select(grids.tasks("smoke", ["dilated"]), runner.parse_only([*only]))
         return runner.run(tasks, "smoke", device="cpu", out=tmp_path, **options)
