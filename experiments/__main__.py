@@ -43,7 +43,7 @@ def _plan(options) -> int:
     tier, tasks = _selected(options, kind)
     if tier == "gpu" and kind == "cpu":
         kind, name, reference = "cuda", "", cost.reference_device("cuda")
-    number = options.round or rounds.first_unfinished(options.out, here.id, tasks)
+    number = options.round or rounds.first_open(options.out, here, tasks)
     print(f"{rounds.name_of(number)} ({tier}) on {here.id}")
     expected = [cost.seconds(task.case, task.limits, kind, name) for task in tasks]
     for task, one in zip(tasks, expected, strict=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -16,7 +16,7 @@ from experiments import ceilings, measure
 
 # Heads, head size and tokens of the dense attention.
 _HEADS, _HEAD_DIM = 8, 64
-_TOKENS = {"cpu": 2048, "cuda": 8192}
+_TOKENS = {"cpu": 1024, "cuda": 8192}
 # A gauge that is further than this factor from the round's median is off.
 BOUND = 1.25
 # Below this many gauges a round has no median to speak of.
@@ -54,10 +54,10 @@ def is_off(gauge: dict, usual: dict) -> bool:
     return any(abs(math.log(gauge[key] / usual[key])) > math.log(BOUND) for key in usual)
 
 
-def disturbed(records: Iterable[dict]) -> list[dict]:
-    """Those records of a round beside which a gauge is off; by the gauges alone."""
-    records = [one for one in records if one.get("gauges")]
-    usual = medians(gauge for one in records for gauge in one["gauges"].values())
+def disturbed(records: Mapping[str, dict]) -> set[str]:
+    """The names of those records of a round beside which a gauge is off; by the gauges alone."""
+    gauges = {name: [*one["gauges"].values()] for name, one in records.items() if one.get("gauges")}
+    usual = medians(gauge for pair in gauges.values() for gauge in pair)
     if usual is None:
-        return []
-    return [one for one in records if any(is_off(g, usual) for g in one["gauges"].values())]
+        return set()
+    return {name for name, pair in gauges.items() if any(is_off(one, usual) for one in pair)}

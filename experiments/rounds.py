@@ -8,8 +8,10 @@ moves to `<machine>/outdated/`, where nothing reads it, and back when its code i
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import re
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,10 +20,13 @@ from experiments import record
 from experiments.case import Case
 from experiments.digest import code_digest
 from experiments.grid import Task
+from experiments.machine import Machine
 from models.registry import VARIANTS
 
 OUTDATED = "outdated"
 NAME = re.compile(r"round-[1-9]\d{0,3}|\d{4}-\d\d-\d\dT\d{6}Z")
+# Seconds for which a round that was interrupted can go on.
+RESUME_S = 6 * 3600.0
 # Statuses that stand until the code changes. A failed case of ours is tried again: it is to be
 # mended; that somebody else's system fails is a result.
 _FINAL = ("ok", "oom", "timeout", "unsupported")
@@ -121,12 +126,30 @@ def _time_of(path: Path) -> str:
         return name_at(datetime.fromtimestamp(path.stat().st_mtime, UTC))
 
 
-def first_unfinished(out: Path, machine_id: str, tasks: Iterable[Task]) -> int:
-    """The number of the first round in which a case is still to be measured."""
+def first_open(out: Path, machine: Machine, tasks: Iterable[Task]) -> int:
+    """The number of the first round in which a case is still to be measured, and may be.
+
+    One pass over the cases lies close together in time: what another host measured, or this one
+    before it last started or more than RESUME_S ago, is of a round that is over.
+    """
     tasks, number = list(tasks), 1
-    while tasks and all(
-        is_done(path_of(out, machine_id, name_of(number), task.case), task.case, task.procedure)
-        for task in tasks
-    ):
+    while tasks:
+        folder = out / machine.id / name_of(number)
+        done = (is_done(folder / f"{task.name}.json", task.case, task.procedure) for task in tasks)
+        if not all(done) and _may_go_on(folder, machine):
+            break
         number += 1
     return number
+
+
+def _may_go_on(folder: Path, machine: Machine) -> bool:
+    """Whether a round is not begun, or was left by this host a short while ago."""
+    files = record_files(folder)
+    hosts = {_host_of(found) for found in map(record.read, files) if found}
+    left = max((path.stat().st_mtime for path in files), default=math.inf)
+    return hosts <= {machine.host.id} and time.time() - left < RESUME_S
+
+
+def _host_of(found: dict) -> str | None:
+    host = (found.get("machine") or {}).get("host") or {}
+    return host.get("id")

@@ -72,32 +72,33 @@ def run(
 
     Records by the same code are kept. The order is that of `rounds.in_random_order`; with a
     budget (seconds) it is the given one, and no case starts that would likely overrun. Cases
-    beside which a gauge is off are measured again, by that alone. round_: the folder, None for the
-    first round in which a case is still to be measured. workers: of several runs; None for
+    beside which a gauge is off are measured again, by that alone. round_: the folder, None for
+    `rounds.first_open`. workers: of several runs; None for
     this run's own. tick: called after each case, and at least once per second while one is
     measured.
     """
     machine = describe(device)
     check_writable(out / machine.id)
     if round_ is None:
-        round_ = rounds.name_of(rounds.first_unfinished(out, machine.id, tasks))
+        round_ = rounds.name_of(rounds.first_open(out, machine, tasks))
+    ordered = tasks
+    if budget_s is None:
+        ordered = rounds.in_random_order(tasks, f"{machine.host.id} {round_}")
     for task in tasks:
         rounds.set_aside_outdated(_path(out, machine, round_, task), task.case, task.procedure)
     waiting = [
         task
-        for task in tasks
+        for task in ordered
         if not rounds.is_done(_path(out, machine, round_, task), task.case, task.procedure)
     ]
     kept = len(tasks) - len(waiting)
     _say(f"{round_} ({tier}) on {machine.id}: {len(waiting)} cases to measure, {kept} kept")
-    if budget_s is None:
-        waiting = rounds.in_random_order(waiting, f"{machine.host.id} {round_}")
     with contextlib.nullcontext(workers) if workers else Workers.of(device) as workers:
         one = _Pass(tier, machine, device, out, round_, workers, tick)
         one.run(waiting, budget_s)
         for _ in range(_PASSES):
-            again = one.disturbed(waiting)
-            if again and budget_s is None:
+            again = one.disturbed(ordered) if waiting and budget_s is None else []
+            if again:
                 _say(f"{len(again)} cases were measured while the machine drifted: again")
                 one.run(again, None)
     return [_path(out, machine, round_, task) for task in tasks]
@@ -166,10 +167,8 @@ class _Pass:
         from experiments import gauge
 
         files = rounds.record_files(self.out / self.machine.id / self.round_)
-        known = [(path.stem, record.read(path)) for path in files]
-        off = gauge.disturbed([one for _, one in known if one])
-        names = {name for name, one in known if any(one is found for found in off)}
-        return [task for task in tasks if task.name in names]
+        off = gauge.disturbed({path.stem: record.read(path) or {} for path in files})
+        return [task for task in tasks if task.name in off]
 
     def expected(self, task: Task) -> float:
         """Seconds, by the rates of `experiments.cost`."""

@@ -34,7 +34,7 @@ def cli(*arguments, **options):
         (("run", "--case", "dense_b1", "--tier", "smoke"), "all experiments (smoke): no case"),
         (("run", "dilated", "--round", "0"), "--round: 0: expected an integer >= 1"),
         (("run", "dilated", "--only", "n=3"), "error: --only n=3: expected k=v"),
-        (("run", "dilated", "--only", "seq_len=3"), "error: dilated (laptop): no case matches"),
+        (("run", "dilated", "--only", "seq_len=3"), "error: dilated (quick): no case matches"),
         (("run", "dilated", "--device", "tpu"), "error: --device tpu: not here; there is cpu"),
         (("run", "dilated", "--tier", "huge"), "invalid choice: 'huge'"),
         (("run", "dilated", "--budget", "-1"), "expected a positive number of seconds"),
@@ -55,9 +55,9 @@ def test_bad_input_is_told_in_one_line(arguments, told):
 
 def test_list_and_plan_tell_the_cases():
     listed = cli("list").stdout
-    assert "comprehensive" in listed and "smoke 12, laptop 30, gpu 522" in listed
+    assert "comprehensive" in listed and "smoke 16, laptop 84, gpu 540" in listed
     planned = cli("plan", "comprehensive", "--tier", "gpu", "--device", "cpu").stdout
-    assert planned.count("\n  measure ") + planned.count("\n  done ") == 522
+    assert planned.count("\n  measure ") + planned.count("\n  done ") == 540
 
 
 def test_tune_holds_a_gpu_while_it_measures(monkeypatch, capsys, tmp_path):

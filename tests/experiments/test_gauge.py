@@ -42,14 +42,15 @@ def test_the_usual_is_the_median_of_a_rounds_gauges():
 
 
 def test_what_is_disturbed_is_told_by_gauges_and_not_by_results():
-    quiet = [beside(of(), of(), ms=10.0 * number) for number in range(1, 4)]
-    noisy = [beside(of(), of(copy=1.3), ms=10.0), beside(of(copy=1.3), of(), ms=10.0)]
-    without = {"gauges": None, "ms": 1e9}
-    assert gauge.disturbed([*quiet, *noisy, without]) == noisy
-    changed = [{**one, "ms": 1e6} for one in (*quiet, *noisy)]
-    assert gauge.disturbed(changed) == changed[3:]
+    records = {f"quiet-{n}": beside(of(), of(), ms=10.0 * n) for n in range(1, 4)}
+    records["before"] = beside(of(copy=1.3), of(), ms=10.0)
+    records["after"] = beside(of(), of(copy=1.3), ms=10.0)
+    records["without"] = {"gauges": None, "ms": 1e9}
+    assert gauge.disturbed(records) == {"before", "after"}
+    changed = {name: {**one, "ms": 1e6} for name, one in records.items()}
+    assert gauge.disturbed(changed) == {"before", "after"}
     # With too few gauges nothing is usual.
-    assert gauge.disturbed([quiet[0], noisy[0]]) == []
+    assert gauge.disturbed({name: records[name] for name in ("quiet-1", "after")}) == set()
 
 
 @pytest.fixture

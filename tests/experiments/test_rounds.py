@@ -1,12 +1,13 @@
 """Rounds: where records lie, in which order cases are measured, and what stands aside."""
 
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
 from experiments import grid as grids
-from experiments import record, rounds
+from experiments import machine, record, rounds
 from experiments.digest import code_digest
 
 
@@ -154,28 +155,54 @@ def test_a_failure_of_ours_is_measured_again_and_that_of_a_peer_stands(
     assert not rounds.is_done(path, one) and rounds.current(path, one) is None
 
 
-def test_the_first_unfinished_round_is_the_first_that_lacks_a_case(tmp_path, put, case):
-    limits = grids.Limits()
+HERE = replace(machine.describe("cpu"), device="a cpu")
+
+
+@pytest.fixture
+def first(tmp_path, put, case):
+    """(first open round, put a record of this machine, the cases)."""
     cases = [case(variant="dense", seed=seed) for seed in range(3)]
-    tasks = [grids.Task(one, ("dilated",), "attention", limits) for one in cases]
+    tasks = [grids.Task(one, ("dilated",), "attention", grids.Limits()) for one in cases]
+    (tmp_path / "m").mkdir()
+    (tmp_path / HERE.id).symlink_to(tmp_path / "m")
 
-    def unfinished():
-        return rounds.first_unfinished(tmp_path, "m", tasks)
+    def open_(tasks=tasks):
+        return rounds.first_open(tmp_path, HERE, tasks)
 
-    assert unfinished() == 1 and rounds.first_unfinished(tmp_path, "m", []) == 1
-    paths = [put("round-1", one, status) for one, status in zip(cases, ("ok", "oom", "timeout"),
-             strict=True)]  # fmt: skip
-    assert unfinished() == 2
-    put("round-2", cases[0])
-    assert unfinished() == 2
+    def add(round_, one, status="ok", host=HERE.host.id):
+        return put(round_, one, status, machine={"host": host and {"id": host}})
+
+    return open_, add, cases
+
+
+def test_the_first_open_round_is_the_first_that_lacks_a_case(first):
+    open_, add, cases = first
+    assert open_() == 1 and open_([]) == 1
+    statuses = ("ok", "oom", "timeout")
+    paths = [add("round-1", *one) for one in zip(cases, statuses, strict=True)]
+    assert open_() == 2
+    add("round-2", cases[0])
+    assert open_() == 2
     for one in cases:
-        put("round-2", one)
-        put("round-3", one)
-    assert unfinished() == 4
-    paths[1].write_text("{}")
-    assert unfinished() == 1
-    put("round-1", cases[1], "failed")
-    assert unfinished() == 1
-    # Of another machine there is nothing, and of one case alone more.
-    assert rounds.first_unfinished(tmp_path, "other", tasks) == 1
-    assert rounds.first_unfinished(tmp_path, "m", tasks[:1]) == 4
+        add("round-2", one)
+        add("round-3", one)
+    assert open_() == 4
+    add("round-1", cases[1], "failed")
+    assert open_() == 1
+    paths[1].unlink()
+    assert open_() == 1
+
+
+def test_a_round_that_is_over_is_not_added_to(first, monkeypatch):
+    open_, add, cases = first
+    now = add("round-1", cases[0]).stat().st_mtime
+    assert open_() == 1
+    monkeypatch.setattr(rounds.time, "time", lambda: now + rounds.RESUME_S - 1)
+    assert open_() == 1
+    monkeypatch.setattr(rounds.time, "time", lambda: now + rounds.RESUME_S + 1)
+    assert open_() == 2
+    monkeypatch.undo()
+    add("round-1", cases[1], host="another")
+    assert open_() == 2
+    add("round-2", cases[1], host=None)
+    assert open_() == 3
