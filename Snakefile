@@ -13,6 +13,12 @@ report: "paper/captions/report.rst"
 include: "rules/settings.smk"
 
 
+onsuccess:
+    # What whoever ran this came for.
+    if SOURCE == "local" and Path("build/reproduction.md").exists():
+        print(f"\n{Path('build/reproduction.md').read_text()}")
+
+
 rule all:
     input:
         [local_records(name) for name in EXPERIMENTS],
@@ -20,6 +26,7 @@ rule all:
         expand("build/writeups/{name}.md", name=WRITEUPS),
         expand("build/notebooks/{name}.html", name=EXPERIMENTS),
         expand("build/figures/{figure}.svg", figure=["overview", "scaling"]),
+        "build/reproduction.md",
         "build/ledger.html",
         "build/results.html",
         expand("build/tables/advice.{form}", form=TABLE_FORMS),

@@ -57,6 +57,24 @@ use rule on_all_records as overview with:
         "the figure {wildcards.figure} of all experiments"
 
 
+use rule on_all_records as reproduction with:
+    input:
+        findings="paper/findings.yaml",
+        records=rules.on_all_records.input.records,
+    output:
+        [
+            shown(f"reproduction.{form}", "reproduction", "Findings", form=form)
+            for form in ("md", "html")
+        ],
+    log:
+        "build/logs/reproduction.log",
+    params:
+        code=of_records("findings.__main__", "analysis/findings/*.j2"),
+        command="findings",
+    message:
+        "which findings hold here"
+
+
 use rule on_all_records as results_page with:
     output:
         shown("results.html", "results", "Results", of="every record"),

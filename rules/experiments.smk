@@ -15,15 +15,16 @@ rule measure:
     threads: max(1, workflow.cores // (len(machines.gpus()) if DEVICE != "cpu" else 1))
     resources:
         gpu=int(DEVICE != "cpu"),
+        # No parameter: what is said of a case plans nothing.
+        progress=lambda wildcards: progress(wildcards.round, TASKS[wildcards.case]),
     params:
         tier=TIER,
         device=DEVICE,
         number=lambda wildcards: wildcards.round.removeprefix("round-"),
         limits=lambda wildcards: str(TASKS[wildcards.case].limits),
         code=lambda wildcards: code_of(TASKS[wildcards.case]),
-        label=lambda wildcards: label(TASKS[wildcards.case].case),
     message:
-        "{wildcards.round}: {params.label}"
+        "{resources.progress}"
     shell:
         "python -m experiments.warm run --tier {params.tier} --device {params.device}"
         " --round {params.number} --case {wildcards.case} > {log} 2>&1"

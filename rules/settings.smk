@@ -8,11 +8,12 @@ from snakemake.logging import logger
 
 from analysis.outputs import caption_path, captions, place, written
 from analysis.rendering.text import TABLE_FORMS
+from experiments import cost
 from experiments import grid as grids
 from experiments import machine as machines
 from experiments.digest import code_digest, modules_digest, reached
 from experiments.rounds import in_random_order, name_of, set_aside_outdated
-from experiments.runner import label
+from experiments.runner import duration, label
 
 # Or the report warns of each table.
 mimetypes.add_type("text/plain", ".typ")
@@ -63,6 +64,25 @@ def places(round):
     seed = f"{machines.host().id} {round}"
     ordered = in_random_order(TASKS.values(), seed)
     return {task.name: place for place, task in enumerate(reversed(ordered), start=1)}
+
+
+def progress(round, task):
+    """Where a case stands among all that is measured, and what is expected to be left of it."""
+    ordered = sorted(places(round), key=places(round).get, reverse=True)
+    place, further = ordered.index(task.name), len(ROUNDS) - ROUNDS.index(round) - 1
+    seconds = {name: expected(name) for name in TASKS}
+    left = sum(seconds[name] for name in ordered[place:]) + further * sum(
+        seconds.values()
+    )
+    where = f"{round} of {len(ROUNDS)}, {place + 1}/{len(ordered)}"
+    return f"{where}, about {duration(left)} to measure: {label(task.case)}"
+
+
+@cache
+def expected(name):
+    """Seconds that a case is expected to take here."""
+    here, task = machines.describe(DEVICE), TASKS[name]
+    return cost.seconds(task.case, task.limits, KIND, here.device).total
 
 
 def round_before(round):
