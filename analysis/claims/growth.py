@@ -198,7 +198,7 @@ class Crossover(Predicate):
                 if len(own) < 3:
                     return Judgement.without_records(missing)
                 fits.append(scaling.fit(own, [rows[system, n]["samples"] for n in own]))
-            cross = scaling.crossover(*fits)
+            cross = crossovers.crossover(*fits)
             low, high = cross.n_range
             span = f"{low:.0f} to {high:.0f} tokens"
             if cross.smaller_at_end != "a":

@@ -105,12 +105,12 @@ def weak_efficiency(alone: pd.Series | None, row: pd.Series | None) -> Quantity:
 
 def crossover(
     base: scaling.ScalingFit | None, own: scaling.ScalingFit | None
-) -> scaling.Crossover | None:
+) -> crossovers.Crossover | None:
     """Where two fitted times meet; None without both fits or a stretch of lengths in common."""
     if base is None or own is None:
         return None
     shared = max(base.n_range[0], own.n_range[0]) < min(base.n_range[1], own.n_range[1])
-    return scaling.crossover(base, own) if shared else None
+    return crossovers.crossover(base, own) if shared else None
 
 
 def exponent(fit: scaling.ScalingFit | None) -> Quantity:
