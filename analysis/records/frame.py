@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
 from analysis.records import files, rank_columns, replica_columns, systems
-from analysis.records.files import DEFAULT_ROOTS, File, RecordsError, repository
+from analysis.records.files import DEFAULT_ROOTS as DEFAULT_ROOTS
+from analysis.records.files import File, RecordsError
+from analysis.records.files import repository as repository
 from analysis.statistics import intervals
 from analysis.statistics.intervals import Interval
 from analysis.statistics.rounds import RoundSamples, log_medians
 from analysis.statistics.spread import Spread, estimate
 from experiments import grid
 from experiments.case import Case
-
-__all__ = ["DEFAULT_ROOTS", "RecordsError", "repository"]
 
 # The case that a ratio is over has these fields of its own; see `_spread`.
 _SHAPE = ("batch", "seq_len", "heads", "head_dim", "dtype", "is_causal", "pass_")
@@ -47,15 +47,20 @@ def load(*roots) -> pd.DataFrame:
 
     Raises RecordsError as `files.read` and `files.counting` do.
     """
-    of_cases = files.counting(files.read(*roots))
-    samples = {key: _samples(found) for key, found in of_cases.items()}
+    return of_files(files.read(*roots))
+
+
+def of_files(found: Iterable[File]) -> pd.DataFrame:
+    """`load` of records that were read before."""
+    of_cases = files.counting(found)
+    samples = {key: _samples(own) for key, own in of_cases.items()}
     spreads = {
         machine: _spread({case: samples[machine, case] for one, case in samples if one == machine})
         for machine in {machine for machine, _ in samples}
     }
     rows = []
-    for (machine, case), found in of_cases.items():
-        row = _row(case, found, samples[machine, case], spreads[machine])
+    for (machine, case), own in of_cases.items():
+        row = _row(case, own, samples[machine, case], spreads[machine])
         rows += [{"experiment": one} | row for one in grid.experiments_of(case)]
     if not rows:
         raise RecordsError("no record is of a case that a grid has")

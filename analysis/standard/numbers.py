@@ -77,7 +77,9 @@ def _machine(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
         "records.here": len(view.rows),
         "records.timed": len(timed),
         "records.lost": len(view.rows) - len(timed),
-        "records.samples": sum(len(one) for samples in timed["samples"] for one in samples),
+        "records.rounds": max(view.rows["rounds"]),
+        "records.hosts": max(view.rows["hosts"]),
+        "records.samples": sum(len(one.all) for samples in timed["samples"] for one in samples),
     }
     return found | {key: entry(int(count)) for key, count in counts.items()}
 

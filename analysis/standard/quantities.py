@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.records.frame import time_interval
 from analysis.records.units import KIB, MIB
 from analysis.selection import views
-from analysis.statistics import scaling
+from analysis.statistics import crossovers, scaling
 from analysis.statistics.intervals import Interval
 
 _MS = {"ms": 1, "s": 1e3, "h": 3.6e6}

@@ -10,7 +10,7 @@ to each other, so all of this is in logarithms.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import log
 from statistics import fmean, median
 from typing import NamedTuple
@@ -29,12 +29,26 @@ class RoundSamples(NamedTuple):
     replicates: tuple[tuple[float, ...], ...]
 
     @property
+    def all(self) -> list[float]:
+        """Those of all processes."""
+        return [one for replicate in self.replicates for one in replicate]
+
+    @property
     def log_median(self) -> float:
         """Log of the median over all samples; ValueError unless all are numbers above 0."""
-        samples = [one for replicate in self.replicates for one in replicate]
+        samples = self.all
         if not samples or not 0 < min(samples) <= max(samples) < float("inf"):
             raise ValueError(f"samples: expected finite numbers > 0, got {self}")
         return log(median(samples))
+
+
+def joined(cases: Iterable[Sequence[RoundSamples]]) -> tuple[RoundSamples, ...]:
+    """The samples of several cases of one machine as if of one, round by round."""
+    found: dict[At, tuple] = {}
+    for one in (one for samples in cases for one in samples):
+        at = At(one.host, one.round)
+        found[at] = found.get(at, ()) + one.replicates
+    return tuple(RoundSamples(*at, replicates) for at, replicates in found.items())
 
 
 class At(NamedTuple):

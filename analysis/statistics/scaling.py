@@ -62,6 +62,12 @@ class ScalingFit:
         """Values (draws, *n.shape) at lengths `n` of every draw of the curve."""
         return self._values(self.draws, n)
 
+    def band(self, n: np.ndarray) -> np.ndarray:
+        """The 95 % band at lengths `n`, (2, *n.shape); NaN without draws."""
+        if not len(self.draws):
+            return np.full((2, *n.shape), np.nan)
+        return np.quantile(self.sample_curves(n), (0.025, 0.975), axis=0)
+
     def describe(self) -> str:
         """One line: the power law with its interval, the model taken, what is censored."""
         text = self.exponent_model.replace("^k", f"^{self.exponent:.2f}")
