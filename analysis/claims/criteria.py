@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from analysis.claims.schema import DIRECTION, EXPONENT_SLACK, FACTOR
+from analysis.claims.schema import DIRECTION, FACTOR
 from analysis.statistics import scaling
 from analysis.statistics.intervals import Interval, speedup
 
@@ -33,17 +33,11 @@ def growth_of_time(rows: Sequence[Mapping]) -> scaling.ScalingFit:
 
 
 def exponent(rows: Sequence[Mapping], quantity: str) -> Interval:
-    """That of "time" or "memory" over length, of one row per length, to judge by.
-
-    Of times of one round with a margin of EXPONENT_SLACK both ways.
-    """
+    """That of "time" or "memory" over length, of one row per length, to judge by."""
     if quantity == "memory":
         peaks = [row["peak_memory_bytes"] for row in rows]
         return scaling.fit([row["seq_len"] for row in rows], peaks).exponent
-    k = growth_of_time(rows).exponent
-    if k.confidence:
-        return k
-    return Interval(k.value, k.value - EXPONENT_SLACK, k.value + EXPONENT_SLACK, 0.0)
+    return growth_of_time(rows).margin
 
 
 def is_close(figure: float, value: Interval) -> bool:

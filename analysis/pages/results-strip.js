@@ -79,8 +79,11 @@ function drawStrip(box, record) {
   const x = (v) => left + ((width - left - right) * (v - low + slack)) / (high - low + 2 * slack);
   const svg = draw("svg", { viewBox: `0 0 ${width} ${bottom + 24}`, role: "img",
     "aria-label": `${all.length} samples from ${number(low)} to ${number(high)} ms` });
-  svg.append(draw("rect", { x: x(record.low), y: top, width: Math.max(x(record.high) - x(record.low), 1),
-    height: bottom - top, fill: "#eef4f9" }));
+  if (record.low !== null) {
+    const wide = Math.max(x(record.high) - x(record.low), 1);
+    svg.append(draw("rect", { x: x(record.low), y: top, width: wide, height: bottom - top,
+      fill: "#eef4f9" }));
+  }
   svg.append(draw("line", { class: "axis", x1: x(record.median), x2: x(record.median), y1: top,
     y2: bottom }));
   rows.forEach((samples, i) => {

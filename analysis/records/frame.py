@@ -132,7 +132,7 @@ def _samples(found: list[File]) -> tuple[RoundSamples, ...]:
 
 
 def _spread(cases: Mapping[Case, tuple[RoundSamples, ...]]) -> Spread:
-    """Of one machine's cases: the ratio of each is over the dense one of its shape, or the first."""
+    """Of one machine's cases; the ratio of each is over its shape's dense one, or else first."""
     logs = {case: log_medians(samples) for case, samples in cases.items() if samples}
     bases: dict[tuple, Case] = {}
     for case in sorted(logs, key=lambda case: (case.variant != "dense", case.name)):

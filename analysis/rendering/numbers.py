@@ -33,7 +33,7 @@ class NumbersError(ValueError):
 
 
 def entry(value, low=None, high=None, unit: str = "", text: str | None = None, rows=()) -> dict:
-    """One number (or word) with its text. NaN bounds become null; `rows` are those of its records."""
+    """One number (or word) with its text. NaN bounds become null; `rows` name its records."""
     bounds = [None if b is None or math.isnan(b) else float(b) for b in (low, high)]
     if text is None:
         if value is None or isinstance(value, str):

@@ -9,7 +9,7 @@ The choice between them is by AICc; the exponent always comes from a power law.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from numbers import Real
 
@@ -30,12 +30,14 @@ class ScalingFit:
     model: the model taken; `selection` says how ("AICc", "given", or the want of points).
     parameters: of `model`, in the unit of the values per length^exponent.
     exponent: k of `exponent_model` with its interval, whichever `model` was taken.
+    margin: the exponent to judge by. Of times of one round, which have no interval, the bounds that
+        residuals alone give, of confidence 0; else `exponent` itself.
     aicc_weights: model -> Akaike weight among the models compared; sums to 1, or is empty.
     not_compared: model -> why it has no weight.
     holdout_relative_error: `model` refitted without the largest length: its prediction there over
         the measured value, less 1. The choice of `model` has seen that point.
     drawn: what the draws deviate by, "residuals" or "rounds"; "nothing" for times of one round, of
-        which there is no draw and no interval.
+        which there are no draws.
     n_range: smallest and largest measured length; beyond it `predict` extrapolates.
     censored: (length, reason) of the points that could not be measured; used in no number.
     """
@@ -44,6 +46,7 @@ class ScalingFit:
     parameters: dict[str, float]
     selection: str
     exponent: Interval
+    margin: Interval
     exponent_model: str
     aicc_weights: dict[str, float]
     not_compared: dict[str, str]
@@ -157,16 +160,21 @@ def _fit(
     for name in dict.fromkeys((model, exponent_model)):
         theta = curves.solve(name, x, log_y)
         drawn, noisy = _deviating(name, theta, x, log_y, noise, confidence, draws, rng)
-        fitted[name] = theta, curves.descend(name, x, noisy, np.tile(theta, (len(noisy), 1))), drawn
+        fitted[name] = theta, curves.descend(name, x, noisy, np.tile(theta, (draws, 1))), drawn
     theta, theta_draws, drawn = fitted[model]
     k, k_draws = (array[..., -1] for array in fitted[exponent_model][:2])
+    margin = exponent = Interval.of_draws(float(k), k_draws, confidence)
+    if noise is not None and not noise.freedom:
+        margin, exponent = replace(margin, confidence=0.0), Interval.without_spread(float(k))
+        theta_draws, drawn = theta_draws[:0], "nothing"
     shorter = curves.solve(model, x[:-1], log_y[:-1])
     holdout = float(np.expm1(curves.log_curves(model, shorter[None], x[-1:])[0][0, 0] - log_y[-1]))
     return ScalingFit(
         model=model,
         parameters=curves.named_parameters(model, theta, x, log_y),
         selection=selection,
-        exponent=Interval.of_draws(float(k), k_draws, confidence),
+        exponent=exponent,
+        margin=margin,
         exponent_model=exponent_model,
         aicc_weights=weights,
         not_compared=not_compared,
@@ -262,8 +270,6 @@ def _deviating(
     rng: np.random.Generator,
 ) -> tuple[str, np.ndarray]:
     """What values deviate by, and log values (draws, P): the curve plus deviations."""
-    if noise is not None and not noise.freedom:
-        return "nothing", np.empty((0, x.size))
     curve, jacobian = curves.log_curves(model, theta[None], x)
     residuals, freedom = log_y - curve[0], x.size - curves.size(model)
     spread = np.sqrt((residuals**2).sum() / freedom)
