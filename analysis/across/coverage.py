@@ -140,8 +140,8 @@ def main(arguments: list[str] | None = None) -> None:
     reference = cost.reference_device("cuda")
     chosen = work.on_device("cuda", "gpu")
     planned = planning.by_the_clock(chosen, "cuda", reference, minutes)
-    selected = [(case, seconds) for _, case, seconds in planned]
-    print(text(coverage(selected, steps), steps))
+    selected = {case: seconds for _, case, seconds in planned}
+    print(text(coverage(selected.items(), steps), steps))
 
 
 if __name__ == "__main__":

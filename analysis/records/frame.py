@@ -39,7 +39,7 @@ def load(*roots) -> pd.DataFrame:
     - `spread`: what the machine's cases say of its rounds (`analysis.statistics.spread`)
     - errors, `rows_checked`, and the measured ceilings: FLOP/s, and bytes read and written per
       second; NaN in old records
-    - `source_ms`: median time of a streamed pass in its source, NaN of others
+    - `source_ms`: time of a streamed pass in its source, NaN of others: median over processes
     - see `analysis.records.rank_columns` and `analysis.records.replica_columns`
 
     A case without block mask has NaN as sparsity and block size; one without ranks has NaN as
@@ -151,7 +151,7 @@ def _row(case: Case, found: list[File], samples: tuple[RoundSamples, ...], sprea
     record = newest.record.model_copy(update={"replicates": replicates})
     ok = record.status == "ok"
     time = intervals.time(samples, spread) if samples else Interval.without_spread(math.nan)
-    in_source = [ms for r in record.replicates for ms in r.source_ms or ()]
+    in_source = [_median(r.source_ms) for r in record.replicates if r.source_ms]
     memory = [r.peak_memory_bytes for r in record.replicates if r.peak_memory_bytes is not None]
     output = record.error.output if ok else None
     gradient = record.error.gradient if ok else None

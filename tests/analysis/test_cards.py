@@ -140,7 +140,7 @@ def test_a_readme_without_several_ranks_has_no_sentence_of_them(reported):
 
 
 def test_a_table_keeps_what_the_cpu_measured_in_a_block_of_its_own(half):
-    made = catalogue.tables("comprehensive")["summary-4096"](half, "auto")
+    made = catalogue.tables("comprehensive")["summary-2048"](half, "auto")
     assert list(dict.fromkeys(made.machines)) == [
         "NVIDIA H100 80GB HBM3", "2-core CPU, A CPU @ 2.0GHz",
     ]  # fmt: skip

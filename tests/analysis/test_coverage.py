@@ -15,14 +15,12 @@ from experiments.schema import Record
 def _selected(*names):
     """(case, seconds) of the ordered cases of some experiments."""
     limits = {name: grid.load(name).tiers["gpu"].limits for name in grid.names()}
-    return [
-        (
-            one.case,
-            cost.seconds(one.case, limits[one.experiment], "cuda", replicates=1).total,
-        )
+    found = {
+        one.case: cost.seconds(one.case, limits[one.experiment], "cuda", replicates=1).total
         for one in value.ordered()
         if not names or one.experiment in names
-    ]
+    }
+    return list(found.items())
 
 
 def test_expected_records_are_valid_and_say_what_was_expected():

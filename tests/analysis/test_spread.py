@@ -21,7 +21,7 @@ def test_a_prior_has_the_moments_of_the_log_variances():
     assert math.log(found.variance) == pytest.approx(logs.mean() + digamma(half) - math.log(half))
 
 
-@pytest.mark.parametrize("freedom", [1, 2, 5])
+@pytest.mark.parametrize("freedom", [2, 5])
 def test_a_known_prior_is_recovered(freedom):
     rng = np.random.default_rng(0)
     true = 0.09 * 6.0 / rng.chisquare(6.0, 20_000)
