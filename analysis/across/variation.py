@@ -73,7 +73,6 @@ def variation(frame: pd.DataFrame, machine: str = "auto") -> Figure:
             _draw(ax, found, word, rounds)
         axes[0].set_title(f"time, {device}", x=0)
         axes[1].set_title("speed-up over dense attention", x=0)
-        axes[0].set_ylabel("in the round over mean")
         _limits(axes[0], [x for one in found for x in one.time.values()])
         if rounds:
             figure.legend(
@@ -99,6 +98,7 @@ def _draw(ax: Axes, found: Sequence[Deviations], word: str, rounds: Sequence[At]
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("time of the case (ms)")
+    ax.set_ylabel("in the round over mean")
     ax.text(
         0.99, 0.97, _in_words(found, word), transform=ax.transAxes, ha="right", va="top",
         fontsize=6.5, color=GREY,

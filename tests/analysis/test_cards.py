@@ -132,10 +132,10 @@ def test_a_readme_without_several_ranks_has_no_sentence_of_them(reported):
     numbers = {key: value for found in reported.values() for key, value in found.items()}
     for word in ("total", "reproduced", "not-reproduced", "refuted", "not-testable-here"):
         numbers[f"claims.all.{word}"] = {"value": 7, "text": "7"}
-    numbers["ring.strong.ring-distributed.speedup"] |= {"value": None, "text": "–"}
+    key = "ring.strong.ring-distributed.speedup"
+    numbers[key] = numbers[key] | {"value": None, "text": "–"}
     template = (ROOT / "paper/readme.md.j2").read_text()
     text = readme.fill("<!-- found -->\n<!-- /found -->", template, numbers)
-    numbers["ring.strong.ring-distributed.speedup"] |= {"value": 2**0.9}
     assert "real ranks" not in text
 
 
