@@ -203,8 +203,8 @@ def test_a_chosen_point_shows_the_samples_path_and_command_of_its_record(page, f
         ".map((dot) => [Number(dot.dataset.round), Number(dot.dataset.ms)]);"
     )
     assert dots == [
-        [number, float(f"{t:.6g}")]
-        for number, one in enumerate(row["samples"], start=1)
+        [place, float(f"{t:.6g}")]
+        for place, one in enumerate(row["samples"], start=1)
         for t in one.all
     ]
     listed = page.run(
