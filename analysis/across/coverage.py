@@ -21,9 +21,11 @@ from analysis.claims import NOT_TESTABLE, load
 from analysis.claims.claim import Claim
 from analysis.claims.evidence import Evidence
 from analysis.command import command, parser
+from analysis.records import files
 from analysis.records import frame as records
-from experiments import cost
+from experiments import cost, grid
 from experiments.campaign import planning, work
+from experiments.case import Case
 from experiments.schema import Record
 
 BEFORE, NEVER = "before", "-"
@@ -31,7 +33,7 @@ COLUMNS = ("claim", "writeup", "kind", "decided", "needs")
 
 
 def coverage(
-    selected: Iterable[tuple[str, object, float]],
+    selected: Iterable[tuple[Case, float]],
     minutes: Sequence[float] = (5, 10, 20, 28),
     *,
     published: Path | None = None,
@@ -39,7 +41,7 @@ def coverage(
 ) -> pd.DataFrame:
     """One row per claim: `decided` is BEFORE, the first of `minutes` with a verdict, or NEVER.
 
-    selected: (experiment, case, expected seconds) in the order of measuring, on a GPU of the
+    selected: (case of the gpu tier, expected seconds) in the order of measuring, on a GPU of the
     reference kind; a case counts by a minute when it has ended by then. `needs` says of a claim
     without verdict what the judge misses, in its own words, else "". published, claims: the folder
     of records and the file of claims, by default those of this repository. ValueError for minutes
@@ -48,22 +50,22 @@ def coverage(
     minutes = list(minutes)
     if not minutes or minutes != sorted(set(minutes)) or not minutes[0] > 0:
         raise ValueError(f"minutes={minutes!r}: expected rising numbers above 0")
-    root = records.repository(Path(__file__).parent)
+    root = files.repository(Path(__file__).parent)
     claims_file = load(claims or root / "paper/claims.yaml")
-    known = records.load(published or root / "results/published")
-    rows, ends, elapsed = [], [], 0.0
-    for experiment, case, seconds in selected:
+    known = files.read(published or root / "results/published")
+    tasks = {task.case: task for task in grid.tasks("gpu")}
+    expected, ends, elapsed = [], [], 0.0
+    for case, seconds in selected:
         elapsed += seconds
         if elapsed > 60 * minutes[-1]:
             break
-        record = Record.model_validate(expected_record(experiment, case, seconds))
-        rows.append(records._row(record, Path(f"expected/{experiment}/{len(rows)}.json")))
+        record = Record.model_validate(expected_record(tasks[case], seconds))
+        expected.append(files.File(record, Path(f"expected/round-1/{case.name}.json")))
         ends.append(elapsed / 60)
     found = {claim: {"decided": NEVER, "needs": ""} for claim in claims_file.claims}
     for minute in (0, *minutes):
-        measured = [row for row, end in zip(rows, ends, strict=True) if end <= minute]
-        frame = pd.concat([known, pd.DataFrame(measured)]) if measured else known
-        evidence = Evidence(claims_file, frame.reset_index(drop=True))
+        measured = [one for one, end in zip(expected, ends, strict=True) if end <= minute]
+        evidence = Evidence(claims_file, records.of_files([*known, *measured]))
         for name, claim in claims_file.claims.items():
             if found[name]["decided"] != NEVER:
                 continue
@@ -137,8 +139,9 @@ def main(arguments: list[str] | None = None) -> None:
     steps = [m for m in (5, 10, 20) if m < minutes] + [minutes]
     reference = cost.reference_device("cuda")
     chosen = work.on_device("cuda", "gpu")
-    selected = planning.by_the_clock(chosen, "cuda", reference, minutes)
-    print(text(coverage(selected, steps), steps))
+    planned = planning.by_the_clock(chosen, "cuda", reference, minutes)
+    selected = {case: seconds for _, case, seconds in planned}
+    print(text(coverage(selected.items(), steps), steps))
 
 
 if __name__ == "__main__":

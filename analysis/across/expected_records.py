@@ -8,26 +8,26 @@ from __future__ import annotations
 
 from analysis.records.units import ITEM_BYTES
 from experiments import cost
-from experiments import grid as grids
 from experiments.case import Case
 from experiments.cost.pairs import dense_pairs, pairs, useful_flops, whole_pairs
+from experiments.grid import Task
+from experiments.record import SCHEMA_VERSION
 from models.registry import VARIANTS
 
 _EPS = {"float64": 2.2e-16, "float32": 1.2e-7, "float16": 4.9e-4, "bfloat16": 3.9e-3}
 # Bytes of a score that is written down, by what writes it.
 _SCORES = ("dense-eager", "dense-math", "published-dense-ring")
-_REPLICATES, _SPREAD = 3, (0.99, 0.995, 1.0, 1.005, 1.01)
+_SPREAD = (0.99, 0.995, 1.0, 1.005, 1.01)
 _STREAM_BYTES = 1.3 * 2**30
 
 
-def expected_record(experiment: str, case: Case, seconds: float) -> dict:
-    """The record of a case of the gpu tier, as a dictionary; seconds: its wall time."""
-    limits = grids.load(experiment).tiers["gpu"].limits
-    one = cost.seconds(case, limits, "cuda")
+def expected_record(task: Task, seconds: float) -> dict:
+    """The record of a task of the gpu tier, as a dictionary; seconds: its wall time."""
+    case = task.case
+    one = cost.seconds(case, task.limits, "cuda")
     ok = one.status == "ok"
     return {
-        "schema_version": 1,
-        "experiment": experiment,
+        "schema_version": SCHEMA_VERSION,
         "tier": "gpu",
         "variant": case.variant,
         "case": case.to_json(),
@@ -37,14 +37,14 @@ def expected_record(experiment: str, case: Case, seconds: float) -> dict:
         "realised_density": whole_pairs(case) / dense_pairs(case) if ok else None,
         "useful_flops": round(useful_flops(case)),
         "ceilings": {"matmul_flops_per_s": 6e14, "copy_bytes_per_s": 2.5e12} if ok else None,
-        "replicates": [_replicate(case, one.pass_ms) for _ in range(_REPLICATES)] if ok else [],
+        "replicates": [_replicate(case, one.pass_ms)] if ok else [],
         "error": _error(case) if ok else None,
         "deviation": _deviation(case) if ok and VARIANTS[case.variant].replica_of else None,
         "machine": _machine(one.device),
         "software": _SOFTWARE,
         "started_at": "2026-01-01T00:00:00Z",
         "wall_s": seconds,
-        "command": f"python -m experiments run {experiment} --tier gpu",
+        "command": "python -m experiments round --tier gpu",
     }
 
 
@@ -136,6 +136,7 @@ def _deviation(case: Case) -> dict:
 def _machine(device: str) -> dict:
     return {
         "id": "expected-card",
+        "host": None,
         "device": f"NVIDIA {device}",
         "device_kind": "cuda",
         "driver": "0",

@@ -2,7 +2,7 @@
 
     python -m analysis.across.overview --out build/figures/overview.svg [--machine ID] [ROOT ...]
 
-also draws what else is of all experiments together: `--figure scaling`.
+also draws what else is of all experiments together: `--figure scaling`, `--figure variation`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.across import exponents
+from analysis.across import exponents, variation
 from analysis.command import command, parser
 from analysis.records import frame as records
 from analysis.rendering.style import GREY, PAGE, look, ratio_axis, save, style
@@ -190,7 +190,7 @@ def _units(found: list[Line]) -> float:
     return max(len(found) + 0.5 * (len({line.system for line in found}) - 1), 3)
 
 
-FIGURES = {"overview": overview, "scaling": exponents.scaling}
+FIGURES = {"overview": overview, "scaling": exponents.scaling, "variation": variation.variation}
 
 
 @command("overview", records.RecordsError)

@@ -3,8 +3,8 @@
     python -m analysis.across.provenance [--numbers build/numbers.json] [--build build] [ROOT ...]
 
 writes to the build folder `numbers.csv` (every number that prose may use, with the records it is
-made of and the commands that made them), `records.csv` (every record) and the tables
-`provenance-machines`, `provenance-costs` and `provenance-code`.
+made of and the commands that made them), `records.csv` (every record, those of earlier code too)
+and the tables `provenance-machines`, `provenance-costs` and `provenance-code`.
 """
 
 from __future__ import annotations
@@ -12,66 +12,109 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.command import command, parser
+from analysis.records import files
 from analysis.records import frame as records
-from analysis.records.frame import RecordsError
+from analysis.records.files import File, RecordsError
 from analysis.rendering.numbers import NumbersError, is_measured, read
 from analysis.rendering.table import Table, save
 from analysis.rendering.text import DASH, number, title, write
+from experiments import grid
 
 GIB = 2**30
 # Several records, or commands, in one cell of a CSV file.
 SEPARATOR = " ; "
 RECORD_COLUMNS = (
-    *("path", "experiment", "machine", "device_kind", "variant", "backend", "status"),
-    *("git_commit", "code_digest", "started_at", "wall_s", "command"),
+    *("path", "experiments", "machine", "host", "round", "counts", "device_kind", "variant"),
+    *("backend", "status", "git_commit", "code_digest", "started_at", "wall_s", "command"),
 )
 
 
-def machines(frame: pd.DataFrame) -> Table:
-    """The machines that records are from, one per row, with their software."""
+def table_of(found: Iterable[File]) -> pd.DataFrame:
+    """One row per record, history too, by path; `counts`: see `files.counting`.
+
+    experiments: those of its case, as a tuple. samples: how many; rounds are folders.
+    """
+    found = list(found)
+    counting = {one.file for of_case in files.counting(found).values() for one in of_case}
+    rows = [_row(one, one.file in counting) for one in sorted(found, key=lambda one: one.path)]
+    return pd.DataFrame(rows).astype(object)
+
+
+def _row(one: File, counts: bool) -> dict:
+    record = one.record
+    software = record.software
+    return {
+        "path": one.path,
+        "experiments": grid.experiments_of(one.case),
+        "machine": record.machine.id,
+        "host": one.host or None,
+        "round": one.round,
+        "counts": counts,
+        "device_kind": record.machine.device_kind,
+        "variant": record.variant,
+        "backend": record.backend,
+        "status": record.status,
+        "git_commit": software.git_commit,
+        "code_digest": software.code_digest,
+        "started_at": record.started_at,
+        "wall_s": record.wall_s,
+        "command": record.command,
+        "samples": sum(len(replicate.samples_ms) for replicate in record.replicates),
+    }
+
+
+def machines(frame: pd.DataFrame, every: pd.DataFrame) -> Table:
+    """The machines that records are from, one per row, with rounds, hosts and software."""
     body = []
     for name in records.machines(frame, records.reporting_machine(frame)):
         own = frame[frame["machine"] == name]
+        counting = every[(every["machine"] == name) & every["counts"].astype(bool)]
         row = own.iloc[0]
         body.append(
             (name, row["cpu"], str(row["cores"]), number(row["memory_bytes"] / GIB),
              DASH if row["device_kind"] == "cpu" else row["device"], row["operating_system"],
+             str(counting["round"].nunique()), str(counting["host"].fillna("").nunique()),
              *(_values(own, key) for key in ("python", "torch", "triton")))
         )  # fmt: skip
-    columns = ("Machine", "CPU", "Cores", "Memory (GiB)", "Card", "System")
-    return Table("Machines", (*columns, "Python", "PyTorch", "Triton"), body)
+    columns = ("Machine", "CPU", "Cores", "Memory (GiB)", "Card", "System", "Rounds", "Hosts")
+    note = "Records that do not say which host they are from are taken to be of one."
+    return Table("Machines", (*columns, "Python", "PyTorch", "Triton"), body, note)
 
 
-def costs(frame: pd.DataFrame) -> Table:
-    """What measuring cost: cases and minutes by experiment and machine, then all together."""
+def costs(every: pd.DataFrame) -> Table:
+    """What measuring cost: records and minutes by experiment and machine, then all together."""
     body = [
         (title(experiment), machine, *_cost(own))
-        for (experiment, machine), own in frame.groupby(["experiment", "machine"])
+        for (experiment, machine), own in _by_experiment(every).groupby(["experiment", "machine"])
     ]
-    body.append(("All", "", *_cost(frame)))
-    columns = ("Experiment", "Machine", "Cases", "With a time", "Samples", "Minutes", "Days")
+    body.append(("All", "", *_cost(every)))
+    columns = ("Experiment", "Machine", "Records", "Rounds", "Of earlier code", "With a time")
+    columns += ("Samples", "Minutes", "Days")
     note = (
-        "Minutes: from the start of a case to its record, summed; the reference, the warm-up and "
-        "processes without a result are in them. Days: first and last start, UTC."
+        "A record is one case in one round. It counts in every experiment that has the case, and "
+        "once in all; of earlier code it is history and judges nothing. Minutes: from the start of "
+        "a case to its record, summed; the reference, the warm-up and processes without a result "
+        "are in them. Days: first and last start, UTC."
     )
     return Table("Cost of the records", columns, body, note)
 
 
-def code(frame: pd.DataFrame) -> Table:
-    """The commits that records were measured at, and how many cases at each."""
+def code(every: pd.DataFrame) -> Table:
+    """The commits that records were measured at, and how many records at each."""
     body = []
-    for (experiment, machine, commit), own in frame.fillna({"git_commit": DASH}).groupby(
+    known = _by_experiment(every).fillna({"git_commit": DASH})
+    for (experiment, machine, commit), own in known.groupby(
         ["experiment", "machine", "git_commit"]
     ):
         digests = own["code_digest"].nunique()
         body.append((title(experiment), machine, commit, str(len(own)), str(digests)))
-    columns = ("Experiment", "Machine", "Commit", "Cases", "Digests")
+    columns = ("Experiment", "Machine", "Commit", "Records", "Digests")
     note = (
         "A digest is of the source that one variant's measurement imports: it says whether a later "
         "commit still runs the same code."
@@ -79,14 +122,23 @@ def code(frame: pd.DataFrame) -> Table:
     return Table("Code that was measured", columns, body, note)
 
 
-TABLES = {"machines": machines, "costs": costs, "code": code}
+def tables(frame: pd.DataFrame, every: pd.DataFrame) -> dict[str, Table]:
+    """The tables by name. frame: of the records that count; every: that of `table_of`."""
+    return {"machines": machines(frame, every), "costs": costs(every), "code": code(every)}
 
 
-def records_csv(frame: pd.DataFrame) -> str:
-    """Every record, one per line, by path."""
-    chosen = frame.sort_values("path")[list(RECORD_COLUMNS)]
+def _by_experiment(every: pd.DataFrame) -> pd.DataFrame:
+    """A row for every experiment of a record."""
+    return every.explode("experiments").rename(columns={"experiments": "experiment"})
+
+
+def records_csv(every: pd.DataFrame) -> str:
+    """Every record, one per line, by path; `counts` is false of what earlier code measured."""
+    chosen = every[list(RECORD_COLUMNS)]
     started = [when.isoformat(timespec="seconds") for when in chosen["started_at"]]
-    return chosen.assign(started_at=started).to_csv(index=False, lineterminator="\n")
+    names = [SEPARATOR.join(names) for names in chosen["experiments"]]
+    chosen = chosen.assign(started_at=started, experiments=names)
+    return chosen.to_csv(index=False, lineterminator="\n")
 
 
 def numbers_csv(numbers: Mapping[str, dict], frame: pd.DataFrame) -> str:
@@ -97,7 +149,11 @@ def numbers_csv(numbers: Mapping[str, dict], frame: pd.DataFrame) -> str:
     "counted" for what is counted over an experiment's records (`records.csv`), or of a pattern or
     a model without any. Raises RecordsError for a number made of a record that is not in `frame`.
     """
-    commands = dict(zip(frame["path"], frame["command"], strict=True))
+    commands = {
+        path: command
+        for _, row in frame.iterrows()
+        for path, command in zip(row["paths"], row["commands"], strict=True)
+    }
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
     lines.writerow(("key", "text", "value", "low", "high", "unit", "from", "records", "commands"))
@@ -126,13 +182,14 @@ def _origin(key: str, entry: dict) -> str:
 
 
 def _cost(own: pd.DataFrame) -> tuple:
-    """Cases, those with a time, their samples, minutes and days of some records."""
-    samples = sum(len(one) for replicates in own["samples"] for one in replicates)
+    """How many records and rounds, of earlier code, with a time; samples, minutes and days."""
     minutes = number(own["wall_s"].sum() / 60)
     days = [f"{when:%Y-%m-%d}" for when in (own["started_at"].min(), own["started_at"].max())]
     timed = int((own["status"] == "ok").sum())
     between = " to ".join(dict.fromkeys(days))
-    return (str(len(own)), str(timed), f"{samples:,}", minutes, between)
+    history = len(own) - int(own["counts"].sum())
+    counts = (len(own), own.groupby("machine")["round"].nunique().sum(), history, timed)
+    return (*map(str, counts), f"{own['samples'].sum():,}", minutes, between)
 
 
 def _values(own: pd.DataFrame, column: str) -> str:
@@ -147,11 +204,12 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--numbers", type=Path, default=Path("build/numbers.json"))
     options.add_argument("--build", type=Path, default=Path("build"))
     given = options.parse_args(arguments)
-    frame = records.load(*given.roots)
+    found = files.read(*given.roots)
+    frame, every = records.of_files(found), table_of(found)
     write(given.build / "numbers.csv", numbers_csv(read(given.numbers), frame))
-    write(given.build / "records.csv", records_csv(frame))
-    for name, make in TABLES.items():
-        save(make(frame), given.build / "tables" / f"provenance-{name}")
+    write(given.build / "records.csv", records_csv(every))
+    for name, table in tables(frame, every).items():
+        save(table, given.build / "tables" / f"provenance-{name}")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def as_json(answer) -> str:
-    """The whole answer; numbers that are not known are null, as the interval of one process."""
+    """The whole answer; numbers that are not known are null, as the interval of one round."""
     plain = dataclasses.asdict(answer)
     return json.dumps(_known(plain), indent=1) + "\n"
 

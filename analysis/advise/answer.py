@@ -159,8 +159,8 @@ def _option(one: Series, estimate: Estimate, question: Question) -> Option:
         memory,
         "measured" if len(estimate.points) == 1 else "interpolated",
         tuple(point.seq_len for point in estimate.points),
-        tuple(path for rows in timed for path in rows["path"]),
-        tuple(command for rows in timed for command in rows["command"]),
+        tuple(path for rows in timed for paths in rows["paths"] for path in paths),
+        tuple(command for rows in timed for commands in rows["commands"] for command in commands),
     )
 
 

@@ -10,11 +10,13 @@ from fractions import Fraction
 import numpy as np
 import pandas as pd
 
-from analysis.claims.criteria import single_process_interval
+from analysis.claims.criteria import judged_ratio
 from analysis.selection import published, views
 from analysis.standard import in_words
-from analysis.statistics import scaling
-from analysis.statistics.intervals import Interval, resampled_median
+from analysis.statistics import intervals, scaling
+from analysis.statistics.intervals import Interval
+from analysis.statistics.rounds import RoundSamples, joined
+from analysis.statistics.spread import Spread
 from models.registry import VARIANTS
 
 POINTS = 3  # that a fit over length needs
@@ -23,7 +25,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Point:
-    """All records of one system, pattern and length, whichever experiments they are from."""
+    """All cases of one system, pattern and length, whichever experiments they are of."""
 
     seq_len: int
     rows: pd.DataFrame
@@ -33,9 +35,14 @@ class Point:
         return self.rows[self.rows["status"] == "ok"]
 
     @property
-    def replicates(self) -> list[list[float]]:
-        """Samples (ms) of every process."""
-        return [samples for one in self.timed["samples"] for samples in one]
+    def samples(self) -> tuple[RoundSamples, ...]:
+        """Samples (ms) of every round."""
+        return joined(self.timed["samples"])
+
+    @property
+    def spread(self) -> Spread:
+        """That of the machine."""
+        return self.rows["spread"].iloc[0]
 
     @property
     def peak_bytes(self) -> float:
@@ -103,23 +110,23 @@ def series(rows: pd.DataFrame, seq_len: int) -> Iterator[Series]:
             for computes in _rules(row, seq_len):
                 patterns.setdefault(computes, []).append(index)
         for computes, found in patterns.items():
-            lengths = own.loc[found].groupby("seq_len", sort=True)
+            # A case of several experiments is a row of each.
+            lengths = own.loc[found].drop_duplicates("path").groupby("seq_len", sort=True)
             points = tuple(Point(int(n), group) for n, group in lengths)
             yield Series(system, variant, computes, points)
 
 
 def _measured(point: Point) -> Estimate:
-    time, peak = resampled_median(point.replicates, confidence=CONFIDENCE), point.peak_bytes
-    if len(point.replicates) == 1:
-        time = single_process_interval(time)
+    time, peak = judged_ratio(intervals.time(point.samples, point.spread)), point.peak_bytes
     memory = None if math.isnan(peak) else Interval.exact(peak)
     return Estimate(time, memory, (point,))
 
 
 def _fitted(timed: list[Point], seq_len: int) -> Estimate:
     ends = [_measured(point) for point in _neighbours(timed, seq_len)]
-    fit = scaling.fit([p.seq_len for p in timed], [p.replicates for p in timed])
-    time = _between(fit, seq_len, *(end.time for end in ends))
+    lengths, samples = [p.seq_len for p in timed], [p.samples for p in timed]
+    fit = scaling.fit(lengths, samples, timed[0].spread)
+    time = judged_ratio(_between(fit, seq_len, *(end.time for end in ends)))
     with_peak = [point for point in timed if point.peak_bytes > 0]
     peak = None
     if len(with_peak) >= POINTS and with_peak[0].seq_len < seq_len < with_peak[-1].seq_len:

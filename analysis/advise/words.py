@@ -96,9 +96,9 @@ def _legend(answer: Advice, marks: dict[str, str]) -> list[str]:
     if any(option.ties for option in answer.ranked):
         lines.append("  =  its interval does not tell it from the first")
     if any(option.time.confidence > 0 for option in answer.ranked):
-        lines.append("Brackets: 95 % intervals over resampled processes.")
+        lines.append("Brackets: 95 % intervals over rounds.")
     if any(option.time.confidence == 0 for option in answer.ranked):
-        lines.append("Without brackets: of one process; two within some 5 % are not told apart.")
+        lines.append("Without brackets: of one round; two within some 5 % are not told apart.")
     lines.append("Memory: peak and inputs.")
     return lines
 

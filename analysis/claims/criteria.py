@@ -1,34 +1,43 @@
-"""Ratios of measured times, and when a measured value reproduces a published one."""
+"""Measured ratios and exponents, and when a measured value reproduces a published one.
+
+Of one round there is no interval. Such a value is judged with a margin in place of one: that is no
+confidence interval, has confidence 0 and is not printed.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from analysis.claims.schema import DIRECTION, FACTOR
+from analysis.statistics import scaling
 from analysis.statistics.intervals import Interval, speedup
 
 
 def time_ratio(base: Mapping, other: Mapping) -> Interval:
-    """How many times as fast as `base` the record `other` is."""
-    ratio = speedup(base["samples"], other["samples"])
-    return interval_over_processes(ratio, base, other)
+    """How many times as fast as `base` the record `other` is, to judge by."""
+    return judged_ratio(speedup(base["samples"], other["samples"], base["spread"]))
 
 
-def interval_over_processes(ratio: Interval, *rows: Mapping) -> Interval:
-    """`ratio` itself if every row has several processes, else `single_process_interval` of it."""
-    return ratio if all(len(row["samples"]) > 1 for row in rows) else single_process_interval(ratio)
+def judged_ratio(value: Interval) -> Interval:
+    """`value`; of one round with a margin of DIRECTION both ways."""
+    if not math.isnan(value.low):
+        return value
+    return Interval(value.value, value.value / DIRECTION, value.value * DIRECTION, 0.0)
 
 
-def single_process_interval(value: Interval) -> Interval:
-    """`value`, measured in one process, with bounds at least DIRECTION away.
+def growth_of_time(rows: Sequence[Mapping]) -> scaling.ScalingFit:
+    """The fit of the times of `rows`, one per length, of one machine."""
+    lengths, samples = ([row[key] for row in rows] for key in ("seq_len", "samples"))
+    return scaling.fit(lengths, samples, rows[0]["spread"])
 
-    Samples of one process do not show how processes differ, so these bounds are not a confidence
-    interval: they serve to judge by, have confidence 0 and are not printed.
-    """
-    bounds = (value.value / DIRECTION, value.value * DIRECTION, value.low, value.high)
-    known = [bound for bound in bounds if not math.isnan(bound)]
-    return Interval(value.value, min(known), max(known), 0.0)
+
+def exponent(rows: Sequence[Mapping], quantity: str) -> Interval:
+    """That of "time" or "memory" over length, of one row per length, to judge by."""
+    if quantity == "memory":
+        peaks = [row["peak_memory_bytes"] for row in rows]
+        return scaling.fit([row["seq_len"] for row in rows], peaks).exponent
+    return growth_of_time(rows).margin
 
 
 def is_close(figure: float, value: Interval) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from analysis.claims.claim import Predicate
-from analysis.claims.criteria import interval_over_processes, is_close, is_uncertain
+from analysis.claims.criteria import exponent, growth_of_time, is_close, is_uncertain, judged_ratio
 from analysis.claims.schema import (
     ARITHMETIC,
     EXPONENT,
@@ -34,7 +34,7 @@ from analysis.claims.wording import (
     interval_text,
     measured_as,
 )
-from analysis.statistics import scaling
+from analysis.statistics import crossovers
 from analysis.statistics.intervals import Interval, geometric_mean_speedup
 
 
@@ -93,9 +93,9 @@ class Growth(Predicate):
     def _decide(self, figure):
         def decide(rows, missing):
             lengths = sorted(rows)
-            key = {"time": "samples", "memory": "peak_memory_bytes"}[self.quantity]
-            k = scaling.fit(lengths, [rows[n][key] for n in lengths]).exponent
-            text = f"grows as n^{k:.2f} over {comma_separated(lengths)} tokens"
+            k = exponent([rows[n] for n in lengths], self.quantity)
+            shown = f"{k:.2f}" if k.confidence else f"{k.value:.2f}"
+            text = f"grows as n^{shown} over {comma_separated(lengths)} tokens"
             uncertain = k.high - k.low > 2 * EXPONENT
             slack = -EXPONENT_SLACK if self.below is not None else EXPONENT_SLACK
             bound = self.below if self.below is not None else self.at_most
@@ -197,8 +197,8 @@ class Crossover(Predicate):
                 own = [n for n in self.lengths if (system, n) in rows]
                 if len(own) < 3:
                     return Judgement.without_records(missing)
-                fits.append(scaling.fit(own, [rows[system, n]["samples"] for n in own]))
-            cross = scaling.crossover(*fits)
+                fits.append(growth_of_time([rows[system, n] for n in own]))
+            cross = crossovers.crossover(*fits)
             low, high = cross.n_range
             span = f"{low:.0f} to {high:.0f} tokens"
             if cross.smaller_at_end != "a":
@@ -263,7 +263,8 @@ class RisingSpeedup(Predicate):
             (samples[against, 1], samples[system, 1]),
             (samples[system, 0], samples[against, 0]),
         ]
-        mean = interval_over_processes(geometric_mean_speedup(pairs), *rows.values())
+        spread = rows[system, 0]["spread"]
+        mean = judged_ratio(geometric_mean_speedup(pairs, spread))
         rise = mean.squared()
         verdict = REPRODUCED if rise.low > 1 else REFUTED if rise.high < 1 else NOT_REPRODUCED
         ends = " and ".join(str(self.shapes[i].seq_len) for i in (0, -1))

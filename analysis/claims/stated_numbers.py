@@ -65,7 +65,7 @@ class AbsoluteTime(Predicate):
             row = rows["system"]
             value = time_interval(row)
             if self.statistic == "std":
-                spread = float(np.std([s for one in row["samples"] for s in one]))
+                spread = float(np.std([s for one in row["samples"] for s in one.all]))
                 value = Interval.without_spread(spread)
             verdict = REPRODUCED if is_close(claim.published, value) else NOT_REPRODUCED
             return Judgement(

@@ -40,7 +40,11 @@ def _verdict(evidence: Evidence, claim: Claim) -> Verdict:
         measured=found.measured,
         mechanism=mechanism(evidence.claims_file, claim, found.verdict),
         see=_outputs(evidence.claims_file, claim),
-        evidence=[{k: row[k] for k in ("path", "machine", "command")} for row in found.rows],
+        evidence=[
+            {"path": path, "machine": row["machine"], "command": command}
+            for row in found.rows
+            for path, command in zip(row["paths"], row["commands"], strict=True)
+        ],
     )
 
 

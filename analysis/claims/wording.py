@@ -19,7 +19,7 @@ def measured_as(value: Interval, unit: str) -> dict:
 def interval_text(value: Interval) -> str:
     if math.isnan(value.low):
         return f"{value.value:.4g}"
-    return f"{value:.4g}" if value.confidence else f"{value.value:.4g} (one process)"
+    return f"{value:.4g}" if value.confidence else f"{value.value:.4g} (one round)"
 
 
 def ids_from_pattern(pattern: str | None, fillings: Iterable) -> dict:

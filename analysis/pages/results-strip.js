@@ -1,4 +1,4 @@
-// One record: its facts, every sample by process, its file and the command that made it.
+// One record: its facts, every sample by round, its file and the command that made it.
 
 function drawRecord(record) {
   const by = (id) => document.getElementById(id);
@@ -13,7 +13,7 @@ function drawRecord(record) {
   by("strip").replaceChildren();
   if (timed) drawStrip(by("strip"), record);
   by("samples").querySelector("div").replaceChildren(...record.samples.map((samples, i) =>
-    make("p", { "data-process": i + 1 }, `Process ${i + 1}: ${samples.join(", ")}`)));
+    make("p", { "data-round": i + 1 }, `${record.rounds[i]}: ${samples.join(", ")}`)));
   by("path").textContent = record.path;
   // Inside the report the page has no location that a relative path could start from.
   if (location.protocol !== "data:") by("path").href = "../" + record.path;
@@ -47,7 +47,7 @@ function facts(record) {
     found.push(["Error of the gradients", words]);
   }
   found.push(["Backend", record.backend || DASH],
-    ["Processes, samples", `${record.samples.length}, ${record.samples.flat().length}`]);
+    ["Rounds, samples", `${record.samples.length}, ${record.samples.flat().length}`]);
   return found;
 }
 
@@ -67,7 +67,7 @@ function errorWords(error, dense) {
   return dense ? `${number(error)} (dense: ${number(dense)})` : number(error);
 }
 
-// One row per process, its samples in the order they were taken.
+// One row per round, its samples in the order they were taken.
 function drawStrip(box, record) {
   const rows = record.samples;
   const all = rows.flat();
@@ -79,20 +79,23 @@ function drawStrip(box, record) {
   const x = (v) => left + ((width - left - right) * (v - low + slack)) / (high - low + 2 * slack);
   const svg = draw("svg", { viewBox: `0 0 ${width} ${bottom + 24}`, role: "img",
     "aria-label": `${all.length} samples from ${number(low)} to ${number(high)} ms` });
-  svg.append(draw("rect", { x: x(record.low), y: top, width: Math.max(x(record.high) - x(record.low), 1),
-    height: bottom - top, fill: "#eef4f9" }));
+  if (record.low !== null) {
+    const wide = Math.max(x(record.high) - x(record.low), 1);
+    svg.append(draw("rect", { x: x(record.low), y: top, width: wide, height: bottom - top,
+      fill: "#eef4f9" }));
+  }
   svg.append(draw("line", { class: "axis", x1: x(record.median), x2: x(record.median), y1: top,
     y2: bottom }));
   rows.forEach((samples, i) => {
     const middle = top + row * (i + 0.5);
     svg.append(draw("text", { x: left - 10, y: middle + 4, "text-anchor": "end" },
-      `process ${i + 1}`));
+      `round ${i + 1}`));
     samples.forEach((sample, k) => {
       const shift = samples.length > 1 ? (k / (samples.length - 1) - 0.5) * row * 0.6 : 0;
       const dot = draw("circle", { class: "sample", cx: x(sample).toFixed(1),
         cy: (middle + shift).toFixed(1), r: 3, fill: DATA.looks[record.system].color,
-        "fill-opacity": 0.65, "data-ms": sample, "data-process": i + 1 });
-      dot.append(draw("title", {}, `process ${i + 1}, sample ${k + 1}: ${sample} ms`));
+        "fill-opacity": 0.65, "data-ms": sample, "data-round": i + 1 });
+      dot.append(draw("title", {}, `${record.rounds[i]}, sample ${k + 1}: ${sample} ms`));
       svg.append(dot);
     });
   });

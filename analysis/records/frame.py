@@ -4,72 +4,67 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from analysis.records import rank_columns, replica_columns, systems
-from analysis.statistics.intervals import Interval, median_interval
-from experiments.case import COLUMNS
-from experiments.record import RecordError
-from experiments.schema import Record
-from experiments.schema import load as load_record
+from analysis.records import files, rank_columns, replica_columns, systems
+from analysis.records.files import DEFAULT_ROOTS as DEFAULT_ROOTS
+from analysis.records.files import File, RecordsError
+from analysis.records.files import repository as repository
+from analysis.statistics import intervals
+from analysis.statistics.intervals import Interval
+from analysis.statistics.rounds import RoundSamples, log_medians
+from analysis.statistics.spread import Spread, estimate
+from experiments import grid
+from experiments.case import Case
 
-DEFAULT_ROOTS = ("results/published", "results/local")
-
-
-class RecordsError(ValueError):
-    """Records or a notebook parameter that cannot be used: names it and what was expected."""
-
-    def _render_traceback_(self) -> list[str]:
-        # IPython shows this in place of a stack: the reader needs the message alone.
-        return [f"{type(self).__name__}: {self}"]
-
-
-def repository(start: Path | None = None) -> Path:
-    """The repository root: the nearest folder upward of `start` (default: here) with `Snakefile`.
-
-    Raises RecordsError if there is none.
-    """
-    start = Path.cwd() if start is None else Path(start).resolve()
-    for folder in (start, *start.parents):
-        if (folder / "Snakefile").is_file():
-            return folder
-    raise RecordsError(f"{start}: not inside the repository (no Snakefile here or above)")
+# The case that a ratio is over has these fields of its own; see `_spread`.
+_SHAPE = ("batch", "seq_len", "heads", "head_dim", "dtype", "is_causal", "pass_")
 
 
 def load(*roots) -> pd.DataFrame:
-    """One row per record file in `roots` (folders, searched down, or files).
+    """One row per machine, experiment and case, of all rounds whose records count.
 
-    Without `roots`: those of `DEFAULT_ROOTS` that exist in this repository. Where one
-    machine has a case both published and local, the local record is used. Times are ms,
-    memory bytes, lengths tokens; numbers of a record that is not ok are NaN. Columns:
+    See `analysis.records.files`, of `roots` too. A case is a row of every experiment whose grid
+    has it in some tier; one of no grid has none. It is "ok" if it is in any round, and then its
+    numbers are those of these rounds; else its status is that of the newest round. Times are ms,
+    memory bytes, lengths tokens; numbers of a case that is not ok are NaN. Columns:
 
-    - the case's fields, `system` (see `analysis.records.systems`), `path` from the repository root,
-      `origin`, machine and software
-    - `median_ms`, `low_ms`, `high_ms`: 95 % order-statistic interval over all samples; NaN bounds
-      where all are of one process, as the spread between processes is then unknown
+    - the case's fields, `system` (see `analysis.records.systems`), `origin`, machine and software;
+      where rounds differ, errors and software are those of the newest that is of the row's status
+    - `path`: of that record, from the repository root; `paths`, `commands`: of all that count
+    - `samples`: a tuple of `RoundSamples`; `rounds`, `hosts`: of how many rounds and hosts
+    - `median_ms`, `low_ms`, `high_ms`: see `analysis.statistics.intervals`; NaN bounds of one round
+    - `spread`: what the machine's cases say of its rounds (`analysis.statistics.spread`)
     - errors, `rows_checked`, and the measured ceilings: FLOP/s, and bytes read and written per
       second; NaN in old records
-    - `source_ms`: median time of a streamed pass in its source, NaN of others
+    - `source_ms`: time of a streamed pass in its source, NaN of others: median over processes
     - see `analysis.records.rank_columns` and `analysis.records.replica_columns`
 
     A case without block mask has NaN as sparsity and block size; one without ranks has NaN as
     world size and None as `simulated`.
 
-    Raises RecordsError naming the folder (missing, without records) or the bad file and field.
+    Raises RecordsError as `files.read` and `files.counting` do.
     """
-    paths = _record_files(roots)
+    return of_files(files.read(*roots))
+
+
+def of_files(found: Iterable[File]) -> pd.DataFrame:
+    """`load` of records that were read before."""
+    of_cases = files.counting(found)
+    samples = {key: _samples(own) for key, own in of_cases.items()}
+    spreads = {
+        machine: _spread({case: samples[machine, case] for one, case in samples if one == machine})
+        for machine in {machine for machine, _ in samples}
+    }
     rows = []
-    for path in paths:
-        try:
-            rows.append(_row(load_record(path), path))
-        except RecordError as error:
-            raise RecordsError(str(error)) from None
+    for (machine, case), own in of_cases.items():
+        row = _row(case, own, samples[machine, case], spreads[machine])
+        rows += [{"experiment": one} | row for one in grid.experiments_of(case)]
+    if not rows:
+        raise RecordsError("no record is of a case that a grid has")
     frame = pd.DataFrame(rows)
-    frame = frame.sort_values(["origin", "path"], kind="stable")
-    frame = frame.drop_duplicates(["machine", "experiment", *COLUMNS], keep="first")
     order = ["experiment", "machine", "dtype", "pass", "batch", "seq_len", "system", "path"]
     frame = frame.sort_values(order, kind="stable").reset_index(drop=True)
     # Thousands of rows and selections are taken of it: text as objects, and a copy, put columns
@@ -90,8 +85,9 @@ def of_experiment(frame: pd.DataFrame, experiment: str) -> pd.DataFrame:
 
 
 def time_interval(row: Mapping) -> Interval:
-    """The median time (ms) of a record, with its 95 % interval; NaN without a time."""
-    return Interval(row["median_ms"], row["low_ms"], row["high_ms"], 0.95)
+    """The time (ms) of a row with its 95 % interval over rounds; NaN without a time."""
+    known = 0.0 if math.isnan(row["low_ms"]) else 0.95
+    return Interval(row["median_ms"], row["low_ms"], row["high_ms"], known)
 
 
 def reporting_machine(frame: pd.DataFrame, machine: str = "auto") -> str:
@@ -126,44 +122,44 @@ def machines(frame: pd.DataFrame, first: str) -> list[str]:
     return sorted(kinds.index, key=lambda m: (m != first, kinds[m] != "cuda", -timed[m], m))
 
 
-def _record_files(roots) -> list[Path]:
-    if not roots:
-        base = repository()
-        roots = [base / root for root in DEFAULT_ROOTS if (base / root).is_dir()]
-        if not roots:
-            raise RecordsError(f"{base}: has none of {', '.join(DEFAULT_ROOTS)}")
-    files: list[Path] = []
-    for root in map(Path, roots):
-        if root.is_dir():
-            # A name that starts with a dot is another process's half-written file.
-            found = sorted(p for p in root.rglob("*.json") if not p.name.startswith("."))
-        elif root.is_file():
-            found = [root]
-        else:
-            raise RecordsError(f"{root}: no such records folder or file")
-        files += found
-    if not files:
-        named = ", ".join(str(root) for root in roots)
-        raise RecordsError(f"{named}: no record (*.json) in there; run the experiments first")
-    return list(dict.fromkeys(files))
+def _samples(found: list[File]) -> tuple[RoundSamples, ...]:
+    """Of each round in which the case is ok, and timed."""
+    return tuple(
+        RoundSamples(one.host, one.round, tuple(tuple(r.samples_ms) for r in one.record.replicates))
+        for one in found
+        if one.record.status == "ok" and any(r.samples_ms for r in one.record.replicates)
+    )
 
 
-def _row(record: Record, path: Path) -> dict:
-    case = record.case
+def _spread(cases: Mapping[Case, tuple[RoundSamples, ...]]) -> Spread:
+    """Of one machine's cases; the ratio of each is over its shape's dense one, or else first."""
+    logs = {case: log_medians(samples) for case, samples in cases.items() if samples}
+    bases: dict[tuple, Case] = {}
+    for case in sorted(logs, key=lambda case: (case.variant != "dense", case.name)):
+        bases.setdefault(tuple(getattr(case, key) for key in _SHAPE), case)
+    over = {case: bases[tuple(getattr(case, key) for key in _SHAPE)] for case in logs}
+    return estimate(
+        (own, logs[over[case]] if over[case] != case else None) for case, own in logs.items()
+    )
+
+
+def _row(case: Case, found: list[File], samples: tuple[RoundSamples, ...], spread: Spread) -> dict:
+    of_status = [one for one in found if one.record.status == "ok"] or found[-1:]
+    newest = of_status[-1]
+    # All rounds as if they were one, of several processes.
+    replicates = [r for one in of_status for r in one.record.replicates]
+    record = newest.record.model_copy(update={"replicates": replicates})
     ok = record.status == "ok"
-    samples = [list(r.samples_ms) for r in record.replicates] if ok else []
-    time = median_interval([s for one in samples for s in one]) if ok else None
-    several = ok and len(samples) > 1
-    in_source = [ms for r in record.replicates for ms in r.source_ms or ()]
+    time = intervals.time(samples, spread) if samples else Interval.without_spread(math.nan)
+    in_source = [_median(r.source_ms) for r in record.replicates if r.source_ms]
     memory = [r.peak_memory_bytes for r in record.replicates if r.peak_memory_bytes is not None]
     output = record.error.output if ok else None
     gradient = record.error.gradient if ok else None
     ceilings, nan = record.ceilings, math.nan
     return {
-        "experiment": record.experiment,
         "tier": record.tier,
-        "system": systems.key(record.variant, case.sparsity, case.world_size, case.simulated),
-        **record.to_case().cells(),
+        "system": systems.key(case.variant, case.sparsity, case.world_size, case.simulated),
+        **case.cells(),
         "status": record.status,
         "reason": record.reason,
         "backend": record.backend,
@@ -172,9 +168,12 @@ def _row(record: Record, path: Path) -> dict:
         "matmul_flops_per_s": ceilings.matmul_flops_per_s if ceilings else nan,
         "copy_bytes_per_s": ceilings.copy_bytes_per_s if ceilings else nan,
         "samples": samples,
-        "median_ms": time.value if ok else nan,
-        "low_ms": time.low if several else nan,
-        "high_ms": time.high if several else nan,
+        "rounds": len(samples),
+        "hosts": len({one.host for one in samples}),
+        "spread": spread,
+        "median_ms": time.value,
+        "low_ms": time.low,
+        "high_ms": time.high,
         "source_ms": _median(in_source) if ok else nan,
         "peak_memory_bytes": float(max(memory)) if ok and memory else nan,
         **rank_columns.columns(record),
@@ -197,27 +196,14 @@ def _row(record: Record, path: Path) -> dict:
         "python": record.software.python,
         "git_commit": record.software.git_commit,
         "code_digest": record.software.code_digest,
-        "path": _from_root(path),
+        "path": newest.path,
+        "paths": tuple(one.path for one in found),
+        "commands": tuple(one.record.command for one in found),
         "started_at": record.started_at,
-        "wall_s": record.wall_s,
         "command": record.command,
-        "origin": _origin(path),
+        "origin": newest.origin,
     }
 
 
 def _median(values: list[float]) -> float:
     return statistics.median(values) if values else math.nan
-
-
-def _from_root(path: Path) -> str:
-    resolved = path.resolve()
-    for folder in resolved.parents:
-        if (folder / "Snakefile").is_file():
-            return resolved.relative_to(folder).as_posix()
-    return path.as_posix()
-
-
-def _origin(path: Path) -> str:
-    """ "published" for `.../published/<machine>/<experiment>/<case>.json`, else "local"."""
-    parts = path.resolve().parts
-    return "published" if len(parts) > 3 and parts[-4] == "published" else "local"

@@ -33,7 +33,7 @@ class NumbersError(ValueError):
 
 
 def entry(value, low=None, high=None, unit: str = "", text: str | None = None, rows=()) -> dict:
-    """One number (or word) with its text. NaN bounds become null; `rows` are its records."""
+    """One number (or word) with its text. NaN bounds become null; `rows` name its records."""
     bounds = [None if b is None or math.isnan(b) else float(b) for b in (low, high)]
     if text is None:
         if value is None or isinstance(value, str):
@@ -42,7 +42,7 @@ def entry(value, low=None, high=None, unit: str = "", text: str | None = None, r
             text = number(value)
         else:
             text = interval(value, *bounds)
-    paths = [row["path"] for row in rows if row is not None]
+    paths = [path for row in rows if row is not None for path in row["paths"]]
     return {
         "value": value,
         "low": bounds[0],

@@ -133,7 +133,7 @@ def chosen(
     for key in machine_of:
         if series := _SERIES.fullmatch(key):
             machine_of[key] = homes[series["id"]]
-    by_path = rows.set_index("path", drop=False)
+    by_path = {path: row for _, row in rows.iterrows() for path in row["paths"]}
     devices = {machine: _device(rows, machine, first) for machine in ids}
     return {
         key: _placed(key, found[machine][key], by_path, first, homes, devices)
@@ -179,7 +179,12 @@ def _device(rows: pd.DataFrame, machine: str, first: str) -> str:
 
 
 def _placed(
-    key: str, entry: dict, by_path: pd.DataFrame, first: str, homes: Mapping, devices: Mapping
+    key: str,
+    entry: dict,
+    by_path: Mapping[str, pd.Series],
+    first: str,
+    homes: Mapping,
+    devices: Mapping,
 ) -> dict:
     """The entry, with device, type and batch in its text where a reader would expect others."""
     placed = entry | {"bare": entry["text"]}
@@ -187,7 +192,7 @@ def _placed(
     is_number |= "crossover." in key and entry["text"] != DASH
     if not is_number or _OWN.match(key) or key.endswith((".ranks", ".at")):
         return placed
-    own = [by_path.loc[path] for path in entry["records"] if path in by_path.index]
+    own = [by_path[path] for path in entry["records"] if path in by_path]
     if not own:
         return placed
     row, expected = own[-1], [first]

@@ -79,7 +79,7 @@ class Series:
         lost = self.rows[(self.rows["system"] == system) & self.rows["status"].isin(CENSORED)]
         values = fine["samples" if quantity == "time" else "peak_memory_bytes"]
         censored = zip(lost["seq_len"], lost["status"], strict=True)
-        return scaling.fit(fine["seq_len"], values, censored=censored)
+        return scaling.fit(fine["seq_len"], values, fine["spread"].iloc[0], censored=censored)
 
 
 @dataclass(frozen=True)
@@ -297,16 +297,14 @@ def all_views(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> li
 def ratio(base: pd.Series | None, other: pd.Series | None, quantity: str = "time"):
     """`base` over `other`: how many times faster, or smaller in memory, `other` is.
 
-    An `Interval`, or None unless both rows are there and ok. Its bounds are NaN for memory, and
-    where either side is of one process: what differs between processes is not known then.
+    An `Interval` over the rounds that both have, or None unless both rows are there and ok. Its
+    bounds are NaN for memory, and where that is one round: what differs between rounds is not known
+    then.
     """
     if any(row is None or row["status"] != "ok" for row in (base, other)):
         return None
     if quantity == "time":
-        gain = speedup(base["samples"], other["samples"])
-        if min(len(base["samples"]), len(other["samples"])) > 1:
-            return gain
-        return Interval.without_spread(gain.value)
+        return speedup(base["samples"], other["samples"], base["spread"])
     value = base["peak_memory_bytes"] / other["peak_memory_bytes"]
     return Interval.without_spread(value) if value > 0 else None
 

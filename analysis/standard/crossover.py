@@ -9,7 +9,7 @@ from analysis.rendering.style import look
 from analysis.rendering.text import tokens
 from analysis.selection import published, views
 from analysis.standard.in_words import SHORT
-from analysis.standard.maps import Cell, Map, maps_of, one_process
+from analysis.standard.maps import Cell, Map, maps_of, one_round
 from analysis.standard.panels import title_of
 
 NOTE = (
@@ -28,7 +28,7 @@ def crossover(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Fi
                 found = _map(series)
                 if found is not None:
                     bands.append([found])
-    return maps_of(bands, NOTE + one_process([one for band in bands for one in band]))
+    return maps_of(bands, NOTE + one_round([one for band in bands for one in band]))
 
 
 def _map(series: views.Series) -> Map | None:

@@ -35,7 +35,7 @@ class Cell:
 
     @classmethod
     def measured(cls, gain: Interval) -> Cell:
-        """A measured ratio: without an interval, of one sample, it decides nothing."""
+        """A measured ratio: without an interval, of one round, it decides nothing."""
         if math.isnan(gain.low) or math.isnan(gain.high):
             return cls(gain.value, 0.0, math.inf)
         return cls(gain.value, gain.low, gain.high)
@@ -61,10 +61,10 @@ class Map:
     below: str = ""  # what the columns are, where they do not say it
 
 
-def one_process(maps: Sequence[Map]) -> str:
+def one_round(maps: Sequence[Map]) -> str:
     """What a note says where a ratio has no interval, though it is drawn as undecided."""
     alone = any(cell.high == math.inf for one in maps for cell in one.cells.values())
-    return " Grey too: of one process, whose ratio has no interval." if alone else ""
+    return " Grey too: of one round, whose ratio has no interval." if alone else ""
 
 
 def maps_of(bands: Sequence[Sequence[Map]], note: str) -> Figure:

@@ -55,7 +55,7 @@ def gain(key: str, base: pd.Series | None, own: pd.Series | None) -> dict[str, d
     if found is None:
         return {key: entry(None), f"{key}.word": entry("not compared with")}
     if math.isnan(found.low):
-        word = f"in one process {'faster' if found.value > 1 else 'slower'} than"
+        word = f"in one round {'faster' if found.value > 1 else 'slower'} than"
     elif found.low > 1:
         word = "faster than"
     elif found.high < 1:

@@ -13,7 +13,7 @@ from analysis.rendering.numbers import entry
 from analysis.rendering.text import interval
 from analysis.selection import published, rates, reporting_machine, views
 from analysis.standard import number_entries
-from analysis.statistics import scaling
+from analysis.statistics import crossovers
 
 Own = Callable[[pd.DataFrame, views.View], dict[str, dict]]
 _NO_ENDS = (("shortest", None), ("longest", None))
@@ -77,7 +77,9 @@ def _machine(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
         "records.here": len(view.rows),
         "records.timed": len(timed),
         "records.lost": len(view.rows) - len(timed),
-        "records.samples": sum(len(one) for samples in timed["samples"] for one in samples),
+        "records.rounds": max(view.rows["rounds"]),
+        "records.hosts": max(view.rows["hosts"]),
+        "records.samples": sum(len(one.all) for samples in timed["samples"] for one in samples),
     }
     return found | {key: entry(int(count)) for key, count in counts.items()}
 
@@ -173,7 +175,7 @@ def _crossover(dense, own, rows: list) -> dict:
         return entry(None)
     if max(dense.n_range[0], own.n_range[0]) >= min(dense.n_range[1], own.n_range[1]):
         return entry(None, unit="tokens", text="no length in common", rows=rows)
-    cross = scaling.crossover(dense, own)
+    cross = crossovers.crossover(dense, own)
     if cross.n is None:
         return entry(None, unit="tokens", text="not in the measured range", rows=rows)
     text = interval(cross.n.value, cross.n.low, cross.n.high, "{:,.0f}") + " tokens"

@@ -157,7 +157,7 @@ def draw_points(
 def draw_fit(ax: Axes, fit: ScalingFit, one: Look, unit: Callable[[np.ndarray], object]) -> str:
     """A fit over its lengths and its 95 % band, over `unit` of the length; returns its growth."""
     n = np.geomspace(*fit.n_range, 60)
-    low, high = np.quantile(fit.sample_curves(n), (0.025, 0.975), axis=0)
+    low, high = fit.band(n)
     fitted = {"color": one.color, "label": f"{one.label}: fit"}
     ax.fill_between(n, low / unit(n), high / unit(n), alpha=0.15, linewidth=0, **fitted)
     ax.plot(n, fit.predict(n) / unit(n), zorder=3, **fitted)

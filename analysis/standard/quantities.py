@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.records.frame import time_interval
 from analysis.records.units import KIB, MIB
 from analysis.selection import views
-from analysis.statistics import scaling
+from analysis.statistics import crossovers, scaling
 from analysis.statistics.intervals import Interval
 
 _MS = {"ms": 1, "s": 1e3, "h": 3.6e6}
@@ -105,12 +105,12 @@ def weak_efficiency(alone: pd.Series | None, row: pd.Series | None) -> Quantity:
 
 def crossover(
     base: scaling.ScalingFit | None, own: scaling.ScalingFit | None
-) -> scaling.Crossover | None:
+) -> crossovers.Crossover | None:
     """Where two fitted times meet; None without both fits or a stretch of lengths in common."""
     if base is None or own is None:
         return None
     shared = max(base.n_range[0], own.n_range[0]) < min(base.n_range[1], own.n_range[1])
-    return scaling.crossover(base, own) if shared else None
+    return crossovers.crossover(base, own) if shared else None
 
 
 def exponent(fit: scaling.ScalingFit | None) -> Quantity:

@@ -9,7 +9,7 @@ from analysis.records import systems
 from analysis.rendering.style import look
 from analysis.rendering.text import tokens
 from analysis.selection import published, reporting_machine, views
-from analysis.standard.maps import Cell, Map, maps_of, one_process
+from analysis.standard.maps import Cell, Map, maps_of, one_round
 from analysis.statistics.intervals import Interval
 
 
@@ -46,7 +46,7 @@ def grid(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
         Map(f"published, {published.CARD}", rows, columns, theirs),
         Map(f"measured, {view.device}", rows, columns, ours),
     ]
-    return maps_of([maps] if rows else [], note + one_process(maps))
+    return maps_of([maps] if rows else [], note + one_round(maps))
 
 
 def _systems(experiment: str) -> list[str]:

@@ -99,7 +99,7 @@ def _draw_bars(ax: Axes, groups, units: float) -> None:
             values += [gain.value, old or gain.value]
             bounds += [gain.low, gain.high]
             y += 1
-    # An interval of two processes can span decades: it runs off the axis rather than ruling it.
+    # An interval of two rounds can span decades: it runs off the axis rather than ruling it.
     if values:
         low, high = min(values) / 3, max(values) * 3
         values += [min(max(bound, low), high) for bound in bounds if math.isfinite(bound)]

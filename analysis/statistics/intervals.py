@@ -1,10 +1,12 @@
-"""Medians, speed-ups and their intervals.
+"""Times of several rounds, their ratios, and intervals.
 
-Timings are skewed, so the centre is always a median and no normal theory is applied to samples.
-Samples of one process share its memory layout, clocks and neighbours; what differs between two
-measurements of the same code is mostly the process. Speed-ups therefore resample whole replicates
-(one replicate = one fresh process) before they resample the samples inside
-(Kalibera & Jones, "Rigorous Benchmarking in Reasonable Time", ISMM 2013).
+What differs between rounds contains what differs between processes and between samples, so the
+unit of all intervals is the round, and where there are two hosts or more, the host: see
+`analysis.statistics.rounds`. A time is the geometric mean over these of the round's median. A ratio
+of two times is formed within each round first, as both sides share what that round was like; of
+the same rounds it is the ratio of the two times. Intervals are Student's t on the log, with
+variances that all cases of the machine moderate: see `analysis.statistics.spread`. One round has
+none.
 """
 
 from __future__ import annotations
@@ -12,20 +14,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import exp, isnan, nan, prod, sqrt
+from math import exp, isnan, nan, sqrt
 
 import numpy as np
 from scipy import stats
 
-Replicates = Sequence[Sequence[float]]
+from analysis.statistics.rounds import (
+    At,
+    Logs,
+    RoundSamples,
+    clusters,
+    log_medians,
+    log_ratio,
+)
+from analysis.statistics.spread import Prior, Spread
+
+CONFIDENCE = 0.95
+Samples = Sequence[RoundSamples]
 
 
 @dataclass(frozen=True)
 class Interval:
     """An estimate with a two-sided confidence interval.
 
-    `confidence` is what the interval achieves, which is not always what was asked for: see
-    `median_interval`. Bounds are NaN, and `confidence` 0, where the data say nothing about spread.
+    Bounds are NaN, and `confidence` 0, where the data say nothing about spread.
     """
 
     value: float
@@ -69,9 +81,29 @@ class Interval:
 
     @classmethod
     def of_draws(cls, value: float, draws: np.ndarray, confidence: float) -> Interval:
-        """An estimate and the quantiles of its bootstrap draws, widened to hold the estimate."""
+        """An estimate and the quantiles of its draws, widened to hold the estimate.
+
+        Without draws, (0,), nothing is known of its spread.
+        """
+        if not len(draws):
+            return cls.without_spread(value)
         low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
         return cls(value, min(float(low), value), max(float(high), value), confidence)
+
+    @classmethod
+    def of_log(cls, value: float, *variances: Prior, confidence: float = CONFIDENCE) -> Interval:
+        """Of exp(value), where `value` is a sum of terms with these variances.
+
+        Symmetric in the log: Student's t of each term's own freedom, added in quadrature. Welch's
+        approximation fails where a variance is known with one degree of freedom.
+        """
+        half = sqrt(
+            sum(
+                float(stats.t.ppf((1 + confidence) / 2, one.freedom)) ** 2 * one.variance
+                for one in variances
+            )
+        )
+        return cls(exp(value), exp(value - half), exp(value + half), confidence)
 
     @classmethod
     def without_spread(cls, value: float) -> Interval:
@@ -94,179 +126,109 @@ def check_confidence(confidence: float) -> None:
         raise ValueError(f"confidence: expected a number in (0, 1), got {confidence!r}")
 
 
-def median_interval(samples: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Median of `samples` (n,) with the exact distribution-free interval of order statistics.
+@lru_cache(maxsize=8192)
+def time(samples: tuple[RoundSamples, ...], spread: Spread) -> Interval:
+    """Time of a case: the geometric mean over clusters of the round's median, in its unit.
 
-    The bounds are the narrowest symmetric pair of order statistics whose coverage
-    `1 - 2 P(Binomial(n, 1/2) <= rank - 1)` is at least `confidence`; that coverage is returned
-    as the interval's `confidence` (Hoefler & Belli, SC 2015, rule 6; the same bounds as
-    `scipy.stats.quantile_test`). Too few samples for it (n < 6 at 0.95): the bounds are the
-    extremes and `confidence` is the lower one they achieve, `1 - 2^(1 - n)`. One sample: NaN
-    bounds. Samples are taken as independent: pooled over replicates, the interval is too narrow
-    where processes differ. Any unit. Raises ValueError on no, non-finite or nested samples.
+    spread: of the machine. One cluster: NaN bounds. Raises ValueError on no rounds, a round twice
+    or samples that are not numbers above 0.
     """
-    check_confidence(confidence)
-    ordered = np.sort(_vector(samples, "samples"))
-    count = ordered.size
-    median = float(np.median(ordered))
-    if count == 1:
-        return Interval.without_spread(median)
-    tails = 2 * stats.binom.cdf(np.arange((count + 1) // 2), count, 0.5)  # of ranks 1, 2, ...
-    rank = max(int(np.searchsorted(tails, 1 - confidence, side="right")), 1)
-    return Interval(
-        median, float(ordered[rank - 1]), float(ordered[count - rank]), float(1 - tails[rank - 1])
+    logs = log_medians(samples)
+    value = _mean(logs)
+    variances = _variances_of_time(logs, spread)
+    return Interval.of_log(value, *variances) if variances else Interval.without_spread(exp(value))
+
+
+def speedup(base: Samples, other: Samples, spread: Spread) -> Interval:
+    """Time of `base` over that of `other`: how many times faster `other` is.
+
+    Over the rounds that both have; where there is none, the ratio of the two times, without an
+    interval. Both are of one machine, whose `spread` it is. Errors as in `time`.
+    """
+    return geometric_mean_speedup([(base, other)], spread)
+
+
+def geometric_mean_speedup(pairs: Iterable[tuple[Samples, Samples]], spread: Spread) -> Interval:
+    """Geometric mean of `speedup(base, other)` over `pairs`, one pair a point of a grid.
+
+    Over the rounds that all pairs have: in each round the mean over pairs is taken first. Where
+    there is none, the mean of the pairs' own speed-ups, without an interval. The interval is that
+    of measurement at exactly these points, not of other points that might have been chosen. No
+    pairs raise ValueError.
+    """
+    return _geometric_mean_speedup(
+        tuple((tuple(base), tuple(other)) for base, other in pairs), spread
     )
 
 
-def bootstrap_medians(
-    replicates: Replicates, resamples: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Medians (resamples,) of two-level resamples: replicates first, then samples inside each.
-
-    `replicates` may be ragged; each drawn replicate keeps its own number of samples. The median
-    is over all drawn samples, as `median_interval` has it for all measured ones.
-    """
-    rows = _rows(replicates, "replicates")
-    counts = np.array([row.size for row in rows])
-    padded = np.full((len(rows), counts.max()), np.inf)
-    for row, samples in zip(padded, rows, strict=True):
-        row[: samples.size] = samples
-    drawn = rng.integers(len(rows), size=(resamples, len(rows)))
-    drawn_counts = counts[drawn][:, :, None]
-    inside = (rng.random((*drawn.shape, padded.shape[1])) * drawn_counts).astype(np.intp)
-    values = padded[drawn[:, :, None], inside]
-    if counts.min() < counts.max():  # infinite entries sort behind every sample
-        values[np.arange(padded.shape[1]) >= drawn_counts] = np.inf
-    values = np.sort(values.reshape(resamples, -1), axis=1)
-    total = drawn_counts.sum(axis=(1, 2))
-    which = np.arange(resamples)
-    return (values[which, (total - 1) // 2] + values[which, total // 2]) / 2
+@lru_cache(maxsize=8192)
+def _geometric_mean_speedup(
+    pairs: tuple[tuple[tuple[RoundSamples, ...], ...], ...], spread: Spread
+) -> Interval:
+    if not pairs:
+        raise ValueError("pairs: expected at least one (base, other), got none")
+    sides = [(log_medians(base), log_medians(other)) for base, other in pairs]
+    ratios = [log_ratio(*both) for both in sides]
+    shared = _mean_over(ratios)
+    if not shared:
+        own = [
+            _mean(ratio) if ratio else _mean(base) - _mean(other)
+            for ratio, (base, other) in zip(ratios, sides, strict=True)
+        ]
+        return Interval.without_spread(exp(sum(own) / len(own)))
+    of_clusters = clusters(shared)
+    value, count = float(of_clusters.mean()), len(of_clusters)
+    if count < 2:
+        return Interval.without_spread(exp(value))
+    own = float(of_clusters.var(ddof=1))
+    return Interval.of_log(value, spread.ratio.moderated(own, count - 1).over(count))
 
 
 @dataclass(frozen=True)
-class LogMedian:
-    """A median, the variance of its log, and the degrees of freedom of that variance.
+class Side:
+    """One of two sets of records that share no round: the same cases, and its machine's spread."""
 
-    `freedom` is 0, and `variance` NaN, for a single sample.
+    cases: tuple[tuple[RoundSamples, ...], ...]
+    spread: Spread
+
+    def mean(self) -> tuple[float, tuple[Prior, ...]]:
+        """Log of the geometric mean time, and its variances; none of one cluster.
+
+        Over the rounds that all cases have, or by each case's own where there is none.
+        """
+        logs = [log_medians(samples) for samples in self.cases]
+        shared = _mean_over(logs)
+        if not shared:
+            return sum(map(_mean, logs)) / len(logs), ()
+        return _mean(shared), _variances_of_time(shared, self.spread)
+
+
+def unpaired_speedup(base: Side, other: Side) -> Interval:
+    """Geometric mean time of `base` over that of `other`, which share no round.
+
+    Nothing cancels, so the variances of both count. NaN bounds where either has one cluster.
     """
-
-    value: float
-    variance: float
-    freedom: int
-
-
-def log_median(replicates: Replicates, resamples: int, rng: np.random.Generator) -> LogMedian:
-    """`LogMedian` of positive samples by `bootstrap_medians`.
-
-    With R >= 2 replicates there are R - 1 degrees of freedom; with one there is no view of what
-    differs between processes: only its samples are resampled and the variance is understated.
-    """
-    rows = _rows(replicates, "replicates")
-    if min(row.min() for row in rows) <= 0:
-        raise ValueError("replicates: expected positive samples, got one <= 0")
-    value = float(np.median(np.concatenate(rows)))
-    freedom = (len(rows) if len(rows) > 1 else rows[0].size) - 1
-    if freedom == 0:
-        return LogMedian(value, nan, 0)
-    draws = np.log(bootstrap_medians(rows, resamples, rng) / value)
-    return LogMedian(value, float(np.var(draws)), freedom)
+    (value, variances), (less, more) = base.mean(), other.mean()
+    if not variances or not more:
+        return Interval.without_spread(exp(value - less))
+    return Interval.of_log(value - less, *variances, *more)
 
 
-def resampled_median(
-    replicates: Replicates, *, confidence: float = 0.95, seed: int = 0, resamples: int = 1000
-) -> Interval:
-    """Median over all samples with the interval that resampling processes gives it.
-
-    Symmetric in the log: Student's t times the bootstrap standard error, as in `speedup`, so it
-    says what another set of processes might have given, where `median_interval` does not. One
-    replicate is resampled within it only; a single sample has NaN bounds. Errors as in `speedup`.
-    """
-    check_confidence(confidence)
-    one = log_median(replicates, resamples, np.random.default_rng(seed))
-    if one.freedom == 0:
-        return Interval.without_spread(one.value)
-    half = float(stats.t.ppf((1 + confidence) / 2, one.freedom)) * sqrt(one.variance)
-    return Interval(one.value, one.value * exp(-half), one.value * exp(half), confidence)
+def _mean(logs: Logs) -> float:
+    return float(clusters(logs).mean())
 
 
-def speedup(
-    base: Replicates,
-    other: Replicates,
-    *,
-    confidence: float = 0.95,
-    seed: int = 0,
-    resamples: int = 1000,
-) -> Interval:
-    """Median of `base` over median of `other`: how many times faster `other` is.
-
-    Both are lists of replicates, each a list of samples in the same unit, ragged or not. The
-    interval is symmetric in the log: Student's t times the bootstrap standard error of the log
-    ratio, with Welch's degrees of freedom, because percentiles of three to five resampled
-    processes are far too narrow. A side with ONE replicate is resampled within it only: the
-    interval then leaves out all variation between processes and is too narrow by an unknown
-    amount. A side with a single sample: NaN bounds. Raises ValueError on empty, non-finite or
-    non-positive samples.
-    """
-    return geometric_mean_speedup(
-        [(base, other)], confidence=confidence, seed=seed, resamples=resamples
-    )
+def _mean_over(logs: Sequence[Logs]) -> dict[At, float]:
+    """The mean over cases in each round that all of them have."""
+    shared = [at for at in logs[0] if all(at in one for one in logs)]
+    return {at: sum(one[at] for one in logs) / len(logs) for at in shared}
 
 
-def geometric_mean_speedup(
-    pairs: Iterable[tuple[Replicates, Replicates]],
-    *,
-    confidence: float = 0.95,
-    seed: int = 0,
-    resamples: int = 1000,
-) -> Interval:
-    """Geometric mean of `speedup(base, other)` over `pairs`, one pair a point of a grid.
-
-    Paired by point: each ratio is formed at its own point before the mean is taken. The interval
-    is that of measurement at exactly these points, not of other points that might have been
-    chosen. Limits and errors as in `speedup`; no pairs raise ValueError. Remembered, as fits are.
-    """
-    return _geometric_mean_speedup(frozen(list(pairs)), confidence, seed, resamples)
-
-
-def frozen(value):
-    """The same with tuples for its sequences, so that it can be hashed."""
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return tuple(map(frozen, value))
-    return value
-
-
-@lru_cache(maxsize=4096)
-def _geometric_mean_speedup(
-    pairs: tuple[tuple[Replicates, Replicates], ...], confidence: float, seed: int, resamples: int
-) -> Interval:
-    check_confidence(confidence)
-    rng = np.random.default_rng(seed)
-    sides = [
-        (log_median(base, resamples, rng), log_median(other, resamples, rng))
-        for base, other in pairs
-    ]
-    if not sides:
-        raise ValueError("pairs: expected at least one (base, other), got none")
-    value = prod(base.value / other.value for base, other in sides) ** (1 / len(sides))
-    flat = [side for pair in sides for side in pair]
-    if any(side.freedom == 0 for side in flat):
-        return Interval.without_spread(value)
-    variance = sum(side.variance for side in flat)
-    if variance == 0:
-        return Interval(value, value, value, confidence)
-    freedom = variance**2 / sum(side.variance**2 / side.freedom for side in flat)
-    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * sqrt(variance) / len(sides)
-    return Interval(value, value * exp(-half), value * exp(half), confidence)
-
-
-def _vector(samples: Sequence[float], name: str) -> np.ndarray:
-    array = np.asarray(samples, dtype=float)
-    if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
-        raise ValueError(f"{name}: expected finite numbers in one non-empty list, got {samples!r}")
-    return array
-
-
-def _rows(replicates: Replicates, name: str) -> list[np.ndarray]:
-    if len(replicates) == 0:
-        raise ValueError(f"{name}: expected at least one replicate, got none")
-    return [_vector(samples, f"{name}[{i}]") for i, samples in enumerate(replicates)]
+def _variances_of_time(logs: Logs, spread: Spread) -> tuple[Prior, ...]:
+    """Of the mean over clusters, of its own and of the rounds; none for one cluster."""
+    own = clusters(spread.without_effects(logs))
+    if len(own) < 2:
+        return ()
+    found = [spread.time.moderated(float(own.var(ddof=1)), len(own) - 1)]
+    found += [spread.common] if spread.effects else []
+    return tuple(one.over(len(own)) for one in found)

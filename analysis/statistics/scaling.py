@@ -1,4 +1,4 @@
-"""How time or memory grows with length: fits, choice of model, exponents and crossovers.
+"""How time or memory grows with length: fits, choice of model and exponents.
 
 Every launch costs a fixed amount, so a straight line through log-log points understates the
 exponent: over 512..32768 it can call a truly linear kernel n^0.76. All models are therefore sums
@@ -6,8 +6,10 @@ of non-negative terms, most with an offset, fitted on log residuals (timing nois
 The choice between them is by AICc; the exponent always comes from a power law.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from numbers import Real
 
@@ -16,13 +18,9 @@ from scipy import stats
 
 from analysis.statistics import curves
 from analysis.statistics.curves import EXACT, MODELS, OFFSET_POWER, POWER
-from analysis.statistics.intervals import (
-    Interval,
-    Replicates,
-    bootstrap_medians,
-    check_confidence,
-    frozen,
-)
+from analysis.statistics.intervals import Interval, Samples, check_confidence
+from analysis.statistics.rounds import by_cluster, log_medians
+from analysis.statistics.spread import Prior, Spread
 
 
 @dataclass(frozen=True)
@@ -32,11 +30,14 @@ class ScalingFit:
     model: the model taken; `selection` says how ("AICc", "given", or the want of points).
     parameters: of `model`, in the unit of the values per length^exponent.
     exponent: k of `exponent_model` with its interval, whichever `model` was taken.
+    margin: the exponent to judge by. Of times of one round, which have no interval, the bounds that
+        residuals alone give, of confidence 0; else `exponent` itself.
     aicc_weights: model -> Akaike weight among the models compared; sums to 1, or is empty.
     not_compared: model -> why it has no weight.
     holdout_relative_error: `model` refitted without the largest length: its prediction there over
         the measured value, less 1. The choice of `model` has seen that point.
-    resampled: what the draws resample, "residuals" or "replicates".
+    drawn: what the draws deviate by, "residuals" or "rounds"; "nothing" for times of one round, of
+        which there are no draws.
     n_range: smallest and largest measured length; beyond it `predict` extrapolates.
     censored: (length, reason) of the points that could not be measured; used in no number.
     """
@@ -45,11 +46,12 @@ class ScalingFit:
     parameters: dict[str, float]
     selection: str
     exponent: Interval
+    margin: Interval
     exponent_model: str
     aicc_weights: dict[str, float]
     not_compared: dict[str, str]
     holdout_relative_error: float
-    resampled: str
+    drawn: str
     n_range: tuple[float, float]
     censored: tuple[tuple[int, str], ...]
     theta: np.ndarray = field(repr=False, compare=False)  # (parameters,) as in `curves.log_curves`
@@ -60,8 +62,14 @@ class ScalingFit:
         return self._values(self.theta[None], n)[0]
 
     def sample_curves(self, n: np.ndarray | float) -> np.ndarray:
-        """Values (draws, *n.shape) at lengths `n` of every bootstrap draw of the curve."""
+        """Values (draws, *n.shape) at lengths `n` of every draw of the curve."""
         return self._values(self.draws, n)
+
+    def band(self, n: np.ndarray) -> np.ndarray:
+        """The 95 % band at lengths `n`, (2, *n.shape); NaN without draws."""
+        if not len(self.draws):
+            return np.full((2, *n.shape), np.nan)
+        return np.quantile(self.sample_curves(n), (0.025, 0.975), axis=0)
 
     def describe(self) -> str:
         """One line: the power law with its interval, the model taken, what is censored."""
@@ -84,7 +92,8 @@ class ScalingFit:
 
 def fit(
     lengths: Sequence[float],
-    values: Sequence[float | Replicates],
+    values: Sequence[float | Samples],
+    spread: Spread | None = None,
     *,
     models: Sequence[str] = tuple(MODELS),
     censored: Iterable[tuple[int, str]] = (),
@@ -94,31 +103,35 @@ def fit(
 ) -> ScalingFit:
     """Fit `values` at P distinct `lengths`, in any order, and choose among `models` by AICc.
 
-    A value is a positive number (memory), or the replicates of that point, each a list of
-    samples (time), of which the median is fitted. AICc counts the noise as a parameter and needs
-    P >= parameters + 3: a model with less is listed in `not_compared`. Are all left out (P < 5),
-    the model of the exponent is taken and `selection` says so. A single model in `models` is
-    taken as given. The exponent is that of `c + a n^k`; with three points it is that of `a n^k`,
-    which no interval saves from understating growth where there is a fixed cost: look at
-    `exponent_model`.
+    A value is a positive number (memory), or the samples of that point by round (time), whose
+    machine's `spread` is then needed: fitted is the mean of the log medians over clusters, of the
+    rounds that all points have, or of each point's own where there is none. AICc counts the noise
+    as a parameter and needs P >= parameters + 3: a model with less is listed in `not_compared`. Are
+    all left out (P < 5), the model of the exponent is taken and `selection` says so. A single model
+    in `models` is taken as given. The exponent is that of `c + a n^k`; with three points it is that
+    of `a n^k`, which no interval saves from understating growth where there is a fixed cost: look
+    at `exponent_model`.
 
-    Each draw refits the curve plus resampled deviations: residuals corrected for leverage and
+    Each draw refits the curve plus deviations. These are residuals, corrected for leverage and
     widened by Student t / normal at the residual degrees of freedom (few points say little about
-    their own noise), or replicates where processes differ more than points do from the curve.
+    their own noise), or what rounds make a point deviate, where that is more: see `_round_noise`.
 
     `censored` holds (length, reason) of out-of-memory or timed-out points: a lower bound is no
     value, so they are carried along and change no number. Raises ValueError on fewer than three
-    points, repeated lengths, non-positive numbers, unknown models or too few points for the given
-    one. Fits are remembered: figures, tables, numbers and verdicts ask for the same ones.
+    points, repeated lengths, non-positive numbers, times without a spread, unknown models or too
+    few points for the given one. Fits are remembered: figures, tables, numbers and verdicts ask for
+    the same ones.
     """
-    data = frozen(tuple(lengths)), frozen(tuple(values))
-    return _fit(*data, tuple(models), frozen(tuple(censored)), confidence, seed, draws)
+    points = tuple(one if isinstance(one, Real) else tuple(one) for one in values)
+    lost = tuple(map(tuple, censored))
+    return _fit(tuple(lengths), points, spread, tuple(models), lost, confidence, seed, draws)
 
 
 @lru_cache(maxsize=1024)
 def _fit(
     lengths: tuple,
     values: tuple,
+    spread: Spread | None,
     models: tuple[str, ...],
     censored: tuple,
     confidence: float,
@@ -129,7 +142,7 @@ def _fit(
     if not models or any(name not in MODELS for name in models):
         raise ValueError(f"models: expected some of {tuple(MODELS)}, got {models!r}")
     rng = np.random.default_rng(seed)
-    x, log_y, noise = _points(lengths, values, draws, rng)
+    x, log_y, noise = _points(lengths, values, spread)
     weights, not_compared = _akaike(models, x, log_y)
     exponent_model = OFFSET_POWER if x.size >= 4 else POWER
     if len(models) == 1:
@@ -146,22 +159,27 @@ def _fit(
     fitted = {}
     for name in dict.fromkeys((model, exponent_model)):
         theta = curves.solve(name, x, log_y)
-        resampled, noisy = _resample(name, theta, x, log_y, noise, confidence, rng)
-        fitted[name] = theta, curves.descend(name, x, noisy, np.tile(theta, (draws, 1))), resampled
-    theta, theta_draws, resampled = fitted[model]
+        drawn, noisy = _deviating(name, theta, x, log_y, noise, confidence, draws, rng)
+        fitted[name] = theta, curves.descend(name, x, noisy, np.tile(theta, (draws, 1))), drawn
+    theta, theta_draws, drawn = fitted[model]
     k, k_draws = (array[..., -1] for array in fitted[exponent_model][:2])
+    margin = exponent = Interval.of_draws(float(k), k_draws, confidence)
+    if noise is not None and not noise.freedom:
+        margin, exponent = replace(margin, confidence=0.0), Interval.without_spread(float(k))
+        theta_draws, drawn = theta_draws[:0], "nothing"
     shorter = curves.solve(model, x[:-1], log_y[:-1])
     holdout = float(np.expm1(curves.log_curves(model, shorter[None], x[-1:])[0][0, 0] - log_y[-1]))
     return ScalingFit(
         model=model,
         parameters=curves.named_parameters(model, theta, x, log_y),
         selection=selection,
-        exponent=Interval.of_draws(float(k), k_draws, confidence),
+        exponent=exponent,
+        margin=margin,
         exponent_model=exponent_model,
         aicc_weights=weights,
         not_compared=not_compared,
         holdout_relative_error=holdout,
-        resampled=resampled,
+        drawn=drawn,
         n_range=(float(min(lengths)), float(max(lengths))),
         censored=tuple((int(length), str(reason)) for length, reason in censored),
         theta=theta,
@@ -169,110 +187,55 @@ def _fit(
     )
 
 
-@dataclass(frozen=True)
-class Crossover:
-    """Where two fitted curves a and b meet.
-
-    status: "found" or "not in range".
-    n: the length with its interval, None when not in range. It is the last crossing, should there
-        be more: from there to the end of `n_range` the order stays. A bound at an end of
-        `n_range` reads "there or beyond": draws that do not cross inside are counted there.
-    roots: every crossing inside `n_range`, ascending.
-    share_in_range: fraction of the draws that cross inside `n_range`.
-    smaller_at_end: "a", "b" or "neither": the lower curve at the upper end of `n_range`.
-    """
-
-    status: str
-    n: Interval | None
-    roots: tuple[float, ...]
-    share_in_range: float
-    smaller_at_end: str
-    n_range: tuple[float, float]
-
-
-def crossover(
-    fit_a: ScalingFit,
-    fit_b: ScalingFit,
-    n_range: tuple[float, float] | None = None,
-    *,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Crossover:
-    """Length at which the curves cross, inside the range that both fits measured; never beyond.
-
-    `n_range` can narrow that range, not widen it. The interval holds the roots of draws of both
-    fits, paired at random. Raises ValueError where the ranges have no stretch in common.
-    """
-    check_confidence(confidence)
-    ranges = [fit_a.n_range, fit_b.n_range, *([n_range] if n_range else [])]
-    low, high = max(ends[0] for ends in ranges), min(ends[1] for ends in ranges)
-    if not low < high:
-        raise ValueError(f"n_range: expected ranges that overlap, got {ranges!r}")
-    grid = np.geomspace(low, high, 1025)
-    gap = np.log(fit_a.predict(grid) / fit_b.predict(grid))
-    at = np.flatnonzero(np.diff(gap > 0))
-    roots = tuple(_between(grid, at, gap[at], gap[at + 1]).tolist())
-    # Fits with equal seeds drew alike; shuffled, the draws of a and b are independent again.
-    size = min(len(fit_a.draws), len(fit_b.draws))
-    other = np.random.default_rng(seed).permutation(size)
-    draws_a, draws_b = fit_a.sample_curves(grid)[:size], fit_b.sample_curves(grid)[other]
-    above = draws_a > draws_b
-    turns = above[:, 1:] != above[:, :-1]
-    crossing, last = turns.any(axis=1), np.full(size, np.nan)
-    at = turns.shape[1] - 1 - turns[crossing, ::-1].argmax(axis=1)
-    ends = [np.log(draws_a[crossing, end] / draws_b[crossing, end]) for end in (at, at + 1)]
-    last[crossing] = _between(grid, at, *ends)
-    share = float(np.isfinite(last).mean())
-    interval = None
-    if roots:
-        beyond = above[:, -1] != (gap[-1] > 0)
-        last = np.where(np.isnan(last), np.where(beyond, high, low), last)
-        interval = Interval.of_draws(roots[-1], last, confidence)
-    return Crossover(
-        status="found" if roots else "not in range",
-        n=interval,
-        roots=roots,
-        share_in_range=share,
-        smaller_at_end={-1.0: "a", 1.0: "b"}.get(float(np.sign(gap[-1])), "neither"),
-        n_range=(low, high),
-    )
-
-
-def _between(grid: np.ndarray, at: np.ndarray, gap: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Where a gap that is `gap` at places `at` of the geometric `grid`, and `after` one on, is 0.
-
-    Interpolated in log length.
-    """
-    return grid[at] * (grid[at + 1] / grid[at]) ** (gap / (gap - after))
-
-
 def _points(
-    lengths: Sequence[float],
-    values: Sequence[float | Replicates],
-    draws: int,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ascending log lengths (P,), log medians (P,), log deviations of resampled medians (draws, P).
+    lengths: Sequence[float], values: Sequence[float | Samples], spread: Spread | None
+) -> tuple[np.ndarray, np.ndarray, Prior | None]:
+    """Ascending log lengths (P,), log values (P,), and the noise of a value.
 
-    Deviations are zero for plain numbers.
+    The noise is None of plain numbers; it has no degrees of freedom where times are of one round.
     """
     n = np.asarray(lengths, dtype=float)
     if n.ndim != 1 or n.size < 3 or n.size != np.unique(n).size or not (n > 0).all():
         raise ValueError(f"lengths: expected at least 3 distinct lengths > 0, got {lengths!r}")
     if len(values) != n.size:
         raise ValueError(f"values: expected {n.size}, one per length, got {len(values)}")
-    y, noise = np.empty(n.size), np.zeros((draws, n.size))
-    for i, value in enumerate(values):
-        if isinstance(value, Real):
-            y[i] = value
-        else:
-            medians = bootstrap_medians(value, draws, rng)
-            y[i] = np.median(np.concatenate([np.asarray(samples) for samples in value]))
-            noise[:, i] = np.log(medians / y[i]) if y[i] > 0 else 0.0
-    if not (np.isfinite(y) & (y > 0)).all():
-        raise ValueError(f"values: expected finite numbers > 0, got {y.tolist()} at {n.tolist()}")
     order = np.argsort(n)
-    return np.log(n[order]), np.log(y[order]), noise[:, order]
+    if all(isinstance(value, Real) for value in values):
+        y, noise = np.asarray(values, dtype=float), None
+        if not (np.isfinite(y) & (y > 0)).all():
+            raise ValueError(f"values: expected finite numbers > 0, got {values} at {n.tolist()}")
+        log_y = np.log(y)
+    elif spread is None:
+        raise ValueError("spread: expected that of the machine, as the values are times")
+    else:
+        log_y, noise = _times(values, spread)
+    return np.log(n[order]), log_y[order], noise
+
+
+def _times(values: Sequence[Samples], spread: Spread) -> tuple[np.ndarray, Prior]:
+    """Means of log medians over clusters (P,), and the noise of one of them."""
+    logs = [log_medians(samples) for samples in values]
+    shared = [at for at in logs[0] if all(at in one for one in logs)]
+    if shared:
+        logs = [{at: one[at] for at in shared} for one in logs]
+    found = [np.array(list(by_cluster(one).values())) for one in logs]
+    log_y = np.array([one.mean() for one in found])
+    if len(shared) < 2 or len(found[0]) < 2:
+        return log_y, Prior()
+    return log_y, _round_noise(np.array(found), spread)
+
+
+def _round_noise(logs: np.ndarray, spread: Spread) -> Prior:
+    """The noise of a point's mean, of log medians (P, R) of one series over R clusters.
+
+    What is left beside the mean of the length and that of the cluster: a slower host moves no
+    exponent. Moderated by what all of the machine's cases say, of one time half of a ratio's.
+    """
+    points, count = logs.shape
+    left = logs - logs.mean(axis=1, keepdims=True) - logs.mean(axis=0) + logs.mean()
+    freedom = (points - 1) * (count - 1)
+    own = float((left**2).sum()) / freedom
+    return spread.ratio.halved().moderated(own, freedom).over(count)
 
 
 def _akaike(
@@ -296,25 +259,29 @@ def _akaike(
     return {model: value / total for model, value in relative.items()}, not_compared
 
 
-def _resample(
+def _deviating(
     model: str,
     theta: np.ndarray,
     x: np.ndarray,
     log_y: np.ndarray,
-    noise: np.ndarray,
+    noise: Prior | None,
     confidence: float,
+    draws: int,
     rng: np.random.Generator,
 ) -> tuple[str, np.ndarray]:
-    """What is resampled, and log values (draws, P): the curve plus resampled deviations."""
+    """What values deviate by, and log values (draws, P): the curve plus deviations."""
     curve, jacobian = curves.log_curves(model, theta[None], x)
     residuals, freedom = log_y - curve[0], x.size - curves.size(model)
     spread = np.sqrt((residuals**2).sum() / freedom)
-    if np.sqrt(noise.var(axis=0).mean()) > spread:
-        return "replicates", curve + noise
+    if noise is not None and np.sqrt(noise.variance) > spread:
+        # All points of a draw share how far off the estimate of their noise is.
+        scale = np.sqrt(noise.variance * noise.freedom / rng.chisquare(noise.freedom, (draws, 1)))
+        return "rounds", curve + scale * rng.standard_normal((draws, x.size))
     # A coefficient at zero takes up no freedom: its column is cut by rcond.
     slopes = jacobian[0].T
     leverage = np.einsum("ij,ji->i", slopes, np.linalg.pinv(slopes, rcond=1e-5))
     corrected = residuals / np.sqrt(np.clip(1 - leverage, 0.1, 1))
     corrected *= spread / np.sqrt((corrected**2).mean() or 1.0)
     wider = stats.t.ppf((1 + confidence) / 2, freedom) / stats.norm.ppf((1 + confidence) / 2)
-    return "residuals", curve + wider * rng.choice(corrected - corrected.mean(), size=noise.shape)
+    chosen = rng.choice(corrected - corrected.mean(), size=(draws, x.size))
+    return "residuals", curve + wider * chosen

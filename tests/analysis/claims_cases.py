@@ -7,6 +7,8 @@ import pandas as pd
 import yaml
 
 from analysis import claims
+from analysis.statistics.rounds import RoundSamples
+from analysis.statistics.spread import PLAIN
 
 EMPTY = pd.DataFrame(columns=["experiment", "variant"])
 MIB = 2**20
@@ -94,6 +96,7 @@ def row(variant, ms=10.0, memory=64 * MIB, machine="cpu-1", status="ok", **case)
     case = {"sparsity": math.nan, "pattern": math.nan, "block_size": math.nan} | case
     case = {"world_size": math.nan, "simulated": None} | case
     ok = status == "ok"
+    path = f"results/{machine}/{variant}-{case['batch']}-{case['seq_len']}.json"
     return {
         "experiment": "exp",
         "variant": variant,
@@ -107,7 +110,8 @@ def row(variant, ms=10.0, memory=64 * MIB, machine="cpu-1", status="ok", **case)
         "seed": 0,
         "status": status,
         "reason": None if ok else f"{status} on purpose",
-        "samples": [[ms * f * g for f in (0.99, 1.0, 1.01)] for g in (0.999, 1.0, 1.001)] * ok,
+        "samples": _rounds(ms, (0.001, 0.0, -0.001)) * ok,
+        "spread": PLAIN,
         "median_ms": ms if ok else math.nan,
         "low_ms": 0.99 * ms if ok else math.nan,
         "high_ms": 1.01 * ms if ok else math.nan,
@@ -116,10 +120,21 @@ def row(variant, ms=10.0, memory=64 * MIB, machine="cpu-1", status="ok", **case)
         "device": "Old Card" if machine == "cuda-old" else "cpu" if kind == "cpu" else "New Card",
         "device_kind": kind,
         "device_memory_bytes": 80 * MIB,
-        "command": f"measure {variant} {case['seq_len']}",
-        "path": f"results/{machine}/{variant}-{case['batch']}-{case['seq_len']}.json",
+        "path": path,
+        "paths": (path,),
+        "commands": (f"measure {variant} {case['seq_len']}",),
         **case,
     }
+
+
+def _rounds(ms, logs):
+    """Samples of rounds that differ by `logs`; their geometric mean is `ms` where these cancel."""
+    return tuple(
+        RoundSamples(
+            "", f"round-{number}", (tuple(ms * math.exp(log) * f for f in (0.99, 1.0, 1.01)),)
+        )
+        for number, log in enumerate(logs, start=1)
+    )
 
 
 def sparse(sparsity, ms=10.0, **case):
@@ -137,17 +152,12 @@ def ring(ms=10.0, variant="ring-standard", **case):
 
 
 def noisy(rows):
-    """The same rows, whose three processes differ by a factor two."""
-    factors = (0.5, 1, 2)
+    """The same rows, whose three rounds differ by a factor two, each row in its own order."""
+    logs = [place * math.log(2) for place in (-1, 0, 1)]
+    turned = (logs[place % 3 :] + logs[: place % 3] for place in range(len(rows)))
     return [
-        one
-        | {
-            "samples": [
-                [ms * factor for ms in process]
-                for process, factor in zip(one["samples"], factors, strict=True)
-            ]
-        }
-        for one in rows
+        one | {"samples": _rounds(one["median_ms"], own)}
+        for one, own in zip(rows, turned, strict=True)
     ]
 
 

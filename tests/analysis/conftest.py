@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis import catalogue, claims
 from analysis.across import overview, provenance
+from analysis.records import files
 from analysis.records import frame as records
 from analysis.rendering import figure_csv, numbers, style, table
 from analysis.rendering.text import write
@@ -49,6 +50,12 @@ def laptop(once, laptop_root):
 
 
 @pytest.fixture(scope="session")
+def every_laptop(laptop_root):
+    """`provenance.table_of` the laptop's records."""
+    return provenance.table_of(files.read(laptop_root))
+
+
+@pytest.fixture(scope="session")
 def both_root(once):
     return once("both-root", synthetic.write_all, once.folder / "both" / "published")
 
@@ -82,10 +89,10 @@ def numbers_of(once, request):
 
 
 @pytest.fixture(scope="session")
-def build(once, laptop, numbers_of):
+def build(once, laptop, every_laptop, numbers_of):
     """Everything that write-ups and paper read, of synthetic laptop records."""
     found = {e: numbers_of("laptop", e) for e in published.EXPERIMENTS}
-    return once("build", _built, laptop, found, once.folder / "build")
+    return once("build", _built, laptop, every_laptop, found, once.folder / "build")
 
 
 @pytest.fixture(scope="session")
@@ -97,15 +104,23 @@ def build_with_card(laptop_root, build, tmp_path_factory):
     root = tmp_path_factory.mktemp("card") / "published"
     shutil.copytree(laptop_root, root)
     synthetic_cards.write(root, synthetic_cards.half_full(), synthetic_cards.H100, 1)
-    frame = records.load(root)
+    read = files.read(root)
+    frame, every = records.of_files(read), provenance.table_of(read)
     found = {e: catalogue.numbers(frame, e) for e in published.EXPERIMENTS}
-    return _built(frame, found, tmp_path_factory.mktemp("build-card"), build / "figures")
+    return _built(frame, every, found, tmp_path_factory.mktemp("build-card"), build / "figures")
 
 
 def _built(
-    frame: pd.DataFrame, found: dict[str, dict], folder: Path, rendered: Path | None = None
+    frame: pd.DataFrame,
+    every: pd.DataFrame,
+    found: dict[str, dict],
+    folder: Path,
+    rendered: Path | None = None,
 ) -> Path:
-    """rendered: a folder with the SVG of every figure; None to render them."""
+    """every: `provenance.table_of` the frame's records. rendered: where every figure's SVG is.
+
+    None: to render them.
+    """
 
     def save(figure: Figure, name: str) -> None:
         path = folder / "figures" / f"{name}.svg"
@@ -130,9 +145,9 @@ def _built(
     joined = numbers.join(files)
     numbers.save(joined, folder / "numbers.json")
     (folder / "numbers.csv").write_text(provenance.numbers_csv(joined, frame))
-    (folder / "records.csv").write_text(provenance.records_csv(frame))
-    for name, make in provenance.TABLES.items():
-        table.save(make(frame), folder / "tables" / f"provenance-{name}")
+    (folder / "records.csv").write_text(provenance.records_csv(every))
+    for name, one in provenance.tables(frame, every).items():
+        table.save(one, folder / "tables" / f"provenance-{name}")
     return folder
 
 

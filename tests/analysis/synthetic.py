@@ -1,18 +1,21 @@
-"""Schema-valid records with known medians: what the analysis is tested and developed against.
+"""Schema-valid records with known times: what the analysis is tested and developed against.
 
 Times follow `scale * offset_power(n)` with seeded noise; they say nothing about any real system.
+Rounds differ by COMMON in all cases and by at most OWN in each, so that ratios vary less than
+times. The second is exact, and so are the geometric mean and the median of all three.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 
-from experiments import grid
+from experiments import grid, rounds
 from experiments.case import Case
-from experiments.runner import path_of
+from experiments.record import SCHEMA_VERSION
 from tests.analysis import synthetic_ranks, synthetic_replicas
 
 # Milliseconds at 1024 tokens and growth of each variant on the synthetic CPU; block-sparse ones are
@@ -55,7 +58,9 @@ RING = (12.5, 2.0)  # dense, in any order and by anybody
 # 1862 tokens (90, 95, 98 %).
 FIXED = {"block-sparse": 40.0, "block-sparse-sdpa": 50.0, "block-sparse-flex": 30.0}
 CPU, GPU = "two-core-cpu", "big-gpu"
-REPLICATES, SAMPLES = 3, 7
+ROUNDS, SAMPLES = 3, 7
+# Logs: of all cases in each round, and the largest of one case.
+COMMON, OWN = (-0.02, 0.0, 0.02), 0.005
 # Of a streamed pass: its peak at any length, and its time in the source over that without.
 STREAM_BYTES, SOURCE_SHARE = 300 * 2**20, 0.25
 
@@ -78,8 +83,19 @@ def cases(experiment: str, tier: str) -> tuple[Case, ...]:
     return grid.load(experiment).tiers[tier].cases
 
 
-def record(case: Case, experiment: str, tier: str, machine: str, status: str = "ok") -> dict:
-    """The record of `case`; a status other than ok has no samples."""
+def round_name(number: int) -> str:
+    """The folder of a round, from 1."""
+    return f"2026-01-0{number}T030405Z"
+
+
+def effect(case: Case, number: int) -> float:
+    """Log of what a round makes of the time of a case; 0 over ROUNDS."""
+    rng = np.random.default_rng([case.seq_len, len(case.name)])
+    return COMMON[number - 1] + float((number - 2) * OWN * (2 * rng.random() - 1))
+
+
+def record(case: Case, tier: str, machine: str, status: str = "ok", number: int = 1) -> dict:
+    """The record of `case` in a round, from 1; a status other than ok has no samples."""
     rng = np.random.default_rng([case.seq_len, case.batch, len(case.variant), machine == GPU])
     kind = "cuda" if machine == GPU else "cpu"
     ok = status == "ok"
@@ -96,9 +112,10 @@ def record(case: Case, experiment: str, tier: str, machine: str, status: str = "
         memory = STREAM_BYTES
     if case.world_size:
         memory = memory // case.world_size + synthetic_ranks.FIXED_BYTES
+    memory = int(memory * (1 + 0.002 * (number - 1)))
+    time = median_ms(case, machine) * math.exp(effect(case, number))
     return {
-        "schema_version": 1,
-        "experiment": experiment,
+        "schema_version": SCHEMA_VERSION,
         "tier": tier,
         "variant": case.variant,
         "case": case.to_json(),
@@ -110,7 +127,7 @@ def record(case: Case, experiment: str, tier: str, machine: str, status: str = "
             4 * case.batch * case.heads * case.seq_len**2 * case.head_dim * density
         ),
         "ceilings": {"matmul_flops_per_s": 2e11, "copy_bytes_per_s": 1.2e10} if ok else None,
-        "replicates": _replicates(case, median_ms(case, machine), memory, rng) if ok else [],
+        "replicates": [_replicate(case, time, memory, rng)] if ok else [],
         "error": {
             "reference": "float64 oracle",
             "rows_checked": 64,
@@ -124,6 +141,14 @@ def record(case: Case, experiment: str, tier: str, machine: str, status: str = "
         else None,
         "machine": {
             "id": machine,
+            "host": {
+                "id": "0123abcd",
+                "family": 6,
+                "model": 143,
+                "stepping": 8,
+                "caches": {"L2": 2**21},
+                "boot": "4567cdef",
+            },
             "device": "A Big GPU" if machine == GPU else "cpu",
             "device_kind": kind,
             "driver": "570.1" if machine == GPU else None,
@@ -144,9 +169,9 @@ def record(case: Case, experiment: str, tier: str, machine: str, status: str = "
             "git_dirty": False,
             "code_digest": "feedface" * 8,
         },
-        "started_at": "2026-01-02T03:04:05Z",
+        "started_at": f"2026-01-0{number}T03:04:05Z",
         "wall_s": 3.0,
-        "command": f"python -m experiments run {experiment} --only seq_len={case.seq_len}",
+        "command": f"python -m experiments round --only seq_len={case.seq_len}",
     }
 
 
@@ -157,19 +182,24 @@ def _density(case: Case) -> float:
 
 
 def write(root: Path, experiment: str, tier: str = "laptop", failed=None) -> Path:
-    """Write a tier's records under `root/<machine>/<experiment>`, on the machine for that tier.
+    """Write a tier's records of ROUNDS under `root/<machine>`, on the machine for that tier.
 
-    `failed` maps (variant, seq_len) to a status, or is the status of all. Returns `root`.
+    `failed` maps (variant, seq_len) to a status, or is the status of all. A case that another
+    experiment has too stays failed. Returns `root`.
     """
     machine = GPU if tier == "gpu" else CPU
-    known = grid.load(experiment)
-    for case in known.tiers[tier].cases:
+    for case in cases(experiment, tier):
         status = failed
         if not isinstance(failed, str):
             status = (failed or {}).get((case.variant, case.seq_len), "ok")
-        path = path_of(root, machine, known, case)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record(case, experiment, tier, machine, status), indent=1))
+        for number in range(1, ROUNDS + 1):
+            path = rounds.path_of(root, machine, round_name(number), case)
+            if path.exists() and status == "ok":
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(
+                json.dumps(record(case, tier, machine, status, number=number), indent=1)
+            )
     return root
 
 
@@ -191,27 +221,23 @@ def write_all(root: Path) -> Path:
     write(root, "backends", failed=absent)
     write(root, "backends", "gpu", {("dense-eager", 32768): "oom"})
     write(root, "as_published")
-    write(root, "as_published", "gpu", {("dense-eager", 16384): "oom"})
+    write(root, "as_published", "gpu", {("published-dense-ring", 16384): "oom"})
     write(root, "memory")
     write(root, "memory", "gpu", {("dense-eager", n): "oom" for n in (65536, 131072)})
     return root
 
 
-def _replicates(case: Case, median: float, memory: int, rng: np.random.Generator) -> list[dict]:
-    # Symmetric offsets around the median, the same in each process: the pooled median is exact.
+def _replicate(case: Case, median: float, memory: int, rng: np.random.Generator) -> dict:
+    # Symmetric offsets around the median: it is exact.
     half = np.sort(rng.gamma(2.0, 0.01, SAMPLES // 2)) * median
     samples = np.concatenate([median - half, [median], median + 2 * half])
     streamed = case.variant.startswith("dilated-streamed")
-    return [
-        {
-            "samples_ms": [float(s) for s in rng.permutation(samples)],
-            "source_ms": [float(s) * SOURCE_SHARE for s in samples] if streamed else None,
-            "peak_memory_bytes": int(memory * (1 + 0.002 * index)),
-            "energy_j": None,
-            "ranks": synthetic_ranks.of(case, median, memory) if case.world_size else None,
-            "calls": synthetic_replicas.calls(case, median, memory)
-            if synthetic_replicas.is_replica(case)
-            else None,
-        }
-        for index in range(REPLICATES)
-    ]
+    replica = synthetic_replicas.is_replica(case)
+    return {
+        "samples_ms": [float(s) for s in rng.permutation(samples)],
+        "source_ms": [float(s) * SOURCE_SHARE for s in samples] if streamed else None,
+        "peak_memory_bytes": memory,
+        "energy_j": None,
+        "ranks": synthetic_ranks.of(case, median, memory) if case.world_size else None,
+        "calls": synthetic_replicas.calls(case, median, memory) if replica else None,
+    }

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from experiments import grid
+from experiments import grid, rounds
 from experiments.case import Case
-from experiments.machine import Machine
-from experiments.runner import path_of
+from experiments.machine import Host, Machine
 from models import patterns
 from models.registry import VARIANTS
 from tests.analysis import synthetic, synthetic_ranks, synthetic_replicas
@@ -43,7 +42,8 @@ class Card:
 
 def _card(name: str, memory: int, speed: float, matmul: float, copy: float) -> Card:
     cpu, system = "Intel(R) Xeon(R) Platinum 8480+", "Linux 5.15.0 x86_64"
-    machine = Machine(name, "cuda", "570.86.15", cpu, 16, 128 * GIB, memory * GIB, system)
+    host = Host(6, 143, 8, {"L2": 2**21}, "4567cdef")
+    machine = Machine(host, name, "cuda", "570.86.15", cpu, 16, 128 * GIB, memory * GIB, system)
     return Card(machine, speed, matmul, copy)
 
 
@@ -84,7 +84,7 @@ HALF = 6e9
 # Without tensor cores; and what training costs over a forward pass at the rate of one.
 SLOWER = {"float32": 8.0, "float16": 1.0, "bfloat16": 1.0}
 BACKWARD = 1.25
-REPLICATES, SAMPLES = 3, 20
+SAMPLES = 20
 ABSENT = "the package {} is not installed (envs/cuda.txt)"
 
 
@@ -164,10 +164,10 @@ def outcome(case: Case, card: Card) -> tuple[str, str | None]:
     return "ok", None
 
 
-def record(case: Case, experiment: str, card: Card, replicates: int = REPLICATES) -> dict:
-    """The record of `case` on `card`."""
+def record(case: Case, card: Card, number: int = 1) -> dict:
+    """The record of `case` on `card` in a round."""
     status, reason = outcome(case, card)
-    found = synthetic.record(case, experiment, "gpu", card.id, status)
+    found = synthetic.record(case, "gpu", card.id, status, number)
     ok = status == "ok"
     share = 1 / SLOWER[case.dtype]
     found |= {
@@ -177,7 +177,7 @@ def record(case: Case, experiment: str, card: Card, replicates: int = REPLICATES
         "ceilings": {"matmul_flops_per_s": card.matmul * share, "copy_bytes_per_s": card.copy}
         if ok
         else None,
-        "replicates": list(_replicates(case, card, replicates)) if ok else [],
+        "replicates": [_replicate(case, card)] if ok else [],
         "machine": card.machine.to_json(),
     }
     found["software"] |= {
@@ -189,39 +189,36 @@ def record(case: Case, experiment: str, card: Card, replicates: int = REPLICATES
     return found
 
 
-def _replicates(case: Case, card: Card, count: int) -> Iterator[dict]:
+def _replicate(case: Case, card: Card) -> dict:
     rng = np.random.default_rng([case.seq_len, case.batch, len(case.variant), len(card.id)])
     median, memory = median_ms(case, card), peak_bytes(case)
     half = np.sort(rng.gamma(2.0, 0.004, SAMPLES // 2)) * median
     samples = np.concatenate([median - half, [median], median + 2 * half])
     streamed = case.variant.startswith("dilated-streamed")
     replica = synthetic_replicas.is_replica(case)
-    for _ in range(count):
-        yield {
-            "samples_ms": [float(s) for s in rng.permutation(samples)],
-            "source_ms": [float(s) / 4 for s in samples] if streamed else None,
-            "peak_memory_bytes": memory,
-            "energy_j": None,
-            "ranks": synthetic_ranks.of(case, median, memory) if case.world_size else None,
-            "calls": synthetic_replicas.calls(case, median, memory) if replica else None,
-        }
+    return {
+        "samples_ms": [float(s) for s in rng.permutation(samples)],
+        "source_ms": [float(s) / 4 for s in samples] if streamed else None,
+        "peak_memory_bytes": memory,
+        "energy_j": None,
+        "ranks": synthetic_ranks.of(case, median, memory) if case.world_size else None,
+        "calls": synthetic_replicas.calls(case, median, memory) if replica else None,
+    }
 
 
-def write(root: Path, chosen: Iterable[tuple[str, Case]], card: Card, replicates: int) -> int:
-    """Write the records of (experiment, case) under `root/<machine>`; returns how many.
+def write(root: Path, chosen: Iterable[tuple[str, Case]], card: Card, count: int) -> None:
+    """Write the records of (experiment, case) under `root/<machine>`, in `count` rounds.
 
     Our own systems that failed are left out, as they may not be published.
     """
-    count = 0
-    for experiment, case in chosen:
-        made = record(case, experiment, card, replicates)
-        if made["status"] == "failed" and not VARIANTS[case.variant].is_peer:
-            continue
-        path = path_of(root, card.id, grid.load(experiment), case)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(made))
-        count += 1
-    return count
+    for case in dict.fromkeys(case for _, case in chosen):
+        for number in range(1, count + 1):
+            made = record(case, card, number)
+            if made["status"] == "failed" and not VARIANTS[case.variant].is_peer:
+                continue
+            path = rounds.path_of(root, card.id, synthetic.round_name(number), case)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(made))
 
 
 def whole() -> list[tuple[str, Case]]:

@@ -18,9 +18,21 @@ def ask(frame, seq_len, heads=8, head_dim=64, **more):
     return advise(frame, Question(seq_len, heads, head_dim, **more))
 
 
+def _rows_of(frame, option):
+    """The rows of the frame that the option is made of."""
+    return frame[[bool({*paths} & {*option.records}) for paths in frame["paths"]]]
+
+
+def _slower(samples):
+    return tuple(
+        one._replace(replicates=tuple(tuple(3 * t for t in r) for r in one.replicates))
+        for one in samples
+    )
+
+
 def true_ms(frame, option, seq_len):
-    rows = frame[(frame["system"] == option.system) & (frame["path"] == option.records[0])]
-    case = rows.iloc[0]
+    rows = frame[frame["system"] == option.system]
+    case = rows[[option.records[0] in paths for paths in rows["paths"]]].iloc[0]
     scale, power = synthetic.SPEED[case["variant"]]
     return 0.3 + scale * (seq_len / 1024) ** power * case["batch"] * case["heads"] / 8
 
@@ -31,19 +43,10 @@ def test_a_measured_setting_is_ranked_by_its_medians(laptop):
     assert times == sorted(times) and len(times) > 8
     assert {option.basis for option in answer.ranked} == {"measured"}
     dense = answer.best("dense")
-    own = laptop[laptop["path"].isin(dense.records)]
+    own = _rows_of(laptop, dense)
     assert dense.time.value == own.iloc[0]["median_ms"]
     assert dense.time.low < dense.time.value < dense.time.high
     assert dense.records and all(command.startswith("python -m") for command in dense.commands)
-
-
-def test_an_interval_resamples_processes():
-    apart = [[10.0, 10.1, 10.2], [14.0, 14.1, 14.2], [12.0, 12.1, 12.2]]
-    together = [[12.0, 12.1, 12.2]] * 3
-    wide, narrow = (intervals.resampled_median(r) for r in (apart, together))
-    assert wide.value == narrow.value == 12.1
-    assert wide.high - wide.low > 10 * (narrow.high - narrow.low)
-    assert (wide.low * wide.high) ** 0.5 == pytest.approx(12.1)
 
 
 def test_between_lengths_the_fit_answers_and_its_interval_holds_the_truth(laptop):
@@ -52,7 +55,7 @@ def test_between_lengths_the_fit_answers_and_its_interval_holds_the_truth(laptop
     assert option.basis == "interpolated" and len(option.lengths) >= 3
     assert option.lengths[0] < 3000 < option.lengths[-1]
     assert option.time.value == pytest.approx(true_ms(laptop, option, 3000), rel=0.02)
-    assert len(option.records) == len(option.lengths)
+    assert len(option.records) == synthetic.ROUNDS * len(option.lengths)
 
 
 def test_an_interval_stays_between_the_measured_neighbours(laptop):
@@ -70,7 +73,7 @@ def test_what_is_computed_marks_the_options_and_dense_comes_first(laptop):
     assert answer.kinds[0] == "dense"
     by_system = {option.system: option for option in answer.ranked}
     assert by_system["block-sparse@98"].computes == "98 % sparse, dilated blocks of 64"
-    own = laptop[laptop["path"].isin(by_system["dense"].records)]
+    own = _rows_of(laptop, by_system["dense"])
     assert set(by_system["dense"].density) == set(own["realised_density"])
     for system in ("dilated-sdpa", "dilated-gather"):
         found = {option.computes for option in answer.ranked if option.system == system}
@@ -86,7 +89,7 @@ def test_options_that_cannot_be_told_from_the_first_are_marked(laptop):
     assert [option.ties for option in answer.ranked] == [False, True]
     slow = rows.copy()
     slow["samples"] = [
-        [[3 * t for t in one] for one in samples] if system == "dense-flash" else samples
+        _slower(samples) if system == "dense-flash" else samples
         for system, samples in zip(rows["system"], rows["samples"], strict=True)
     ]
     assert [option.ties for option in ask(slow, 4096, is_causal=False).ranked] == [False, False]
@@ -106,7 +109,7 @@ def test_what_does_not_fit_is_left_out_with_its_need(laptop):
 
 def test_memory_holds_the_peak_and_the_inputs(laptop):
     option = ask(laptop, 4096, is_causal=False).best("dense")
-    peak = laptop[laptop["path"].isin(option.records)]["peak_memory_bytes"].max()
+    peak = _rows_of(laptop, option)["peak_memory_bytes"].max()
     assert option.memory.value == peak + 3 * 4096 * 8 * 64 * 4
     training = Question(4096, 8, 64, pass_="forward_backward", dtype="float16")
     assert input_bytes(training, "dense") == 4 * 4096 * 512 * 2
@@ -193,14 +196,14 @@ def test_the_type_most_systems_were_measured_in_is_taken_and_said(both):
     assert ask(both, 4096, device="big", dtype="float32", is_causal=True).settled == ()
 
 
-def test_records_of_several_experiments_at_one_point_are_pooled(laptop):
+def test_a_case_of_several_experiments_is_taken_once(laptop):
     ranked = ask(laptop, 8192, is_causal=False).ranked
     dense = next(option for option in ranked if option.system == "dense")
-    own = laptop[laptop["path"].isin(dense.records)]
+    own = _rows_of(laptop, dense)
     assert {"comprehensive", "dilated", "block_sparse"} <= set(own["experiment"])
-    replicates = [samples for one in own["samples"] for samples in one]
-    assert dense.time == intervals.resampled_median(replicates)
-    assert len(replicates) == synthetic.REPLICATES * len(own)
+    (case,) = set(own["path"])
+    assert case in dense.records and len(dense.records) == synthetic.ROUNDS
+    assert dense.time == intervals.time(own.iloc[0]["samples"], own.iloc[0]["spread"])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from analysis import claims
@@ -12,6 +13,7 @@ from analysis.claims import NOT_REPRODUCED, NOT_TESTABLE, REFUTED, REPRODUCED
 from analysis.claims import __main__ as cli
 from analysis.outputs import written
 from analysis.selection.published import CLAIMS, EXPERIMENTS
+from tests.analysis import synthetic
 from tests.analysis.claims_cases import EMPTY, MIB, SPEEDUP, data, entry, load
 
 
@@ -154,8 +156,13 @@ def test_a_write_up_without_experiment_is_judged_by_those_of_its_systems(verdict
         "overview.scale.ring.time.ring-standard": {"ring"},
     }
     for claim_id, experiments in places.items():
-        paths = [e["path"] for e in verdicts[claim_id].evidence]
-        assert {Path(path).parent.name for path in paths} == experiments, claim_id
+        cases = {Path(e["path"]).stem for e in verdicts[claim_id].evidence}
+        known = [
+            {case.name for tier in ("laptop", "gpu") for case in synthetic.cases(e, tier)}
+            for e in experiments
+        ]
+        assert cases <= set().union(*known), claim_id
+        assert all(cases & names for names in known), claim_id
 
 
 def test_what_a_claim_points_to_is_what_notebooks_write(claims_file):
@@ -175,10 +182,14 @@ def test_one_changed_number_changes_only_what_rests_on_it(claims_file, both, ver
     """dilated-sdpa, 4096 tokens, batch 1, made six times faster on the GPU."""
     before, frame = verdicts, both
     speedup = next(v for v in before if v.id == "comprehensive.speedup.improved.b1.n4096")
-    path = next(e["path"] for e in speedup.evidence if "variant-dilated-sdpa" in e["path"])
-    (index,) = frame.index[frame.path == path]
+    path = next(e["path"] for e in speedup.evidence if "dilated-sdpa_" in e["path"])
+    own = pd.Series([path in paths for paths in frame["paths"]])
+    (index,) = frame.index[own & (frame["experiment"] == "comprehensive")]
     changed = frame.copy()
-    changed.at[index, "samples"] = [[s / 6 for s in one] for one in frame.at[index, "samples"]]
+    changed.at[index, "samples"] = tuple(
+        one._replace(replicates=tuple(tuple(s / 6 for s in r) for r in one.replicates))
+        for one in frame.at[index, "samples"]
+    )
     for column in ("median_ms", "low_ms", "high_ms"):
         changed.at[index, column] = frame.at[index, column] / 6
     after = claims.evaluate(claims_file, changed)

@@ -13,30 +13,26 @@ from experiments.schema import Record
 
 
 def _selected(*names):
-    """(experiment, case, seconds) of the ordered cases of some experiments."""
+    """(case, seconds) of the ordered cases of some experiments."""
     limits = {name: grid.load(name).tiers["gpu"].limits for name in grid.names()}
-    return [
-        (
-            one.experiment,
-            one.case,
-            cost.seconds(one.case, limits[one.experiment], "cuda", replicates=1).total,
-        )
+    found = {
+        one.case: cost.seconds(one.case, limits[one.experiment], "cuda", replicates=1).total
         for one in value.ordered()
         if not names or one.experiment in names
-    ]
+    }
+    return list(found.items())
 
 
 def test_expected_records_are_valid_and_say_what_was_expected():
-    for name in grid.names():
-        for case in grid.load(name).tiers["gpu"].cases[::7]:
-            record = Record.model_validate(expected_record(name, case, 5.0))
-            assert record.to_case() == case
-            expected = cost.seconds(case, grid.load(name).tiers["gpu"].limits, "cuda")
-            assert record.status == expected.status
-            if record.status == "ok":
-                samples = sorted(record.replicates[0].samples_ms)
-                assert samples[len(samples) // 2] == pytest.approx(expected.pass_ms)
-                assert record.replicates[0].peak_memory_bytes > 0
+    for task in grid.tasks("gpu")[::7]:
+        record = Record.model_validate(expected_record(task, 5.0))
+        assert record.to_case() == task.case
+        expected = cost.seconds(task.case, task.limits, "cuda")
+        assert record.status == expected.status
+        if record.status == "ok":
+            samples = sorted(record.replicates[0].samples_ms)
+            assert samples[len(samples) // 2] == pytest.approx(expected.pass_ms)
+            assert record.replicates[0].peak_memory_bytes > 0
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,8 @@ def test_numbers_for_the_prose(numbers_of):
     assert found["extreme.dense.longest"]["value"] == 65536
     hours = found["extreme.dense.extrapolated"]
     assert hours["value"] == pytest.approx(_dense_ms(LONGEST) / 3.6e6, rel=0.02)
-    assert len(hours["records"]) == 7  # six of dense attention, and the streamed pass
+    # Six cases of dense attention, and the streamed pass.
+    assert len(hours["records"]) == 7 * synthetic.ROUNDS
     empty = numbers_of("nothing", "extreme")
     assert set(empty) == set(found)
     ours = [key for key in empty if key.startswith(("extreme.same.", "extreme.dense."))]

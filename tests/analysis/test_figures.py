@@ -12,7 +12,7 @@ from analysis.across import overview
 from analysis.experiments.block_sparse import density, gain
 from analysis.records import systems
 from analysis.rendering import figure_csv, style
-from analysis.selection import published
+from analysis.selection import published, views
 from analysis.standard import growth, rate, speedup
 from tests.analysis import figure_values, synthetic
 
@@ -66,7 +66,8 @@ def _rows(figure) -> list[dict]:
 
 def test_points_and_intervals_are_the_records_medians(laptop):
     axes = growth.time(laptop, "comprehensive").axes[0]
-    rows = laptop[(laptop["experiment"] == "comprehensive") & (laptop["variant"] == "dense")]
+    (series,) = views.view(laptop, "comprehensive").series()[:1]
+    rows = series.timed("dense")
     drawn = axes.containers[0].lines[0].get_ydata()
     assert list(drawn) == pytest.approx(sorted(rows["median_ms"]))
 
@@ -92,8 +93,6 @@ def test_speed_ups_stand_beside_the_published_ones(laptop):
 
 
 def test_the_overview_compares_every_published_system(laptop):
-    from analysis.selection import views
-
     lines = overview.lines(views.view(laptop, "comprehensive"))
     by = {(line.system, line.seq_len): line for line in lines}
     assert by["ring", 8192].published == 17.22

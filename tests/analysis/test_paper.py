@@ -9,6 +9,7 @@ import pytest
 from analysis.documents import paper
 from analysis.rendering.numbers import read, save
 from experiments import grid
+from tests.analysis import synthetic
 
 PAPER = Path(__file__).parents[2] / "paper"
 SECTIONS = PAPER / "sections"
@@ -125,6 +126,6 @@ def test_a_number_of_the_text_is_traced_to_its_command_in_two_steps(build):
     }
     row = rows["comprehensive.speedup.dilated-sdpa.b1.n8192"]
     paths = row["records"].split(" ; ")
-    assert len(paths) == 2
+    assert len(paths) == 2 * synthetic.ROUNDS
     for path in paths:
-        assert commands[path] == "python -m experiments run comprehensive --only seq_len=8192"
+        assert commands[path] == "python -m experiments round --only seq_len=8192"

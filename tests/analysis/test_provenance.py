@@ -2,11 +2,15 @@
 
 import csv
 import io
+import json
+import shutil
+from pathlib import Path
 
 import pytest
 
 from analysis.across import provenance
-from analysis.records.frame import RecordsError
+from analysis.records import files
+from analysis.records.files import RecordsError
 from analysis.rendering import numbers
 from tests.analysis import synthetic
 
@@ -23,8 +27,10 @@ def test_a_number_names_its_records_and_the_commands_that_made_them(laptop):
         "1.50 [1.25, 2.00]", "1.5", "1.25", "2.0", "ms",
     )  # fmt: skip
     assert found["from"] == "records"
-    assert found["records"].split(provenance.SEPARATOR) == list(two["path"])
-    commands = [f"python -m experiments run dilated --only seq_len={n}" for n in two["seq_len"]]
+    assert found["records"].split(provenance.SEPARATOR) == [
+        path for paths in two["paths"] for path in paths
+    ]
+    commands = [f"python -m experiments round --only seq_len={n}" for n in two["seq_len"]]
     assert found["commands"].split(provenance.SEPARATOR) == list(dict.fromkeys(commands))
 
 
@@ -41,7 +47,7 @@ def test_a_number_without_records_says_what_it_is_from(laptop):
 
 
 def test_a_number_of_a_record_that_is_not_there_is_refused(laptop):
-    entry = numbers.entry(1, rows=[{"path": "results/published/gone.json"}])
+    entry = numbers.entry(1, rows=[{"paths": ("results/published/gone.json",)}])
     with pytest.raises(RecordsError, match=r"number 'a.b': is made of results/published/gone.json"):
         provenance.numbers_csv({"a.b": entry}, laptop)
 
@@ -63,30 +69,55 @@ def test_every_number_of_a_build_has_an_origin(build):
     assert {row["from"] for row in measured} == {"records"}
 
 
-def test_costs_add_up(both):
-    table = provenance.costs(both)
+@pytest.fixture(scope="module")
+def every_both(both_root):
+    return provenance.table_of(files.read(both_root))
+
+
+def test_costs_add_up(both, every_both):
+    table = provenance.costs(every_both)
     *parts, whole = table.rows
-    cases = {(row[0], row[1]): int(row[2]) for row in parts}
-    assert cases["Dilated", synthetic.CPU] == len(synthetic.cases("dilated", "laptop"))
-    assert whole[2] == str(len(both)) == str(sum(cases.values()))
-    assert int(whole[3]) == (both["status"] == "ok").sum() == sum(int(row[3]) for row in parts)
-    assert whole[5] == provenance.number(3.0 * len(both) / 60)  # each took 3 s
-    assert whole[6] == "2026-01-02"
+    counts = {(row[0], row[1]): int(row[2]) for row in parts}
+    of_dilated = both[(both["experiment"] == "dilated") & (both["machine"] == synthetic.CPU)]
+    assert counts["Dilated", synthetic.CPU] == 3 * len(of_dilated)
+    cases = both.drop_duplicates("path")
+    assert whole[2] == str(3 * len(cases)) == str(len(every_both))
+    assert whole[3] == "6" and {row[3] for row in parts} == {"3"}  # on two machines, on one
+    assert whole[4] == "0"
+    assert int(whole[5]) == 3 * (cases["status"] == "ok").sum()
+    assert int(whole[6].replace(",", "")) == synthetic.SAMPLES * int(whole[5])
+    assert whole[7] == provenance.number(3.0 * len(every_both) / 60)  # each took 3 s
+    assert whole[8] == "2026-01-01 to 2026-01-03"
 
 
-def test_machines_are_listed_with_their_software(both):
-    rows = {row[0]: row for row in provenance.machines(both).rows}
+def test_what_earlier_code_measured_is_counted_as_history(laptop_root, tmp_path):
+    root = shutil.copytree(laptop_root, tmp_path / "published")
+    old = sorted(root.rglob("dense_*.json"))[:2]
+    for path in old:
+        data = json.loads(path.read_text())
+        data["software"]["code_digest"] = "old"
+        path.write_text(json.dumps(data))
+    every = provenance.table_of(files.read(root))
+    assert {Path(path).name for path in every["path"][~every["counts"].astype(bool)]} == {
+        path.name for path in old
+    }
+    assert provenance.costs(every).rows[-1][4] == "2"
+    assert provenance.records_csv(every).count(",False,") == 2
+
+
+def test_machines_are_listed_with_their_rounds_hosts_and_software(both, every_both):
+    rows = {row[0]: row for row in provenance.machines(both, every_both).rows}
     assert rows[synthetic.GPU][2:5] == ("16", "16", "A Big GPU")
     assert rows[synthetic.CPU][2:5] == ("2", "16", "–")
-    assert rows[synthetic.CPU][6:] == ("3.11.9", "2.13.0", "–")
+    assert rows[synthetic.CPU][6:] == ("3", "1", "3.11.9", "2.13.0", "–")
 
 
-def test_code_has_a_row_per_commit(laptop):
-    other = laptop.copy()
-    first = other.index[other["experiment"] == "ring"][0]
-    other.loc[first, ["git_commit", "code_digest"]] = ["f" * 40, "other"]
+def test_code_has_a_row_per_commit(every_laptop):
+    other = every_laptop.copy()
+    of_ring = ["ring" in names for names in other["experiments"]]
+    other.loc[other.index[of_ring][0], ["git_commit", "code_digest"]] = ["f" * 40, "other"]
     rows = [row for row in provenance.code(other).rows if row[0] == "Ring"]
-    total = (laptop["experiment"] == "ring").sum()
+    total = sum(of_ring)
     assert [(row[2][0], row[3], row[4]) for row in rows] == [
         ("0", str(total - 1), "1"),
         ("f", "1", "1"),
@@ -100,7 +131,7 @@ def test_the_command_writes_all_and_names_what_is_wrong(laptop_root, tmp_path, c
     assert provenance.main(arguments) == 0
     records = list(csv.DictReader(io.StringIO((tmp_path / "records.csv").read_text())))
     assert [row["path"] for row in records] == sorted(row["path"] for row in records)
-    assert records[0]["started_at"] == "2026-01-02T03:04:05+00:00"
+    assert records[0]["started_at"] == "2026-01-01T03:04:05+00:00"
     assert {path.name for path in (tmp_path / "tables").iterdir()} == {
         f"provenance-{name}.{kind}"
         for name in ("machines", "costs", "code")

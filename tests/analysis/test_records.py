@@ -4,12 +4,14 @@ import json
 import math
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
 from analysis.records import frame as records
 from analysis.records import systems
 from analysis.selection import published, views
+from experiments import grid, rounds
 from tests.analysis import synthetic
 
 
@@ -22,7 +24,11 @@ def test_a_row_holds_the_records_numbers(laptop):
     ].iloc[0]
     assert row["median_ms"] == pytest.approx(synthetic.median_ms(case, synthetic.CPU))
     assert row["low_ms"] <= row["median_ms"] <= row["high_ms"]
-    assert [len(samples) for samples in row["samples"]] == [7, 7, 7]
+    assert [len(one.all) for one in row["samples"]] == [7, 7, 7]
+    assert [one.round for one in row["samples"]] == [synthetic.round_name(n) for n in (1, 2, 3)]
+    assert (row["rounds"], row["hosts"]) == (3, 1)
+    assert [Path(path).parent.name for path in row["paths"]] == [s.round for s in row["samples"]]
+    assert row["path"] == row["paths"][-1]
     assert row["system"] == "dense"
     assert math.isnan(row["sparsity"])
     assert (row["matmul_flops_per_s"], row["copy_bytes_per_s"]) == (2e11, 1.2e10)
@@ -32,9 +38,13 @@ def test_a_row_holds_the_records_numbers(laptop):
     assert row["peak_memory_bytes"] == int(case.seq_len * 8 * 64 * 4 * 2 * 1.004)
 
 
-def test_one_row_per_record_of_every_tier_case(laptop):
-    expected = sum(len(synthetic.cases(e, "laptop")) for e in published.EXPERIMENTS)
-    assert len(laptop) == expected
+def test_a_case_is_a_row_of_every_experiment_that_has_it(laptop):
+    cases = {case for e in published.EXPERIMENTS for case in synthetic.cases(e, "laptop")}
+    assert len(laptop) == sum(len(grid.experiments_of(case)) for case in cases)
+    assert len(set(laptop["path"])) == len(cases)
+    several = laptop[laptop["path"] == laptop["path"].mode()[0]]
+    assert len(set(several["experiment"])) == len(several) > 3
+    assert several["samples"].nunique() == 1
     assert set(laptop["dilation_rates"].map(type)) == {tuple, type(None)}
 
 
@@ -44,15 +54,75 @@ def test_a_case_out_of_memory_is_a_row_without_numbers(both):
     assert len(lost) == 3  # once in comprehensive, forward and training in dilated
     assert lost["median_ms"].isna().all()
     assert lost["reason"].tolist() == ["oom on purpose"] * 3
-    assert all(samples == [] for samples in lost["samples"])
+    assert all(samples == () for samples in lost["samples"])
+    assert set(lost["rounds"]) == {0}
 
 
 def test_local_is_used_before_published_of_the_same_machine(tmp_path):
     synthetic.write(tmp_path / "published", "comprehensive")
     shutil.copytree(tmp_path / "published", tmp_path / "local")
     frame = records.load(tmp_path / "published", tmp_path / "local")
-    assert len(frame) == len(synthetic.cases("comprehensive", "laptop"))
+    assert len(set(frame["path"])) == len(synthetic.cases("comprehensive", "laptop"))
     assert set(frame["origin"]) == {"local"}
+
+
+@pytest.fixture
+def rounds_of_one_case(tmp_path):
+    """Changes to the records of rounds 1, 2, ... of one case -> its row of the frame."""
+    (case,) = [c for c in synthetic.cases("dilated", "laptop") if c.variant == "dense"][:1]
+
+    def load(*changes, folder="published"):
+        for number, change in enumerate(changes, start=1):
+            data = synthetic.record(case, "laptop", synthetic.CPU, number=number)
+            for key, value in change.items():
+                data[key] = data[key] | value if isinstance(value, dict) else value
+            name = synthetic.round_name(number)
+            path = rounds.path_of(tmp_path / folder, synthetic.CPU, name, case)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(data))
+        frame = records.load(tmp_path)
+        return frame[frame["experiment"] == "dilated"].iloc[0]
+
+    return load
+
+
+LOST = {"status": "oom", "reason": "too large", "replicates": [], "error": None}
+
+
+def test_only_rounds_of_the_code_that_measured_last_count(rounds_of_one_case):
+    old = {"software": {"code_digest": "old"}}
+    row = rounds_of_one_case(old, {}, {})
+    assert [one.round for one in row["samples"]] == [synthetic.round_name(n) for n in (2, 3)]
+    assert len(row["paths"]) == row["rounds"] == 2
+
+
+def test_a_case_is_ok_if_it_is_in_any_round(rounds_of_one_case):
+    row = rounds_of_one_case({}, LOST, LOST)
+    assert (row["status"], row["reason"], row["rounds"], len(row["paths"])) == ("ok", None, 1, 3)
+    assert math.isnan(row["low_ms"]) and Path(row["path"]).parent.name == synthetic.round_name(1)
+    row = rounds_of_one_case(LOST, LOST, LOST | {"reason": "at last"})
+    assert (row["status"], row["reason"], row["samples"]) == ("oom", "at last", ())
+    assert math.isnan(row["median_ms"])
+
+
+def test_smoke_records_count_where_there_are_no_others(rounds_of_one_case):
+    smoke = {"tier": "smoke"}
+    assert rounds_of_one_case(smoke, smoke)["rounds"] == 2
+    row = rounds_of_one_case(smoke, {}, smoke)
+    assert (row["rounds"], row["tier"]) == (1, "laptop")
+
+
+def test_hosts_are_counted_and_an_unknown_one_is_one(rounds_of_one_case):
+    unknown = {"machine": {"host": None}}
+    row = rounds_of_one_case({}, unknown, unknown)
+    assert (row["rounds"], row["hosts"]) == (3, 2)
+    assert [one.host for one in row["samples"]] == ["0123abcd", "", ""]
+
+
+def test_two_records_of_one_round_are_named(rounds_of_one_case):
+    rounds_of_one_case({})
+    with pytest.raises(records.RecordsError, match="one record of a case in round 2026-01-01"):
+        rounds_of_one_case({}, folder="published/again/published")
 
 
 def test_the_reporting_machine_is_the_local_machine_then_a_gpu_then_a_cpu(both):

@@ -27,9 +27,12 @@ def test_every_record_is_there_with_its_path_command_and_samples(laptop):
     for shown, (_, row) in zip(rows, laptop.iterrows(), strict=True):
         assert shown["path"].replace("*", shown["stem"]) == row["path"]
         assert shown["command"].replace("*", shown["stem"]) == row["command"]
-        assert [len(samples) for samples in shown["samples"]] == [len(s) for s in row["samples"]]
-        for kept, samples in zip(shown["samples"], row["samples"], strict=True):
-            assert kept == pytest.approx(samples, rel=5e-6)
+        assert [len(samples) for samples in shown["samples"]] == [
+            len(s.all) for s in row["samples"]
+        ]
+        assert shown["rounds"] == [one.round for one in row["samples"]]
+        for kept, one in zip(shown["samples"], row["samples"], strict=True):
+            assert kept == pytest.approx(one.all, rel=5e-6)
         if row["status"] == "ok":
             assert shown["median"] == pytest.approx(row["median_ms"], rel=1e-11)
 

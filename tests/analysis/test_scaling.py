@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 from scipy.optimize import least_squares
 
 from analysis.statistics import curves, scaling
-from analysis.statistics.scaling import MODELS, crossover, fit
+from analysis.statistics.crossovers import crossover
+from analysis.statistics.rounds import RoundSamples
+from analysis.statistics.scaling import MODELS, fit
+from analysis.statistics.spread import PLAIN, Prior, Spread
 
 LENGTHS = 2 ** np.arange(9, 16)  # 512..32768
 TRUTHS = {  # ms: a launch overhead that is half or more of the time at 512
@@ -21,10 +24,18 @@ def noisy(truth, rng, lengths=LENGTHS, sigma=0.03):
     return (truth(lengths) * np.exp(sigma * rng.standard_normal(len(lengths)))).tolist()
 
 
-def replicated(truth, rng, between=0.03, count=3):
-    effect = np.exp(between * rng.standard_normal((len(LENGTHS), count, 1)))
-    noise = np.exp(0.01 * rng.standard_normal((len(LENGTHS), count, 20)))
-    return (truth(LENGTHS)[:, None, None] * effect * noise).tolist()
+def in_rounds(truth, rng, between=0.03, count=3):
+    """Times in rounds of which all are faster or slower, and each point in its own way too."""
+    effect = 0.2 * rng.standard_normal(count)
+    effect = effect + between * rng.standard_normal((len(LENGTHS), count))
+    samples = truth(LENGTHS)[:, None, None] * np.exp(effect)[:, :, None] * np.linspace(0.9, 1.1, 5)
+    return [
+        tuple(
+            RoundSamples("", f"round-{number}", (tuple(own.tolist()),))
+            for number, own in enumerate(point, start=1)
+        )
+        for point in samples
+    ]
 
 
 def test_linear_kernel_with_overhead_where_log_log_fails():
@@ -36,7 +47,7 @@ def test_linear_kernel_with_overhead_where_log_log_fails():
         for seed in range(20)
     ]
     assert np.mean(values) == pytest.approx(exponent, abs=0.02)
-    found = fit(LENGTHS, replicated(truth, np.random.default_rng(1)))
+    found = fit(LENGTHS, in_rounds(truth, np.random.default_rng(1)), PLAIN)
     assert found.exponent.value == pytest.approx(exponent, abs=0.05)
     assert exponent in found.exponent
     assert found.exponent.high - found.exponent.low < 0.25
@@ -63,12 +74,62 @@ def test_exponent_interval_covers(kind, points):
 
 
 @pytest.mark.parametrize("kind", TRUTHS)
-def test_replicates_of_differing_processes_are_covered(kind):
+def test_rounds_that_differ_are_covered(kind):
     exponent, truth = TRUTHS[kind]
     rng = np.random.default_rng(8)
-    found = [fit(LENGTHS, replicated(truth, rng), seed=seed, draws=100) for seed in range(30)]
+    found = [fit(LENGTHS, in_rounds(truth, rng), PLAIN, draws=100) for _ in range(30)]
     assert np.mean([exponent in one.exponent for one in found]) >= 0.85
-    assert {one.resampled for one in found} == {"replicates", "residuals"}
+    assert {one.drawn for one in found} == {"rounds", "residuals"}
+    assert all(one.margin == one.exponent for one in found)
+
+
+def test_a_slower_round_moves_no_exponent():
+    flat = in_rounds(TRUTHS["quadratic"][1], np.random.default_rng(0), between=0.0)
+    found = fit(LENGTHS, flat, PLAIN)
+    assert found.exponent.value == pytest.approx(2.0, abs=1e-3)
+    assert found.exponent.high - found.exponent.low < 1e-3
+
+
+def test_noise_of_a_point_is_what_is_left_beside_length_and_round():
+    logs = np.log([[1.0, 2.0], [4.0, 10.0], [16.0, 32.0]])
+    # Beside both means a third of log 1.25 is left at the second length, with the opposite sign in
+    # the other round, and half of that at the others.
+    left = np.array([[1, -1], [-2, 2], [1, -1]]) * np.log(1.25) / 6
+    own = (left**2).sum() / 2
+    found = scaling._round_noise(logs, PLAIN)
+    assert (found.variance, found.freedom) == (pytest.approx(own / 2), 2)
+    spread = Spread(ratio=Prior(0.08, 6.0))
+    moderated = scaling._round_noise(logs, spread)
+    assert moderated.freedom == 8
+    assert moderated.variance == pytest.approx((6 * 0.04 + 2 * own) / 8 / 2)
+
+
+def test_times_of_one_round_have_no_interval_and_are_judged_by_their_residuals():
+    rng = np.random.default_rng(3)
+    alone = [samples[:1] for samples in in_rounds(TRUTHS["quadratic"][1], rng)]
+    found = fit(LENGTHS, alone, PLAIN)
+    plain = fit(LENGTHS, [one[0].replicates[0][2] for one in alone])
+    assert found.drawn == "nothing" and len(found.draws) == 0
+    assert found.exponent.confidence == 0 and np.isnan(found.exponent.low)
+    assert found.exponent.value == plain.exponent.value
+    assert (found.margin.low, found.margin.high) == (plain.exponent.low, plain.exponent.high)
+    assert found.margin.confidence == 0 and plain.margin == plain.exponent
+    assert np.isnan(found.band(LENGTHS)).all() and found.band(LENGTHS).shape == (2, 7)
+    line = fit(LENGTHS, (1e-3 * LENGTHS).tolist())
+    meets = crossover(found, line)
+    assert meets.n.confidence == 0 and meets.n.value == meets.roots[-1]
+    assert np.isnan([meets.n.low, meets.share_in_range]).all()
+
+
+def test_points_are_compared_in_the_rounds_that_all_have():
+    values = in_rounds(TRUTHS["linear"][1], np.random.default_rng(5))
+    short = [values[0][:2], *values[1:]]
+    assert (
+        fit(LENGTHS, short, PLAIN).exponent
+        == fit(LENGTHS, [one[:2] for one in values], PLAIN).exponent
+    )
+    apart = [values[0][:1], *(one[1:] for one in values[1:])]
+    assert fit(LENGTHS, apart, PLAIN).drawn == "nothing"
 
 
 @pytest.mark.parametrize("kind", TRUTHS)
@@ -180,7 +241,9 @@ def test_four_noisy_points_have_a_wide_interval():
         (([1, 2, 3], [1.0, 2.0]), "values: expected 3"),
         (([1, 2, 3], [1.0, 2.0, 0.0]), "finite numbers > 0"),
         (([1, 2, 3], [1.0, 2.0, float("nan")]), "finite numbers > 0"),
-        (([1, 2, 3], [[1.0], [2.0], [3.0]]), "non-empty list"),
+        (([1, 2, 3], [(RoundSamples("", "a", ((1.0,),)),)] * 3), "spread: expected"),
+        (([1, 2, 3], [(RoundSamples("", "a", ((0.0,),)),)] * 3, PLAIN), "numbers > 0"),
+        (([1, 2, 3], [()] * 3, PLAIN), "one or more distinct rounds"),
     ],
 )
 def test_bad_points_are_refused(arguments, message):
@@ -198,9 +261,9 @@ def test_bad_models_are_refused():
 
 
 def test_censored_points_are_listed_and_change_nothing():
-    values = replicated(TRUTHS["quadratic"][1], np.random.default_rng(0))
-    plain = fit(LENGTHS, values)
-    with_oom = fit(LENGTHS, values, censored=[(65536, "oom"), (131072, "timeout")])
+    values = in_rounds(TRUTHS["quadratic"][1], np.random.default_rng(0))
+    plain = fit(LENGTHS, values, PLAIN)
+    with_oom = fit(LENGTHS, values, PLAIN, censored=[(65536, "oom"), (131072, "timeout")])
     assert with_oom.censored == ((65536, "oom"), (131072, "timeout")) and plain.censored == ()
     assert with_oom.exponent == plain.exponent and with_oom.aicc_weights == plain.aicc_weights
     assert with_oom.n_range == plain.n_range == (512, 32768)
@@ -219,13 +282,13 @@ def test_describe_names_power_law_and_choice():
 
 
 def test_fit_is_seeded_and_free_of_the_order_of_points():
-    values = replicated(TRUTHS["linear"][1], np.random.default_rng(0))
-    once = fit(LENGTHS, values, seed=3)
-    assert fit(LENGTHS.tolist(), values, seed=3) is once  # remembered
+    values = in_rounds(TRUTHS["linear"][1], np.random.default_rng(0))
+    once = fit(LENGTHS, values, PLAIN, seed=3)
+    assert fit(LENGTHS.tolist(), values, PLAIN, seed=3) is once  # remembered
     scaling._fit.cache_clear()
-    assert fit(LENGTHS, values, seed=3) == once
-    back = fit(LENGTHS[::-1], values[::-1], seed=3)
-    assert back.parameters == pytest.approx(fit(LENGTHS, values, seed=3).parameters)
+    assert fit(LENGTHS, values, PLAIN, seed=3) == once
+    back = fit(LENGTHS[::-1], values[::-1], PLAIN, seed=3)
+    assert back.parameters == pytest.approx(once.parameters)
 
 
 def test_prediction_and_curves_take_arrays():

@@ -1,209 +1,184 @@
-"""Medians and speed-ups: exactness, coverage in simulation, and what few samples give."""
+"""Times, speed-ups and their intervals: by hand, and against scipy."""
 
 import math
-import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import quantile_test
+from scipy import stats
 
 from analysis.statistics.intervals import (
     Interval,
-    bootstrap_medians,
+    Side,
     geometric_mean_speedup,
-    median_interval,
     speedup,
+    time,
+    unpaired_speedup,
 )
+from analysis.statistics.rounds import RoundSamples, joined
+from analysis.statistics.spread import FLOOR, PLAIN, Prior, Spread
 
 TIMES = st.floats(1e-3, 1e6)
 
 
-def processes(rng, median, between, within, count=5, samples=20):
-    """Replicates whose process effect and sample noise are both relative, medians at `median`."""
-    effect = median * np.exp(between * rng.standard_normal((count, 1)))
-    return (effect * np.exp(within * rng.standard_normal((count, samples)))).tolist()
+def rounds(*medians, hosts=None, first=1):
+    """A case whose rounds have these medians."""
+    hosts = hosts or [""] * len(medians)
+    return tuple(
+        RoundSamples(host, f"round-{number}", ((0.5 * ms, ms), (3 * ms,)))
+        for number, (ms, host) in enumerate(zip(medians, hosts, strict=True), start=first)
+    )
 
 
-@pytest.mark.parametrize("count", [7, 10, 20])
-def test_median_interval_covers_on_skewed_samples(count):
-    rng = np.random.default_rng(count)
-    slow = 1 + (rng.random((1000, count)) < 0.05)  # one in twenty is interrupted
-    samples = slow * rng.lognormal(0, 0.3, (1000, count))
-    # The interrupted ones move the true median: solve F(m) = 1/2 by a large sample.
-    truth = np.median((1 + (rng.random(2_000_000) < 0.05)) * rng.lognormal(0, 0.3, 2_000_000))
-    hits = [truth in median_interval(row) for row in samples]
-    assert 0.93 <= np.mean(hits) <= 1.0
+def by_t(logs, variance=None, freedom=None):
+    """Value and bounds of exp of the mean of logs, by their own variance or the one given."""
+    count, mean = len(logs), np.mean(logs)
+    scale = math.sqrt((np.var(logs, ddof=1) if variance is None else variance) / count)
+    low, high = stats.t.interval(0.95, freedom or count - 1, mean, scale)
+    return math.exp(mean), math.exp(low), math.exp(high)
 
 
-@given(st.lists(TIMES, min_size=6, max_size=60), st.sampled_from([0.5, 0.8, 0.9, 0.95]))
-def test_median_interval_is_that_of_scipy(samples, confidence):
-    interval = median_interval(samples, confidence)
-    expected = quantile_test(samples, p=0.5).confidence_interval(confidence)
-    assert (interval.low, interval.high) == (expected.low, expected.high)
-    assert interval.low <= interval.value == np.median(samples) <= interval.high
-    assert interval.confidence >= confidence
+def numbers(interval):
+    return interval.value, interval.low, interval.high
 
 
-@pytest.mark.parametrize(("count", "achieved"), [(2, 0.5), (3, 0.75), (4, 0.875), (5, 0.9375)])
-def test_few_samples_give_extremes_and_say_what_they_achieve(count, achieved):
-    samples = [3.0, 1.0, 2.0, 9.0, 4.0][:count]
-    interval = median_interval(samples)
-    assert (interval.low, interval.high) == (min(samples), max(samples))
-    assert interval.confidence == pytest.approx(achieved, abs=1e-12)
+def test_the_unit_is_the_median_of_all_samples_of_a_round():
+    samples = (RoundSamples("", "a", ((1.0, 9.0), (2.0,), (3.0, 4.0))),)
+    found = time(samples, PLAIN)
+    assert found.value == pytest.approx(3.0)
+    assert found.confidence == 0 and math.isnan(found.low) and math.isnan(found.high)
 
 
-def test_ranks_at_ten_samples_and_the_coverage_they_achieve():
-    interval = median_interval(range(1, 11))
-    assert (interval.value, interval.low, interval.high) == (5.5, 2, 9)
-    assert interval.confidence == pytest.approx(1 - 2 * 11 / 1024)
+@given(st.lists(TIMES, min_size=2, max_size=6, unique=True))
+def test_a_time_is_the_geometric_mean_with_the_interval_of_scipy(medians):
+    expected = by_t(np.log(medians), max(np.var(np.log(medians), ddof=1), FLOOR))
+    assert numbers(time(rounds(*medians), PLAIN)) == pytest.approx(expected)
 
 
-def test_one_sample_has_no_interval():
-    interval = median_interval([4.0])
-    assert interval.value == 4.0 and interval.confidence == 0
-    assert math.isnan(interval.low) and math.isnan(interval.high)
-    assert 4.0 not in interval
+def test_of_two_hosts_each_is_one_observation():
+    samples = rounds(1.0, 4.0, 8.0, hosts=["a", "a", "b"])
+    assert numbers(time(samples, PLAIN)) == pytest.approx(by_t(np.log([2.0, 8.0])))
+    assert numbers(time(samples, PLAIN))[0] == pytest.approx(4.0)
+
+
+def test_a_variance_is_moderated_by_the_prior():
+    spread = Spread(time=Prior(0.01, 4.0), ratio=Prior(0.02, 6.0))
+    base, other = (2.0, 2.2, 2.1), (1.0, 1.05, 1.1)
+    own = np.var(np.log(base), ddof=1)
+    expected = by_t(np.log(base), (4 * 0.01 + 2 * own) / 6, 6)
+    assert numbers(time(rounds(*base), spread)) == pytest.approx(expected)
+    logs = np.log(np.divide(base, other))
+    expected = by_t(logs, (6 * 0.02 + 2 * np.var(logs, ddof=1)) / 8, 8)
+    assert numbers(speedup(rounds(*base), rounds(*other), spread)) == pytest.approx(expected)
+
+
+def test_what_rounds_have_in_common_adds_to_a_time_and_not_to_a_ratio():
+    effects = (("round-1", -0.1), ("round-2", 0.1))
+    spread = Spread(time=Prior(0.0004, 8.0), effects=effects, common=Prior(0.02, 1.0))
+    samples = rounds(math.exp(-0.1), math.exp(0.12))
+    own = (8 * 0.0004 + 0.02**2 / 2) / 9  # less the effects, the logs are 0 and 0.02
+    half = math.hypot(
+        stats.t.ppf(0.975, 9) * math.sqrt(own / 2), stats.t.ppf(0.975, 1) * math.sqrt(0.02 / 2)
+    )
+    expected = (math.exp(0.01), math.exp(0.01 - half), math.exp(0.01 + half))
+    assert numbers(time(samples, spread)) == pytest.approx(expected)
+    twice = rounds(*(2 * one.replicates[0][1] for one in samples))
+    gain = speedup(twice, samples, spread)
+    assert gain.value == pytest.approx(2) and gain.high / gain.low == pytest.approx(1, abs=3e-3)
+
+
+def test_rounds_that_agree_by_chance_are_not_exact():
+    found = speedup(rounds(4.2, 4.2, 4.2), rounds(2.1, 2.1, 2.1), PLAIN)
+    half = stats.t.ppf(0.975, 2) * 1e-4 / math.sqrt(3)
+    expected = (2, 2 * math.exp(-half), 2 * math.exp(half))
+    assert numbers(found) == pytest.approx(expected, rel=1e-9)
+
+
+@given(st.lists(st.tuples(TIMES, TIMES), min_size=1, max_size=5))
+def test_of_the_same_rounds_a_ratio_is_that_of_the_times(pairs):
+    base, other = (rounds(*side) for side in zip(*pairs, strict=True))
+    ratio = time(base, PLAIN).value / time(other, PLAIN).value
+    assert speedup(base, other, PLAIN).value == pytest.approx(ratio, rel=1e-9)
+
+
+def test_a_ratio_is_of_the_rounds_that_both_have():
+    base, other = rounds(2.0, 3.0, 50.0), rounds(1.0, 1.0)
+    assert numbers(speedup(base, other, PLAIN)) == pytest.approx(by_t(np.log([2.0, 3.0])))
+    alone = speedup(base, other[:1], PLAIN)
+    assert alone == Interval.without_spread(alone.value) or math.isnan(alone.low)
+    assert alone.value == pytest.approx(2.0) and alone.confidence == 0
+
+
+def test_without_a_round_in_common_there_is_the_ratio_of_the_times_alone():
+    found = speedup(rounds(2.0, 8.0), rounds(1.0, 4.0, first=3), PLAIN)
+    assert found.value == pytest.approx(2.0)
+    assert found.confidence == 0 and math.isnan(found.high)
+
+
+def test_a_geometric_mean_is_formed_within_each_round():
+    pairs = [
+        (rounds(2.0, 4.0), rounds(1.0, 1.0)),
+        (rounds(8.0, 4.0), rounds(1.0, 1.0)),
+    ]
+    # In both rounds the mean of the logs is log 4: what one pair gains the other loses.
+    found = geometric_mean_speedup(pairs, PLAIN)
+    assert found.value == pytest.approx(4.0) and found.high / found.low < 1.002
+    single = speedup(*pairs[0], PLAIN)
+    assert single.high / single.low > 50
+    with pytest.raises(ValueError, match="pairs"):
+        geometric_mean_speedup([], PLAIN)
+    apart = [pairs[0], (rounds(8.0, 8.0, first=7), rounds(1.0, 1.0, first=7))]
+    found = geometric_mean_speedup(apart, PLAIN)
+    assert found.value == pytest.approx((math.sqrt(8) * 8) ** 0.5) and found.confidence == 0
+
+
+def test_sets_without_a_round_in_common_add_their_variances():
+    one, other = (2.0, 2.2, 1.9), (1.0, 1.1)
+    found = unpaired_speedup(Side((rounds(*one),), PLAIN), Side((rounds(*other),), PLAIN))
+    means = [np.mean(np.log(side)) for side in (one, other)]
+    halves = [
+        stats.t.ppf(0.975, len(side) - 1) * math.sqrt(np.var(np.log(side), ddof=1) / len(side))
+        for side in (one, other)
+    ]
+    value, half = means[0] - means[1], math.hypot(*halves)
+    expected = (math.exp(value), math.exp(value - half), math.exp(value + half))
+    assert numbers(found) == pytest.approx(expected)
+    single = unpaired_speedup(Side((rounds(*one),), PLAIN), Side((rounds(1.0),), PLAIN))
+    assert single.confidence == 0 and single.value == pytest.approx(math.exp(means[0]))
+
+
+def test_the_mean_of_unpaired_sets_is_over_all_cases():
+    sides = (
+        Side((rounds(2.0, 2.0), rounds(8.0, 8.0)), PLAIN),
+        Side((rounds(1.0, 1.0), rounds(1.0, 1.0)), PLAIN),
+    )
+    assert unpaired_speedup(*sides).value == pytest.approx(4.0)
+
+
+def test_the_samples_of_several_cases_are_joined_round_by_round():
+    found = joined([rounds(1.0, 2.0), rounds(3.0)])
+    assert [(one.round, len(one.replicates)) for one in found] == [("round-1", 4), ("round-2", 2)]
+    assert found[0].all == [0.5, 1.0, 3.0, 1.5, 3.0, 9.0]
+
+
+@pytest.mark.parametrize("bad", [(), ((),), ((1.0, 0.0),), ((-1.0,),), ((math.nan,),)])
+def test_bad_samples_are_refused(bad):
+    with pytest.raises(ValueError, match="samples: expected finite numbers > 0"):
+        time((RoundSamples("", "a", bad),), PLAIN)
+
+
+def test_no_round_and_a_round_twice_are_refused():
+    for samples in ((), rounds(1.0) + rounds(2.0)):
+        with pytest.raises(ValueError, match="one or more distinct rounds"):
+            time(samples, PLAIN)
 
 
 def test_interval_reads_as_value_and_bounds():
     assert f"{Interval(1.984, 1.906, 2.0449, 0.95):.2f}" == "1.98 [1.91, 2.04]"
 
 
-@pytest.mark.parametrize("samples", [[], [1.0, math.nan], [math.inf], [[1.0, 2.0]]])
-def test_bad_samples_are_refused(samples):
-    with pytest.raises(ValueError, match="samples: expected finite numbers"):
-        median_interval(samples)
-
-
-@pytest.mark.parametrize("confidence", [0, 1, 95])
-def test_bad_confidence_is_refused(confidence):
-    with pytest.raises(ValueError, match="confidence"):
-        median_interval([1.0, 2.0], confidence)
-    with pytest.raises(ValueError, match="confidence"):
-        speedup([[1.0]], [[1.0]], confidence=confidence)
-
-
-def test_bootstrap_medians_of_ragged_replicates_are_of_their_own_samples():
-    rng = np.random.default_rng(0)
-    draws = bootstrap_medians([[1.0], [2.0, 2.0, 2.0], [5.0, 5.0]], 4000, rng)
-    assert set(draws) <= {1.0, 1.5, 2.0, 3.0, 3.5, 5.0}
-    # The median is 5 exactly where the last replicate is drawn at least twice of three times.
-    assert np.mean(draws == 5.0) == pytest.approx(7 / 27, abs=0.03)
-
-
-def test_bootstrap_medians_agree_with_a_plain_loop():
-    replicates = [[1.0, 4.0, 2.0], [3.0, 7.0, 5.0, 6.0], [2.5, 3.5]]
-    rng = np.random.default_rng(1)
-    loop = [
-        np.median(
-            np.concatenate(
-                [
-                    rng.choice(replicates[i], size=len(replicates[i]))
-                    for i in rng.integers(3, size=3)
-                ]
-            )
-        )
-        for _ in range(4000)
-    ]
-    draws = bootstrap_medians(replicates, 4000, rng)
-    assert np.mean(draws) == pytest.approx(np.mean(loop), abs=0.08)
-    assert np.std(draws) == pytest.approx(np.std(loop), rel=0.06)
-
-
-def test_noiseless_speedup_is_exact():
-    assert speedup([[4.2] * 20] * 5, [[2.1] * 20] * 5) == Interval(2.0, 2.0, 2.0, 0.95)
-
-
-@pytest.mark.parametrize(
-    ("count", "between", "lowest"), [(3, 0.03, 0.93), (5, 0.03, 0.93), (5, 0.0, 0.93)]
-)
-def test_speedup_covers_where_processes_differ(count, between, lowest):
-    rng = np.random.default_rng(17)
-    hits, widths = [], []
-    for seed in range(200):
-        base = processes(rng, 2.0, between, 0.02, count)
-        interval = speedup(base, processes(rng, 1.0, between, 0.02, count), seed=seed)
-        hits.append(2.0 in interval)
-        widths.append(interval.high - interval.low)
-    assert lowest <= np.mean(hits) <= 1.0
-    assert np.median(widths) < 0.35  # of 2.0: useful, not vacuous
-
-
-def test_one_replicate_understates_as_documented():
-    rng = np.random.default_rng(3)
-    hits = [
-        2.0 in speedup(processes(rng, 2.0, 0.03, 0.02, 1), processes(rng, 1.0, 0.03, 0.02, 1))
-        for _ in range(100)
-    ]
-    assert np.mean(hits) < 0.5
-
-
-def test_single_sample_speedup_has_no_interval():
-    interval = speedup([[4.0]], [[2.0, 2.1], [1.9, 2.0]])
-    assert interval.value == 2.0 and interval.confidence == 0
-    assert math.isnan(interval.low) and math.isnan(interval.high)
-
-
-def test_speedup_is_seeded():
-    rng = np.random.default_rng(0)
-    base, other = processes(rng, 2.0, 0.03, 0.02), processes(rng, 1.0, 0.03, 0.02)
-    assert speedup(base, other, seed=4) == speedup(base, other, seed=4)
-    assert speedup(base, other, seed=4).low != speedup(base, other, seed=5).low
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.lists(st.lists(TIMES, min_size=1, max_size=5), min_size=2, max_size=4),
-    st.lists(st.lists(TIMES, min_size=1, max_size=5), min_size=2, max_size=4),
-    st.sampled_from([0.125, 4.0, 64.0]),
-)
-def test_speedup_is_free_of_the_unit_and_holds_its_value(base, other, unit):
-    interval = speedup(base, other, resamples=50)
-    scaled = speedup(
-        [[unit * t for t in row] for row in base],
-        [[unit * t for t in row] for row in other],
-        resamples=50,
-    )
-    assert interval.low <= interval.value <= interval.high
-    assert scaled.value == pytest.approx(interval.value, rel=1e-12)
-    assert scaled.low == pytest.approx(interval.low, rel=1e-6)
-
-
-@pytest.mark.parametrize("bad", [[], [[]], [[1.0, 0.0]], [[-1.0]], [[math.nan]]])
-def test_speedup_refuses_bad_replicates(bad):
-    with pytest.raises(ValueError, match="replicates"):
-        speedup(bad, [[1.0, 2.0]])
-
-
-def test_geometric_mean_is_of_the_paired_ratios():
-    pairs = [([[t] * 3] * 3, [[1.0] * 3] * 3) for t in (1.0, 4.0, 16.0)]
-    assert geometric_mean_speedup(pairs).value == pytest.approx(4.0, rel=1e-12)
-    with pytest.raises(ValueError, match="pairs"):
-        geometric_mean_speedup([])
-
-
-def test_geometric_mean_covers_and_is_narrower_than_its_points():
-    rng = np.random.default_rng(5)
-    hits, narrower = [], []
-    for seed in range(100):
-        pairs = [
-            (processes(rng, 2.0 * n, 0.03, 0.02), processes(rng, n, 0.03, 0.02)) for n in (1, 4, 16)
-        ]
-        mean = geometric_mean_speedup(pairs, seed=seed)
-        hits.append(2.0 in mean)
-        narrower.append(mean.high - mean.low)
-    single = [speedup(*pairs[0]).high - speedup(*pairs[0]).low]
-    assert np.mean(hits) >= 0.92
-    assert np.median(narrower) < single[0]
-
-
-def test_a_notebook_of_speedups_takes_under_two_seconds():
-    rng = np.random.default_rng(0)
-    base, other = processes(rng, 2.0, 0.03, 0.02), processes(rng, 1.0, 0.03, 0.02)
-    started = time.process_time()
-    for _ in range(100):
-        speedup(base, other)
-        median_interval(base[0])
-    assert time.process_time() - started < 2.0
+def test_draws_have_quantiles_and_none_have_no_interval():
+    assert Interval.of_draws(0.5, np.linspace(0, 1, 41), 0.95).low == pytest.approx(0.025)
+    assert Interval.of_draws(3.0, np.linspace(0, 1, 41), 0.95).high == 3.0
+    assert Interval.of_draws(3.0, np.empty(0), 0.95).confidence == 0

@@ -26,7 +26,7 @@ def _record(experiment="ring", machine=synthetic.CPU, status="ok", **wanted):
         for case in synthetic.cases(experiment, tier)
         if all(getattr(case, key) == value for key, value in wanted.items())
     )
-    return synthetic.record(case, experiment, tier, machine, status)
+    return synthetic.record(case, tier, machine, status)
 
 
 def _rank(number, compute, wait, sent=100, messages=2):
@@ -61,8 +61,7 @@ def test_the_slowest_rank_speaks_and_the_median_of_replicates(row):
         [_rank(0, [1.0, 1.0], [1.0]), _rank(1, [4.0, 5.0], [1.0], sent=900, messages=6)],
         [_rank(0, [3.0, 4.0], [3.0]), _rank(1, [9.0, 0.5], [0.0])],
     )
-    for replicate, ranks in zip(data["replicates"], replicates, strict=True):
-        replicate["ranks"] = ranks
+    data["replicates"] = [data["replicates"][0] | {"ranks": ranks} for ranks in replicates]
     found = row(data)
     assert found["wait_share"] == pytest.approx(0.3)
     assert (found["compute_ms"], found["wait_ms"]) == (7.0, 3.0)

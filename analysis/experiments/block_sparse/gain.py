@@ -61,7 +61,7 @@ def _draw(ax: Axes, series: views.Series, experiment: str) -> None:
             if not series.training:
                 values += _draw_published(ax, series, experiment, system)
     ax.set_ylabel("speed-up over dense")
-    # An interval of few processes can span decades: it runs off the axis rather than ruling it.
+    # An interval of few rounds can span decades: it runs off the axis rather than ruling it.
     ax.set_ylim(min(values) / 1.5, max(values) * 1.5)
     log_height(ax)
     label_lines(ax, ends)

@@ -57,7 +57,7 @@ def _time(ax: Axes, one: extreme_views.Extreme) -> None:
     fit, longest = one.dense_fit(), one.streamed()["seq_len"].max()
     if fit is not None and longest > fit.n_range[1]:
         n = np.geomspace(fit.n_range[1], longest, 60)
-        low, high = np.quantile(fit.sample_curves(n), (0.025, 0.975), axis=0) / 1000
+        low, high = (bound / 1000 for bound in fit.band(n))
         drawn = look(DENSE)
         label = "dense, extrapolated"
         ax.fill_between(n, low, high, color=drawn.color, alpha=0.12, linewidth=0, label=label)

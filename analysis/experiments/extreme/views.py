@@ -44,7 +44,8 @@ class Extreme:
         dense = self.of(DENSE)
         if len(dense) < 4:
             return None
-        return scaling.fit(list(dense["seq_len"]), list(dense["samples"]), models=(DENSE_MODEL,))
+        lengths, spread = list(dense["seq_len"]), dense["spread"].iloc[0]
+        return scaling.fit(lengths, dense["samples"], spread, models=(DENSE_MODEL,))
 
     def dense_at(self, seq_len: int) -> tuple[Interval, bool] | None:
         """Dense attention's time (ms) at a length, and whether it is extrapolated, or None."""

@@ -81,7 +81,7 @@ def _draw_strong(ax: Axes, lines: dict[str, list[tuple[int, Interval]]]) -> None
         ends.append((x[-1], y[-1], one.label, one.ink))
         values += y
     ax.set_xlim(0.9, most * 1.1)
-    # An interval of few processes runs off the axis rather than ruling it.
+    # An interval of few rounds runs off the axis rather than ruling it.
     ax.set_ylim(min(values) / 1.15, max(values) * 1.15)
     ax.xaxis.set_major_locator(FixedLocator(counts))
     ax.xaxis.set_minor_locator(NullLocator())

@@ -1,0 +1,128 @@
+"""The records of all rounds, and which of them count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from experiments import rounds
+from experiments.case import Case
+from experiments.record import RecordError
+from experiments.schema import Record
+from experiments.schema import load as load_record
+
+DEFAULT_ROOTS = ("results/published", "results/local")
+
+
+class RecordsError(ValueError):
+    """Records or a notebook parameter that cannot be used: names it and what was expected."""
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython shows this in place of a stack: the reader needs the message alone.
+        return [f"{type(self).__name__}: {self}"]
+
+
+@dataclass(frozen=True)
+class File:
+    """A record and where it lies."""
+
+    record: Record
+    file: Path
+
+    @cached_property
+    def case(self) -> Case:
+        """What it is of."""
+        return self.record.to_case()
+
+    @property
+    def round(self) -> str:
+        """The round's folder."""
+        return self.file.resolve().parent.name
+
+    @property
+    def host(self) -> str:
+        """Which of the machine's hosts; "" in records that do not say."""
+        host = self.record.machine.host
+        return "" if host is None else host.id
+
+    @cached_property
+    def path(self) -> str:
+        """From the repository root, if it is in there."""
+        resolved = self.file.resolve()
+        for folder in resolved.parents:
+            if (folder / "Snakefile").is_file():
+                return resolved.relative_to(folder).as_posix()
+        return self.file.as_posix()
+
+    @property
+    def origin(self) -> str:
+        """ "published" for `.../published/<machine>/<round>/<case>.json`, else "local"."""
+        parts = self.file.resolve().parts
+        return "published" if len(parts) > 3 and parts[-4] == "published" else "local"
+
+
+def repository(start: Path | None = None) -> Path:
+    """The repository root: the nearest folder upward of `start` (default: here) with `Snakefile`.
+
+    Raises RecordsError if there is none.
+    """
+    start = Path.cwd() if start is None else Path(start).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "Snakefile").is_file():
+            return folder
+    raise RecordsError(f"{start}: not inside the repository (no Snakefile here or above)")
+
+
+def read(*roots) -> list[File]:
+    """Every record in `roots` (folders, searched down, or files), by path.
+
+    Without `roots`: those of `DEFAULT_ROOTS` that exist in this repository. Raises RecordsError
+    naming the folder (missing, without records), or the bad file and field.
+    """
+    if not roots:
+        base = repository()
+        roots = [base / root for root in DEFAULT_ROOTS if (base / root).is_dir()]
+        if not roots:
+            raise RecordsError(f"{base}: has none of {', '.join(DEFAULT_ROOTS)}")
+    found: dict[Path, None] = {}
+    for root in map(Path, roots):
+        if not root.exists():
+            raise RecordsError(f"{root}: no such records folder or file")
+        found |= dict.fromkeys(rounds.record_files(root))
+    if not found:
+        named = ", ".join(str(root) for root in roots)
+        raise RecordsError(f"{named}: no record (*.json) in there; run the experiments first")
+    try:
+        return [File(load_record(path), path) for path in found]
+    except RecordError as error:
+        raise RecordsError(str(error)) from None
+
+
+def counting(files: Iterable[File]) -> dict[tuple[str, Case], list[File]]:
+    """Of each machine and case the records that count, oldest first; others are history.
+
+    These are the local ones where there are any, and of these those of the code that measured the
+    case last. Smoke records count where there are no others. Raises RecordsError where two are of
+    one round.
+    """
+    found: dict[tuple[str, Case], list[File]] = {}
+    for one in files:
+        found.setdefault((one.record.machine.id, one.case), []).append(one)
+    return {key: _counting(of_case) for key, of_case in found.items()}
+
+
+def _counting(of_case: list[File]) -> list[File]:
+    for is_better in (lambda one: one.record.tier != "smoke", lambda one: one.origin == "local"):
+        of_case = [one for one in of_case if is_better(one)] or of_case
+    of_case = sorted(of_case, key=lambda one: (one.record.started_at, one.path))
+    last = of_case[-1].record.software.code_digest
+    of_case = [one for one in of_case if one.record.software.code_digest == last]
+    by_round: dict[str, File] = {}
+    for one in of_case:
+        if one.round in by_round:
+            both = f"{by_round[one.round].file} and {one.file}"
+            raise RecordsError(f"{both}: expected one record of a case in round {one.round}")
+        by_round[one.round] = one
+    return of_case
