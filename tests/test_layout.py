@@ -20,7 +20,7 @@ FLOORS = (
     {"claims", "documents", "outputs"},
     {"selection"},
     {"standard"},
-    {"experiments", "advise"},
+    {"experiments", "advise", "findings"},
     {"across", "pages", "catalogue"},
     {"notebook"},
 )

@@ -1,0 +1,1 @@
+"""What was found, as data, and whether it holds by the records of a machine."""
