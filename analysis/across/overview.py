@@ -28,8 +28,8 @@ LINE = 0.118  # inches, of one comparison
 GAP = 0.66  # inches, between panels below each other
 PANELS = ("comprehensive", "dilated", "block_sparse")
 ORDER = (
-    *("dilated-sdpa", "dilated-triton", "ring", "multihead-dilated-gather"),
-    *("multihead-dilated-sdpa", "ring-multihead", "head-partitioned", "dense"),
+    *("dilated-sdpa", "dilated-triton", "ring-dilated", "multihead-dilated-gather"),
+    *("multihead-dilated-sdpa", "multihead-ring-dilated", "head-partitioned", "dense"),
     *("block-sparse@90", "block-sparse@95", "block-sparse@98"),
 )
 

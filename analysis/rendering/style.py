@@ -63,8 +63,6 @@ LOOKS = {
     "head-partitioned": Look("Head-partitioned", "#009E73", "D", "......"),
     "multihead-dilated-gather": Look("Multihead", "#D55E00", "P", "\\\\\\\\\\\\"),
     "multihead-dilated-sdpa": Look("ImprovedMultihead", "#CC79A7", "v", "xxxxxx"),
-    "ring": Look("RingDilated", GREY, "d"),
-    "ring-multihead": Look("RingMultihead", GREY, "d"),
     **_shades("block-sparse", "Block-sparse", "#5AAAE0 #1F6FB8 #0B2F66", "ps^"),
     **_shades("block-sparse-sdpa", "Gathered", "#F0A860 #C8691B #7A3505", "<v*"),
     **_shades("block-sparse-flex", "Flex", "#7CC68D #2E8B57 #0E4D2B", "PXd"),

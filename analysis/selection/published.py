@@ -215,18 +215,6 @@ def name(system: str) -> str:
     return f"{own[:-1]}, {inside})" if own.endswith(")") else f"{own} ({inside})"
 
 
-def without_variant(experiment: str) -> list[str]:
-    """Keys of the systems with published times that no variant stands for yet."""
-    known = _claims_file().systems
-    return [
-        key
-        for key in _published_systems(experiment)
-        if key in known
-        and known[key].variant is None
-        and any(value(experiment, key, *shape, "time") is not None for shape in shapes(experiment))
-    ]
-
-
 def _claim(
     experiment: str, system: str, batch: int, seq_len: int | None, quantity: str
 ) -> claims.Claim | None:

@@ -14,15 +14,17 @@ from analysis.rendering.style import COLUMN, GREY, PAGE, look, style
 from analysis.selection import views
 
 MAX_PANELS = 6
-# The correctness gate, as a multiple of dense attention's own error.
+# The correctness gate: a multiple of dense attention's own error, or one unit in the last place.
 LIMITS = {"": 2, "gradient_": 3}
+EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
 def error(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     """Relative rms error against the float64 oracle, dense attention's own beside each.
 
     One panel per machine and dtype, in it one line per case: filled marker, dense attention as an
-    open circle, and the gate (2x that, 3x for gradients) as a tick.
+    open circle, and the limit that was applied as a tick: 2x that, 3x for gradients, or eps of the
+    dtype where that is more.
     """
     panels = [
         (view, dtype, rows[rows["status"] == "ok"])
@@ -80,7 +82,8 @@ def _draw_errors(ax: Axes, rows: pd.DataFrame) -> None:
         marks = {"marker": one.marker, "markersize": 2.8, "markeredgewidth": 0}
         ax.plot(errors, y, linestyle="none", color=one.color, label=text, **marks)
         tick = {"color": "black", "markersize": 2.6, "markeredgewidth": 0.5}
-        ax.plot(LIMITS[prefix] * base, y, "|", label=f"{text}: limit", **tick)
+        limits = np.maximum(LIMITS[prefix] * base, own["dtype"].map(EPS) / 10**power)
+        ax.plot(limits, y, "|", label=f"{text}: limit", **tick)
     ax.set_xlim(left=0)
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)

@@ -95,7 +95,7 @@ def _cells(view: views.View) -> dict[str, dict]:
         at = f"b{wanted}.n{n}"
         found[f"batch.{at}"] = entry(batch, unit="sequences")
         base, dense = (view.cell(s, batch, n) for s in (below, published.DENSE))
-        for system in [*own, *published.without_variant(view.experiment)]:
+        for system in own:
             for quantity, unit in (("time", "ms"), ("memory", "MiB"), ("speedup", "")):
                 shape = (view.experiment, system, wanted, n, quantity)
                 old = entry(published.value(*shape), unit=unit, text=published.text(*shape))

@@ -50,8 +50,8 @@ def grid(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
 
 
 def _systems(experiment: str) -> list[str]:
-    every = [*systems.of_experiment(experiment), *published.without_variant(experiment)]
-    return [system for system in every if system != published.speedup_base(experiment)]
+    base = published.speedup_base(experiment)
+    return [system for system in systems.of_experiment(experiment) if system != base]
 
 
 def _measured(view: views.View) -> dict[tuple[str, tuple[int, int]], Interval]:

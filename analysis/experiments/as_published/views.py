@@ -99,7 +99,7 @@ def _over_heads(of: views.View) -> list[Three]:
             variant: find(of, variant, 1, n, segments=lengths)
             for variant in (published.DENSE, "dilated-gather", "dilated-sdpa", LOOP, HEADS)
         }
-        for system in ("dilated-sdpa", "ring"):
+        for system in ("dilated-sdpa", "ring-dilated"):
             old = published.value("comprehensive", system, 1, n, "speedup")
             pairs = ((LOOP, HEADS), ("dilated-gather", "dilated-sdpa"))
             pairs = (*pairs, (published.DENSE, "dilated-sdpa"))

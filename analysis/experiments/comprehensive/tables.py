@@ -81,7 +81,6 @@ def _measured(view: views.View) -> str:
 
 
 def _systems(view: views.View) -> list[str]:
-    """Those of the write-up, with records or without, then what was measured beside them."""
+    """Those of the write-up, then what was measured beside them."""
     known = rows_of(view)
-    own = [s for s in known if published.value(view.experiment, s, 1, 2048, "time")]
-    return own + published.without_variant(view.experiment) + known[len(own) :]
+    return sorted(known, key=lambda s: not published.value(view.experiment, s, 1, 2048, "time"))
