@@ -1,1 +1,1 @@
-"""Records as one frame: one row per record, with its system, ranks and replica; units."""
+"""Records as one frame: a row per case of a machine, with its system, ranks and replica; units."""

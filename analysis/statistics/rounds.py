@@ -80,16 +80,11 @@ def over_hosts(rounds: Collection[At]) -> bool:
     return len({at.host for at in rounds}) > 1
 
 
-def by_cluster(logs: Logs) -> dict[str, float]:
-    """The mean of each cluster: by host where there are two or more, else by round."""
+def clusters(logs: Logs) -> np.ndarray:
+    """The mean of each cluster (clusters,): a host where there are two or more, else a round."""
     if not over_hosts(logs):
-        return {at.round: value for at, value in logs.items()}
+        return np.array([*logs.values()])
     hosts: dict[str, list[float]] = {}
     for at, value in logs.items():
         hosts.setdefault(at.host, []).append(value)
-    return {host: fmean(values) for host, values in hosts.items()}
-
-
-def clusters(logs: Logs) -> np.ndarray:
-    """The means of the clusters (clusters,), in the order of the rounds."""
-    return np.array(list(by_cluster(logs).values()))
+    return np.array([fmean(values) for values in hosts.values()])

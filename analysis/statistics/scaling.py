@@ -19,7 +19,7 @@ from scipy import stats
 from analysis.statistics import curves
 from analysis.statistics.curves import EXACT, MODELS, OFFSET_POWER, POWER
 from analysis.statistics.intervals import Interval, Samples, check_confidence
-from analysis.statistics.rounds import by_cluster, log_medians
+from analysis.statistics.rounds import clusters, log_medians
 from analysis.statistics.spread import Prior, Spread
 
 
@@ -218,7 +218,7 @@ def _times(values: Sequence[Samples], spread: Spread) -> tuple[np.ndarray, Prior
     shared = [at for at in logs[0] if all(at in one for one in logs)]
     if shared:
         logs = [{at: one[at] for at in shared} for one in logs]
-    found = [np.array(list(by_cluster(one).values())) for one in logs]
+    found = [clusters(one) for one in logs]
     log_y = np.array([one.mean() for one in found])
     if len(shared) < 2 or len(found[0]) < 2:
         return log_y, Prior()

@@ -1,6 +1,7 @@
 """Two sets of records side by side: joined case by case, block masks kept apart."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -25,6 +26,19 @@ def test_a_case_is_compared_with_itself_by_its_blocks(laptop_root, tmp_path):
     assert all("block-sparse@95" in line and ": 2.00 [" in line for line in faster)
     assert sum("random blocks of 64" in line for line in cases) == 1
     assert sum(": 1.00 [" in line for line in cases) == len(cases) - len(faster)
+
+
+def test_of_two_rounds_there_are_ratios_without_an_interval(laptop_root):
+    machine = laptop_root / synthetic.CPU
+    first, last = (machine / synthetic.round_name(number) for number in (1, 3))
+    lines = compare(first, last).splitlines()
+    cases = [line for line in lines if " tokens, " in line]
+    ratios = [float(line.rpartition(": ")[2]) for line in cases]
+    low, high = (synthetic.COMMON[0] - synthetic.COMMON[2] + sign * 0.011 for sign in (-1, 1))
+    assert len(ratios) > 100
+    assert all(math.exp(low) <= ratio <= math.exp(high) for ratio in ratios)
+    mean = float(lines[-1].removeprefix("geometric mean: "))
+    assert mean == pytest.approx(math.exp(-0.04), abs=0.003)
 
 
 def test_nothing_in_common_is_an_error(tmp_path):

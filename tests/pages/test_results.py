@@ -339,6 +339,7 @@ def test_a_link_with_nonsense_shows_what_there_is(page, address):
 
 def test_a_changed_hash_changes_the_view(page):
     where = {"machine": synthetic.CPU, "experiment": "comprehensive", "length": 1024}
+    where |= {"pass": "forward", "is_causal": "not causal"}
     page.run("location.hash = arguments[0];", urlencode(where))
     wait = "return new Promise((done) => setTimeout(() => done(state.length), 100));"
     assert page.run(wait) == 1024
