@@ -80,14 +80,14 @@ LOOKS = {
     "ring-hilbert": Look("Ring, Hilbert", "#CC79A7", "v", "xxxxxx"),
     "ring-morton": Look("Ring, Morton", "#E69F00", "P", "//////"),
     "ring-snake": Look("Ring, snake", "#56B4E9", "<", "......"),
-    "ring-dilated": Look("Ring, dilated", "#882255", "X"),
     **_shades("ring-block-sparse", "Ring, sparse", "#5AAAE0 #1F6FB8 #0B2F66", "phd"),
     **_shades("ring-block-sparse-dilated", "Dilated blocks", "#7CC68D #2E8B57 #0E4D2B", "PdX"),
     "distributed-dilated": Look("Dilated, all-gather", "#B8860B", ">"),
     "multihead-ring-dilated": Look("Ring, multihead", "#5B3A9E", "*"),
     "torch-context-parallel-allgather": Look("PyTorch CP", "#777777", "8"),
     "torch-context-parallel-alltoall": Look("PyTorch CP, rotate", "#999999", "H"),
-    # More than there are filled markers with a name: stars of four and of six points.
+    # More than there are filled markers with a name: stars of four, of six and of eight points.
+    "ring-dilated": Look("Ring, dilated", "#999933", (8, 1, 0)),
     "ring-attention-pytorch": Look("lucidrains", "#555555", (4, 1, 0)),
     "ring-flash-attn-zigzag": Look("zhuzilin", "#AAAAAA", (6, 1, 0)),
     "published-head-partition": Look("Head loop", "#009E73", "D", "......"),

@@ -28,6 +28,9 @@ CASE = ["dtype", "is_causal", "heads", "head_dim", "batch", "seq_len"]
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 Values = dict[tuple[str, str, object], tuple[float, float | None, float | None]]
 
+# One unit in the last place of 1.
+EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+
 
 def check(frame: pd.DataFrame, experiment: str, name: str, rows: list[dict]) -> None:
     """Assert that the rows of a figure's CSV hold every value that its records have.
@@ -198,7 +201,8 @@ def _errors(frame: pd.DataFrame, experiment: str, rows: list[dict]) -> tuple[dic
             for word, prefix, limit in (("", "", 2), (", gradient", "gradient_", 3)):
                 error, base = (row[f"{prefix}{x}relative_rms"] for x in ("", "baseline_"))
                 if not math.isnan(error):
-                    marks = {"": error, ": dense": base, ": limit": limit * base}
+                    allowed = max(limit * base, EPS[row["dtype"]])
+                    marks = {"": error, ": dense": base, ": limit": allowed}
                     for mark, value in marks.items():
                         expected.setdefault((panel, f"{label}{word}{mark}"), []).append(value)
     return found, expected

@@ -46,8 +46,8 @@ def test_three_columns_come_from_their_own_pairs(numbers):
     exact = _median("dilated-gather", 8192) / _median("dilated-sdpa", 8192)
     assert numbers[f"{key}.exact"]["value"] == pytest.approx(exact)
     assert len(numbers[f"{key}.exact"]["records"]) == 2 * synthetic.ROUNDS
-    assert numbers["three.ring.n8192.published"]["text"] == "17.22"
-    assert numbers["three.ring.n8192.replica"]["value"] == pytest.approx(replica)
+    assert numbers["three.ring-dilated.n8192.published"]["text"] == "17.22"
+    assert numbers["three.ring-dilated.n8192.replica"]["value"] == pytest.approx(replica)
     key = "three.block-sparse@90.n8192"
     dense, eager = _median("dense", 8192), _median("dense-eager", 8192)
     own = _median("block-sparse-sdpa", 8192, sparsity=0.9)
