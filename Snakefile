@@ -25,7 +25,7 @@ rule all:
         "build/paper.pdf",
         expand("build/writeups/{name}.md", name=WRITEUPS),
         expand("build/notebooks/{name}.html", name=EXPERIMENTS),
-        expand("build/figures/{figure}.svg", figure=["overview", "scaling"]),
+        expand("build/figures/{figure}.svg", figure=ACROSS),
         "build/reproduction.md",
         "build/ledger.html",
         "build/results.html",

@@ -23,7 +23,7 @@ rule writeup:
 rule paper:
     input:
         BUILT,
-        expand("build/figures/{figure}.svg", figure=["overview", "scaling"]),
+        expand("build/figures/{figure}.svg", figure=ACROSS),
         rules.provenance.output,
         source="paper/paper.typ",
     output:

@@ -43,6 +43,8 @@ WRITEUPS = glob_wildcards("paper/writeups/{name}.md.j2").name
 # The folders that analysis reads, and whose numbers the prose gives.
 ROOTS = ["results/published"] if PUBLISHED else []
 ROOTS += [LOCAL] if SOURCE == "local" else []
+# Figures of all experiments.
+ACROSS = ["overview", "scaling", "variation", "gauges"]
 # Every case asks for its variant's.
 digest = cache(code_digest)
 

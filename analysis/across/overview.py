@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.across import exponents, variation
+from analysis.across import exponents, gauges, variation
 from analysis.command import command, parser
 from analysis.records import frame as records
 from analysis.rendering.style import GREY, PAGE, look, ratio_axis, save, style
@@ -190,7 +190,12 @@ def _units(found: list[Line]) -> float:
     return max(len(found) + 0.5 * (len({line.system for line in found}) - 1), 3)
 
 
-FIGURES = {"overview": overview, "scaling": exponents.scaling, "variation": variation.variation}
+FIGURES = {
+    "overview": overview,
+    "scaling": exponents.scaling,
+    "variation": variation.variation,
+    "gauges": gauges.gauges,
+}
 
 
 @command("overview", records.RecordsError)
