@@ -86,7 +86,10 @@ def test_an_address_with_a_claim_opens_it_down_to_record_and_command(browser, pa
     browser.open("about:blank")
     browser.open(f"{page}#{claim['id']}")
     row = "document.getElementById(arguments[0])"
-    assert browser.run(f"return {row}.querySelector('details').open", claim["id"])
+    # The driver may come back before the page has followed its address.
+    followed = "return new Promise((done) => setTimeout(() => done(Boolean("
+    followed += f"{row}?.querySelector('details').open)), 300));"
+    assert browser.run(followed, claim["id"])
     top = browser.run(f"return {row}.getBoundingClientRect().top", claim["id"])
     assert 0 <= top < browser.run("return innerHeight")
     text = browser.run(f"return {row}.innerText", claim["id"])
