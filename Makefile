@@ -29,7 +29,7 @@ help: ## this list
 reproduce: $(VENV)/.ready-reproduce ## the findings in ten minutes: measure, analyse, typeset; TIER=full takes all cases
 	snakemake $(if $(TIER),--config tier=$(TIER)) $(ARGS)
 
-round: $(VENV)/.ready-reproduce ## one more round of all measurements: let nothing else run beside it
+round: $(VENV)/.ready-reproduce $(VENV)/.ready-peers ## one more round of all measurements: let nothing else run beside it
 	python -m experiments run --all --tier full $(ARGS)
 
 paper: $(VENV)/.ready-reproduce ## analysis, figures and paper from the published results

@@ -55,6 +55,8 @@ def _address() -> Path:
                 sha.update(f"{path} {path.stat().st_mtime_ns}".encode())
     folder = Path(tempfile.gettempdir()) / f"attention-warm-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise SystemExit(f"error: {folder}: belongs to another user")
     return folder / f"{sha.hexdigest()[:16]}.sock"
 
 

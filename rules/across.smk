@@ -66,6 +66,7 @@ use rule on_all_records as reproduction with:
             shown(f"reproduction.{form}", "reproduction", "Findings", form=form)
             for form in ("md", "html")
         ],
+        numbers=shown("numbers/findings.json", "reproduction", "Findings", form="json"),
     log:
         "build/logs/reproduction.log",
     params:
@@ -144,7 +145,7 @@ use rule on_all_records as provenance with:
 
 rule numbers:
     input:
-        expand("build/numbers/{name}.json", name=EXPERIMENTS),
+        expand("build/numbers/{name}.json", name=[*EXPERIMENTS, "findings"]),
         "build/claims.json",
     output:
         shown("numbers.json", "numbers", "Numbers", "All", of="all experiments"),

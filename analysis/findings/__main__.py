@@ -2,7 +2,8 @@
 
     python -m analysis.findings [--findings FILE] [--out build/reproduction] [ROOT ...]
 
-writes `<out>.md` and `<out>.html`. Without local records the published ones alone are judged.
+writes `<out>.md`, `<out>.html` and the numbers that prose may use of the findings, by the published
+records, beside those of the experiments. Without local records the published ones alone are judged.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from analysis.command import command, parser
 from analysis.findings.findings import (
     HOLDS,
     MISSING,
+    VERDICTS,
     Finding,
     FindingsError,
     Result,
@@ -27,17 +29,20 @@ from analysis.findings.findings import (
 )
 from analysis.records import frame as records
 from analysis.records.frame import RecordsError, repository
+from analysis.rendering import numbers
 from analysis.rendering.text import DASH, interval, number, write
+from analysis.selection import views
 
 _HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Column:
-    """The results of one machine; `name`: whose they are, `device`: what it is."""
+    """The results of one machine; name: whose they are. device: what it is, in_words: in short."""
 
     name: str
     device: str
+    in_words: str
     rounds: str
     results: tuple[Result, ...]
 
@@ -69,7 +74,7 @@ def columns(findings: list[Finding], frame: pd.DataFrame) -> list[Column]:
         device = own["device"].iloc[0]
         if kind == "cpu":
             device += f", {own['cores'].iloc[0]} cores"
-        found.append(Column(name, device, rounds, results))
+        found.append(Column(name, device, views.device(own.iloc[0]), rounds, results))
     return found
 
 
@@ -112,6 +117,29 @@ def _text(finding: Finding, result: Result) -> str:
     return f"{text}{finding.unit}" + (" (one round)" if result.rounds == 1 else "")
 
 
+def entries(findings: list[Finding], column: Column) -> dict[str, dict]:
+    """Number entries: of each finding its value, its published figure and its verdict; counts."""
+    found = {}
+    for finding, result in zip(findings, column.results, strict=True):
+        key, rows = f"findings.{finding.id}", [{"paths": result.paths}]
+        if result.value is None:
+            one = numbers.entry(None, unit=finding.unit)
+        else:
+            bounds = (result.value.value, *result.value.shown)
+            one = numbers.entry(*bounds, unit=finding.unit, rows=rows)
+        found[key] = one | {"bare": one["text"], "device": column.in_words}
+        printed = None if finding.published is None else f"{finding.published:g}"
+        old = numbers.entry(finding.published, unit=finding.unit, text=printed)
+        found[f"{key}.published"] = old
+        found[f"{key}.verdict"] = numbers.entry(result.verdict, rows=rows)
+    verdicts = [one.verdict for one in column.results]
+    counts = {"total": len(verdicts)} | {word: verdicts.count(word) for word in VERDICTS}
+    for word, count in counts.items():
+        name = word.replace(" ", "-")
+        found[f"findings.count.{name}"] = numbers.entry(count, unit="findings")
+    return found
+
+
 @command("findings", FindingsError, RecordsError)
 def main(arguments: list[str] | None = None) -> None:
     """Which findings hold by the published records, and which on this machine."""
@@ -123,6 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
     texts = render(findings, found, given.out, repository())
     for text, suffix in zip(texts, (".md", ".html"), strict=True):
         write(given.out.with_name(given.out.name + suffix), text)
+    numbers.save(entries(findings, found[0]), given.out.parent / "numbers" / "findings.json")
     print(texts[0], end="")
 
 

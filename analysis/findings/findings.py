@@ -23,6 +23,7 @@ HOLDS, NOT, UNDECIDED, MISSING = (
     "undecided",
     "not measured here",
 )
+VERDICTS = (HOLDS, NOT, UNDECIDED, MISSING)
 GROWTH = {"time growth": "time", "memory growth": "memory"}
 _UNITS = {"speedup": "x", "memory ratio": "x"}
 

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from analysis import catalogue, claims
 from analysis.across import overview, provenance
 from analysis.records import files
+from analysis.findings import __main__ as reproduction
+from analysis.findings.findings import load as load_findings
 from analysis.records import frame as records
 from analysis.rendering import figure_csv, numbers, style, table
 from analysis.rendering.text import write
@@ -141,6 +143,9 @@ def _built(
     claims_file = claims.load(published.CLAIMS)
     verdicts = claims.evaluate(claims_file, frame)
     (folder / "claims.json").write_text(claims.to_json(claims_file, verdicts))
+    findings = load_findings(published.CLAIMS.with_name("findings.yaml"))
+    entries = reproduction.entries(findings, reproduction.columns(findings, frame)[0])
+    numbers.save(entries, folder / "numbers" / "findings.json")
     files = [*sorted((folder / "numbers").iterdir()), folder / "claims.json"]
     joined = numbers.join(files)
     numbers.save(joined, folder / "numbers.json")

@@ -202,6 +202,7 @@ def test_one_changed_number_changes_only_what_rests_on_it(claims_file, both, ver
         "comprehensive.finding.speedup.improved.n4096",
         "comprehensive.growth.time.improved.b1",
         "comprehensive.ranking.b1.n4096",
+        "comprehensive.recommend.long.b1.n4096",
     }
     flipped = {a.id for a, b in zip(before, after, strict=True) if a.verdict != b.verdict}
     assert flipped == {

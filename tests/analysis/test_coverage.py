@@ -62,7 +62,7 @@ def test_what_is_not_decided_says_what_it_needs(covered):
     assert time.startswith("the published card: no record on a GTX 1080")
     assert rows.loc["ring.feature.multi-gpu.ring-hilbert", "needs"].startswith("several cards: ")
     ring = rows.loc["comprehensive.log.functional.ring", "needs"]
-    assert ring.startswith("a system that no grid has: ")
+    assert ring.startswith("missing: ring-dilated at float32")
 
 
 def test_counts_add_up(covered):

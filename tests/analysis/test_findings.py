@@ -9,6 +9,7 @@ import yaml
 from analysis.findings import __main__ as reproduction
 from analysis.findings import findings as module
 from analysis.findings.findings import HOLDS, MISSING, NOT, UNDECIDED, Finding, FindingsError
+from analysis.rendering import numbers
 from analysis.statistics.intervals import Interval, speedup
 from experiments import grid
 from tests.analysis import synthetic
@@ -175,6 +176,11 @@ def test_the_page_sets_published_beside_local(both_root, once, tmp_path, capsys)
     held = by["Dilated attention, computed exactly, is faster than dense"]
     # The local ones are the same synthetic times: dense 768.3 ms, dilated 226.2 ms.
     assert held[4].startswith("3.4") and held[5].rstrip(" |") == HOLDS
+    found = numbers.read(out.parent / "numbers/findings.json")
+    assert found["findings.count.total"]["value"] == len(rows) - 1
+    assert found["findings.improved-over-plain.published"]["text"] == "10.82"
+    gain = found["findings.dilated-over-dense"]
+    assert gain["low"] < gain["value"] < gain["high"] and gain["device"] == "A Big GPU"
     page = out.with_suffix(".html").read_text()
     assert page.count('<tr id="') == len(rows) - 1
     assert "dilated-sdpa_b1_n8192_h8_d64_float32_forward_w1024+2048+4096" in page.replace(

@@ -82,16 +82,20 @@ def test_published_speed_ups_stand_beside_measured_ones_by_shape(laptop):
     rows = {
         (row["panel"].split(",")[0], row["series"], row["column"]): row for row in _rows(figure)
     }
-    assert float(rows["published", "RingDilated", "8K, b1"]["ratio"]) == 17.22
-    assert rows["measured", "RingDilated", "8K, b1"]["verdict"] == "none"
+    assert float(rows["published", "Ring, dilated", "8K, b1"]["ratio"]) == 17.22
+    assert 3 < float(rows["measured", "Ring, dilated", "8K, b1"]["ratio"]) < 4
     own = rows["measured", "ImprovedDilated", "8K, b1"]
     assert float(own["low"]) < float(own["ratio"]) < float(own["high"])
-    assert rows["measured", "ImprovedDilated", "8K, b4"]["verdict"] == "none"  # laptop: batch 1
+    assert float(rows["measured", "ImprovedDilated", "8K, b4"]["ratio"]) > 1
 
 
 def test_another_batch_is_named(laptop):
-    note = shapes.grid(laptop, "block_sparse").texts[-1].get_text().replace("\n", " ")
-    assert note.endswith("Measured at another batch: 2K: 1, 4K: 1.")
+    def note(frame):
+        return shapes.grid(frame, "block_sparse").texts[-1].get_text().replace("\n", " ")
+
+    assert "Measured at another batch" not in note(laptop)
+    alone = laptop[laptop["batch"] == 1]
+    assert note(alone).endswith("Measured at another batch: 2K: 1, 4K: 1.")
 
 
 def test_points_stand_at_their_intensity_under_the_measured_roof(laptop):

@@ -50,8 +50,9 @@ def test_advice_follows_the_records(table):
     assert slow["borne out"] == "no" and slow["its ms"].value > slow["that ms"].value
     sparse = found["block_sparse: long.n16384"]
     assert sparse["borne out"] == "yes" and sparse["best dense ms"].value > sparse["its ms"].value
-    absent = found["comprehensive: long.b1.n4096"]
-    assert absent["its ms"] is None and absent["borne out"] == "not measured"
+    ring = found["comprehensive: long.b1.n4096"]
+    assert ring["advised"] == "Ring, dilated"
+    assert ring["its ms"].value == pytest.approx(0.3 + 9 * 4**1.55, rel=1e-3)
 
 
 def test_rings_on_a_cpu_are_compared_with_rings(table, table_of_gpu):

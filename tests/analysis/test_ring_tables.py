@@ -15,6 +15,10 @@ from tests.analysis.synthetic_ranks import FIXED_BYTES, GAIN
 
 SPEEDUP = 2**GAIN
 
+# At 8192 tokens: dense, and a dense ring over two ranks.
+DENSE_MS = 0.3 + synthetic.SPEED["dense"][0] * 8 ** synthetic.SPEED["dense"][1]
+RING_MS = (0.3 + synthetic.RING[0] * 8 ** synthetic.RING[1]) / SPEEDUP
+
 
 def _rows(frame, name, machine="auto") -> list[dict]:
     made = catalogue.tables("ring")[name](frame, machine)
@@ -94,6 +98,8 @@ def test_strong_scaling_is_over_one_rank_of_the_same_case(laptop):
         assert float(row["Speed-up"]) == pytest.approx(SPEEDUP)
         assert float(row["Efficiency"]) == pytest.approx(SPEEDUP / 2)
         assert float(row["Speed-up low"]) / 2 == pytest.approx(float(row["Efficiency low"]))
+        # Dense attention on both cores: synthetic.SPEED and synthetic.RING.
+        assert float(row["Over dense"]) == pytest.approx(DENSE_MS / RING_MS, rel=1e-3)
         assert row["Waiting"] == "20.0 %"
     assert not any("simulated" in cell for row in rows for cell in row.values())
     assert not any("context_parallel" in row["System, order"] for row in rows)

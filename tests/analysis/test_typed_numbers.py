@@ -89,4 +89,4 @@ def test_the_constants_that_the_paper_names_are_those_of_the_code():
     )
     assert f"within a factor of {FACTOR:g} of" in statistics
     assert (OUTPUT_ALLOWANCE, GRADIENT_ALLOWANCE) == (2, 3)
-    assert "exceeds twice that error, or three times for gradients" in measuring
+    assert "exceeds twice that error (three times for gradients" in measuring

@@ -69,12 +69,12 @@ def test_any_free_gpu_is_taken_and_shown_alone(own_folder, tmp_path, monkeypatch
 
 def test_machine_and_device_choice(monkeypatch):
     monkeypatch.setattr(machine, "gpus", lambda: ())
-    assert machine.choose_device(None) == "cpu" and machine.default_tier("cpu") == "laptop"
+    assert machine.choose_device(None) == "cpu"
     with pytest.raises(DeviceError, match="--device cuda:3: not here; there is cpu"):
         machine.choose_device("cuda:3")
     cards = (Gpu("1", "GPU-b", "NVIDIA H200", "580.1", 141 * 2**30),)
     monkeypatch.setattr(machine, "gpus", lambda: cards)
-    assert machine.choose_device(None) == "cuda" and machine.default_tier("cuda") == "gpu"
+    assert machine.choose_device(None) == "cuda"
     here = machine.describe("cuda:1")
     assert here.id.startswith("nvidia-h200-") and here.device_memory_bytes == 141 * 2**30
     assert machine.describe("cpu").id != here.id and machine.describe("cpu") == machine.describe(

@@ -103,7 +103,10 @@ def _memory(view: views.View) -> dict[str, dict]:
 
 
 def _scaling(view: views.View) -> dict[str, dict]:
-    """Forward passes over most real ranks at most tokens, against one rank; strong and weak."""
+    """Forward passes over most real ranks at most tokens, strong and weak.
+
+    Against one rank, and against dense attention on the device that the ranks share.
+    """
     found: dict[str, dict] = {}
     pairs = ring_views.strong(view.rows[view.rows["pass"] == "forward"])
     grown = ring_views.weak(view.rows[view.rows["pass"] == "forward"])
@@ -113,6 +116,8 @@ def _scaling(view: views.View) -> dict[str, dict]:
         found |= number_entries.gain(f"{key}.speedup", alone, row)
         strong = quantities.strong_efficiency(alone, row)
         found[f"{key}.efficiency"] = number_entries.per_cent(strong.value, [alone, row])
+        whole = None if row is None else ring_views.on_the_whole_device(view.rows, row)
+        found |= number_entries.gain(f"{key}.over_dense", whole, row)
         found[f"{key}.ranks"] = _count(row)
         each = None if row is None else {"cpu": "core", "cuda": "card"}[row["device_kind"]]
         found[f"{key}.each"] = entry(each)

@@ -114,6 +114,14 @@ def strong(rows: pd.DataFrame) -> list[tuple[pd.Series, pd.Series | None]]:
     return found
 
 
+def on_the_whole_device(rows: pd.DataFrame, row: pd.Series) -> pd.Series | None:
+    """Dense attention on all the cores that the ranks of `row` share, of the same case; or None.
+
+    Ranks on a GPU have one each: there it is one of as many devices, and nothing to compare with.
+    """
+    return views.dense_counterpart(rows, row) if row["device_kind"] == "cpu" else None
+
+
 def weak(rows: pd.DataFrame) -> list[tuple[pd.Series, pd.Series]]:
     """(record over p real ranks, that over one rank with as many tokens per rank)."""
     found = []
