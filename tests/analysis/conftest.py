@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from analysis import catalogue, claims
 from analysis.across import overview, provenance
-from analysis.records import files
 from analysis.findings import __main__ as reproduction
 from analysis.findings.findings import load as load_findings
+from analysis.records import files
 from analysis.records import frame as records
 from analysis.rendering import figure_csv, numbers, style, table
 from analysis.rendering.text import write
