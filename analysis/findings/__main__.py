@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from analysis.findings.findings import (
     judge,
     load,
 )
+from analysis.records import files
 from analysis.records import frame as records
 from analysis.records.frame import RecordsError, repository
 from analysis.rendering import numbers
@@ -38,11 +40,10 @@ _HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Column:
-    """The results of one machine; name: whose they are. device: what it is, in_words: in short."""
+    """Whose records, on what devices, of how many rounds, and what they say of each finding."""
 
     name: str
-    device: str
-    in_words: str
+    devices: str
     rounds: str
     results: tuple[Result, ...]
 
@@ -56,26 +57,32 @@ class Column:
         return text + (f" ({rest})" if rest else "")
 
 
-def columns(findings: list[Finding], frame: pd.DataFrame) -> list[Column]:
-    """Published first, then this machine's where it has records."""
+def columns(findings: list[Finding], frames: Mapping[str, pd.DataFrame]) -> list[Column]:
+    """Of the published records and of this machine's, as frames by "published" and "local".
+
+    Frames of their own, since the two may be of one kind of machine. A finding is judged on the
+    first machine that has all of its cases, GPUs before CPUs.
+    """
     found = []
-    for origin, name in (("published", "published"), ("local", "this machine")):
-        own = frame[frame["origin"] == origin]
-        if own.empty:
-            continue
-        own = own[own["machine"] == records.reporting_machine(own)]
-        rows = {Path(row["path"]).stem: row for _, row in own.iterrows()}
-        kind = own["device_kind"].iloc[0]
-        results = tuple(judge(finding, rows, kind) for finding in findings)
-        most = int(own["rounds"].max())
-        rounds = "one round" if most == 1 else f"{most} rounds"
-        if own["hosts"].max() > 1:
-            rounds += f", {int(own['hosts'].max())} hosts"
-        device = own["device"].iloc[0]
-        if kind == "cpu":
-            device += f", {own['cores'].iloc[0]} cores"
-        found.append(Column(name, device, views.device(own.iloc[0]), rounds, results))
+    for origin, own in frames.items():
+        rows: dict[str, dict[str, pd.Series]] = {}
+        kinds: dict[str, str] = {}
+        for machine in records.machines(own, records.reporting_machine(own)):
+            of_machine = own[own["machine"] == machine]
+            rows[machine] = {Path(row["path"]).stem: row for _, row in of_machine.iterrows()}
+            kinds[machine] = of_machine["device_kind"].iloc[0]
+        results = tuple(_first(finding, rows, kinds) for finding in findings)
+        devices = [one.device for one in results if one.device] or [views.device(own.iloc[0])]
+        most, hosts = int(own["rounds"].max()), int(own["hosts"].max())
+        words = "one round" if most <= 1 else f"{most} rounds"
+        words += f", {hosts} hosts" if hosts > 1 else ""
+        found.append(Column(origin, " and ".join(dict.fromkeys(devices)), words, results))
     return found
+
+
+def _first(finding: Finding, rows: dict[str, dict], kinds: dict[str, str]) -> Result:
+    results = [judge(finding, rows[machine], kinds[machine]) for machine in rows]
+    return next((one for one in results if one.verdict != MISSING), results[0])
 
 
 def render(findings: list[Finding], found: list[Column], out: Path, root: Path) -> tuple[str, str]:
@@ -127,7 +134,7 @@ def entries(findings: list[Finding], column: Column) -> dict[str, dict]:
         else:
             bounds = (result.value.value, *result.value.shown)
             one = numbers.entry(*bounds, unit=finding.unit, rows=rows)
-        found[key] = one | {"bare": one["text"], "device": column.in_words}
+        found[key] = one | {"bare": one["text"], "device": result.device or column.devices}
         printed = None if finding.published is None else f"{finding.published:g}"
         old = numbers.entry(finding.published, unit=finding.unit, text=printed)
         found[f"{key}.published"] = old
@@ -147,7 +154,12 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--findings", type=Path, default=Path("paper/findings.yaml"))
     given = options.parse_args(arguments)
     findings = load(given.findings)
-    found = columns(findings, records.load(*given.roots))
+    every = files.read(*given.roots)
+    of_origin = {
+        origin: [one for one in every if one.origin == origin] for origin in ("published", "local")
+    }
+    frames = {origin: records.of_files(own) for origin, own in of_origin.items() if own}
+    found = columns(findings, frames)
     texts = render(findings, found, given.out, repository())
     for text, suffix in zip(texts, (".md", ".html"), strict=True):
         write(given.out.with_name(given.out.name + suffix), text)

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from analysis.claims.criteria import exponent, judged_ratio
+from analysis.selection import views
 from analysis.statistics.intervals import Interval, speedup
 from experiments.case import PATTERN_FIELDS, RANK_FIELDS, Case, CaseError
 from models.registry import VARIANTS
@@ -106,6 +107,7 @@ class Result:
 
     value: with its interval over rounds, None without records. missing: names of cases that are
     not there, or have no time. paths: of the records, newest first. rounds: the fewest of a case.
+    device: what the machine is, in short; "" without records.
     """
 
     verdict: str
@@ -113,6 +115,7 @@ class Result:
     missing: tuple[str, ...]
     paths: tuple[str, ...]
     rounds: int
+    device: str
 
 
 def load(path: Path) -> list[Finding]:
@@ -149,11 +152,12 @@ def judge(finding: Finding, rows: Mapping[str, pd.Series], device_kind: str) -> 
         name for name, row in zip(names, found, strict=True) if row is None or row["status"] != "ok"
     )
     if missing:
-        return Result(MISSING, None, missing, (), 0)
+        return Result(MISSING, None, missing, (), 0, "")
     value = _value(finding, found)
     paths = tuple(dict.fromkeys(path for row in found for path in row["paths"]))
     rounds = min(row["rounds"] for row in found)
-    return Result(_verdict(finding, value), value, (), paths, rounds)
+    verdict, device = _verdict(finding, value), views.device(found[0])
+    return Result(verdict, value, (), paths, rounds, device)
 
 
 def _value(finding: Finding, rows: list[pd.Series]) -> Interval:

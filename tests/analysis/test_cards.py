@@ -11,6 +11,8 @@ from analysis.advise.answer import advise
 from analysis.advise.question import Question
 from analysis.advise.words import in_words
 from analysis.documents import readme
+from analysis.findings import __main__ as reproduction
+from analysis.findings import findings
 from analysis.records import frame as records
 from analysis.rendering import figure_csv
 from analysis.rendering.numbers import lookup
@@ -114,22 +116,31 @@ def test_cards_come_before_cpus_and_the_fuller_one_first(half, tmp_path):
     assert reporting_machine.order(frame, "comprehensive", H100.id) == [H100.id]
 
 
-def test_the_readme_names_the_device_of_each_sentence(half, reported):
+@pytest.fixture(scope="module")
+def of_findings(half):
+    """Their number entries: on the card what was measured there, else on the laptop."""
+    known = findings.load(ROOT / "paper/findings.yaml")
+    return reproduction.entries(known, reproduction.columns(known, {"published": half})[0])
+
+
+def test_the_readme_names_the_device_of_each_sentence(of_findings, reported):
     numbers = {key: value for found in reported.values() for key, value in found.items()}
+    numbers |= of_findings
     claims_file = claims.load(published.CLAIMS)
     for word in ("total", "reproduced", "not-reproduced", "refuted", "not-testable-here"):
         numbers[f"claims.all.{word}"] = {"value": len(claims_file.claims), "text": "7"}
     template = (ROOT / "paper/readme.md.j2").read_text()
     text = readme.fill("<!-- found -->\n<!-- /found -->", template, numbers)
     text = " ".join(text.split())
-    gain = lookup(numbers, "comprehensive.vs_dense.dilated-sdpa.b1.n8192", "")
+    gain = lookup(numbers, "findings.dilated-over-dense", "")
     assert f"is {gain} times as fast as dense attention at 8192 tokens (NVIDIA H100 80GB" in text
-    assert "over one (2-core CPU, one core per rank)" in text
+    assert "cores (2-core CPU, one core per rank)" in text
     assert "(NVIDIA H100 80GB HBM3, one core per rank)" not in text and "–" not in text
 
 
-def test_a_readme_without_several_ranks_has_no_sentence_of_them(reported):
+def test_a_readme_without_several_ranks_has_no_sentence_of_them(of_findings, reported):
     numbers = {key: value for found in reported.values() for key, value in found.items()}
+    numbers |= of_findings
     for word in ("total", "reproduced", "not-reproduced", "refuted", "not-testable-here"):
         numbers[f"claims.all.{word}"] = {"value": 7, "text": "7"}
     key = "ring.strong.ring-distributed.speedup"

@@ -462,7 +462,7 @@ def test_a_rehearsal_with_bad_kernels_goes_on_and_says_which(tmp_path):
     told = {(m["table"], m["direction"]): (m["status"], m["reason"]) for m in marks
             if m["dtype"] == "float16"}  # fmt: skip
     assert told["dilated", "forward"][0] == "failed"
-    assert told["dilated", "forward"][1].startswith("output: relative error 7.")
+    assert told["dilated", "forward"][1].startswith("output: relative error ")
     assert told["hop", "forward"][0] == "oom"
     assert told["block_sparse", "forward"] == ("timeout", "over its limit of 8 s")
     assert told["block_sparse", "backward"][0] == "failed"

@@ -109,7 +109,7 @@ def test_the_cases_beside_a_gauge_that_is_off_are_measured_again(go, tmp_path):
 
 def test_they_are_measured_again_twice_at_most(go, tmp_path):
     def script(_, measured):
-        return of(copy=1.3 if measured and measured[-1] == measured[4] else 1.0)
+        return of(dense=1.3 if measured and measured[-1] == measured[4] else 1.0)
 
     order = go(lambda count, measured: script(count, measured) if len(measured) > 4 else of())
     assert order[6:] == order[4:6] * 2
