@@ -474,7 +474,7 @@ def test_a_rehearsal_with_bad_kernels_goes_on_and_says_which(tmp_path):
     for one in of_kernel:
         assert one["status"] == "failed" and one["replicates"] == []
         # By its mark, or where the time of the checks was up before, by the case's own check.
-        known = ("dilated.forward failed its check at float32", "output: relative error 1.0")
+        known = ("dilated.forward failed its check at float32", "output: relative error ")
         assert one["reason"].startswith(known)
     others = {one["status"] for one in found.values() if one["variant"] != "dilated-triton"}
     assert others <= {"ok", "unsupported"} and len(found) > 20
