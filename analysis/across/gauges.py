@@ -15,8 +15,10 @@ from analysis.selection import views
 
 # As `experiments.gauge.BOUND` has it: a case beside a gauge further off is measured again.
 BOUND = 1.25
-PARTS = {"dense_ms": "dense attention", "matmul_ms": "matrix product", "copy_ms": "copy"}
-HIGH, GAP = 0.95, 0.3  # inches per round
+JUDGED = {"dense_ms": "dense attention", "matmul_ms": "matrix product"}
+# Drawn as far as the judged ones leave room.
+PARTS = {"copy_ms": "copy", **JUDGED}
+HIGH, GAP = 0.7, 0.46  # inches per round
 MOST = 8  # rounds that are drawn, the newest
 
 
@@ -41,7 +43,7 @@ def gauges(frame: pd.DataFrame, machine: str = "auto") -> Figure:
     found = dict([*gauges_of(frame, machine).items()][-MOST:])
     device = views.device(frame[frame["machine"] == machine].iloc[0])
     tall = 0.42 + (HIGH + GAP) * max(len(found), 1)
-    shades = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.85, len(PARTS)))
+    shades = [GREY, *matplotlib.colormaps["viridis"](np.linspace(0.1, 0.6, len(JUDGED)))]
     with style():
         figure = Figure(figsize=(PAGE, tall))
         if not found:
@@ -54,10 +56,11 @@ def gauges(frame: pd.DataFrame, machine: str = "auto") -> Figure:
                 ax.axhline(bound, color="black", linewidth=0.5, linestyle=":", zorder=1)
             for (part, label), shade in zip(PARTS.items(), shades, strict=True):
                 over = taken[part] / taken[part].median()
-                ax.plot(taken["minutes"], over, "-", linewidth=0.8, color=shade, label=label)
+                wide = 0.9 if part in JUDGED else 0.3
+                ax.plot(taken["minutes"], over, "-", linewidth=wide, color=shade, label=label)
             ax.set_yscale("log")
-            low = min(0.7, *(taken[part].min() / taken[part].median() for part in PARTS))
-            high = max(1.5, *(taken[part].max() / taken[part].median() for part in PARTS))
+            low = min(0.72, *(taken[part].min() / taken[part].median() for part in JUDGED))
+            high = max(1.4, *(taken[part].max() / taken[part].median() for part in JUDGED))
             ax.set_ylim(0.97 * low, 1.03 * high)
             ax.set_yticks([0.8, 1, 1.25], ["0.8", "1", "1.25"])
             ax.minorticks_off()
