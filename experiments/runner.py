@@ -24,6 +24,8 @@ LOCAL = ROOT / "results" / "local"
 _PASSES = 2
 # Of a gauge, on a device that answers.
 _GAUGE_S = 60.0
+# Seconds for which the gauge after a case is that before the next.
+_NEIGHBOUR_S = 5.0
 
 
 def parse_only(texts: list[str]) -> dict[str, str]:
@@ -143,7 +145,7 @@ class _Pass:
         from experiments.supervise import Account, supervise
 
         path = _path(self.out, self.machine, self.round_, task)
-        before, account = before or self.gauge(), Account()
+        before, account = before or self.neighbours_gauge() or self.gauge(), Account()
         result = supervise(
             *(self.tier, task.case, task.limits, machine, digest),
             procedure=task.procedure,
@@ -159,6 +161,14 @@ class _Pass:
     def gauge(self) -> dict | None:
         deadline = time.monotonic() + _GAUGE_S
         return read_gauge(self.tier, self.machine, self.workers, deadline, self.tick)
+
+    def neighbours_gauge(self) -> dict | None:
+        """The gauge after the case before this one, where another process has just read it."""
+        files = rounds.record_files(self.out / self.machine.id / self.round_)
+        newest = max(files, key=lambda path: path.stat().st_mtime, default=None)
+        if newest is None or time.time() - newest.stat().st_mtime > _NEIGHBOUR_S:
+            return None
+        return ((record.read(newest) or {}).get("gauges") or {}).get("after")
 
     def disturbed(self, tasks: list[Task]) -> list[Task]:
         """Those of `tasks` beside which a gauge was off, by all gauges of the round."""
