@@ -141,19 +141,16 @@ def records_csv(every: pd.DataFrame) -> str:
     return chosen.to_csv(index=False, lineterminator="\n")
 
 
-def numbers_csv(numbers: Mapping[str, dict], frame: pd.DataFrame) -> str:
+def numbers_csv(numbers: Mapping[str, dict], every: pd.DataFrame) -> str:
     """Every measured number: key, text, value, bounds, unit, origin, records, their commands.
 
     `from` is "records" where paths follow; "claims" for counts of verdicts, which are in
     `claims.csv`; "write-up" for published figures, which are in `paper/claims.yaml`;
     "counted" for what is counted over an experiment's records (`records.csv`), or of a pattern or
-    a model without any. Raises RecordsError for a number made of a record that is not in `frame`.
+    a model without any. every: of `table_of`. Raises RecordsError for a number made of a record
+    that is not in there.
     """
-    commands = {
-        path: command
-        for _, row in frame.iterrows()
-        for path, command in zip(row["paths"], row["commands"], strict=True)
-    }
+    commands = dict(zip(every["path"], every["command"], strict=True))
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
     lines.writerow(("key", "text", "value", "low", "high", "unit", "from", "records", "commands"))
@@ -206,7 +203,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = options.parse_args(arguments)
     found = files.read(*given.roots)
     frame, every = records.of_files(found), table_of(found)
-    write(given.build / "numbers.csv", numbers_csv(read(given.numbers), frame))
+    write(given.build / "numbers.csv", numbers_csv(read(given.numbers), every))
     write(given.build / "records.csv", records_csv(every))
     for name, table in tables(frame, every).items():
         save(table, given.build / "tables" / f"provenance-{name}")

@@ -151,7 +151,7 @@ def _built(
     files = [*sorted((folder / "numbers").iterdir()), folder / "claims.json"]
     joined = numbers.join(files)
     numbers.save(joined, folder / "numbers.json")
-    (folder / "numbers.csv").write_text(provenance.numbers_csv(joined, frame))
+    (folder / "numbers.csv").write_text(provenance.numbers_csv(joined, every))
     (folder / "records.csv").write_text(provenance.records_csv(every))
     for name, one in provenance.tables(frame, every).items():
         table.save(one, folder / "tables" / f"provenance-{name}")

@@ -19,10 +19,10 @@ def _rows(text):
     return {row["key"]: row for row in csv.DictReader(io.StringIO(text))}
 
 
-def test_a_number_names_its_records_and_the_commands_that_made_them(laptop):
+def test_a_number_names_its_records_and_the_commands_that_made_them(laptop, every_laptop):
     two = laptop[laptop["experiment"] == "dilated"].iloc[:2]
     entry = numbers.entry(1.5, 1.25, 2, unit="ms", rows=[row for _, row in two.iterrows()])
-    found = _rows(provenance.numbers_csv({"dilated.x": entry}, laptop))["dilated.x"]
+    found = _rows(provenance.numbers_csv({"dilated.x": entry}, every_laptop))["dilated.x"]
     assert (found["text"], found["value"], found["low"], found["high"], found["unit"]) == (
         "1.50 [1.25, 2.00]", "1.5", "1.25", "2.0", "ms",
     )  # fmt: skip
@@ -34,22 +34,22 @@ def test_a_number_names_its_records_and_the_commands_that_made_them(laptop):
     assert found["commands"].split(provenance.SEPARATOR) == list(dict.fromkeys(commands))
 
 
-def test_a_number_without_records_says_what_it_is_from(laptop):
+def test_a_number_without_records_says_what_it_is_from(every_laptop):
     keys = {
         "claims.all.total": numbers.entry(3),
         "dilated.published.time.dense.b1.n1": numbers.entry(2.5),
         "dilated.records.here": numbers.entry(28),
         "dilated.time.dense.b1.n1": numbers.entry(None),
     }
-    rows = _rows(provenance.numbers_csv(keys, laptop))
+    rows = _rows(provenance.numbers_csv(keys, every_laptop))
     assert [row["from"] for row in rows.values()] == ["claims", "write-up", "counted"]
     assert "dilated.time.dense.b1.n1" not in rows
 
 
-def test_a_number_of_a_record_that_is_not_there_is_refused(laptop):
+def test_a_number_of_a_record_that_is_not_there_is_refused(every_laptop):
     entry = numbers.entry(1, rows=[{"paths": ("results/published/gone.json",)}])
     with pytest.raises(RecordsError, match=r"number 'a.b': is made of results/published/gone.json"):
-        provenance.numbers_csv({"a.b": entry}, laptop)
+        provenance.numbers_csv({"a.b": entry}, every_laptop)
 
 
 def test_every_number_of_a_build_has_an_origin(build):
