@@ -45,7 +45,8 @@ for name in EXPERIMENTS:
         name:
             f"notebook_{name}"
         input:
-            records=[path for one in read_by(name) for path in records(one)],
+            # How much rounds differ, all records of a machine say together.
+            records=[path for one in EXPERIMENTS for path in records(one)],
             notebook=f"analysis/notebooks/{name}.ipynb",
             published="paper/claims.yaml",
         output:
