@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -268,13 +268,10 @@ def _case(where: str, variant, point: dict) -> Case:
     if not isinstance(variant, str) or variant not in VARIANTS:
         raise GridError(f"{where}: variant {variant!r}: expected one of {', '.join(VARIANTS)}")
     entry = VARIANTS[variant]
-    needs = {keys: kind == entry.takes for kind, keys in PATTERN_FIELDS.items()}
-    needs[RANK_FIELDS] = entry.shard_order is not None
-    for keys, is_needed in needs.items():
-        if not is_needed:
-            # A block of several systems: dense attention is then one case per shape.
-            point = {k: v for k, v in point.items() if k not in keys}
-        elif any(point.get(key) is None for key in keys):
+    # A block of several systems: dense attention is then one case per shape.
+    point = applicable(variant, point)
+    for keys, is_needed in _needs(variant).items():
+        if is_needed and any(point.get(key) is None for key in keys):
             raise GridError(f"{where}: {variant} needs {', '.join(keys[:-1])} and {keys[-1]}")
     if point.get("simulated") and not entry.can_be_simulated:
         raise GridError(f"{where}: {variant} cannot be simulated: expected simulated: false")
@@ -282,6 +279,18 @@ def _case(where: str, variant, point: dict) -> Case:
         return Case.from_mapping({"variant": variant, **point})
     except CaseError as error:
         raise GridError(f"{where}: {error}") from error
+
+
+def applicable(variant: str, fields: Mapping) -> dict:
+    """Those fields that apply to a variant: of blocks, branches and ranks what it takes."""
+    left_out = {key for keys, is_needed in _needs(variant).items() if not is_needed for key in keys}
+    return {key: value for key, value in fields.items() if key not in left_out}
+
+
+def _needs(variant: str) -> dict[tuple[str, ...], bool]:
+    entry = VARIANTS[variant]
+    needs = {keys: kind == entry.takes for kind, keys in PATTERN_FIELDS.items()}
+    return {**needs, RANK_FIELDS: entry.shard_order is not None}
 
 
 def _as_list(value) -> list:

@@ -62,6 +62,11 @@ def record_files(root: Path) -> list[Path]:
     return sorted(path for path in found if OUTDATED not in path.relative_to(root).parts)
 
 
+def shape_of(case: Case) -> tuple:
+    """What a case shares with those that it is compared with."""
+    return tuple(getattr(case, key) for key in _SHAPE)
+
+
 def in_random_order(tasks: Iterable[Task], seed: int | str) -> list[Task]:
     """Shapes in random order, the systems of a shape in random order one after another.
 
@@ -71,7 +76,7 @@ def in_random_order(tasks: Iterable[Task], seed: int | str) -> list[Task]:
     draw = random.Random(seed)
     shapes: dict[tuple, list[Task]] = {}
     for task in tasks:
-        shapes.setdefault(tuple(getattr(task.case, key) for key in _SHAPE), []).append(task)
+        shapes.setdefault(shape_of(task.case), []).append(task)
     blocks = list(shapes.values())
     draw.shuffle(blocks)
     for block in blocks:

@@ -16,7 +16,7 @@ rule measure:
     resources:
         gpu=int(DEVICE != "cpu"),
         # No parameter: what is said of a case plans nothing.
-        progress=lambda wildcards: progress(wildcards.round, TASKS[wildcards.case]),
+        progress=lambda wildcards: progress(wildcards.round)[wildcards.case],
     params:
         tier=TIER,
         device=DEVICE,

@@ -54,10 +54,13 @@ def code_of(task):
     return digest(task.case.variant, task.procedure)
 
 
-def of_round(round, names=None):
-    """The records of a round: of some experiments, or of all."""
-    tasks = TASKS.values() if names is None else grids.tasks(TIER, names, quick=QUICK)
-    return [f"{LOCAL}/{round}/{task.name}.json" for task in tasks]
+def of_round(round, experiment=None):
+    """The records of a round: of an experiment, or of all."""
+    return [
+        f"{LOCAL}/{round}/{name}.json"
+        for name, task in TASKS.items()
+        if experiment is None or experiment in task.experiments
+    ]
 
 
 @cache
@@ -68,16 +71,19 @@ def places(round):
     return {task.name: place for place, task in enumerate(reversed(ordered), start=1)}
 
 
-def progress(round, task):
-    """Where a case stands among all that is measured, and what is expected to be left of it."""
-    ordered = sorted(places(round), key=places(round).get, reverse=True)
-    place, further = ordered.index(task.name), len(ROUNDS) - ROUNDS.index(round) - 1
-    seconds = {name: expected(name) for name in TASKS}
-    left = sum(seconds[name] for name in ordered[place:]) + further * sum(
-        seconds.values()
-    )
-    where = f"{round} of {len(ROUNDS)}, {place + 1}/{len(ordered)}"
-    return f"{where}, about {duration(left)} to measure: {label(task.case)}"
+@cache
+def progress(round):
+    """Where each case stands among all that is measured, and what is expected to be left then."""
+    ordered = sorted(TASKS, key=places(round).get, reverse=True)
+    further = len(ROUNDS) - ROUNDS.index(round) - 1
+    left = (1 + further) * sum(map(expected, TASKS))
+    found = {}
+    for place, name in enumerate(ordered, start=1):
+        where = f"{round} of {len(ROUNDS)}, {place}/{len(ordered)}"
+        about = f"about {duration(left)} to measure"
+        found[name] = f"{where}, {about}: {label(TASKS[name].case)}"
+        left -= expected(name)
+    return found
 
 
 @cache
@@ -97,7 +103,7 @@ def local_records(name):
     """The records that this machine measures for an experiment."""
     if SOURCE == "published":
         return []
-    return [path for round in ROUNDS for path in of_round(round, [name])]
+    return [path for round in ROUNDS for path in of_round(round, name)]
 
 
 def records(name):

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from analysis.claims.criteria import exponent, judged_ratio
 from analysis.selection import views
 from analysis.statistics.intervals import Interval, speedup
-from experiments.case import PATTERN_FIELDS, RANK_FIELDS, Case, CaseError
+from experiments.case import Case, CaseError
+from experiments.grid import applicable
 from models.registry import VARIANTS
 
 HOLDS, NOT, UNDECIDED, MISSING = (
@@ -89,14 +90,11 @@ class Finding(BaseModel):
 
 def _case(fields: Mapping) -> Case:
     """Of those of the fields that apply to its variant."""
-    variant = VARIANTS.get(fields.get("variant"))
-    if variant is None:
-        raise ValueError(f"variant {fields.get('variant')!r}: is none")
-    left_out = {k for kind, keys in PATTERN_FIELDS.items() if kind != variant.takes for k in keys}
-    if variant.shard_order is None:
-        left_out |= {*RANK_FIELDS}
+    variant = fields.get("variant")
+    if variant not in VARIANTS:
+        raise ValueError(f"variant {variant!r}: is none")
     try:
-        return Case.from_mapping({k: v for k, v in fields.items() if k not in left_out})
+        return Case.from_mapping(applicable(variant, fields))
     except CaseError as error:
         raise ValueError(str(error)) from error
 

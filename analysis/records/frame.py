@@ -18,9 +18,7 @@ from analysis.statistics.rounds import RoundSamples, log_medians
 from analysis.statistics.spread import Spread, estimate
 from experiments import grid
 from experiments.case import Case
-
-# The case that a ratio is over has these fields of its own; see `_spread`.
-_SHAPE = ("batch", "seq_len", "heads", "head_dim", "dtype", "is_causal", "pass_")
+from experiments.rounds import shape_of
 
 
 def load(*roots) -> pd.DataFrame:
@@ -137,8 +135,8 @@ def _spread(cases: Mapping[Case, tuple[RoundSamples, ...]]) -> Spread:
     logs = {case: log_medians(samples) for case, samples in cases.items() if samples}
     bases: dict[tuple, Case] = {}
     for case in sorted(logs, key=lambda case: (case.variant != "dense", case.name)):
-        bases.setdefault(tuple(getattr(case, key) for key in _SHAPE), case)
-    over = {case: bases[tuple(getattr(case, key) for key in _SHAPE)] for case in logs}
+        bases.setdefault(shape_of(case), case)
+    over = {case: bases[shape_of(case)] for case in logs}
     return estimate(
         (own, logs[over[case]] if over[case] != case else None) for case, own in logs.items()
     )
