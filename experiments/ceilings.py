@@ -8,9 +8,11 @@ a minute or drift over several, so a process that sees many cases measures a dty
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
+
+from experiments.measure import prepare
 
 # Side of the matrices and bytes of the copy, both far beyond the device's caches, yet
 # small enough to take a CPU about 0.1 s in all.
@@ -19,10 +21,10 @@ _COPY_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 _MIN_REPEATS, _SECONDS = 5, 0.05
 _STANDS_S = 60.0
 # When, and what, by dtype.
-_found: dict[torch.dtype, tuple[float, dict]] = {}
+_found: dict[str, tuple[float, dict]] = {}
 
 
-def measure(dtype: torch.dtype, device: str) -> dict:
+def measure(dtype: str, device: str) -> dict:
     """The record's `ceilings` on `device` ("cpu" or "cuda"): the best of a few repeats each.
 
     matmul_flops_per_s: a square product in `dtype` in PyTorch's default precision.
@@ -30,6 +32,7 @@ def measure(dtype: torch.dtype, device: str) -> dict:
     found of a GPU less than a minute ago stands.
     """
     if device == "cpu":
+        prepare(device)
         return _measure(dtype, device)
     when, found = _found.get(dtype, (-_STANDS_S, None))
     if found is None or time.monotonic() - when >= _STANDS_S:
@@ -38,8 +41,12 @@ def measure(dtype: torch.dtype, device: str) -> dict:
     return dict(found)
 
 
-def _measure(dtype: torch.dtype, device: str) -> dict:
-    seconds = rates_in_seconds(dtype, device)
+def _measure(dtype: str, device: str) -> dict:
+    return of_seconds(rates_in_seconds(getattr(torch, dtype), device), device)
+
+
+def of_seconds(seconds: Mapping[str, float], device: str) -> dict:
+    """The record's `ceilings` where a product and a copy took `rates_in_seconds`."""
     return {
         "matmul_flops_per_s": 2 * _SIDE[device] ** 3 / seconds["matmul"],
         "copy_bytes_per_s": 2 * _COPY_BYTES[device] / seconds["copy"],

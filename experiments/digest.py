@@ -36,7 +36,7 @@ def code_digest(variant: str, procedure: str | None = None) -> str:
     """
     entry = VARIANTS[variant]
     sha = hashlib.sha256(repr((entry.entry, sorted(entry.options.items()))).encode())
-    sha.update(repr((entry.pattern_class, entry.multihead, _version("torch"))).encode())
+    sha.update(repr((entry.pattern_class, entry.multihead, release("torch"))).encode())
     for path in sources(variant, procedure):
         sha.update(path.relative_to(ROOT).as_posix().encode())
         sha.update(_meaning(_as_used(path)))
@@ -58,7 +58,8 @@ def sources(variant: str, procedure: str | None = None) -> list[Path]:
     entry = VARIANTS[variant]
     by_kernel = entry.options.get("backend", "auto") in _BY_KERNEL
     passed_over = (_REGISTRY,) if by_kernel else (_REGISTRY, _KERNELS)
-    return reached([*entry.modules, PROCEDURES[procedure or choose(variant)].module], passed_over)
+    measuring = [PROCEDURES[procedure or choose(variant)].module, "experiments.ceilings"]
+    return reached([*entry.modules, *measuring], passed_over)
 
 
 def reached(
@@ -99,7 +100,8 @@ def _imports(content: bytes) -> tuple[str, ...]:
 
 
 @cache
-def _version(package: str) -> str | None:
+def release(package: str) -> str | None:
+    """The version of an installed package, without what a build adds to it; None of no package."""
     try:
         return metadata.version(package).partition("+")[0]
     except metadata.PackageNotFoundError:

@@ -17,6 +17,7 @@ from experiments import ceilings, measure
 # Heads, head size and tokens of the dense attention.
 _HEADS, _HEAD_DIM = 8, 64
 _TOKENS = {"cpu": 1024, "cuda": 8192}
+DTYPE = {"cpu": "float32", "cuda": "float16"}
 # A gauge that is further than this factor from the round's median is off. A copy is not judged:
 # which pages a process is given makes it vary by two where nothing else runs.
 BOUND, JUDGED = 1.25, ("dense_ms", "matmul_ms")
@@ -28,7 +29,7 @@ def read(device: str) -> dict:
     """The record's gauge on `device` ("cpu" or "cuda"): ms, the best of a few repeats each."""
     measure.prepare(device)
     shape = (1, _HEADS, _TOKENS[device], _HEAD_DIM)
-    dtype = torch.float32 if device == "cpu" else torch.float16
+    dtype = getattr(torch, DTYPE[device])
     q = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
 
     def dense():
@@ -40,6 +41,14 @@ def read(device: str) -> dict:
         "matmul_ms": 1e3 * found["matmul"],
         "copy_ms": 1e3 * found["copy"],
     }
+
+
+def ceilings_beside(gauge: dict | None, dtype: str, device: str) -> dict | None:
+    """A record's `ceilings`, where the gauge just read found them in its dtype; else None."""
+    if gauge is None or dtype != DTYPE[device]:
+        return None
+    seconds = {key: gauge[f"{key}_ms"] / 1e3 for key in ("matmul", "copy")}
+    return ceilings.of_seconds(seconds, device)
 
 
 def medians(gauges: Iterable[dict]) -> dict | None:

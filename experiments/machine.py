@@ -74,6 +74,11 @@ class Machine:
         cores = f"-{self.cores}core" if self.device_kind == "cpu" else ""
         return f"{slug}{cores}-{digest}"
 
+    @property
+    def torch_device(self) -> str:
+        """What PyTorch calls it: "cpu" or "cuda"."""
+        return "cpu" if self.device_kind == "cpu" else "cuda"
+
     def to_json(self) -> dict:
         return {"id": self.id, **asdict(self), "host": self.host.to_json()}
 

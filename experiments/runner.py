@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 
-from experiments import cost, record, rounds
+from experiments import cost, record, references, rounds
 from experiments.case import COLUMNS, Case
 from experiments.device_lock import hold
 from experiments.digest import ROOT, code_digest
@@ -116,6 +116,7 @@ class _Pass:
     def __init__(self, tier, machine, device, out, round_, workers, tick):
         self.tier, self.machine, self.device = tier, machine, device
         self.out, self.round_, self.workers, self.tick = out, round_, workers, tick
+        self.references = references.of(out, machine)
         self.ratios: list[float] = []
 
     def run(self, tasks: list[Task], budget_s: float | None) -> None:
@@ -142,6 +143,7 @@ class _Pass:
 
     def measure(self, task: Task, digest: str, machine: Machine, before: dict | None):
         """Measure one and write its record; returns the gauge after it."""
+        from experiments.gauge import ceilings_beside
         from experiments.supervise import Account, supervise
 
         path = _path(self.out, self.machine, self.round_, task)
@@ -152,6 +154,8 @@ class _Pass:
             workers=self.workers,
             tick=self.tick,
             account=account,
+            references=self.references,
+            ceilings=ceilings_beside(before, task.case.dtype, self.machine.torch_device),
         )
         after = self.gauge()
         record.write(path, with_gauges(result, before, after))
@@ -199,11 +203,10 @@ def read_gauge(
     """
     if tier == "smoke":
         return None
-    kind = "cpu" if machine.device_kind == "cpu" else "cuda"
     import experiments.gauge  # noqa: F401  before the fork
 
     limits = {"deadline": deadline, "ahead": False, "tick": tick}
-    return workers.reference("gauge.read", (kind,), **limits).value
+    return workers.reference("gauge.read", (machine.torch_device,), **limits).value
 
 
 def with_gauges(result: dict, before: dict | None, after: dict | None) -> dict:

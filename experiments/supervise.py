@@ -22,6 +22,7 @@ from experiments.children import Outcome
 from experiments.grid import Limits
 from experiments.machine import Machine
 from experiments.procedures import PROCEDURES, Procedure
+from experiments.references import NOT_KEPT, References
 from experiments.workers import Workers
 from models.registry import VARIANTS
 
@@ -70,6 +71,8 @@ def supervise(
     workers: Workers | None = None,
     tick: Callable[[], object] | None = None,
     account: Account | None = None,
+    references: References = NOT_KEPT,
+    ceilings: dict | None = None,
 ) -> dict:
     """Measure `case` in child processes on the device held: always comes to a record.
 
@@ -78,23 +81,25 @@ def supervise(
 
     procedure: how it is measured: the name of one of `experiments.procedures`.
     workers: the processes of a run of several cases; None for the case's own. tick: called at
-    least once per second. account: is filled in.
+    least once per second. account: is filled in. references: those kept of earlier cases.
+    ceilings: the record's, as just found; measured where None.
     """
     account = Account() if account is None else account
     started, start = datetime.now(UTC), time.monotonic()
-    device = "cpu" if machine.device_kind == "cpu" else "cuda"
+    device = machine.torch_device
     known, replicates, error, status, reason = {}, [], None, "ok", None
     with contextlib.ExitStack() as stack:
         workers = workers or stack.enter_context(Workers.of(device))
         stack.callback(workers.end_case)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attention-case-")))
         what = (case, PROCEDURES[procedure], device, folder / "reference.pt", limits)
-        watch = _Watch(*what, start, workers, tick, account)
+        watch = _Watch(*what, references, start, workers, tick, account)
         try:
             known = watch.reference()
             unsupported = known.pop("unsupported", None)
             if unsupported is not None:
                 raise _Stop("unsupported", unsupported)
+            known["ceilings"] = ceilings or watch.ceilings()
             for left in reversed(range(limits.replicates)):
                 result = watch.replicate(is_last=left == 0)
                 error = result.pop("error")
@@ -146,6 +151,7 @@ class _Watch:
     device: str
     path: Path
     limits: Limits
+    references: References
     start: float
     workers: Workers
     tick: Callable[[], object] | None
@@ -158,7 +164,7 @@ class _Watch:
         # The oracle may take what the machine has: the limit is the variant's.
         outcome = self.workers.reference(
             f"procedures.{self.procedure.name}.make_reference",
-            (self.case, self.device, self.path),
+            (self.case, self.device, self.path, self.references.get),
             memory_gib=math.inf if self.device == "cpu" else None,
             ahead=not self.case.is_spread,
             **self._waiting,
@@ -172,6 +178,14 @@ class _Watch:
                 reason = f"no reference to check against: {stop.reason}"
                 raise _Stop("failed", reason) from None
             raise
+
+    def ceilings(self) -> dict:
+        """What the device does at best now, in the dtype of the case."""
+        begin = time.monotonic()
+        asked = ("ceilings.measure", (self.case.dtype, self.device))
+        outcome = self.workers.reference(*asked, ahead=False, **self._waiting)
+        self.account.seconds["reference"] += time.monotonic() - begin
+        return self._value(outcome)
 
     def replicate(self, *, is_last: bool) -> dict:
         """What the procedure's `replicate` returns, in a fresh process."""

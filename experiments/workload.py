@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.distributed as dist
 
-from experiments.case import Case
+from experiments.case import PATTERN_FIELDS, Case
 from models import patterns
 from models.errors import UnsupportedBackend
 from models.oracle import attend_rows
@@ -26,6 +26,18 @@ from models.registry import SIMULATION, VARIANTS, Variant
 # FLOPs of a backward pass over those of its forward: 5 products against 2 in attention
 # with recomputed scores (FlashAttention's convention), 2 against 1 in a projection.
 BACKWARD_OVER_FORWARD = {"attention": 2.5, "projection": 2.0}
+# Fields of a case that its tensors, and dense attention over them, follow from.
+_OF_INPUTS = (
+    "batch",
+    "seq_len",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "dtype",
+    "is_causal",
+    "pass",
+    "seed",
+)
 
 
 @dataclass
@@ -74,6 +86,24 @@ class Workload:
             return []
         return list(torch.autograd.grad(self.run(*self.inputs), self.leaves, self.cotangent))
 
+    def identity(self, *, dense: bool = False) -> dict:
+        """What oracle rows follow from, as JSON: inputs, mask and pass, a module's weights.
+
+        dense: of dense attention, without the pattern.
+        """
+        values = self.case.to_json()
+        fields = [*_OF_INPUTS]
+        if not dense and self.pattern is not None:
+            fields += PATTERN_FIELDS[self.variant.takes]
+        return {
+            **{name: values[name] for name in fields},
+            "sequences": self.inputs[0].shape[0],
+            "device": self.inputs[0].device.type,
+            "module": self.variant.name if self.variant.multihead else None,
+            "mask": None if dense else self.variant.pattern_class,
+            "dense": dense,
+        }
+
     def on_rank(self, rank: int) -> Workload:
         """The part of the sequence that `rank` holds, in the order of the variant."""
 
@@ -85,11 +115,20 @@ class Workload:
         return replace(self, inputs=[cut(x) for x in self.inputs], cotangent=cotangent)
 
     def one_rank(self, rank: int | None = None):
-        """One rank of a simulated ring, None for that with most work: `models.ring.simulated`."""
+        """One rank of a simulated ring, None for that with most work: `models.ring.simulated`.
+
+        Of a module, a `RankOfModule`.
+        """
         options = {"world_size": self.case.world_size, "is_causal": self.case.is_causal}
         inputs = [x.detach() for x in self.inputs]
+        with torch.no_grad():
+            qkv = inputs if self.module is None else self.module.project(*inputs)
         one_rank = importlib.import_module(SIMULATION).OneRank
-        return one_rank(*inputs, rank=rank, pattern=self.pattern, **options, **self.variant.options)
+        one = one_rank(*qkv, rank=rank, pattern=self.pattern, **options, **self.variant.options)
+        if self.module is None:
+            return one
+        cut = (one.rank, self.case.world_size, self.variant.shard_order)
+        return RankOfModule(self.module, shard(*inputs, *cut).contiguous(), one)
 
     def recompute(
         self, rows: torch.Tensor, dtype: torch.dtype, *, dense: bool
@@ -149,12 +188,16 @@ class Workload:
         case = self.case
         backward = case.pass_ == "forward_backward"
         factor = {k: 1 + backward * b for k, b in BACKWARD_OVER_FORWARD.items()}
-        pairs = self.one_rank().pairs() if case.simulated else self._pairs()
+        pairs, tokens = self._pairs(), case.seq_len
+        if case.simulated:
+            one = self.one_rank()
+            pairs = one.pairs()
+            tokens = one.tokens.shape[1] if self.variant.multihead else tokens
         total = factor["attention"] * 4 * case.head_dim * case.batch * pairs
         if self.variant.multihead:
             embed_dim, kv_dim = case.heads * case.head_dim, case.kv_heads * case.head_dim
             weights = embed_dim * (2 * embed_dim + 2 * kv_dim)
-            total += factor["projection"] * 2 * case.batch * case.seq_len * weights
+            total += factor["projection"] * 2 * case.batch * tokens * weights
         return round(total)
 
     def density(self) -> float:
@@ -169,6 +212,48 @@ class Workload:
     def _dense_pairs(self) -> int:
         n = self.case.seq_len
         return self.case.heads * (n * (n + 1) // 2 if self.case.is_causal else n * n)
+
+
+@dataclass(frozen=True)
+class RankOfModule:
+    """A virtual rank of a module: projections of its own tokens around a rank of the ring.
+
+    tokens: (B, n, E), those of the rank. ring: its `models.ring.simulated.OneRank`, which has the
+    keys of all ranks already.
+    """
+
+    module: torch.nn.Module
+    tokens: torch.Tensor
+    ring: object
+
+    @property
+    def rank(self) -> int:
+        return self.ring.rank
+
+    def pairs(self) -> int:
+        return self.ring.pairs()
+
+    @torch.no_grad()
+    def forward(self) -> torch.Tensor:
+        """The rank's output (B, n, E)."""
+        self.module.project(self.tokens)
+        out, _ = self.ring.forward()
+        return self.module.finish(out)
+
+    def forward_backward(self, grad_out: torch.Tensor) -> None:
+        """Both passes of the rank: grad_out (B, n, E) goes back to its tokens and all parameters.
+
+        As of the ring, gradients of its keys lack what other ranks would send back.
+        """
+        module, tokens = self.module, self.tokens.detach().requires_grad_()
+        qkv = module.project(tokens)
+        out, lse = self.ring.forward()
+        leaf = out.detach().requires_grad_()
+        finishing = [*module.norm.parameters(), *module.out_proj.parameters()]
+        (grad, *_) = torch.autograd.grad(module.finish(leaf), [leaf, *finishing], grad_out)
+        grad_q = self.ring.backward(grad, out, lse)
+        grads = [grad_q, *map(torch.zeros_like, qkv[1:])]
+        torch.autograd.grad(qkv, [tokens, *module.in_proj.parameters()], grads)
 
 
 def build(
@@ -214,6 +299,12 @@ def build(
         )
 
         def run(x):
+            if case.simulated:
+                ring = importlib.import_module(SIMULATION).simulated_ring_attention
+                sizes = {"world_size": case.world_size, "is_causal": case.is_causal}
+                return module.finish(
+                    ring(*module.project(x), **sizes, pattern=pattern, **variant.options)
+                )
             return module(x, x, x, is_causal=case.is_causal)[0]
     else:
         arguments = ()

@@ -45,7 +45,7 @@ class Variant:
     @property
     def can_be_simulated(self) -> bool:
         """Whether virtual ranks in one process can stand for its process group."""
-        return self.entry == _RING
+        return self.entry == _RING or (self.multihead and self.shard_order is not None)
 
     @property
     def takes(self) -> str | None:

@@ -37,7 +37,7 @@ def device_facts(device: str) -> dict:
 
     before = clocks() if device == "cuda" else None
     measure.prepare(device)
-    found = {dtype: ceilings.measure(getattr(torch, dtype), device) for dtype in _DTYPES[device]}
+    found = {dtype: ceilings.measure(dtype, device) for dtype in _DTYPES[device]}
     facts = {"ceilings": found}
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)

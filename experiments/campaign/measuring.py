@@ -14,6 +14,7 @@ from experiments.campaign.folder import Folder
 from experiments.campaign.value import Selected
 from experiments.digest import code_digest
 from experiments.machine import Machine
+from experiments.references import References
 from experiments.supervise import Account, not_measured, supervise
 from experiments.workers import Workers
 
@@ -28,7 +29,8 @@ class Measuring:
     """Measures cases into `folder.records`, each within what time is left.
 
     A case that names a kernel with a bad mark becomes a failed record, with the reason, unmeasured.
-    given_up: by name of a case, why it is not tried again.
+    references: those of the cases measured so far. given_up: by name of a case, why it is not
+    tried again.
     """
 
     folder: Folder
@@ -37,6 +39,7 @@ class Measuring:
     workers: Workers
     marks: list[trust.Mark]
     tick: Callable[[], object]
+    references: References
     given_up: dict[str, str] = field(default_factory=dict)
     _ratios: list[float] = field(default_factory=list)
     # That after the last case, which is that before the next.
@@ -101,6 +104,8 @@ class Measuring:
     def _measure(
         self, one: Selected, number: int, digest: str, expected: float, end: float
     ) -> None:
+        from experiments.gauge import ceilings_beside
+
         limits = self._limits(one)
         reason = trust.why_failed(one.case, self.marks)
         if reason is not None:
@@ -122,6 +127,8 @@ class Measuring:
             workers=self.workers,
             tick=self.tick,
             account=account,
+            references=self.references,
+            ceilings=ceilings_beside(before, one.case.dtype, self.machine.torch_device),
         )
         spent = time.monotonic() - start
         self._gauge = self._read_gauge(end)

@@ -7,7 +7,10 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +24,7 @@ from experiments.campaign.measuring import Measuring
 from experiments.campaign.work import Work
 from experiments.device_lock import hold
 from experiments.digest import ROOT
+from experiments.references import References
 from experiments.workers import Workers
 from models.kernels.tile_tables import VARIABLE
 
@@ -54,7 +58,7 @@ def run(folder: Folder, work: Work, clock: Clock) -> None:
 class _Steps:
     def __init__(self, folder: Folder, work: Work, clock: Clock, here: machine.Machine):
         self.folder, self.work, self.clock, self.here = folder, work, clock, here
-        self.device = "cpu" if here.device_kind == "cpu" else "cuda"
+        self.device = here.torch_device
         self.memory_gib = math.inf if self.device == "cpu" else None
         self.is_rehearsal = folder.manifest["rehearsal"]
 
@@ -207,8 +211,8 @@ class _Steps:
         """Every kernel beside its baselines, before any tuning: worth publishing by itself."""
         if self.work.first and not self.folder.found("first"):
             end = time.monotonic() + self.clock.share("first")
-            with Workers.of(self.device) as workers:
-                self._measuring(workers).run(self.work.first, most=1, end=end)
+            with self._measuring() as measuring:
+                measuring.run(self.work.first, most=1, end=end)
             self.folder.save("first", {"ended": datetime.now(UTC).isoformat(timespec="seconds")})
             self.say(summary.records_table(summary.records(self.folder.records)))
 
@@ -256,15 +260,19 @@ class _Steps:
     def measure(self) -> None:
         """The most valuable cases of all experiments, a round of all, then further ones."""
         given_up = self.folder.found("measure") or {}
-        with Workers.of(self.device) as workers:
-            measuring = self._measuring(workers, given_up)
+        with self._measuring(given_up) as measuring:
             most = 1 if self.is_rehearsal else 3
             measuring.run(self.work.cases, most=most, end=self.clock.end)
         self.folder.save("measure", measuring.given_up)
 
-    def _measuring(self, workers: Workers, given_up: dict | None = None) -> Measuring:
-        common = (self.folder, self.here, self.work.tier, workers, self.marks, self.tick)
-        return Measuring(*common, dict(given_up or {}))
+    @contextmanager
+    def _measuring(self, given_up: dict | None = None) -> Iterator[Measuring]:
+        with (
+            Workers.of(self.device) as workers,
+            tempfile.TemporaryDirectory(prefix="attention-references-") as kept,
+        ):
+            common = (self.folder, self.here, self.work.tier, workers, self.marks, self.tick)
+            yield Measuring(*common, References(Path(kept)), dict(given_up or {}))
 
 
 def begin(out: Path, work: Work, *, is_rehearsal: bool, resume: bool) -> Folder:

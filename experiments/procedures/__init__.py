@@ -2,9 +2,10 @@
 
 A module has two functions, which run in processes of their own:
 
-    make_reference(case, device, reference)        writes to the file `reference` what the check
-                                                   needs; returns fields of the record that are
-                                                   known before anything is timed
+    make_reference(case, device, reference, kept)  writes to the file `reference` what the check
+                                                   needs, which `kept` may have of an earlier case;
+                                                   returns fields of the record that are known
+                                                   before anything is timed
     replicate(case, device, reference, limits)     returns a replicate of the record, and "error";
                                                    raises `check.CheckFailed` if the output is wrong
 

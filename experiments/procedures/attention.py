@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from experiments import ceilings, check, measure
+from experiments import check, measure
 from experiments.case import Case
 from experiments.workload import build
 from models.errors import UnsupportedBackend
 
 
-def make_reference(case: Case, device: str, reference: Path) -> dict:
+def make_reference(case: Case, device: str, reference: Path, kept: Callable = check.anew) -> dict:
     """Write the oracle's rows for `case` to `reference`; what is known of it before it is timed.
 
-    Fields of the record: realised_density, useful_flops, and backend and ceilings, or
-    `unsupported`, the reason why no backend can, before any work.
+    Fields of the record: realised_density, useful_flops, and backend, or `unsupported`, the reason
+    why no backend can, before any work. kept: as of `check.write_reference`.
     """
     measure.prepare(device)
     work = build(case, device)
@@ -23,8 +24,8 @@ def make_reference(case: Case, device: str, reference: Path) -> dict:
         known["backend"] = work.backend()
     except UnsupportedBackend as error:
         return {**known, "unsupported": str(error)}
-    check.write_reference(work, reference)
-    return {**known, "ceilings": ceilings.measure(work.inputs[0].dtype, device)}
+    check.write_reference(work, reference, kept)
+    return known
 
 
 def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:

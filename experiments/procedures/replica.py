@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from experiments import ceilings, check, measure
+from experiments import check, measure
 from experiments.case import Case
 from experiments.workload import Workload, build
 from models.registry import VARIANTS
@@ -30,7 +31,7 @@ from models.registry import VARIANTS
 _TOKENS_CHECKED = 2**15
 
 
-def make_reference(case: Case, device: str, reference: Path) -> dict:
+def make_reference(case: Case, device: str, reference: Path, kept: Callable = check.anew) -> dict:
     """What `attention.make_reference` does, of the replica's formula; and `deviation`.
 
     ValueError unless the pass is "forward": the published code was timed on nothing else.
@@ -46,13 +47,19 @@ def make_reference(case: Case, device: str, reference: Path) -> dict:
     few = _checked_batch(case)
     exact = build(replace(case, variant=variant.replica_of), device)
     exact = replace(exact, inputs=[x[:few] for x in work.inputs])
-    check.write_reference(exact, reference)
+    check.write_reference(exact, reference, kept)
     # The oracle of the exact system gives way to the formula once the two are compared.
     found = torch.load(reference)
     rows = found["rows"]
-    expected, condition = replica.formula(*exact.inputs, rows, *pattern, is_causal=case.is_causal)
+
+    def formula() -> dict:
+        options = {"is_causal": case.is_causal}
+        out, condition = replica.formula(*exact.inputs, rows, *pattern, **options)
+        return {"out": out, "baseline": condition * found["baseline"]}
+
+    own = kept({"formula": variant.name, **case.to_json(), "device": device}, formula, device)
     deviation = _deviation(work, found["out"], rows)
-    found |= {"out": expected, "baseline": condition * found["baseline"]}
+    found |= own
     found["reference"] = f"replica's own formula in float64: {replica.FORMULA}"
     torch.save(found, reference)
     pairs = replica.pairs(case.seq_len, case.heads, *pattern, is_causal=case.is_causal)
@@ -63,7 +70,6 @@ def make_reference(case: Case, device: str, reference: Path) -> dict:
         "useful_flops": 4 * case.head_dim * case.batch * pairs,
         "backend": replica.BACKEND,
         "deviation": deviation,
-        "ceilings": ceilings.measure(work.inputs[0].dtype, device),
     }
 
 

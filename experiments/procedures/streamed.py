@@ -10,13 +10,14 @@ that keeps it grows with the number of chunks. The time in the source is measure
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from experiments import ceilings, check, measure
+from experiments import check, measure
 from experiments.case import Case
 from experiments.sampled_reference import READ_TOKENS, sampled_reference
 from models import dilated
@@ -30,7 +31,7 @@ _CUDA_CHUNK = 2**18
 REFERENCE = "float64 softmax over each sampled row's own keys, counted once a branch"
 
 
-def make_reference(case: Case, device: str, reference: Path) -> dict:
+def make_reference(case: Case, device: str, reference: Path, kept: Callable = check.anew) -> dict:
     """What `attention.make_reference` does; files of a mapped source are written beside it."""
     measure.prepare(device)
     pattern = _pattern(case)
@@ -47,20 +48,18 @@ def make_reference(case: Case, device: str, reference: Path) -> dict:
     except UnsupportedBackend as error:
         return {**known, "unsupported": str(error)}
     rows = check.sample_rows(case.seq_len, case.seed)
-    exact, plain = sampled_reference(source, pattern, rows, is_causal=case.is_causal)
-    torch.save(
-        {
-            "reference": REFERENCE,
-            # Of the rows that a pass keeps, which are these.
-            "rows": torch.arange(len(rows)),
-            "out": exact,
-            "baseline": check.relative_rms_of_rows(plain, exact),
-        },
-        reference,
-    )
+
+    def sampled() -> dict:
+        exact, plain = sampled_reference(source, pattern, rows, is_causal=case.is_causal)
+        return {"out": exact, "baseline": check.relative_rms_of_rows(plain, exact)}
+
+    found = kept({"streamed": case.to_json(), "device": device}, sampled, device)
+    # Of the rows that a pass keeps, which are these.
+    places = torch.arange(len(rows))
+    torch.save({"reference": REFERENCE, "rows": places, **found}, reference)
     if _source_of(case) == "mapped":
         _write_files(case, source, reference.parent)
-    return {**known, "ceilings": ceilings.measure(source.dtype, device)}
+    return known
 
 
 def replicate(case: Case, device: str, reference: Path, limits: dict) -> dict:

@@ -136,9 +136,14 @@ class OneRank:
         Returns:
             The rank's dq (B, n, H, D), complete.
         """
+        return self.backward(grad_out, *self.forward())
+
+    def backward(
+        self, grad_out: torch.Tensor, out: torch.Tensor, lse: torch.Tensor
+    ) -> torch.Tensor:
+        """The backward pass of `forward_backward`; out, lse: what `forward` returned."""
         q, k, v, key_padding_mask = self._inputs
-        results = self.forward()
-        tensors = (grad_out, None, q, k, v, *results, key_padding_mask)
+        tensors = (grad_out, None, q, k, v, out, lse, key_padding_mask)
         return run(backward_steps(*tensors, self._call))[0]
 
     @property

@@ -13,6 +13,7 @@ from experiments.campaign.folder import Folder
 from experiments.campaign.measuring import Measuring
 from experiments.campaign.work import rehearsal
 from experiments.procedures import attention
+from experiments.references import References
 from experiments.workers import Workers
 
 HERE = machine.describe("cpu")
@@ -28,7 +29,7 @@ def chosen():
 def of_campaign(tmp_path):
     folder = Folder.begin(tmp_path / "campaign", {"format": 1})
     with Workers.of("cpu") as workers:
-        yield Measuring(folder, HERE, "smoke", workers, [], lambda: None)
+        yield Measuring(folder, HERE, "smoke", workers, [], lambda: None, References())
 
 
 def hang(*_):

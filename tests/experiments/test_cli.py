@@ -55,7 +55,7 @@ def test_bad_input_is_told_in_one_line(arguments, told):
 
 def test_list_and_plan_tell_the_cases():
     listed = cli("list").stdout
-    assert "comprehensive" in listed and "smoke 14, laptop 75, gpu 540" in listed
+    assert "comprehensive" in listed and "smoke 16, laptop 84, gpu 540" in listed
     planned = cli("plan", "comprehensive", "--tier", "gpu", "--device", "cpu").stdout
     assert planned.count("\n  measure ") + planned.count("\n  done ") == 540
 

@@ -10,11 +10,12 @@ from experiments import measure as measuring
 from experiments.digest import sources
 from experiments.procedures import ranks
 from experiments.schema import Record
+from experiments.workload import build
 from models.registry import VARIANTS
 from models.ring import passes
 
 SIMULATED = [name for name, variant in VARIANTS.items() if variant.can_be_simulated]
-OURS = [*SIMULATED, "distributed-dilated", "multihead-ring-dilated"]
+OURS = [*SIMULATED, "distributed-dilated"]
 SHAPE = {"batch": 1, "seq_len": 40, "heads": 4, "kv_heads": 2, "head_dim": 8, "is_causal": False}
 SHARD_BYTES = 2 * 20 * 2 * 8 * 4  # keys and values of half the tokens
 
@@ -71,6 +72,45 @@ def test_a_simulated_ring_is_checked_whole_and_timed_by_the_rank(measure, varian
         backward = 3.5 if passes == "forward_backward" else 1
         # A quarter of the queries, all keys.
         assert checked.useful_flops == backward * 4 * 8 * 4 * 10 * 40
+
+
+def test_a_rank_of_a_module_projects_its_own_tokens(case):
+    passes = {"variant": "multihead-ring-dilated", "simulated": True, **SHAPE}
+    whole = build(case(world_size=1, **passes), "cpu")
+    x = whole.inputs[0]
+    assert (whole.one_rank().forward() - whole.module(x, x, x)[0]).abs().max() < 1e-6
+    work = build(case(world_size=4, pass_="forward_backward", **passes), "cpu")
+    out = work.step()
+    for rank in range(4):
+        one = work.one_rank(rank)
+        of_rank = slice(10 * rank, 10 * rank + 10)
+        assert torch.equal(one.tokens, work.inputs[0][:, of_rank])
+        assert (one.forward() - out[:, of_rank]).abs().max() < 1e-6
+    # Of E x (2 E + 2 Ekv) weights; a rank has a quarter of the tokens.
+    projections = 2 * 10 * 32 * (2 * 32 + 2 * 16)
+    attention = 4 * 8 * work.one_rank().pairs()
+    assert work.useful_flops() == 3 * projections + 3.5 * attention
+
+
+def test_gradients_of_a_rank_alone_are_those_of_the_module(case, monkeypatch):
+    fields = {"variant": "multihead-ring-dilated", "pass_": "forward_backward", **SHAPE}
+    work = build(case(world_size=1, simulated=True, **fields), "cpu")
+    found, real = [], torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *a: found.append(real(*a)) or found[-1])
+    work.one_rank().forward_backward(work.cotangent)
+    expected = real(work.run(*work.inputs), work.leaves, work.cotangent)
+    of_out, of_input = found[0], found[1]
+    by_name = dict(
+        zip(["x", *(n for n, _ in work.module.named_parameters())], expected, strict=True)
+    )
+    for name, got in zip(
+        ("norm.weight", "norm.bias", "out_proj.weight", "out_proj.bias"), of_out[1:], strict=True
+    ):
+        assert (got - by_name[name]).abs().max() < 1e-5 * by_name[name].abs().max()
+    # Of the projections, the part that belongs to queries.
+    queries = slice(0, 32)
+    got = of_input[1][queries]
+    assert (got - by_name["in_proj.weight"][queries]).abs().max() < 1e-5 * got.abs().max()
 
 
 def test_more_ranks_than_cores_are_unsupported(measure):

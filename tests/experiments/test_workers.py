@@ -62,7 +62,7 @@ def work(monkeypatch, log):
     """Put `reference` and `replicate`, functions of the case, for the real ones; logged."""
 
     def put(reference=lambda case: None, replicate=lambda case: None, module=attention):
-        def make_reference(case, device, path):
+        def make_reference(case, device, path, kept):
             log("reference")
             reference(case)
             log("reference-ends")
@@ -92,7 +92,8 @@ def go(case, workers):
     def run(limits=THREE, *, workers=workers, tick=None, account=None, **changes):
         what = ("smoke", case(**changes), limits, describe("cpu"), "0" * 16)
         procedure = choose(what[1].variant)
-        return supervise(*what, procedure=procedure, workers=workers, tick=tick, account=account)
+        known = {"procedure": procedure, "ceilings": KNOWN["ceilings"]}
+        return supervise(*what, **known, workers=workers, tick=tick, account=account)
 
     return run
 

@@ -13,7 +13,7 @@ from analysis.rendering.text import DASH, interval, number
 from analysis.selection.rates import useful
 from tests.analysis import synthetic
 
-FORWARD = {"pass": "forward", "is_causal": False}
+FORWARD = {"pass": "forward", "is_causal": False, "batch": 1}
 TABLE = """
 return [...document.querySelectorAll("#table tbody tr")].map((row) =>
   [row.dataset.line, ...[...row.cells].map((cell) => cell.textContent)]);
@@ -68,11 +68,12 @@ def select(page, name, value):
 
 
 def open_forward(page, experiment):
-    """Choose the forward pass without a mask on the CPU: cases that others have are there too."""
+    """Choose the forward pass of one sequence without a mask on the CPU."""
     select(page, "machine", synthetic.CPU)
     select(page, "experiment", experiment)
     select(page, "pass", "forward")
     select(page, "is_causal", "not causal")
+    select(page, "batch", 1)
 
 
 def tick(page, group, value):
@@ -140,9 +141,11 @@ def test_choosing_changes_the_numbers_to_those_of_the_records(page, frame):
     select(page, "machine", synthetic.CPU)
     select(page, "experiment", "block_sparse")
     own = of(frame, machine=synthetic.CPU, experiment="block_sparse", is_causal=False)
+    own = of(own, batch=1)
     for pass_, length in (("forward", 4096), ("forward", 16384), ("forward_backward", 2048)):
         select(page, "pass", pass_)
         select(page, "is_causal", "not causal")
+        select(page, "batch", 1)
         select(page, "length", length)
         check_table(page, of(own, **{"pass": pass_}, seq_len=length))
     open_forward(page, "comprehensive")
@@ -182,7 +185,7 @@ def test_sparsities_and_systems_can_be_taken_away_and_brought_back(page):
 def test_a_system_with_several_patterns_at_a_length_is_a_line_for_each(page, frame):
     open_forward(page, "block_sparse")
     patterns = of(frame, experiment="block_sparse", system="block-sparse@95", seq_len=8192)
-    patterns = of(patterns, **{"pass": "forward", "is_causal": False})
+    patterns = of(patterns, **FORWARD)
     assert len(patterns) > 1
     select(page, "length", 8192)
     shown = shown_rows(page)
@@ -196,7 +199,7 @@ def test_a_chosen_point_shows_the_samples_path_and_command_of_its_record(page, f
     open_forward(page, "comprehensive")
     select(page, "length", 2048)
     page.run("document.querySelector('#table tr[data-line=dilated-sdpa] button').click();")
-    row = of(frame, machine=synthetic.CPU, experiment="comprehensive", seq_len=2048)
+    row = of(frame, machine=synthetic.CPU, experiment="comprehensive", seq_len=2048, batch=1)
     row = of(row, system="dilated-sdpa").iloc[0]
     dots = page.run(
         "return [...document.querySelectorAll('#strip .sample')]"
@@ -245,7 +248,7 @@ def test_an_untimed_point_is_drawn_and_says_why(page, frame):
     names, values = page.run(FACTS)
     assert dict(zip(names, values, strict=True))["Reason"] == "timeout on purpose"
     assert page.run("return document.getElementById('strip').hidden;")
-    rows = of(frame, experiment="comprehensive", seq_len=8192, system="dilated-gather")
+    rows = of(frame, experiment="comprehensive", seq_len=8192, system="dilated-gather", batch=1)
     assert text(page, "#path") == rows.iloc[0]["path"]
 
 
@@ -339,7 +342,7 @@ def test_a_link_with_nonsense_shows_what_there_is(page, address):
 
 def test_a_changed_hash_changes_the_view(page):
     where = {"machine": synthetic.CPU, "experiment": "comprehensive", "length": 1024}
-    where |= {"pass": "forward", "is_causal": "not causal"}
+    where |= {"pass": "forward", "is_causal": "not causal", "batch": 1}
     page.run("location.hash = arguments[0];", urlencode(where))
     wait = "return new Promise((done) => setTimeout(() => done(state.length), 100));"
     assert page.run(wait) == 1024
