@@ -49,7 +49,7 @@ use rule on_all_records as overview with:
     log:
         "build/logs/{figure}.log",
     wildcard_constraints:
-        figure="overview|scaling|variation|gauges",
+        figure="|".join(ACROSS),
     params:
         code=of_records("across.overview"),
         command=lambda wildcards, output: f"across.overview --figure {wildcards.figure} --out {output.svg}",

@@ -44,7 +44,7 @@ WRITEUPS = glob_wildcards("paper/writeups/{name}.md.j2").name
 ROOTS = ["results/published"] if PUBLISHED else []
 ROOTS += [LOCAL] if SOURCE == "local" else []
 # Figures of all experiments.
-ACROSS = ["overview", "scaling", "variation", "gauges"]
+ACROSS = ["overview", "scaling", "variation", "retest", "gauges"]
 # Every case asks for its variant's.
 digest = cache(code_digest)
 

@@ -2,7 +2,7 @@
 
     python -m analysis.across.overview --out build/figures/overview.svg [--machine ID] [ROOT ...]
 
-also draws what else is of all experiments together: `--figure scaling`, `--figure variation`.
+also draws what else is of all experiments together: `--figure scaling` and others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.across import exponents, gauges, variation
+from analysis.across import exponents, gauges, retest, variation
 from analysis.command import command, parser
 from analysis.records import frame as records
 from analysis.rendering.style import GREY, PAGE, look, ratio_axis, save, style
@@ -194,6 +194,7 @@ FIGURES = {
     "overview": overview,
     "scaling": exponents.scaling,
     "variation": variation.variation,
+    "retest": retest.retest,
     "gauges": gauges.gauges,
 }
 

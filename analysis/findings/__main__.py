@@ -28,6 +28,7 @@ from analysis.findings.findings import (
     judge,
     load,
 )
+from analysis.findings.retests import entries as of_retests
 from analysis.records import files
 from analysis.records import frame as records
 from analysis.records.frame import RecordsError, repository
@@ -163,7 +164,8 @@ def main(arguments: list[str] | None = None) -> None:
     texts = render(findings, found, given.out, repository())
     for text, suffix in zip(texts, (".md", ".html"), strict=True):
         write(given.out.with_name(given.out.name + suffix), text)
-    numbers.save(entries(findings, found[0]), given.out.parent / "numbers" / "findings.json")
+    own = entries(findings, found[0]) | of_retests(frames[found[0].name])
+    numbers.save(own, given.out.parent / "numbers" / "findings.json")
     print(texts[0], end="")
 
 

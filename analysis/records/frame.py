@@ -33,7 +33,8 @@ def load(*roots) -> pd.DataFrame:
       where rounds differ, errors and software are those of the newest that is of the row's status
     - `path`: of that record, from the repository root; `paths`, `commands`: of all that count
     - `samples`: a tuple of `RoundSamples`; `rounds`, `hosts`: of how many rounds and hosts
-    - `gauges`: (round, start of the case, the drift gauge before and after it)
+    - `began`: (round, start of the case) of all that count; `gauges`: these and the drift gauge
+      before and after it
     - `median_ms`, `low_ms`, `high_ms`: see `analysis.statistics.intervals`; NaN bounds of one round
     - `spread`: what the machine's cases say of its rounds (`analysis.statistics.spread`)
     - errors, `rows_checked`, and the measured ceilings: FLOP/s, and bytes read and written per
@@ -167,6 +168,7 @@ def _row(case: Case, found: list[File], samples: tuple[RoundSamples, ...], sprea
         "matmul_flops_per_s": ceilings.matmul_flops_per_s if ceilings else nan,
         "copy_bytes_per_s": ceilings.copy_bytes_per_s if ceilings else nan,
         "samples": samples,
+        "began": tuple((one.round, one.record.started_at) for one in found),
         "gauges": tuple(
             (one.round, one.record.started_at, one.record.gauges.model_dump())
             for one in found

@@ -4,9 +4,13 @@ What differs between rounds contains what differs between processes and between 
 unit of all intervals is the round, and where there are two hosts or more, the host: see
 `analysis.statistics.rounds`. A time is the geometric mean over these of the round's median. A ratio
 of two times is formed within each round first, as both sides share what that round was like; of
-the same rounds it is the ratio of the two times. Intervals are Student's t on the log, with
-variances that all cases of the machine moderate: see `analysis.statistics.spread`. One round has
-none.
+the same rounds it is the ratio of the two times.
+
+Intervals are those of a repetition: measured again, in two rounds or on another host, the value
+lies in them in 95 % of cases. The interval of our own mean would hold that of the next measurement
+in some 83 %, as the next one varies too (Cumming and Maillardet, "Confidence intervals and
+replication: where will the next mean fall?", 2006). They are Student's t on the log, with variances
+that all cases of the machine moderate: see `analysis.statistics.spread`. One round has none.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from analysis.statistics.rounds import (
     clusters,
     log_medians,
     log_ratio,
+    repeated,
 )
 from analysis.statistics.spread import Prior, Spread
 
@@ -35,7 +40,7 @@ Samples = Sequence[RoundSamples]
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with a two-sided confidence interval.
+    """An estimate with a two-sided interval, which holds that of a repetition.
 
     Bounds are NaN, and `confidence` 0, where the data say nothing about spread.
     """
@@ -134,18 +139,21 @@ def time(samples: tuple[RoundSamples, ...], spread: Spread) -> Interval:
     or samples that are not numbers above 0.
     """
     logs = log_medians(samples)
-    value = _mean(logs)
+    value, count = _mean(logs), len(clusters(logs))
+    if count < 2:
+        return Interval.without_spread(exp(value))
     variances = _variances_of_time(logs, spread)
-    return Interval.of_log(value, *variances) if variances else Interval.without_spread(exp(value))
+    return Interval.of_log(value, *(one.of_repetition(count, repeated(logs)) for one in variances))
 
 
-def speedup(base: Samples, other: Samples, spread: Spread) -> Interval:
+def speedup(base: Samples, other: Samples, spread: Spread, *, again: int | None = None) -> Interval:
     """Time of `base` over that of `other`: how many times faster `other` is.
 
     Over the rounds that both have; where there is none, the ratio of the two times, without an
-    interval. Both are of one machine, whose `spread` it is. Errors as in `time`.
+    interval. Both are of one machine, whose `spread` it is. again: rounds, or hosts, of the
+    repetition that the interval is of; None for `rounds.repeated`. Errors as in `time`.
     """
-    return geometric_mean_speedup([(base, other)], spread)
+    return _geometric_mean_speedup(((tuple(base), tuple(other)),), spread, again)
 
 
 def geometric_mean_speedup(pairs: Iterable[tuple[Samples, Samples]], spread: Spread) -> Interval:
@@ -157,13 +165,13 @@ def geometric_mean_speedup(pairs: Iterable[tuple[Samples, Samples]], spread: Spr
     pairs raise ValueError.
     """
     return _geometric_mean_speedup(
-        tuple((tuple(base), tuple(other)) for base, other in pairs), spread
+        tuple((tuple(base), tuple(other)) for base, other in pairs), spread, None
     )
 
 
 @lru_cache(maxsize=8192)
 def _geometric_mean_speedup(
-    pairs: tuple[tuple[tuple[RoundSamples, ...], ...], ...], spread: Spread
+    pairs: tuple[tuple[tuple[RoundSamples, ...], ...], ...], spread: Spread, again: int | None
 ) -> Interval:
     if not pairs:
         raise ValueError("pairs: expected at least one (base, other), got none")
@@ -180,8 +188,8 @@ def _geometric_mean_speedup(
     value, count = float(of_clusters.mean()), len(of_clusters)
     if count < 2:
         return Interval.without_spread(exp(value))
-    own = float(of_clusters.var(ddof=1))
-    return Interval.of_log(value, spread.ratio.moderated(own, count - 1).over(count))
+    variance = spread.ratio.moderated(float(of_clusters.var(ddof=1)), count - 1)
+    return Interval.of_log(value, variance.of_repetition(count, again or repeated(shared)))
 
 
 @dataclass(frozen=True)
@@ -200,13 +208,17 @@ class Side:
         shared = _mean_over(logs)
         if not shared:
             return sum(map(_mean, logs)) / len(logs), ()
-        return _mean(shared), _variances_of_time(shared, self.spread)
+        count = len(clusters(shared))
+        variances = _variances_of_time(shared, self.spread) if count > 1 else ()
+        return _mean(shared), tuple(one.over(count) for one in variances)
 
 
 def unpaired_speedup(base: Side, other: Side) -> Interval:
     """Geometric mean time of `base` over that of `other`, which share no round.
 
-    Nothing cancels, so the variances of both count. NaN bounds where either has one cluster.
+    Nothing cancels, so the variances of both means count: these are two measurements already, so
+    that the interval is a confidence interval of their ratio. NaN bounds where either has one
+    cluster.
     """
     (value, variances), (less, more) = base.mean(), other.mean()
     if not variances or not more:
@@ -225,10 +237,7 @@ def _mean_over(logs: Sequence[Logs]) -> dict[At, float]:
 
 
 def _variances_of_time(logs: Logs, spread: Spread) -> tuple[Prior, ...]:
-    """Of the mean over clusters, of its own and of the rounds; none for one cluster."""
+    """Of one of two clusters or more: its own and that of all cases at once."""
     own = clusters(spread.without_effects(logs))
-    if len(own) < 2:
-        return ()
     found = [spread.time.moderated(float(own.var(ddof=1)), len(own) - 1)]
-    found += [spread.common] if spread.effects else []
-    return tuple(one.over(len(own)) for one in found)
+    return (*found, spread.common) if spread.effects else tuple(found)

@@ -17,6 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Rounds of whoever measures again: what a bare `snakemake` and `make reproduce` take.
+ROUNDS_AGAIN = 2
+
 
 class RoundSamples(NamedTuple):
     """The samples of a case in one round; host: which of the machine's hosts, "" if unknown.
@@ -78,6 +81,11 @@ def log_ratio(base: Logs, other: Logs) -> dict[At, float]:
 def over_hosts(rounds: Collection[At]) -> bool:
     """Whether the clusters of these rounds are hosts: there are two or more."""
     return len({at.host for at in rounds}) > 1
+
+
+def repeated(rounds: Collection[At]) -> int:
+    """Clusters of a repetition of what these rounds measured: one host, or ROUNDS_AGAIN rounds."""
+    return 1 if over_hosts(rounds) else ROUNDS_AGAIN
 
 
 def clusters(logs: Logs) -> np.ndarray:

@@ -19,7 +19,7 @@ from scipy import stats
 from analysis.statistics import curves
 from analysis.statistics.curves import EXACT, MODELS, OFFSET_POWER, POWER
 from analysis.statistics.intervals import Interval, Samples, check_confidence
-from analysis.statistics.rounds import clusters, log_medians
+from analysis.statistics.rounds import clusters, log_medians, repeated
 from analysis.statistics.spread import Prior, Spread
 
 
@@ -114,7 +114,8 @@ def fit(
 
     Each draw refits the curve plus deviations. These are residuals, corrected for leverage and
     widened by Student t / normal at the residual degrees of freedom (few points say little about
-    their own noise), or what rounds make a point deviate, where that is more: see `_round_noise`.
+    their own noise), or what rounds make a point deviate, where that is more (`Noise`); and, as of
+    all intervals, what they make one of a repetition deviate.
 
     `censored` holds (length, reason) of out-of-memory or timed-out points: a lower bound is no
     value, so they are carried along and change no number. Raises ValueError on fewer than three
@@ -164,7 +165,7 @@ def _fit(
     theta, theta_draws, drawn = fitted[model]
     k, k_draws = (array[..., -1] for array in fitted[exponent_model][:2])
     margin = exponent = Interval.of_draws(float(k), k_draws, confidence)
-    if noise is not None and not noise.freedom:
+    if noise is not None and not noise.of_one.freedom:
         margin, exponent = replace(margin, confidence=0.0), Interval.without_spread(float(k))
         theta_draws, drawn = theta_draws[:0], "nothing"
     shorter = curves.solve(model, x[:-1], log_y[:-1])
@@ -187,10 +188,39 @@ def _fit(
     )
 
 
+@dataclass(frozen=True)
+class Noise:
+    """What rounds make the points of a series deviate by.
+
+    of_one: the variance of a point in one cluster; without freedom where there is one alone. count:
+    clusters that a value is the mean of. again: those of a repetition's.
+    """
+
+    of_one: Prior = Prior()
+    count: int = 1
+    again: int = 1
+
+    @property
+    def of_value(self) -> float:
+        """The standard deviation of a value."""
+        return float(np.sqrt(self.of_one.variance / self.count))
+
+    def draw(self, variance: float, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        """Deviations (draws, P) of `variance` times that of one.
+
+        All points of a draw share how far off the estimate of their noise is.
+        """
+        known = self.of_one
+        scale = np.sqrt(
+            known.variance * known.freedom / rng.chisquare(known.freedom, (shape[0], 1))
+        )
+        return np.sqrt(variance) * scale * rng.standard_normal(shape)
+
+
 def _points(
     lengths: Sequence[float], values: Sequence[float | Samples], spread: Spread | None
-) -> tuple[np.ndarray, np.ndarray, Prior | None]:
-    """Ascending log lengths (P,), log values (P,), and the noise of a value.
+) -> tuple[np.ndarray, np.ndarray, Noise | None]:
+    """Ascending log lengths (P,), log values (P,), and the noise of the values.
 
     The noise is None of plain numbers; it has no degrees of freedom where times are of one round.
     """
@@ -212,8 +242,8 @@ def _points(
     return np.log(n[order]), log_y[order], noise
 
 
-def _times(values: Sequence[Samples], spread: Spread) -> tuple[np.ndarray, Prior]:
-    """Means of log medians over clusters (P,), and the noise of one of them."""
+def _times(values: Sequence[Samples], spread: Spread) -> tuple[np.ndarray, Noise]:
+    """Means of log medians over clusters (P,), and their noise."""
     logs = [log_medians(samples) for samples in values]
     shared = [at for at in logs[0] if all(at in one for one in logs)]
     if shared:
@@ -221,12 +251,13 @@ def _times(values: Sequence[Samples], spread: Spread) -> tuple[np.ndarray, Prior
     found = [clusters(one) for one in logs]
     log_y = np.array([one.mean() for one in found])
     if len(shared) < 2 or len(found[0]) < 2:
-        return log_y, Prior()
-    return log_y, _round_noise(np.array(found), spread)
+        return log_y, Noise()
+    of_one = _round_noise(np.array(found), spread)
+    return log_y, Noise(of_one, len(found[0]), repeated(shared))
 
 
 def _round_noise(logs: np.ndarray, spread: Spread) -> Prior:
-    """The noise of a point's mean, of log medians (P, R) of one series over R clusters.
+    """The noise of a point in one cluster, of log medians (P, R) of one series over R clusters.
 
     What is left beside the mean of the length and that of the cluster: a slower host moves no
     exponent. Moderated by what all of the machine's cases say, of one time half of a ratio's.
@@ -235,7 +266,7 @@ def _round_noise(logs: np.ndarray, spread: Spread) -> Prior:
     left = logs - logs.mean(axis=1, keepdims=True) - logs.mean(axis=0) + logs.mean()
     freedom = (points - 1) * (count - 1)
     own = float((left**2).sum()) / freedom
-    return spread.ratio.halved().moderated(own, freedom).over(count)
+    return spread.ratio.halved().moderated(own, freedom)
 
 
 def _akaike(
@@ -264,7 +295,7 @@ def _deviating(
     theta: np.ndarray,
     x: np.ndarray,
     log_y: np.ndarray,
-    noise: Prior | None,
+    noise: Noise | None,
     confidence: float,
     draws: int,
     rng: np.random.Generator,
@@ -273,15 +304,17 @@ def _deviating(
     curve, jacobian = curves.log_curves(model, theta[None], x)
     residuals, freedom = log_y - curve[0], x.size - curves.size(model)
     spread = np.sqrt((residuals**2).sum() / freedom)
-    if noise is not None and np.sqrt(noise.variance) > spread:
-        # All points of a draw share how far off the estimate of their noise is.
-        scale = np.sqrt(noise.variance * noise.freedom / rng.chisquare(noise.freedom, (draws, 1)))
-        return "rounds", curve + scale * rng.standard_normal((draws, x.size))
+    shape = (draws, x.size)
+    is_known = noise is not None and noise.of_one.freedom > 0
+    if is_known and noise.of_value > spread:
+        return "rounds", curve + noise.draw(1 / noise.count + 1 / noise.again, shape, rng)
     # A coefficient at zero takes up no freedom: its column is cut by rcond.
     slopes = jacobian[0].T
     leverage = np.einsum("ij,ji->i", slopes, np.linalg.pinv(slopes, rcond=1e-5))
     corrected = residuals / np.sqrt(np.clip(1 - leverage, 0.1, 1))
     corrected *= spread / np.sqrt((corrected**2).mean() or 1.0)
     wider = stats.t.ppf((1 + confidence) / 2, freedom) / stats.norm.ppf((1 + confidence) / 2)
-    chosen = rng.choice(corrected - corrected.mean(), size=(draws, x.size))
-    return "residuals", curve + wider * chosen
+    found = curve + wider * rng.choice(corrected - corrected.mean(), size=shape)
+    if is_known:
+        found += noise.draw(1 / noise.again, shape, rng)
+    return "residuals", found

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, log
+from math import exp, log, sqrt
 from statistics import fmean
 
 import numpy as np
@@ -51,6 +51,10 @@ class Prior:
         """Of a mean of `count` independent ones."""
         return Prior(self.variance / count, self.freedom)
 
+    def of_repetition(self, count: int, again: int) -> Prior:
+        """Of the mean of `again` further ones, about a mean of `count`."""
+        return Prior(self.variance * (1 / count + 1 / again), self.freedom)
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -79,18 +83,26 @@ PLAIN = Spread()
 def prior_of(variances: Sequence[float], freedoms: Sequence[float]) -> Prior:
     """The prior of these variances, by the moments of their logs; of fewer than FEWEST, none.
 
-    Its freedom is at most that of all of them together, which is what it is where their logs
-    differ by no more than chance.
+    Its freedom is what their logs allow a standard error down, so that the fewer they are the less
+    the prior counts; and at most that of all of them together.
     """
     if len(variances) < FEWEST:
         return Prior()
     half = np.asarray(freedoms, dtype=float) / 2
     logs = np.log(np.maximum(variances, FLOOR)) - digamma(half) + np.log(half)
-    beyond_chance = float(logs.var(ddof=1) - polygamma(1, half).mean())
-    most = 2 * float(half.sum())
-    freedom = min(2 * _inverse_trigamma(beyond_chance), most) if beyond_chance > 0 else most
-    variance = exp(float(logs.mean()) + float(digamma(freedom / 2)) - log(freedom / 2))
-    return Prior(variance, freedom)
+    spread, most = float(logs.var(ddof=1)), 2 * float(half.sum())
+    by_chance = float(polygamma(1, half).mean())
+    middle = _freedom(spread - by_chance, most)
+    variance = exp(float(logs.mean()) + float(digamma(middle / 2)) - log(middle / 2))
+    error = spread * sqrt(2 / (len(variances) - 1))
+    return Prior(variance, _freedom(spread - by_chance + error, most))
+
+
+def _freedom(beyond_chance: float, most: float) -> float:
+    """Of a prior whose variances' logs have so much variance beyond chance."""
+    if beyond_chance <= 0:
+        return most
+    return min(2 * _inverse_trigamma(beyond_chance), most)
 
 
 def _inverse_trigamma(value: float) -> float:

@@ -96,11 +96,11 @@ def test_noise_of_a_point_is_what_is_left_beside_length_and_round():
     left = np.array([[1, -1], [-2, 2], [1, -1]]) * np.log(1.25) / 6
     own = (left**2).sum() / 2
     found = scaling._round_noise(logs, PLAIN)
-    assert (found.variance, found.freedom) == (pytest.approx(own / 2), 2)
+    assert (found.variance, found.freedom) == (pytest.approx(own), 2)
     spread = Spread(ratio=Prior(0.08, 6.0))
     moderated = scaling._round_noise(logs, spread)
     assert moderated.freedom == 8
-    assert moderated.variance == pytest.approx((6 * 0.04 + 2 * own) / 8 / 2)
+    assert moderated.variance == pytest.approx((6 * 0.04 + 2 * own) / 8)
 
 
 def test_times_of_one_round_have_no_interval_and_are_judged_by_their_residuals():

@@ -1,0 +1,132 @@
+"""Measured again: whether the intervals of some rounds hold what other rounds found.
+
+A machine's rounds are split in two by time. Speed-ups over dense attention, with intervals from the
+earlier rounds alone, are set beside those of the later ones, and the other way round where there
+are two of each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+import pandas as pd
+
+from analysis.records import frame as records
+from analysis.rendering import numbers
+from analysis.selection import published, views
+from analysis.statistics.intervals import Interval, Samples, speedup
+from analysis.statistics.rounds import log_medians
+from analysis.statistics.spread import estimate
+
+# Of a machine's cases: a round that has fewer is a pass over some experiment.
+_WHOLE = 0.5
+
+
+@dataclass(frozen=True)
+class Retest:
+    """A speed-up over dense attention by some rounds, with its interval, and by others."""
+
+    first: Interval
+    again: float
+
+    @property
+    def half(self) -> float:
+        """Half the interval, as a log."""
+        return math.log(self.first.high / self.first.value)
+
+    @property
+    def off(self) -> float:
+        """By how much the other rounds differ, as a log."""
+        return math.log(self.again / self.first.value)
+
+    @property
+    def is_held(self) -> bool:
+        return self.again in self.first
+
+
+@dataclass(frozen=True)
+class Retests:
+    """All of a machine's: `found` is empty below three rounds. hours: between the two parts."""
+
+    found: tuple[Retest, ...] = ()
+    hours: float = math.nan
+    rounds: tuple[int, int] = (0, 0)
+
+    @property
+    def held(self) -> int:
+        """How many intervals hold the other value."""
+        return sum(one.is_held for one in self.found)
+
+
+def retests(frame: pd.DataFrame, machine: str) -> Retests:
+    """Those of a machine, by its two parts of rounds: the first two or half, and the later ones."""
+    rows = frame[frame["machine"] == machine].drop_duplicates("path")
+    began = _began(rows)
+    names = sorted(began, key=began.get)
+    if len(names) < 3:
+        return Retests()
+    cut = max(2, len(names) // 2)
+    parts = [names[:cut], names[cut:]]
+    found = _by_rounds(rows, *parts)
+    if len(parts[1]) > 1:
+        found += _by_rounds(rows, *reversed(parts))
+    hours = (began[parts[1][0]] - began[parts[0][-1]]).total_seconds() / 3600
+    return Retests(tuple(found), hours, (len(parts[0]), len(parts[1])))
+
+
+def most_tested(frame: pd.DataFrame, machine: str = "auto") -> str:
+    """The machine with the most of them where "auto", of several the one to report."""
+    if machine != "auto":
+        return machine
+    ids = records.machines(frame, records.reporting_machine(frame))
+    return max(ids, key=lambda one: len(retests(frame, one).found))
+
+
+def entries(frame: pd.DataFrame) -> dict[str, dict]:
+    """Number entries: the share (%) of so many intervals that held, and the hours between."""
+    found = retests(frame, most_tested(frame))
+    share = 100 * found.held / len(found.found) if found.found else None
+    hours = found.hours if found.found else None
+    return {
+        "retest.share": numbers.entry(share, unit="%"),
+        "retest.intervals": numbers.entry(len(found.found) or None, unit="intervals"),
+        "retest.hours": numbers.entry(hours, unit="h"),
+    }
+
+
+def _began(rows: pd.DataFrame) -> dict[str, datetime]:
+    """When each round began that most of the cases have."""
+    times: dict[str, list[datetime]] = {}
+    for of_case in rows["began"]:
+        for round_, started_at in of_case:
+            times.setdefault(round_, []).append(started_at)
+    most = max(map(len, times.values()), default=0)
+    return {name: min(own) for name, own in times.items() if len(own) >= _WHOLE * most}
+
+
+def _by_rounds(rows: pd.DataFrame, first: Collection[str], again: Collection[str]) -> list[Retest]:
+    pairs = []
+    for _, row in rows.iterrows():
+        dense = views.dense_counterpart(rows, row)
+        if row["system"] != published.DENSE and dense is not None:
+            sides = [
+                tuple(_of(one["samples"], part) for one in (dense, row)) for part in (first, again)
+            ]
+            if all(len(side) == len(first) for side in sides[0]) and all(sides[1]):
+                pairs.append(sides)
+    cases = {own: base for (base, own), _ in pairs} | {base: None for (base, _), _ in pairs}
+    spread = estimate(
+        (log_medians(own), None if base is None else log_medians(base))
+        for own, base in cases.items()
+    )
+    return [
+        Retest(speedup(*one, spread, again=len(again)), speedup(*other, spread).value)
+        for one, other in pairs
+    ]
+
+
+def _of(samples: Samples, rounds: Collection[str]) -> Samples:
+    return tuple(one for one in samples if one.round in rounds)

@@ -1,0 +1,102 @@
+"""Measured again: what is held is told from rounds that are known."""
+
+import csv
+import io
+import json
+import math
+import shutil
+
+import pytest
+
+from analysis.across.retest import LEAST, retest
+from analysis.findings.retests import Retest, entries, retests
+from analysis.records import frame as records
+from analysis.rendering import figure_csv
+from analysis.statistics.intervals import Interval
+from experiments.rounds import record_files
+from tests.analysis import synthetic
+
+
+def _with_rounds(root, out, wanted):
+    """A copy of the rounds of `root` by number; 4 is 3 again, two days later."""
+    for path in record_files(root):
+        number = int(path.parent.name[9])
+        for to in wanted:
+            if number == min(to, 3):
+                target = out / path.parents[1].name / synthetic.round_name(to) / path.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if to == number:
+                    shutil.copy(path, target)
+                else:
+                    began = {"started_at": f"2026-01-0{to + 1}T03:04:05Z"}
+                    target.write_text(json.dumps({**json.loads(path.read_text()), **began}))
+    return records.load(out)
+
+
+@pytest.fixture(scope="module")
+def laptop_alone(tmp_path_factory):
+    root = tmp_path_factory.mktemp("alone") / "published"
+    return synthetic.write(root, "comprehensive")
+
+
+def test_a_retest_is_held_within_the_interval_alone():
+    first = Interval(2.0, 1.0, 4.0, 0.95)
+    assert Retest(first, 3.9).is_held and not Retest(first, 4.1).is_held
+    assert Retest(first, 1.0).off == pytest.approx(-math.log(2))
+    assert Retest(first, 1.0).half == pytest.approx(math.log(2))
+
+
+def test_the_third_round_is_set_beside_the_first_two(laptop_alone):
+    frame = records.load(laptop_alone)
+    found = retests(frame, synthetic.CPU)
+    rows = frame.drop_duplicates("path")
+    systems = rows[rows["system"] != "dense"]
+    assert len(found.found) == len(systems) and found.hours == 24 and found.rounds == (2, 1)
+    by_round = {
+        (row["path"], s.round): s.log_median for _, row in rows.iterrows() for s in row["samples"]
+    }
+    dense = rows[rows["system"] == "dense"]
+    for one, (_, row) in zip(found.found, systems.iterrows(), strict=True):
+        same = dense[(dense["seq_len"] == row["seq_len"]) & (dense["batch"] == row["batch"])]
+        (base,) = same["path"]
+        logs = [
+            by_round[base, synthetic.round_name(n)] - by_round[row["path"], synthetic.round_name(n)]
+            for n in (1, 2, 3)
+        ]
+        assert math.log(one.first.value) == pytest.approx((logs[0] + logs[1]) / 2)
+        assert math.log(one.again) == pytest.approx(logs[2])
+    assert found.held == sum(abs(one.off) <= one.half for one in found.found)
+
+
+def test_two_rounds_each_are_set_beside_each_other_both_ways(laptop_alone, tmp_path):
+    found = retests(_with_rounds(laptop_alone, tmp_path, (1, 2, 3, 4)), synthetic.CPU)
+    half = len(found.found) // 2
+    assert found.rounds == (2, 2) and found.hours == 24
+    for one, other in zip(found.found[:half], found.found[half:], strict=True):
+        assert one.again == pytest.approx(other.first.value)
+        assert other.again == pytest.approx(one.first.value)
+
+
+def test_two_rounds_say_nothing(laptop_alone, tmp_path):
+    frame = _with_rounds(laptop_alone, tmp_path, (1, 2))
+    assert retests(frame, synthetic.CPU).found == ()
+    assert [one["value"] for one in entries(frame).values()] == [None] * 3
+    (said,) = retest(frame).texts
+    assert said.get_text() == "fewer than three rounds here"
+
+
+def test_the_figure_draws_each_and_says_how_many_are_held(laptop_alone):
+    frame = records.load(laptop_alone)
+    figure = retest(frame)
+    found = retests(frame, synthetic.CPU)
+    rows = list(csv.DictReader(io.StringIO(figure_csv.to_csv(figure))))
+    for series, is_held in (("held", True), ("not held", False)):
+        drawn = [
+            float(row["measured again, off by (%)"]) for row in rows if row["series"] == series
+        ]
+        own = [100 * math.expm1(abs(one.off)) for one in found.found if one.is_held == is_held]
+        assert drawn == pytest.approx([max(one, LEAST) for one in own])
+    share = 100 * found.held / len(found.found)
+    assert entries(frame)["retest.share"]["value"] == pytest.approx(share)
+    (said,) = figure.axes[0].texts
+    assert said.get_text().startswith(f"{share:.3g} % of {len(found.found)} intervals hold")
