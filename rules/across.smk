@@ -1,7 +1,7 @@
 # What the rules below have in common: each says what to run, and on what.
 rule on_all_records:
     input:
-        records=[records(name) for name in EXPERIMENTS],
+        records=rules.records.output,
         claims="paper/claims.yaml",
     log:
         "build/logs/on_all_records.log",
@@ -60,7 +60,7 @@ use rule on_all_records as overview with:
 use rule on_all_records as reproduction with:
     input:
         findings="paper/findings.yaml",
-        records=rules.on_all_records.input.records,
+        records=rules.records.output,
     output:
         [
             shown(f"reproduction.{form}", "reproduction", "Findings", form=form)
