@@ -27,8 +27,7 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 
 reproduce: $(VENV)/.ready-reproduce ## the findings in ten minutes: measure, analyse, typeset; TIER=full takes all cases
-	python -m experiments run --all --tier $(or $(TIER),quick) --round 1
-	python -m experiments run --all --tier $(or $(TIER),quick) --round 2
+	python -m experiments run --all --tier $(or $(TIER),quick) --rounds 2
 	snakemake $(if $(TIER),--config tier=$(TIER)) $(ARGS)
 
 round: $(VENV)/.ready-reproduce $(VENV)/.ready-peers ## one more round of all measurements: let nothing else run beside it

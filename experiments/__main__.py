@@ -91,14 +91,19 @@ def _run(options) -> int:
     spent = cost.total(cost.seconds(task.case, task.limits, kind, name) for task in tasks)
     text = f"{len(tasks)} cases ({tier}), expected to take {runner.duration(spent)} per round"
     print(text, file=sys.stderr, flush=True)
-    runner.run(
-        tasks,
-        tier,
-        device=device,
-        out=options.out,
-        round_=rounds.name_of(options.round) if options.round else None,
-        budget_s=options.budget,
-    )
+    if options.rounds and (options.round or options.budget):
+        raise ValueError("--rounds: expected alone, without --round and --budget")
+    numbers = [*range(1, options.rounds + 1)] if options.rounds else [options.round]
+    for place, number in enumerate(numbers, start=1):
+        runner.run(
+            tasks,
+            tier,
+            device=device,
+            out=options.out,
+            round_=rounds.name_of(number) if number else None,
+            rounds_after=len(numbers) - place,
+            budget_s=options.budget,
+        )
     return 0
 
 
@@ -239,6 +244,9 @@ def _parser() -> argparse.ArgumentParser:
         if name == "run":
             sub.add_argument(
                 "--budget", type=_seconds, metavar="S", help="seconds; most valuable cases first"
+            )
+            sub.add_argument(
+                "--rounds", type=_number, metavar="N", help="the first N, one after the other"
             )
     sub = command("publish", _publish, "validate records and copy them to results/published")
     sub.add_argument(

@@ -66,6 +66,7 @@ def run(
     device: str,
     out: Path = LOCAL,
     round_: str | None = None,
+    rounds_after: int = 0,
     budget_s: float | None = None,
     workers: Workers | None = None,
     tick: Callable[[], object] | None = None,
@@ -75,9 +76,9 @@ def run(
     Records by the same code are kept. The order is that of `rounds.in_random_order`; with a
     budget (seconds) it is the given one, and no case starts that would likely overrun. Cases
     beside which a gauge is off are measured again, by that alone. round_: the folder, None for
-    `rounds.first_open`. workers: of several runs; None for
-    this run's own. tick: called after each case, and at least once per second while one is
-    measured.
+    `rounds.first_open`. rounds_after: further ones that the time left is to count. workers: of
+    several runs; None for this run's own. tick: called after each case, and at least once per
+    second while one is measured.
     """
     machine = describe(device)
     check_writable(out / machine.id)
@@ -97,7 +98,7 @@ def run(
     _say(f"{round_} ({tier}) on {machine.id}: {len(waiting)} cases to measure, {kept} kept")
     with contextlib.nullcontext(workers) if workers else Workers.of(device) as workers:
         one = _Pass(tier, machine, device, out, round_, workers, tick)
-        one.run(waiting, budget_s)
+        one.run(waiting, budget_s, rounds_after * math.fsum(map(one.expected, tasks)))
         for _ in range(_PASSES):
             again = one.disturbed(ordered) if waiting and budget_s is None else []
             if again:
@@ -119,7 +120,7 @@ class _Pass:
         self.references = references.of(out, machine)
         self.ratios: list[float] = []
 
-    def run(self, tasks: list[Task], budget_s: float | None) -> None:
+    def run(self, tasks: list[Task], budget_s: float | None, later_s: float = 0.0) -> None:
         # Taken before the code is imported: an edit during a long run must not stamp its
         # digest on numbers of the old code.
         digests = {key: code_digest(*key) for key in {_behind(task) for task in tasks}}
@@ -132,8 +133,9 @@ class _Pass:
                 left = len(tasks) - number + 1
                 _say(f"budget of {budget_s:g} s: {left} cases left for another run")
                 break
-            left = duration(factor * math.fsum(expected[number - 1 :]))
-            _say(f"[{number}/{len(tasks)}, about {left} left] {label(task.case)}")
+            left = duration(factor * (math.fsum(expected[number - 1 :]) + later_s))
+            place = f"{self.round_}, {number}/{len(tasks)}"
+            _say(f"[{place}, about {left} left] {label(task.case)}")
             began = time.monotonic()
             with hold(self.device, task.case.world_size if task.case.is_spread else 1) as held:
                 before = self.measure(task, digests[_behind(task)], describe(held), before)

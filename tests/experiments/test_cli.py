@@ -1,6 +1,7 @@
 """The command line: bad input in one line before any work, and no more packages than promised."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +34,8 @@ def cli(*arguments, **options):
         (("run", "dilated", "--all"), "error: give the name of one experiment, --all, or one --ca"),
         (("run", "--case", "dense_b1", "--tier", "smoke"), "all experiments (smoke): no case"),
         (("run", "dilated", "--round", "0"), "--round: 0: expected an integer >= 1"),
+        (("run", "dilated", "--rounds", "2", "--round", "1"), "error: --rounds: expected alone"),
+        (("run", "dilated", "--rounds", "2", "--budget", "9"), "error: --rounds: expected alone"),
         (("run", "dilated", "--only", "n=3"), "error: --only n=3: expected k=v"),
         (("run", "dilated", "--only", "seq_len=3"), "error: dilated (quick): no case matches"),
         (("run", "dilated", "--device", "tpu"), "error: --device tpu: not here; there is cpu"),
@@ -116,6 +119,21 @@ def test_run_needs_torch_and_numpy_only(tmp_path):
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.rglob("*.json"))) == 2
     assert cli("validate", tmp_path).stdout == "2 records valid, 0 not\n"
+
+
+def test_several_rounds_are_measured_and_the_time_left_is_of_all(tmp_path):
+    asked = ("run", "dilated", "--tier", "smoke", "--only", "seq_len=128", "--only", "pass=forward")
+    done = cli(*asked, "--rounds", "2", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    folders = [path.parent.name for path in sorted(tmp_path.rglob("*.json"))]
+    assert folders == ["round-1"] * 3 + ["round-2"] * 3
+    places = re.findall(r"\[(round-\d, \d/\d), about (\d+) s left\]", done.stderr)
+    assert [place for place, _ in places] == [
+        f"round-{r}, {n}/3" for r in (1, 2) for n in (1, 2, 3)
+    ]
+    # The first line counts the second round, by what is expected, as the first of that does not.
+    of_round = int(re.search(r"expected to take (\d+) s per round", done.stderr)[1])
+    assert abs(int(places[0][1]) - 2 * of_round) <= 1
 
 
 def test_a_killed_run_leaves_whole_records_no_children_and_resumes(tmp_path):

@@ -44,7 +44,7 @@ def test_it_measures_as_a_cold_process_does(copy, tmp_path):
         asked = ("run", "--tier", "smoke", "--case", CASE, "--out", str(out))
         done = run(copy, name, *asked)
         assert done.returncode == 0, done.stderr
-        assert "[1/1" in done.stderr and done.stdout == ""
+        assert "[round-1, 1/1, " in done.stderr and done.stdout == ""
         (path,) = out.rglob("*.json")
         records[name] = json.loads(path.read_text())
     cold, other = records[""], records[".warm"]
@@ -80,7 +80,7 @@ def test_what_it_runs_ends_with_the_caller(copy, tmp_path, how):
         text=True,
         start_new_session=True,
     )
-    while "[1/1" not in caller.stderr.readline():
+    while ", 1/1, " not in caller.stderr.readline():
         assert caller.poll() is None
     time.sleep(0.5)  # The case is under way.
     begin = time.monotonic()
