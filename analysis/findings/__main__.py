@@ -125,9 +125,12 @@ def _text(finding: Finding, result: Result) -> str:
     return f"{text}{finding.unit}" + (" (one round)" if result.rounds == 1 else "")
 
 
-def entries(findings: list[Finding], column: Column) -> dict[str, dict]:
-    """Number entries: of each finding its value, its published figure and its verdict; counts."""
-    found = {}
+def entries(findings: list[Finding], column: Column, frame: pd.DataFrame) -> dict[str, dict]:
+    """Number entries: of each finding its value, its published figure and its verdict; counts.
+
+    And how many intervals held what was measured again. frame: the records of the column.
+    """
+    found = of_retests(frame)
     for finding, result in zip(findings, column.results, strict=True):
         key, rows = f"findings.{finding.id}", [{"paths": result.paths}]
         if result.value is None:
@@ -164,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
     texts = render(findings, found, given.out, repository())
     for text, suffix in zip(texts, (".md", ".html"), strict=True):
         write(given.out.with_name(given.out.name + suffix), text)
-    own = entries(findings, found[0]) | of_retests(frames[found[0].name])
+    own = entries(findings, found[0], frames[found[0].name])
     numbers.save(own, given.out.parent / "numbers" / "findings.json")
     print(texts[0], end="")
 

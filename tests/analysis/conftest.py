@@ -144,9 +144,8 @@ def _built(
     verdicts = claims.evaluate(claims_file, frame)
     (folder / "claims.json").write_text(claims.to_json(claims_file, verdicts))
     findings = load_findings(published.CLAIMS.with_name("findings.yaml"))
-    entries = reproduction.entries(
-        findings, reproduction.columns(findings, {"published": frame})[0]
-    )
+    (column,) = reproduction.columns(findings, {"published": frame})
+    entries = reproduction.entries(findings, column, frame)
     numbers.save(entries, folder / "numbers" / "findings.json")
     files = [*sorted((folder / "numbers").iterdir()), folder / "claims.json"]
     joined = numbers.join(files)

@@ -120,7 +120,8 @@ def test_cards_come_before_cpus_and_the_fuller_one_first(half, tmp_path):
 def of_findings(half):
     """Their number entries: on the card what was measured there, else on the laptop."""
     known = findings.load(ROOT / "paper/findings.yaml")
-    return reproduction.entries(known, reproduction.columns(known, {"published": half})[0])
+    (column,) = reproduction.columns(known, {"published": half})
+    return reproduction.entries(known, column, half)
 
 
 def test_the_readme_names_the_device_of_each_sentence(of_findings, reported):

@@ -61,8 +61,8 @@ def test_what_is_not_decided_says_what_it_needs(covered):
     time = rows.loc["comprehensive.time.dilated.b1.n2048", "needs"]
     assert time.startswith("the published card: no record on a GTX 1080")
     assert rows.loc["ring.feature.multi-gpu.ring-hilbert", "needs"].startswith("several cards: ")
-    ring = rows.loc["comprehensive.log.functional.ring-multihead", "needs"]
-    assert ring.startswith("missing: multihead-ring-dilated at float32")
+    ring = rows.loc["comprehensive.finding.float32-required.ring-multihead", "needs"]
+    assert ring.startswith("missing: multihead-ring-dilated at float16")
 
 
 def test_counts_add_up(covered):
