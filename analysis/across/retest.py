@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from analysis.findings.retests import Retest, most_tested, retests
+from analysis.findings.retests import Retest, most
 from analysis.rendering.style import GREY, PAGE, style
 from analysis.rendering.text import number
 from analysis.selection import views
@@ -22,8 +22,7 @@ LEAST = 0.1
 
 def retest(frame: pd.DataFrame, machine: str = "auto") -> Figure:
     """How far off the other rounds are against half the interval: below the diagonal it holds."""
-    machine = most_tested(frame, machine)
-    found = retests(frame, machine)
+    machine, found = most(frame, machine)
     device = views.device(frame[frame["machine"] == machine].iloc[0])
     with style():
         figure = Figure(figsize=(PAGE, 2.5))

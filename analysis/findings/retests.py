@@ -77,17 +77,18 @@ def retests(frame: pd.DataFrame, machine: str) -> Retests:
     return Retests(tuple(found), hours, (len(parts[0]), len(parts[1])))
 
 
-def most_tested(frame: pd.DataFrame, machine: str = "auto") -> str:
-    """The machine with the most of them where "auto", of several the one to report."""
-    if machine != "auto":
-        return machine
-    ids = records.machines(frame, records.reporting_machine(frame))
-    return max(ids, key=lambda one: len(retests(frame, one).found))
+def most(frame: pd.DataFrame, machine: str = "auto") -> tuple[str, Retests]:
+    """A machine and its own; "auto": that with the most, of several the one to report."""
+    ids = [machine]
+    if machine == "auto":
+        ids = records.machines(frame, records.reporting_machine(frame))
+    found = {one: retests(frame, one) for one in ids}
+    return max(found.items(), key=lambda one: len(one[1].found))
 
 
 def entries(frame: pd.DataFrame) -> dict[str, dict]:
     """Number entries: the share (%) of so many intervals that held, and the hours between."""
-    found = retests(frame, most_tested(frame))
+    _, found = most(frame)
     share = 100 * found.held / len(found.found) if found.found else None
     hours = found.hours if found.found else None
     return {
