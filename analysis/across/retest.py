@@ -18,33 +18,41 @@ from analysis.selection import views
 
 # Per cent: what differs less is drawn there.
 LEAST = 0.1
+NONE = "no intervals to compare: fewer than two occasions, or one round each"
 
 
 def retest(frame: pd.DataFrame, machine: str = "auto") -> Figure:
-    """How far off the other rounds are against half the interval: below the diagonal it holds."""
+    """How far off other occasions are against half the interval: below the diagonal it holds."""
     machine, found = most(frame, machine)
     device = views.device(frame[frame["machine"] == machine].iloc[0])
     with style():
         figure = Figure(figsize=(PAGE, 2.5))
         if not found.found:
-            figure.text(0.5, 0.5, "fewer than three rounds here", ha="center", color=GREY)
+            figure.text(
+                0.5,
+                0.5,
+                NONE,
+                ha="center",
+                color=GREY,
+            )
             return figure
         ax = figure.subplots()
         figure.subplots_adjust(0.075, 0.18, 0.995, 0.91)
         _draw(ax, found.found)
         before, after = found.rounds
         ax.set_title(
-            f"{device}: intervals of {before} rounds and of {after} more, "
-            f"{number(found.hours)} h later" if after > 1 else
-            f"{device}: intervals of {before} rounds, and one round {number(found.hours)} h later",
-            x=0,
-        )  # fmt: skip
+            f"{device}: {_rounds(before)}, and {_rounds(after)} {number(found.hours)} h later", x=0
+        )
         share = number(100 * found.held / len(found.found))
         ax.text(
             0.01, 0.97, f"{share} % of {len(found.found)} intervals hold what was measured again",
             transform=ax.transAxes, va="top", fontsize=7,
         )  # fmt: skip
     return figure
+
+
+def _rounds(count: int) -> str:
+    return "one round" if count == 1 else f"{count} rounds"
 
 
 def _draw(ax: Axes, found: Sequence[Retest]) -> None:

@@ -17,7 +17,7 @@ from analysis.records import frame as records
 from analysis.rendering.style import GREY, PAGE, style
 from analysis.rendering.text import number
 from analysis.selection import published, views
-from analysis.statistics.rounds import At, Logs, log_medians, log_ratio
+from analysis.statistics.rounds import LEVELS, At, Logs, log_medians, log_ratio, sum_of_squares
 
 HIGH, HEAD, FOOT = 2.3, 0.22, 0.46  # inches: all but the legend, and what is beside the axes
 COLUMNS = 3  # of the legend
@@ -106,15 +106,16 @@ def _draw(ax: Axes, found: Sequence[Deviations], word: str, rounds: Sequence[At]
 
 
 def _in_words(found: Sequence[Deviations], word: str) -> str:
-    """The standard deviation between rounds, pooled over cases, in per cent."""
-    logs = [list(getattr(one, word).values()) for one in found]
-    logs = [values for values in logs if len(values) > 1]
+    """The standard deviation at each level, pooled over cases, in per cent."""
+    logs = [getattr(one, word) for one in found if len(getattr(one, word)) > 1]
     if not logs:
         return "one round"
-    squares = sum(x**2 for values in logs for x in values)
-    freedom = sum(len(values) - 1 for values in logs)
-    deviation = number(100 * math.sqrt(squares / freedom))
-    return f"{len(logs)} cases, standard deviation {deviation} %"
+    parts = []
+    for level in reversed(LEVELS):
+        squares, freedom = map(sum, zip(*(sum_of_squares(one, level) for one in logs), strict=True))
+        if freedom:
+            parts.append(f"{number(100 * math.sqrt(squares / freedom))} % between {level}s")
+    return f"{len(logs)} cases, standard deviation " + ", ".join(parts)
 
 
 def _limits(ax: Axes, logs: Sequence[float]) -> None:

@@ -51,7 +51,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def as_json(answer) -> str:
     """The whole answer; numbers that are not known are null, as the interval of one round."""
-    plain = dataclasses.asdict(answer)
+    # The samples lie in the records, which are named.
+    ranked = tuple(dataclasses.replace(option, point=None) for option in answer.ranked)
+    plain = dataclasses.asdict(dataclasses.replace(answer, ranked=ranked))
+    for option in plain["ranked"]:
+        del option["point"]
     return json.dumps(_known(plain), indent=1) + "\n"
 
 

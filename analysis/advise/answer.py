@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
@@ -16,11 +16,12 @@ from analysis.advise.question import (
     resolve,
     rows_of_machine,
 )
+from analysis.claims.criteria import judged_ratio
 from analysis.records import systems
 from analysis.records.units import ITEM_BYTES
 from analysis.rendering.text import interval, number
 from analysis.selection import published
-from analysis.statistics.intervals import Interval
+from analysis.statistics.intervals import Interval, speedup
 from models.registry import VARIANTS
 
 GB = 1e9
@@ -33,6 +34,7 @@ class Option:
     density: smallest and largest share of dense attention's pairs at the lengths it rests on.
     time: ms. memory: bytes, the peak and the inputs; None where it was not measured.
     basis: "measured" or "interpolated", from records at `lengths`, whose paths are `records`.
+    point: of a measured one, what it is of.
     ties: whether its time (memory, where that ranks) cannot be told from the first one's.
     """
 
@@ -46,6 +48,7 @@ class Option:
     lengths: tuple[int, ...]
     records: tuple[str, ...]
     commands: tuple[str, ...]
+    point: Point | None = field(repr=False, compare=False)
     ties: bool = False
 
     def ranked_by(self, by: str) -> Interval:
@@ -147,7 +150,7 @@ def _option(one: Series, estimate: Estimate, question: Question) -> Option:
     beside = [point for point in estimate.points if _encloses(estimate.points, point, question)]
     near = [float(d) for point in beside for d in point.timed["realised_density"]]
     near = near or densities
-    memory = None
+    memory, point = None, estimate.points[0] if len(estimate.points) == 1 else None
     if estimate.peak is not None:
         memory = estimate.peak.plus(input_bytes(question, one.variant))
     return Option(
@@ -157,10 +160,11 @@ def _option(one: Series, estimate: Estimate, question: Question) -> Option:
         (min(near), max(near)),
         estimate.time,
         memory,
-        "measured" if len(estimate.points) == 1 else "interpolated",
+        "measured" if point else "interpolated",
         tuple(point.seq_len for point in estimate.points),
         tuple(path for rows in timed for paths in rows["paths"] for path in paths),
         tuple(command for rows in timed for commands in rows["commands"] for command in commands),
+        point,
     )
 
 
@@ -205,14 +209,19 @@ def _ranked(options: list[Option], by: str) -> tuple[Option, ...]:
     if not options:
         return ()
     options = sorted(options, key=lambda o: (o.ranked_by(by).value, o.system, o.computes))
-    values = [option.ranked_by(by) for option in options]
-    ties = [overlap(values[0], value) for value in values[1:]]
-    return tuple(
-        replace(option, ties=tied) for option, tied in zip(options, [False, *ties], strict=True)
-    )
+    first, *others = options
+    return (first, *(replace(one, ties=is_tied(first, one, by)) for one in others))
 
 
-def overlap(a: Interval, b: Interval) -> bool:
+def is_tied(a: Option, b: Option, by: str) -> bool:
+    """Whether the ratio of the two may be 1. That of measured times is formed within each round."""
+    if by == "time" and a.point and b.point:
+        gain = speedup(a.point.samples, b.point.samples, a.point.spread)
+        return 1.0 in judged_ratio(gain)
+    return _overlap(a.ranked_by(by), b.ranked_by(by))
+
+
+def _overlap(a: Interval, b: Interval) -> bool:
     """Whether the ratio of two values that were measured apart may be 1; NaN bounds: it may."""
     if not all(math.isfinite(i.value) and i.value > 0 for i in (a, b)):
         return True

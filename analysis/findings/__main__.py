@@ -8,6 +8,7 @@ records, beside those of the experiments. Without local records the published on
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ from analysis.records.frame import RecordsError, repository
 from analysis.rendering import numbers
 from analysis.rendering.text import DASH, interval, number, write
 from analysis.selection import views
+from analysis.statistics.spread import BETWEEN_OCCASIONS
 
 _HERE = Path(__file__).parent
 
@@ -74,11 +76,16 @@ def columns(findings: list[Finding], frames: Mapping[str, pd.DataFrame]) -> list
             kinds[machine] = of_machine["device_kind"].iloc[0]
         results = tuple(_first(finding, rows, kinds) for finding in findings)
         devices = [one.device for one in results if one.device] or [views.device(own.iloc[0])]
-        most, hosts = int(own["rounds"].max()), int(own["hosts"].max())
-        words = "one round" if most <= 1 else f"{most} rounds"
-        words += f", {hosts} hosts" if hosts > 1 else ""
-        found.append(Column(origin, " and ".join(dict.fromkeys(devices)), words, results))
+        found.append(Column(origin, " and ".join(dict.fromkeys(devices)), _rounds(own), results))
     return found
+
+
+def _rounds(own: pd.DataFrame) -> str:
+    most, occasions, hosts = (int(own[name].max()) for name in ("rounds", "occasions", "hosts"))
+    if most <= 1:
+        return "one round"
+    words = f"{most} rounds on " + ("one occasion" if occasions <= 1 else f"{occasions} occasions")
+    return words + (f", {hosts} hosts" if hosts > 1 else "")
 
 
 def _first(finding: Finding, rows: dict[str, dict], kinds: dict[str, str]) -> Result:
@@ -128,9 +135,11 @@ def _text(finding: Finding, result: Result) -> str:
 def entries(findings: list[Finding], column: Column, frame: pd.DataFrame) -> dict[str, dict]:
     """Number entries: of each finding its value, its published figure and its verdict; counts.
 
-    And how many intervals held what was measured again. frame: the records of the column.
+    And how many intervals held what was measured again, and the deviation between occasions that
+    is assumed where there was one (%). frame: the records of the column.
     """
-    found = of_retests(frame)
+    between = 100 * math.sqrt(BETWEEN_OCCASIONS.variance)
+    found = of_retests(frame) | {"prior.between_occasions": numbers.entry(between, unit="%")}
     for finding, result in zip(findings, column.results, strict=True):
         key, rows = f"findings.{finding.id}", [{"paths": result.paths}]
         if result.value is None:

@@ -1,14 +1,14 @@
-"""Measured again: whether the intervals of some rounds hold what other rounds found.
+"""Measured again: whether the intervals of some occasions hold what others found.
 
-A machine's rounds are split in two by time. Speed-ups over dense attention, with intervals from the
-earlier rounds alone, are set beside those of the later ones, and the other way round where there
-are two of each.
+The occasions of one host are split in two by time. Speed-ups over dense attention, with intervals
+from the earlier ones alone, are set beside those of the later ones, and the other way round; a part
+of one round has no intervals.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,7 +18,7 @@ from analysis.records import frame as records
 from analysis.rendering import numbers
 from analysis.selection import published, views
 from analysis.statistics.intervals import Interval, Samples, speedup
-from analysis.statistics.rounds import log_medians
+from analysis.statistics.rounds import At, log_medians
 from analysis.statistics.spread import estimate
 
 # Of a machine's cases: a round that has fewer is a pass over some experiment.
@@ -27,7 +27,7 @@ _WHOLE = 0.5
 
 @dataclass(frozen=True)
 class Retest:
-    """A speed-up over dense attention by some rounds, with its interval, and by others."""
+    """A speed-up over dense attention by some occasions, with its interval, and by others."""
 
     first: Interval
     again: float
@@ -39,7 +39,7 @@ class Retest:
 
     @property
     def off(self) -> float:
-        """By how much the other rounds differ, as a log."""
+        """By how much the others differ, as a log."""
         return math.log(self.again / self.first.value)
 
     @property
@@ -49,7 +49,10 @@ class Retest:
 
 @dataclass(frozen=True)
 class Retests:
-    """All of a machine's: `found` is empty below three rounds. hours: between the two parts."""
+    """All of a machine's; `found` is empty of one occasion.
+
+    hours: from the last round of the earlier part to the first of the later. rounds: of each part.
+    """
 
     found: tuple[Retest, ...] = ()
     hours: float = math.nan
@@ -62,19 +65,26 @@ class Retests:
 
 
 def retests(frame: pd.DataFrame, machine: str) -> Retests:
-    """Those of a machine, by its two parts of rounds: the first two or half, and the later ones."""
+    """Those of the host of a machine that was measured on most occasions."""
     rows = frame[frame["machine"] == machine].drop_duplicates("path")
     began = _began(rows)
-    names = sorted(began, key=began.get)
-    if len(names) < 3:
+    hosts: dict[str, dict[str, list[At]]] = {}
+    for at in sorted(began, key=began.get):
+        hosts.setdefault(at.host, {}).setdefault(at.occasion, []).append(at)
+    occasions = [*max(hosts.values(), key=len, default={}).values()]
+    if len(occasions) < 2:
         return Retests()
-    cut = max(2, len(names) // 2)
-    parts = [names[:cut], names[cut:]]
-    found = _by_rounds(rows, *parts)
-    if len(parts[1]) > 1:
-        found += _by_rounds(rows, *reversed(parts))
-    hours = (began[parts[1][0]] - began[parts[0][-1]]).total_seconds() / 3600
-    return Retests(tuple(found), hours, (len(parts[0]), len(parts[1])))
+    # The first part has two rounds, without which it has no intervals, where that leaves a second.
+    several = next((n for n in range(1, len(occasions)) if sum(map(len, occasions[:n])) > 1), 1)
+    cut = max(several, len(occasions) // 2)
+    earlier, later = (
+        [at for occasion in part for at in occasion] for part in (occasions[:cut], occasions[cut:])
+    )
+    found = []
+    for first, again in ((earlier, later), (later, earlier)):
+        found += _by_rounds(rows, first, again) if len(first) > 1 else []
+    hours = (began[later[0]] - began[earlier[-1]]).total_seconds() / 3600
+    return Retests(tuple(found), hours, (len(earlier), len(later)))
 
 
 def most(frame: pd.DataFrame, machine: str = "auto") -> tuple[str, Retests]:
@@ -98,17 +108,18 @@ def entries(frame: pd.DataFrame) -> dict[str, dict]:
     }
 
 
-def _began(rows: pd.DataFrame) -> dict[str, datetime]:
+def _began(rows: pd.DataFrame) -> dict[At, datetime]:
     """When each round began that most of the cases have."""
-    times: dict[str, list[datetime]] = {}
-    for of_case in rows["began"]:
-        for round_, started_at in of_case:
-            times.setdefault(round_, []).append(started_at)
+    times: dict[At, list[datetime]] = {}
+    for _, row in rows.iterrows():
+        started: Mapping[str, datetime] = dict(row["began"])
+        for one in row["samples"]:
+            times.setdefault(one.at, []).append(started[one.round])
     most = max(map(len, times.values()), default=0)
-    return {name: min(own) for name, own in times.items() if len(own) >= _WHOLE * most}
+    return {at: min(own) for at, own in times.items() if len(own) >= _WHOLE * most}
 
 
-def _by_rounds(rows: pd.DataFrame, first: Collection[str], again: Collection[str]) -> list[Retest]:
+def _by_rounds(rows: pd.DataFrame, first: Collection[At], again: Collection[At]) -> list[Retest]:
     pairs = []
     for _, row in rows.iterrows():
         dense = views.dense_counterpart(rows, row)
@@ -123,11 +134,8 @@ def _by_rounds(rows: pd.DataFrame, first: Collection[str], again: Collection[str
         (log_medians(own), None if base is None else log_medians(base))
         for own, base in cases.items()
     )
-    return [
-        Retest(speedup(*one, spread, again=len(again)), speedup(*other, spread).value)
-        for one, other in pairs
-    ]
+    return [Retest(speedup(*one, spread), speedup(*other, spread).value) for one, other in pairs]
 
 
-def _of(samples: Samples, rounds: Collection[str]) -> Samples:
-    return tuple(one for one in samples if one.round in rounds)
+def _of(samples: Samples, rounds: Collection[At]) -> Samples:
+    return tuple(one for one in samples if one.at in rounds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 
 import pandas as pd
 
@@ -15,10 +16,10 @@ from analysis.records.files import repository as repository
 from analysis.statistics import intervals
 from analysis.statistics.intervals import Interval
 from analysis.statistics.rounds import RoundSamples, log_medians
+from analysis.statistics.rounds import occasions as occasions_of
 from analysis.statistics.spread import Spread, estimate
-from experiments import grid
+from experiments import grid, rounds
 from experiments.case import Case
-from experiments.rounds import shape_of
 
 
 def load(*roots) -> pd.DataFrame:
@@ -32,7 +33,7 @@ def load(*roots) -> pd.DataFrame:
     - the case's fields, `system` (see `analysis.records.systems`), `origin`, machine and software;
       where rounds differ, errors and software are those of the newest that is of the row's status
     - `path`: of that record, from the repository root; `paths`, `commands`: of all that count
-    - `samples`: a tuple of `RoundSamples`; `rounds`, `hosts`: of how many rounds and hosts
+    - `samples`: a tuple of `RoundSamples`; `rounds`, `occasions`, `hosts`: of how many
     - `began`: (round, start of the case) of all that count; `gauges`: these and the drift gauge
       before and after it
     - `median_ms`, `low_ms`, `high_ms`: see `analysis.statistics.intervals`; NaN bounds of one round
@@ -53,7 +54,8 @@ def load(*roots) -> pd.DataFrame:
 def of_files(found: Iterable[File]) -> pd.DataFrame:
     """`load` of records that were read before."""
     of_cases = files.counting(found)
-    samples = {key: _samples(own) for key, own in of_cases.items()}
+    occasions = _occasions(one for own in of_cases.values() for one in own)
+    samples = {key: _samples(own, occasions) for key, own in of_cases.items()}
     spreads = {
         machine: _spread({case: samples[machine, case] for one, case in samples if one == machine})
         for machine in {machine for machine, _ in samples}
@@ -122,10 +124,33 @@ def machines(frame: pd.DataFrame, first: str) -> list[str]:
     return sorted(kinds.index, key=lambda m: (m != first, kinds[m] != "cuda", -timed[m], m))
 
 
-def _samples(found: list[File]) -> tuple[RoundSamples, ...]:
+def _occasions(found: Iterable[File]) -> dict[tuple[str, str, str], str]:
+    """The occasion of each (machine, host, round), by when its cases were measured."""
+    times: dict[tuple[str, str], dict[str, tuple[datetime, datetime]]] = {}
+    for one in found:
+        began = rounds.in_utc(one.record.started_at)
+        ended = began + timedelta(seconds=one.record.wall_s)
+        of_host = times.setdefault((one.record.machine.id, one.host), {})
+        first, last = of_host.get(one.round, (began, ended))
+        of_host[one.round] = min(first, began), max(last, ended)
+    return {
+        (*host, round_): occasion
+        for host, own in times.items()
+        for round_, occasion in occasions_of(own).items()
+    }
+
+
+def _samples(
+    found: list[File], occasions: Mapping[tuple[str, str, str], str]
+) -> tuple[RoundSamples, ...]:
     """Of each round in which the case is ok, and timed."""
     return tuple(
-        RoundSamples(one.host, one.round, tuple(tuple(r.samples_ms) for r in one.record.replicates))
+        RoundSamples(
+            one.host,
+            occasions[one.record.machine.id, one.host, one.round],
+            one.round,
+            tuple(tuple(r.samples_ms) for r in one.record.replicates),
+        )
         for one in found
         if one.record.status == "ok" and any(r.samples_ms for r in one.record.replicates)
     )
@@ -136,8 +161,8 @@ def _spread(cases: Mapping[Case, tuple[RoundSamples, ...]]) -> Spread:
     logs = {case: log_medians(samples) for case, samples in cases.items() if samples}
     bases: dict[tuple, Case] = {}
     for case in sorted(logs, key=lambda case: (case.variant != "dense", case.name)):
-        bases.setdefault(shape_of(case), case)
-    over = {case: bases[shape_of(case)] for case in logs}
+        bases.setdefault(rounds.shape_of(case), case)
+    over = {case: bases[rounds.shape_of(case)] for case in logs}
     return estimate(
         (own, logs[over[case]] if over[case] != case else None) for case, own in logs.items()
     )
@@ -175,6 +200,7 @@ def _row(case: Case, found: list[File], samples: tuple[RoundSamples, ...], sprea
             if one.record.gauges is not None
         ),
         "rounds": len(samples),
+        "occasions": len({one.at[:2] for one in samples}),
         "hosts": len({one.host for one in samples}),
         "spread": spread,
         "median_ms": time.value,

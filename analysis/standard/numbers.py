@@ -78,6 +78,7 @@ def _machine(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
         "records.timed": len(timed),
         "records.lost": len(view.rows) - len(timed),
         "records.rounds": max(view.rows["rounds"]),
+        "records.occasions": max(view.rows["occasions"]),
         "records.hosts": max(view.rows["hosts"]),
         "records.samples": sum(len(one.all) for samples in timed["samples"] for one in samples),
     }

@@ -1,16 +1,18 @@
 """Times of several rounds, their ratios, and intervals.
 
 What differs between rounds contains what differs between processes and between samples, so the
-unit of all intervals is the round, and where there are two hosts or more, the host: see
-`analysis.statistics.rounds`. A time is the geometric mean over these of the round's median. A ratio
-of two times is formed within each round first, as both sides share what that round was like; of
-the same rounds it is the ratio of the two times.
+unit of all intervals is the round; where there are two occasions or more, the occasion; and where
+there are two hosts or more, the host: see `analysis.statistics.rounds`. A time is the geometric
+mean over these of the round's median. A ratio of two times is formed within each round first, as
+both sides share what that round was like; of the same rounds it is the ratio of the two times.
 
-Intervals are those of a repetition: measured again, in two rounds or on another host, the value
-lies in them in 95 % of cases. The interval of our own mean would hold that of the next measurement
-in some 83 %, as the next one varies too (Cumming and Maillardet, "Confidence intervals and
-replication: where will the next mean fall?", 2006). They are Student's t on the log, with variances
-that all cases of the machine moderate: see `analysis.statistics.spread`. One round has none.
+Intervals are those of a repetition: measured again on another occasion, in two rounds, or on
+another host, the value lies in them in 95 % of cases. The interval of our own mean would hold that
+of the next measurement in some 83 %, as the next one varies too (Cumming and Maillardet,
+"Confidence intervals and replication: where will the next mean fall?", 2006). They are Student's t
+on the log, with variances that all cases of the machine moderate, and with what is known of the
+variance between occasions where there was one: see `analysis.statistics.spread`. One round has
+none.
 """
 
 from __future__ import annotations
@@ -30,9 +32,8 @@ from analysis.statistics.rounds import (
     clusters,
     log_medians,
     log_ratio,
-    repeated,
 )
-from analysis.statistics.spread import Prior, Spread
+from analysis.statistics.spread import Component, Prior, Spread
 
 CONFIDENCE = 0.95
 Samples = Sequence[RoundSamples]
@@ -135,25 +136,20 @@ def check_confidence(confidence: float) -> None:
 def time(samples: tuple[RoundSamples, ...], spread: Spread) -> Interval:
     """Time of a case: the geometric mean over clusters of the round's median, in its unit.
 
-    spread: of the machine. One cluster: NaN bounds. Raises ValueError on no rounds, a round twice
+    spread: of the machine. One round: NaN bounds. Raises ValueError on no rounds, a round twice
     or samples that are not numbers above 0.
     """
     logs = log_medians(samples)
-    value, count = _mean(logs), len(clusters(logs))
-    if count < 2:
-        return Interval.without_spread(exp(value))
-    variances = _variances_of_time(logs, spread)
-    return Interval.of_log(value, *(one.of_repetition(count, repeated(logs)) for one in variances))
+    return _of_repetition(_mean(logs), spread.of_time(logs))
 
 
-def speedup(base: Samples, other: Samples, spread: Spread, *, again: int | None = None) -> Interval:
+def speedup(base: Samples, other: Samples, spread: Spread) -> Interval:
     """Time of `base` over that of `other`: how many times faster `other` is.
 
     Over the rounds that both have; where there is none, the ratio of the two times, without an
-    interval. Both are of one machine, whose `spread` it is. again: rounds, or hosts, of the
-    repetition that the interval is of; None for `rounds.repeated`. Errors as in `time`.
+    interval. Both are of one machine, whose `spread` it is. Errors as in `time`.
     """
-    return _geometric_mean_speedup(((tuple(base), tuple(other)),), spread, again)
+    return _geometric_mean_speedup(((tuple(base), tuple(other)),), spread)
 
 
 def geometric_mean_speedup(pairs: Iterable[tuple[Samples, Samples]], spread: Spread) -> Interval:
@@ -165,13 +161,13 @@ def geometric_mean_speedup(pairs: Iterable[tuple[Samples, Samples]], spread: Spr
     pairs raise ValueError.
     """
     return _geometric_mean_speedup(
-        tuple((tuple(base), tuple(other)) for base, other in pairs), spread, None
+        tuple((tuple(base), tuple(other)) for base, other in pairs), spread
     )
 
 
 @lru_cache(maxsize=8192)
 def _geometric_mean_speedup(
-    pairs: tuple[tuple[tuple[RoundSamples, ...], ...], ...], spread: Spread, again: int | None
+    pairs: tuple[tuple[tuple[RoundSamples, ...], ...], ...], spread: Spread
 ) -> Interval:
     if not pairs:
         raise ValueError("pairs: expected at least one (base, other), got none")
@@ -184,12 +180,7 @@ def _geometric_mean_speedup(
             for ratio, (base, other) in zip(ratios, sides, strict=True)
         ]
         return Interval.without_spread(exp(sum(own) / len(own)))
-    of_clusters = clusters(shared)
-    value, count = float(of_clusters.mean()), len(of_clusters)
-    if count < 2:
-        return Interval.without_spread(exp(value))
-    variance = spread.ratio.moderated(float(of_clusters.var(ddof=1)), count - 1)
-    return Interval.of_log(value, variance.of_repetition(count, again or repeated(shared)))
+    return _of_repetition(_mean(shared), spread.of_ratio(shared))
 
 
 @dataclass(frozen=True)
@@ -200,7 +191,7 @@ class Side:
     spread: Spread
 
     def mean(self) -> tuple[float, tuple[Prior, ...]]:
-        """Log of the geometric mean time, and its variances; none of one cluster.
+        """Log of the geometric mean time, and its variances; none of one round.
 
         Over the rounds that all cases have, or by each case's own where there is none.
         """
@@ -208,9 +199,7 @@ class Side:
         shared = _mean_over(logs)
         if not shared:
             return sum(map(_mean, logs)) / len(logs), ()
-        count = len(clusters(shared))
-        variances = _variances_of_time(shared, self.spread) if count > 1 else ()
-        return _mean(shared), tuple(one.over(count) for one in variances)
+        return _mean(shared), tuple(one.of_mean for one in self.spread.of_time(shared))
 
 
 def unpaired_speedup(base: Side, other: Side) -> Interval:
@@ -218,7 +207,7 @@ def unpaired_speedup(base: Side, other: Side) -> Interval:
 
     Nothing cancels, so the variances of both means count: these are two measurements already, so
     that the interval is a confidence interval of their ratio. NaN bounds where either has one
-    cluster.
+    round.
     """
     (value, variances), (less, more) = base.mean(), other.mean()
     if not variances or not more:
@@ -236,8 +225,7 @@ def _mean_over(logs: Sequence[Logs]) -> dict[At, float]:
     return {at: sum(one[at] for one in logs) / len(logs) for at in shared}
 
 
-def _variances_of_time(logs: Logs, spread: Spread) -> tuple[Prior, ...]:
-    """Of one of two clusters or more: its own and that of all cases at once."""
-    own = clusters(spread.without_effects(logs))
-    found = [spread.time.moderated(float(own.var(ddof=1)), len(own) - 1)]
-    return (*found, spread.common) if spread.effects else tuple(found)
+def _of_repetition(value: float, components: Sequence[Component]) -> Interval:
+    if not components:
+        return Interval.without_spread(exp(value))
+    return Interval.of_log(value, *(one.of_repetition for one in components))

@@ -1,35 +1,46 @@
 """The samples of a case by round, and the clusters that its intervals count.
 
-Two processes a second apart share the machine, its memory layout, clocks and neighbours; two
-rounds hours or days apart share little, and two hosts nothing. What differs between rounds contains
-what differs between processes and between samples, so one round is one observation: the median of
-all its samples. Where a case was measured on two hosts or more, what differs between hosts
-contains all of that, and one host is one observation: the mean over its rounds. Times are relative
-to each other, so all of this is in logarithms.
+Rounds lie in occasions, and occasions on hosts. Two processes a second apart share the machine, its
+memory layout, clocks and neighbours; two rounds that follow each other share much of that still;
+two occasions, an hour or days apart, share little, and two hosts nothing. What differs at one level
+contains what differs below it, so the clusters are those of the coarsest level of which there are
+two or more: hosts, else occasions, else rounds. Each is one observation: a round the median of all
+its samples, an occasion the mean over its rounds, a host that over its occasions. Times are
+relative to each other, so all of this is in logarithms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from math import log
 from statistics import fmean, median
 from typing import NamedTuple
 
 import numpy as np
 
-# Rounds of whoever measures again: what a bare `snakemake` and `make reproduce` take.
-ROUNDS_AGAIN = 2
+# A round that begins later after the end of the one before is of another occasion.
+APART = timedelta(hours=1)
+# What whoever measures again takes, by level: two rounds, as `make reproduce`, of one occasion.
+AGAIN = {"round": 2, "occasion": 1, "host": 1}
 
 
 class RoundSamples(NamedTuple):
-    """The samples of a case in one round; host: which of the machine's hosts, "" if unknown.
+    """The samples of a case in one round.
 
+    host: which of the machine's hosts, "" if unknown. occasion: the first round of its occasion.
     replicates: the samples of each process, all in one unit.
     """
 
     host: str
+    occasion: str
     round: str
     replicates: tuple[tuple[float, ...], ...]
+
+    @property
+    def at(self) -> At:
+        """Of which round they are."""
+        return At(self.host, self.occasion, self.round)
 
     @property
     def all(self) -> list[float]:
@@ -49,25 +60,38 @@ def joined(cases: Iterable[Sequence[RoundSamples]]) -> tuple[RoundSamples, ...]:
     """The samples of several cases of one machine as if of one, round by round."""
     found: dict[At, tuple] = {}
     for one in (one for samples in cases for one in samples):
-        at = At(one.host, one.round)
-        found[at] = found.get(at, ()) + one.replicates
+        found[one.at] = found.get(one.at, ()) + one.replicates
     return tuple(RoundSamples(*at, replicates) for at, replicates in found.items())
 
 
 class At(NamedTuple):
-    """One round of one host."""
+    """One round of one occasion on one host."""
 
     host: str
+    occasion: str
     round: str
 
 
+# Coarsest first; the first so many fields of an `At` name a cluster of the level.
+LEVELS = At._fields
 # Of a case or of a ratio: a logarithm by round.
 Logs = Mapping[At, float]
 
 
+def occasions(times: Mapping[str, tuple[datetime, datetime]]) -> dict[str, str]:
+    """The first round of the occasion of each round of one host, by when rounds began and ended."""
+    found, first, until = {}, "", None
+    for name, (began, ended) in sorted(times.items(), key=lambda one: (one[1], one[0])):
+        if until is None or began - until > APART:
+            first = name
+        until = ended if until is None else max(until, ended)
+        found[name] = first
+    return found
+
+
 def log_medians(samples: Sequence[RoundSamples]) -> dict[At, float]:
     """Log of the median by round; ValueError on no rounds, or the same round twice."""
-    found = {At(one.host, one.round): one.log_median for one in samples}
+    found = {one.at: one.log_median for one in samples}
     if not found or len(found) < len(samples):
         raise ValueError(f"samples: expected one or more distinct rounds, got {[*found]}")
     return found
@@ -78,21 +102,36 @@ def log_ratio(base: Logs, other: Logs) -> dict[At, float]:
     return {at: base[at] - other[at] for at in base if at in other}
 
 
-def over_hosts(rounds: Collection[At]) -> bool:
-    """Whether the clusters of these rounds are hosts: there are two or more."""
-    return len({at.host for at in rounds}) > 1
+def level(rounds: Collection[At]) -> str:
+    """That of their clusters: the coarsest of which there are two or more, or "round"."""
+    for depth, name in enumerate(LEVELS, start=1):
+        if len({at[:depth] for at in rounds}) > 1:
+            return name
+    return LEVELS[-1]
 
 
-def repeated(rounds: Collection[At]) -> int:
-    """Clusters of a repetition of what these rounds measured: one host, or ROUNDS_AGAIN rounds."""
-    return 1 if over_hosts(rounds) else ROUNDS_AGAIN
+def clusters(logs: Logs, of: str | None = None) -> np.ndarray:
+    """The mean of each cluster (clusters,), of `level`, or of the level `of`."""
+    return np.array([*_means(logs, LEVELS.index(of or level(logs)) + 1).values()])
 
 
-def clusters(logs: Logs) -> np.ndarray:
-    """The mean of each cluster (clusters,): a host where there are two or more, else a round."""
-    if not over_hosts(logs):
-        return np.array([*logs.values()])
-    hosts: dict[str, list[float]] = {}
-    for at, value in logs.items():
-        hosts.setdefault(at.host, []).append(value)
-    return np.array([fmean(values) for values in hosts.values()])
+def _means(logs: Logs, depth: int) -> dict[tuple, float]:
+    """By the first `depth` fields: the mean over what lies directly below each."""
+    found: dict[tuple, list[float]] = {}
+    below = logs if depth == len(LEVELS) else _means(logs, depth + 1)
+    for at, value in below.items():
+        found.setdefault(at[:depth], []).append(value)
+    return {name: fmean(values) for name, values in found.items()}
+
+
+def sum_of_squares(logs: Logs, of: str) -> tuple[float, int]:
+    """Sum of squares of the clusters of a level about the mean of those that lie together.
+
+    And its degrees of freedom: 0 where no two lie together.
+    """
+    depth = LEVELS.index(of) + 1
+    together: dict[tuple, list[float]] = {}
+    for name, value in _means(logs, depth).items():
+        together.setdefault(name[: depth - 1], []).append(value)
+    squares = sum(len(one) * float(np.var(one)) for one in together.values())
+    return squares, sum(len(one) - 1 for one in together.values())

@@ -8,7 +8,7 @@ The choice between them is by AICc; the exponent always comes from a power law.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from numbers import Real
@@ -19,8 +19,8 @@ from scipy import stats
 from analysis.statistics import curves
 from analysis.statistics.curves import EXACT, MODELS, OFFSET_POWER, POWER
 from analysis.statistics.intervals import Interval, Samples, check_confidence
-from analysis.statistics.rounds import clusters, log_medians, repeated
-from analysis.statistics.spread import Prior, Spread
+from analysis.statistics.rounds import At, clusters, log_medians
+from analysis.statistics.spread import Component, Spread
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _fit(
     theta, theta_draws, drawn = fitted[model]
     k, k_draws = (array[..., -1] for array in fitted[exponent_model][:2])
     margin = exponent = Interval.of_draws(float(k), k_draws, confidence)
-    if noise is not None and not noise.of_one.freedom:
+    if noise is not None and not noise.components:
         margin, exponent = replace(margin, confidence=0.0), Interval.without_spread(float(k))
         theta_draws, drawn = theta_draws[:0], "nothing"
     shorter = curves.solve(model, x[:-1], log_y[:-1])
@@ -190,31 +190,35 @@ def _fit(
 
 @dataclass(frozen=True)
 class Noise:
-    """What rounds make the points of a series deviate by.
+    """What rounds, occasions and hosts make the points of a series deviate by: none of one round.
 
-    of_one: the variance of a point in one cluster; without freedom where there is one alone. count:
-    clusters that a value is the mean of. again: those of a repetition's.
+    components: of the variance of a point.
     """
 
-    of_one: Prior = Prior()
-    count: int = 1
-    again: int = 1
+    components: tuple[Component, ...] = ()
 
     @property
     def of_value(self) -> float:
         """The standard deviation of a value."""
-        return float(np.sqrt(self.of_one.variance / self.count))
+        return float(np.sqrt(sum(one.of_mean.variance for one in self.components)))
 
-    def draw(self, variance: float, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-        """Deviations (draws, P) of `variance` times that of one.
+    def of_repetition(self, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        """Deviations (draws, P) of a repetition's values from these."""
+        return self._draw(lambda one: 1 / one.count + 1 / one.again, shape, rng)
 
-        All points of a draw share how far off the estimate of their noise is.
-        """
-        known = self.of_one
-        scale = np.sqrt(
-            known.variance * known.freedom / rng.chisquare(known.freedom, (shape[0], 1))
-        )
-        return np.sqrt(variance) * scale * rng.standard_normal(shape)
+    def of_next(self, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        """Deviations (draws, P) of a repetition's values from the true ones."""
+        return self._draw(lambda one: 1 / one.again, shape, rng)
+
+    def _draw(self, factor: Callable, shape: tuple, rng: np.random.Generator) -> np.ndarray:
+        # All points of a draw share how far off the estimate of their noise is.
+        found = np.zeros(shape)
+        for one in self.components:
+            known = one.of_one
+            scale = rng.chisquare(known.freedom, (shape[0], 1)) / known.freedom
+            sigma = np.sqrt(factor(one) * known.variance / scale)
+            found += sigma * rng.standard_normal(shape)
+        return found
 
 
 def _points(
@@ -222,7 +226,7 @@ def _points(
 ) -> tuple[np.ndarray, np.ndarray, Noise | None]:
     """Ascending log lengths (P,), log values (P,), and the noise of the values.
 
-    The noise is None of plain numbers; it has no degrees of freedom where times are of one round.
+    The noise is None of plain numbers.
     """
     n = np.asarray(lengths, dtype=float)
     if n.ndim != 1 or n.size < 3 or n.size != np.unique(n).size or not (n > 0).all():
@@ -250,14 +254,13 @@ def _times(values: Sequence[Samples], spread: Spread) -> tuple[np.ndarray, Noise
         logs = [{at: one[at] for at in shared} for one in logs]
     found = [clusters(one) for one in logs]
     log_y = np.array([one.mean() for one in found])
-    if len(shared) < 2 or len(found[0]) < 2:
+    if len(shared) < 2:
         return log_y, Noise()
-    of_one = _round_noise(np.array(found), spread)
-    return log_y, Noise(of_one, len(found[0]), repeated(shared))
+    return log_y, _noise(np.array(found), shared, spread)
 
 
-def _round_noise(logs: np.ndarray, spread: Spread) -> Prior:
-    """The noise of a point in one cluster, of log medians (P, R) of one series over R clusters.
+def _noise(logs: np.ndarray, rounds: Sequence[At], spread: Spread) -> Noise:
+    """That of log medians (P, R) of one series over the R clusters of these rounds.
 
     What is left beside the mean of the length and that of the cluster: a slower host moves no
     exponent. Moderated by what all of the machine's cases say, of one time half of a ratio's.
@@ -265,8 +268,8 @@ def _round_noise(logs: np.ndarray, spread: Spread) -> Prior:
     points, count = logs.shape
     left = logs - logs.mean(axis=1, keepdims=True) - logs.mean(axis=0) + logs.mean()
     freedom = (points - 1) * (count - 1)
-    own = float((left**2).sum()) / freedom
-    return spread.ratio.halved().moderated(own, freedom)
+    variance = float((left**2).sum()) / freedom
+    return Noise(spread.ratio.halved().components(variance, freedom, rounds))
 
 
 def _akaike(
@@ -305,9 +308,8 @@ def _deviating(
     residuals, freedom = log_y - curve[0], x.size - curves.size(model)
     spread = np.sqrt((residuals**2).sum() / freedom)
     shape = (draws, x.size)
-    is_known = noise is not None and noise.of_one.freedom > 0
-    if is_known and noise.of_value > spread:
-        return "rounds", curve + noise.draw(1 / noise.count + 1 / noise.again, shape, rng)
+    if noise is not None and noise.components and noise.of_value > spread:
+        return "rounds", curve + noise.of_repetition(shape, rng)
     # A coefficient at zero takes up no freedom: its column is cut by rcond.
     slopes = jacobian[0].T
     leverage = np.einsum("ij,ji->i", slopes, np.linalg.pinv(slopes, rcond=1e-5))
@@ -315,6 +317,6 @@ def _deviating(
     corrected *= spread / np.sqrt((corrected**2).mean() or 1.0)
     wider = stats.t.ppf((1 + confidence) / 2, freedom) / stats.norm.ppf((1 + confidence) / 2)
     found = curve + wider * rng.choice(corrected - corrected.mean(), size=shape)
-    if is_known:
-        found += noise.draw(1 / noise.again, shape, rng)
+    if noise is not None:
+        found += noise.of_next(shape, rng)
     return "residuals", found

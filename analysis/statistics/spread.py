@@ -6,6 +6,10 @@ Methods for Assessing Differential Expression in Microarray Experiments", 2004):
 a prior variance, weighted by degrees of freedom. How much the prior counts follows from how much
 the variances of the cases differ beyond what chance makes them differ.
 
+Rounds of one occasion do not show what differs between occasions, however many there are. Where a
+case was measured on one alone, that variance is the machine's, of other cases, or else the one that
+machines of several occasions have shown: BETWEEN_OCCASIONS and ALL_BETWEEN_OCCASIONS.
+
 A round in which everything is slow moves all times at once, and no number of cases says how much
 such rounds differ: that part of a time's variance is known with the freedom of the rounds alone.
 It cancels in a ratio of two times of one round.
@@ -13,8 +17,8 @@ It cancels in a ratio of two times of one round.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from math import exp, log, sqrt
 from statistics import fmean
 
@@ -22,7 +26,16 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import digamma, polygamma
 
-from analysis.statistics.rounds import At, Logs, clusters, log_ratio, over_hosts
+from analysis.statistics.rounds import (
+    AGAIN,
+    LEVELS,
+    At,
+    Logs,
+    clusters,
+    level,
+    log_ratio,
+    sum_of_squares,
+)
 
 # No two rounds agree better than to 0.01 %: medians that are identical do by chance.
 FLOOR = 1e-4**2
@@ -45,15 +58,67 @@ class Prior:
 
     def halved(self) -> Prior:
         """Of one time, where this is of a ratio of two."""
-        return Prior(self.variance / 2, self.freedom)
+        return replace(self, variance=self.variance / 2)
 
-    def over(self, count: int) -> Prior:
-        """Of a mean of `count` independent ones."""
-        return Prior(self.variance / count, self.freedom)
 
-    def of_repetition(self, count: int, again: int) -> Prior:
-        """Of the mean of `again` further ones, about a mean of `count`."""
-        return Prior(self.variance * (1 / count + 1 / again), self.freedom)
+# Between occasions of one host, of a ratio of two times and of all times at once. Beyond what
+# rounds differ by, published ratios differed by 0 to 4 % over hours and by 5 % over three days.
+BETWEEN_OCCASIONS = Prior(0.04**2, 4.0)
+ALL_BETWEEN_OCCASIONS = Prior(0.1**2, 4.0)
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part of the variance of a mean.
+
+    of_one: that of one cluster. count: of how many clusters it is the mean. again: those of a
+    repetition.
+    """
+
+    of_one: Prior
+    count: int
+    again: int
+
+    @property
+    def of_mean(self) -> Prior:
+        """Of the mean."""
+        return replace(self.of_one, variance=self.of_one.variance / self.count)
+
+    @property
+    def of_repetition(self) -> Prior:
+        """Of the mean of a repetition, about this mean."""
+        factor = 1 / self.count + 1 / self.again
+        return replace(self.of_one, variance=self.of_one.variance * factor)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """A variance between rounds of one occasion, between occasions of one host, between hosts.
+
+    Without freedom where no case says anything of it.
+    """
+
+    host: Prior = Prior()
+    occasion: Prior = Prior()
+    round: Prior = Prior()
+
+    def halved(self) -> Levels:
+        """Of one time, where this is of a ratio of two."""
+        return Levels(*(getattr(self, name).halved() for name in LEVELS))
+
+    def components(self, variance: float, freedom: float, at: Collection[At]) -> tuple:
+        """The `Component`s of a mean over these rounds, of two clusters or more.
+
+        variance, freedom: between its own clusters; freedom 0 if it has none of its own. Where all
+        is of one occasion or one host, and others of the machine are known to differ, one more.
+        """
+        name, count = level(at), len(clusters(dict.fromkeys(at, 0.0)))
+        own = getattr(self, name)
+        own = own.moderated(variance, freedom) if freedom else own
+        above = [getattr(self, one) for one in LEVELS[: LEVELS.index(name)]]
+        beyond = next((one for one in above if one.freedom), None)
+        found = [Component(own, count, AGAIN[name])] if own.freedom else []
+        return (*found, *([Component(beyond, 1, 1)] if beyond else []))
 
 
 @dataclass(frozen=True)
@@ -62,22 +127,40 @@ class Spread:
 
     time: of a case's time, less the effects. ratio: of a ratio of two times in the same round.
     effects: (round, log) pairs, by how much all cases take longer in that round. common: the
-    variance of these between clusters.
+    variance of these.
     """
 
-    time: Prior = Prior()
-    ratio: Prior = Prior()
+    time: Levels = Levels()
+    ratio: Levels = Levels()
     effects: tuple[tuple[str, float], ...] = ()
-    common: Prior = Prior()
+    common: Levels = Levels()
 
-    def without_effects(self, logs: Logs) -> dict[At, float]:
-        """The logs of a time less the effects of their rounds."""
+    def of_ratio(self, logs: Logs) -> tuple[Component, ...]:
+        """The variance of a mean ratio over these rounds; none of one cluster."""
+        if len(logs) < 2:
+            return ()
+        return self.ratio.components(*_own(logs), logs)
+
+    def of_time(self, logs: Logs) -> tuple[Component, ...]:
+        """The variance of a mean time over these rounds; none of one cluster."""
+        if len(logs) < 2:
+            return ()
         effects = dict(self.effects)
-        return {at: value - effects.get(at.round, 0.0) for at, value in logs.items()}
+        less = {at: value - effects.get(at.round, 0.0) for at, value in logs.items()}
+        return (
+            *self.time.components(*_own(less), logs),
+            *self.common.components(0.0, 0.0, logs),
+        )
 
 
 # Where each case speaks for itself alone.
 PLAIN = Spread()
+
+
+def _own(logs: Logs) -> tuple[float, int]:
+    """The variance between the clusters of two rounds or more, and its freedom."""
+    squares, freedom = sum_of_squares(logs, level(logs))
+    return squares / freedom, freedom
 
 
 def prior_of(variances: Sequence[float], freedoms: Sequence[float]) -> Prior:
@@ -117,38 +200,48 @@ def estimate(cases: Iterable[tuple[Logs, Logs | None]]) -> Spread:
     base: the case that its ratio is over, None for one that is a base itself.
     """
     cases = list(cases)
-    ratio = _prior_over_clusters([log_ratio(base, own) for own, base in cases if base is not None])
-    several = [own for own, _ in cases if len(clusters(own)) > 1]
+    ratios = [log_ratio(base, own) for own, base in cases if base is not None]
+    ratio = _levels(ratios, BETWEEN_OCCASIONS)
+    several = [own for own, _ in cases if len(own) > 1]
+    halved = BETWEEN_OCCASIONS.halved()
     if len(several) < FEWEST:
-        return Spread(ratio=ratio)
+        both = replace(halved, variance=halved.variance + ALL_BETWEEN_OCCASIONS.variance)
+        return Spread(Levels(occasion=both), ratio)
     effects = _effects(several)
-    hosts = {at: effects[at] for own in several for at in own}
-    common = clusters(hosts)
     named = tuple(sorted((at.round, value) for at, value in effects.items()))
     less = [{at: value - effects[at] for at, value in own.items()} for own in several]
     # The effects were fitted to the same cases.
-    share = 1 - 1 / len(several)
-    return Spread(
-        _prior_over_clusters(less, share),
-        ratio,
-        named,
-        Prior(float(common.var(ddof=1)), len(common) - 1.0),
-    )
+    time = _levels(less, halved, 1 - 1 / len(several))
+    return Spread(time, ratio, named, _common(effects))
 
 
-def _prior_over_clusters(logs: Sequence[Logs], share: float = 1.0) -> Prior:
-    """The prior of variances between clusters, each of `share` of its degrees of freedom.
+def _levels(logs: Sequence[Logs], between: Prior, share: float = 1.0) -> Levels:
+    """The priors of variances at each level, each of `share` of its degrees of freedom.
 
-    Where some of them are between hosts, of these alone: rounds of one host differ less.
+    between: that of occasions, where too few cases say anything of it.
     """
-    several = [one for one in logs if one and len(clusters(one)) > 1]
-    between_hosts = [one for one in several if over_hosts(one)]
-    means = [clusters(one) for one in between_hosts or several]
-    freedoms = [share * (len(one) - 1) for one in means]
-    variances = [
-        len(one) * float(one.var()) / freedom for one, freedom in zip(means, freedoms, strict=True)
-    ]
-    return prior_of(variances, freedoms)
+    found = {}
+    for name in LEVELS:
+        several = [sum_of_squares(one, name) for one in logs if one]
+        several = [(squares, share * freedom) for squares, freedom in several if freedom]
+        freedoms = [freedom for _, freedom in several]
+        found[name] = prior_of([squares / freedom for squares, freedom in several], freedoms)
+    if not found["occasion"].freedom:
+        found["occasion"] = between
+    return Levels(**found)
+
+
+def _common(effects: Logs) -> Levels:
+    """The variance of effects at each level; of occasions with what others have shown."""
+    found = {}
+    for name in LEVELS:
+        squares, freedom = sum_of_squares(effects, name)
+        found[name] = Prior(squares / freedom, float(freedom)) if freedom else Prior()
+    occasion = found["occasion"]
+    found["occasion"] = ALL_BETWEEN_OCCASIONS
+    if occasion.freedom:
+        found["occasion"] = occasion.moderated(*astuple(ALL_BETWEEN_OCCASIONS))
+    return Levels(**found)
 
 
 def _effects(cases: Sequence[Logs]) -> Mapping[At, float]:

@@ -129,11 +129,10 @@ def row(variant, ms=10.0, memory=64 * MIB, machine="cpu-1", status="ok", **case)
 
 def _rounds(ms, logs):
     """Samples of rounds that differ by `logs`; their geometric mean is `ms` where these cancel."""
+    medians = [ms * math.exp(log) for log in logs]
     return tuple(
-        RoundSamples(
-            "", f"round-{number}", (tuple(ms * math.exp(log) * f for f in (0.99, 1.0, 1.01)),)
-        )
-        for number, log in enumerate(logs, start=1)
+        RoundSamples("", f"day-{number}", f"round-{number}", ((0.99 * one, one, 1.01 * one),))
+        for number, one in enumerate(medians, start=1)
     )
 
 

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from analysis.across.retest import LEAST, retest
+from analysis.across.retest import LEAST, NONE, retest
 from analysis.findings.retests import Retest, entries, retests
 from analysis.records import frame as records
 from analysis.rendering import figure_csv
@@ -18,7 +18,7 @@ from tests.analysis import synthetic
 
 
 def _with_rounds(root, out, wanted):
-    """A copy of the rounds of `root` by number; 4 is 3 again, two days later."""
+    """A copy of the rounds of `root` by number; 4 is 3 again, on the day after the next."""
     for path in record_files(root):
         number = int(path.parent.name[9])
         for to in wanted:
@@ -77,12 +77,25 @@ def test_two_rounds_each_are_set_beside_each_other_both_ways(laptop_alone, tmp_p
         assert other.again == pytest.approx(one.first.value)
 
 
+def test_rounds_of_one_occasion_are_one_part(laptop_alone, tmp_path):
+    times = {1: "2026-01-01T03:04:05Z", 2: "2026-01-01T04:04:05Z", 3: "2026-01-01T07:04:05Z"}
+    for path in record_files(laptop_alone):
+        target = tmp_path / path.relative_to(laptop_alone.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        began = {"started_at": times[int(path.parent.name[9])]}
+        target.write_text(json.dumps({**json.loads(path.read_text()), **began}))
+    frame = records.load(tmp_path)
+    found = retests(frame, synthetic.CPU)
+    assert found.rounds == (2, 1) and found.hours == 3 and found.found
+    assert set(frame["occasions"]) == {2}
+
+
 def test_two_rounds_say_nothing(laptop_alone, tmp_path):
     frame = _with_rounds(laptop_alone, tmp_path, (1, 2))
     assert retests(frame, synthetic.CPU).found == ()
     assert [one["value"] for one in entries(frame).values()] == [None] * 3
     (said,) = retest(frame).texts
-    assert said.get_text() == "fewer than three rounds here"
+    assert said.get_text() == NONE
 
 
 def test_the_figure_draws_each_and_says_how_many_are_held(laptop_alone):

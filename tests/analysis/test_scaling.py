@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy.optimize import least_squares
 
 from analysis.statistics import curves, scaling
-from analysis.statistics.rounds import RoundSamples
+from analysis.statistics.rounds import At, RoundSamples
 from analysis.statistics.scaling import MODELS, fit
-from analysis.statistics.spread import PLAIN, Prior, Spread
+from analysis.statistics.spread import PLAIN, Component, Levels, Prior, Spread
 
 LENGTHS = 2 ** np.arange(9, 16)  # 512..32768
 TRUTHS = {  # ms: a launch overhead that is half or more of the time at 512
@@ -30,7 +30,7 @@ def in_rounds(truth, rng, between=0.03, count=3):
     samples = truth(LENGTHS)[:, None, None] * np.exp(effect)[:, :, None] * np.linspace(0.9, 1.1, 5)
     return [
         tuple(
-            RoundSamples("", f"round-{number}", (tuple(own.tolist()),))
+            RoundSamples("", f"day-{number}", f"round-{number}", (tuple(own.tolist()),))
             for number, own in enumerate(point, start=1)
         )
         for point in samples
@@ -95,12 +95,36 @@ def test_noise_of_a_point_is_what_is_left_beside_length_and_round():
     # the other round, and half of that at the others.
     left = np.array([[1, -1], [-2, 2], [1, -1]]) * np.log(1.25) / 6
     own = (left**2).sum() / 2
-    found = scaling._round_noise(logs, PLAIN)
-    assert (found.variance, found.freedom) == (pytest.approx(own), 2)
-    spread = Spread(ratio=Prior(0.08, 6.0))
-    moderated = scaling._round_noise(logs, spread)
-    assert moderated.freedom == 8
-    assert moderated.variance == pytest.approx((6 * 0.04 + 2 * own) / 8)
+    rounds = [At("", "a", "a"), At("", "b", "b")]
+    (found,) = scaling._noise(logs, rounds, PLAIN).components
+    assert (found.of_one, found.count, found.again) == (Prior(pytest.approx(own), 2), 2, 1)
+    (moderated,) = scaling._noise(
+        logs, rounds, Spread(ratio=Levels(occasion=Prior(0.08, 6.0)))
+    ).components
+    assert moderated.of_one == Prior(pytest.approx((6 * 0.04 + 2 * own) / 8), 8)
+
+
+def test_points_of_one_occasion_deviate_by_what_differs_between_occasions_too():
+    between = Prior(0.02, 5.0)
+    noise = scaling._noise(
+        np.log([[1.0, 1.1], [2.0, 2.1], [4.0, 4.0]]),
+        [At("", "a", "a"), At("", "a", "b")],
+        Spread(ratio=Levels(occasion=between)),
+    )
+    own, beyond = noise.components
+    assert (own.count, own.again) == (2, 2) and own.of_one.freedom == 2
+    assert beyond == Component(between.halved(), 1, 1)
+    assert noise.of_value == pytest.approx(np.sqrt(own.of_one.variance / 2 + 0.01))
+    # Student's t of 2 and 5 degrees: the first has no variance, so quantiles are compared.
+    rng = np.random.default_rng(0)
+    for drawn, factors in ((noise.of_repetition, (1, 2)), (noise.of_next, (0.5, 1))):
+        found = drawn((40_000, 1), rng)
+        parts = [
+            np.sqrt(factor * one.of_one.variance) * rng.standard_t(one.of_one.freedom, 40_000)
+            for factor, one in zip(factors, noise.components, strict=True)
+        ]
+        expected = np.quantile(np.abs(sum(parts)), (0.5, 0.95))
+        assert np.quantile(np.abs(found), (0.5, 0.95)) == pytest.approx(expected, rel=0.03)
 
 
 def test_times_of_one_round_have_no_interval_and_are_judged_by_their_residuals():
@@ -236,8 +260,8 @@ def test_four_noisy_points_have_a_wide_interval():
         (([1, 2, 3], [1.0, 2.0]), "values: expected 3"),
         (([1, 2, 3], [1.0, 2.0, 0.0]), "finite numbers > 0"),
         (([1, 2, 3], [1.0, 2.0, float("nan")]), "finite numbers > 0"),
-        (([1, 2, 3], [(RoundSamples("", "a", ((1.0,),)),)] * 3), "spread: expected"),
-        (([1, 2, 3], [(RoundSamples("", "a", ((0.0,),)),)] * 3, PLAIN), "numbers > 0"),
+        (([1, 2, 3], [(RoundSamples("", "a", "a", ((1.0,),)),)] * 3), "spread: expected"),
+        (([1, 2, 3], [(RoundSamples("", "a", "a", ((0.0,),)),)] * 3, PLAIN), "numbers > 0"),
         (([1, 2, 3], [()] * 3, PLAIN), "one or more distinct rounds"),
     ],
 )

@@ -51,7 +51,7 @@ def test_the_figure_draws_times_and_ratios_by_round_and_says_how_far_apart(lapto
             ]
             assert drawn == pytest.approx([math.exp(value) for value in logs])
     said = [text.get_text() for ax in figure.axes for text in ax.texts]
-    deviation = [float(text.split()[-2]) for text in said]
+    deviation = [float(text.split(" % between occasions")[0].split()[-1]) for text in said]
     assert 1.8 < deviation[0] < 2.3 and deviation[1] < 0.7
 
 
