@@ -115,7 +115,7 @@ def _in_words(found: Sequence[Deviations], word: str) -> str:
         squares, freedom = map(sum, zip(*(sum_of_squares(one, level) for one in logs), strict=True))
         if freedom:
             parts.append(f"{number(100 * math.sqrt(squares / freedom))} % between {level}s")
-    return f"{len(logs)} cases, standard deviation " + ", ".join(parts)
+    return "standard deviation: " + ", ".join(parts)
 
 
 def _limits(ax: Axes, logs: Sequence[float]) -> None:

@@ -23,6 +23,7 @@ from experiments.cost.pairs import (
 )
 from experiments.cost.rates import Device, Family, device
 from experiments.grid import Limits
+from experiments.warm_up import LONG_MS, WARM_UP_MS
 from models.registry import VARIANTS
 
 __all__ = ["Cost", "reference_device", "seconds", "total", "useful_flops"]
@@ -134,7 +135,7 @@ class _Model:
             reference += self._own_keys_s()
         else:
             passes, samples = self._untimed_passes(), self._samples_s(once)
-            untimed = passes * once
+            untimed = passes * once + self._warm_up_s(once)
             if variant.replica_of:
                 # How it deviates: the pass again, with other values and causal.
                 reference += 6 * once
@@ -224,8 +225,8 @@ class _Model:
         """Passes that each replicate makes before the first that is timed, or after the last."""
         case = self.case
         if VARIANTS[case.variant].replica_of:
-            return 4 + self.rates.warm_ups
-        passes = 1 + self.rates.warm_ups + self._is_training
+            return 4
+        passes = 1 + self._is_training
         if case.simulated and case.world_size > 1:
             # All ranks once for the check and once to be counted.
             whole = whole_pairs(case) / pairs(case)
@@ -233,6 +234,12 @@ class _Model:
         elif case.simulated:
             passes += 2 + self._is_training
         return passes
+
+    def _warm_up_s(self, once: float) -> float:
+        """Seconds of the passes before the timed ones: see `experiments.warm_up`."""
+        if self.rates.kind == "cuda" and not self.case.is_spread:
+            return self.rates.warm_ups * once
+        return 0.0 if once >= 1e-3 * LONG_MS else max(once, 1e-3 * WARM_UP_MS)
 
     def _samples_s(self, once: float) -> float:
         """Seconds of the timed passes of one replicate."""

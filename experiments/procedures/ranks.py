@@ -188,12 +188,10 @@ def _gather(case: Case, mine: Workload, out, grads):
 def _time(mine: Workload, device: str, limits: dict) -> tuple[list[float], Traffic]:
     """Samples, the same on every rank, and the traffic of the median one."""
     measure.keep_freed_memory()
-    samples, counted = [], []
+    counted = []
     elapsed = torch.zeros(1, dtype=torch.float64, device=device)
-    if device != "cpu":
-        for _ in range(3):
-            mine.step()
-    while measure.wants_more(samples, limits):
+
+    def timed() -> float:
         dist.barrier()
         start = time.perf_counter()
         with traffic() as of_step:
@@ -202,6 +200,9 @@ def _time(mine: Workload, device: str, limits: dict) -> tuple[list[float], Traff
                 torch.cuda.synchronize()
         elapsed[0] = time.perf_counter() - start
         dist.all_reduce(elapsed, op=dist.ReduceOp.MAX)
-        samples.append(elapsed.item() * 1e3)
         counted.append(of_step)
+        return elapsed.item() * 1e3
+
+    samples = measure.warm_samples(timed, limits)
+    del counted[: -len(samples)]
     return samples, counted[samples.index(statistics.median_low(samples))]

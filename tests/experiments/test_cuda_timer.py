@@ -193,8 +193,25 @@ def test_a_cpu_is_timed_by_the_wall_clock(monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr(measure.time, "perf_counter", lambda: float(next(clock)))
     limits = {"min_samples": 2, "max_samples": 3, "sample_seconds": 2.5}
+    # Of two seconds each, the first counts.
     found = measure.take_samples(lambda: next(clock), "cpu", limits)
     assert found == {"samples_ms": [2000.0, 2000.0]}
+
+
+@pytest.mark.parametrize(
+    ("passes", "expected"),
+    [
+        ([90.0, 80.0, 40.0, 30.0, 31.0, 32.0, 33.0], [30.0, 31.0, 32.0, 33.0]),
+        ([200.0, 100.0, 101.0], [100.0, 101.0]),
+        ([1999.0, 1500.0, 1501.0], [1500.0, 1501.0]),
+        ([2000.0, 1500.0], [2000.0, 1500.0]),
+    ],
+)
+def test_passes_of_a_fifth_of_a_second_warm_up_unless_one_is_long(passes, expected):
+    left = iter(passes)
+    limits = {"min_samples": 2, "max_samples": 50, "sample_seconds": 0.1}
+    assert measure.warm_samples(lambda: next(left), limits) == expected
+    assert [*left] == []
 
 
 def test_the_tuner_races_tiles_by_the_same_clock(monkeypatch):
