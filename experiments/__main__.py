@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 from experiments import cost, machine, rounds, runner
@@ -117,8 +118,9 @@ def _publish(options) -> int:
         raise ValueError(f"--tiles: {options.path} is no archive of a campaign")
     from experiments.publish import publish
 
-    for path in publish(options.path):
-        print(path)
+    folders = Counter(path.parent for path in publish(options.path))
+    for folder, count in folders.items():
+        print(f"published {count} records: {folder}")
     return 0
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments import publish as publishing
 from experiments import record
+from experiments.__main__ import main
 from experiments.publish import publish, validate
 
 
@@ -53,6 +55,17 @@ def test_a_round_is_named_by_its_first_record_and_another_lies_beside_it(tmp_pat
     for path, target in zip(local, targets, strict=True):
         assert target.read_text() == path.read_text()
     assert validate(tmp_path / "published") == (5, [])
+
+
+def test_the_command_says_how_many_records_lie_where(tmp_path, put, monkeypatch, capsys):
+    (first, *_), _ = put("round-1", 11, 12), put("round-2", 20)
+    monkeypatch.setattr(publishing, "publish", lambda root: publish(root, tmp_path / "published"))
+    assert main(["publish", str(tmp_path / "local")]) == 0
+    folder = tmp_path / "published" / first.parents[1].name
+    assert capsys.readouterr().out.splitlines() == [
+        f"published 2 records: {folder / '2026-11-28T103000Z'}",
+        f"published 1 records: {folder / '2026-11-28T193000Z'}",
+    ]
 
 
 def test_a_published_round_takes_what_it_lacks_and_is_never_overwritten(tmp_path, put):
