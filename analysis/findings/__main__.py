@@ -74,9 +74,12 @@ def columns(findings: list[Finding], frames: Mapping[str, pd.DataFrame]) -> list
             of_machine = own[own["machine"] == machine]
             rows[machine] = {Path(row["path"]).stem: row for _, row in of_machine.iterrows()}
             kinds[machine] = of_machine["device_kind"].iloc[0]
-        results = tuple(_first(finding, rows, kinds) for finding in findings)
+        judged = [_first(finding, rows, kinds) for finding in findings]
+        of_these = own[own["machine"].isin([machine for machine, _ in judged])]
+        results = tuple(result for _, result in judged)
         devices = [one.device for one in results if one.device] or [views.device(own.iloc[0])]
-        found.append(Column(origin, " and ".join(dict.fromkeys(devices)), _rounds(own), results))
+        devices = " and ".join(dict.fromkeys(devices))
+        found.append(Column(origin, devices, _rounds(of_these), results))
     return found
 
 
@@ -88,9 +91,9 @@ def _rounds(own: pd.DataFrame) -> str:
     return words + (f", {hosts} hosts" if hosts > 1 else "")
 
 
-def _first(finding: Finding, rows: dict[str, dict], kinds: dict[str, str]) -> Result:
-    results = [judge(finding, rows[machine], kinds[machine]) for machine in rows]
-    return next((one for one in results if one.verdict != MISSING), results[0])
+def _first(finding: Finding, rows: dict[str, dict], kinds: dict[str, str]) -> tuple[str, Result]:
+    results = [(machine, judge(finding, rows[machine], kinds[machine])) for machine in rows]
+    return next((one for one in results if one[1].verdict != MISSING), results[0])
 
 
 def render(findings: list[Finding], found: list[Column], out: Path, root: Path) -> tuple[str, str]:
