@@ -120,7 +120,7 @@ def _publish(options) -> int:
 
     folders = Counter(path.parent for path in publish(options.path))
     for folder, count in folders.items():
-        print(f"published {count} records: {folder}")
+        print(f"{folder}: {count} published")
     return 0
 
 

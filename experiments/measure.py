@@ -102,7 +102,7 @@ def take_samples(step: Callable, device: str, limits: dict) -> dict:
 
 
 def warm_samples(timed: Callable[[], float], limits: dict) -> list[float]:
-    """What `timed()`, which makes a pass, returns (ms), of all but those of `warm_up`."""
+    """What `timed()`, which makes a pass, returns (ms), of all but the first: see `warm_up.py`."""
     taken = [timed()]
     if taken[0] < LONG_MS:
         while sum(taken) < WARM_UP_MS:

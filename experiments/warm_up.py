@@ -1,4 +1,4 @@
-"""Which passes by the wall clock come before the timed ones.
+"""Which passes, of those timed by the wall clock, come before the ones that count.
 
 The first passes of a process fill the heap and the caches, and were found to take up to 2.2 times
 as long as the others, on a CPU (2 cores, all experiments, three rounds).

@@ -210,24 +210,31 @@ def _ranked(options: list[Option], by: str) -> tuple[Option, ...]:
         return ()
     options = sorted(options, key=lambda o: (o.ranked_by(by).value, o.system, o.computes))
     first, *others = options
-    return (first, *(replace(one, ties=is_tied(first, one, by)) for one in others))
+    return (first, *(replace(one, ties=gain_of(first, one, by) == 1) for one in others))
 
 
-def is_tied(a: Option, b: Option, by: str) -> bool:
-    """Whether the ratio of the two may be 1. That of measured times is formed within each round."""
+def gain_of(a: Option, b: Option, by: str) -> float:
+    """How many times better `a` is than `b`; 1 where they cannot be told apart.
+
+    The ratio of measured times is formed within each round that both have.
+    """
     if by == "time" and a.point and b.point:
-        gain = speedup(a.point.samples, b.point.samples, a.point.spread)
-        return 1.0 in judged_ratio(gain)
-    return _overlap(a.ranked_by(by), b.ranked_by(by))
+        sides = [{one.at for one in option.point.samples} for option in (a, b)]
+        if sides[0] & sides[1]:
+            samples = (option.point.samples for option in (b, a))
+            gain = judged_ratio(speedup(*samples, a.point.spread))
+            return 1.0 if 1.0 in gain else gain.value
+    return _gain_apart(a.ranked_by(by), b.ranked_by(by))
 
 
-def _overlap(a: Interval, b: Interval) -> bool:
-    """Whether the ratio of two values that were measured apart may be 1; NaN bounds: it may."""
+def _gain_apart(a: Interval, b: Interval) -> float:
+    """Of two values that were measured apart, the less the better; NaN bounds: 1."""
     if not all(math.isfinite(i.value) and i.value > 0 for i in (a, b)):
-        return True
+        return 1.0
     halves = [math.log(i.high / i.low) / 2 for i in (a, b) if i.low > 0]
     half = math.hypot(*halves) if len(halves) == 2 else math.nan
-    return not abs(math.log(b.value / a.value)) > half
+    gain = math.log(b.value / a.value)
+    return math.exp(gain) if abs(gain) > half else 1.0
 
 
 def _out_of_range(rows: pd.DataFrame, own: pd.DataFrame, question: Question) -> str:

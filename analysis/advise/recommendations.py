@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import claims
-from analysis.advise.answer import Advice, Option, advise, is_tied
+from analysis.advise.answer import Advice, Option, advise, gain_of
 from analysis.advise.question import Question, Refused
 from analysis.claims.comparisons import Ordering
 from analysis.claims.stated_numbers import Support
@@ -195,14 +195,13 @@ def _short(claim: str) -> str:
 def _borne_out(answer: Advice, option: Option, one: Recommendation) -> str:
     if one.against:
         return "no, it runs"
-    mine = option.ranked_by(one.by).value
     others = [other for other in answer.ranked if other.system in one.over]
-    if not others:
+    gains = [gain_of(option, other, one.by) for other in others]
+    if not gains:
         return NO_RECORD
-    apart = [other for other in others if not is_tied(option, other, one.by)]
-    if any(other.ranked_by(one.by).value < mine for other in apart):
+    if min(gains) < 1:
         return "no"
-    return "yes" if len(apart) == len(others) else "not told apart"
+    return "yes" if min(gains) > 1 else "not told apart"
 
 
 def _option(option: Option | None) -> tuple[Cell, Cell]:

@@ -96,7 +96,7 @@ def _legend(answer: Advice, marks: dict[str, str]) -> list[str]:
     if any(option.ties for option in answer.ranked):
         lines.append("  =  its interval does not tell it from the first")
     if any(option.time.confidence > 0 for option in answer.ranked):
-        lines.append("Brackets: what measuring again finds in 95 % of cases; = is of paired times.")
+        lines.append("Brackets hold what measuring again finds in 95 % of cases.")
     if any(option.time.confidence == 0 for option in answer.ranked):
         lines.append("Without brackets: of one round; two within some 5 % are not told apart.")
     lines.append("Memory: peak and inputs.")

@@ -118,7 +118,8 @@ def render(findings: list[Finding], found: list[Column], out: Path, root: Path) 
         for place, one in enumerate(findings)
     ]
     base = os.path.relpath(root, out.parent.resolve())
-    shared = {"columns": found, "rows": rows, "base": base, "MISSING": MISSING}
+    between = number(100 * math.sqrt(BETWEEN_OCCASIONS.variance))
+    shared = {"columns": found, "rows": rows, "base": base, "between": between, "MISSING": MISSING}
     return tuple(
         environment.get_template(f"reproduction.{kind}.j2").render(**shared)
         for kind in ("md", "html")

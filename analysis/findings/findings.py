@@ -84,7 +84,8 @@ class Finding(BaseModel):
         """
         shape = {**self.shape, **self.by_device.get(device_kind, {})}
         sides = [self.system] + ([self.against] if self.against else [])
-        points = [{**shape, "seq_len": n} for n in self.lengths] or [shape]
+        lengths = shape.pop("lengths", self.lengths)
+        points = [{**shape, "seq_len": n} for n in lengths] or [shape]
         return [_case({**point, **side}) for side in sides for point in points]
 
 
@@ -103,7 +104,7 @@ def _case(fields: Mapping) -> Case:
 class Result:
     """A finding by the records of one machine.
 
-    value: with its interval over rounds, None without records. missing: names of cases that are
+    value: with its interval, None without records. missing: names of cases that are
     not there, or have no time. paths: of the records, newest first. rounds: the fewest of a case.
     device: what the machine is, in short; "" without records.
     """

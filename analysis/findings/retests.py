@@ -1,8 +1,8 @@
-"""Measured again: whether the intervals of some occasions hold what others found.
+"""Measured again: whether the intervals of some occasions hold what another one found.
 
 The occasions of one host are split in two by time. Speed-ups over dense attention, with intervals
-from the earlier ones alone, are set beside those of the later ones, and the other way round; a part
-of one round has no intervals.
+from the earlier ones alone, are set beside those of the first of the later ones, and the other way
+round beside those of the last of the earlier ones; a part of one round has no intervals.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ from analysis.rendering import numbers
 from analysis.selection import published, views
 from analysis.statistics.intervals import Interval, Samples, speedup
 from analysis.statistics.rounds import At, log_medians
-from analysis.statistics.spread import estimate
-
-# Of a machine's cases: a round that has fewer is a pass over some experiment.
-_WHOLE = 0.5
+from analysis.statistics.spread import WHOLE, estimate
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ def retests(frame: pd.DataFrame, machine: str) -> Retests:
         [at for occasion in part for at in occasion] for part in (occasions[:cut], occasions[cut:])
     )
     found = []
-    for first, again in ((earlier, later), (later, earlier)):
+    for first, again in ((earlier, occasions[cut]), (later, occasions[cut - 1])):
         found += _by_rounds(rows, first, again) if len(first) > 1 else []
     hours = (began[later[0]] - began[earlier[-1]]).total_seconds() / 3600
     return Retests(tuple(found), hours, (len(earlier), len(later)))
@@ -116,7 +113,7 @@ def _began(rows: pd.DataFrame) -> dict[At, datetime]:
         for one in row["samples"]:
             times.setdefault(one.at, []).append(started[one.round])
     most = max(map(len, times.values()), default=0)
-    return {at: min(own) for at, own in times.items() if len(own) >= _WHOLE * most}
+    return {at: min(own) for at, own in times.items() if len(own) >= WHOLE * most}
 
 
 def _by_rounds(rows: pd.DataFrame, first: Collection[At], again: Collection[At]) -> list[Retest]:

@@ -87,7 +87,7 @@ def of_experiment(frame: pd.DataFrame, experiment: str) -> pd.DataFrame:
 
 
 def time_interval(row: Mapping) -> Interval:
-    """The time (ms) of a row with its 95 % interval over rounds; NaN without a time."""
+    """The time (ms) of a row with its 95 % interval; NaN without a time."""
     known = 0.0 if math.isnan(row["low_ms"]) else 0.95
     return Interval(row["median_ms"], row["low_ms"], row["high_ms"], known)
 

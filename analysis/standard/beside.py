@@ -11,7 +11,7 @@ def measured_on(view: views.View) -> str:
     """A sentence for table notes: where, and at which dtype."""
     rows = view.nearest
     dtype = f", {rows.iloc[0]['dtype']}" if len(rows) else ""
-    return f"Measured: {view.device}{dtype}, time with its 95 % interval over rounds."
+    return f"Measured: {view.device}{dtype}, time with its 95 % interval."
 
 
 def published_on(view: views.View, what: str = "mean and standard deviation") -> str:

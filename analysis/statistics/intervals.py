@@ -190,26 +190,35 @@ class Side:
     cases: tuple[tuple[RoundSamples, ...], ...]
     spread: Spread
 
-    def mean(self) -> tuple[float, tuple[Prior, ...]]:
+    def mean(self, *, is_of_one_occasion: bool) -> tuple[float, tuple[Prior, ...]]:
         """Log of the geometric mean time, and its variances; none of one round.
 
+        is_of_one_occasion: with what it is compared with, so that what differs between occasions,
+        of which it has one, does not count.
         Over the rounds that all cases have, or by each case's own where there is none.
         """
         logs = [log_medians(samples) for samples in self.cases]
         shared = _mean_over(logs)
         if not shared:
             return sum(map(_mean, logs)) / len(logs), ()
-        return _mean(shared), tuple(one.of_mean for one in self.spread.of_time(shared))
+        parts = self.spread.of_time(shared)
+        if is_of_one_occasion:
+            parts = [one for one in parts if one.count > 1]
+        return _mean(shared), tuple(one.of_mean for one in parts)
 
 
-def unpaired_speedup(base: Side, other: Side) -> Interval:
+def unpaired_speedup(base: Side, other: Side, *, is_of_one_occasion: bool = False) -> Interval:
     """Geometric mean time of `base` over that of `other`, which share no round.
+
+    is_of_one_occasion: all rounds of both lie within an hour of each other, on one host.
 
     Nothing cancels, so the variances of both means count: these are two measurements already, so
     that the interval is a confidence interval of their ratio. NaN bounds where either has one
     round.
     """
-    (value, variances), (less, more) = base.mean(), other.mean()
+    (value, variances), (less, more) = (
+        side.mean(is_of_one_occasion=is_of_one_occasion) for side in (base, other)
+    )
     if not variances or not more:
         return Interval.without_spread(exp(value - less))
     return Interval.of_log(value - less, *variances, *more)

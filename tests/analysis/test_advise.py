@@ -1,13 +1,18 @@
 """Advice on synthetic records, whose times are known: ranking, limits, refusals."""
 
 import json
+import math
 
+import pandas as pd
 import pytest
 
 from analysis.advise import Question, Refused, advise
 from analysis.advise.__main__ import main, memory
-from analysis.advise.answer import input_bytes
+from analysis.advise.answer import Option, gain_of, input_bytes
+from analysis.advise.interpolation import Point
 from analysis.statistics import intervals
+from analysis.statistics.rounds import RoundSamples
+from analysis.statistics.spread import PLAIN
 from tests.analysis import synthetic
 from tests.analysis.synthetic import CPU
 
@@ -93,6 +98,29 @@ def test_options_that_cannot_be_told_from_the_first_are_marked(laptop):
         for system, samples in zip(rows["system"], rows["samples"], strict=True)
     ]
     assert [option.ties for option in ask(slow, 4096, is_causal=False).ranked] == [False, False]
+
+
+def _option(**rounds):
+    """Measured once in each of these rounds, each of a day of its own."""
+    samples = tuple(RoundSamples("", name, name, ((ms,),)) for name, ms in rounds.items())
+    rows = pd.DataFrame({"status": ["ok"], "samples": [samples], "spread": [PLAIN]})
+    time = intervals.time(samples, PLAIN)
+    empty = ((0.0, 0.0), time, None, "measured", (1,), (), ())
+    return Option("system", "name", "dense", *empty, point=Point(1, rows))
+
+
+def test_systems_are_compared_within_the_rounds_that_both_have():
+    ours, other = _option(a=10.0, b=10.0), _option(a=9.8, b=9.8, c=12.0)
+    assert ours.time.value < other.time.value  # by a round that ours lacks
+    assert gain_of(ours, other, "time") == pytest.approx(0.98)
+    assert gain_of(other, ours, "time") == pytest.approx(1 / 0.98)
+    # A slower round is slow for both; of one round alone a twentieth is a difference.
+    assert gain_of(_option(a=1.0, b=9.0), _option(a=1.2, b=10.8), "time") == pytest.approx(1.2)
+    assert gain_of(_option(a=1.0), _option(a=1.04), "time") == 1
+    # Without a round in common both intervals count.
+    assert gain_of(_option(a=9.0, b=11.0), _option(c=10.0, d=13.0), "time") == 1
+    apart = gain_of(_option(a=9.0, b=9.1), _option(c=40.0, d=40.4), "time")
+    assert apart == pytest.approx(math.sqrt(40.0 * 40.4 / 9.0 / 9.1))
 
 
 def test_what_does_not_fit_is_left_out_with_its_need(laptop):

@@ -46,3 +46,29 @@ def test_nothing_in_common_is_an_error(tmp_path):
     synthetic.write(tmp_path / "b", "block_sparse")
     with pytest.raises(records.RecordsError, match="no case in common"):
         compare(tmp_path / "a", tmp_path / "b")
+
+
+def test_between_sets_of_one_hour_only_rounds_differ(tmp_path):
+    root = synthetic.write(tmp_path / "published", "backends")
+
+    def mean(*hours):
+        sides = []
+        for side, times in zip("ab", (hours[:2], hours[2:]), strict=True):
+            for number, hour in zip((1, 2), times, strict=True):
+                folder = root / synthetic.CPU / synthetic.round_name(number)
+                target = tmp_path / "-".join(map(str, hours)) / side / "local" / folder.name
+                target.mkdir(parents=True)
+                for path in folder.glob("*.json"):
+                    minutes = f"{hour:02}:{10 * number:02}"
+                    data = {
+                        **json.loads(path.read_text()),
+                        "started_at": f"2026-01-01T{minutes}:00Z",
+                    }
+                    (target / path.name).write_text(json.dumps(data))
+            sides.append(target.parents[1])
+        text = compare(*sides).splitlines()[-1].removeprefix("geometric mean: ")
+        return [float(x.strip("[], ")) for x in text.split()]
+
+    together, apart = mean(3, 3, 3, 3), mean(3, 3, 5, 5)
+    assert together[0] == apart[0] == 1
+    assert apart[2] > 1.3 * together[2]

@@ -46,35 +46,42 @@ def test_a_retest_is_held_within_the_interval_alone():
     assert Retest(first, 1.0).half == pytest.approx(math.log(2))
 
 
+def _logs(frame, number):
+    """Log of the speed-up over dense attention in a round, of each system's rows in order."""
+    name, rows = synthetic.round_name(number), frame.drop_duplicates("path")
+    own = [
+        (row, one.log_median)
+        for _, row in rows.iterrows()
+        for one in row["samples"]
+        if one.round == name
+    ]
+    shape = ["seq_len", "batch"]
+    dense = {tuple(row[shape]): log for row, log in own if row["system"] == "dense"}
+    return [dense[tuple(row[shape])] - log for row, log in own if row["system"] != "dense"]
+
+
 def test_the_third_round_is_set_beside_the_first_two(laptop_alone):
     frame = records.load(laptop_alone)
     found = retests(frame, synthetic.CPU)
-    rows = frame.drop_duplicates("path")
-    systems = rows[rows["system"] != "dense"]
-    assert len(found.found) == len(systems) and found.hours == 24 and found.rounds == (2, 1)
-    by_round = {
-        (row["path"], s.round): s.log_median for _, row in rows.iterrows() for s in row["samples"]
-    }
-    dense = rows[rows["system"] == "dense"]
-    for one, (_, row) in zip(found.found, systems.iterrows(), strict=True):
-        same = dense[(dense["seq_len"] == row["seq_len"]) & (dense["batch"] == row["batch"])]
-        (base,) = same["path"]
-        logs = [
-            by_round[base, synthetic.round_name(n)] - by_round[row["path"], synthetic.round_name(n)]
-            for n in (1, 2, 3)
-        ]
-        assert math.log(one.first.value) == pytest.approx((logs[0] + logs[1]) / 2)
-        assert math.log(one.again) == pytest.approx(logs[2])
+    assert found.hours == 24 and found.rounds == (2, 1)
+    logs = [_logs(frame, number) for number in (1, 2, 3)]
+    for one, a, b, c in zip(found.found, *logs, strict=True):
+        assert math.log(one.first.value) == pytest.approx((a + b) / 2)
+        assert math.log(one.again) == pytest.approx(c)
     assert found.held == sum(abs(one.off) <= one.half for one in found.found)
 
 
-def test_two_rounds_each_are_set_beside_each_other_both_ways(laptop_alone, tmp_path):
-    found = retests(_with_rounds(laptop_alone, tmp_path, (1, 2, 3, 4)), synthetic.CPU)
-    half = len(found.found) // 2
+def test_each_part_is_set_beside_the_nearest_occasion_of_the_other(laptop_alone, tmp_path):
+    frame = _with_rounds(laptop_alone, tmp_path, (1, 2, 3, 4))
+    found = retests(frame, synthetic.CPU)
     assert found.rounds == (2, 2) and found.hours == 24
-    for one, other in zip(found.found[:half], found.found[half:], strict=True):
-        assert one.again == pytest.approx(other.first.value)
-        assert other.again == pytest.approx(one.first.value)
+    half = len(found.found) // 2
+    for number, (first, again) in enumerate([((1, 2), 3), ((3, 4), 2)]):
+        part = found.found[half * number : half * (number + 1)]
+        logs = [_logs(frame, one) for one in (*first, again)]
+        for one, a, b, c in zip(part, *logs, strict=True):
+            assert math.log(one.first.value) == pytest.approx((a + b) / 2)
+            assert math.log(one.again) == pytest.approx(c)
 
 
 def test_rounds_of_one_occasion_are_one_part(laptop_alone, tmp_path):

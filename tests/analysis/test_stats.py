@@ -16,7 +16,7 @@ from analysis.statistics.intervals import (
     time,
     unpaired_speedup,
 )
-from analysis.statistics.rounds import RoundSamples, joined
+from analysis.statistics.rounds import At, RoundSamples, joined
 from analysis.statistics.spread import FLOOR, PLAIN, Levels, Prior, Spread
 
 TIMES = st.floats(1e-3, 1e6)
@@ -83,7 +83,7 @@ def test_a_variance_is_moderated_by_the_prior():
 
 
 def test_what_rounds_have_in_common_adds_to_a_time_and_not_to_a_ratio():
-    effects = (("round-1", -0.1), ("round-2", 0.1))
+    effects = tuple((At("", name, name), x) for name, x in (("round-1", -0.1), ("round-2", 0.1)))
     spread = Spread(
         time=Levels(occasion=Prior(0.0004, 8.0)),
         effects=effects,
@@ -159,6 +159,17 @@ def test_sets_without_a_round_in_common_add_their_variances():
     assert numbers(found) == pytest.approx(expected)
     single = unpaired_speedup(Side((rounds(*one),), PLAIN), Side((rounds(1.0),), PLAIN))
     assert single.confidence == 0 and single.value == pytest.approx(math.exp(means[0]))
+
+
+def test_between_sets_of_one_occasion_only_their_rounds_differ():
+    spread = Spread(time=Levels(occasion=Prior(0.04, 5.0)))
+    sides = [Side((rounds(*of, days=["d"] * 2),), spread) for of in ((2.0, 2.2), (1.0, 1.1))]
+    together = unpaired_speedup(*sides, is_of_one_occasion=True)
+    plain = unpaired_speedup(*(Side(side.cases, PLAIN) for side in sides))
+    assert numbers(together) == pytest.approx(numbers(plain))
+    apart = unpaired_speedup(*sides)
+    half = math.hypot(math.log(plain.high / plain.value), *2 * [stats.t.ppf(0.975, 5) * 0.2])
+    assert math.log(apart.high / apart.value) == pytest.approx(half)
 
 
 def test_the_mean_of_unpaired_sets_is_over_all_cases():

@@ -63,8 +63,8 @@ def test_the_command_says_how_many_records_lie_where(tmp_path, put, monkeypatch,
     assert main(["publish", str(tmp_path / "local")]) == 0
     folder = tmp_path / "published" / first.parents[1].name
     assert capsys.readouterr().out.splitlines() == [
-        f"published 2 records: {folder / '2026-11-28T103000Z'}",
-        f"published 1 records: {folder / '2026-11-28T193000Z'}",
+        f"{folder / '2026-11-28T103000Z'}: 2 published",
+        f"{folder / '2026-11-28T193000Z'}: 1 published",
     ]
 
 

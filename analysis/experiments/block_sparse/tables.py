@@ -100,7 +100,7 @@ def by_length(pass_: str) -> Callable[[pd.DataFrame, str], Table]:
         words = {"forward": "forward", "forward_backward": "forward and backward"}[pass_]
         note = (
             f"Measured: {view.device}. Per cent: the sparsity asked, of dilated blocks of 64. "
-            "Times, speed-ups with 95 % intervals over rounds; those of times are in the CSV."
+            "Times, speed-ups with 95 % intervals; those of times are in the CSV."
         )
         return Table(f"Block-sparse by length, {words}", tuple(columns), body, note)
 
@@ -142,7 +142,7 @@ def patterns(frame: pd.DataFrame, machine: str) -> Table:
         "Over dense",
         "Density realised",
     )
-    note = f"Measured: {view.device}, time with its 95 % interval over rounds. "
+    note = f"Measured: {view.device}, time with its 95 % interval. "
     note += "Training: forward and backward."
     return Table("Block-sparse, which blocks are kept", columns, body, note)
 
