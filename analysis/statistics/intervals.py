@@ -10,8 +10,8 @@ Intervals are those of a repetition: measured again on another occasion, in two 
 another host, the value lies in them in 95 % of cases. The interval of our own mean would hold that
 of the next measurement in some 83 %, as the next one varies too (Cumming and Maillardet,
 "Confidence intervals and replication: where will the next mean fall?", 2006). They are Student's t
-on the log, with variances that all cases of the machine moderate, and with what is known of the
-variance between occasions where there was one: see `analysis.statistics.spread`. One round has
+on the log, with variances that all cases of the machine moderate, and with an assumption on the
+variance between occasions where there are few: see `analysis.statistics.spread`. One round has
 none.
 """
 

@@ -6,9 +6,10 @@ Methods for Assessing Differential Expression in Microarray Experiments", 2004):
 a prior variance, weighted by degrees of freedom. How much the prior counts follows from how much
 the variances of the cases differ beyond what chance makes them differ.
 
-Rounds of one occasion do not show what differs between occasions, however many there are. Where a
-case was measured on one alone, that variance is the machine's, of other cases, or else the one that
-machines of several occasions have shown: BETWEEN_OCCASIONS and ALL_BETWEEN_OCCASIONS.
+Rounds of one occasion do not show what differs between occasions, however many they are, and two
+occasions that happen to be alike say little of a third, however many cases they have. That variance
+is therefore assumed to begin with, BETWEEN_OCCASIONS and ALL_BETWEEN_OCCASIONS, and what a machine
+shows counts the more beside it the more occasions there are.
 
 A round in which everything is slow moves all times at once, and no number of cases says how much
 such rounds differ: that part of a time's variance is known with the freedom of the rounds alone.
