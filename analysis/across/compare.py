@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from analysis.rendering.text import interval
 from analysis.selection import views
 from analysis.standard import in_words
 from analysis.statistics.intervals import Interval, Side, unpaired_speedup
-from analysis.statistics.rounds import APART
+from analysis.statistics.rounds import occasions
 from experiments.case import COLUMNS
 from experiments.rounds import in_utc
 
@@ -62,10 +61,11 @@ def _ratio(joined: pd.DataFrame, pairs: list[tuple], together: bool) -> Interval
 
 def _is_of_one_occasion(rows: pd.DataFrame) -> bool:
     """Whether no case began more than an hour after the one before, on any host but one."""
-    times = sorted(in_utc(time) for of_case in rows["began"] for _, time in of_case)
-    hosts = {(machine, one.host) for machine, samples in zip(rows["machine"], rows["samples"],
-             strict=True) for one in samples}  # fmt: skip
-    return len(hosts) == 1 and all(b - a <= APART for a, b in itertools.pairwise(times))
+    times = [in_utc(time) for of_case in rows["began"] for _, time in of_case]
+    found = occasions({str(place): (time, time) for place, time in enumerate(times)})
+    both = zip(rows["machine"], rows["samples"], strict=True)
+    hosts = {(machine, one.host) for machine, samples in both for one in samples}
+    return len(hosts) == len({*found.values()}) == 1
 
 
 def _one_row_per_case(root: Path) -> pd.DataFrame:

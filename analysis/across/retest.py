@@ -28,13 +28,7 @@ def retest(frame: pd.DataFrame, machine: str = "auto") -> Figure:
     with style():
         figure = Figure(figsize=(PAGE, 2.5))
         if not found.found:
-            figure.text(
-                0.5,
-                0.5,
-                NONE,
-                ha="center",
-                color=GREY,
-            )
+            figure.text(0.5, 0.5, NONE, ha="center", color=GREY)
             return figure
         ax = figure.subplots()
         figure.subplots_adjust(0.075, 0.18, 0.995, 0.91)

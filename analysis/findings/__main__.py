@@ -39,6 +39,8 @@ from analysis.selection import views
 from analysis.statistics.spread import BETWEEN_OCCASIONS
 
 _HERE = Path(__file__).parent
+# The deviation assumed between occasions, in per cent of a ratio.
+_BETWEEN = 100 * math.sqrt(BETWEEN_OCCASIONS.variance)
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,8 @@ def render(findings: list[Finding], found: list[Column], out: Path, root: Path) 
         for place, one in enumerate(findings)
     ]
     base = os.path.relpath(root, out.parent.resolve())
-    between = number(100 * math.sqrt(BETWEEN_OCCASIONS.variance))
-    shared = {"columns": found, "rows": rows, "base": base, "between": between, "MISSING": MISSING}
+    shared = {"columns": found, "rows": rows, "base": base, "MISSING": MISSING}
+    shared["between"] = number(_BETWEEN)
     return tuple(
         environment.get_template(f"reproduction.{kind}.j2").render(**shared)
         for kind in ("md", "html")
@@ -142,8 +144,7 @@ def entries(findings: list[Finding], column: Column, frame: pd.DataFrame) -> dic
     And how many intervals held what was measured again, and the deviation between occasions that
     is assumed where there was one (%). frame: the records of the column.
     """
-    between = 100 * math.sqrt(BETWEEN_OCCASIONS.variance)
-    found = of_retests(frame) | {"prior.between_occasions": numbers.entry(between, unit="%")}
+    found = of_retests(frame) | {"prior.between_occasions": numbers.entry(_BETWEEN, unit="%")}
     for finding, result in zip(findings, column.results, strict=True):
         key, rows = f"findings.{finding.id}", [{"paths": result.paths}]
         if result.value is None:

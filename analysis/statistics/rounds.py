@@ -110,9 +110,9 @@ def level(rounds: Collection[At]) -> str:
     return LEVELS[-1]
 
 
-def clusters(logs: Logs, of: str | None = None) -> np.ndarray:
-    """The mean of each cluster (clusters,), of `level`, or of the level `of`."""
-    return np.array([*_means(logs, LEVELS.index(of or level(logs)) + 1).values()])
+def clusters(logs: Logs) -> np.ndarray:
+    """The mean of each cluster (clusters,), of `level`."""
+    return np.array([*_means(logs, LEVELS.index(level(logs)) + 1).values()])
 
 
 def _means(logs: Logs, depth: int) -> dict[tuple, float]:

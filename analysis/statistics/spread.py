@@ -110,8 +110,10 @@ class Levels:
         """Of one time, where this is of a ratio of two."""
         return Levels(*(getattr(self, name).halved() for name in LEVELS))
 
-    def components(self, variance: float, freedom: float, at: Collection[At]) -> tuple:
-        """The `Component`s of a mean over these rounds, of two clusters or more.
+    def components(
+        self, variance: float, freedom: float, at: Collection[At]
+    ) -> tuple[Component, ...]:
+        """The parts of the variance of a mean over these rounds, of two clusters or more.
 
         variance, freedom: between its own clusters; freedom 0 if it has none of its own. Beside
         these there is what differs between the hosts or occasions of which it has one alone, and
