@@ -1,7 +1,7 @@
 """Which claims a campaign would decide by which minute: expected records, judged as real ones are.
 
 The records are those of `experiments.cost`: its times, its ends, and memory by a rule of thumb. So
-what is counted is which claims get a verdict, never which verdict.
+what is counted is which claims get a verdict of the method, computed exactly, never which one.
 
     python -m analysis.across.coverage [--minutes 28]
 
@@ -17,9 +17,9 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.across.expected_records import expected_record
-from analysis.claims import NOT_TESTABLE, load
-from analysis.claims.claim import Claim
+from analysis.claims import CARD, NOT_MEASURED, load
 from analysis.claims.evidence import Evidence
+from analysis.claims.schema import CLAIM, METHOD
 from analysis.command import command, parser
 from analysis.records import files
 from analysis.records import frame as records
@@ -39,13 +39,14 @@ def coverage(
     published: Path | None = None,
     claims: Path | None = None,
 ) -> pd.DataFrame:
-    """One row per claim: `decided` is BEFORE, the first of `minutes` with a verdict, or NEVER.
+    """One row per claim on a method: `decided` is BEFORE, the first of `minutes` with a verdict, or
+    NEVER.
 
     selected: (case of the gpu tier, expected seconds) in the order of measuring, on a GPU of the
     reference kind; a case counts by a minute when it has ended by then. `needs` says of a claim
-    without verdict what the judge misses, in its own words, else "". published, claims: the folder
-    of records and the file of claims, by default those of this repository. ValueError for minutes
-    that do not rise from above 0.
+    without verdict what it waits for and why, in the judge's words, else "". published, claims: the
+    folder of records and the file of claims, by default those of this repository. ValueError for
+    minutes that do not rise from above 0.
     """
     minutes = list(minutes)
     if not minutes or minutes != sorted(set(minutes)) or not minutes[0] > 0:
@@ -62,38 +63,30 @@ def coverage(
         record = Record.model_validate(expected_record(tasks[case], seconds))
         expected.append(files.File(record, Path(f"expected/round-1/{case.name}.json")))
         ends.append(elapsed / 60)
-    found = {claim: {"decided": NEVER, "needs": ""} for claim in claims_file.claims}
+    wanted = {
+        name: claim
+        for name, claim in claims_file.claims.items()
+        if claim.sort == CLAIM and METHOD in claim.predicate.judged_sides
+    }
+    found = {claim: {"decided": NEVER, "needs": ""} for claim in wanted}
     for minute in (0, *minutes):
         measured = [one for one, end in zip(expected, ends, strict=True) if end <= minute]
         evidence = Evidence(claims_file, records.of_files([*known, *measured]))
-        for name, claim in claims_file.claims.items():
+        for name, claim in wanted.items():
             if found[name]["decided"] != NEVER:
                 continue
             judged = evidence.judge(claim)
-            if judged.verdict == NOT_TESTABLE:
-                found[name]["needs"] = _needs(claim, judged.reason)
+            if judged.verdict in (CARD, NOT_MEASURED):
+                found[name]["needs"] = f"{judged.needs}: {judged.reason}"
             else:
                 found[name] |= {"decided": minute or BEFORE, "needs": ""}
     return pd.DataFrame(
         [
             (name, claim.writeup, claim.kind, found[name]["decided"], found[name]["needs"])
-            for name, claim in claims_file.claims.items()
+            for name, claim in wanted.items()
         ],
         columns=COLUMNS,
     )
-
-
-def _needs(claim: Claim, reason: str) -> str:
-    """What a claim without verdict waits for: the judge's reason, after the kind of want."""
-    if claim.kind == "not_measurable":
-        return f"not by any case: {reason}"
-    if getattr(claim.predicate, "card", None):
-        return f"the published card: {reason}"
-    if "no record of this system yet" in reason:
-        return f"a system that no grid has: {reason}"
-    if "real ranks" in reason:
-        return f"several cards: {reason}"
-    return reason
 
 
 def counts(frame: pd.DataFrame) -> dict:
@@ -107,10 +100,7 @@ def counts(frame: pd.DataFrame) -> dict:
 
 
 def text(frame: pd.DataFrame, minutes: Sequence[float] = (5, 10, 20, 28)) -> str:
-    """Plain text: counts by write-up, then a line per claim that is not decided before.
-
-    Claims that no measurement decides are counted and not listed.
-    """
+    """Plain text: counts by write-up, then a line per claim that is not decided before."""
     lines = [f"{'write-up':16}{BEFORE:>8}" + "".join(f"{f'{m:g} min':>8}" for m in minutes)]
     lines[0] += f"{'never':>8}"
     for writeup, group in [*frame.groupby("writeup", sort=False), ("all", frame)]:
@@ -120,13 +110,11 @@ def text(frame: pd.DataFrame, minutes: Sequence[float] = (5, 10, 20, 28)) -> str
         tally.append(len(group) - tally[-1])
         lines.append(f"{writeup:16}" + "".join(f"{n:8}" for n in tally))
     lines.append("")
-    idle = frame["needs"].str.startswith("not by any case")
     for minute in minutes:
         for name in frame.loc[frame["decided"] == minute, "claim"]:
             lines.append(f"{f'{minute:g} min':>8}  {name}")
-    for row in frame[(frame["decided"] == NEVER) & ~idle].itertuples():
+    for row in frame[frame["decided"] == NEVER].itertuples():
         lines.append(f"{'needs':>8}  {row.claim}: {row.needs[:150]}")
-    lines.append(f"{int(idle.sum())} claims that no measurement decides are not listed")
     return "\n".join(lines)
 
 

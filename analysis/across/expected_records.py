@@ -6,10 +6,14 @@ where a system writes them down. Good for asking what could be judged from them,
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from functools import cache
+
 from analysis.records.units import ITEM_BYTES
 from experiments import cost
 from experiments.case import Case
 from experiments.cost.pairs import dense_pairs, pairs, useful_flops, whole_pairs
+from experiments.digest import code_digest
 from experiments.grid import Task
 from experiments.record import SCHEMA_VERSION
 from models.registry import VARIANTS
@@ -19,6 +23,7 @@ _EPS = {"float64": 2.2e-16, "float32": 1.2e-7, "float16": 4.9e-4, "bfloat16": 3.
 _SCORES = ("dense-eager", "dense-math", "published-dense-ring")
 _SPREAD = (0.99, 0.995, 1.0, 1.005, 1.01)
 _STREAM_BYTES = 1.3 * 2**30
+_digest = cache(code_digest)
 
 
 def expected_record(task: Task, seconds: float) -> dict:
@@ -41,8 +46,8 @@ def expected_record(task: Task, seconds: float) -> dict:
         "error": _error(case) if ok else None,
         "deviation": _deviation(case) if ok and VARIANTS[case.variant].replica_of else None,
         "machine": _machine(one.device),
-        "software": _SOFTWARE,
-        "started_at": "2026-01-01T00:00:00Z",
+        "software": _SOFTWARE | {"code_digest": _digest(case.variant, task.procedure)},
+        "started_at": datetime.now(UTC).isoformat(),
         "wall_s": seconds,
         "command": "python -m experiments round --tier gpu",
     }
@@ -157,5 +162,4 @@ _SOFTWARE = {
     "flash_attn": None,
     "git_commit": None,
     "git_dirty": None,
-    "code_digest": "expected",
 }

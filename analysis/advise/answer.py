@@ -34,7 +34,8 @@ class Option:
     density: smallest and largest share of dense attention's pairs at the lengths it rests on.
     time: ms. memory: bytes, the peak and the inputs; None where it was not measured.
     basis: "measured" or "interpolated", from records at `lengths`, whose paths are `records`.
-    point: of a measured one, what it is of.
+    point: of a measured one, what it is of. kernel: what ran, by the records. also: other systems
+    that ran the same, whose records say no better.
     ties: whether its time (memory, where that ranks) cannot be told from the first one's.
     """
 
@@ -49,7 +50,14 @@ class Option:
     records: tuple[str, ...]
     commands: tuple[str, ...]
     point: Point | None = field(repr=False, compare=False)
+    kernel: str | None = None
+    also: tuple[str, ...] = ()
     ties: bool = False
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """Every system that ran this kernel."""
+        return (self.system, *self.also)
 
     def ranked_by(self, by: str) -> Interval:
         """The quantity that the ranking is by; infinite where it is not known."""
@@ -59,7 +67,11 @@ class Option:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A system that is not ranked, and why: "range", "memory" or "status", then in words."""
+    """A system that is not ranked, and why.
+
+    kind: "range", "memory", "status", or "function" of one that is not what it is named after.
+    reason: in words.
+    """
 
     system: str
     name: str
@@ -110,6 +122,10 @@ def advise(frame: pd.DataFrame, question: Question) -> Advice:
     options, left = [], []
     found: dict[str, list[tuple[Series, Estimate | str]]] = {}
     for one in series(own, question.seq_len):
+        if VARIANTS[one.variant].pattern_class == "HeadPartition":
+            reason = "each head takes part in one branch only: not the attention it is named after"
+            left.append(LeftOut(one.system, published.name(one.system), "function", reason))
+            continue
         found.setdefault(one.system, []).append((one, one.at(question.seq_len)))
     if not any(isinstance(at, Estimate) for pairs in found.values() for _, at in pairs):
         raise Refused(_out_of_range(rows, own, settled))
@@ -135,8 +151,8 @@ def advise(frame: pd.DataFrame, question: Question) -> Advice:
         first["machine"],
         machine_words(first),
         limit,
-        _ranked(options, question.by),
-        tuple(left),
+        _ranked(_one_per_kernel(options, question.by), question.by),
+        tuple(dict.fromkeys(left)),
     )
 
 
@@ -165,7 +181,28 @@ def _option(one: Series, estimate: Estimate, question: Question) -> Option:
         tuple(path for rows in timed for paths in rows["paths"] for path in paths),
         tuple(command for rows in timed for commands in rows["commands"] for command in commands),
         point,
+        _kernel(timed, one.variant),
     )
+
+
+def _kernel(timed: list[pd.DataFrame], variant: str) -> str | None:
+    """The function and the backend that ran, where it was one at all lengths."""
+    backends = {backend for rows in timed for backend in rows["backend"]}
+    return f"{VARIANTS[variant].entry} {backends.pop()}" if len(backends) == 1 else None
+
+
+def _one_per_kernel(options: list[Option], by: str) -> list[Option]:
+    """Of systems that ran the same kernel for the same function, the one with the best record."""
+    found: dict[object, list[Option]] = {}
+    for place, option in enumerate(options):
+        key = (option.computes, option.kernel) if option.kernel else place
+        found.setdefault(key, []).append(option)
+    merged = []
+    for same in found.values():
+        # A measured one before one that was interpolated.
+        same.sort(key=lambda o: (o.basis != "measured", o.ranked_by(by).value, o.system))
+        merged.append(replace(same[0], also=tuple(other.system for other in same[1:])))
+    return merged
 
 
 def _encloses(points: tuple[Point, ...], point: Point, question: Question) -> bool:

@@ -92,7 +92,8 @@ def rows_of_machine(frame: pd.DataFrame, device: str | None) -> pd.DataFrame:
             name for name, words in names.items() if device.lower() in f"{name} {words}".lower()
         ]
         if len(matching) != 1:
-            what = f"matches {len(matching)} machines; name one of" if matching else "there are"
+            what = f"matches {len(matching)} machines; name one of"
+            what = what if matching else "no record of it yet; there are"
             listed = "; ".join(names[name] for name in sorted(matching or names))
             raise Refused(f"device {device!r}: {what}: {listed}")
         machine = matching[0]

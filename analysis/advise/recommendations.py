@@ -72,7 +72,7 @@ def recommendations(claims_file: claims.ClaimsFile, view: views.View) -> list[Re
             continue
         named, *others = [predicate.system] if against else [*predicate.order, *predicate.among]
         known, system = claims_file.systems[named], _system(claims_file, named)
-        over = tuple(filter(None, (_system(claims_file, other) for other in others)))
+        over = tuple(_system(claims_file, other) for other in others)
         by = "time" if against else predicate.quantity
         batch = shape.get("batch", 1)
         batch = batch if against else view.batch_for(batch, seq_len)
@@ -85,9 +85,9 @@ def recommendations(claims_file: claims.ClaimsFile, view: views.View) -> list[Re
     return found
 
 
-def _system(claims_file: claims.ClaimsFile, name: str) -> str | None:
+def _system(claims_file: claims.ClaimsFile, name: str) -> str:
     known = claims_file.systems[name]
-    return systems.key(known.variant, known.sparsity) if known.variant else None
+    return systems.key(known.beside or known.variant, known.sparsity)
 
 
 def _shortest(view: views.View, at_least: int) -> int | None:
@@ -178,7 +178,7 @@ def _line(frame: pd.DataFrame, view: views.View, one: Recommendation) -> tuple[C
         answer = advise(frame, question)
     except Refused:
         return (*start, name, *nothing, NO_RECORD)
-    option = next((o for o in answer.ranked if o.system == one.system), None)
+    option = next((o for o in answer.ranked if one.system in o.systems), None)
     first = answer.best()
     dense = _option(answer.best("dense"))[1]
     if option is None:
@@ -195,7 +195,7 @@ def _short(claim: str) -> str:
 def _borne_out(answer: Advice, option: Option, one: Recommendation) -> str:
     if one.against:
         return "no, it runs"
-    others = [other for other in answer.ranked if other.system in one.over]
+    others = [other for other in answer.ranked if {*other.systems} & {*one.over}]
     gains = [gain_of(option, other, one.by) for other in others]
     if not gains:
         return NO_RECORD

@@ -74,7 +74,7 @@ def _table(answer: Advice, marks: dict[str, str]) -> list[str]:
         rows.append(
             (
                 f"{'=' if option.ties else ''}{place}",
-                option.system,
+                " = ".join(option.systems),
                 marks[option.computes],
                 _value(option.time, 1),
                 _times(option.ranked_by(by).value / first),
@@ -93,6 +93,8 @@ def _legend(answer: Advice, marks: dict[str, str]) -> list[str]:
         low, high = (f"{100 * end(shares):.3g}" for end in (min, max))
         share = low if low == high else f"{low} to {high}"
         lines.append(f"  {mark}  {computes}: {share} % of dense attention's pairs")
+    if any(option.also for option in answer.ranked):
+        lines.append("Systems joined by = ran one kernel; the times are those of the first.")
     if any(option.ties for option in answer.ranked):
         lines.append("  =  its interval does not tell it from the first")
     if any(option.time.confidence > 0 for option in answer.ranked):

@@ -1,19 +1,24 @@
 """Verdicts on published claims: `paper/claims.yaml` judged over the frame of records.
 
-A predicate kind is a class listed in `registry`: its fields are the arguments in YAML, its
-docstring the rule. A verdict names what it rests on (`basis`):
+Each entry is a claim, a restatement of one, a check of the write-up's figures against each other,
+or context, which nothing judges. A claim has two verdicts: *as published*, whether the code that
+was published does it (by its replica, by the published figures, by its public history), and *the
+method, computed exactly*. A predicate kind is a class listed in `registry`: its fields are the
+arguments in YAML, its docstring the rule. A verdict names what it rests on (`basis`):
 
-arithmetic    the published figures contradict each other, or follow from each other; or the work
-              of the stated pattern, counted;
-physics       a time below the card's FLOP or bandwidth floor, a memory below the tensors;
-construction  a system cannot be faster than one that it contains; what a pattern or an order of
-              tokens is, counted;
-records       what was measured, on one machine: the published card itself, else a CUDA machine,
-              else a CPU; the reason names other machines that disagree;
-none          nothing above applies: not testable here, and the reason says what is missing.
+arithmetic      the published figures contradict each other, or follow from each other; or the work
+                of the stated pattern, counted;
+physics         a time below the card's FLOP or bandwidth floor, a memory below the tensors;
+construction    a system cannot be faster than one that it contains; what a pattern or an order of
+                tokens is, counted; two names of one computation;
+public history  what reading or running the published code shows, at the commit that is named;
+records         what was measured: what stands in for the published card, type or batch is part of
+                the verdict; machines that disagree make it "differs by machine";
+none            nothing above applies: it needs a card or was not measured, and says what would do.
 
 A mechanism (`mechanisms` in the file) says how a published figure arose, once for all claims that
-it explains; `completeness.missing` lists what has no verdict, evidence or mechanism.
+it explains; a headline (`headlines`) groups what states one finding; `completeness.missing` lists
+what has no verdict, evidence or mechanism.
 
 An absolute time is never carried from one card to another. Ratios, orderings and growth are.
 """
@@ -23,11 +28,14 @@ from analysis.claims.completeness import missing
 from analysis.claims.evidence import Evidence
 from analysis.claims.load import load
 from analysis.claims.schema import (
-    NOT_REPRODUCED,
-    NOT_TESTABLE,
+    CARD,
+    DIFFERS,
+    FAILS,
+    HOLDS,
+    NOT_MEASURED,
     QUANTITIES,
-    REFUTED,
-    REPRODUCED,
+    SIDES,
+    UNDECIDED,
     UNKNOWN,
     VERDICTS,
     ClaimsError,
@@ -37,24 +45,27 @@ from analysis.claims.schema import (
 from analysis.claims.verdicts import counts, evaluate, to_csv, to_json
 
 __all__ = [
-    "NOT_REPRODUCED",
-    "NOT_TESTABLE",
+    "CARD",
+    "DIFFERS",
+    "FAILS",
+    "HOLDS",
+    "NOT_MEASURED",
     "QUANTITIES",
-    "REFUTED",
-    "REPRODUCED",
+    "SIDES",
+    "UNDECIDED",
     "UNKNOWN",
     "VERDICTS",
-    "ClaimsFile",
     "Claim",
     "ClaimsError",
-    "Judgement",
+    "ClaimsFile",
     "Evidence",
+    "Judgement",
     "Subject",
     "Verdict",
     "counts",
     "evaluate",
     "load",
+    "missing",
     "to_csv",
     "to_json",
-    "missing",
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from analysis.claims.completeness import missing
 from analysis.claims.load import load
-from analysis.claims.schema import ClaimsError
+from analysis.claims.schema import CLAIM, SIDES, ClaimsError
 from analysis.claims.verdicts import counts, evaluate, to_csv, to_json
 from analysis.command import command, parser
 from analysis.records import frame
@@ -29,7 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     write(given.out, to_json(claims_file, verdicts))
     write(given.out.with_suffix(".csv"), to_csv(verdicts))
     for writeup, tally in counts(verdicts).items():
-        print(f"{writeup}: " + ", ".join(f"{n} {verdict}" for verdict, n in tally.items()))
+        print(f"{writeup}: {tally[CLAIM]} claims")
+        for side in SIDES:
+            told = ", ".join(f"{n} {verdict}" for verdict, n in tally[side].items() if n)
+            print(f"  {side.replace('_', ' ')}: {told}")
     lacking = missing(claims_file, verdicts)
     for line in lacking:
         print(f"claims: {line}", file=sys.stderr)

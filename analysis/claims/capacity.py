@@ -8,12 +8,14 @@ from typing import ClassVar, Literal
 from analysis.claims.claim import Predicate
 from analysis.claims.criteria import is_close
 from analysis.claims.schema import (
-    NOT_REPRODUCED,
-    NOT_TESTABLE,
+    CARD,
+    FAILS,
+    HOLDS,
+    NOT_MEASURED,
+    OPEN,
     PHYSICS,
     RECORDS,
-    REFUTED,
-    REPRODUCED,
+    UNDECIDED,
     CardName,
     Judgement,
     Shape,
@@ -27,8 +29,9 @@ from analysis.statistics.intervals import Interval
 class MemoryBytes(Predicate):
     """An amount of memory in MiB: the peak beyond the inputs, or the `total` with them.
 
-    `per_token`: in KiB per token of the batch. Refuted where it is less than the output tensor (of
-    a total: the output and the inputs). Otherwise reproduced by CUDA records within FACTOR.
+    `per_token`: in KiB per token of the batch. Does not hold where it is less than the output
+    tensor (of a total: the output and the inputs), which any code needs. Otherwise records of a
+    CUDA device decide, within FACTOR.
     """
 
     needs_figure: ClassVar[bool] = True
@@ -57,29 +60,29 @@ class MemoryBytes(Predicate):
         if claim.published + self.resolution / 2 < output + inputs:
             what = "the inputs and the output" if inputs else "the output alone"
             text = f"below {what}, {output + inputs:.4g} {unit}"
-            return Judgement(REFUTED, PHYSICS, text)
+            return Judgement(FAILS, PHYSICS, text)
 
         def decide(rows, missing):
             value = rows["system"]["peak_memory_bytes"] / size + inputs
             value = Interval.without_spread(value)
-            verdict = REPRODUCED if is_close(claim.published, value) else NOT_REPRODUCED
+            verdict = HOLDS if is_close(claim.published, value) else FAILS
             text = f"{interval_text(value)} {unit}"
             return Judgement(verdict, RECORDS, text, measured_as(value, unit))
 
         needs = {"system": (self.system, self.at.given())}
         found = evidence.on_records(claim, needs, decide, device_kind="cuda", quantity="memory")
-        if found.verdict == NOT_TESTABLE:
-            reason = f"{found.reason}, on a CUDA device; physically possible"
-            return replace(found, reason=reason)
+        if found.verdict in (CARD, NOT_MEASURED):
+            return replace(found, reason=f"{found.reason}, on a CUDA device; physically possible")
         return found
 
 
 class Fits(Predicate):
     """The system at the shape `fits` in the memory of `card`, or `exceeds` it.
 
-    Without a card: in the published MiB. Decided by the tensors alone where they exceed it; else
-    by a recorded peak with the inputs added, on any device (on a CPU it is the growth of the
-    process), or by a record that ran out of memory on a device with at least as much.
+    Without a card: in the published MiB. Decided by the tensors alone, and the whole score matrices
+    that the system writes down, where these exceed it; else by a recorded peak with the inputs
+    added, on any device (on a CPU it is the growth of the process), or by a record that ran out of
+    memory on a device with at least as much.
     """
 
     system: SystemName
@@ -100,8 +103,11 @@ class Fits(Predicate):
         tensor = evidence.tensor_bytes(claim, at)
         if 4 * tensor > capacity:
             text = f"q, k, v and the output alone are {4 * tensor / MIB:.4g} MiB"
-            verdict = REPRODUCED if self.expect == "exceeds" else REFUTED
-            return Judgement(verdict, PHYSICS, text)
+            return Judgement(HOLDS if self.expect == "exceeds" else FAILS, PHYSICS, text)
+        scores = evidence.score_bytes(claim, self.system, at)
+        if scores + 4 * tensor > capacity:
+            text = f"scores, q, k, v and the output are {(scores + 4 * tensor) / MIB:,.0f} MiB"
+            return Judgement(HOLDS if self.expect == "exceeds" else FAILS, PHYSICS, text)
 
         def decide(rows, missing):
             row = rows["system"]
@@ -109,15 +115,15 @@ class Fits(Predicate):
             total = row["peak_memory_bytes"] + 3 * own
             fits = total <= capacity
             text = f"needs {total / MIB:.4g} MiB with its inputs, {room} {capacity / MIB:.4g}"
-            verdict = REPRODUCED if fits == (self.expect == "fits") else REFUTED
+            verdict = HOLDS if fits == (self.expect == "fits") else FAILS
             if own < tensor if fits else own > tensor:
-                verdict, text = NOT_TESTABLE, f"{text}, at another size of tensors"
+                verdict, text = UNDECIDED, f"{text}, at another size of tensors"
             value = Interval.without_spread(total / MIB)
             return Judgement(verdict, RECORDS, text, measured_as(value, "MiB"))
 
         needs = {"system": (self.system, at)}
         found = evidence.on_records(claim, needs, decide, quantity="memory")
-        if found.verdict != NOT_TESTABLE:
+        if found.verdict not in OPEN:
             return found
         out_of_memory = [
             row
@@ -126,6 +132,6 @@ class Fits(Predicate):
         ]
         if not out_of_memory:
             return found
-        verdict = REPRODUCED if self.expect == "exceeds" else REFUTED
+        verdict = HOLDS if self.expect == "exceeds" else FAILS
         text = f"out of memory on {out_of_memory[0]['machine']}, which has more"
         return Judgement(verdict, RECORDS, text, rows=(out_of_memory[0],))

@@ -7,13 +7,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from analysis.claims.schema import Card, Judgement, Mechanism, Number, Strict, System, Writeup
+from analysis.claims.schema import (
+    CLAIM,
+    SIDES,
+    Card,
+    Headline,
+    History,
+    Judgement,
+    Mechanism,
+    Number,
+    Strict,
+    System,
+    Writeup,
+)
 
 
 class Predicate(Strict):
-    """Base of all kinds. `resolution`: one unit of the last printed digit of the figure."""
+    """Base of all kinds. `resolution`: one unit of the last printed digit of the figure.
+
+    sort: what an entry of this kind is, one of `schema.SORTS`. judged_sides: which verdicts it has.
+    """
 
     needs_figure: ClassVar[bool] = False
+    sort: ClassVar[str] = CLAIM
+    judged_sides: ClassVar[tuple[str, ...]] = SIDES
     resolution: Number = 0
 
     def references(self) -> dict[str, str]:
@@ -25,6 +42,21 @@ class Predicate(Strict):
         one = [getattr(self, field, None) for field in ("system", "against")]
         several = [getattr(self, field, []) for field in ("systems", "order", "among")]
         return list(dict.fromkeys([*filter(None, one), *itertools.chain(*several)]))
+
+    def with_systems(self, others: Mapping[str, str]) -> Predicate:
+        """The same with other systems, by name; without the published figures of the first."""
+        one = {
+            field: others[value]
+            for field in ("system", "against")
+            if (value := getattr(self, field, None)) in others
+        }
+        several = {
+            field: [others.get(value, value) for value in getattr(self, field)]
+            for field in ("systems", "order", "among")
+            if hasattr(self, field)
+        }
+        figures = {"figures": None} if hasattr(self, "figures") else {}
+        return self.model_copy(update={**one, **several, **figures})
 
     def derived(self, claims_file: ClaimsFile) -> object:
         """The published statement, where it is not a figure of its own."""
@@ -56,11 +88,22 @@ class Subject:
 
 @dataclass(frozen=True)
 class Claim:
-    """One published statement, in our words; `section` says where the write-up makes it."""
+    """One published statement, in our words.
+
+    section, line: where the write-up makes it. strength: one of `schema.STRENGTHS`. scope: a card,
+    where it says that it is about that hardware alone. subject: "class" where it is about what was
+    published, "method" where it is about the method by that name. history: what the public history
+    of the code shows of it.
+    """
 
     id: str
     writeup: str
     section: str
+    line: str
+    strength: str
+    scope: str | None
+    subject: str
+    history: History | None
     claim: str
     published: object
     kind: str
@@ -70,12 +113,18 @@ class Claim:
     see: tuple[str, ...]
     about: Subject | None
 
+    @property
+    def sort(self) -> str:
+        """One of `schema.SORTS`."""
+        return self.predicate.sort
+
 
 @dataclass(frozen=True)
 class ClaimsFile:
     """The claims file, expanded: `claims` by id, in the file's order.
 
-    by_subject: the claims that say what their figure is about.
+    by_subject: the claims that say what their figure is about. headlines: by name, most important
+    first; headline_of: the name of the one that each entry but context belongs to.
     """
 
     path: str
@@ -85,6 +134,8 @@ class ClaimsFile:
     writeups: Mapping[str, Writeup]
     claims: Mapping[str, Claim]
     by_subject: Mapping[Subject, Claim]
+    headlines: Mapping[str, Headline]
+    headline_of: Mapping[str, str]
 
     def experiment(self, writeup: str, system: str) -> str | None:
         """The experiment that measures a system for a write-up."""

@@ -9,17 +9,17 @@ from typing import Literal
 from pydantic import Field
 
 from analysis.claims.claim import Predicate
-from analysis.claims.criteria import is_close, is_uncertain, time_ratio
+from analysis.claims.criteria import is_close, is_uncertain, more_measuring, time_ratio
 from analysis.claims.schema import (
     ARITHMETIC,
     CONSTRUCTION,
     DIRECTION,
     FACTOR,
-    NOT_REPRODUCED,
-    NOT_TESTABLE,
+    FAILS,
+    HOLDS,
+    OPEN,
     RECORDS,
-    REFUTED,
-    REPRODUCED,
+    UNDECIDED,
     CardName,
     Judgement,
     Shape,
@@ -39,10 +39,13 @@ from analysis.statistics.intervals import Interval
 class Speedup(Predicate):
     """Time of `against` / time of `system` is the published ratio, or above 1 without one.
 
-    Refuted when the published times (`figures`, * is a system) give another ratio, when the system
-    contains the slower one, or when the opposite direction is significant. Reproduced when ours is
-    within FACTOR or the figure within our interval; without a figure, when ours is significantly
-    above 1. `card`: only records from there are used.
+    Holds when ours is within FACTOR or the figure within our interval, and when a gain is larger
+    than was claimed; without a figure, when ours is significantly above 1. Does not hold when less,
+    or the opposite direction, is significant; as published, when the published times (`figures`, *
+    is a system) give another ratio; on both sides, when the system contains the slower one. Another
+    device than the published card decides neither what published code gave there, where its replica
+    gives something else, nor a loss, which the fixed costs of a device may cause: these need the
+    card. `card`: only records from there are used.
     """
 
     system: SystemName
@@ -70,49 +73,70 @@ class Speedup(Predicate):
             "system": (self.system, self.at.given()),
             "against": (self.against, self.at.given() | self.against_at.given()),
         }
-        found = evidence.on_records(claim, needs, self._decide(figure), card=self.card)
+        found = _one_code(evidence, [(self.system, self.against)], self.against_at.given())
+        found = found or evidence.on_records(
+            claim, needs, self._decide(claim, evidence), card=self.card
+        )
         refs = self.references()
-        if refs and figure is not None:
+        if refs and figure is not None and evidence.is_published:
             system, against = (
                 claims_file.printed_range(refs[s]) for s in (self.system, self.against)
             )
             low, high = against[0] / system[1], against[1] / system[0]
             if figure + self.resolution / 2 < low or figure - self.resolution / 2 > high:
                 text = f"the published times give {low:.4g} to {high:.4g}, not {figure}"
-                return found.overruled(REFUTED, ARITHMETIC, text)
+                return found.overruled(FAILS, ARITHMETIC, text)
         faster = figure is None or figure > DIRECTION
         wraps = claims_file.contains(self.system, self.against) and not self.against_at.given()
-        if faster and wraps and found.verdict != REPRODUCED:
-            return _refuted_by_containment(found, self.system, self.against)
+        if faster and wraps and found.verdict != HOLDS:
+            return _by_containment(found, self.system, self.against)
         return found
 
-    @staticmethod
-    def _decide(figure):
+    def _decide(self, claim, evidence):
         def decide(rows, missing):
             ratio = time_ratio(rows["against"], rows["system"])
-            text = f"{interval_text(ratio)} times as fast"
-            up, down = ratio.low > 1, ratio.high < 1
-            if figure is None:
-                verdict = REPRODUCED if up else REFUTED if down else NOT_REPRODUCED
-            elif (figure > DIRECTION and down) or (figure < 1 / DIRECTION and up):
-                verdict, text = REFUTED, f"{text}, the opposite direction"
-            elif is_uncertain(ratio):
-                verdict, text = NOT_TESTABLE, f"{text}{UNCERTAIN}"
-            elif is_close(figure, ratio):
-                verdict = REPRODUCED
-            else:
-                verdict = NOT_REPRODUCED
-            return Judgement(verdict, RECORDS, text, measured_as(ratio, "x"))
+            found = self._compare(claim.published, ratio, rows["system"]["occasions"])
+            figure = claim.published
+            if figure is None or evidence.is_on_card(claim, rows.values()):
+                return found
+            differs = not is_close(figure, ratio)
+            is_loss = figure < 1 and found.verdict == FAILS
+            if is_loss or (evidence.is_published and differs):
+                return evidence.only_the_card(claim, found)
+            return found
 
         return decide
+
+    def _compare(self, figure, ratio: Interval, occasions: int) -> Judgement:
+        text = f"{interval_text(ratio)} times as fast"
+        up, down = ratio.low > 1, ratio.high < 1
+        if figure is None:
+            verdict = HOLDS if up else FAILS if down else UNDECIDED
+            text += "" if up or down else more_measuring(ratio, 1, occasions)
+        elif (figure > DIRECTION and down) or (figure < 1 / DIRECTION and up):
+            verdict, text = FAILS, f"{text}, the opposite direction"
+        elif is_close(figure, ratio) and not is_uncertain(ratio):
+            verdict = HOLDS
+        elif figure > DIRECTION and ratio.low > figure:
+            verdict, text = HOLDS, f"{text}, more than was claimed"
+        elif figure not in ratio:
+            # Whatever its width, the interval does not hold the figure.
+            verdict = FAILS
+            text += ", more than the figure" if ratio.value > figure else ", less than the figure"
+        else:
+            verdict, text = UNDECIDED, f"{text}{UNCERTAIN}"
+        return Judgement(verdict, RECORDS, text, measured_as(ratio, "x"))
 
 
 class Ordering(Predicate):
     """Systems from least to most time (or memory): all of `order`, or `order[0]` before `among`.
 
-    Refuted when the published `figures` (* is a system) are ordered otherwise, when a system is
-    before one that it contains, or when one measured pair is significantly the other way round.
-    Reproduced when every pair is significant; not testable while a system has no record.
+    Holds when every pair is significant. Does not hold when one measured pair is significantly the
+    other way round, or within DIRECTION of equal; as published, when the published `figures` (* is
+    a system) are ordered otherwise, or when two names were one code; on both sides, when a system
+    is before one that it contains, and the other way round it holds. Replicas on another device
+    than the published card decide for the order only. `advice`: what is advised need only not be
+    worse, so that a draw will do.
     `device_kind` cuda: only records from such a device are used, for memory of a few MiB, which the
     growth of a process on a CPU does not resolve.
     """
@@ -123,6 +147,7 @@ class Ordering(Predicate):
     quantity: Literal["time", "memory"] = "time"
     device_kind: Literal["cuda"] | None = None
     figures: str | None = None
+    advice: bool = False
 
     def _pairs(self):
         if self.among:
@@ -146,15 +171,19 @@ class Ordering(Predicate):
         pairs, claims_file = self._pairs(), evidence.claims_file
         systems = dict.fromkeys(itertools.chain(*pairs))
         needs = {system: (system, self.at.given()) for system in systems}
-        found = evidence.on_records(
+        found = _one_code(evidence, pairs)
+        if found and self.advice:
+            text = f"{found.reason}, so that the advice makes no difference"
+            found = replace(found, verdict=UNDECIDED, reason=text)
+        found = found or evidence.on_records(
             claim,
             needs,
-            self._decide,
+            lambda rows, missing: self._decide(claim, evidence, needs, rows),
             at_least=2,
             quantity=self.quantity,
             device_kind=self.device_kind,
         )
-        refs = self.references()
+        refs = self.references() if evidence.is_published else {}
         for first, second in pairs if refs else ():
             if (
                 claims_file.printed_range(refs[first])[0]
@@ -162,43 +191,69 @@ class Ordering(Predicate):
             ):
                 figures = [claims_file.claims[refs[s]].published for s in (first, second)]
                 text = f"its own figures: {first} {figures[0]}, {second} {figures[1]}"
-                return found.overruled(REFUTED, ARITHMETIC, text)
+                return found.overruled(FAILS, ARITHMETIC, text)
         for first, second in pairs:
             wraps = self.quantity == "time" and claims_file.contains(first, second)
-            if wraps and found.verdict != REPRODUCED:
-                return _refuted_by_containment(found, first, second)
+            if wraps and found.verdict != HOLDS:
+                return _by_containment(found, first, second)
+        if found.verdict in OPEN and all(claims_file.contains(b, a) for a, b in pairs):
+            text = f"{pairs[0][1]} runs all of {pairs[0][0]} and more"
+            return found.overruled(HOLDS, CONSTRUCTION, text)
         return found
 
-    def _decide(self, rows, missing):
-        verdict, worst, where = REPRODUCED, None, None
-        for first, second in self._pairs():
-            if first not in rows or second not in rows:
-                continue
-            if self.quantity == "time":
-                ratio = time_ratio(rows[second], rows[first])
-                for_it, against_it = ratio.low > 1, ratio.high < 1
-            else:
-                ratio = _memory_ratio(rows[second], rows[first])
-                for_it, against_it = ratio.value >= DIRECTION, ratio.value <= 1 / DIRECTION
-            if not for_it:
-                verdict = REFUTED if against_it or verdict == REFUTED else NOT_REPRODUCED
-            if worst is None or ratio.value < worst.value:
-                worst, where = ratio, (first, second)
-        if worst is None:
-            return Judgement.without_records(missing)
-        more, less = (f"{self.quantity} of {where[i]}" for i in (1, 0))
-        text = f"{more} / {less} is {interval_text(worst)}"
-        if verdict != REFUTED and missing:
-            found = Judgement.without_records(missing, f"of those recorded, {text}")
+    def _decide(self, claim, evidence, needs, rows):
+        compared = [
+            (self._ratio(rows[second], rows[first]), first, second)
+            for first, second in self._pairs()
+            if first in rows and second in rows and not evidence.is_one_replica(first, second)
+        ]
+        if not compared:
+            return evidence.waits(claim, needs, have=rows)
+        worst, first, second = min(compared, key=lambda one: one[0].value)
+        bounds = [_bounds(ratio, self.quantity) for ratio, *_ in compared]
+        text = f"{self.quantity} of {second} / {first} is {interval_text(worst)}"
+        equal = [low >= 1 / DIRECTION and high <= DIRECTION for low, high in bounds]
+        if any(high < 1 for _, high in bounds) or (any(equal) and not self.advice):
+            verdict = FAILS
+        elif len(compared) < len(self._pairs()):
+            found = evidence.waits(claim, needs, f"of those recorded, {text}", have=rows)
             return replace(found, measured=measured_as(worst, "x"))
-        return Judgement(verdict, RECORDS, text, measured_as(worst, "x"))
+        elif all(low > 1 or even for (low, _), even in zip(bounds, equal, strict=True)):
+            verdict = HOLDS
+        else:
+            verdict = UNDECIDED
+            text += more_measuring(worst, 1, rows[first]["occasions"])
+        found = Judgement(verdict, RECORDS, text, measured_as(worst, "x"))
+        used = (rows[first], rows[second])
+        if verdict == FAILS and evidence.is_published and not evidence.is_on_card(claim, used):
+            return evidence.only_the_card(claim, found)
+        return found
+
+    def _ratio(self, base, other) -> Interval:
+        return {"time": time_ratio, "memory": _memory_ratio}[self.quantity](base, other)
+
+
+def _bounds(ratio: Interval, quantity: str) -> tuple[float, float]:
+    """Of a ratio. Memory has no interval: within DIRECTION of 1 it is equal."""
+    if quantity == "time":
+        return ratio.low, ratio.high
+    return (1.0, 1.0) if 1 / DIRECTION < ratio.value < DIRECTION else (ratio.value, ratio.value)
+
+
+def _one_code(evidence, pairs, other_shape=()) -> Judgement | None:
+    """As published, of systems that were one code under several names: neither comes first."""
+    for first, second in pairs:
+        if not other_shape and evidence.is_one_code(first, second):
+            text = f"{first} and {second} were one computation, bit by bit"
+            return Judgement(FAILS, CONSTRUCTION, text)
+    return None
 
 
 class Distinct(Predicate):
     """The systems `among` differ in time (or memory) at the shape, by more than DIRECTION.
 
-    Refuted when the intervals of all pairs are within DIRECTION of 1, reproduced when one is wholly
-    beyond it. A ranking of several names assumes as much. `device_kind`: as in `Ordering`.
+    Holds when the interval of a pair is wholly beyond it; does not hold when those of all pairs are
+    within it, or when, as published, all were one code. `device_kind`: as in `Ordering`.
     """
 
     among: list[SystemName] = Field(min_length=2)
@@ -211,6 +266,9 @@ class Distinct(Predicate):
         return f"{self.quantity} of {systems} differs at {shape}"
 
     def judge(self, claim, evidence):
+        pairs = list(itertools.combinations(self.among, 2))
+        if all(evidence.is_one_code(*pair) for pair in pairs):
+            return _one_code(evidence, pairs)
         needs = {system: (system, self.at.given()) for system in self.among}
         kind = {"quantity": self.quantity, "device_kind": self.device_kind}
         return evidence.on_records(claim, needs, self._decide, **kind)
@@ -224,17 +282,17 @@ class Distinct(Predicate):
         bounds = [
             (r.low, r.high) if self.quantity == "time" else (r.value, r.value) for r in ratios
         ]
-        if max(high / low for low, high in bounds) > FACTOR**2:
-            # Of several pairs some differ by chance: with intervals this wide that proves nothing.
-            verdict = NOT_TESTABLE
-        elif any(low > DIRECTION for low, _ in bounds):
-            verdict = REPRODUCED
+        uncertain = max(high / low for low, high in bounds) > FACTOR**2
+        text = f"they differ by a factor {interval_text(widest)} at most"
+        if not uncertain and any(low > DIRECTION for low, _ in bounds):
+            verdict = HOLDS
         elif all(high <= DIRECTION and low >= 1 / DIRECTION for low, high in bounds):
-            verdict = REFUTED
+            verdict = FAILS
         else:
-            verdict = NOT_REPRODUCED
-        uncertain = UNCERTAIN if verdict == NOT_TESTABLE else ""
-        text = f"they differ by a factor {interval_text(widest)} at most{uncertain}"
+            # Of several pairs some differ by chance: with wide intervals that proves nothing.
+            verdict = UNDECIDED
+            occasions = next(iter(rows.values()))["occasions"]
+            text += UNCERTAIN if uncertain else more_measuring(widest, DIRECTION, occasions)
         return Judgement(verdict, RECORDS, text, measured_as(widest, "x"))
 
 
@@ -247,17 +305,17 @@ def _memory_ratio(base, other) -> Interval:
     return Interval.without_spread(base["peak_memory_bytes"] / other["peak_memory_bytes"])
 
 
-def _refuted_by_containment(found: Judgement, outer: str, inner: str) -> Judgement:
+def _by_containment(found: Judgement, outer: str, inner: str) -> Judgement:
     text = f"{outer} runs all of {inner} and more, so it cannot be faster"
-    return found.overruled(REFUTED, CONSTRUCTION, text)
+    return found.overruled(FAILS, CONSTRUCTION, text)
 
 
 class FastestVaries(Predicate):
     """Which of `among` is fastest is not the same at all `shapes`.
 
-    Refuted when the published `figures` (the first * is a system, the second a length) have one
-    winner, or when one system is significantly the fastest everywhere; reproduced when two systems
-    are significantly the fastest, each somewhere.
+    Holds when two systems are significantly the fastest, each somewhere; does not hold when one
+    system is significantly the fastest everywhere, or, as published, when all were one code or the
+    published `figures` (the first * is a system, the second a length) have one winner.
     """
 
     among: list[SystemName] = Field(min_length=2)
@@ -279,14 +337,17 @@ class FastestVaries(Predicate):
 
     def judge(self, claim, evidence):
         needs = {(s, at.seq_len): (s, at.given()) for s in self.among for at in self.shapes}
+        pairs = list(itertools.combinations(self.among, 2))
+        if all(evidence.is_one_code(*pair) for pair in pairs):
+            return _one_code(evidence, pairs)
         found = evidence.on_records(claim, needs, self._decide)
         refs = self.references()
-        if refs:
+        if refs and evidence.is_published:
             times = {key: evidence.claims_file.claims[refs[key]].published for key in self._keys()}
             winners = {min(self.among, key=lambda s: times[s, at.seq_len]) for at in self.shapes}
             if len(winners) == 1:
                 text = f"by its own times {comma_separated(winners)} is fastest everywhere"
-                return found.overruled(REFUTED, ARITHMETIC, text)
+                return found.overruled(FAILS, ARITHMETIC, text)
         return found
 
     def _decide(self, rows, missing):
@@ -298,9 +359,9 @@ class FastestVaries(Predicate):
             sure += [first] if lead.low > 1 else []
             least = lead if least is None or lead.value < least.value else least
         text = f"fastest: {comma_separated(winners)}, by {interval_text(least)} or more"
-        verdict = NOT_REPRODUCED
+        verdict = UNDECIDED
         if len(set(sure)) > 1:
-            verdict = REPRODUCED
+            verdict = HOLDS
         elif len(sure) == len(self.shapes):
-            verdict = REFUTED
+            verdict = FAILS
         return Judgement(verdict, RECORDS, text, measured_as(least, "x"))

@@ -1,4 +1,4 @@
-"""Whether every claim has a verdict, and every verdict its evidence."""
+"""Whether every claim has its verdicts, and every verdict its evidence."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from analysis.claims.claim import ClaimsFile
 from analysis.claims.schema import (
     BASES,
+    CARD,
+    CLAIM,
+    CONSISTENCY,
+    FAILS,
     NONE,
-    NOT_REPRODUCED,
-    NOT_TESTABLE,
+    NOT_MEASURED,
     RECORDS,
-    REFUTED,
+    RESTATEMENT,
+    SIDES,
     VERDICTS,
+    Side,
     Verdict,
 )
 
@@ -21,8 +26,8 @@ def missing(claims_file: ClaimsFile, verdicts: list[Verdict]) -> list[str]:
     """What is missing, as lines `<id>: <what>`; empty where nothing is.
 
     A verdict by records needs at least one record, each with its command, and a table or figure
-    that shows it; one without a basis must be "not testable here". Every verdict needs a reason,
-    and a figure that does not hold a mechanism, which may be `unknown`.
+    that shows it; one without a basis waits for a card or for a measurement, and says for which.
+    Every verdict needs a reason, and what does not hold a mechanism, which may be `unknown`.
     """
     judged = {verdict.id for verdict in verdicts}
     lines = [f"{claim}: no verdict" for claim in claims_file.claims if claim not in judged]
@@ -30,23 +35,35 @@ def missing(claims_file: ClaimsFile, verdicts: list[Verdict]) -> list[str]:
 
 
 def _lacks(claims_file: ClaimsFile, verdict: Verdict) -> Iterator[str]:
-    if verdict.verdict not in VERDICTS:
-        yield f"verdict {verdict.verdict!r}"
-    if verdict.basis not in BASES:
-        yield f"basis {verdict.basis!r}"
-    if not verdict.reason.strip():
+    own = claims_file.claims[verdict.id].predicate.judged_sides
+    expected = {CLAIM: own, RESTATEMENT: (*own, CONSISTENCY), CONSISTENCY: (CONSISTENCY,)}
+    for name in (*SIDES, CONSISTENCY):
+        side = getattr(verdict, name)
+        if (side is not None) != (name in expected.get(verdict.sort, ())):
+            yield f"{name}: {'not expected' if side else 'no verdict'} of a {verdict.sort}"
+        elif side is not None:
+            yield from (f"{name}: {text}" for text in _lacks_side(verdict, side))
+    main = verdict.method or verdict.consistency or verdict.as_published
+    fails = main is not None and main.verdict == FAILS
+    if fails and verdict.mechanism not in claims_file.mechanisms:
+        yield "does not hold, and no mechanism says how it arose"
+
+
+def _lacks_side(verdict: Verdict, side: Side) -> Iterator[str]:
+    if side.verdict not in VERDICTS:
+        yield f"verdict {side.verdict!r}"
+    if side.basis not in BASES:
+        yield f"basis {side.basis!r}"
+    if not side.reason.strip():
         yield "no reason"
-    if verdict.basis == RECORDS:
-        if not verdict.evidence:
+    if side.basis == RECORDS:
+        if not side.evidence:
             yield "judged by records, but names none"
-        if not all(one["path"] and one["command"] for one in verdict.evidence):
+        if not all(one["path"] and one["command"] for one in side.evidence):
             yield "a record without path or command"
         if not verdict.see:
             yield "judged by records, but `see` names no table or figure"
-    if verdict.basis == NONE and verdict.verdict != NOT_TESTABLE:
-        yield f"{verdict.verdict} without a basis"
-    if (
-        verdict.verdict in (REFUTED, NOT_REPRODUCED)
-        and verdict.mechanism not in claims_file.mechanisms
-    ):
-        yield "does not hold, and no mechanism says how it arose"
+    if side.basis == NONE and side.verdict not in (CARD, NOT_MEASURED):
+        yield f"{side.verdict} without a basis"
+    if side.verdict in (CARD, NOT_MEASURED) and not side.needs:
+        yield f"{side.verdict}, but not what it needs"

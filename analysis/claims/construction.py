@@ -9,13 +9,17 @@ from pydantic import Field
 from analysis.claims.claim import Predicate
 from analysis.claims.schema import (
     CONSTRUCTION,
-    REFUTED,
-    REPRODUCED,
+    FAILS,
+    HOLDS,
+    NONE,
+    NOT_MEASURED,
+    RECORDS,
     Judgement,
     Shape,
     SystemName,
 )
-from analysis.claims.wording import shape_words
+from analysis.claims.wording import measured_as, shape_words
+from analysis.statistics.intervals import Interval
 from models.patterns.branches import DilatedBranches
 from models.patterns.curves import CURVES
 from models.patterns.locality import locality
@@ -24,8 +28,8 @@ from models.patterns.locality import locality
 class Sparsity(Predicate):
     """The published share (per cent) of the pairs of dense attention that the system leaves out.
 
-    Counted in the pattern that the write-up's conditions give. A block mask keeps whole blocks, so
-    it may be off by one block per row.
+    Counted in the pattern that the write-up's conditions give; as published, what the replica
+    leaves out. A block mask keeps whole blocks, so it may be off by one block per row.
     """
 
     needs_figure: ClassVar[bool] = True
@@ -37,6 +41,9 @@ class Sparsity(Predicate):
         return f"{self.system} leaves out {claim.published} % of the pairs at {shape}"
 
     def judge(self, claim, evidence):
+        if evidence.is_published:
+            needs = {"system": (self.system, self.at.given())}
+            return evidence.on_records(claim, needs, self._of_replica(claim.published))
         at = self.at.given()
         shape = evidence.shape(claim, at, self.system)
         n = shape["seq_len"]
@@ -45,9 +52,20 @@ class Sparsity(Predicate):
         blocks = evidence.claims_file.systems[self.system].pattern == "blocks"
         tolerance = self.resolution / 2 + (100 * shape["block_size"] / n if blocks else 0)
         share = 100 * (1 - pairs / dense)
-        verdict = REPRODUCED if abs(share - claim.published) <= tolerance else REFUTED
+        verdict = HOLDS if abs(share - claim.published) <= tolerance else FAILS
         text = f"{pairs:,} of {dense:,} pairs are kept, {share:.3g} % are left out"
         return Judgement(verdict, CONSTRUCTION, text)
+
+    def _of_replica(self, figure):
+        def decide(rows, missing):
+            share = 100 * (1 - rows["system"]["realised_density"])
+            verdict = HOLDS if abs(share - figure) <= self.resolution / 2 else FAILS
+            value = Interval.without_spread(share)
+            return Judgement(
+                verdict, RECORDS, f"{share:.3g} % are left out", measured_as(value, "%")
+            )
+
+        return decide
 
 
 class Locality(Predicate):
@@ -71,6 +89,9 @@ class Locality(Predicate):
         )
 
     def judge(self, claim, evidence):
+        if evidence.is_published:
+            text = "no replica that orders tokens along a curve"
+            return Judgement(NOT_MEASURED, NONE, text, needs="a replica")
         curve, order = (
             locality(
                 one,
@@ -87,4 +108,4 @@ class Locality(Predicate):
             f"{order.distinct_blocks:.3g} in order"
         )
         fewer = curve.distinct_blocks < order.distinct_blocks
-        return Judgement(REPRODUCED if fewer else REFUTED, CONSTRUCTION, text)
+        return Judgement(HOLDS if fewer else FAILS, CONSTRUCTION, text)

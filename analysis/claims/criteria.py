@@ -1,4 +1,4 @@
-"""Measured ratios and exponents, and when a measured value reproduces a published one.
+"""Measured ratios and exponents, and when a published value holds by them.
 
 Of one round there is no interval. Such a value is judged with a margin in place of one: that is no
 confidence interval, has confidence 0 and is not printed.
@@ -41,10 +41,27 @@ def exponent(rows: Sequence[Mapping], quantity: str) -> Interval:
 
 
 def is_close(figure: float, value: Interval) -> bool:
-    """Whether a published figure is reproduced: in our interval, or within FACTOR of our value."""
+    """Whether a published figure holds: in our interval, or within FACTOR of our value."""
     return bool(figure) and (figure in value or 1 / FACTOR <= value.value / figure <= FACTOR)
 
 
 def is_uncertain(value: Interval) -> bool:
     """Whether the interval is too wide to judge by: wider than FACTOR both ways."""
     return value.high / value.low > FACTOR**2
+
+
+def more_measuring(value: Interval, bound: float, occasions: int) -> str:
+    """How much more of it would tell a ratio from `bound`, for the end of a reason.
+
+    The interval is that of a repetition, with a variance in proportion to 1/n + 1 of n occasions:
+    more of them narrow it by no more than the variance of one. Nothing is said of one round, or
+    without bounds.
+    """
+    if not value.confidence or not 0 < value.low < value.high:
+        return ""
+    half, distance = math.log(value.high / value.low) / 2, abs(math.log(value.value / bound))
+    now = 1 / max(occasions, 1) + 1
+    room = (distance / half) ** 2 * now - 1
+    if room <= 0:
+        return f", and a repetition itself varies by more than it differs from {bound:g}"
+    return f"; some {math.ceil(1 / room)} occasions would tell it from {bound:g}"

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import pandas as pd
 
 from analysis.claims.claim import Claim, ClaimsFile
-from analysis.claims.schema import HEADROOM, Judgement
+from analysis.claims.planned import planned
+from analysis.claims.schema import (
+    AS_PUBLISHED,
+    CARD,
+    DIFFERS,
+    FAILS,
+    HEADROOM,
+    HISTORY,
+    METHOD,
+    NONE,
+    NOT_MEASURED,
+    OPEN,
+    SETTLED,
+    UNDECIDED,
+    Judgement,
+)
 from analysis.claims.wording import comma_separated, shape_words
 from analysis.records.units import ITEM_BYTES
 from experiments.case import PATTERN_FIELDS, RANK_FIELDS
@@ -19,19 +33,83 @@ from models.patterns.branches import DilatedBranches
 from models.registry import VARIANTS
 
 _BRANCHES = ("segment_lengths", "dilation_rates")
+# Where replicas of the published code are measured.
+_REPLICAS = "as_published"
+_ANY_CUDA = "any CUDA device"
 
 
 class Evidence:
-    """A claims file and the frame of records it is judged over."""
+    """A claims file and the frame of records that one side of its claims is judged over.
 
-    def __init__(self, claims_file: ClaimsFile, frame: pd.DataFrame):
+    side: AS_PUBLISHED takes the replica of each system, METHOD the system computed exactly.
+    """
+
+    def __init__(self, claims_file: ClaimsFile, frame: pd.DataFrame, side: str = METHOD):
         self.claims_file = claims_file
-        self._rows: dict[tuple, list[dict]] = {}
-        for row in frame.to_dict("records"):
-            self._rows.setdefault((row["experiment"], row["variant"]), []).append(row)
+        self.is_published = side == AS_PUBLISHED
+        self._rows = _by_system(_of_newest_code(frame.to_dict("records")))
 
     def judge(self, claim: Claim) -> Judgement:
-        return claim.predicate.judge(claim, self)
+        """The verdict of this side on a claim."""
+        if self.is_published and claim.history is not None:
+            return Judgement(claim.history.verdict, HISTORY, claim.history.reason)
+        return self._beside_fused(claim, self._hedged(claim))
+
+    def _hedged(self, claim: Claim) -> Judgement:
+        """What the predicate finds; that something is possible is not refuted by not seeing it."""
+        found = claim.predicate.judge(claim, self)
+        if claim.strength == "may" and found.verdict == FAILS:
+            text = f"said to be possible only, and not seen here: {found.reason}"
+            return replace(found, verdict=UNDECIDED, reason=text)
+        return found
+
+    def _beside_fused(self, claim: Claim, found: Judgement) -> Judgement:
+        """`found`, with what the same comparison gives over attention that is fused."""
+        predicate = claim.predicate
+        if self.is_published or not found.rows:
+            return found
+        fused = {
+            name: self.claims_file.systems[name].fused
+            for name in predicate.named_systems()
+            if self.claims_file.systems[name].fused is not None
+        }
+        if not fused or len(predicate.named_systems()) == len(fused):
+            return found
+        other = replace(claim, predicate=predicate.with_systems(fused))
+        beside = self._hedged(other)
+        if beside.verdict in (CARD, NOT_MEASURED):
+            return found
+        over = self.claims_file.systems[next(iter(fused.values()))].name
+        return replace(
+            found,
+            reason=f"{found.reason}; over {over}: {beside.verdict} ({beside.reason})",
+            rows=found.rows + beside.rows,
+            beside={"over": over, "verdict": beside.verdict, "measured": beside.measured},
+        )
+
+    def variant(self, system: str) -> str | None:
+        """The variant that is measured for a system on this side; None without a replica."""
+        known = self.claims_file.systems[system]
+        return known.replica if self.is_published else known.variant
+
+    def is_on_card(self, claim: Claim, rows: Iterable[Mapping]) -> bool:
+        """Whether the rows are of the card that the write-up's figures were taken on."""
+        card = self.claims_file.cards[self.claims_file.writeups[claim.writeup].card]
+        return all(card.device in row["device"] for row in rows)
+
+    def only_the_card(self, claim: Claim, found: Judgement) -> Judgement:
+        """What was found on another device, which does not decide the claim."""
+        card = self.claims_file.cards[self.claims_file.writeups[claim.writeup].card]
+        return replace(found, verdict=CARD, basis=NONE, needs=card.device)
+
+    def is_one_code(self, first: str, second: str) -> bool:
+        """Whether the published code under both names was one and the same."""
+        one, other = (self.claims_file.systems[name].one_code or name for name in (first, second))
+        return self.is_published and one == other
+
+    def is_one_replica(self, first: str, second: str) -> bool:
+        """Whether both systems have the same replica, which then cannot tell them apart."""
+        return self.is_published and self.variant(first) == self.variant(second) is not None
 
     def shape(self, claim: Claim, at: Mapping, system: str | None = None) -> dict:
         """The write-up's conditions, overridden by the system's sparsity and then by `at`.
@@ -45,23 +123,36 @@ class Evidence:
 
     def rows(self, claim: Claim, system: str, at: Mapping) -> list[dict]:
         """Every record of the system at the shape, any status, any machine."""
-        writeup, variant = (
-            self.claims_file.writeups[claim.writeup],
-            self.claims_file.systems[system].variant,
-        )
-        known = VARIANTS[variant] if variant is not None else None
-        takes = known.takes if known else None
-        other = [] if takes == "blocks" else [*PATTERN_FIELDS["blocks"]]
-        other += [] if known and known.shard_order else [*RANK_FIELDS, "min_world_size"]
+        found = self._matching(self._rows, claim, system, at)
+        # Longest segments last: the last one is used where the write-up states no segments.
+        return sorted(found, key=lambda r: (r["segment_lengths"] or (), r["seed"], r["path"]))
+
+    def _matching(self, rows: Mapping, claim: Claim, system: str, at: Mapping) -> list[dict]:
+        """Those of `rows`, by (experiment, variant), that are of the system at the shape."""
+        writeup, variant = self.claims_file.writeups[claim.writeup], self.variant(system)
+        if variant is None:
+            return []
+        known = VARIANTS[variant]
+        other = [] if known.takes == "blocks" else [*PATTERN_FIELDS["blocks"]]
+        other += [] if known.shard_order else [*RANK_FIELDS, "min_world_size"]
         other += [k for k, v in at.items() if v is None]
         shape = {k: v for k, v in self.shape(claim, at, system).items() if k not in other}
         rates, least = shape.pop("dilation_rates", None), shape.pop("min_seq_len", 0)
         fewest = shape.pop("min_world_size", None)
         pairs = writeup.branches.get(shape.get("seq_len")) if rates is None else None
-        branches = takes == "branches"
+        branches = known.takes == "branches"
         found = []
         experiment = self.claims_file.experiment(claim.writeup, system)
-        for row in self._rows.get((experiment, variant), ()):
+        if known.replica_of is not None:
+            experiment = _REPLICAS
+        # Branches are those of an experiment, unless they do not matter; what has none is one case
+        # in all of them.
+        anywhere = not branches or least
+        experiments = {one for one, name in rows if name == variant} if anywhere else {experiment}
+        among = {
+            row["path"]: row for one in sorted(experiments) for row in rows.get((one, variant), ())
+        }
+        for row in among.values():
             if any(row[k] != v for k, v in shape.items()) or row["kv_heads"] != row["heads"]:
                 continue
             segments = tuple(zip(*(row[k] or () for k in _BRANCHES), strict=True))
@@ -73,8 +164,7 @@ class Evidence:
                 continue
             if row["seq_len"] >= least:
                 found.append(row)
-        # Longest segments last: the last one is used where the write-up states no segments.
-        return sorted(found, key=lambda r: (r["segment_lengths"] or (), r["seed"], r["path"]))
+        return found
 
     def on_records(
         self,
@@ -87,11 +177,13 @@ class Evidence:
         card: str | None = None,
         device_kind: str | None = None,
     ) -> Judgement:
-        """Decide on the best machine that has `at_least` (default: all) of the needed records.
+        """Decide on each machine that has `at_least` (default: all) of the needed records.
 
         needs: label -> (system, shape). decide(rows by label, names of those missing). The
-        write-up's stand-in shapes are tried where a ratio needs no particular card.
+        write-up's stand-in shapes are tried where a ratio needs no particular card. `card`, or a
+        scope of the claim that names one: records of other devices decide nothing.
         """
+        card = card or claim.scope
         device = self.claims_file.cards[card].device if card else ""
         column = {"time": "median_ms", "memory": "peak_memory_bytes"}[quantity]
         stand_ins = [{}]
@@ -109,22 +201,100 @@ class Evidence:
             if full:
                 break
         else:
-            return Judgement.without_records(self._missing(claim, needs, {}))
+            return self.waits(claim, needs, card=card, device_kind=device_kind)
         full.sort(key=lambda rows: (-len(rows), *self._rank(claim, next(iter(rows.values())))))
         results = []
         for rows in full:
-            found = decide(rows, self._missing(claim, needs, rows))
+            found = decide(rows, self.missing(claim, needs, rows))
             # Systems were recorded but no pair of them: nothing was measured, so no evidence.
-            results.append(replace(found, rows=tuple(rows.values()) if found.measured else ()))
-        return _of_preferred_machine(results, stand_in)
+            used = tuple(rows.values()) if found.measured else ()
+            results.append(
+                replace(found, rows=used, stand_in=self._stand_in(claim, used, stand_in))
+            )
+        return _of_all_machines(results)
 
     def on_machines(self, claim, system, at, decide: Callable[[list], Judgement]) -> Judgement:
         """Decide on all records of one system at a shape, whatever their status, by machine."""
         rows = sorted(self.rows(claim, system, at), key=lambda row: self._rank(claim, row))
         if not rows:
-            return Judgement.without_records(self._missing(claim, {"system": (system, at)}, {}))
-        groups = [list(g) for _, g in itertools.groupby(rows, key=lambda row: row["machine"])]
-        return _of_preferred_machine([replace(decide(g), rows=tuple(g)) for g in groups], {})
+            return self.waits(claim, {"system": (system, at)})
+        groups: dict[str, list[dict]] = {}
+        for row in rows:
+            groups.setdefault(row["machine"], []).append(row)
+        return _of_all_machines(
+            [
+                replace(decide(g), rows=tuple(g), stand_in=self._stand_in(claim, g, {}))
+                for g in groups.values()
+            ]
+        )
+
+    def waits(
+        self,
+        claim: Claim,
+        needs: Mapping[object, tuple[str, Mapping]],
+        *more: str,
+        card: str | None = None,
+        device_kind: str | None = None,
+        have: Mapping = {},
+    ) -> Judgement:
+        """Not decided for want of records: of a card, or of cases, and what would measure them.
+
+        A case that only the tier for GPUs has needs a card. `more` follows in the reason.
+        """
+        missing = self.missing(claim, needs, have)
+        told = f"missing: {'; '.join(missing)}" if missing else "one replica stands for both"
+        reason = "; ".join([told, *more])
+        if not missing:
+            return Judgement(NOT_MEASURED, NONE, reason, needs="a replica of each")
+        if card is not None:
+            device = self.claims_file.cards[card].device
+            return Judgement(CARD, NONE, f"no record on a {device}", needs=device)
+        for name in dict.fromkeys(system for one, (system, _) in needs.items() if one not in have):
+            if self.variant(name) is None:
+                text = f"no replica of {self.claims_file.systems[name].name} to measure"
+                return Judgement(NOT_MEASURED, NONE, "; ".join([text, *more]), needs="a replica")
+        kinds, commands = set(), []
+        for label, (system, at) in needs.items():
+            if label in have:
+                continue
+            found = self._planned(claim, system, at, device_kind)
+            kinds.add(found[0])
+            commands += [found[1]] if found[1] else []
+        command = next(iter(commands), None)
+        if device_kind == "cuda" or ("gpu" in kinds and None not in kinds):
+            return Judgement(CARD, NONE, reason, needs=_ANY_CUDA, command=command)
+        if None in kinds:
+            return Judgement(NOT_MEASURED, NONE, f"{reason}; no grid has it", needs="a case")
+        return Judgement(NOT_MEASURED, NONE, reason, needs="a run", command=command)
+
+    def _planned(
+        self, claim: Claim, system: str, at: Mapping, device_kind: str | None
+    ) -> tuple[str | None, str | None]:
+        """The tier whose grids have the system at the shape, or a stand-in, and its command."""
+        writeup = self.claims_file.writeups[claim.writeup]
+        stand_ins = [{}] + [s.given() for s in writeup.stand_ins]
+        for tier in ("gpu",) if device_kind == "cuda" else ("laptop", "gpu"):
+            rows = _by_system(planned(tier))
+            for stand_in in stand_ins:
+                found = self._matching(rows, claim, system, {**at, **stand_in})
+                if found:
+                    row = found[0]
+                    command = f"python -m experiments run {row['experiment']} --tier {tier}"
+                    only = (f" --only {name}={row[name]}" for name in ("variant", "seq_len"))
+                    return tier, command + "".join(only)
+        return None, None
+
+    def _stand_in(self, claim: Claim, rows: Iterable[Mapping], shape: Mapping) -> str:
+        """What differs from the published setting, in words; "" where nothing does."""
+        rows = list(rows)
+        if not rows:
+            return ""
+        card = self.claims_file.cards[self.claims_file.writeups[claim.writeup].card].device
+        words = [shape_words(shape)] if shape else []
+        row = rows[0]
+        if card not in row["device"]:
+            words.append("on a CPU" if row["device_kind"] == "cpu" else f"on {row['device']}")
+        return ", ".join(words)
 
     def floor_ms(self, claim: Claim, system: str, at: Mapping, card: str) -> float:
         """Least time in ms for the exact forward work of the system, at HEADROOM over rated speed.
@@ -148,6 +318,17 @@ class Evidence:
         elements = math.prod(shape[k] for k in ("batch", "seq_len", "heads", "head_dim"))
         return elements * ITEM_BYTES[shape["dtype"]]
 
+    def score_bytes(self, claim: Claim, system: str, at: Mapping) -> int:
+        """Bytes of the whole score matrices that its published code has in memory at once."""
+        known = self.claims_file.systems[system]
+        if not self.is_published and known.variant != known.replica:
+            return 0
+        shape = self.shape(claim, at)
+        of_one = (
+            shape["batch"] * shape["heads"] * shape["seq_len"] ** 2 * ITEM_BYTES[shape["dtype"]]
+        )
+        return known.scores * of_one
+
     def pairs(self, claim: Claim, system: str, at: Mapping) -> int:
         """Query-key pairs of one sequence over all heads; 0 where the pattern is not stated."""
         shape, spec = self.shape(claim, at, system), self.claims_file.systems[system]
@@ -162,7 +343,7 @@ class Evidence:
         w, r = zip(*branches, strict=True)
         return DilatedBranches(w, r).pairs(n, heads, is_causal)
 
-    def _missing(self, claim: Claim, needs: Mapping, have: Mapping) -> list[str]:
+    def missing(self, claim: Claim, needs: Mapping, have: Mapping) -> list[str]:
         """What has no timed record, in words: one entry per system, with its shapes."""
         missing: dict[str, list[str]] = {}
         for label, (system, at) in needs.items():
@@ -174,14 +355,11 @@ class Evidence:
             rows = self.rows(claim, system, at)
             statuses = sorted({row["status"] for row in rows} - {"ok"})
             shapes.append(f"{shape} ({comma_separated(statuses)})" if statuses else shape)
-        texts = []
-        for system, shapes in missing.items():
-            spec = self.claims_file.systems[system]
-            if spec.variant is None:
-                texts.append(f"no record of this system yet ({spec.name})")
-            else:
-                texts.append(f"{spec.variant} at {' / '.join(shapes)}")
-        return texts
+        found = (
+            f"{self.variant(system) or f'a replica of {system}'} at {' / '.join(shapes)}"
+            for system, shapes in missing.items()
+        )
+        return list(dict.fromkeys(found))
 
     def _rank(self, claim: Claim, row: Mapping) -> tuple:
         card = getattr(claim.predicate, "card", None)
@@ -189,16 +367,48 @@ class Evidence:
         return (not on_card, row["device_kind"] != "cuda", row["machine"])
 
 
-def _of_preferred_machine(results: list[Judgement], stand_in: Mapping) -> Judgement:
-    """The first judgement; its reason names the machine and those that disagree."""
-    first = results[0]
+def _of_newest_code(rows: Iterable[dict]) -> list[dict]:
+    """Of each system the rows of the code that measured it last; what it superseded is history."""
+    rows = list(rows)
+    newest: dict[str, tuple[str, str]] = {}
+    for row in rows:
+        told = (str(row["started_at"]), row["code_digest"])
+        newest[row["variant"]] = max(told, newest.get(row["variant"], told))
+    return [row for row in rows if row["code_digest"] == newest[row["variant"]][1]]
+
+
+def _by_system(rows: Iterable[Mapping]) -> dict[tuple[str, str], list[dict]]:
+    found: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        found.setdefault((row["experiment"], row["variant"]), []).append(row)
+    return found
+
+
+def _of_all_machines(results: list[Judgement]) -> Judgement:
+    """The judgement of the preferred machine, or that machines differ, with each one's finding.
+
+    A machine that settles the claim is preferred to one that leaves it open.
+    """
+    settled = [one for one in results if one.verdict not in OPEN] or results[:1]
+    first = settled[0]
     if not first.rows:
         return first
-    row = first.rows[0]
-    reason = f"{first.reason}; on {row['machine']} ({row['device_kind']})"
-    if stand_in:
-        reason += f", at {shape_words(stand_in)}, since the published shape has no record"
-    others = [r for r in results[1:] if r.rows and r.verdict != first.verdict]
-    for other in others:
-        reason += f"; {other.rows[0]['machine']} disagrees: {other.verdict} ({other.reason})"
-    return replace(first, reason=reason, rows=first.rows + sum((o.rows for o in others), ()))
+    opposed = [one for one in settled if one.verdict != first.verdict]
+    if opposed:
+        both = [first, *opposed]
+        text = "; ".join(f"{_where(one)}: {one.verdict} ({one.reason})" for one in both)
+        return replace(
+            first, verdict=DIFFERS, reason=text, stand_in=_joined(one.stand_in for one in both),
+            rows=tuple(row for one in both for row in one.rows),
+        )  # fmt: skip
+    stand_in = first.stand_in if first.verdict in (*SETTLED, UNDECIDED) else ""
+    return replace(first, reason=f"{first.reason}; on {_where(first)}", stand_in=stand_in)
+
+
+def _where(found: Judgement) -> str:
+    row = found.rows[0]
+    return f"{row['machine']} ({row['device_kind']})"
+
+
+def _joined(words: Iterable[str]) -> str:
+    return " and ".join(dict.fromkeys(filter(None, words)))

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from analysis.claims.claim import Predicate
-from analysis.claims.criteria import exponent, growth_of_time, is_close, is_uncertain, judged_ratio
+from analysis.claims.criteria import (
+    exponent,
+    growth_of_time,
+    is_close,
+    is_uncertain,
+    judged_ratio,
+    more_measuring,
+)
 from analysis.claims.schema import (
     ARITHMETIC,
+    CONSTRUCTION,
     EXPONENT,
     EXPONENT_SLACK,
     FACTOR,
-    NOT_REPRODUCED,
-    NOT_TESTABLE,
+    FAILS,
+    HOLDS,
     PHYSICS,
     RECORDS,
-    REFUTED,
-    REPRODUCED,
+    UNDECIDED,
     Judgement,
     Number,
     Shape,
@@ -41,11 +48,14 @@ from analysis.statistics.intervals import Interval, geometric_mean_speedup
 class Growth(Predicate):
     """Exponent of time or memory against length, over `lengths` (three or more recorded).
 
-    Without a bound it is that of the published `figures` (* is a length): reproduced within
-    EXPONENT or our interval, else not reproduced, never refuted, since small sizes measure
-    overhead on fast devices. With `below` or `at_most`: refuted when the whole interval is above;
-    with `at_least`, below. Of memory, a bound below n^1 is refuted and at least n^1 is reproduced
-    without records, since the output alone is linear.
+    Without a bound it is that of the published `figures` (* is a length): it holds within EXPONENT
+    of ours or in our interval. `at_most` and `at_least` are orders of growth, O(n) and n^2: they
+    hold where the whole interval lies within EXPONENT of the bound or on its good side, and do not
+    where it lies beyond. `below` is strict: the whole interval decides. Of memory, a bound below
+    n^1 does not hold and at least n^1 does without records, since the output alone is linear.
+    `any_lengths`: the claim names none, so that all that were recorded will do; else the longest
+    must be there. An interval wider than EXPONENT both ways decides only a bound that it lies
+    beyond.
     """
 
     system: SystemName
@@ -56,6 +66,7 @@ class Growth(Predicate):
     below: Number | None = None
     at_most: Number | None = None
     at_least: Number | None = None
+    any_lengths: bool = False
 
     def references(self):
         return ids_from_pattern(self.figures, self.lengths)
@@ -79,18 +90,17 @@ class Growth(Predicate):
     def judge(self, claim, evidence):
         figure = self.derived(evidence.claims_file)
         needs = {n: (self.system, self.at.given() | {"seq_len": n}) for n in self.lengths}
-        found = evidence.on_records(
-            claim, needs, self._decide(figure), at_least=3, quantity=self.quantity
-        )
+        decide = self._decide(claim, evidence, needs, figure)
+        found = evidence.on_records(claim, needs, decide, at_least=3, quantity=self.quantity)
         if self.quantity == "memory" and self.below is not None and self.below <= 1:
             text = "the output alone grows linearly with the length"
-            return found.overruled(REFUTED, PHYSICS, text)
+            return found.overruled(FAILS, PHYSICS, text)
         if self.quantity == "memory" and self.at_least is not None and self.at_least <= 1:
             text = "the output alone grows linearly with the length"
-            return found.overruled(REPRODUCED, PHYSICS, text)
+            return found.overruled(HOLDS, PHYSICS, text)
         return found
 
-    def _decide(self, figure):
+    def _decide(self, claim, evidence, needs, figure):
         def decide(rows, missing):
             lengths = sorted(rows)
             k = exponent([rows[n] for n in lengths], self.quantity)
@@ -103,18 +113,21 @@ class Growth(Predicate):
             if self.at_least is not None:  # a bound from below, mirrored
                 bound, low, high = -self.at_least, -k.high, -k.low
             if bound is not None and low > bound + slack and high >= bound:
-                verdict = REFUTED
-            elif max(self.lengths) not in rows:
-                verdict, text = NOT_TESTABLE, f"{text}, short of the lengths claimed"
-            elif bound is not None and high <= bound + slack:
-                verdict = REPRODUCED
+                verdict = FAILS
+            elif max(self.lengths) not in rows and not self.any_lengths:
+                return replace(
+                    evidence.waits(claim, needs, f"so far it {text}", have=rows),
+                    measured=measured_as(k, "exponent"),
+                )
+            elif bound is not None and high <= bound + (slack if self.below else EXPONENT):
+                verdict = HOLDS
             elif uncertain:
-                verdict, text = NOT_TESTABLE, f"{text}{UNCERTAIN}"
+                verdict, text = UNDECIDED, f"{text}{UNCERTAIN}"
             elif bound is not None:
-                verdict = NOT_REPRODUCED
+                verdict, text = UNDECIDED, f"{text}, which holds the bound"
             else:
                 close = figure in k or abs(k.value - figure) <= EXPONENT
-                verdict = REPRODUCED if close else NOT_REPRODUCED
+                verdict = HOLDS if close else FAILS
                 text = f"{text}, published n^{figure}"
             return Judgement(verdict, RECORDS, text, measured_as(k, "exponent"))
 
@@ -125,7 +138,8 @@ class WorkGrowth(Predicate):
     """The system's exact work grows with the length as n to the published power.
 
     Decided by arithmetic: the query-key pairs of the pattern, heads and sparsity that the write-up
-    states, at the two `lengths`. Refuted when the power is further off than EXPONENT.
+    states, at the two `lengths`; as published, by what share of the pairs the replica keeps at the
+    shortest and the longest that it was measured at. Holds within EXPONENT of the power.
     """
 
     needs_figure: ClassVar[bool] = True
@@ -137,21 +151,42 @@ class WorkGrowth(Predicate):
         return f"pairs of {self.system} grow as n^{claim.published} over {lengths} tokens"
 
     def judge(self, claim, evidence):
+        if evidence.is_published:
+            return self._of_replica(claim, evidence)
         pairs = [evidence.pairs(claim, self.system, {"seq_len": n}) for n in self.lengths]
-        power = math.log(pairs[1] / pairs[0]) / math.log(self.lengths[1] / self.lengths[0])
+        return self._compare(claim, self.lengths, pairs, ARITHMETIC)
+
+    def _of_replica(self, claim, evidence):
+        rows = evidence.rows(claim, self.system, {"batch": 1, "dtype": None})
+        ends = sorted((r for r in rows if r["status"] == "ok"), key=lambda r: r["seq_len"])
+        if len({row["seq_len"] for row in ends}) < 2:
+            needs = {n: (self.system, {"batch": 1, "seq_len": n}) for n in self.lengths}
+            return evidence.waits(claim, needs)
+        first, last = ends[0], ends[-1]
+        pairs = [
+            round(row["realised_density"] * row["heads"] * row["seq_len"] ** 2)
+            for row in (first, last)
+        ]
+        found = self._compare(claim, [first["seq_len"], last["seq_len"]], pairs, CONSTRUCTION)
+        return replace(found, rows=(first, last))
+
+    @staticmethod
+    def _compare(claim, lengths, pairs, basis):
+        power = math.log(pairs[1] / pairs[0]) / math.log(lengths[1] / lengths[0])
         counted = " and ".join(f"{count:,}" for count in pairs)
-        text = f"{counted} pairs at {' and '.join(map(str, self.lengths))} tokens, n^{power:.2f}"
+        text = f"{counted} pairs at {' and '.join(map(str, lengths))} tokens, n^{power:.2f}"
         close = abs(power - claim.published) <= EXPONENT
-        return Judgement(REPRODUCED if close else REFUTED, ARITHMETIC, text)
+        return Judgement(HOLDS if close else FAILS, basis, text)
 
 
 class Crossover(Predicate):
     """`system` is as fast as `against` at the published length, and faster beyond it.
 
-    Judged by the fitted times over `lengths`, within the measured range. Reproduced when ours is
-    within FACTOR or the figure within our interval; refuted when `against` is the faster one at the
-    end of the range, or when the published speed-ups (`figures`, * is a length) do not cross 1
-    between the lengths on either side.
+    Judged by the fitted times over `lengths`, within the measured range. Holds when ours is within
+    FACTOR or the figure within our interval; does not hold when `against` is the faster one at the
+    end of the range, when `system` is the faster one from far below the figure on, or, as
+    published, when the published speed-ups (`figures`, * is a length) do not cross 1 between the
+    lengths on either side.
     """
 
     needs_figure: ClassVar[bool] = True
@@ -177,9 +212,10 @@ class Crossover(Predicate):
             for system in (self.system, self.against)
             for n in self.lengths
         }
-        found = evidence.on_records(claim, needs, self._decide(claim.published), at_least=6)
+        decide = self._decide(claim, evidence, needs)
+        found = evidence.on_records(claim, needs, decide, at_least=6)
         refs = self.references()
-        if not refs:
+        if not refs or not evidence.is_published:
             return found
         claims_file = evidence.claims_file
         ends = [(n, *claims_file.printed_range(refs[n])) for n in self.figure_lengths]
@@ -187,16 +223,18 @@ class Crossover(Predicate):
         above = min((n for n, _, high in ends if high > 1 and n > below), default=math.inf)
         text = f"its own speed-ups cross 1 between {below} and {above} tokens"
         if not below <= claim.published <= above:
-            return found.overruled(REFUTED, ARITHMETIC, text)
+            return found.overruled(FAILS, ARITHMETIC, text)
         return found
 
-    def _decide(self, figure):
+    def _decide(self, claim, evidence, needs):
+        figure = claim.published
+
         def decide(rows, missing):
             fits = []
             for system in (self.system, self.against):
                 own = [n for n in self.lengths if (system, n) in rows]
                 if len(own) < 3:
-                    return Judgement.without_records(missing)
+                    return evidence.waits(claim, needs, have=rows)
                 fits.append(growth_of_time([rows[system, n] for n in own]))
             cross = crossovers.crossover(*fits)
             low, high = cross.n_range
@@ -204,17 +242,17 @@ class Crossover(Predicate):
             if cross.smaller_at_end != "a":
                 value = Interval.without_spread(high)
                 text = f"{self.against} is still the faster one at {high:.0f} tokens"
-                verdict = REFUTED if high >= figure else NOT_TESTABLE
+                verdict = FAILS if high >= figure else UNDECIDED
             elif cross.n is None:
                 value = Interval.without_spread(low)
                 text = f"not in range: {self.system} is the faster one over {span}"
-                verdict = NOT_REPRODUCED if low * FACTOR <= figure else NOT_TESTABLE
+                verdict = FAILS if low * FACTOR <= figure else UNDECIDED
             else:
                 value = cross.n
                 text = f"as fast as each other at {cross.n:.0f} tokens of {span}"
-                verdict = REPRODUCED if is_close(figure, value) else NOT_REPRODUCED
-                if is_uncertain(value):
-                    verdict, text = NOT_TESTABLE, f"{text}{UNCERTAIN}"
+                verdict = HOLDS if is_close(figure, value) else FAILS
+                if is_uncertain(value) and figure in value:
+                    verdict, text = UNDECIDED, f"{text}{UNCERTAIN}"
             return Judgement(verdict, RECORDS, text, measured_as(value, "tokens"))
 
         return decide
@@ -223,8 +261,8 @@ class Crossover(Predicate):
 class RisingSpeedup(Predicate):
     """The speed-up of `system` over `against` rises along `shapes`.
 
-    Refuted when the published `figures` (* is a length) fall from one length to the next. Otherwise
-    decided by the interval of the last shape's speed-up over the first shape's.
+    Decided by the interval of the last shape's speed-up over the first shape's; as published, it
+    does not hold when the last of the published `figures` (* is a length) is below the first.
     """
 
     system: SystemName
@@ -247,12 +285,14 @@ class RisingSpeedup(Predicate):
             for i, at in enumerate(ends)
         }
         found = evidence.on_records(claim, needs, self._decide)
-        ids, claims_file = self.references().values(), evidence.claims_file
-        for (low, _), (_, high) in itertools.pairwise(map(claims_file.printed_range, ids)):
+        ids = list(self.references().values()) if evidence.is_published else []
+        claims_file = evidence.claims_file
+        if ids:
+            (low, _), (_, high) = (claims_file.printed_range(ids[i]) for i in (0, -1))
             if high < low:
                 printed = [claims_file.claims[one].published for one in ids]
                 text = f"its own speed-ups are {comma_separated(printed)}"
-                return found.overruled(REFUTED, ARITHMETIC, text)
+                return found.overruled(FAILS, ARITHMETIC, text)
         return found
 
     def _decide(self, rows, missing):
@@ -266,7 +306,9 @@ class RisingSpeedup(Predicate):
         spread = rows[system, 0]["spread"]
         mean = judged_ratio(geometric_mean_speedup(pairs, spread))
         rise = mean.squared()
-        verdict = REPRODUCED if rise.low > 1 else REFUTED if rise.high < 1 else NOT_REPRODUCED
+        verdict = HOLDS if rise.low > 1 else FAILS if rise.high < 1 else UNDECIDED
         ends = " and ".join(str(self.shapes[i].seq_len) for i in (0, -1))
         text = f"between {ends} tokens the speed-up changes by a factor {interval_text(rise)}"
+        if verdict == UNDECIDED:
+            text += more_measuring(rise, 1, rows[system, 0]["occasions"])
         return Judgement(verdict, RECORDS, text, measured_as(rise, "x"))

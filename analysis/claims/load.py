@@ -6,10 +6,12 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from analysis.claims.capacity import Fits
 from analysis.claims.claim import Claim, ClaimsFile, Predicate, Subject
@@ -17,10 +19,15 @@ from analysis.claims.comparisons import FastestVaries, Ordering
 from analysis.claims.growth import Growth, RisingSpeedup
 from analysis.claims.registry import KINDS
 from analysis.claims.schema import (
+    CONTEXT,
+    STRENGTHS,
     UNKNOWN,
     About,
     Card,
+    CardName,
     ClaimsError,
+    Headline,
+    History,
     Mechanism,
     MechanismName,
     Output,
@@ -34,14 +41,23 @@ from analysis.claims.wording import comma_separated
 from models.registry import VARIANTS
 
 _TABLE = ("for", "columns", "rows", "cells")
-_ANNOTATIONS = ("mechanism", "see", "about")
+_ANNOTATIONS = (
+    *("line", "strength", "scope", "subject", "history"),
+    *("mechanism", "see", "about"),
+)
 _ENTRY = ("id", "section", "claim", "published", "predicate", "note", *_ANNOTATIONS)
+_SECTIONS = ("cards", "mechanisms", "systems", "writeups", "headlines")
 _PLACE = re.compile(r"\{([\w.-]+)\}")
 
 
 class _Annotations(Strict):
-    """How a figure arose, the tables and figures that show it, and what it is about."""
+    """See `Claim`. line: of the write-up, or several: 17, "17-19", "17, 21"."""
 
+    line: int | Annotated[str, Field(pattern=r"^\d+(-\d+)?(, \d+(-\d+)?)*$")]
+    strength: Literal[STRENGTHS] = "states"
+    scope: CardName | None = None
+    subject: Literal["class", "method"] = "class"
+    history: History | None = None
     mechanism: MechanismName | None = None
     see: list[Output] = []
     about: About | None = None
@@ -70,16 +86,18 @@ def load(path: Path | str) -> ClaimsFile:
         raise ClaimsError(f"{path}: cannot be read: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise ClaimsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    sections = ("cards", "mechanisms", "systems", "writeups")
-    if not isinstance(data, dict) or sorted(data) != sorted(sections):
+    if not isinstance(data, dict) or sorted(data) != sorted(_SECTIONS):
         got = sorted(data) if isinstance(data, dict) else data
-        raise ClaimsError(f"{path}: top level: is {got!r}, expected {comma_separated(sections)}")
-    context = {name: data[name] for name in sections} | {"variants": VARIANTS}
+        raise ClaimsError(f"{path}: top level: is {got!r}, expected {comma_separated(_SECTIONS)}")
+    context = {name: data[name] for name in _SECTIONS} | {"variants": VARIANTS}
     if UNKNOWN not in data["mechanisms"]:
         raise ClaimsError(f"{path}: mechanisms: {UNKNOWN}: missing")
-    cards, mechanisms, systems = (
+    cards, mechanisms, systems, headlines = (
         {k: _parse(path, f"{name}.{k}", model, v, context) for k, v in data[name].items()}
-        for name, model in (("cards", Card), ("mechanisms", Mechanism), ("systems", System))
+        for name, model in (
+            *(("cards", Card), ("mechanisms", Mechanism)),
+            *(("systems", System), ("headlines", Headline)),
+        )
     )
     writeups: dict[str, Writeup] = {}
     claims: dict[str, Claim] = {}
@@ -95,7 +113,17 @@ def load(path: Path | str) -> ClaimsFile:
                     raise ClaimsError(f"{path}: {claim.id}: id: given twice")
                 claims[claim.id] = claim
     by_subject = _by_subject(path, claims)
-    claims_file = ClaimsFile(str(path), cards, mechanisms, systems, writeups, claims, by_subject)
+    claims_file = ClaimsFile(
+        path=str(path),
+        cards=cards,
+        mechanisms=mechanisms,
+        systems=systems,
+        writeups=writeups,
+        claims=claims,
+        by_subject=by_subject,
+        headlines=headlines,
+        headline_of=_headline_of(path, headlines, claims),
+    )
     for claim in claims.values():
         _check(claims_file, claim)
     return claims_file
@@ -179,6 +207,11 @@ def _claim(path, writeup: str, conditions: Shape, fields: dict, context: Mapping
         kind=kind,
         predicate=predicate,
         note=fields.get("note"),
+        line=str(more.line),
+        strength=more.strength,
+        scope=more.scope,
+        subject=more.subject,
+        history=more.history,
         mechanism=more.mechanism,
         see=tuple(more.see),
         about=about,
@@ -217,6 +250,43 @@ def _by_subject(path, claims: Mapping[str, Claim]) -> dict[Subject, Claim]:
             raise ClaimsError(f"{path}: {claim.id}: about: {other} has a figure of the same")
         found[claim.about] = claim
     return found
+
+
+def _headline_of(
+    path, headlines: Mapping[str, Headline], claims: Mapping[str, Claim]
+) -> dict[str, str]:
+    """The headline of every entry but context; each has one, and decides one at most."""
+    found: dict[str, str] = {}
+    for name, headline in headlines.items():
+        place = f"{path}: headlines.{name}"
+        for one in headline.decided_by:
+            if one not in claims or claims[one].sort == CONTEXT:
+                raise ClaimsError(f"{place}: decided_by: no claim has the id {one!r}")
+            if one in found:
+                raise ClaimsError(f"{place}: decided_by: {one} decides {found[one]} already")
+            found[one] = name
+    for name, headline in headlines.items():
+        for pattern in headline.groups:
+            fitting = [
+                one.id
+                for one in claims.values()
+                if fnmatchcase(one.id, pattern) and one.sort != CONTEXT
+            ]
+            if not fitting:
+                raise ClaimsError(f"{path}: headlines.{name}: groups: nothing fits {pattern!r}")
+            for one in fitting:
+                if found.setdefault(one, name) != name and one not in _deciding(headlines):
+                    raise ClaimsError(
+                        f"{path}: headlines.{name}: groups: {one} is in {found[one]} already"
+                    )
+    lacking = [one.id for one in claims.values() if one.sort != CONTEXT and one.id not in found]
+    if lacking and headlines:
+        raise ClaimsError(f"{path}: headlines: {lacking[0]} is in none")
+    return found
+
+
+def _deciding(headlines: Mapping[str, Headline]) -> set[str]:
+    return {one for headline in headlines.values() for one in headline.decided_by}
 
 
 def _is_number(value) -> bool:

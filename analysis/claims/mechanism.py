@@ -5,20 +5,20 @@ from __future__ import annotations
 from analysis.claims.claim import Claim, ClaimsFile
 from analysis.claims.comparisons import Speedup
 from analysis.claims.growth import Growth
-from analysis.claims.schema import NOT_REPRODUCED, REFUTED, REPRODUCED, UNKNOWN
+from analysis.claims.schema import FAILS, HOLDS, UNKNOWN
 from analysis.claims.stated_numbers import AbsoluteTime, Restates, Throughput
 
 
 def mechanism(claims_file: ClaimsFile, claim: Claim, verdict: str) -> str | None:
     """The claim's own mechanism, else that of the figure it restates, else that of its system.
 
-    A system's mechanism explains its times, not its memory. None for a claim that is reproduced;
-    `UNKNOWN` for one that does not hold and has none of the three.
+    A system's mechanism explains its times, not its memory. None where the method does the same;
+    `UNKNOWN` where it does not, by `verdict`, and there is none of the three.
     """
-    if verdict == REPRODUCED:
+    if verdict == HOLDS:
         return None
     found = _stated(claims_file, claim)
-    return UNKNOWN if found is None and verdict in (REFUTED, NOT_REPRODUCED) else found
+    return UNKNOWN if found is None and verdict == FAILS else found
 
 
 def _stated(claims_file: ClaimsFile, claim: Claim) -> str | None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from pydantic import Field
 
 from analysis.claims.claim import Predicate
 from analysis.claims.schema import (
     EXPONENT,
-    NONE,
-    NOT_REPRODUCED,
-    NOT_TESTABLE,
+    FAILS,
+    HOLDS,
     RECORDS,
-    REFUTED,
-    REPRODUCED,
+    UNDECIDED,
     Judgement,
     Shape,
     SystemName,
@@ -28,8 +28,8 @@ class RankMemory(Predicate):
 
     Judged at the first of `lengths` that has three or more of `world_sizes` on one machine, real
     ranks before virtual ones. The exponent against n / P is the slope of a straight line through
-    log-log points, so a cost that stays on every rank counts against the claim. Reproduced within
-    EXPONENT of 1; refuted below 0.5, nearer to 0, where more ranks do not help.
+    log-log points, so a cost that stays on every rank counts against the claim. Holds within
+    EXPONENT of 1; does not hold below 0.5, nearer to 0, where more ranks do not help.
     """
 
     system: SystemName
@@ -48,12 +48,11 @@ class RankMemory(Predicate):
                 needs = {p: (self.system, at | {"world_size": p}) for p in self.world_sizes}
                 decide = self._decide(claim, evidence, at)
                 found = evidence.on_records(claim, needs, decide, at_least=3, quantity="memory")
-                if found.verdict != NOT_TESTABLE:
+                if found.rows:
                     return found
-        variant = evidence.claims_file.systems[self.system].variant
-        text = f"missing: {variant} over three of {comma_separated(self.world_sizes)} ranks"
-        text += f", at one of {comma_separated(self.lengths)} tokens"
-        return Judgement(NOT_TESTABLE, NONE, text)
+        where = f"three of {comma_separated(self.world_sizes)} ranks"
+        text = f"needed: {where}, at one of {comma_separated(self.lengths)} tokens"
+        return replace(found, reason=f"{text}; {found.reason}")
 
     def _decide(self, claim, evidence, at):
         def decide(rows, missing):
@@ -65,9 +64,9 @@ class RankMemory(Predicate):
                 used.append(rows[p]["peak_memory_bytes"] + 3 * shard)
             share = [at["seq_len"] / p for p in ranks]
             power = float(np.polyfit(np.log(share), np.log(used), 1)[0])
-            verdict = NOT_REPRODUCED if power > 0.5 else REFUTED
+            verdict = UNDECIDED if power > 0.5 else FAILS
             if abs(power - 1) <= EXPONENT:
-                verdict = REPRODUCED
+                verdict = HOLDS
             kind = "virtual" if at["simulated"] else "real"
             text = (
                 f"{used[0] / MIB:.4g} to {used[-1] / MIB:.4g} MiB per rank from {ranks[0]} to "

@@ -12,9 +12,10 @@ from analysis.claims.growth import Crossover, Growth, RisingSpeedup, WorkGrowth
 from analysis.claims.rank_memory import RankMemory
 from analysis.claims.speedup_range import SpeedupRange
 from analysis.claims.stated_numbers import (
+    AboutCode,
     AbsoluteTime,
     Arithmetic,
-    NotMeasurable,
+    Context,
     Restates,
     Support,
     Throughput,
@@ -40,5 +41,6 @@ KINDS: Mapping[str, type[Predicate]] = {
     "arithmetic": Arithmetic,
     "support": Support,
     "restates": Restates,
-    "not_measurable": NotMeasurable,
+    "about_code": AboutCode,
+    "context": Context,
 }

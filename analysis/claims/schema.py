@@ -10,29 +10,39 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 
 from experiments.case import DTYPES, PATTERNS
 
-REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
-REFUTED, NOT_TESTABLE = "refuted", "not testable here"
-VERDICTS = (REPRODUCED, NOT_REPRODUCED, REFUTED, NOT_TESTABLE)
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
+DIFFERS, CARD, NOT_MEASURED = "differs by machine", "needs a card", "not measured"
+VERDICTS = (HOLDS, FAILS, UNDECIDED, DIFFERS, CARD, NOT_MEASURED)
+# Those that records or reasons have settled, and those that further measuring would settle.
+SETTLED, OPEN = (HOLDS, FAILS, DIFFERS), (UNDECIDED, CARD, NOT_MEASURED)
+# Whether the published code does it, and whether the method does that it is named after.
+AS_PUBLISHED, METHOD = "as_published", "method"
+SIDES = (AS_PUBLISHED, METHOD)
+# What an entry is: a claim, with two verdicts; the figure of another again; a figure judged by
+# others of the same write-up; or set-up, plan and opinion, which nothing judges.
+CLAIM, RESTATEMENT, CONSISTENCY, CONTEXT = "claim", "restatement", "consistency", "context"
+SORTS = (CLAIM, RESTATEMENT, CONSISTENCY, CONTEXT)
+STRENGTHS = ("states", "may", "estimates")
 ARITHMETIC, PHYSICS, CONSTRUCTION = "arithmetic", "physics", "construction"
-RECORDS, NONE = "records", "none"
-BASES = (ARITHMETIC, PHYSICS, CONSTRUCTION, RECORDS, NONE)
+HISTORY, RECORDS, NONE = "public history", "records", "none"
+BASES = (ARITHMETIC, PHYSICS, CONSTRUCTION, HISTORY, RECORDS, NONE)
 # The mechanism of a figure that does not hold, where it is not known how it arose.
 UNKNOWN = "unknown"
 
-# A figure is reproduced when ours lies within this factor of it, or it lies in our interval.
-# An interval wider than the factor both ways decides nothing but a significant direction.
+# A figure holds when ours lies within this factor of it, or it lies in our interval. An interval
+# wider than the factor both ways decides nothing but a significant direction.
 FACTOR = 1.25
 # A published ratio claims a direction only beyond this factor; an opposite, significant measured
-# direction then refutes it. Memory has no interval: there the factor itself is significance.
+# direction then contradicts it. Memory has no interval: there the factor itself is significance.
 DIRECTION = 1.05
 # Published and measured exponents of growth this close are equal; an interval wider than that
 # both ways decides only a bound that it lies beyond.
 EXPONENT = 0.25
 # A fitted exponent this close to a claimed bound is the bound.
 EXPONENT_SLACK = 0.05
-# Published figures that follow from each other to within this share, but not within rounding,
-# were averaged in different ways: not reproduced. Further apart they contradict each other.
-AVERAGING = 0.01
+# Published figures that should follow from each other and are no further apart than this share are
+# off by a little.
+NEARLY = 0.01
 # Cards run above their rated boost clock where power allows: a GTX 1080 reaches 2.1 GHz.
 HEADROOM = 1.25
 
@@ -51,50 +61,85 @@ class ClaimsError(ValueError):
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a predicate finds; `measured` is {value, low, high, unit}, `rows` the evidence."""
+    """What a predicate finds; `measured` is {value, low, high, unit}, `rows` the evidence.
+
+    stand_in: where records decide, what differs from the published setting, in words: "float32, on
+    a CPU". needs: the card, or what is missing, where that is what the verdict waits for. command:
+    what would measure it. beside: {over, verdict, measured} of the same comparison over attention
+    that is fused.
+    """
 
     verdict: str
     basis: str
     reason: str
     measured: dict | None = None
     rows: tuple[Mapping, ...] = ()
-
-    @classmethod
-    def without_records(cls, missing: list[str], *more: str) -> Judgement:
-        """Not testable: `missing` names the records that it needs, `more` follows in the reason."""
-        return cls(NOT_TESTABLE, NONE, "; ".join([f"missing: {'; '.join(missing)}", *more]))
+    stand_in: str = ""
+    needs: str | None = None
+    command: str | None = None
+    beside: dict | None = None
 
     def overruled(self, verdict: str, basis: str, reason: str) -> Judgement:
         """Decided on other grounds than records; what was measured stays as a remark."""
         if self.measured is not None:
             reason = f"{reason}. Measured: {self.reason}"
-        return replace(self, verdict=verdict, basis=basis, reason=reason)
+        nothing = {"stand_in": "", "needs": None, "command": None}
+        return replace(self, verdict=verdict, basis=basis, reason=reason, **nothing)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the verdicts on a claim; see `Judgement`.
+
+    evidence: {path, machine, command} of each record.
+    """
+
+    verdict: str
+    basis: str
+    reason: str
+    stand_in: str
+    measured: dict | None
+    needs: str | None
+    command: str | None
+    beside: dict | None
+    evidence: list[dict]
+
+    @property
+    def words(self) -> str:
+        """The verdict with what stood in: "holds, float32, on a CPU"."""
+        return f"{self.verdict}, {self.stand_in}" if self.stand_in else self.verdict
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim judged.
+    """An entry of the claims file, judged.
 
-    predicate: in words. mechanism: name of how the published figure arose; None where the figure
-    holds, or is not tested and nothing is known of it. see: tables and figures, from the build
-    folder, without suffix. evidence: {path, machine, command} of each record that the verdict
-    rests on.
+    line: where the write-up makes it. sort: one of SORTS. predicate: in words. headline: the
+    finding that it belongs to, None of context. as_published, method: of a claim or a restatement,
+    else None. consistency: of a consistency check or a restatement, else None. mechanism: name of
+    how the published figure arose; None where the method does the same, or nothing is known of it.
+    see: tables and figures, from the build folder, without suffix.
     """
 
     id: str
     writeup: str
-    source: str
+    section: str
+    line: str
+    sort: str
+    strength: str
+    scope: str | None
+    subject: str
     claim: str
     published: object
     kind: str
     predicate: str
-    verdict: str
-    basis: str
-    reason: str
-    measured: dict | None
+    headline: str | None
+    as_published: Side | None
+    method: Side | None
+    consistency: Side | None
     mechanism: str | None
     see: list[str]
-    evidence: list[dict]
+    note: str | None
 
 
 def _known(what: str) -> AfterValidator:
@@ -176,12 +221,22 @@ class System(Strict):
 
     pattern: "blocks" are those of the write-up's conditions, at the system's `sparsity`.
     projections: (E, E) matrices that it multiplies every token with, E = heads x head_dim.
-    experiment: where it is measured, if not in that of the write-up.
+    experiment: of whose tables it is, if not of those of the write-up; dilated systems, whose
+    branches differ from one to another, are judged by its records.
     mechanism: what the published times of it come from, where a claim names none.
+    replica: the variant that computes what the published code did, where there is one. one_code:
+    the system whose published code ran under this name too. scores: so many whole score matrices
+    are in memory at once. fused: the same attention without its scores written down, given beside
+    every comparison.
     """
 
     name: str
-    variant: VariantName | None
+    variant: VariantName
+    replica: VariantName | None = None
+    one_code: SystemName | None = None
+    scores: int = 0
+    fused: SystemName | None = None
+    beside: VariantName | None = None
     pattern: Literal["dilated", "dense", "blocks"] | None = None
     sparsity: float | None = Field(None, ge=0, lt=1)
     projections: int = 0
@@ -199,13 +254,53 @@ class Mechanism(Strict):
     evidence: Output | None
 
 
+class History(Strict):
+    """What the public history of the code shows, by reading it or by running it on a CPU."""
+
+    verdict: Literal[HOLDS, FAILS]
+    reason: str
+
+
+class Source(Strict):
+    """Where a write-up stands, and the code that it reports on."""
+
+    repository: str
+    file: str
+    commit: str = Field(pattern=r"^[0-9a-f]{7,40}$")
+    date: str
+    script: str
+
+    @property
+    def url(self) -> str:
+        """The write-up at its commit."""
+        return f"https://github.com/{self.repository}/blob/{self.commit}/{self.file}"
+
+
+class Headline(Strict):
+    """A finding of the write-ups that other things depend on.
+
+    title: the statement, in our words. published: its figure, as printed. decided_by: ids of the
+    claims that it stands or falls with, all of them. groups: patterns of ids, of all that states it
+    again or is a cell of it. why: what a reader has to know, in a line.
+    """
+
+    title: str
+    published: str
+    decided_by: list[str] = Field(min_length=1)
+    groups: list[str] = []
+    why: str
+
+
 class Writeup(Strict):
     """branches: length -> [segment length, dilation rate] pairs used there, where stated.
 
     experiment: what it is judged by; null where every system that it mentions names its own.
+    card: what its figures were taken on.
     """
 
+    source: Source
     experiment: str | None
+    card: CardName
     conditions: Shape
     branches: dict[int, list[list[int]]] = {}
     stand_ins: list[Shape] = []

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from analysis.claims.claim import Predicate
-from analysis.claims.criteria import is_close, time_ratio
+from analysis.claims.criteria import time_ratio
 from analysis.claims.schema import (
-    DIRECTION,
-    NONE,
-    NOT_REPRODUCED,
-    NOT_TESTABLE,
+    FAILS,
+    HOLDS,
     RECORDS,
-    REFUTED,
-    REPRODUCED,
+    UNDECIDED,
     Judgement,
     Shape,
     SystemName,
@@ -28,11 +26,13 @@ class SpeedupRange(Predicate):
     """The `least` or the `largest` gain of any of `systems` over `against`, at any of `shapes`.
 
     In time: how many times as fast. In memory: per cent of the peak beyond the inputs that is
-    saved, compared as the peak of `against` over that of the system. Reproduced when ours is within
-    FACTOR or the figure within our interval; the least also when it is above the figure. Refuted
-    when the whole interval of the least is below the figure, or when even the largest is
-    significantly a loss. While a shape has no record, only a refuted least or a reproduced largest
-    is decided.
+    saved, compared as the peak of `against` over that of the system. Either end is a bound. The
+    least holds when our interval lies above the figure and does not when it lies below. The largest
+    holds when the figure lies in our interval or below it: more than was claimed does not
+    contradict it. `of_range`: "5 to 50 times", said without conditions, whose largest other
+    settings may reach: what stays below keeps it. While a shape has no record, only a least that
+    does not hold and a largest that does are decided. `device_kind`: only records of such devices
+    are used.
     """
 
     needs_figure: ClassVar[bool] = True
@@ -41,6 +41,8 @@ class SpeedupRange(Predicate):
     shapes: list[Shape] = Field(min_length=1)
     end: Literal["least", "largest"]
     quantity: Literal["time", "memory"] = "time"
+    device_kind: Literal["cuda"] | None = None
+    of_range: bool = False
 
     def words(self, claim):
         lengths = comma_separated(dict.fromkeys(at.seq_len for at in self.shapes))
@@ -67,31 +69,41 @@ class SpeedupRange(Predicate):
                 if (system, i) in rows and (self.against, i) in rows
             ]
             if not found:
-                return Judgement.without_records(missing)
+                return evidence.waits(claim, needs, have=rows)
             pick = min if self.end == "least" else max
             gain, system, seq_len = pick(found, key=lambda one: one[0].value)
             verdict = self._compare(figure, gain)
             text = f"{self._text(gain)}, of {system} at {seq_len} tokens"
-            if missing and verdict != (REFUTED if self.end == "least" else REPRODUCED):
-                verdict, text = NOT_TESTABLE, f"missing: {'; '.join(missing)}; so far {text}"
+            if verdict == HOLDS and gain.low > figure and self.end == "largest":
+                text += ", more than was claimed"
+            elif verdict == HOLDS and gain.high < figure and self.end == "largest":
+                text += ", which stays in the range"
+            if missing and verdict != (FAILS if self.end == "least" else HOLDS):
+                waits = evidence.waits(claim, needs, f"so far {text}", have=rows)
+                return replace(waits, measured=self._measured(gain))
             return Judgement(verdict, RECORDS, text, self._measured(gain))
 
         # First machines with every shape, then those with some, which may be enough to decide.
         for at_least in (None, 2):
             found = evidence.on_records(
-                claim, needs, decide, at_least=at_least, quantity=self.quantity
+                claim,
+                needs,
+                decide,
+                at_least=at_least,
+                quantity=self.quantity,
+                device_kind=self.device_kind,
             )
-            if found.basis != NONE:
+            if found.rows:
                 break
         return found
 
     def _compare(self, figure: float, gain: Interval) -> str:
         low, high = gain.low, gain.high
-        if self.quantity == "memory":  # has no interval: a factor DIRECTION counts as significant
-            low, high = gain.value, gain.value * DIRECTION
-        if is_close(figure, gain) or (self.end == "least" and low >= figure):
-            return REPRODUCED
-        return REFUTED if high < (figure if self.end == "least" else 1) else NOT_REPRODUCED
+        if self.quantity == "memory":  # has no interval
+            low = high = gain.value
+        if self.end == "least":
+            return HOLDS if low >= figure else FAILS if high < figure else UNDECIDED
+        return HOLDS if high >= figure or (self.of_range and low > 1) else FAILS
 
     def _gain(self, base, row) -> Interval:
         if self.quantity == "time":

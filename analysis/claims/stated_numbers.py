@@ -13,14 +13,19 @@ from analysis.claims.criteria import is_close
 from analysis.claims.expressions import value_range
 from analysis.claims.schema import (
     ARITHMETIC,
-    AVERAGING,
+    AS_PUBLISHED,
+    CARD,
+    CONSISTENCY,
+    CONTEXT,
+    FAILS,
+    HOLDS,
+    NEARLY,
     NONE,
-    NOT_REPRODUCED,
-    NOT_TESTABLE,
+    NOT_MEASURED,
     PHYSICS,
     RECORDS,
-    REFUTED,
-    REPRODUCED,
+    RESTATEMENT,
+    UNDECIDED,
     CardName,
     Judgement,
     Number,
@@ -35,8 +40,9 @@ from analysis.statistics.intervals import Interval
 class AbsoluteTime(Predicate):
     """A time in ms on a `card` (null: a device that the write-up does not name).
 
-    Refuted below the card's least time for the exact useful work of the system (its floor). Only
-    records from that very card reproduce it, within FACTOR.
+    Of the method it does not hold below the card's least time for the exact useful work of the
+    system (its floor); published code may do less work. Otherwise records from that very card
+    decide, within FACTOR.
     """
 
     needs_figure: ClassVar[bool] = True
@@ -52,14 +58,15 @@ class AbsoluteTime(Predicate):
 
     def judge(self, claim, evidence):
         if self.card is None:
-            return Judgement(NOT_TESTABLE, NONE, "the device is not named")
+            text = "the device is not named"
+            return Judgement(NOT_MEASURED, NONE, text, needs="the name of the device")
         floor = evidence.floor_ms(claim, self.system, self.at.given(), self.card)
         remark = ""
-        if self.statistic == "mean":
+        if self.statistic == "mean" and not evidence.is_published:
             remark = f"; {claim.published / floor:.3g} times the card's floor of {floor:.3g} ms"
             if claim.published + self.resolution / 2 < floor:
                 text = f"below the card's floor of {floor:.3g} ms"
-                return Judgement(REFUTED, PHYSICS, text)
+                return Judgement(FAILS, PHYSICS, text)
 
         def decide(rows, missing):
             row = rows["system"]
@@ -67,28 +74,26 @@ class AbsoluteTime(Predicate):
             if self.statistic == "std":
                 spread = float(np.std([s for one in row["samples"] for s in one.all]))
                 value = Interval.without_spread(spread)
-            verdict = REPRODUCED if is_close(claim.published, value) else NOT_REPRODUCED
+            verdict = HOLDS if is_close(claim.published, value) else FAILS
             return Judgement(
                 verdict, RECORDS, f"{interval_text(value)} ms{remark}", measured_as(value, "ms")
             )
 
         needs = {"system": (self.system, self.at.given())}
         found = evidence.on_records(claim, needs, decide, card=self.card)
-        return _naming_the_card(found, evidence.claims_file.cards[self.card].device, remark)
+        return _with_remark(found, remark)
 
 
-def _naming_the_card(found: Judgement, device: str, remark: str) -> Judgement:
-    """`found`; where it is not testable the reason says that the device has no record."""
-    if found.verdict != NOT_TESTABLE:
-        return found
-    return replace(found, reason=f"no record on a {device}: {found.reason}{remark}")
+def _with_remark(found: Judgement, remark: str) -> Judgement:
+    """`found`, with the remark where no record decides."""
+    return found if found.verdict != CARD else replace(found, reason=f"{found.reason}{remark}")
 
 
 class Throughput(Predicate):
     """Tokens per second, batch x length over the time, on a `card`.
 
-    Refuted above the card's ceiling for the exact useful work. Only records from that very card
-    reproduce it, within FACTOR.
+    Of the method it does not hold above the card's ceiling for the exact useful work. Otherwise
+    records from that very card decide, within FACTOR.
     """
 
     needs_figure: ClassVar[bool] = True
@@ -105,19 +110,23 @@ class Throughput(Predicate):
         shape = evidence.shape(claim, at, self.system)
         tokens = 1000 * shape["batch"] * shape["seq_len"]  # over ms gives tokens per second
         ceiling = tokens / evidence.floor_ms(claim, self.system, at, self.card)
-        if claim.published - self.resolution / 2 > ceiling:
+        if claim.published - self.resolution / 2 > ceiling and not evidence.is_published:
             text = f"above the card's ceiling of {ceiling:.4g} tokens/s"
-            return Judgement(REFUTED, PHYSICS, text)
-        remark = f"; {claim.published / ceiling:.2g} of the card's ceiling"
+            return Judgement(FAILS, PHYSICS, text)
+        remark = (
+            ""
+            if evidence.is_published
+            else f"; {claim.published / ceiling:.2g} of the card's ceiling"
+        )
 
         def decide(rows, missing):
             value = time_interval(rows["system"]).inverted().times(tokens)
-            verdict = REPRODUCED if is_close(claim.published, value) else NOT_REPRODUCED
+            verdict = HOLDS if is_close(claim.published, value) else FAILS
             text = f"{interval_text(value)} tokens/s{remark}"
             return Judgement(verdict, RECORDS, text, measured_as(value, "tokens/s"))
 
         found = evidence.on_records(claim, {"system": (self.system, at)}, decide, card=self.card)
-        return _naming_the_card(found, evidence.claims_file.cards[self.card].device, remark)
+        return _with_remark(found, remark)
 
 
 class Arithmetic(Predicate):
@@ -127,6 +136,7 @@ class Arithmetic(Predicate):
     published numbers are meant.
     """
 
+    sort: ClassVar[str] = CONSISTENCY
     right: str
     left: str = "published"
     relation: Literal["equal", "at_least", "at_most"] = "equal"
@@ -159,58 +169,84 @@ class Arithmetic(Predicate):
         off = {"equal": max(above, below), "at_least": below, "at_most": above}[self.relation]
         span = f"{low:.10g}" if low == high else f"{low:.7g} to {high:.7g}"
         left = "" if self.left == "published" else f"left gives {left_low:.10g}, "
-        verdict, text = REPRODUCED, f"{left}right gives {span}"
+        verdict, text = HOLDS, f"{left}right gives {span}"
         if off > 0:
-            near = self.relation == "equal" and off <= AVERAGING * abs(high)
-            verdict = NOT_REPRODUCED if near else REFUTED
+            near = self.relation == "equal" and off <= NEARLY * abs(high)
+            verdict = FAILS
             if self.relation == "equal":
-                text += f", off by {off:.3g}" + (", beyond rounding" if near else "")
+                text += f", off by {off:.3g}" + (", a little beyond rounding" if near else "")
         return Judgement(verdict, ARITHMETIC, text)
 
 
 class Support(Predicate):
-    """The system `runs`, or `fails`, wherever it was recorded at the conditions.
+    """The system `runs`, or `fails`, at the conditions: at every one of `shapes`, where given.
 
-    runs: reproduced when none failed, refuted when none ran. fails: refuted when any ran, or when a
-    time of the system in that dtype is published (`contradicted_by`: such claims). Running out of
-    memory or time is not failing, nor is asking for more devices than a machine has.
+    runs: does not hold when none ran; where a shape has no record it is not measured. fails: does
+    not hold when any ran, or, as published, when a time of the system in that dtype is published
+    (`contradicted_by`: such claims). Running out of memory or time is not failing, nor is asking
+    for more devices than a machine has.
     """
 
     system: SystemName
     expect: Literal["runs", "fails"]
     at: Shape = Shape()
+    shapes: list[Shape] = []
     contradicted_by: list[str] = []
 
     def references(self):
         return {f"contradicted_by[{i}]": other for i, other in enumerate(self.contradicted_by)}
 
     def words(self, claim):
-        return f"{self.system} {self.expect} at {shape_words(self.at.given()) or 'all shapes'}"
+        where = shape_words(self.at.given()) or "all shapes"
+        if self.shapes:
+            where = f"all {len(self.shapes)} shapes"
+        return f"{self.system} {self.expect} at {where}"
 
     def judge(self, claim, evidence):
-        found = evidence.on_machines(claim, self.system, self.at.given(), self._decide)
-        for other in self.contradicted_by:
+        found = self._by_records(claim, evidence)
+        for other in self.contradicted_by if evidence.is_published else ():
             figure = evidence.claims_file.claims[other]
             ran = getattr(figure.predicate, "system", None) == self.system
             shapes = [evidence.shape(c, c.predicate.at.given()) for c in (claim, figure)]
             if ran and shapes[0]["dtype"] == shapes[1]["dtype"] and self.expect == "fails":
                 text = f"a time of it is published: {other}, {figure.published} ms"
-                return found.overruled(REFUTED, ARITHMETIC, text)
+                return found.overruled(FAILS, ARITHMETIC, text)
         return found
 
-    def _decide(self, rows):
-        count = Counter(
-            "short of devices" if _is_short_of_devices(row) else row["status"] for row in rows
-        )
-        ran, failed = count["ok"], count["failed"] + count["unsupported"]
-        text = ", ".join(f"{n} {status}" for status, n in sorted(count.items()))
-        if not ran and not failed:
-            return Judgement(NOT_TESTABLE, NONE, f"neither ran nor failed: {text}")
-        if self.expect == "fails":
-            verdict = REFUTED if ran else REPRODUCED
-        else:
-            verdict = REFUTED if not ran else NOT_REPRODUCED if failed else REPRODUCED
-        return Judgement(verdict, RECORDS, text)
+    def _by_records(self, claim, evidence):
+        if not self.shapes:
+            at = self.at.given()
+            return evidence.on_machines(claim, self.system, at, self._of(claim, evidence, at))
+        found = []
+        for shape in self.shapes:
+            at = self.at.given() | shape.given()
+            found.append(
+                evidence.on_machines(claim, self.system, at, self._of(claim, evidence, at))
+            )
+        for verdict in (FAILS, NOT_MEASURED, CARD, UNDECIDED):
+            of_it = [one for one in found if one.verdict == verdict]
+            if of_it:
+                text = f"at {len(of_it)} of {len(found)} shapes: {of_it[0].reason}"
+                return replace(of_it[0], reason=text)
+        text = f"it ran at all {len(found)} shapes"
+        return replace(found[0], reason=text, rows=tuple(row for one in found for row in one.rows))
+
+    def _of(self, claim, evidence, at):
+        def decide(rows):
+            count = Counter(
+                "short of devices" if _is_short_of_devices(row) else row["status"] for row in rows
+            )
+            ran, failed = count["ok"], count["failed"] + count["unsupported"]
+            text = ", ".join(f"{n} {status}" for status, n in sorted(count.items()))
+            if not ran and not failed:
+                return evidence.waits(claim, {"system": (self.system, at)}, text)
+            if self.expect == "fails":
+                verdict = FAILS if ran else HOLDS
+            else:
+                verdict = FAILS if not ran else UNDECIDED if failed else HOLDS
+            return Judgement(verdict, RECORDS, text)
+
+        return decide
 
 
 def _is_short_of_devices(row) -> bool:
@@ -220,34 +256,52 @@ def _is_short_of_devices(row) -> bool:
 
 
 class Restates(Predicate):
-    """The number of claim `of` again: its verdict, or refuted where the two numbers differ."""
+    """The number of claim `of` again: its verdicts, and whether the two numbers are the same."""
 
     needs_figure: ClassVar[bool] = True
+    sort: ClassVar[str] = RESTATEMENT
     of: str
 
     def references(self):
         return {"of": self.of}
 
     def words(self, claim):
-        return f"{claim.published} is the figure of {self.of}, and that holds"
+        return f"{claim.published} is the figure of {self.of}"
+
+    def agrees(self, claim: Claim, claims_file: ClaimsFile) -> Judgement:
+        """Whether the two numbers are the same, as printed figures are rounded."""
+        low, high = claims_file.printed_range(self.of)
+        half = self.resolution / 2
+        agree = low <= claim.published + half and claim.published - half <= high
+        text = f"{self.of} has {claims_file.claims[self.of].published}"
+        return Judgement(HOLDS if agree else FAILS, ARITHMETIC, text)
 
     def judge(self, claim, evidence):
-        other = evidence.claims_file.claims[self.of]
-        low, high = evidence.claims_file.printed_range(self.of)
-        half = self.resolution / 2
-        if claim.published + half < low or claim.published - half > high:
-            return Judgement(REFUTED, ARITHMETIC, f"{self.of} has {other.published}")
-        found = evidence.judge(other)
+        found = evidence.judge(evidence.claims_file.claims[self.of])
         return replace(found, reason=f"as {self.of}: {found.reason}")
 
 
-class NotMeasurable(Predicate):
-    """A statement without measurable content, and the reason."""
+class AboutCode(Predicate):
+    """A statement about the published code alone, which its public history decides.
 
+    Of the method it says nothing.
+    """
+
+    judged_sides: ClassVar[tuple[str, ...]] = (AS_PUBLISHED,)
+
+    def words(self, claim):
+        return "what the published code is and does"
+
+    def judge(self, claim, evidence):
+        text = "not looked at by running, and the repository has no replica of it"
+        return Judgement(NOT_MEASURED, NONE, text, needs="a replica")
+
+
+class Context(Predicate):
+    """Set-up, plans, files, opinions: kept, and not judged. `reason`: why not."""
+
+    sort: ClassVar[str] = CONTEXT
     reason: str
 
     def words(self, claim):
         return "none"
-
-    def judge(self, claim, evidence):
-        return Judgement(NOT_TESTABLE, NONE, self.reason)

@@ -9,33 +9,52 @@ is written, and the exit status is 1 if either differs from the build.
 
 from __future__ import annotations
 
+import csv
 import re
 import sys
 
 import jinja2
 
 from analysis.command import command, parser
+from analysis.documents.writeups import measured_of_finding
 from analysis.records.frame import repository
 from analysis.rendering.numbers import NumbersError, bare, lookup, read
-from analysis.rendering.text import write
+from analysis.rendering.text import DASH, read_json, write
 
 _MARKED = re.compile(r"(<!-- found -->\n).*(<!-- /found -->)", re.S)
 
 
-def fill(readme: str, template: str, numbers: dict) -> str:
+def fill(readme: str, template: str, numbers: dict, judged: dict, *, only_cpus: bool) -> str:
     """`readme` with the text between its marks rendered from `template`.
 
-    Raises NumbersError on an unknown key.
+    judged: `build/claims.json`. only_cpus: whether no record is of a GPU. Raises NumbersError on an
+    unknown key.
     """
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     where = "paper/readme.md.j2"
     found = environment.from_string(template).render(
+        headlines={one["name"]: one for one in judged["headlines"]},
+        writeups=judged["writeups"],
+        repository=next(iter(judged["writeups"].values()))["repository"],
+        told=_told,
+        only_cpus=only_cpus,
         # The template names the device of each number itself: `n` is the text without it.
         n=lambda key: bare(numbers, key, where),
         on=lambda key: lookup(numbers, key, where, "device"),
         known=lambda key: lookup(numbers, key, where, "value") is not None,
     )
     return _MARKED.sub(lambda marks: f"{marks[1]}{found.strip()}\n{marks[2]}", readme)
+
+
+def _told(side: dict | None) -> str:
+    """A verdict with what stood in for what, and what was measured."""
+    if side is None:
+        return DASH
+    words = [f"**{side['verdict']}**", *filter(None, [side["stand_in"]])]
+    measured = measured_of_finding(side)
+    return ", ".join(words) + (f": {measured}" if measured != DASH else "")
 
 
 @command("readme", NumbersError)
@@ -48,7 +67,11 @@ def main(arguments: list[str] | None = None) -> int:
     numbers = read(root / "build/numbers.json")
     figure = (root / "build/figures/overview.svg").read_text()
     readme = (root / "README.md").read_text()
-    filled = fill(readme, (root / "paper/readme.md.j2").read_text(), numbers)
+    judged = read_json(root / "build/claims.json", NumbersError)
+    with (root / "build/records.csv").open(newline="") as lines:
+        only_cpus = all(row["device_kind"] == "cpu" for row in csv.DictReader(lines))
+    template = (root / "paper/readme.md.j2").read_text()
+    filled = fill(readme, template, numbers, judged, only_cpus=only_cpus)
     shown = root / "paper/overview.svg"
     stale = [
         path.relative_to(root)

@@ -8,9 +8,11 @@ renders `paper/writeups/NAME.md.j2`. A template can call:
     table(name), figure(name, alt)    those of this experiment, or of another by the whole name
                                       (`backends-worth`); NAME need not be an experiment
     published(id), measured(id)       the published and the measured value of a claim
-    verdict(id)                       its verdict as a word, linked to the ledger
-    verdict_and_reason(id)            the same with its basis and reason
+    verdict(id)                       whether the method, computed exactly, does it, linked to the
+                                      ledger; of figures checked against each other, that
+    verdict_and_reason(id)            both verdicts with their reasons
     verdicts(section), sections()     the table of claims of one section; all sections
+    in_short()                        how many claims there are, and what became of them
 
 An unknown key, name, claim or section fails the build.
 """
@@ -58,6 +60,7 @@ def render(name: str, build: Path, out: Path, templates: Path = TEMPLATES) -> st
         "verdict_and_reason",
         "verdicts",
         "sections",
+        "in_short",
     )
     environment.globals |= {word: getattr(page, word) for word in public}
     try:
@@ -108,10 +111,31 @@ class _Page:
     def _link(self, path: Path) -> str:
         return Path(os.path.relpath(path, self.out.parent)).as_posix()
 
+    def in_short(self) -> str:
+        """How many claims the write-up has, and how many of them hold, on both sides."""
+        count = {
+            word: self.n(f"claims.{self.name}.{word}")
+            for side in ("as-published", "method")
+            for word in (f"{side}.holds", f"{side}.does-not-hold")
+        }
+        total, agree = (self.n(f"claims.{self.name}.{word}") for word in ("total", "agrees"))
+        contradict = self.n(f"claims.{self.name}.contradicts")
+        return (
+            f"Of its {total} claims the published code does {count['as-published.holds']} and "
+            f"does not do {count['as-published.does-not-hold']}; of the methods, computed exactly, "
+            f"{count['method.holds']} hold and {count['method.does-not-hold']} do not; the others "
+            f"are undecided, need a card or were not measured. Of its figures checked against each "
+            f"other {agree} agree and {contradict} do not."
+        )
+
     def verdict_and_reason(self, claim: str) -> str:
-        """`**refuted** (construction): reason` of the claim `<write-up>.<claim>`."""
+        """`as published **holds** (...); computed exactly **does not hold** (...)`."""
         found = self._claim(claim)
-        return f"{self._verdict(found)} ({found['basis']}): {found['reason']}"
+        return "; ".join(
+            f"{label} {self._word(found, side)} ({found[side]['reason']})"
+            for side, label in _SIDES.items()
+            if found[side]
+        )
 
     def published(self, claim: str) -> str:
         """The published figure of the claim `<write-up>.<claim>`."""
@@ -119,44 +143,71 @@ class _Page:
 
     def measured(self, claim: str) -> str:
         """The measured value of the claim `<write-up>.<claim>`, an en dash where there is none."""
-        return measured_text(self._claim(claim)["measured"])
+        return measured_of(self._claim(claim))
 
     def verdict(self, claim: str) -> str:
         """The verdict on the claim `<write-up>.<claim>` as a word."""
-        return self._verdict(self._claim(claim))
+        found = self._claim(claim)
+        return self._word(found, main_side(found))
 
     def _claim(self, claim: str) -> dict:
         if f"{self.name}.{claim}" not in self._claims:
             raise WriteupError(f"{self.where}: unknown claim {self.name}.{claim}")
         return self._claims[f"{self.name}.{claim}"]
 
-    def _verdict(self, claim: dict) -> str:
-        """The verdict, linked to the claim's row in the ledger, which lists its records."""
-        return f"[**{claim['verdict']}**]({self._link(self.build / 'ledger.html')}#{claim['id']})"
+    def _word(self, claim: dict, side: str | None) -> str:
+        """A verdict, linked to the claim's row in the ledger, which lists its records."""
+        if side is None or claim[side] is None:
+            return DASH
+        one = claim[side]
+        stand_in = f", {one['stand_in']}" if one["stand_in"] else ""
+        link = f"{self._link(self.build / 'ledger.html')}#{claim['id']}"
+        return f"[**{one['verdict']}**{stand_in}]({link})"
 
     def verdicts(self, section: str) -> str:
-        found = [c for c in self._claims.values() if self._section(c) == section]
+        found = [c for c in self._claims.values() if c["section"] == section]
         if not found:
             raise WriteupError(f"{self.where}: no claim of section {section!r}")
-        lines = ["| Claim | Published | Verdict | Measured | Basis | Reason |"]
-        lines.append("| --- | --- | --- | --- | --- | --- |")
+        lines = ["| Line | Claim | Published | As published | Computed exactly | Measured | Why |"]
+        lines.append("| --- | --- | --- | --- | --- | --- | --- |")
         for claim in found:
-            cells = (
-                claim["claim"],
-                published_text(claim),
-                self._verdict(claim),
-                measured_text(claim["measured"]),
-                claim["basis"],
-                claim["reason"],
-            )
+            cells = (claim["line"], claim["claim"], published_text(claim), *self._both(claim))
             lines.append("| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |")
         return "\n".join(lines)
 
-    def sections(self) -> list[str]:
-        return list(dict.fromkeys(self._section(c) for c in self._claims.values()))
+    def _both(self, claim: dict) -> tuple[str, str, str, str]:
+        """Both verdicts, what was measured, and why."""
+        if claim["sort"] == "context":
+            return "context", "context", DASH, claim["note"] or DASH
+        if claim["sort"] == "consistency":
+            own = claim["consistency"]
+            return f"its own figures: {self._word(claim, 'consistency')}", DASH, DASH, own["reason"]
+        sides = [claim[side] for side in ("as_published", "method") if claim[side]]
+        reasons = list(dict.fromkeys(side["reason"] for side in sides))
+        words = (self._word(claim, side) for side in ("as_published", "method"))
+        return (*words, measured_of(claim), "; ".join(reasons))
 
-    def _section(self, claim: dict) -> str:
-        return claim["source"].removeprefix(f"{self.name}, ")
+    def sections(self) -> list[str]:
+        return list(dict.fromkeys(c["section"] for c in self._claims.values()))
+
+
+_SIDES = {
+    "as_published": "as published",
+    "method": "computed exactly",
+    "consistency": "by its own figures",
+}
+
+
+def main_side(claim: dict) -> str | None:
+    """The side that a reader asks for first: the method, else what there is; none of context."""
+    found = (side for side in ("method", "consistency", "as_published") if claim[side])
+    return next(found, None)
+
+
+def measured_of(claim: dict) -> str:
+    """The measured value of a claim: of the method, else of the replica of what was published."""
+    sides = [claim[side] for side in ("method", "as_published") if claim[side]]
+    return measured_text(next((side["measured"] for side in sides if side["measured"]), None))
 
 
 def measured_text(measured: dict | None) -> str:
@@ -167,7 +218,18 @@ def measured_text(measured: dict | None) -> str:
     value = measured["value"]
     text = number(value) if None in bounds else interval(value, *bounds)
     unit = {"x": "×", "exponent": ""}.get(measured["unit"], f" {measured['unit']}")
-    return text + unit
+    return ("n^" if measured["unit"] == "exponent" else "") + text + unit
+
+
+def measured_of_finding(side: dict | None) -> str:
+    """What one side of a headline was measured as, and what over fused attention."""
+    if side is None or not side["measured"]:
+        return DASH
+    text = " to ".join(dict.fromkeys(map(measured_text, side["measured"])))
+    beside = side["beside"]
+    if beside and beside["measured"]:
+        text += f"; over {beside['over']} {measured_text(beside['measured'])}"
+    return text
 
 
 def published_text(claim: dict) -> str:

@@ -1,8 +1,10 @@
 "use strict";
 // All rows are in the page: this hides those that do not match, and keeps the choice in the
-// address (#writeup=ring&verdict=refuted); with #<id> of a claim it shows and opens that claim.
+// address (#writeup=ring&method=holds); with #<id> of a claim or a finding it shows and opens it.
 const form = document.getElementById("filter");
-const FIELDS = ["writeup", "verdict", "basis", "mechanism", "text"];
+const FIELDS = [
+  "writeup", "as_published", "method", "consistency", "sort", "headline", "mechanism", "text",
+];
 const claims = [...document.querySelectorAll(".claim")];
 const words = new Map(claims.map((claim) => [claim, claim.textContent.toLowerCase()]));
 
@@ -22,7 +24,7 @@ function show() {
     claim.hidden = !fits;
     count += fits;
   }
-  document.getElementById("shown").textContent = `${count} of ${claims.length} claims`;
+  document.getElementById("shown").textContent = `${count} of ${claims.length} entries`;
 }
 
 function choose(values) {
@@ -33,7 +35,12 @@ function choose(values) {
 function follow() {
   const hash = decodeURIComponent(location.hash.slice(1));
   const claim = claims.find((one) => one.id === hash);
-  if (claim) {
+  const finding = document.getElementById(hash);
+  if (finding instanceof HTMLDetailsElement) {
+    finding.open = true;
+    finding.scrollIntoView();
+    choose({});
+  } else if (claim) {
     choose({});
     claim.firstElementChild.open = true;
     claim.scrollIntoView();
@@ -54,8 +61,7 @@ form.addEventListener("reset", (event) => {
 });
 for (const button of document.querySelectorAll("button[data-writeup]")) {
   button.addEventListener("click", () => {
-    const { writeup, verdict } = button.dataset;
-    location.hash = new URLSearchParams({ writeup, verdict });
+    location.hash = new URLSearchParams({ ...button.dataset });
   });
 }
 addEventListener("hashchange", follow);

@@ -2,9 +2,10 @@
 
     python -m analysis.pages.ledger_page [--claims build/claims.json] [--out build/ledger.html]
 
-Rows are in the HTML, each under the claim's id, with `data-writeup`, `data-verdict`, `data-basis`
-and `data-mechanism`; `analysis/pages/ledger.js` only hides and opens them. Links to records, tables
-and figures are relative to the page, so that it works from wherever the repository lies.
+It opens with the findings that others rest on. Rows are in the HTML, each under the claim's id,
+with a `data-` attribute for each filter; `analysis/pages/ledger.js` only hides and opens them.
+Links to records, tables and figures are relative to the page, so that it works from wherever the
+repository lies.
 """
 
 from __future__ import annotations
@@ -17,13 +18,19 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
+from analysis.claims.schema import SIDES, SORTS, VERDICTS
 from analysis.command import command, parser
-from analysis.documents.writeups import measured_text, published_text
+from analysis.documents.writeups import measured_of_finding, measured_text, published_text
 from analysis.records.frame import RecordsError, repository
 from analysis.rendering.text import read_json, write
 
 PAGES = Path(__file__).parent
 SUFFIXES = {"tables": ("md", "csv"), "figures": ("svg",)}
+LABELS = {
+    "as_published": "As published",
+    "method": "Computed exactly",
+    "consistency": "Its own figures",
+}
 
 
 class PageError(ValueError):
@@ -42,22 +49,28 @@ def render(ledger: dict, out: Path, root: Path) -> str:
     )
     used = {claim["mechanism"] for claim in ledger["claims"]}
     mechanisms = {name: m for name, m in ledger["mechanisms"].items() if name in used}
-    bases = dict.fromkeys(claim["basis"] for claim in ledger["claims"])
-    verdicts = list(next(iter(ledger["counts"].values()), ()))
+    titles = {one["name"]: one["title"] for one in ledger["headlines"]}
+    verdicts = [(name, name) for name in VERDICTS]
     return environment.get_template("ledger.html.j2").render(
         style=Markup((PAGES / "ledger.css").read_text()),
         script=Markup((PAGES / "ledger.js").read_text()),
         counts=ledger["counts"],
-        verdicts=verdicts,
+        verdicts=VERDICTS,
+        sides=SIDES,
         mechanisms=ledger["mechanisms"],
+        titles=titles,
         places=places,
         filters=[
             ("writeup", "Write-up", [(name, name) for name in ledger["counts"]]),
-            ("verdict", "Verdict", [(name, name) for name in verdicts]),
-            ("basis", "Basis", [(name, name) for name in bases]),
+            ("as_published", "As published", verdicts),
+            ("method", "Computed exactly", verdicts),
+            ("consistency", "Its own figures", verdicts[:2]),
+            ("sort", "Entry", [(name, name) for name in SORTS]),
+            ("headline", "Finding", list(titles.items())),
             ("mechanism", "How it arose", [(name, m["title"]) for name, m in mechanisms.items()]),
         ],
-        claims=[_shown(claim, out.parent, root) for claim in ledger["claims"]],
+        headlines=[_headline(one) for one in ledger["headlines"]],
+        claims=[_shown(claim, ledger, out.parent, root) for claim in ledger["claims"]],
     )
 
 
@@ -68,14 +81,47 @@ def places(output: str | None) -> list[str]:
     return [f"{output}.{suffix}" for suffix in SUFFIXES[output.partition("/")[0]]]
 
 
-def _shown(claim: dict, folder: Path, root: Path) -> dict:
-    texts = {"published": published_text(claim), "measured": measured_text(claim["measured"])}
-    links = [
-        {**record, "href": quote(Path(os.path.relpath(root / record["path"], folder)).as_posix())}
-        for record in claim["evidence"]
-    ]
-    see = [file for output in claim["see"] for file in places(output)]
-    return {**claim, **texts, "evidence": links, "see": see}
+def _sides(judged: dict) -> list[tuple[str, dict]]:
+    """The verdicts that there are, with what each is called."""
+    return [(label, judged[side]) for side, label in LABELS.items() if judged[side]]
+
+
+def _headline(one: dict) -> dict:
+    measured = measured_of_finding(one["method"] or one["as_published"])
+    return {**one, "measured": measured, "sides": _sides(one)}
+
+
+def _shown(claim: dict, ledger: dict, folder: Path, root: Path) -> dict:
+    sides = _sides(claim)
+    measured = next((side["measured"] for _, side in reversed(sides) if side["measured"]), None)
+    records = {
+        record["path"]: {
+            **record,
+            "href": quote(Path(os.path.relpath(root / record["path"], folder)).as_posix()),
+        }
+        for _, side in sides
+        for record in side["evidence"]
+    }
+    data = {name: claim[name] or "" for name in ("writeup", "sort", "headline", "mechanism")}
+    data |= {side: claim[side]["verdict"] if claim[side] else "" for side in LABELS}
+    return {
+        **claim,
+        "published": published_text(claim),
+        "measured": measured_text(measured),
+        "strength_words": {"may": "says that it may be", "estimates": "estimates it"}.get(
+            claim["strength"], ""
+        ),
+        "source": _source(ledger["writeups"][claim["writeup"]], claim["line"]),
+        "data": data,
+        "sides": sides,
+        "evidence": list(records.values()),
+        "see": [file for output in claim["see"] for file in places(output)],
+    }
+
+
+def _source(writeup: dict, line: str) -> str:
+    """The address of a line of a write-up, of the first where it is several."""
+    return f"{writeup['url']}#L{line.partition(',')[0].partition('-')[0]}"
 
 
 @command("ledger", PageError, RecordsError)

@@ -17,15 +17,18 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
 from analysis.command import command, parser
 from analysis.rendering.text import DASH, interval, number, read_json, write
 
-VERDICTS = ("reproduced", "not reproduced", "refuted", "not testable here")
-FALLEN = VERDICTS[1:3]
+VERDICTS = (
+    *("holds", "does not hold", "undecided"),
+    *("differs by machine", "needs a card", "not measured"),
+)
+SIDES = ("as_published", "method")
+SORTS = ("claim", "restatement", "consistency", "context")
 
 
 class NumbersError(ValueError):
@@ -103,31 +106,51 @@ def read(file: Path) -> dict[str, dict]:
 def _entries(file: Path) -> dict[str, dict]:
     data = read_json(file, NumbersError)
     if isinstance(data, dict) and isinstance(data.get("claims"), list):
-        return _verdict_counts(data["claims"], data["mechanisms"])
+        return _verdict_counts(data)
     return read(file)
 
 
-def _verdict_counts(verdicts: list[dict], mechanisms: Iterable[str]) -> dict[str, dict]:
-    """Counts of all and of each write-up; `.mechanism.*` are of the claims that do not hold."""
-    groups = {"all": verdicts}
-    for verdict in verdicts:
+def _verdict_counts(judged: dict) -> dict[str, dict]:
+    """Counts of all entries, of each write-up, and of the headlines.
+
+    claims.<all or write-up>: .<sort> of entries; .total of claims; .as-published.<verdict>,
+    .method.<verdict>; .by-record of those that records decide for the method; .agrees,
+    .contradicts of figures checked against each other; .mechanism.* of claims of which the method
+    does not hold. claims.headlines: .total, .<side>.<verdict>.
+    """
+    groups = {"all": judged["claims"]}
+    for verdict in judged["claims"]:
         groups.setdefault(verdict["writeup"], []).append(verdict)
     found = {}
     for name, group in groups.items():
-        counts = Counter(verdict["verdict"] for verdict in group)
-        found[f"claims.{name}.total"] = entry(len(group), unit="claims")
-        for word in VERDICTS:
-            key = f"claims.{name}.{word.replace(' ', '-')}"
-            found[key] = entry(counts[word], unit="claims")
-        judged = len(group) - counts[VERDICTS[-1]]
-        found[f"claims.{name}.judged"] = entry(judged, unit="claims")
-        by_record = sum(verdict["basis"] == "records" for verdict in group)
-        found[f"claims.{name}.by-record"] = entry(by_record, unit="claims")
-        fallen = [v["mechanism"] for v in group if v["verdict"] in FALLEN]
-        for one in mechanisms:
-            key = f"claims.{name}.mechanism.{one}"
-            found[key] = entry(fallen.count(one), unit="claims")
+        own = [verdict for verdict in group if verdict["sort"] == "claim"]
+        counts = {sort: sum(one["sort"] == sort for one in group) for sort in SORTS}
+        counts |= {"total": len(own)} | _by_verdict(own)
+        method = [one["method"] for one in own if one["method"]]
+        counts["by-record"] = sum(one["basis"] == "records" for one in method)
+        checked = [one["consistency"]["verdict"] for one in group if one["consistency"]]
+        counts["agrees"] = checked.count("holds")
+        counts["contradicts"] = checked.count("does not hold")
+        fallen = [one["mechanism"] for one in own if _fails(one)]
+        counts |= {f"mechanism.{one}": fallen.count(one) for one in judged["mechanisms"]}
+        found |= {f"claims.{name}.{key}": entry(n, unit="claims") for key, n in counts.items()}
+    counts = {"total": len(judged["headlines"])} | _by_verdict(judged["headlines"])
+    found |= {f"claims.headlines.{key}": entry(n, unit="claims") for key, n in counts.items()}
     return found
+
+
+def _by_verdict(judged: list[dict]) -> dict[str, int]:
+    found = {}
+    for side in SIDES:
+        counts = Counter(one[side]["verdict"] for one in judged if one[side])
+        for word in VERDICTS:
+            found[f"{side.replace('_', '-')}.{word.replace(' ', '-')}"] = counts[word]
+    return found
+
+
+def _fails(verdict: dict) -> bool:
+    """Whether the method does not do what is claimed."""
+    return verdict["method"] is not None and verdict["method"]["verdict"] == "does not hold"
 
 
 def save(numbers: dict[str, dict], path: Path) -> None:

@@ -266,10 +266,10 @@ def _known_shapes(experiment: str, quantity: str) -> tuple[tuple[int | None, int
 
 @cache
 def _published_systems(experiment: str) -> dict[str, str]:
-    """Our system, or the key of one without records -> its key in the claims file."""
+    """Our system -> the key in the claims file of the published one that it stands beside."""
     _layout(experiment)
     return {
-        systems.key(system.variant, system.sparsity) if system.variant else key: key
+        systems.key(system.beside or system.variant, system.sparsity): key
         for key, system in _claims_file().systems.items()
         if system.experiment in (None, experiment)
     }

@@ -1,5 +1,6 @@
 """A card's campaign that was cut short, beside a CPU's records: which is reported, and how."""
 
+import json
 import math
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from analysis.findings import __main__ as reproduction
 from analysis.findings import findings
 from analysis.records import frame as records
 from analysis.rendering import figure_csv
-from analysis.rendering.numbers import lookup
+from analysis.rendering.numbers import join, lookup
 from analysis.selection import published, reporting_machine, views
 from analysis.standard import number_entries
 from analysis.standard.by_machine import ByMachine
@@ -124,31 +125,29 @@ def of_findings(half):
     return reproduction.entries(known, column, half)
 
 
-def test_the_readme_names_the_device_of_each_sentence(of_findings, reported):
-    numbers = {key: value for found in reported.values() for key, value in found.items()}
-    numbers |= of_findings
+@pytest.fixture(scope="module")
+def judged(half):
+    """The verdicts by the same records."""
     claims_file = claims.load(published.CLAIMS)
-    for word in ("total", "reproduced", "not-reproduced", "refuted", "not-testable-here"):
-        numbers[f"claims.all.{word}"] = {"value": len(claims_file.claims), "text": "7"}
-    template = (ROOT / "paper/readme.md.j2").read_text()
-    text = readme.fill("<!-- found -->\n<!-- /found -->", template, numbers)
-    text = " ".join(text.split())
-    gain = lookup(numbers, "findings.dilated-over-dense", "")
-    assert f"is {gain} times as fast as dense attention at 8192 tokens (NVIDIA H100 80GB" in text
-    assert "cores (2-core CPU, one core per rank)" in text
-    assert "(NVIDIA H100 80GB HBM3, one core per rank)" not in text and "–" not in text
+    return json.loads(claims.to_json(claims_file, claims.evaluate(claims_file, half)))
 
 
-def test_a_readme_without_several_ranks_has_no_sentence_of_them(of_findings, reported):
+def test_the_readme_names_the_device_of_each_number(of_findings, reported, judged, tmp_path):
     numbers = {key: value for found in reported.values() for key, value in found.items()}
-    numbers |= of_findings
-    for word in ("total", "reproduced", "not-reproduced", "refuted", "not-testable-here"):
-        numbers[f"claims.all.{word}"] = {"value": 7, "text": "7"}
-    key = "ring.strong.ring-distributed.speedup"
-    numbers[key] = numbers[key] | {"value": None, "text": "–"}
+    (tmp_path / "claims.json").write_text(json.dumps(judged))
+    numbers |= of_findings | join([tmp_path / "claims.json"])
     template = (ROOT / "paper/readme.md.j2").read_text()
-    text = readme.fill("<!-- found -->\n<!-- /found -->", template, numbers)
-    assert "real ranks" not in text
+    marks = "<!-- found -->\n<!-- /found -->"
+    text = " ".join(readme.fill(marks, template, numbers, judged, only_cpus=False).split())
+    gain = lookup(numbers, "findings.dilated-over-dense", "")
+    assert f"dilated attention is {gain} times as fast as dense attention at 8192 tokens" in text
+    assert "(NVIDIA H100 80GB" in text
+    assert "on CPUs so far" not in text
+    assert text.count("| **") + text.count("| –") >= 10
+    assert f"Of the {len(judged['headlines'])} findings of the write-ups" in text
+    assert "on CPUs so far" in " ".join(
+        readme.fill(marks, template, numbers, judged, only_cpus=True).split()
+    )
 
 
 def test_a_table_keeps_what_the_cpu_measured_in_a_block_of_its_own(half):
@@ -192,7 +191,7 @@ def test_times_of_one_round_have_no_interval_and_those_of_three_have(half):
 def test_a_verdict_of_one_round_says_so_and_needs_a_clear_direction(half):
     claims_file = claims.load(published.CLAIMS)
     by = {verdict.id: verdict for verdict in claims.evaluate(claims_file, half)}
-    found = by["comprehensive.speedup.improved.b1.n8192"]
+    found = by["comprehensive.speedup.improved.b1.n8192"].method
     times = [
         synthetic_cards.median_ms(at_8192(v), H100) for v in ("dilated-gather", "dilated-sdpa")
     ]

@@ -51,30 +51,67 @@ def text(ledger):
     return ledger_page.render(ledger, ROOT / "build" / "ledger.html", ROOT)
 
 
+SIDES = ("as_published", "method", "consistency")
+
+
 def test_every_claim_is_a_row_with_what_it_is_filtered_by(ledger, text):
     articles = _Page(text).articles
     assert list(articles) == [claim["id"] for claim in ledger["claims"]]
     for claim in ledger["claims"]:
         row = articles[claim["id"]]
-        for field in ("writeup", "verdict", "basis", "mechanism"):
+        for field in ("writeup", "sort", "headline", "mechanism"):
             assert row[f"data-{field}"] == (claim[field] or ""), claim["id"]
         shown = " ".join(row["text"].split())
-        for part in (claim["claim"], claim["predicate"], claim["reason"]):
+        parts = [claim["claim"], f"line {claim['line']}"]
+        for side in SIDES:
+            one = claim[side]
+            assert row[f"data-{side}"] == (one["verdict"] if one else ""), claim["id"]
+            parts += [one["reason"], one["command"] or "", one["needs"] or ""] if one else []
+        for part in parts:
             assert " ".join(part.split()) in shown, claim["id"]
-    tally = Counter((r["data-writeup"], r["data-verdict"]) for r in articles.values())
     for writeup, counts in ledger["counts"].items():
-        assert {verdict: tally[writeup, verdict] for verdict in counts} == counts
+        rows = [r for r in articles.values() if r["data-writeup"] == writeup]
+        sorts = Counter(r["data-sort"] for r in rows)
+        assert {sort: sorts[sort] for sort in sorts} == {
+            sort: counts[sort] for sort in counts if counts[sort] and sort in sorts
+        }
+        for side in ("as_published", "method"):
+            own = Counter(r[f"data-{side}"] for r in rows if r["data-sort"] == "claim")
+            assert {verdict: own[verdict] for verdict in counts[side]} == counts[side]
+
+
+def test_it_opens_with_the_findings_and_each_leads_to_its_claims(ledger, text):
+    found = re.findall(
+        r'<details class="headline" id="headline\.([\w-]+)">(.*?)</details>', text, re.S
+    )
+    assert [name for name, _ in found] == [one["name"] for one in ledger["headlines"]]
+    assert text.index('class="headline"') < text.index("<article")
+    for (_, content), one in zip(found, ledger["headlines"], strict=True):
+        links = re.findall(r'href="#([^"]+)"', content)
+        assert set(one["claims"] + one["restatements"]) <= set(links)
+        assert all(f'id="{link}"' in text for link in links)
+    placed = [claim for one in ledger["headlines"] for claim in one["claims"] + one["restatements"]]
+    counted = [claim["id"] for claim in ledger["claims"] if claim["sort"] != "context"]
+    assert sorted(placed) == sorted(counted)
 
 
 def test_a_row_by_records_leads_to_them_and_shows_their_commands(ledger, text):
     articles = _Page(text).articles
-    by_records = [claim for claim in ledger["claims"] if claim["basis"] == "records"]
+    by_records = [
+        claim
+        for claim in ledger["claims"]
+        if any(claim[side] and claim[side]["basis"] == "records" for side in SIDES)
+    ]
     assert len(by_records) > 100
     for claim in by_records:
         row = articles[claim["id"]]
+        evidence = {
+            record["path"]: record for side in SIDES if claim[side]
+            for record in claim[side]["evidence"]
+        }  # fmt: skip
         found = [unquote(link) for link in row["links"] if link.startswith("../results/")]
-        assert found == [f"../{record['path']}" for record in claim["evidence"]]
-        for link, record in zip(found, claim["evidence"], strict=True):
+        assert found == [f"../{path}" for path in evidence]
+        for link, record in zip(found, evidence.values(), strict=True):
             kept = json.loads((ROOT / "build" / link).resolve().read_text())
             assert kept["command"] == record["command"] in row["text"]
         assert any(re.match(r"(tables|figures)/", link) for link in row["links"])
@@ -89,7 +126,10 @@ def test_a_mechanism_is_explained_in_the_rows_that_name_it(ledger, text):
 
 
 def test_the_page_needs_no_network_and_is_the_same_every_time(ledger, text):
-    assert not [one for one in _Page(text).addresses if re.match(r"(https?:)?//", one)]
+    # Links to the write-ups are for the reader to follow; nothing is loaded from anywhere.
+    outside = [one for one in _Page(text).addresses if re.match(r"(https?:)?//", one)]
+    urls = tuple(one["url"] for one in ledger["writeups"].values())
+    assert outside and all(one.startswith(urls) for one in outside)
     assert not re.search(r"url\(|@import|<script src|<link rel=.stylesheet", text)
     assert text == ledger_page.render(ledger, ROOT / "build" / "ledger.html", ROOT)
 

@@ -106,15 +106,25 @@ def _write(path, data):
 
 
 def test_join_merges_numbers_and_counts_verdicts(tmp_path):
-    rows = [
-        ("dilated", "refuted", "physics", "slip"),
-        ("dilated", "not reproduced", "records", "unknown"),
-        ("dilated", "not testable here", "none", "slip"),
-        ("comprehensive", "reproduced", "records", None),
+    def side(verdict, basis="records"):
+        return {"verdict": verdict, "basis": basis}
+
+    def claim(writeup, sort, mechanism, **sides):
+        none = dict.fromkeys(("as_published", "method", "consistency"))
+        return {"writeup": writeup, "sort": sort, "mechanism": mechanism} | none | sides
+
+    fails, holds = side("does not hold"), side("holds", "physics")
+    judged = [
+        claim("dilated", "claim", "slip", as_published=holds, method=fails),
+        claim("dilated", "claim", "unknown", as_published=fails, method=fails),
+        claim("dilated", "claim", "slip", as_published=holds, method=side("needs a card", "none")),
+        claim("dilated", "consistency", "slip", consistency=fails),
+        claim("dilated", "context", None),
+        claim("comprehensive", "claim", None, as_published=fails),
+        claim("comprehensive", "restatement", "slip", method=fails, consistency=holds),
     ]
-    names = ("writeup", "verdict", "basis", "mechanism")
-    claims = [dict(zip(names, row, strict=True)) for row in rows]
-    data = {"counts": {}, "mechanisms": {"slip": {}, "unknown": {}}, "claims": claims}
+    heads = [{"as_published": holds, "method": fails}, {"as_published": None, "method": fails}]
+    data = {"mechanisms": {"slip": {}, "unknown": {}}, "headlines": heads, "claims": judged}
     measured = tmp_path / "a.json"
     numbers.save({"a.x": numbers.entry(1.5), "a.y": numbers.entry(None)}, measured)
     files = [
@@ -126,14 +136,27 @@ def test_join_merges_numbers_and_counts_verdicts(tmp_path):
     joined = numbers.read(out)
     assert joined["a.x"]["text"] == "1.50"
     assert joined["a.y"] == numbers.NOT_MEASURED
-    assert joined["claims.dilated.refuted"]["value"] == 1
-    assert joined["claims.dilated.reproduced"]["value"] == 0
-    assert joined["claims.all.total"]["value"] == 4
-    assert joined["claims.all.judged"]["value"] == 3
-    assert joined["claims.all.by-record"]["value"] == 2
-    assert joined["claims.all.mechanism.slip"]["value"] == 1  # untested ones did not fall
-    assert joined["claims.dilated.mechanism.unknown"]["value"] == 1
-    assert joined["claims.comprehensive.mechanism.slip"]["value"] == 0
+    expected = {
+        "all.total": 4,
+        "all.restatement": 1,
+        "all.context": 1,
+        "dilated.total": 3,
+        "dilated.as-published.holds": 2,
+        "dilated.method.does-not-hold": 2,
+        "dilated.method.needs-a-card": 1,
+        "dilated.method.holds": 0,
+        "dilated.by-record": 2,
+        "dilated.contradicts": 1,
+        "comprehensive.agrees": 1,
+        "comprehensive.method.does-not-hold": 0,  # restatements are not counted again
+        "all.mechanism.slip": 1,  # of those that do not hold
+        "dilated.mechanism.unknown": 1,
+        "headlines.total": 2,
+        "headlines.as-published.holds": 1,
+        "headlines.method.does-not-hold": 2,
+    }
+    found = {key: joined[f"claims.{key}"]["value"] for key in expected}
+    assert found == expected
 
 
 def test_a_key_twice_names_both_files_and_the_key(tmp_path, capsys):

@@ -18,11 +18,12 @@ def test_a_write_up_has_numbers_tables_figures_and_every_verdict(build, name):
     assert f"(../figures/{figure}" in text
     if name not in claims.load(published.CLAIMS).writeups:  # nothing was published of it
         return
-    assert f"{joined[f'claims.{name}.total']['text']} published statements" in text
+    assert f"Of its {joined[f'claims.{name}.total']['text']} claims the published code" in text
     ledger = text[text.index("## All verdicts") :]
     rows = [line for line in ledger.splitlines() if line.startswith("|")]
     headings = 2 * ledger.count("\n### ")
-    assert len(rows) - headings == joined[f"claims.{name}.total"]["value"]
+    sorts = ("claim", "restatement", "consistency", "context")
+    assert len(rows) - headings == sum(joined[f"claims.{name}.{one}"]["value"] for one in sorts)
 
 
 def test_every_write_up_has_a_template():
@@ -33,16 +34,21 @@ def test_every_write_up_has_a_template():
 def test_a_verdict_leads_to_its_row_in_the_ledger(build, tmp_path):
     (tmp_path / "overview.md.j2").write_text(
         "{{ verdict('plot.288m.tokens') }}; {{ published('plot.288m.tokens') }}; "
-        "{{ measured('plot.288m.tokens') }}; {{ measured('speed.flash.least') }}"
+        "{{ measured('plot.288m.tokens') }}; {{ measured('speed.block-sparse.least.written-out') }}; "
+        "{{ verdict_and_reason('scale.billion') }}"
     )
     text = writeups.render("overview", build, build / "writeups" / "overview.md", tmp_path)
-    verdict, published_figure, none, measured = text.split("; ")
-    assert verdict == "[**refuted**](../ledger.html#overview.plot.288m.tokens)"
+    verdict, published_figure, none, measured, billion, *more = text.split("; ")
+    assert verdict == "[**does not hold**](../ledger.html#overview.plot.288m.tokens)"
     assert (published_figure, none) == ("288", "–")
     assert measured.endswith("×")
     found = json.loads((build / "claims.json").read_text())["claims"]
-    flash = next(claim for claim in found if claim["id"] == "overview.speed.flash.least")
-    assert measured == writeups.measured_text(flash["measured"])
+    name = "overview.speed.block-sparse.least.written-out"
+    sparse = next(claim for claim in found if claim["id"] == name)
+    assert measured == writeups.measured_text(sparse["method"]["measured"])
+    link = "(../ledger.html#overview.scale.billion)"
+    assert billion.startswith(f"as published [**does not hold**]{link} (one chunk of 4096 tokens")
+    assert "computed exactly [**" in "; ".join(more)
 
 
 def test_a_write_up_takes_tables_of_any_experiment_by_their_whole_name(build, tmp_path):

@@ -38,29 +38,40 @@ def choose(browser, field: str, value: str) -> None:
     )
 
 
+def verdict(claim: dict, field: str):
+    """What a claim has in a field that is filtered by."""
+    one = claim[field]
+    return one["verdict"] if isinstance(one, dict) else one
+
+
 def test_each_filter_shows_what_it_says_and_they_join(opened, ledger):
     everything = [claim["id"] for claim in ledger["claims"]]
     assert shown(opened) == everything
     mechanism = next(c["mechanism"] for c in ledger["claims"] if c["mechanism"])
     for field, value in [
         ("writeup", "overview"),
-        ("verdict", "refuted"),
-        ("basis", "arithmetic"),
+        ("as_published", "holds"),
+        ("method", "does not hold"),
+        ("consistency", "does not hold"),
+        ("sort", "context"),
+        ("headline", "block-sparse"),
         ("mechanism", mechanism),
     ]:
         choose(opened, field, value)
-        expected = [c["id"] for c in ledger["claims"] if c[field] == value]
+        expected = [c["id"] for c in ledger["claims"] if verdict(c, field) == value]
         assert expected and shown(opened) == expected
         text = opened.run("return document.getElementById('shown').textContent")
-        assert text == f"{len(expected)} of {len(everything)} claims"
+        assert text == f"{len(expected)} of {len(everything)} entries"
         choose(opened, field, "")
     choose(opened, "writeup", "ring")
-    choose(opened, "verdict", "refuted")
+    choose(opened, "method", "does not hold")
     expected = [
-        c["id"] for c in ledger["claims"] if (c["writeup"], c["verdict"]) == ("ring", "refuted")
+        c["id"]
+        for c in ledger["claims"]
+        if c["writeup"] == "ring" and verdict(c, "method") == "does not hold"
     ]
-    assert shown(opened) == expected
-    assert opened.run("return location.hash") == "#writeup=ring&verdict=refuted"
+    assert expected and shown(opened) == expected
+    assert opened.run("return location.hash") == "#writeup=ring&method=does+not+hold"
     opened.run("document.querySelector('#filter button[type=reset]').click()")
     assert shown(opened) == everything
 
@@ -73,16 +84,25 @@ def test_words_find_claims_as_they_are_typed(opened, ledger):
 
 
 def test_a_number_of_the_table_shows_its_claims(opened, ledger):
-    opened.run(
-        "document.querySelector('button[data-writeup=dilated][data-verdict=reproduced]').click()"
-    )
-    expected = ledger["counts"]["dilated"]["reproduced"]
+    opened.run("document.querySelector('button[data-writeup=dilated][data-method=holds]').click()")
     opened.run("dispatchEvent(new HashChangeEvent('hashchange'))")
-    assert len(shown(opened)) == expected
+    found = [one for one in ledger["claims"] if one["id"] in shown(opened)]
+    counted = [one for one in found if one["sort"] == "claim"]
+    assert len(counted) == ledger["counts"]["dilated"]["method"]["holds"] > 0
+    assert {(one["writeup"], one["method"]["verdict"]) for one in found} == {("dilated", "holds")}
+
+
+def test_an_address_with_a_finding_opens_it(browser, page, ledger):
+    name = ledger["headlines"][3]["name"]
+    browser.open("about:blank")
+    browser.open(f"{page}#headline.{name}")
+    opened = "return new Promise((done) => setTimeout(() => done("
+    opened += "document.getElementById(arguments[0]).open), 300));"
+    assert browser.run(opened, f"headline.{name}")
 
 
 def test_an_address_with_a_claim_opens_it_down_to_record_and_command(browser, page, ledger):
-    claim = next(c for c in ledger["claims"] if c["basis"] == "records")
+    claim = next(c for c in ledger["claims"] if c["method"] and c["method"]["basis"] == "records")
     browser.open("about:blank")
     browser.open(f"{page}#{claim['id']}")
     row = "document.getElementById(arguments[0])"
@@ -93,7 +113,7 @@ def test_an_address_with_a_claim_opens_it_down_to_record_and_command(browser, pa
     top = browser.run(f"return {row}.getBoundingClientRect().top", claim["id"])
     assert 0 <= top < browser.run("return innerHeight")
     text = browser.run(f"return {row}.innerText", claim["id"])
-    for record in claim["evidence"]:
+    for record in claim["method"]["evidence"]:
         assert record["path"] in text and record["command"] in text
     closed = browser.run(f"return {ROWS}.filter(one => one.querySelector('[open]')).length")
     assert closed == 1
