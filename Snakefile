@@ -28,6 +28,7 @@ rule all:
         expand("build/figures/{figure}.svg", figure=ACROSS),
         "build/reproduction.md",
         "build/ledger.html",
+        "build/numbers.html",
         "build/results.html",
         expand("build/tables/advice.{form}", form=TABLE_FORMS),
         [f"build/{path}" for name in EXPERIMENTS for path in captions(name)],

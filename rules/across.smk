@@ -178,3 +178,23 @@ rule ledger:
         "every claim down to its records, as a page"
     shell:
         "python -m analysis.pages.ledger_page --claims {input} --out {output} > {log} 2>&1"
+
+
+rule numbers_page:
+    input:
+        "build/numbers.csv",
+        "build/records.csv",
+    output:
+        shown("numbers.html", "numbers", "Numbers", "All", of="where each comes from"),
+    log:
+        "build/logs/numbers_page.log",
+    conda:
+        "../envs/reproduce.yaml"
+    params:
+        code=modules_digest(
+            "analysis.pages.numbers_page", data=["analysis/pages/numbers.*"]
+        ),
+    message:
+        "every number down to its records, as a page"
+    shell:
+        "python -m analysis.pages.numbers_page --out {output} > {log} 2>&1"

@@ -23,12 +23,11 @@ from analysis.records import frame as records
 from analysis.records.files import File, RecordsError
 from analysis.rendering.numbers import NumbersError, is_measured, read
 from analysis.rendering.table import Table, save
-from analysis.rendering.text import DASH, number, title, write
+from analysis.rendering.text import DASH, SEPARATOR, number, title, write
 from experiments import grid
 
 GIB = 2**30
 # Several records, or commands, in one cell of a CSV file.
-SEPARATOR = " ; "
 RECORD_COLUMNS = (
     *("path", "experiments", "machine", "host", "round", "counts", "device_kind", "variant"),
     *("backend", "status", "git_commit", "code_digest", "started_at", "wall_s", "command"),

@@ -43,9 +43,9 @@ class Speedup(Predicate):
     than was claimed; without a figure, when ours is significantly above 1. Does not hold when less,
     or the opposite direction, is significant; as published, when the published times (`figures`, *
     is a system) give another ratio; on both sides, when the system contains the slower one. Another
-    device than the published card decides neither what published code gave there, where its replica
-    gives something else, nor a loss, which the fixed costs of a device may cause: these need the
-    card. `card`: only records from there are used.
+    device than the published card decides neither what published code gave there, unless its
+    replica gives the same in the published setting, nor a loss, which the fixed costs of a device
+    may cause: these need the card. `card`: only records from there are used.
     """
 
     system: SystemName
@@ -99,7 +99,8 @@ class Speedup(Predicate):
             figure = claim.published
             if figure is None or evidence.is_on_card(claim, rows.values()):
                 return found
-            differs = not is_close(figure, ratio)
+            setting = evidence.is_its_setting(claim, rows.values(), self.at.given())
+            differs = not (setting and is_close(figure, ratio))
             is_loss = figure < 1 and found.verdict == FAILS
             if is_loss or (evidence.is_published and differs):
                 return evidence.only_the_card(claim, found)

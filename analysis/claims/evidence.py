@@ -97,6 +97,12 @@ class Evidence:
         card = self.claims_file.cards[self.claims_file.writeups[claim.writeup].card]
         return all(card.device in row["device"] for row in rows)
 
+    def is_its_setting(self, claim: Claim, rows: Iterable[Mapping], at: Mapping) -> bool:
+        """Whether the rows are of the published type, batch, heads and causality."""
+        shape = self.shape(claim, at)
+        fields = [name for name in ("dtype", "batch", "heads", "is_causal") if name in shape]
+        return all(row[name] == shape[name] for row in rows for name in fields)
+
     def only_the_card(self, claim: Claim, found: Judgement) -> Judgement:
         """What was found on another device, which does not decide the claim."""
         card = self.claims_file.cards[self.claims_file.writeups[claim.writeup].card]

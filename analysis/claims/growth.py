@@ -124,7 +124,7 @@ class Growth(Predicate):
             elif uncertain:
                 verdict, text = UNDECIDED, f"{text}{UNCERTAIN}"
             elif bound is not None:
-                verdict, text = UNDECIDED, f"{text}, which holds the bound"
+                verdict, text = UNDECIDED, f"{text}, which does not exclude the bound"
             else:
                 close = figure in k or abs(k.value - figure) <= EXPONENT
                 verdict = HOLDS if close else FAILS

@@ -257,7 +257,7 @@ class Mechanism(Strict):
 class History(Strict):
     """What the public history of the code shows, by reading it or by running it on a CPU."""
 
-    verdict: Literal[HOLDS, FAILS]
+    verdict: Literal[HOLDS, FAILS, UNDECIDED]
     reason: str
 
 

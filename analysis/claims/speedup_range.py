@@ -32,7 +32,7 @@ class SpeedupRange(Predicate):
     contradict it. `of_range`: "5 to 50 times", said without conditions, whose largest other
     settings may reach: what stays below keeps it. While a shape has no record, only a least that
     does not hold and a largest that does are decided. `device_kind`: only records of such devices
-    are used.
+    are used. What replicas gain on another device than the published card decides nothing.
     """
 
     needs_figure: ClassVar[bool] = True
@@ -81,7 +81,10 @@ class SpeedupRange(Predicate):
             if missing and verdict != (FAILS if self.end == "least" else HOLDS):
                 waits = evidence.waits(claim, needs, f"so far {text}", have=rows)
                 return replace(waits, measured=self._measured(gain))
-            return Judgement(verdict, RECORDS, text, self._measured(gain))
+            judged = Judgement(verdict, RECORDS, text, self._measured(gain))
+            if evidence.is_published and not evidence.is_on_card(claim, rows.values()):
+                return evidence.only_the_card(claim, judged)
+            return judged
 
         # First machines with every shape, then those with some, which may be enough to decide.
         for at_least in (None, 2):

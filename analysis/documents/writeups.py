@@ -8,6 +8,7 @@ renders `paper/writeups/NAME.md.j2`. A template can call:
     table(name), figure(name, alt)    those of this experiment, or of another by the whole name
                                       (`backends-worth`); NAME need not be an experiment
     published(id), measured(id)       the published and the measured value of a claim
+    over_fused(id)                    what the same comparison gives over fused attention
     verdict(id)                       whether the method, computed exactly, does it, linked to the
                                       ledger; of figures checked against each other, that
     verdict_and_reason(id)            both verdicts with their reasons
@@ -56,6 +57,7 @@ def render(name: str, build: Path, out: Path, templates: Path = TEMPLATES) -> st
         "figure",
         "published",
         "measured",
+        "over_fused",
         "verdict",
         "verdict_and_reason",
         "verdicts",
@@ -144,6 +146,11 @@ class _Page:
     def measured(self, claim: str) -> str:
         """The measured value of the claim `<write-up>.<claim>`, an en dash where there is none."""
         return measured_of(self._claim(claim))
+
+    def over_fused(self, claim: str) -> str:
+        """The value over fused attention, where it was measured over attention that is not."""
+        beside = (self._claim(claim)["method"] or {}).get("beside")
+        return measured_text(beside["measured"] if beside else None)
 
     def verdict(self, claim: str) -> str:
         """The verdict on the claim `<write-up>.<claim>` as a word."""

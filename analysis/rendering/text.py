@@ -9,6 +9,7 @@ from pathlib import Path
 from experiments.atomic_write import atomic_write
 
 DASH = "–"
+SEPARATOR = " ; "  # of several paths or commands in one cell of a CSV
 WIDE = 20  # a bound this many times off shares no decimals with its value
 # The forms that a figure and a table are written in.
 FIGURE_FORMS, TABLE_FORMS = ("svg", "csv"), ("csv", "md", "typ", "tex")

@@ -10,6 +10,8 @@ from analysis import claims
 from analysis.statistics.rounds import RoundSamples
 from analysis.statistics.spread import PLAIN
 
+# For want of records: which of the two hangs on what the grids hold.
+WAITS = ("needs a card", "not measured")
 EMPTY = pd.DataFrame(columns=["experiment", "variant"])
 MIB = 2**20
 
@@ -33,13 +35,50 @@ HEAD = {
         name: {"title": name, "explanation": f"by {name}.", "variant": None, "evidence": None}
         for name in ("slip", "unknown")
     },
+    "headlines": {},
     "systems": {
-        "core": {"name": "Core", "variant": "dilated-gather", "pattern": "dilated"},
-        "fast": {"name": "Fast", "variant": "dilated-sdpa", "pattern": "dilated"},
-        "later": {"name": "Later", "variant": None, "pattern": "dilated"},
+        "core": {
+            "name": "Core",
+            "variant": "dilated-gather",
+            "replica": "published-head-partition",
+            "pattern": "dilated",
+        },
+        "fast": {
+            "name": "Fast",
+            "variant": "dilated-sdpa",
+            "replica": "published-over-heads",
+            "pattern": "dilated",
+        },
+        "twin": {
+            "name": "Twin",
+            "variant": "ring-dilated",
+            "replica": "published-over-heads",
+            "pattern": "dilated",
+        },
         "base": {"name": "Base", "variant": "dense", "pattern": "dense"},
-        "ring": {"name": "Ring", "variant": "ring-standard", "pattern": "dense"},
-        "curve": {"name": "Curve", "variant": "ring-hilbert", "pattern": "dense"},
+        "written": {
+            "name": "Written",
+            "variant": "dense-eager",
+            "replica": "dense-eager",
+            "pattern": "dense",
+            "scores": 2,
+            "fused": "base",
+        },
+        "ring": {
+            "name": "Ring",
+            "variant": "ring-standard",
+            "replica": "published-dense-ring",
+            "pattern": "dense",
+            "scores": 2,
+        },
+        "curve": {
+            "name": "Curve",
+            "variant": "ring-hilbert",
+            "replica": "published-dense-ring",
+            "one_code": "ring",
+            "pattern": "dense",
+            "scores": 2,
+        },
         "half": _blocks(0.5),
         "tenth": _blocks(0.9),
         "wrap": {
@@ -52,7 +91,15 @@ HEAD = {
     },
 }
 WRITEUP = {
+    "source": {
+        "repository": "somebody/something",
+        "file": "docs/w.md",
+        "commit": "0123abc",
+        "date": "2025-06-25",
+        "script": "benchmark.py",
+    },
     "experiment": "exp",
+    "card": "old",
     "conditions": {
         "heads": 8,
         "head_dim": 64,
@@ -70,7 +117,8 @@ NO_BRANCHES = {"segment_lengths": None, "dilation_rates": None}
 
 
 def entry(predicate, published=None, name="it"):
-    fields = {"id": name, "section": "here", "claim": "a claim", "predicate": predicate}
+    fields = {"id": name, "line": 7, "section": "here", "claim": "a claim"}
+    fields |= {"predicate": predicate}
     return fields if published is None else fields | {"published": published}
 
 
@@ -96,9 +144,10 @@ def row(variant, ms=10.0, memory=64 * MIB, machine="cpu-1", status="ok", **case)
     case = {"sparsity": math.nan, "pattern": math.nan, "block_size": math.nan} | case
     case = {"world_size": math.nan, "simulated": None} | case
     ok = status == "ok"
-    path = f"results/{machine}/{variant}-{case['batch']}-{case['seq_len']}.json"
+    blocks = "" if math.isnan(case["sparsity"]) else f"-{case['sparsity']}"
+    path = f"results/{machine}/{variant}-{case['batch']}-{case['seq_len']}{blocks}.json"
     return {
-        "experiment": "exp",
+        "experiment": "as_published" if variant.startswith("published") else "exp",
         "variant": variant,
         "heads": 8,
         "kv_heads": 8,
@@ -122,6 +171,10 @@ def row(variant, ms=10.0, memory=64 * MIB, machine="cpu-1", status="ok", **case)
         "device_memory_bytes": 80 * MIB,
         "path": path,
         "paths": (path,),
+        "occasions": 3,
+        "realised_density": 1.0,
+        "code_digest": "now",
+        "started_at": "2026-01-01",
         "commands": (f"measure {variant} {case['seq_len']}",),
         **case,
     }

@@ -3,6 +3,7 @@
 import shutil
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -159,11 +160,17 @@ def _built(
 
 @pytest.fixture
 def judge(tmp_path):
-    """(predicate, published, rows, other entries) -> the verdict on the first claim."""
+    """(predicate, published, rows, other entries) -> a verdict on the first claim.
 
-    def run(predicate, published=None, rows=(), others=()):
-        claims_file = load(tmp_path, data(entry(predicate, published), *others))
+    That of the method, or on `side`; of figures checked against each other, that. Further fields
+    are of the entry.
+    """
+
+    def run(predicate, published=None, rows=(), others=(), side="method", **fields):
+        claims_file = load(tmp_path, data(entry(predicate, published) | fields, *others))
         frame = pd.DataFrame(list(rows)) if rows else EMPTY
-        return claims.evaluate(claims_file, frame)[0]
+        found = claims.evaluate(claims_file, frame)[0]
+        one = getattr(found, side) or found.consistency
+        return SimpleNamespace(**vars(one), predicate=found.predicate, mechanism=found.mechanism)
 
     return run

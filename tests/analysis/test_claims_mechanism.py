@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from analysis import claims
-from analysis.claims import NOT_REPRODUCED, NOT_TESTABLE, REFUTED, REPRODUCED
+from analysis.claims import FAILS, HOLDS, NOT_MEASURED
 from analysis.claims import __main__ as cli
 from tests.analysis.claims_cases import AT, EMPTY, SPEEDUP, data, entry, load, row, times
 
@@ -27,15 +27,15 @@ def judged(tmp_path, *entries, rows=(), system=None):
 def test_a_figure_that_does_not_hold_says_how_it_arose_or_that_nobody_knows(tmp_path):
     plain = entry(SPEEDUP, 2.0)
     for rows, verdict, mechanism in [
-        (SLOW, REFUTED, "unknown"),
-        (EQUAL, NOT_REPRODUCED, "unknown"),
-        (times(20, 10), REPRODUCED, None),
-        ((), NOT_TESTABLE, None),
+        (SLOW, FAILS, "unknown"),
+        (EQUAL, FAILS, "unknown"),
+        (times(20, 10), HOLDS, None),
+        ((), NOT_MEASURED, None),
     ]:
         _, (found,) = judged(tmp_path, plain, rows=rows)
         assert (found.verdict, found.mechanism) == (verdict, mechanism)
         _, (found,) = judged(tmp_path, plain | {"mechanism": "slip"}, rows=rows)
-        assert found.mechanism == (None if verdict == REPRODUCED else "slip")
+        assert found.mechanism == (None if verdict == HOLDS else "slip")
 
 
 def test_the_mechanism_of_a_system_is_that_of_its_times_alone(tmp_path):
@@ -123,4 +123,4 @@ def test_the_command_fails_where_evidence_is_missing(tmp_path, monkeypatch, caps
     assert capsys.readouterr().err == (
         "claims: w.it: judged by records, but `see` names no table or figure\n"
     )
-    assert json.loads(out.read_text())["claims"][0]["verdict"] == REFUTED
+    assert json.loads(out.read_text())["claims"][0]["verdict"] == FAILS

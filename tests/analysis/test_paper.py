@@ -118,8 +118,16 @@ def test_numbers_come_through_the_lookup_alone():
             ).replace("--out build/numbers.json build/numbers/*.json", ""), path.name
 
 
+def test_every_number_of_the_text_is_a_link_to_its_row(pdf, build):
+    keys = set(re.findall(rb"/URI\(numbers\.html#([^)]+)\)", pdf))
+    assert len(keys) > 200
+    rows = {row["key"] for row in csv.DictReader((build / "numbers.csv").open())}
+    not_measured = {key for key, one in read(build / "numbers.json").items() if key not in rows}
+    assert {key.decode() for key in keys} <= rows | not_measured
+
+
 def test_a_number_of_the_text_is_traced_to_its_command_in_two_steps(build):
-    """The key in numbers.csv, then the record: what the paper's appendix prints."""
+    """The key in numbers.csv, then the record: what the page of all numbers shows."""
     rows = {row["key"]: row for row in csv.DictReader((build / "numbers.csv").open())}
     commands = {
         row["path"]: row["command"] for row in csv.DictReader((build / "records.csv").open())
