@@ -13,17 +13,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
 from IPython.display import SVG, Markdown
 
 from analysis import catalogue
 from analysis.records import frame as sources
 from analysis.records.frame import RecordsError
 from analysis.rendering import numbers, style, table
-from analysis.selection import published
+from analysis.selection import published, views
 
 
 class Page:
     """One experiment, ready to be shown: `figure`, `table` and `numbers` show and write.
+
+    `rows` has its measurements, for figures of one's own.
 
     records: "auto" (all published and local ones), or folders and files: text with spaces
     between them, or a list; relative ones start at the repository root, as `build` does.
@@ -39,6 +42,14 @@ class Page:
         rows = sources.of_experiment(self.frame, experiment)
         self.machine = _text("machine", machine)
         sources.reporting_machine(rows, self.machine)
+
+    def rows(self) -> pd.DataFrame:
+        """The experiment's timed cases on the reported machine, one a row: a frame to work with.
+
+        Columns as in `analysis.records.frame.load`. Smoke cases only where there are no others.
+        """
+        rows = views.view(self.frame, self.experiment, self.machine).rows
+        return rows[rows["status"] == "ok"].reset_index(drop=True)
 
     def figure(self, name: str) -> SVG:
         """Draw figure `name`, write it to `figures/` of the build folder, and show it."""

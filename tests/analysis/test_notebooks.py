@@ -1,13 +1,28 @@
-"""Notebooks: tracked without outputs, with parameters, and run on records and on bad input."""
+"""Notebooks: tracked without outputs, with parameters, and run on records and on bad input.
+
+The frame that each shows and the plain figure that it makes of it are looked at by `opened`.
+"""
+
+import ast
+import re
+import sys
+from dataclasses import dataclass
+from itertools import takewhile
 
 import nbformat
+import pandas as pd
 import pytest
+from matplotlib import pyplot
+from matplotlib.container import Container
+from matplotlib.figure import Figure
 
 from analysis import catalogue, notebook, outputs
 from analysis.records.frame import RecordsError
 from analysis.selection import published
+from experiments import grid
 
 NOTEBOOKS = sorted(outputs.NOTEBOOKS.glob("*.ipynb"))
+MIB = 2**20
 
 
 def test_one_notebook_an_experiment():
@@ -86,3 +101,182 @@ def test_the_command_says_a_failure_in_one_line(tmp_path, capfd):
     last = capfd.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("dilated.ipynb: RecordsError: ")
     assert last.endswith("none: no such records folder or file")
+
+
+def cells(experiment: str) -> dict[str, str]:
+    """The source of each cell of a notebook, by id without the prefix that most of them share."""
+    found = nbformat.read(outputs.NOTEBOOKS / f"{experiment}.ipynb", as_version=4).cells
+    return {re.sub(r"^.*?-(?=rows|plot)", "", cell.id): cell.source for cell in found}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a notebook shows before its first table: its frame, and its plain figure, rendered."""
+
+    rows: pd.DataFrame
+    figure: Figure
+
+    @property
+    def points(self) -> dict[str, list[tuple[float, float]]]:
+        """Label -> (x, y) of what the legend names, as far as it is drawn."""
+        found = {}
+        for one, label in zip(*self.figure.axes[0].get_legend_handles_labels(), strict=True):
+            line = one[0] if isinstance(one, Container) else one
+            drawn = [(x, y) for x, y in zip(*line.get_data(), strict=True) if y == y]
+            found |= {label: drawn} if drawn else {}
+        return found
+
+
+@pytest.fixture
+def opened(monkeypatch, tmp_path):
+    """(experiment, frame, change) -> `Opened`: its cells from the first on are executed here.
+
+    change: a text in the cell of the figure, and what it becomes.
+    """
+
+    def run(experiment: str, frame: pd.DataFrame, change: tuple[str, str] = ("", "")) -> Opened:
+        monkeypatch.setattr(notebook.sources, "load", lambda *_: frame)
+        book = nbformat.read(outputs.NOTEBOOKS / f"{experiment}.ipynb", as_version=4)
+        names, shown = {}, {}
+        for cell in takewhile(lambda cell: not cell.id.endswith("-plot-try"), book.cells):
+            if cell.cell_type == "code":
+                is_plot = cell.id.endswith("-plot")
+                body = ast.parse(cell.source.replace(*change) if is_plot else cell.source).body
+                last = body.pop() if isinstance(body[-1], ast.Expr) else None
+                exec(compile(ast.Module(body, []), cell.id, "exec"), names)
+                if last is not None:
+                    code = compile(ast.Expression(last.value), cell.id, "eval")
+                    shown[cell.id.split("-")[-1]] = eval(code, names)
+            if "parameters" in cell.metadata.get("tags", []):
+                names |= {"build": str(tmp_path)}
+        names["fig"].canvas.draw()
+        return Opened(shown["rows"], names["fig"])
+
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    pyplot.switch_backend("agg")
+    yield run
+    pyplot.close("all")
+
+
+def one(frame: pd.DataFrame, experiment: str, **fields) -> pd.Series:
+    """The row of an experiment with these fields."""
+    rows = frame[frame["experiment"] == experiment]
+    for name, value in fields.items():
+        rows = rows[rows[name.rstrip("_")] == value]
+    (row,) = (row for _, row in rows.iterrows())
+    return row
+
+
+def of_dilated(frame):
+    row = one(frame, "dilated", system="dense", seq_len=4096, heads=8, is_causal=True)
+    return "dense", 4096, row["median_ms"]
+
+
+def of_block_sparse(frame):
+    at = {"seq_len": 8192, "is_causal": False, "pass_": "forward", "batch": 1}
+    sparse = one(frame, "block_sparse", sparsity=0.95, pattern="dilated", **at)
+    dense = one(frame, "block_sparse", system="dense", **at)
+    return "8192 tokens", 95, dense["median_ms"] / sparse["median_ms"]
+
+
+def of_ring(frame):
+    row = one(frame, "ring", system="ring-distributed/p4-simulated", seq_len=8192)
+    return "8192 tokens, simulated", 4, row["median_ms"]
+
+
+def of_extreme(frame):
+    lengths = (2048, 4096, 8192, 16384, 32768)
+    at = {"seq_len": 262144, "segment_lengths": lengths}
+    row = one(frame, "extreme", system="dilated-streamed", **at)
+    return "dilated-streamed", 262144, 1000 * row["median_ms"] / 262144
+
+
+def of_memory(frame):
+    at = {"seq_len": 4096, "pass_": "forward"}
+    row = one(frame, "memory", system="dilated-gather", **at)
+    return "dilated-gather", 4096, row["peak_memory_bytes"] / MIB
+
+
+def of_backends(frame):
+    at = {"seq_len": 1024, "dtype": "float32"}
+    own = one(frame, "backends", system="dense-math", **at)
+    fastest = one(frame, "backends", system="dense-flash", **at)
+    return "dense-math", 1024, own["median_ms"] / fastest["median_ms"]
+
+
+def of_comprehensive(frame):
+    at = {"seq_len": 8192, "batch": 1}
+    base = one(frame, "comprehensive", system="dilated-gather", **at)
+    own = one(frame, "comprehensive", system="dilated-sdpa", **at)
+    old = published.value("comprehensive", "dilated-sdpa", 1, 8192, "speedup")
+    return "dilated-sdpa", old, base["median_ms"] / own["median_ms"]
+
+
+def of_as_published(frame):
+    row = one(frame, "as_published", variant="published-over-heads", seq_len=8192)
+    return "published-over-heads", row["deviation_relative_rms"], 1000 * row["median_ms"] / 8192
+
+
+# Of every experiment a point of its plain figure, worked out from the frame: its label, x and y.
+POINTS = {
+    "dilated": of_dilated,
+    "block_sparse": of_block_sparse,
+    "ring": of_ring,
+    "extreme": of_extreme,
+    "memory": of_memory,
+    "backends": of_backends,
+    "comprehensive": of_comprehensive,
+    "as_published": of_as_published,
+}
+
+
+@pytest.mark.parametrize("experiment", published.EXPERIMENTS)
+def test_a_notebook_shows_its_frame_and_a_figure_of_it(experiment, laptop, opened):
+    source, found = cells(experiment), opened(experiment, laptop)
+    named = set(re.findall(r"`(\w+)`", source["rows-words"])) - {"own"}
+    assert 0 < len(found.rows) <= 10 and len(named & set(laptop.columns)) > 0
+    assert named <= set(found.rows.columns)
+    (ax,) = found.figure.axes
+    assert ax.get_xlabel() and ax.get_ylabel() and found.figure.legends
+    label, *point = POINTS[experiment](laptop)
+    assert pytest.approx(tuple(point)) in found.points[label]
+
+
+@pytest.mark.parametrize("experiment", published.EXPERIMENTS)
+def test_a_reader_can_alter_the_figure(experiment, laptop, opened):
+    """It is short and plain, and what the notebook asks to try makes another figure."""
+    source = cells(experiment)
+    assert len(source["plot"].splitlines()) <= 25
+    assert re.findall(r"\bimport (\S+)", source["plot"]) == ["matplotlib.pyplot"]
+    assert not re.search(r"\b(page|analysis|published)\.", source["plot"])
+    asked = re.match(r"\*\*To try\.\*\* Change `(.+?)` to `(.+?)`.*\?", source["plot-try"])
+    assert source["plot"].count(asked[1]) == 1
+    before, after = opened(experiment, laptop), opened(experiment, laptop, asked.groups())
+    assert after.points and after.points != before.points
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("experiment", published.EXPERIMENTS)
+def test_a_notebook_makes_do_with_few_records(experiment, laptop, smoke, nothing, opened):
+    quick = {f"{task.case.name}.json" for task in grid.tasks("laptop", quick=True)}
+    assert opened(experiment, laptop[laptop["path"].str.split("/").str[-1].isin(quick)]).points
+    opened(experiment, smoke)
+    found = opened(experiment, nothing)
+    assert found.rows.empty and "measured here" in found.figure.axes[0].get_title()
+
+
+def test_rows_are_the_timed_cases_of_the_reported_machine(laptop, nothing, monkeypatch, tmp_path):
+    other = pd.concat([laptop.iloc[::2], nothing.iloc[1::2]]).assign(machine="other")
+    two_machines = pd.concat([laptop, other], ignore_index=True).assign(origin="published")
+
+    def rows(frame, machine):
+        monkeypatch.setattr(notebook.sources, "load", lambda *_: frame)
+        given = {"records": "auto", "build": str(tmp_path), "machine": machine}
+        return notebook.Page("extreme", **given).rows()
+
+    for machine, expected in (("auto", laptop), ("other", laptop.iloc[::2])):
+        found = rows(two_machines, machine)
+        assert [*found["path"]] == [*expected[expected["experiment"] == "extreme"]["path"]]
+        assert [*found.index] == [*range(len(found))]
+    found = rows(nothing, "auto")
+    assert found.empty and [*found.columns] == [*nothing.columns]
