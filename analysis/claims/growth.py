@@ -49,10 +49,11 @@ class Growth(Predicate):
     """Exponent of time or memory against length, over `lengths` (three or more recorded).
 
     Without a bound it is that of the published `figures` (* is a length): it holds within EXPONENT
-    of ours or in our interval. `at_most` and `at_least` are orders of growth, O(n) and n^2: they
-    hold where the whole interval lies within EXPONENT of the bound or on its good side, and do not
-    where it lies beyond. `below` is strict: the whole interval decides. Of memory, a bound below
-    n^1 does not hold and at least n^1 does without records, since the output alone is linear.
+    of ours or in our interval. `at_most` and `at_least` are orders of growth, O(n) and n^2, equal
+    to what is within EXPONENT of them: they hold where the whole interval lies on the good side of
+    that, and do not where it lies beyond. `below` is strict, the bound itself too much. Of memory,
+    a bound below n^1 does not hold and at least n^1 does without records, since the output alone is
+    linear.
     `any_lengths`: the claim names none, so that all that were recorded will do; else the longest
     must be there. An interval wider than EXPONENT both ways decides only a bound that it lies
     beyond.
@@ -107,7 +108,7 @@ class Growth(Predicate):
             shown = f"{k:.2f}" if k.confidence else f"{k.value:.2f}"
             text = f"grows as n^{shown} over {comma_separated(lengths)} tokens"
             uncertain = k.high - k.low > 2 * EXPONENT
-            slack = -EXPONENT_SLACK if self.below is not None else EXPONENT_SLACK
+            slack = -EXPONENT_SLACK if self.below is not None else EXPONENT
             bound = self.below if self.below is not None else self.at_most
             low, high = k.low, k.high
             if self.at_least is not None:  # a bound from below, mirrored
@@ -119,7 +120,7 @@ class Growth(Predicate):
                     evidence.waits(claim, needs, f"so far it {text}", have=rows),
                     measured=measured_as(k, "exponent"),
                 )
-            elif bound is not None and high <= bound + (slack if self.below else EXPONENT):
+            elif bound is not None and high <= bound + slack:
                 verdict = HOLDS
             elif uncertain:
                 verdict, text = UNDECIDED, f"{text}{UNCERTAIN}"

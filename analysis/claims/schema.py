@@ -38,7 +38,7 @@ DIRECTION = 1.05
 # Published and measured exponents of growth this close are equal; an interval wider than that
 # both ways decides only a bound that it lies beyond.
 EXPONENT = 0.25
-# A fitted exponent this close to a claimed bound is the bound.
+# A fitted exponent this close to a strict bound does not tell which side of it it is on.
 EXPONENT_SLACK = 0.05
 # Published figures that should follow from each other and are no further apart than this share are
 # off by a little.

@@ -11,7 +11,7 @@ from analysis.statistics.rounds import RoundSamples
 from analysis.statistics.spread import PLAIN
 
 # For want of records: which of the two hangs on what the grids hold.
-WAITS = ("needs a card", "not measured")
+WAITS = (claims.CARD, claims.NOT_MEASURED)
 EMPTY = pd.DataFrame(columns=["experiment", "variant"])
 MIB = 2**20
 
@@ -145,7 +145,10 @@ def row(variant, ms=10.0, memory=64 * MIB, machine="cpu-1", status="ok", **case)
     case = {"world_size": math.nan, "simulated": None} | case
     ok = status == "ok"
     blocks = "" if math.isnan(case["sparsity"]) else f"-{case['sparsity']}"
-    path = f"results/{machine}/{variant}-{case['batch']}-{case['seq_len']}{blocks}.json"
+    ranks = "" if math.isnan(case["world_size"]) else f"-{case['world_size']:g}"
+    ranks += "-virtual" if case["simulated"] else ""
+    shape = f"{case['batch']}-{case['seq_len']}{blocks}{ranks}"
+    path = f"results/{machine}/{variant}-{shape}.json"
     return {
         "experiment": "as_published" if variant.startswith("published") else "exp",
         "variant": variant,

@@ -162,8 +162,8 @@ def _built(
 def judge(tmp_path):
     """(predicate, published, rows, other entries) -> a verdict on the first claim.
 
-    That of the method, or on `side`; of figures checked against each other, that. Further fields
-    are of the entry.
+    That of the method, or on `side`; of figures checked against each other, that. With the entry's
+    `published`, `predicate` and `mechanism`. Further fields are of the entry.
     """
 
     def run(predicate, published=None, rows=(), others=(), side="method", **fields):
@@ -171,6 +171,7 @@ def judge(tmp_path):
         frame = pd.DataFrame(list(rows)) if rows else EMPTY
         found = claims.evaluate(claims_file, frame)[0]
         one = getattr(found, side) or found.consistency
-        return SimpleNamespace(**vars(one), predicate=found.predicate, mechanism=found.mechanism)
+        told = {name: getattr(found, name) for name in ("published", "predicate", "mechanism")}
+        return SimpleNamespace(**vars(one), **told)
 
     return run

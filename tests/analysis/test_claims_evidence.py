@@ -1,39 +1,136 @@
 """Which records a claim is judged by, and the least time of its work."""
 
+import shlex
+
 import pytest
 
-from analysis.claims import FAILS, HOLDS, NOT_MEASURED
-from tests.analysis.claims_cases import AT, HALF, SPEEDUP, TIME, dense, ring, row, sparse, times
+from analysis.claims import CARD, DIFFERS, FAILS, HOLDS, NOT_MEASURED, UNDECIDED
+from experiments import __main__ as experiments
+from tests.analysis.claims_cases import (
+    AT,
+    HALF,
+    SPEEDUP,
+    TIME,
+    dense,
+    noisy,
+    ring,
+    row,
+    sparse,
+    times,
+)
+
+MISSING = (
+    "missing: dilated-sdpa at float32, batch 2, 1024 tokens (oom); "
+    "dilated-gather at float32, batch 2, 1024 tokens"
+)
 
 
 def test_speedup_without_records_names_the_missing_shape(judge):
     found = judge(SPEEDUP, 2.0, [row("dilated-gather"), row("dilated-sdpa", status="oom")])
     assert (found.verdict, found.measured, found.evidence) == (NOT_MEASURED, None, [])
-    for part in ("dilated-sdpa at float32, batch 2, 1024 tokens (oom)",):
-        assert part in found.reason
-    found = judge(SPEEDUP | {"system": "later"}, 2.0, times(20, 10))
-    assert "no record of this system yet (Later)" in found.reason
+    assert found.reason == f"{MISSING}; no grid has it"
+    assert (found.needs, found.command, found.stand_in) == ("a case", None, "")
 
 
-def test_a_cuda_machine_is_preferred_and_disagreement_named(judge):
-    rows = times(20, 10) + times(10, 20, machine="cuda-new")
-    found = judge(SPEEDUP, 2.0, rows)
-    assert found.verdict == FAILS
-    assert "on cuda-new (cuda); cpu-1 disagrees: reproduced" in found.reason
+SPARSE = {"kind": "speedup", "system": "tenth", "against": "base"}
+WRITTEN = {"kind": "speedup", "system": "written", "against": "base"}
+PUBLISHED = {"kind": "speedup", "system": "ring", "against": "written"}
+
+
+@pytest.mark.parametrize(
+    ("predicate", "side", "verdict", "needs"),
+    [
+        (SPARSE | {"at": {"batch": 1, "seq_len": 1024}}, "method", NOT_MEASURED, "a run"),
+        # Batch 2 is planned as its stand-in, batch 1.
+        (SPARSE | {"at": AT}, "method", NOT_MEASURED, "a run"),
+        (WRITTEN | {"at": {"batch": 1, "seq_len": 4096}}, "method", NOT_MEASURED, "a run"),
+        (WRITTEN | {"at": {"batch": 1, "seq_len": 16384}}, "method", CARD, "any CUDA device"),
+        (SPARSE | {"at": {"batch": 1, "seq_len": 1000}}, "method", NOT_MEASURED, "a case"),
+        # At the shape `half` is in no grid, and `base` in one: both are needed.
+        (HALF, "method", NOT_MEASURED, "a case"),
+        (PUBLISHED | {"at": {"batch": 2, "seq_len": 512}}, "as_published", NOT_MEASURED, "a run"),
+        (SPARSE | {"at": AT}, "as_published", NOT_MEASURED, "a replica"),
+        (TIME, "method", CARD, "Old Card"),
+    ],
+)
+def test_what_would_decide_a_claim_without_records(judge, predicate, side, verdict, needs):
+    found = judge(predicate, 10.0, (), side=side)
+    assert (found.verdict, found.basis, found.needs) == (verdict, "none", needs)
+    assert (found.evidence, found.measured, found.stand_in) == ([], None, "")
+    if needs not in ("a run", "any CUDA device"):
+        assert found.command is None
+        return
+    program, *arguments = shlex.split(found.command.removeprefix("python -m "))
+    assert program == "experiments"
+    options = experiments._parser().parse_args(arguments)
+    assert options.tier == ("laptop" if needs == "a run" else "gpu")
+    _, tasks = experiments._selected(options, "cpu" if needs == "a run" else "cuda")
+    variant = {"tenth": "block-sparse", "written": "dense-eager", "ring": "published-dense-ring"}
+    assert {(task.case.variant, task.case.seq_len) for task in tasks} == {
+        (variant[predicate["system"]], predicate["at"]["seq_len"])
+    }
+
+
+def test_machines_that_oppose_each_other_differ_with_the_finding_of_each(judge):
+    found = judge(SPEEDUP, 2.0, times(20, 10) + times(10, 20, machine="cuda-new"))
+    assert (found.verdict, found.basis) == (DIFFERS, "records")
+    assert found.reason == (
+        "cuda-new (cuda): does not hold (0.5 [0.4998, 0.5002] times as fast, the opposite "
+        "direction); cpu-1 (cpu): holds (2 [1.999, 2.001] times as fast)"
+    )
+    assert found.stand_in == "on New Card and on a CPU"
+    assert found.measured["value"] == pytest.approx(0.5)  # of the preferred machine
     assert [e["machine"] for e in found.evidence] == ["cuda-new"] * 2 + ["cpu-1"] * 2
-    assert judge(SPEEDUP, 2.0, times(20, 10) + times(22, 10, machine="cuda-new")).reason.endswith(
-        "on cuda-new (cuda)"
-    )
 
 
-def test_stand_in_shape_is_used_for_ratios_and_named(judge):
+def test_a_cuda_machine_is_preferred_where_machines_agree(judge):
+    found = judge(SPEEDUP, 2.0, times(20, 10) + times(22, 10, machine="cuda-new"))
+    assert (found.verdict, found.stand_in) == (HOLDS, "on New Card")
+    assert found.reason == "2.2 [2.199, 2.201] times as fast; on cuda-new (cuda)"
+    assert [e["machine"] for e in found.evidence] == ["cuda-new"] * 2
+
+
+def test_a_machine_that_leaves_it_open_opposes_none(judge):
+    open_ = noisy(times(10, 20, machine="cuda-new"))
+    assert judge(SPEEDUP, 2.0, open_).verdict == UNDECIDED
+    found = judge(SPEEDUP, 2.0, times(20, 10) + open_)
+    assert (found.verdict, found.stand_in) == (HOLDS, "on a CPU")
+    assert [e["machine"] for e in found.evidence] == ["cpu-1"] * 2
+
+
+def test_a_stand_in_shape_and_the_device_are_part_of_the_verdict(judge):
     found = judge(SPEEDUP, 2.0, times(20, 10, batch=1))
-    assert found.verdict == HOLDS
-    assert "at batch 1, since the published shape has no record" in found.reason
-    assert judge(SPEEDUP | {"card": "old"}, 2.0, times(20, 10)).verdict == NOT_MEASURED
-    assert judge(SPEEDUP | {"card": "old"}, 2.0, times(20, 10, machine="cuda-old")).verdict == (
-        HOLDS
-    )
+    assert (found.verdict, found.stand_in) == (HOLDS, "batch 1, on a CPU")
+    assert judge(SPEEDUP, 2.0, times(20, 10)).stand_in == "on a CPU"
+    assert judge(SPEEDUP, 2.0, times(20, 10, machine="cuda-old")).stand_in == ""
+    # The published shape decides where it is there.
+    both = times(20, 10, batch=1) + times(10, 20)
+    assert judge(SPEEDUP, 2.0, both).verdict == FAILS
+
+
+@pytest.mark.parametrize(
+    "where", [{"predicate": SPEEDUP | {"card": "old"}}, {"predicate": SPEEDUP, "scope": "old"}]
+)
+def test_of_a_named_card_no_other_device_and_no_stand_in_decides(judge, where):
+    for rows in (times(20, 10), times(20, 10, batch=1, machine="cuda-old")):
+        found = judge(published=2.0, rows=rows, **where)
+        assert (found.verdict, found.needs) == (CARD, "Old Card")
+        assert (found.reason, found.evidence) == ("no record on a Old Card", [])
+    on_card = times(20, 10, machine="cuda-old") + times(10, 20)
+    assert judge(published=2.0, rows=on_card, **where).verdict == HOLDS
+
+
+def test_superseded_code_judges_nothing(judge):
+    before = times(10, 20, code_digest="before", started_at="2025-12-31", machine="cuda-new")
+    assert judge(SPEEDUP, 2.0, before).verdict == FAILS
+    found = judge(SPEEDUP, 2.0, before + times(20, 10))
+    assert (found.verdict, found.stand_in) == (HOLDS, "on a CPU")
+    # Also where what superseded it was measured at another shape.
+    found = judge(SPEEDUP, 2.0, before + times(20, 10, seq_len=2048))
+    assert (found.verdict, found.evidence) == (NOT_MEASURED, [])
+    # Of each system by itself: the code of one says nothing of that of another.
+    kept = [times(20, 10, code_digest="before", started_at="2025-12-31")[0], times(20, 10)[1]]
+    assert judge(SPEEDUP, 2.0, kept).verdict == HOLDS
 
 
 def test_other_branches_heads_or_masking_are_another_shape(judge):
@@ -47,6 +144,15 @@ def test_other_branches_heads_or_masking_are_another_shape(judge):
         {"experiment": "another"},
     ):
         assert judge(SPEEDUP, 2.0, times(20, 10, **change)).verdict == NOT_MEASURED, change
+
+
+def test_dense_attention_is_the_same_in_every_experiment_and_a_replica_in_its_own(judge):
+    elsewhere = [dense(20, experiment="another"), sparse(0.5, 10)]
+    assert judge(HALF, 2.0, elsewhere).verdict == HOLDS
+    replicas = [row("published-head-partition", 20), row("published-over-heads", 10)]
+    assert judge(SPEEDUP, 2.0, replicas, side="as_published").verdict == HOLDS
+    moved = [one | {"experiment": "exp"} for one in replicas]
+    assert judge(SPEEDUP, 2.0, moved, side="as_published").verdict == NOT_MEASURED
 
 
 def test_a_system_is_found_by_its_sparsity_and_the_write_ups_blocks(judge):
@@ -93,6 +199,6 @@ def test_the_floor_of_a_block_mask_is_that_of_its_pairs(judge):
     time = TIME | {"system": "half"}
     assert judge(time, floor - 0.02).verdict == FAILS
     assert judge(time, floor - 0.02).basis == "physics"
-    assert judge(time, floor + 0.02).verdict == NOT_MEASURED
+    assert judge(time, floor + 0.02).verdict == CARD
     # 0.9 of 16 blocks leaves 1.6, so two.
     assert f"floor of {floor / 4:.3g} ms" in judge(TIME | {"system": "tenth"}, 10.0).reason

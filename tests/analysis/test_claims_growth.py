@@ -40,11 +40,19 @@ def test_an_order_of_growth_holds_a_little_beyond_it_and_a_strict_bound_does_not
         ({"at_most": 1}, 1.15, HOLDS),
         ({"at_most": 1}, 0.7, HOLDS),
         ({"at_most": 1}, 1.3, FAILS),
+        ({"at_most": 1}, 1.25, UNDECIDED),  # its interval lies on both sides
         ({"at_least": 2}, 1.85, HOLDS),
         ({"at_least": 2}, 1.7, FAILS),
         ({"below": 1}, 1.15, FAILS),
     ]:
         assert judge(GROWTH | bound, None, series(power)).verdict == verdict, (bound, power)
+
+
+def test_a_wide_interval_decides_only_a_bound_that_it_lies_beyond(judge):
+    found = judge(GROWTH | {"at_most": 1}, None, noisy(series(1.5)))  # 0.22 to 6
+    assert found.verdict == UNDECIDED
+    assert found.reason.endswith(", too uncertain to judge by; on cpu-1 (cpu)")
+    assert judge(GROWTH | {"at_most": 1}, None, noisy(series(3.5))).verdict == FAILS  # 2.2 to 6
 
 
 def test_a_claim_without_lengths_is_not_short_of_them(judge):
@@ -70,6 +78,7 @@ def test_growth_of_published_figures(judge):
         for n in GROWTH["lengths"]
     ]
     predicate = GROWTH | {"figures": "w.t.*"}
+    assert judge(predicate, None, series(1.5), others).published == 1.5
     assert judge(predicate, None, series(1.5), others).verdict == HOLDS
     assert judge(predicate, None, series(1.3), others).verdict == HOLDS
     assert judge(predicate, None, series(1.0), others).verdict == FAILS

@@ -126,10 +126,47 @@ COUNTED = {"kind": "arithmetic", "right": "2"}
             "predicate.order: expected two systems or more",
         ),
         (lambda c, e: c["systems"]["core"].update(variant="gone"), "systems.core", "variant"),
+        (lambda c, e: c["systems"]["core"].update(variant=None), "systems.core", "variant"),
+        (
+            lambda c, e: c["systems"]["core"].update(replica="gone"),
+            "systems.core",
+            "replica: Value error, unknown variant 'gone'",
+        ),
+        (
+            lambda c, e: c["systems"]["curve"].update(one_code="x"),
+            "systems.curve",
+            "one_code: Value error, unknown system 'x'",
+        ),
+        (
+            lambda c, e: c["systems"]["written"].update(fused="x"),
+            "systems.written",
+            "fused: Value error, unknown system 'x'",
+        ),
         (lambda c, e: c["systems"]["wrap"].update(contains="x"), "systems.wrap", "contains"),
         (lambda c, e: c["cards"]["old"].pop("source"), "cards.old", "source"),
         (lambda c, e: c["writeups"]["w"].update(title="T"), "writeups.w", "title"),
         (lambda c, e: c["writeups"]["w"].pop("claims"), "writeups.w", "claims"),
+        (lambda c, e: c["writeups"]["w"].pop("source"), "writeups.w", "source"),
+        (
+            lambda c, e: c["writeups"]["w"]["source"].update(commit="main"),
+            "writeups.w",
+            "source.commit",
+        ),
+        (
+            lambda c, e: c["writeups"]["w"].update(card="new"),
+            "writeups.w",
+            "card: Value error, unknown card 'new'",
+        ),
+        (lambda c, e: e.pop("line"), "w.it", "line"),
+        (lambda c, e: e.update(line="17 to 19"), "w.it", "line"),
+        (lambda c, e: e.update(strength="hopes"), "w.it", "strength"),
+        (lambda c, e: e.update(scope="new"), "w.it", "scope: Value error, unknown card 'new'"),
+        (lambda c, e: e.update(subject="thing"), "w.it", "subject"),
+        (
+            lambda c, e: e.update(history={"verdict": "differs by machine", "reason": "so"}),
+            "w.it",
+            "history.verdict",
+        ),
         (lambda c, e: e.update(mechanism="magic"), "w.it", "unknown mechanism 'magic'"),
         (lambda c, e: e.update(see=["build/x.svg"]), "w.it", "see.0"),
         (_about(quantity="tiem"), "w.it", "about.quantity"),
@@ -166,7 +203,7 @@ COUNTED = {"kind": "arithmetic", "right": "2"}
         (
             lambda c, e: c.update(more={}),
             "top level",
-            "expected cards, mechanisms, systems, writeups",
+            "expected cards, mechanisms, systems, writeups, headlines",
         ),
     ],
 )
@@ -189,3 +226,91 @@ def test_ids_and_keys_given_twice_and_text_that_is_not_yaml(tmp_path):
         claims.load(path)
     with pytest.raises(claims.ClaimsError, match="cannot be read: No such file"):
         claims.load(tmp_path / "none.yaml")
+
+
+def test_what_an_entry_says_of_itself_and_what_its_kind_makes_of_it(tmp_path):
+    claims_file = load(
+        tmp_path,
+        data(
+            entry(SPEEDUP, 2.0, "a") | {"line": "17-19, 21"},
+            entry({"kind": "restates", "of": "w.a"}, 2.0, "b") | {"strength": "may"},
+            entry(COUNTED, 2, "c") | {"scope": "old", "subject": "method"},
+            entry({"kind": "context", "reason": "advice"}, None, "d"),
+            entry({"kind": "about_code"}, None, "e"),
+        ),
+    )
+    told = {
+        one.id: (one.line, one.sort, one.strength, one.scope, one.subject)
+        for one in claims_file.claims.values()
+    }
+    assert told == {
+        "w.a": ("17-19, 21", "claim", "states", None, "class"),
+        "w.b": ("7", "restatement", "may", None, "class"),
+        "w.c": ("7", "consistency", "states", "old", "method"),
+        "w.d": ("7", "context", "states", None, "class"),
+        "w.e": ("7", "claim", "states", None, "class"),
+    }
+
+
+# --- Headlines ---------------------------------------------------------------------------------
+
+
+def _headline(*decided_by, groups=()):
+    told = {"title": "It is fast", "published": "2x", "why": "all else hangs on it"}
+    return told | {"decided_by": [*decided_by], "groups": [*groups]}
+
+
+def headed(tmp_path, **headlines):
+    content = data(
+        entry(SPEEDUP, 2.0, "a"),
+        entry(SPEEDUP, 3.0, "b"),
+        entry({"kind": "restates", "of": "w.a"}, 2.0, "again.a"),
+        entry({"kind": "context", "reason": "advice"}, None, "advice"),
+    )
+    return load(tmp_path, content | {"headlines": headlines})
+
+
+def test_every_entry_but_context_belongs_to_the_headline_that_it_decides_or_fits(tmp_path):
+    # What decides one headline stays with it, whatever pattern it fits.
+    claims_file = headed(tmp_path, one=_headline("w.a"), two=_headline("w.b", groups=["w.*"]))
+    assert claims_file.headline_of == {"w.a": "one", "w.b": "two", "w.again.a": "two"}
+    assert headed(tmp_path).headline_of == {}  # without headlines none is asked for
+
+
+@pytest.mark.parametrize(
+    ("headlines", "text"),
+    [
+        (
+            {"one": _headline("w.a", "w.again.a")},
+            "headlines: w.b is in none",
+        ),
+        (
+            {"one": _headline("w.a", groups=["w.b", "w.again.*"]), "two": _headline("w.a")},
+            "headlines.two: decided_by: w.a decides one already",
+        ),
+        (
+            {
+                "one": _headline("w.a", groups=["w.again.*"]),
+                "two": _headline("w.b", groups=["w.ag*"]),
+            },
+            "headlines.two: groups: w.again.a is in one already",
+        ),
+        (
+            {"one": _headline("w.c")},
+            "headlines.one: decided_by: no claim has the id 'w.c'",
+        ),
+        (
+            {"one": _headline("w.advice")},
+            "headlines.one: decided_by: no claim has the id 'w.advice'",
+        ),
+        (
+            {"one": _headline("w.a", groups=["w.advice"])},
+            "headlines.one: groups: nothing fits 'w.advice'",
+        ),
+        ({"one": _headline(groups=["w.*"])}, "headlines.one: decided_by"),
+    ],
+)
+def test_headlines_that_leave_an_entry_out_or_share_one_are_refused(tmp_path, headlines, text):
+    with pytest.raises(claims.ClaimsError) as error:
+        headed(tmp_path, **headlines)
+    assert str(error.value).startswith(f"{tmp_path / 'claims.yaml'}: {text}")

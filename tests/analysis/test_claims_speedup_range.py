@@ -2,8 +2,8 @@
 
 import pytest
 
-from analysis.claims import CARD, FAILS, HOLDS, NOT_MEASURED
-from tests.analysis.claims_cases import MIB, WAITS, ring, row
+from analysis.claims import CARD, FAILS, HOLDS, NOT_MEASURED, UNDECIDED
+from tests.analysis.claims_cases import MIB, WAITS, noisy, row
 
 SHAPES = [{"batch": 2, "seq_len": n} for n in (1024, 2048)]
 RANGE = {"kind": "speedup_range", "systems": ["half", "tenth"], "against": "base", "shapes": SHAPES}
@@ -80,11 +80,19 @@ def test_what_stays_below_a_range_that_is_said_without_conditions_keeps_it(judge
     assert judge(top, 50, rows("time", 100, 0.3, 0.4, 0.5, 0.6)).verdict == FAILS
 
 
+def test_an_interval_about_the_least_leaves_it_open(judge):
+    least = RANGE | {"end": "least"}
+    assert judge(least, 3, rows("time", 100, 3, 4, 5, 6)).verdict == UNDECIDED
+    assert judge(least, 2, noisy(rows("time", 100, 3, 4, 5, 6))).verdict == UNDECIDED
+
+
 def test_replicas_elsewhere_decide_nothing_of_a_range(judge):
-    predicate = RANGE | {"systems": ["curve"], "against": "ring", "shapes": SHAPES[:1]}
-    both = [ring(20, "published-dense-ring", world_size=float("nan"), simulated=None)]
+    predicate = RANGE | {"systems": ["fast"], "against": "core", "shapes": SHAPES[:1]}
+    both = [row("published-over-heads", 5), row("published-head-partition", 20)]
     found = judge(predicate | {"end": "least"}, 2, both, side="as_published")
     assert (found.verdict, found.needs) == (CARD, "Old Card")
+    both = [one | {"machine": "cuda-old", "device": "Old Card"} for one in both]
+    assert judge(predicate | {"end": "least"}, 2, both, side="as_published").verdict == HOLDS
 
 
 def test_without_records_the_shapes_are_named(judge):

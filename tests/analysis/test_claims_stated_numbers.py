@@ -46,6 +46,8 @@ def test_no_method_takes_less_than_the_floor_but_published_code_may_do_less(judg
     assert round(FLOOR, 3) == 2.577
     published = judge(TIME, FLOOR - 0.02, side="as_published")
     assert (published.verdict, published.reason) == (CARD, "no record on a Old Card")
+    replica = [row("published-head-partition", FLOOR - 0.02, machine="cuda-old")]
+    assert judge(TIME, FLOOR - 0.02, replica, side="as_published").verdict == HOLDS
     assert judge(TIME, FLOOR - 0.02).verdict == FAILS
     assert judge(TIME, FLOOR - 0.02).basis == "physics"
     assert judge(TIME, FLOOR + 0.02).verdict == CARD
@@ -145,7 +147,10 @@ def test_support_at_every_one_of_several_shapes(judge):
         "at 1 of 2 shapes: missing: dilated-sdpa at float32, batch 2, 2048"
     )
     lost = row("dilated-sdpa", seq_len=2048, status="failed")
-    assert judge(runs, None, [first, lost]).verdict == FAILS
+    found = judge(runs, None, [first, lost])
+    assert (found.verdict, found.reason) == (FAILS, "at 1 of 2 shapes: 1 failed; on cpu-1 (cpu)")
+    # Failing comes before what is missing.
+    assert judge(runs, None, [lost]).verdict == FAILS
 
 
 def test_more_ranks_than_devices_is_not_failing(judge):

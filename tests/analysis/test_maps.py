@@ -150,7 +150,6 @@ def test_the_figure_of_exponents_is_drawn_of_few_records(smoke, nothing, tmp_pat
         ("ring", "ring-block-sparse@90", "memory", "O(n^2)"),
         ("dilated", "dilated-gather", "memory", "below n"),
         ("dilated", "dilated-gather", "time", "below n^2"),
-        ("comprehensive", "dilated-gather", "time", "figures n^3.03"),
         ("block_sparse", "dense", "memory", "O(n^2)"),
         ("backends", "dense-eager", "time", None),
     ],

@@ -42,10 +42,14 @@ def test_every_recommendation_about_speed_or_memory_on_one_device_has_a_row(
 def test_advice_follows_the_records(table):
     found = rows(table)
     short = found["comprehensive: short.b1"]
-    # 9 ms at 1024 tokens against 30: of LongNet's, but blocks at 98 % are faster still.
+    # 9 ms at 1024 tokens against 30.
     assert (short["advised"], short["best of its kind"]) == ("ImprovedDilated", "itself")
     assert short["borne out"] == "yes"
-    assert short["best dense ms"].value > short["its ms"].value > short["best ms"].value
+    assert short["best dense ms"].value > short["its ms"].value == short["best ms"].value
+    # At batch 4, blocks at 98 % were measured as well.
+    fewer = found["comprehensive: short.b4"]
+    assert (fewer["best of all"], fewer["borne out"]) == ("Block-sparse 98 %", "yes")
+    assert fewer["best dense ms"].value > fewer["its ms"].value > fewer["best ms"].value
     slow = found["dilated: speed.n2048"]
     assert slow["borne out"] == "no" and slow["its ms"].value > slow["that ms"].value
     sparse = found["block_sparse: long.n16384"]
@@ -57,7 +61,8 @@ def test_advice_follows_the_records(table):
 
 def test_rings_on_a_cpu_are_compared_with_rings(table, table_of_gpu):
     row = rows(table)["ring: medium.ring-standard.n2048"]
-    assert row["best of all"] == "Ring, sparse 90 %" and row["borne out"] == "no"
+    # Contiguous and zigzag rings of one rank take the same time.
+    assert row["best of all"] == "Ring, sparse 90 %" and row["borne out"] == "not told apart"
     assert "ring.recommend.memory" in table.note
     assert "ring: memory" in rows(table_of_gpu)
 

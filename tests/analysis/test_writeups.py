@@ -34,7 +34,8 @@ def test_every_write_up_has_a_template():
 def test_a_verdict_leads_to_its_row_in_the_ledger(build, tmp_path):
     (tmp_path / "overview.md.j2").write_text(
         "{{ verdict('plot.288m.tokens') }}; {{ published('plot.288m.tokens') }}; "
-        "{{ measured('plot.288m.tokens') }}; {{ measured('speed.block-sparse.least.written-out') }}; "
+        "{{ measured('plot.288m.tokens') }}; "
+        "{{ measured('speed.block-sparse.least.written-out') }}; "
         "{{ verdict_and_reason('scale.billion') }}"
     )
     text = writeups.render("overview", build, build / "writeups" / "overview.md", tmp_path)
