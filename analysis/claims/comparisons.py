@@ -42,10 +42,11 @@ class Speedup(Predicate):
     Holds when ours is within FACTOR or the figure within our interval, and when a gain is larger
     than was claimed; without a figure, when ours is significantly above 1. Does not hold when less,
     or the opposite direction, is significant; as published, when the published times (`figures`, *
-    is a system) give another ratio; on both sides, when the system contains the slower one. Another
-    device than the published card decides neither what published code gave there, unless its
-    replica gives the same in the published setting, nor a loss, which the fixed costs of a device
-    may cause: these need the card. `card`: only records from there are used.
+    is a system) give another ratio; on both sides, when the system contains the slower one and no
+    record shows it faster. Another device than the published card decides neither what published
+    code gave there, unless its replica gives the same in the published setting, nor that a gain was
+    missing there, which the fixed costs of a device may cause: these need the card. Two names of
+    one published code have the ratio 1. `card`: only records from there are used.
     """
 
     system: SystemName
@@ -73,7 +74,7 @@ class Speedup(Predicate):
             "system": (self.system, self.at.given()),
             "against": (self.against, self.at.given() | self.against_at.given()),
         }
-        found = _one_code(evidence, [(self.system, self.against)], self.against_at.given())
+        found = None if self.against_at.given() else self._of_one_code(claim, evidence, needs)
         found = found or evidence.on_records(
             claim, needs, self._decide(claim, evidence), card=self.card
         )
@@ -92,17 +93,30 @@ class Speedup(Predicate):
             return _by_containment(found, self.system, self.against)
         return found
 
+    def _of_one_code(self, claim, evidence, needs) -> Judgement | None:
+        """As published, of two names of one computation, or of one replica for both."""
+        found = _one_code(evidence, [(self.system, self.against)])
+        figure = claim.published
+        if found and figure is not None and 1 / DIRECTION <= figure <= DIRECTION:
+            return replace(found, verdict=HOLDS)
+        if found or not evidence.is_one_replica(self.system, self.against):
+            return found
+        return evidence.waits(claim, needs, have=needs)
+
     def _decide(self, claim, evidence):
         def decide(rows, missing):
             ratio = time_ratio(rows["against"], rows["system"])
             found = self._compare(claim.published, ratio, rows["system"]["occasions"])
             figure = claim.published
-            if figure is None or evidence.is_on_card(claim, rows.values()):
+            if evidence.is_on_card(claim, rows.values()):
                 return found
+            if figure is None:
+                fails = evidence.is_published and found.verdict == FAILS
+                return evidence.only_the_card(claim, found) if fails else found
             setting = evidence.is_its_setting(claim, rows.values(), self.at.given())
             differs = not (setting and is_close(figure, ratio))
-            is_loss = figure < 1 and found.verdict == FAILS
-            if is_loss or (evidence.is_published and differs):
+            no_gain = figure < 1 / DIRECTION or (figure <= DIRECTION and ratio.value > figure)
+            if (no_gain and found.verdict == FAILS) or (evidence.is_published and differs):
                 return evidence.only_the_card(claim, found)
             return found
 
@@ -135,9 +149,9 @@ class Ordering(Predicate):
     Holds when every pair is significant. Does not hold when one measured pair is significantly the
     other way round, or within DIRECTION of equal; as published, when the published `figures` (* is
     a system) are ordered otherwise, or when two names were one code; on both sides, when a system
-    is before one that it contains, and the other way round it holds. Replicas on another device
-    than the published card decide for the order only. `advice`: what is advised need only not be
-    worse, so that a draw will do.
+    is before one that it contains and no record shows it so, and the other way round it holds.
+    Replicas on another device than the published card decide for the order only. `advice`: what is
+    advised need only not be worse, so that a draw will do.
     `device_kind` cuda: only records from such a device are used, for memory of a few MiB, which the
     growth of a process on a CPU does not resolve.
     """
@@ -241,10 +255,10 @@ def _bounds(ratio: Interval, quantity: str) -> tuple[float, float]:
     return (1.0, 1.0) if 1 / DIRECTION < ratio.value < DIRECTION else (ratio.value, ratio.value)
 
 
-def _one_code(evidence, pairs, other_shape=()) -> Judgement | None:
+def _one_code(evidence, pairs) -> Judgement | None:
     """As published, of systems that were one code under several names: neither comes first."""
     for first, second in pairs:
-        if not other_shape and evidence.is_one_code(first, second):
+        if evidence.is_one_code(first, second):
             text = f"{first} and {second} were one computation, bit by bit"
             return Judgement(FAILS, CONSTRUCTION, text)
     return None

@@ -17,10 +17,12 @@ from analysis.claims.schema import (
     FAILS,
     HEADROOM,
     HISTORY,
+    HOLDS,
     METHOD,
     NONE,
     NOT_MEASURED,
     OPEN,
+    RECORDS,
     SETTLED,
     UNDECIDED,
     Judgement,
@@ -56,11 +58,19 @@ class Evidence:
         return self._beside_fused(claim, self._hedged(claim))
 
     def _hedged(self, claim: Claim) -> Judgement:
-        """What the predicate finds; that something is possible is not refuted by not seeing it."""
+        """What the predicate finds; of what is possible, seeing it once is enough.
+
+        Not seeing it in records refutes nothing.
+        """
         found = claim.predicate.judge(claim, self)
-        if claim.strength == "may" and found.verdict == FAILS:
+        if claim.strength != "may" or found.basis != RECORDS:
+            return found
+        if found.verdict == FAILS:
             text = f"said to be possible only, and not seen here: {found.reason}"
             return replace(found, verdict=UNDECIDED, reason=text)
+        if found.verdict == DIFFERS:
+            text = f"said to be possible, and seen: {found.reason}"
+            return replace(found, verdict=HOLDS, reason=text)
         return found
 
     def _beside_fused(self, claim: Claim, found: Judgement) -> Judgement:
@@ -195,6 +205,7 @@ class Evidence:
         stand_ins = [{}]
         if not card and not device_kind:
             stand_ins += [s.given() for s in self.claims_file.writeups[claim.writeup].stand_ins]
+        nearest: dict = {}
         for stand_in in stand_ins:
             machines: dict[str, dict] = {}
             for label, (system, at) in needs.items():
@@ -206,8 +217,10 @@ class Evidence:
             full = [m for m in machines.values() if len(m) >= (at_least or len(needs))]
             if full:
                 break
+            if not stand_in:
+                nearest = max(machines.values(), key=len, default={})
         else:
-            return self.waits(claim, needs, card=card, device_kind=device_kind)
+            return self.waits(claim, needs, card=card, device_kind=device_kind, have=nearest)
         full.sort(key=lambda rows: (-len(rows), *self._rank(claim, next(iter(rows.values())))))
         results = []
         for rows in full:
@@ -252,26 +265,24 @@ class Evidence:
         reason = "; ".join([told, *more])
         if not missing:
             return Judgement(NOT_MEASURED, NONE, reason, needs="a replica of each")
-        if card is not None:
-            device = self.claims_file.cards[card].device
-            return Judgement(CARD, NONE, f"no record on a {device}", needs=device)
         for name in dict.fromkeys(system for one, (system, _) in needs.items() if one not in have):
             if self.variant(name) is None:
                 text = f"no replica of {self.claims_file.systems[name].name} to measure"
                 return Judgement(NOT_MEASURED, NONE, "; ".join([text, *more]), needs="a replica")
-        kinds, commands = set(), []
+        if card is not None:
+            device = self.claims_file.cards[card].device
+            return Judgement(CARD, NONE, f"no record on a {device}", needs=device)
+        commands: dict[str | None, str | None] = {}
         for label, (system, at) in needs.items():
             if label in have:
                 continue
-            found = self._planned(claim, system, at, device_kind)
-            kinds.add(found[0])
-            commands += [found[1]] if found[1] else []
-        command = next(iter(commands), None)
-        if device_kind == "cuda" or ("gpu" in kinds and None not in kinds):
-            return Judgement(CARD, NONE, reason, needs=_ANY_CUDA, command=command)
-        if None in kinds:
+            tier, command = self._planned(claim, system, at, device_kind)
+            commands.setdefault(tier, command)
+        if device_kind == "cuda" or ("gpu" in commands and None not in commands):
+            return Judgement(CARD, NONE, reason, needs=_ANY_CUDA, command=commands.get("gpu"))
+        if None in commands:
             return Judgement(NOT_MEASURED, NONE, f"{reason}; no grid has it", needs="a case")
-        return Judgement(NOT_MEASURED, NONE, reason, needs="a run", command=command)
+        return Judgement(NOT_MEASURED, NONE, reason, needs="a run", command=commands["laptop"])
 
     def _planned(
         self, claim: Claim, system: str, at: Mapping, device_kind: str | None
@@ -408,7 +419,13 @@ def _of_all_machines(results: list[Judgement]) -> Judgement:
             rows=tuple(row for one in both for row in one.rows),
         )  # fmt: skip
     stand_in = first.stand_in if first.verdict in (*SETTLED, UNDECIDED) else ""
-    return replace(first, reason=f"{first.reason}; on {_where(first)}", stand_in=stand_in)
+    told = [f"{first.reason}; on {_where(first)}"]
+    # Another device than the published card may not contradict the claim, but it is told.
+    other = [one for one in results if one.verdict == CARD and one.rows and one is not first]
+    other = other if first.verdict in SETTLED else []
+    told += [f"{_where(one)}: {one.verdict} ({one.reason})" for one in other]
+    rows = first.rows + tuple(row for one in other for row in one.rows)
+    return replace(first, reason="; ".join(told), stand_in=stand_in, rows=rows)
 
 
 def _where(found: Judgement) -> str:

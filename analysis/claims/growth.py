@@ -125,7 +125,9 @@ class Growth(Predicate):
             elif uncertain:
                 verdict, text = UNDECIDED, f"{text}{UNCERTAIN}"
             elif bound is not None:
-                verdict, text = UNDECIDED, f"{text}, which does not exclude the bound"
+                inside = low <= bound <= high
+                near = "which does not exclude the bound" if inside else "too close to the bound"
+                verdict, text = UNDECIDED, f"{text}, {near}"
             else:
                 close = figure in k or abs(k.value - figure) <= EXPONENT
                 verdict = HOLDS if close else FAILS

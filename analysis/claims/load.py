@@ -19,6 +19,7 @@ from analysis.claims.comparisons import FastestVaries, Ordering
 from analysis.claims.growth import Growth, RisingSpeedup
 from analysis.claims.registry import KINDS
 from analysis.claims.schema import (
+    CONSISTENCY,
     CONTEXT,
     STRENGTHS,
     UNKNOWN,
@@ -312,6 +313,12 @@ def _check(claims_file: ClaimsFile, claim: Claim) -> None:
     match predicate:
         case Restates(of=other) if isinstance(claims_file.claims[other].predicate, Restates):
             fail("of", f"{other} restates a figure itself")
+        case Restates(of=other) if claims_file.claims[other].sort in (CONTEXT, CONSISTENCY):
+            fail("of", f"{other} has no verdicts to restate")
+        case Growth(below=below, at_most=most, at_least=least) if [below, most, least].count(
+            None
+        ) < 2:
+            fail("at_least", "expected one of below, at_most and at_least")
         case Growth(figures=None, below=None, at_most=None, at_least=None):
             fail("figures", "missing: expected figures, below, at_most or at_least")
         case FastestVaries(shapes=shapes) | RisingSpeedup(shapes=shapes) if any(

@@ -8,8 +8,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from analysis.claims.claim import Predicate
-from analysis.claims.criteria import time_ratio
+from analysis.claims.criteria import more_measuring, time_ratio
 from analysis.claims.schema import (
+    FACTOR,
     FAILS,
     HOLDS,
     RECORDS,
@@ -18,7 +19,7 @@ from analysis.claims.schema import (
     Shape,
     SystemName,
 )
-from analysis.claims.wording import comma_separated, interval_text, measured_as
+from analysis.claims.wording import UNCERTAIN, comma_separated, interval_text, measured_as
 from analysis.statistics.intervals import Interval
 
 
@@ -29,7 +30,8 @@ class SpeedupRange(Predicate):
     saved, compared as the peak of `against` over that of the system. Either end is a bound. The
     least holds when our interval lies above the figure and does not when it lies below. The largest
     holds when the figure lies in our interval or below it: more than was claimed does not
-    contradict it. `of_range`: "5 to 50 times", said without conditions, whose largest other
+    contradict it; an interval wider than FACTOR both ways around the figure decides nothing.
+    `of_range`: "5 to 50 times", said without conditions, whose largest other
     settings may reach: what stays below keeps it. While a shape has no record, only a least that
     does not hold and a largest that does are decided. `device_kind`: only records of such devices
     are used. What replicas gain on another device than the published card decides nothing.
@@ -72,12 +74,17 @@ class SpeedupRange(Predicate):
                 return evidence.waits(claim, needs, have=rows)
             pick = min if self.end == "least" else max
             gain, system, seq_len = pick(found, key=lambda one: one[0].value)
-            verdict = self._compare(figure, gain)
+            low, high = self._bounds(gain)
+            verdict = self._compare(figure, low, high)
             text = f"{self._text(gain)}, of {system} at {seq_len} tokens"
-            if verdict == HOLDS and gain.low > figure and self.end == "largest":
+            if verdict == HOLDS and low > figure and self.end == "largest":
                 text += ", more than was claimed"
-            elif verdict == HOLDS and gain.high < figure and self.end == "largest":
+            elif verdict == HOLDS and high < figure and self.end == "largest":
                 text += ", which stays in the range"
+            elif verdict == UNDECIDED and self.end == "least":
+                text += more_measuring(gain, figure, next(iter(rows.values()))["occasions"])
+            elif verdict == UNDECIDED:
+                text += UNCERTAIN
             if missing and verdict != (FAILS if self.end == "least" else HOLDS):
                 waits = evidence.waits(claim, needs, f"so far {text}", have=rows)
                 return replace(waits, measured=self._measured(gain))
@@ -100,13 +107,18 @@ class SpeedupRange(Predicate):
                 break
         return found
 
-    def _compare(self, figure: float, gain: Interval) -> str:
-        low, high = gain.low, gain.high
-        if self.quantity == "memory":  # has no interval
-            low = high = gain.value
+    def _bounds(self, gain: Interval) -> tuple[float, float]:
+        """Of a gain; that in memory has no interval."""
+        return (gain.low, gain.high) if self.quantity == "time" else (gain.value, gain.value)
+
+    def _compare(self, figure: float, low: float, high: float) -> str:
         if self.end == "least":
             return HOLDS if low >= figure else FAILS if high < figure else UNDECIDED
-        return HOLDS if high >= figure or (self.of_range and low > 1) else FAILS
+        if low >= figure or (self.of_range and low > 1):
+            return HOLDS
+        if high < figure:
+            return FAILS
+        return UNDECIDED if high / low > FACTOR**2 else HOLDS
 
     def _gain(self, base, row) -> Interval:
         if self.quantity == "time":

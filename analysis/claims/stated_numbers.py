@@ -17,6 +17,7 @@ from analysis.claims.schema import (
     CARD,
     CONSISTENCY,
     CONTEXT,
+    DIFFERS,
     FAILS,
     HOLDS,
     NEARLY,
@@ -223,12 +224,12 @@ class Support(Predicate):
             found.append(
                 evidence.on_machines(claim, self.system, at, self._of(claim, evidence, at))
             )
-        for verdict in (FAILS, NOT_MEASURED, CARD, UNDECIDED):
+        for verdict in (FAILS, DIFFERS, NOT_MEASURED, CARD, UNDECIDED):
             of_it = [one for one in found if one.verdict == verdict]
             if of_it:
                 text = f"at {len(of_it)} of {len(found)} shapes: {of_it[0].reason}"
                 return replace(of_it[0], reason=text)
-        text = f"it ran at all {len(found)} shapes"
+        text = f"it {'ran' if self.expect == 'runs' else 'failed'} at all {len(found)} shapes"
         return replace(found[0], reason=text, rows=tuple(row for one in found for row in one.rows))
 
     def _of(self, claim, evidence, at):

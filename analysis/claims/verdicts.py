@@ -78,11 +78,13 @@ def _side(found: Judgement) -> Side:
         needs=found.needs,
         command=found.command,
         beside=found.beside,
-        evidence=[
-            {"path": path, "machine": row["machine"], "command": command}
-            for row in found.rows
-            for path, command in zip(row["paths"], row["commands"], strict=True)
-        ],
+        evidence=list(
+            {
+                path: {"path": path, "machine": row["machine"], "command": command}
+                for row in found.rows
+                for path, command in zip(row["paths"], row["commands"], strict=True)
+            }.values()
+        ),
     )
 
 

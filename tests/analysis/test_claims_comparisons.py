@@ -44,6 +44,9 @@ def replicas(core, fast, **case):
         (0.5, 20, 40, HOLDS),
         (0.5, 20, 80, CARD),
         (1.02, 10, 12, HOLDS),  # claims no direction
+        (1.02, 20, 10, CARD),  # what was no gain there may be one without its fixed costs
+        (1.02, 10, 20, FAILS),
+        (0.97, 10, 20, FAILS),
         (None, 20, 10, HOLDS),
         (None, 10, 20, FAILS),
         (None, 10, 10, UNDECIDED),
@@ -334,3 +337,26 @@ def test_what_the_public_history_shows_decides_as_published(judge):
 def test_what_is_undecided_says_how_much_more_would_decide_it(value, low, high, occasions, text):
     confidence = 0.95 if low == low else 0.0
     assert more_measuring(Interval(value, low, high, confidence), 1, occasions) == text
+
+
+def test_names_of_one_published_code_have_the_ratio_one(judge):
+    names = {"kind": "speedup", "system": "curve", "against": "ring", "at": AT}
+    for figure, verdict in [(1.0, HOLDS), (1.04, HOLDS), (1.2, FAILS), (None, FAILS)]:
+        found = judge(names, figure, side="as_published")
+        assert (found.verdict, found.basis) == (verdict, "construction"), figure
+
+
+def test_one_replica_of_two_systems_tells_nothing_of_their_ratio(judge):
+    rows = [row("published-over-heads", 10, machine="cuda-old")]
+    names = {"kind": "speedup", "system": "fast", "against": "twin", "at": AT}
+    found = judge(names, 1.1, rows, side="as_published")
+    assert (found.verdict, found.needs) == (NOT_MEASURED, "a replica of each")
+    assert found.evidence == []
+
+
+def test_a_replica_elsewhere_does_not_refute_a_gain_without_a_figure(judge):
+    rows = [row("published-over-heads", 20), row("published-head-partition", 10)]
+    found = judge(SPEEDUP, None, rows, side="as_published")
+    assert (found.verdict, found.needs) == (CARD, "Old Card")
+    on_card = [one | {"machine": "cuda-old", "device": "Old Card"} for one in rows]
+    assert judge(SPEEDUP, None, on_card, side="as_published").verdict == FAILS

@@ -19,16 +19,16 @@ from tests.analysis.claims_cases import (
     times,
 )
 
-MISSING = (
-    "missing: dilated-sdpa at float32, batch 2, 1024 tokens (oom); "
-    "dilated-gather at float32, batch 2, 1024 tokens"
-)
-
 
 def test_speedup_without_records_names_the_missing_shape(judge):
     found = judge(SPEEDUP, 2.0, [row("dilated-gather"), row("dilated-sdpa", status="oom")])
     assert (found.verdict, found.measured, found.evidence) == (NOT_MEASURED, None, [])
-    assert found.reason == f"{MISSING}; no grid has it"
+    # What is recorded is not missing.
+    assert found.reason == (
+        "missing: dilated-sdpa at float32, batch 2, 1024 tokens (oom); no grid has it"
+    )
+    alone = judge(SPEEDUP, 2.0, [row("dilated-sdpa", status="oom")])
+    assert "; dilated-gather at float32, batch 2, 1024 tokens; no grid" in alone.reason
     assert (found.needs, found.command, found.stand_in) == ("a case", None, "")
 
 
@@ -202,3 +202,31 @@ def test_the_floor_of_a_block_mask_is_that_of_its_pairs(judge):
     assert judge(time, floor + 0.02).verdict == CARD
     # 0.9 of 16 blocks leaves 1.6, so two.
     assert f"floor of {floor / 4:.3g} ms" in judge(TIME | {"system": "tenth"}, 10.0).reason
+
+
+def test_what_is_possible_is_shown_by_one_machine_and_refuted_by_no_record(judge):
+    seen, unseen = times(20, 10), times(10, 20, machine="cuda-new")
+    found = judge(SPEEDUP, 2.0, unseen, strength="may")
+    assert found.verdict == UNDECIDED
+    assert found.reason.startswith("said to be possible only, and not seen here: ")
+    found = judge(SPEEDUP, 2.0, seen + unseen, strength="may")
+    assert found.verdict == HOLDS
+    assert found.reason.startswith("said to be possible, and seen: ")
+    # What physics rules out is not possible either.
+    assert judge(TIME, 0.001, strength="may").verdict == FAILS
+
+
+def test_a_device_that_may_not_contradict_is_told_beside_the_one_that_agrees(judge):
+    loss = SPEEDUP
+    found = judge(loss, 0.5, times(10, 20) + times(20, 10, machine="cuda-new"))
+    assert (found.verdict, found.measured["value"]) == (HOLDS, pytest.approx(0.5))
+    assert f"; cuda-new (cuda): {CARD} (2 " in found.reason
+    assert {e["machine"] for e in found.evidence} == {"cpu-1", "cuda-new"}
+
+
+def test_a_record_that_serves_twice_is_evidence_once(judge):
+    written = {"kind": "speedup", "system": "half", "against": "written", "at": AT}
+    rows = [row("dense-eager", 20, segment_lengths=None, dilation_rates=None), dense(15)]
+    found = judge(written, 2.0, [*rows, sparse(0.5, 10)])
+    paths = [e["path"] for e in found.evidence]
+    assert found.beside is not None and len(paths) == len(set(paths)) == 3

@@ -19,6 +19,8 @@ from tests.analysis.claims_cases import (
 FILE = Path(__file__).parents[2] / "paper" / "claims.yaml"
 
 
+COUNTED = {"kind": "arithmetic", "right": "2"}
+
 # --- Expansion and bad files -------------------------------------------------------------------
 
 
@@ -56,6 +58,13 @@ def test_what_a_figure_is_about_comes_from_its_predicate_the_write_up_or_itself(
     }
 
 
+@pytest.mark.parametrize("predicate", [COUNTED, {"kind": "context", "reason": "a plan"}])
+def test_what_has_no_verdicts_is_not_restated(tmp_path, predicate):
+    again = entry({"kind": "restates", "of": "w.a"}, 2.0, "b")
+    with pytest.raises(claims.ClaimsError, match=r"w\.b: predicate\.of: w\.a has no verdicts"):
+        load(tmp_path, data(entry(predicate, 2.0, "a"), again))
+
+
 def test_two_figures_of_the_same_are_refused(tmp_path):
     about = {"about": {"quantity": "speedup"}}
     twice = data(entry(SPEEDUP, 2.0, "a") | about, entry(SPEEDUP, 3.0, "b") | about)
@@ -75,9 +84,6 @@ def _predicate(**new):
 
 def _about(**given):
     return lambda content, claim: claim.update(about=given)
-
-
-COUNTED = {"kind": "arithmetic", "right": "2"}
 
 
 @pytest.mark.parametrize(
@@ -112,6 +118,11 @@ COUNTED = {"kind": "arithmetic", "right": "2"}
             lambda c, e: e.update(predicate={k: v for k, v in GROWTH.items()}),
             "w.it",
             "predicate.figures: missing",
+        ),
+        (
+            lambda c, e: e.update(predicate=GROWTH | {"at_most": 1, "at_least": 1}),
+            "w.it",
+            "predicate.at_least: expected one of below, at_most and at_least",
         ),
         (
             lambda c, e: e.update(predicate=RISING | {"shapes": [{"batch": 1}, {"batch": 2}]}),

@@ -3,6 +3,7 @@
 import pytest
 
 from analysis.claims import CARD, FAILS, HOLDS, NOT_MEASURED, UNDECIDED
+from analysis.claims.wording import UNCERTAIN
 from tests.analysis.claims_cases import MIB, WAITS, noisy, row
 
 SHAPES = [{"batch": 2, "seq_len": n} for n in (1024, 2048)]
@@ -100,3 +101,11 @@ def test_without_records_the_shapes_are_named(judge):
     assert found.verdict in WAITS and found.basis == "none"
     assert "dense at float32, batch 2, 1024 tokens / float32, batch 2, 2048 tokens" in found.reason
     assert found.predicate == "half, tenth: at least 2 times as fast as base at 1024, 2048 tokens"
+
+
+def test_a_wide_interval_around_the_largest_decides_nothing(judge):
+    wide = noisy(rows("time", 20, 6, 2, 2, 2))
+    found = judge(RANGE | {"end": "largest"}, 6, wide)
+    assert found.measured["low"] < 3 and found.measured["high"] > 12
+    assert (found.verdict, UNCERTAIN in found.reason) == (UNDECIDED, True)
+    assert judge(RANGE | {"end": "largest"}, 6, rows("time", 20, 6, 2, 2, 2)).verdict == HOLDS

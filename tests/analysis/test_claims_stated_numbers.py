@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from analysis import claims
-from analysis.claims import CARD, FAILS, HOLDS, NOT_MEASURED, UNDECIDED
+from analysis.claims import CARD, DIFFERS, FAILS, HOLDS, NOT_MEASURED, UNDECIDED
 from experiments import workload
 from models.errors import UnsupportedBackend
 from tests.analysis.claims_cases import (
@@ -203,3 +203,16 @@ def test_context_has_no_verdict_and_published_code_one(tmp_path):
     assert (known.as_published.verdict, known.as_published.basis) == (HOLDS, "public history")
     assert known.method is None
     assert (unknown.as_published.verdict, unknown.as_published.needs) == (NOT_MEASURED, "a replica")
+
+
+def test_machines_that_differ_at_one_shape_differ_over_all(judge):
+    runs = {"kind": "support", "system": "fast", "expect": "runs"}
+    runs |= {"shapes": [{"batch": 2, "seq_len": n} for n in (1024, 2048)]}
+    rows = [row("dilated-sdpa"), row("dilated-sdpa", seq_len=2048)]
+    lost = row("dilated-sdpa", seq_len=2048, machine="cuda-new", status="failed")
+    found = judge(runs, None, [*rows, lost])
+    assert found.verdict == DIFFERS
+    assert found.reason.startswith("at 1 of 2 shapes: ")
+    fails = [one | {"status": "failed"} for one in rows]
+    found = judge(runs | {"expect": "fails"}, None, fails)
+    assert (found.verdict, found.reason) == (HOLDS, "it failed at all 2 shapes")
