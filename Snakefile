@@ -19,19 +19,26 @@ onsuccess:
         print(f"\n{Path('build/reproduction.md').read_text()}")
 
 
+# What a build is made of; its first page leads to all of it.
+MADE = [
+    "build/paper.pdf",
+    "build/reproduction.md",
+    "build/ledger.html",
+    "build/numbers.html",
+    "build/results.html",
+]
+MADE += expand("build/writeups/{name}.md", name=WRITEUPS)
+MADE += expand("build/notebooks/{name}.html", name=EXPERIMENTS)
+MADE += expand("build/figures/{figure}.svg", figure=ACROSS)
+MADE += expand("build/tables/advice.{form}", form=TABLE_FORMS)
+MADE += [f"build/{path}" for name in EXPERIMENTS for path in captions(name)]
+
+
 rule all:
     input:
         [local_records(name) for name in EXPERIMENTS],
-        "build/paper.pdf",
-        expand("build/writeups/{name}.md", name=WRITEUPS),
-        expand("build/notebooks/{name}.html", name=EXPERIMENTS),
-        expand("build/figures/{figure}.svg", figure=ACROSS),
-        "build/reproduction.md",
-        "build/ledger.html",
-        "build/numbers.html",
-        "build/results.html",
-        expand("build/tables/advice.{form}", form=TABLE_FORMS),
-        [f"build/{path}" for name in EXPERIMENTS for path in captions(name)],
+        MADE,
+        "build/index.html",
 
 
 rule experiments:

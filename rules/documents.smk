@@ -40,3 +40,21 @@ rule paper:
         "typesetting the paper"
     shell:
         "python -m analysis.documents.paper --out {output} > {log} 2>&1"
+
+
+use rule on_all_records as index_page with:
+    input:
+        MADE,
+        records=rules.records.output,
+    output:
+        page="build/index.html",
+        archive="build/downloads.zip",
+    log:
+        "build/logs/index_page.log",
+    params:
+        code=of_records(
+            "pages.index_page", "analysis/pages/*.css", "analysis/pages/index*"
+        ),
+        command=lambda wildcards, output: f"pages.index_page --out {output.page}",
+    message:
+        "the first page of all of it, and one archive"
