@@ -29,7 +29,7 @@ MADE = [
 ]
 MADE += expand("build/writeups/{name}.md", name=WRITEUPS)
 MADE += expand("build/notebooks/{name}.html", name=EXPERIMENTS)
-MADE += expand("build/figures/{figure}.svg", figure=ACROSS)
+MADE += expand("build/figures/{figure}.{form}", figure=ACROSS, form=FIGURE_FORMS)
 MADE += expand("build/tables/advice.{form}", form=TABLE_FORMS)
 MADE += [f"build/{path}" for name in EXPERIMENTS for path in captions(name)]
 

@@ -38,6 +38,14 @@ use rule on_all_records as overview with:
             figure="{figure}",
             form="svg",
         ),
+        png=shown(
+            "figures/{figure}.png",
+            "overview",
+            "Figures",
+            "All",
+            figure="{figure}",
+            form="png",
+        ),
         csv=shown(
             "figures/{figure}.csv",
             "overview",

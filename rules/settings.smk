@@ -7,7 +7,7 @@ from snakemake.io import report as in_report
 from snakemake.logging import logger
 
 from analysis.outputs import caption_path, captions, place, written
-from analysis.rendering.text import TABLE_FORMS
+from analysis.rendering.text import FIGURE_FORMS, TABLE_FORMS
 from experiments import cost
 from experiments import grid as grids
 from experiments import machine as machines

@@ -119,12 +119,13 @@ def style() -> Iterator[None]:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write `figure` as SVG at `path`, and what it shows as CSV beside it.
+    """Write `figure` as SVG at `path`; beside it as PNG, for slides, and what it shows as CSV.
 
     Each is there whole or not at all. Equal figures give equal bytes.
     """
-    with atomic_write(path) as partial, style():
-        figure.savefig(partial, format="svg", metadata={"Date": None, "Creator": None})
+    for form, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+        with atomic_write(Path(path).with_suffix(f".{form}")) as partial, style():
+            figure.savefig(partial, format=form, metadata=metadata)
     write(Path(path).with_suffix(".csv"), figure_csv.to_csv(figure))
     return Path(path)
 

@@ -12,7 +12,7 @@ DASH = "–"
 SEPARATOR = " ; "  # of several paths or commands in one cell of a CSV
 WIDE = 20  # a bound this many times off shares no decimals with its value
 # The forms that a figure and a table are written in.
-FIGURE_FORMS, TABLE_FORMS = ("svg", "csv"), ("csv", "md", "typ", "tex")
+FIGURE_FORMS, TABLE_FORMS = ("svg", "png", "csv"), ("csv", "md", "typ", "tex")
 
 
 def number(value: float | None) -> str:

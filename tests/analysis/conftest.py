@@ -131,7 +131,8 @@ def _built(
             style.save(figure, path)
         else:
             write(path.with_suffix(".csv"), figure_csv.to_csv(figure))
-            path.symlink_to(rendered / path.name)
+            for form in ("svg", "png"):
+                path.with_suffix(f".{form}").symlink_to(rendered / f"{name}.{form}")
 
     for experiment in published.EXPERIMENTS:
         numbers.save(found[experiment], folder / "numbers" / f"{experiment}.json")

@@ -11,7 +11,7 @@ from analysis import catalogue
 from analysis.across import overview
 from analysis.experiments.block_sparse import density, gain
 from analysis.records import systems
-from analysis.rendering import figure_csv, style
+from analysis.rendering import figure_csv, style, text
 from analysis.selection import published, views
 from analysis.standard import growth, rate, speedup
 from tests.analysis import figure_values, synthetic
@@ -180,3 +180,14 @@ def test_a_note_is_broken_to_the_width_of_the_figure(laptop):
     figure = rate.rate(laptop, "block_sparse")
     assert figure.get_figwidth() == style.COLUMN
     assert max(map(len, figure.texts[-1].get_text().splitlines())) <= 20 * style.COLUMN
+
+
+def test_a_figure_is_written_as_svg_png_and_csv_and_the_same_twice(laptop, tmp_path):
+    draw = catalogue.figures("dilated")["time"]
+    for name in ("a", "b"):
+        style.save(draw(laptop, "dilated"), tmp_path / name / "f.svg")
+    for form in text.FIGURE_FORMS:
+        first, second = ((tmp_path / name / f"f.{form}").read_bytes() for name in ("a", "b"))
+        assert first == second
+    assert (tmp_path / "a" / "f.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["f.csv", "f.png", "f.svg"]
