@@ -76,7 +76,7 @@ def test_a_labelled_shape_that_cannot_be_read_is_named(ax):
 
 def test_a_figure_is_saved_with_its_medians(laptop, tmp_path):
     style.save(growth.time(laptop, "dilated"), tmp_path / "f.svg")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.csv", "f.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.csv", "f.png", "f.svg"]
     rows = list(csv.DictReader((tmp_path / "f.csv").open()))
     own = laptop[(laptop["experiment"] == "dilated") & (laptop["system"] == "dense")]
     own = own[(own["batch"] == 1) & own["is_causal"] & (own["pass"] == "forward")]
