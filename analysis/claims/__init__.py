@@ -20,7 +20,8 @@ A mechanism (`mechanisms` in the file) says how a published figure arose, once f
 it explains; a headline (`headlines`) groups what states one finding; `completeness.missing` lists
 what has no verdict, evidence or mechanism.
 
-An absolute time is never carried from one card to another. Ratios, orderings and growth are.
+An absolute time is never carried from one card to another. Ratios, orderings and growth of the
+method are; what another device shows of published code decides only where it agrees.
 """
 
 from analysis.claims.claim import Claim, ClaimsFile, Subject

@@ -51,7 +51,8 @@ class MemoryBytes(Predicate):
     def words(self, claim):
         what = {"peak": "peak memory beyond the inputs", "total": "peak memory with the inputs"}
         shape, unit = shape_words(self.at.given()), "KiB per token" if self.per_token else "MiB"
-        return f"{what[self.counts]} of {self.system} at {shape} is {claim.published} {unit}"
+        bound = "is at most" if self.enough else "is"
+        return f"{what[self.counts]} of {self.system} at {shape} {bound} {claim.published} {unit}"
 
     def judge(self, claim, evidence):
         unit, size = self._unit(claim, evidence)

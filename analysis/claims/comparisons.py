@@ -60,7 +60,9 @@ class Speedup(Predicate):
         return ids_from_pattern(self.figures, (self.system, self.against))
 
     def words(self, claim):
-        than = claim.published if claim.published is not None else "more than 1"
+        figure = claim.published
+        than = "more than 1" if figure is None else figure
+        than = f"{figure} or more" if figure is not None and figure > DIRECTION else than
         other = shape_words(self.against_at.given())
         other = f" at {other}" if other else ""
         return (
@@ -283,7 +285,8 @@ class Distinct(Predicate):
     def judge(self, claim, evidence):
         pairs = list(itertools.combinations(self.among, 2))
         if all(evidence.is_one_code(*pair) for pair in pairs):
-            return _one_code(evidence, pairs)
+            text = f"{comma_separated(self.among)} were one computation, bit by bit"
+            return Judgement(FAILS, CONSTRUCTION, text)
         needs = {system: (system, self.at.given()) for system in self.among}
         kind = {"quantity": self.quantity, "device_kind": self.device_kind}
         return evidence.on_records(claim, needs, self._decide, **kind)
@@ -354,7 +357,8 @@ class FastestVaries(Predicate):
         needs = {(s, at.seq_len): (s, at.given()) for s in self.among for at in self.shapes}
         pairs = list(itertools.combinations(self.among, 2))
         if all(evidence.is_one_code(*pair) for pair in pairs):
-            return _one_code(evidence, pairs)
+            text = f"{comma_separated(self.among)} were one computation, bit by bit"
+            return Judgement(FAILS, CONSTRUCTION, text)
         found = evidence.on_records(claim, needs, self._decide)
         refs = self.references()
         if refs and evidence.is_published:

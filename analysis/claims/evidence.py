@@ -116,7 +116,8 @@ class Evidence:
     def only_the_card(self, claim: Claim, found: Judgement) -> Judgement:
         """What was found on another device, which does not decide the claim."""
         card = self.claims_file.cards[self.claims_file.writeups[claim.writeup].card]
-        return replace(found, verdict=CARD, basis=NONE, needs=card.device)
+        text = f"{found.reason}; another device does not decide what was measured there"
+        return replace(found, verdict=CARD, basis=NONE, needs=card.device, reason=text)
 
     def is_one_code(self, first: str, second: str) -> bool:
         """Whether the published code under both names was one and the same."""

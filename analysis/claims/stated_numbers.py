@@ -170,12 +170,12 @@ class Arithmetic(Predicate):
         off = {"equal": max(above, below), "at_least": below, "at_most": above}[self.relation]
         span = f"{low:.10g}" if low == high else f"{low:.7g} to {high:.7g}"
         left = "" if self.left == "published" else f"left gives {left_low:.10g}, "
-        verdict, text = HOLDS, f"{left}right gives {span}"
+        verdict, text = HOLDS, f"{left}the formula gives {span}"
         if off > 0:
             near = self.relation == "equal" and off <= NEARLY * abs(high)
             verdict = FAILS
             if self.relation == "equal":
-                text += f", off by {off:.3g}" + (", a little beyond rounding" if near else "")
+                text += f", off by {off:.3g}" + (", a little, but beyond rounding" if near else "")
         return Judgement(verdict, ARITHMETIC, text)
 
 
