@@ -118,6 +118,8 @@ use rule on_all_records as advice with:
         "what the write-ups advise, beside what the records do"
 
 
+# The style that pages share.
+PAGE = ["analysis/pages/page.css"]
 # From a number to its records, from a record to its command; and what all of it cost.
 PROVENANCE = expand("{list}.csv", list=["numbers", "records"])
 PROVENANCE += expand(
@@ -180,7 +182,7 @@ rule ledger:
         "../envs/reproduce.yaml"
     params:
         code=modules_digest(
-            "analysis.pages.ledger_page", data=["analysis/pages/ledger.*"]
+            "analysis.pages.ledger_page", data=PAGE + ["analysis/pages/ledger.*"]
         ),
     message:
         "every claim down to its records, as a page"
@@ -200,7 +202,7 @@ rule numbers_page:
         "../envs/reproduce.yaml"
     params:
         code=modules_digest(
-            "analysis.pages.numbers_page", data=["analysis/pages/numbers.*"]
+            "analysis.pages.numbers_page", data=PAGE + ["analysis/pages/numbers.*"]
         ),
     message:
         "every number down to its records, as a page"

@@ -52,9 +52,7 @@ use rule on_all_records as index_page with:
     log:
         "build/logs/index_page.log",
     params:
-        code=of_records(
-            "pages.index_page", "analysis/pages/*.css", "analysis/pages/index*"
-        ),
+        code=of_records("pages.index_page", *PAGE, "analysis/pages/index*"),
         command=lambda wildcards, output: f"pages.index_page --out {output.page}",
     message:
         "the first page of all of it, and one archive"

@@ -9,12 +9,11 @@ from typing import Literal
 from pydantic import Field
 
 from analysis.claims.claim import Predicate
-from analysis.claims.criteria import is_close, is_uncertain, more_measuring, time_ratio
+from analysis.claims.criteria import is_close, is_uncertain, more_measuring, ratio_of, time_ratio
 from analysis.claims.schema import (
     ARITHMETIC,
     CONSTRUCTION,
     DIRECTION,
-    FACTOR,
     FAILS,
     HOLDS,
     OPEN,
@@ -220,14 +219,14 @@ class Ordering(Predicate):
 
     def _decide(self, claim, evidence, needs, rows):
         compared = [
-            (self._ratio(rows[second], rows[first]), first, second)
+            (ratio_of(rows[second], rows[first], self.quantity), first, second)
             for first, second in self._pairs()
             if first in rows and second in rows and not evidence.is_one_replica(first, second)
         ]
         if not compared:
             return evidence.waits(claim, needs, have=rows)
         worst, first, second = min(compared, key=lambda one: one[0].value)
-        bounds = [_bounds(ratio, self.quantity) for ratio, *_ in compared]
+        bounds = [_bounds(one, self.quantity) for one, *_ in compared]
         text = f"{self.quantity} of {second} / {first} is {interval_text(worst)}"
         equal = [low >= 1 / DIRECTION and high <= DIRECTION for low, high in bounds]
         if any(high < 1 for _, high in bounds) or (any(equal) and not self.advice):
@@ -246,9 +245,6 @@ class Ordering(Predicate):
             return evidence.only_the_card(claim, found)
         return found
 
-    def _ratio(self, base, other) -> Interval:
-        return {"time": time_ratio, "memory": _memory_ratio}[self.quantity](base, other)
-
 
 def _bounds(ratio: Interval, quantity: str) -> tuple[float, float]:
     """Of a ratio. Memory has no interval: within DIRECTION of 1 it is equal."""
@@ -266,121 +262,6 @@ def _one_code(evidence, pairs) -> Judgement | None:
     return None
 
 
-class Distinct(Predicate):
-    """The systems `among` differ in time (or memory) at the shape, by more than DIRECTION.
-
-    Holds when the interval of a pair is wholly beyond it; does not hold when those of all pairs are
-    within it, or when, as published, all were one code. `device_kind`: as in `Ordering`.
-    """
-
-    among: list[SystemName] = Field(min_length=2)
-    at: Shape
-    quantity: Literal["time", "memory"] = "time"
-    device_kind: Literal["cuda"] | None = None
-
-    def words(self, claim):
-        systems, shape = comma_separated(self.among), shape_words(self.at.given())
-        return f"{self.quantity} of {systems} differs at {shape}"
-
-    def judge(self, claim, evidence):
-        pairs = list(itertools.combinations(self.among, 2))
-        if all(evidence.is_one_code(*pair) for pair in pairs):
-            text = f"{comma_separated(self.among)} were one computation, bit by bit"
-            return Judgement(FAILS, CONSTRUCTION, text)
-        needs = {system: (system, self.at.given()) for system in self.among}
-        kind = {"quantity": self.quantity, "device_kind": self.device_kind}
-        return evidence.on_records(claim, needs, self._decide, **kind)
-
-    def _decide(self, rows, missing):
-        ratios = [
-            _larger_over_smaller(rows[first], rows[second], self.quantity)
-            for first, second in itertools.combinations(self.among, 2)
-        ]
-        widest = max(ratios, key=lambda ratio: ratio.value)
-        bounds = [
-            (r.low, r.high) if self.quantity == "time" else (r.value, r.value) for r in ratios
-        ]
-        uncertain = max(high / low for low, high in bounds) > FACTOR**2
-        text = f"they differ by a factor {interval_text(widest)} at most"
-        if not uncertain and any(low > DIRECTION for low, _ in bounds):
-            verdict = HOLDS
-        elif all(high <= DIRECTION and low >= 1 / DIRECTION for low, high in bounds):
-            verdict = FAILS
-        else:
-            # Of several pairs some differ by chance: with wide intervals that proves nothing.
-            verdict = UNDECIDED
-            occasions = next(iter(rows.values()))["occasions"]
-            text += UNCERTAIN if uncertain else more_measuring(widest, DIRECTION, occasions)
-        return Judgement(verdict, RECORDS, text, measured_as(widest, "x"))
-
-
-def _larger_over_smaller(one, other, quantity: str) -> Interval:
-    ratio = {"time": time_ratio, "memory": _memory_ratio}[quantity]
-    return max((ratio(one, other), ratio(other, one)), key=lambda ratio: ratio.value)
-
-
-def _memory_ratio(base, other) -> Interval:
-    return Interval.without_spread(base["peak_memory_bytes"] / other["peak_memory_bytes"])
-
-
 def _by_containment(found: Judgement, outer: str, inner: str) -> Judgement:
     text = f"{outer} runs all of {inner} and more, so it cannot be faster"
     return found.overruled(FAILS, CONSTRUCTION, text)
-
-
-class FastestVaries(Predicate):
-    """Which of `among` is fastest is not the same at all `shapes`.
-
-    Holds when two systems are significantly the fastest, each somewhere; does not hold when one
-    system is significantly the fastest everywhere, or, as published, when all were one code or the
-    published `figures` (the first * is a system, the second a length) have one winner.
-    """
-
-    among: list[SystemName] = Field(min_length=2)
-    shapes: list[Shape] = Field(min_length=2)
-    figures: str | None = None
-
-    def _keys(self):
-        return [(system, at.seq_len) for system in self.among for at in self.shapes]
-
-    def references(self):
-        if self.figures is None:
-            return {}
-        first, second, last = self.figures.split("*")
-        return {key: f"{first}{key[0]}{second}{key[1]}{last}" for key in self._keys()}
-
-    def words(self, claim):
-        lengths = comma_separated(at.seq_len for at in self.shapes)
-        return f"the fastest of {comma_separated(self.among)} is not the same at {lengths} tokens"
-
-    def judge(self, claim, evidence):
-        needs = {(s, at.seq_len): (s, at.given()) for s in self.among for at in self.shapes}
-        pairs = list(itertools.combinations(self.among, 2))
-        if all(evidence.is_one_code(*pair) for pair in pairs):
-            text = f"{comma_separated(self.among)} were one computation, bit by bit"
-            return Judgement(FAILS, CONSTRUCTION, text)
-        found = evidence.on_records(claim, needs, self._decide)
-        refs = self.references()
-        if refs and evidence.is_published:
-            times = {key: evidence.claims_file.claims[refs[key]].published for key in self._keys()}
-            winners = {min(self.among, key=lambda s: times[s, at.seq_len]) for at in self.shapes}
-            if len(winners) == 1:
-                text = f"by its own times {comma_separated(winners)} is fastest everywhere"
-                return found.overruled(FAILS, ARITHMETIC, text)
-        return found
-
-    def _decide(self, rows, missing):
-        winners, sure, least = [], [], None
-        for at in self.shapes:
-            first, second = sorted(self.among, key=lambda s: rows[s, at.seq_len]["median_ms"])[:2]
-            lead = time_ratio(rows[second, at.seq_len], rows[first, at.seq_len])
-            winners.append(first)
-            sure += [first] if lead.low > 1 else []
-            least = lead if least is None or lead.value < least.value else least
-        text = f"fastest: {comma_separated(winners)}, by {interval_text(least)} or more"
-        verdict = UNDECIDED
-        if len(set(sure)) > 1:
-            verdict = HOLDS
-        elif len(sure) == len(self.shapes):
-            verdict = FAILS
-        return Judgement(verdict, RECORDS, text, measured_as(least, "x"))

@@ -19,6 +19,13 @@ def time_ratio(base: Mapping, other: Mapping) -> Interval:
     return judged_ratio(speedup(base["samples"], other["samples"], base["spread"]))
 
 
+def ratio_of(base: Mapping, other: Mapping, quantity: str) -> Interval:
+    """That of "time" or "memory" of the record `base` over `other`; memory has no interval."""
+    if quantity == "time":
+        return time_ratio(base, other)
+    return Interval.without_spread(base["peak_memory_bytes"] / other["peak_memory_bytes"])
+
+
 def judged_ratio(value: Interval) -> Interval:
     """`value`; of one round with a margin of DIRECTION both ways."""
     if not math.isnan(value.low):

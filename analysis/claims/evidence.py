@@ -9,6 +9,7 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis.claims.claim import Claim, ClaimsFile
+from analysis.claims.machines import of_all_machines
 from analysis.claims.planned import planned
 from analysis.claims.schema import (
     AS_PUBLISHED,
@@ -21,9 +22,7 @@ from analysis.claims.schema import (
     METHOD,
     NONE,
     NOT_MEASURED,
-    OPEN,
     RECORDS,
-    SETTLED,
     UNDECIDED,
     Judgement,
 )
@@ -231,7 +230,7 @@ class Evidence:
             results.append(
                 replace(found, rows=used, stand_in=self._stand_in(claim, used, stand_in))
             )
-        return _of_all_machines(results)
+        return of_all_machines(results)
 
     def on_machines(self, claim, system, at, decide: Callable[[list], Judgement]) -> Judgement:
         """Decide on all records of one system at a shape, whatever their status, by machine."""
@@ -241,7 +240,7 @@ class Evidence:
         groups: dict[str, list[dict]] = {}
         for row in rows:
             groups.setdefault(row["machine"], []).append(row)
-        return _of_all_machines(
+        return of_all_machines(
             [
                 replace(decide(g), rows=tuple(g), stand_in=self._stand_in(claim, g, {}))
                 for g in groups.values()
@@ -400,39 +399,3 @@ def _by_system(rows: Iterable[Mapping]) -> dict[tuple[str, str], list[dict]]:
     for row in rows:
         found.setdefault((row["experiment"], row["variant"]), []).append(row)
     return found
-
-
-def _of_all_machines(results: list[Judgement]) -> Judgement:
-    """The judgement of the preferred machine, or that machines differ, with each one's finding.
-
-    A machine that settles the claim is preferred to one that leaves it open.
-    """
-    settled = [one for one in results if one.verdict not in OPEN] or results[:1]
-    first = settled[0]
-    if not first.rows:
-        return first
-    opposed = [one for one in settled if one.verdict != first.verdict]
-    if opposed:
-        both = [first, *opposed]
-        text = "; ".join(f"{_where(one)}: {one.verdict} ({one.reason})" for one in both)
-        return replace(
-            first, verdict=DIFFERS, reason=text, stand_in=_joined(one.stand_in for one in both),
-            rows=tuple(row for one in both for row in one.rows),
-        )  # fmt: skip
-    stand_in = first.stand_in if first.verdict in (*SETTLED, UNDECIDED) else ""
-    told = [f"{first.reason}; on {_where(first)}"]
-    # Another device than the published card may not contradict the claim, but it is told.
-    other = [one for one in results if one.verdict == CARD and one.rows and one is not first]
-    other = other if first.verdict in SETTLED else []
-    told += [f"{_where(one)}: {one.verdict} ({one.reason})" for one in other]
-    rows = first.rows + tuple(row for one in other for row in one.rows)
-    return replace(first, reason="; ".join(told), stand_in=stand_in, rows=rows)
-
-
-def _where(found: Judgement) -> str:
-    row = found.rows[0]
-    return f"{row['machine']} ({row['device_kind']})"
-
-
-def _joined(words: Iterable[str]) -> str:
-    return " and ".join(dict.fromkeys(filter(None, words)))

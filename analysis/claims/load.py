@@ -15,7 +15,8 @@ from pydantic import Field, ValidationError
 
 from analysis.claims.capacity import Fits
 from analysis.claims.claim import Claim, ClaimsFile, Predicate, Subject
-from analysis.claims.comparisons import FastestVaries, Ordering
+from analysis.claims.comparisons import Ordering
+from analysis.claims.differences import FastestVaries
 from analysis.claims.growth import Growth, RisingSpeedup
 from analysis.claims.registry import KINDS
 from analysis.claims.schema import (

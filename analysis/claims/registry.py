@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from analysis.claims.capacity import Fits, MemoryBytes
 from analysis.claims.claim import Predicate
-from analysis.claims.comparisons import Distinct, FastestVaries, Ordering, Speedup
+from analysis.claims.comparisons import Ordering, Speedup
 from analysis.claims.construction import Locality, Sparsity
+from analysis.claims.differences import Distinct, FastestVaries
 from analysis.claims.growth import Crossover, Growth, RisingSpeedup, WorkGrowth
 from analysis.claims.rank_memory import RankMemory
 from analysis.claims.speedup_range import SpeedupRange

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from analysis.claims.claim import Predicate
-from analysis.claims.criteria import more_measuring, time_ratio
+from analysis.claims.criteria import more_measuring, ratio_of
 from analysis.claims.schema import (
     FACTOR,
     FAILS,
@@ -65,7 +65,11 @@ class SpeedupRange(Predicate):
 
         def decide(rows, missing):
             found = [
-                (self._gain(rows[self.against, i], rows[system, i]), system, at.seq_len)
+                (
+                    ratio_of(rows[self.against, i], rows[system, i], self.quantity),
+                    system,
+                    at.seq_len,
+                )
                 for i, at in enumerate(self.shapes)
                 for system in self.systems
                 if (system, i) in rows and (self.against, i) in rows
@@ -119,12 +123,6 @@ class SpeedupRange(Predicate):
         if high < figure:
             return FAILS
         return UNDECIDED if high / low > FACTOR**2 else HOLDS
-
-    def _gain(self, base, row) -> Interval:
-        if self.quantity == "time":
-            return time_ratio(base, row)
-        value = base["peak_memory_bytes"] / row["peak_memory_bytes"]
-        return Interval.without_spread(value)
 
     def _text(self, gain: Interval) -> str:
         if self.quantity == "time":

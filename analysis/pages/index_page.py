@@ -14,16 +14,13 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
-from markupsafe import Markup
-
 from analysis.command import command, parser
+from analysis.pages.template import filled
 from analysis.records import files
 from analysis.records.frame import RecordsError
 from analysis.rendering.text import FIGURE_FORMS, TABLE_FORMS, title, write
 from experiments.atomic_write import atomic_write
 
-PAGES = Path(__file__).parent
 ARCHIVE = "downloads.zip"
 # What to read first, and what each answers.
 _READ = {
@@ -46,19 +43,11 @@ class BuildError(ValueError):
 
 def render(build: Path, archive_bytes: int) -> str:
     """The page of what is in `build`, to lie there; `archive_bytes` is the size of its archive."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(PAGES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     notebooks = {path.stem: path for path in sorted(build.glob("notebooks/*.html"))}
     writeups = {path.stem: path for path in sorted(build.glob("writeups/*.md"))}
     names = [*notebooks, *(name for name in writeups if name not in notebooks)]
-    return environment.get_template("index.html.j2").render(
-        style=Markup("".join((PAGES / f"{name}.css").read_text() for name in ("numbers", "index"))),
+    return filled(
+        "index",
         read=[(name, text) for name, text in _READ.items() if (build / name).is_file()],
         experiments=[
             {

@@ -10,21 +10,18 @@ repository lies.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-from urllib.parse import quote
 
-import jinja2
 from markupsafe import Markup
 
 from analysis.claims.schema import SIDES, SORTS, VERDICTS
 from analysis.command import command, parser
 from analysis.documents.writeups import measured_of_finding, measured_text, published_text
+from analysis.pages.template import PAGES, filled, record_link
 from analysis.records.frame import RecordsError, repository
 from analysis.rendering.text import read_json, write
 
-PAGES = Path(__file__).parent
 SUFFIXES = {"tables": ("md", "csv"), "figures": ("svg",)}
 LABELS = {
     "as_published": "As published",
@@ -39,20 +36,12 @@ class PageError(ValueError):
 
 def render(ledger: dict, out: Path, root: Path) -> str:
     """The page of `ledger` (`build/claims.json`), to lie at `out`; records are below `root`."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(PAGES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     used = {claim["mechanism"] for claim in ledger["claims"]}
     mechanisms = {name: m for name, m in ledger["mechanisms"].items() if name in used}
     titles = {one["name"]: one["title"] for one in ledger["headlines"]}
     verdicts = [(name, name) for name in VERDICTS]
-    return environment.get_template("ledger.html.j2").render(
-        style=Markup((PAGES / "ledger.css").read_text()),
+    return filled(
+        "ledger",
         script=Markup((PAGES / "ledger.js").read_text()),
         counts=ledger["counts"],
         verdicts=VERDICTS,
@@ -97,7 +86,7 @@ def _shown(claim: dict, ledger: dict, folder: Path, root: Path) -> dict:
     records = {
         record["path"]: {
             **record,
-            "href": quote(Path(os.path.relpath(root / record["path"], folder)).as_posix()),
+            "href": record_link(record["path"], folder, root),
         }
         for _, side in sides
         for record in side["evidence"]

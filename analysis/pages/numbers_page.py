@@ -9,20 +9,14 @@ The paper's numbers are links to their rows. Read from `numbers.csv` and `record
 from __future__ import annotations
 
 import csv
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import quote
-
-import jinja2
-from markupsafe import Markup
 
 from analysis.command import command, parser
+from analysis.pages.template import filled, record_link
 from analysis.records.frame import RecordsError, repository
 from analysis.rendering.text import SEPARATOR, write
-
-PAGES = Path(__file__).parent
 
 
 class PageError(ValueError):
@@ -34,22 +28,14 @@ def render(numbers: list[dict], records: list[dict], out: Path, root: Path) -> s
     used = sorted({path for row in numbers for path in _paths(row)})
     place = {path: number for number, path in enumerate(used, start=1)}
     commands = {row["path"]: row["command"] for row in records}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(PAGES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("numbers.html.j2").render(
-        style=Markup((PAGES / "numbers.css").read_text()),
+    return filled(
+        "numbers",
         numbers=[row | {"places": runs(place[path] for path in _paths(row))} for row in numbers],
         records=[
             {
                 "place": place[path],
                 "path": path,
-                "href": quote(Path(os.path.relpath(root / path, out.parent)).as_posix()),
+                "href": record_link(path, out.parent, root),
                 "command": commands[path],
             }
             for path in used

@@ -1,0 +1,31 @@
+"""What the pages that are filled by jinja share: how, one style, links to records."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup
+
+PAGES = Path(__file__).parent
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(PAGES),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+
+
+def filled(name: str, **given) -> str:
+    """The page `<name>.html.j2` of `given`, with `page.css` and its own `<name>.css` as `style`."""
+    style = "".join((PAGES / f"{one}.css").read_text() for one in ("page", name))
+    return _ENVIRONMENT.get_template(f"{name}.html.j2").render(style=Markup(style), **given)
+
+
+def record_link(path: str, folder: Path, root: Path) -> str:
+    """The address, from a page in `folder`, of a record whose `path` is from `root`."""
+    return quote(Path(os.path.relpath(root / path, folder)).as_posix())
