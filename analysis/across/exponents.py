@@ -34,7 +34,10 @@ class Row:
 
 
 def rows_of(frame: pd.DataFrame, machine: str = "auto") -> list[Row]:
-    """Every system with a fit, experiment by experiment: the first forward series of a machine."""
+    """Every system with an exponent worth drawing, experiment by experiment.
+
+    Of the first forward series of each machine.
+    """
     found: dict[tuple[str, str], dict] = {}
     present = set(frame["experiment"])
     for experiment in (name for name in published.EXPERIMENTS if name in present):
@@ -48,7 +51,7 @@ def rows_of(frame: pd.DataFrame, machine: str = "auto") -> list[Row]:
             for system in series.systems if series else ():
                 for quantity in QUANTITIES:
                     fit = series.growth(system, quantity)
-                    if fit is not None and not _is_beside(experiment, quantity):
+                    if fit and fit.is_narrow and not _is_beside(experiment, quantity):
                         key = view.machine, quantity
                         found.setdefault((experiment, system), {})[key] = fit
     return [Row(*key, fits) for key, fits in found.items()]
@@ -115,11 +118,12 @@ def _draw(ax: Axes, rows: list[Row], quantity: str, marks: dict, units: float, n
 def _legend(figure: Figure, frame: pd.DataFrame, marks: dict, tall: float) -> None:
     handles = [Line2D([], [], marker=m, linestyle="none", color=GREY) for m in marks.values()]
     device = {row["machine"]: views.device(row) for _, row in frame.iterrows()}
-    names = [f"{machine} ({device[machine]})" for machine in marks]
+    names = [device[machine] for machine in marks]
     figure.legend(
         handles, names, loc="lower left", bbox_to_anchor=(0.08 / PAGE, 0.04 / tall),
         handletextpad=0.4, borderaxespad=0, alignment="left", title_fontsize=6.5, fontsize=6.5,
-        title="Forward pass, k of a n^k beside a constant, 95 % intervals. Dashed: 1 and 2.",
+        title="Forward pass, k of a n^k beside a constant, 95 % intervals, none of over 1. "
+        "Dashed: 1 and 2.",
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from analysis.records import frame as records
 from analysis.rendering.style import GREY, PAGE, look, ratio_axis, save, style
 from analysis.rendering.text import tokens
 from analysis.selection import published, reporting_machine, views
+from analysis.standard import in_words
 from analysis.statistics.intervals import Interval
 
 LINE = 0.118  # inches, of one comparison
@@ -97,7 +98,7 @@ def overview(frame: pd.DataFrame, machine: str = "auto") -> Figure:
             _draw(ax, found, -1.22 / width)
             title = f"write-up “{view.experiment}”"
             ax.set_title(title, x=-1.22 / width, fontweight="bold", pad=4)
-            over = f"speed-up over {published.name(published.speedup_base(view.experiment))}"
+            over = f"speed-up over {in_words.base(published.speedup_base(view.experiment))}"
             ax.set_xlabel(f"{over}\n{view.device}" if names_devices else over)
         _legend(figure, panels, tall)
     return figure

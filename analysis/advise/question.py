@@ -108,9 +108,9 @@ def rows_of_machine(frame: pd.DataFrame, device: str | None) -> pd.DataFrame:
 
 
 def machine_words(row: pd.Series) -> str:
-    """AMD EPYC, 2-core CPU (amd-epyc-2core-111acf)."""
-    words = [row["device"], views.device(row)]
-    return f"{', '.join(dict.fromkeys(words))} ({row['machine']})"
+    """2-core AMD EPYC (amd-epyc-2core-111acf)."""
+    name = views.device(row)
+    return name if row["machine"] in name else f"{name} ({row['machine']})"
 
 
 def resolve(rows: pd.DataFrame, question: Question) -> tuple[Question, pd.DataFrame]:

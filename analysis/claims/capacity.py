@@ -41,6 +41,10 @@ class MemoryBytes(Predicate):
     per_token: bool = False
     enough: bool = False
 
+    @property
+    def figure_unit(self) -> str:
+        return "KiB/token" if self.per_token else "MiB"
+
     def _unit(self, claim, evidence) -> tuple[str, float]:
         """The unit of the figure, and its size in bytes."""
         if not self.per_token:
@@ -89,6 +93,7 @@ class Fits(Predicate):
     memory on a device with at least as much.
     """
 
+    figure_unit: ClassVar[str] = "MiB"
     system: SystemName
     at: Shape
     card: CardName | None = None

@@ -26,9 +26,12 @@ class Predicate(Strict):
     """Base of all kinds. `resolution`: one unit of the last printed digit of the figure.
 
     sort: what an entry of this kind is, one of `schema.SORTS`. judged_sides: which verdicts it has.
+    figure_unit: of the published figure, where the kind alone says it; "x" a ratio, "exponent" the
+    power of a growth.
     """
 
     needs_figure: ClassVar[bool] = False
+    figure_unit: ClassVar[str] = ""
     sort: ClassVar[str] = CLAIM
     judged_sides: ClassVar[tuple[str, ...]] = SIDES
     resolution: Number = 0
@@ -93,7 +96,7 @@ class Claim:
     section, line: where the write-up makes it. strength: one of `schema.STRENGTHS`. scope: a card,
     where it says that it is about that hardware alone. subject: "class" where it is about what was
     published, "method" where it is about the method by that name. history: what the public history
-    of the code shows of it.
+    of the code shows of it. unit: of the figure, "" where it has none.
     """
 
     id: str
@@ -106,6 +109,7 @@ class Claim:
     history: History | None
     claim: str
     published: object
+    unit: str
     kind: str
     predicate: Predicate
     note: str | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -48,6 +48,7 @@ class Speedup(Predicate):
     one published code have the ratio 1. `card`: only records from there are used.
     """
 
+    figure_unit: ClassVar[str] = "x"
     system: SystemName
     against: SystemName
     at: Shape

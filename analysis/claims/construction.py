@@ -32,6 +32,7 @@ class Sparsity(Predicate):
     leaves out. A block mask keeps whole blocks, so it may be off by one block per row.
     """
 
+    figure_unit: ClassVar[str] = "%"
     needs_figure: ClassVar[bool] = True
     system: SystemName
     at: Shape

@@ -59,6 +59,7 @@ class Growth(Predicate):
     beyond.
     """
 
+    figure_unit: ClassVar[str] = "exponent"
     system: SystemName
     quantity: Literal["time", "memory"]
     at: Shape
@@ -145,6 +146,7 @@ class WorkGrowth(Predicate):
     shortest and the longest that it was measured at. Holds within EXPONENT of the power.
     """
 
+    figure_unit: ClassVar[str] = "exponent"
     needs_figure: ClassVar[bool] = True
     system: SystemName
     lengths: list[int] = Field(min_length=2, max_length=2)
@@ -192,6 +194,7 @@ class Crossover(Predicate):
     lengths on either side.
     """
 
+    figure_unit: ClassVar[str] = "tokens"
     needs_figure: ClassVar[bool] = True
     system: SystemName
     against: SystemName

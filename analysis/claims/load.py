@@ -45,7 +45,7 @@ from models.registry import VARIANTS
 _TABLE = ("for", "columns", "rows", "cells")
 _ANNOTATIONS = (
     *("line", "strength", "scope", "subject", "history"),
-    *("mechanism", "see", "about"),
+    *("mechanism", "see", "about", "unit"),
 )
 _ENTRY = ("id", "section", "claim", "published", "predicate", "note", *_ANNOTATIONS)
 _SECTIONS = ("cards", "mechanisms", "systems", "writeups", "headlines")
@@ -53,7 +53,10 @@ _PLACE = re.compile(r"\{([\w.-]+)\}")
 
 
 class _Annotations(Strict):
-    """See `Claim`. line: of the write-up, or several: 17, "17-19", "17, 21"."""
+    """See `Claim`. line: of the write-up, or several: 17, "17-19", "17, 21".
+
+    unit: of a figure whose kind of predicate does not say it.
+    """
 
     line: int | Annotated[str, Field(pattern=r"^\d+(-\d+)?(, \d+(-\d+)?)*$")]
     strength: Literal[STRENGTHS] = "states"
@@ -63,6 +66,7 @@ class _Annotations(Strict):
     mechanism: MechanismName | None = None
     see: list[Output] = []
     about: About | None = None
+    unit: str | None = None
 
 
 class _UniqueKeys(yaml.CSafeLoader):
@@ -206,6 +210,7 @@ def _claim(path, writeup: str, conditions: Shape, fields: dict, context: Mapping
         section=fields["section"],
         claim=fields["claim"],
         published=published,
+        unit=predicate.figure_unit if more.unit is None else more.unit,
         kind=kind,
         predicate=predicate,
         note=fields.get("note"),

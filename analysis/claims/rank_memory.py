@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -32,6 +33,7 @@ class RankMemory(Predicate):
     EXPONENT of 1; does not hold below 0.5, nearer to 0, where more ranks do not help.
     """
 
+    figure_unit: ClassVar[str] = "exponent"
     system: SystemName
     at: Shape
     lengths: list[int] = Field(min_length=1)

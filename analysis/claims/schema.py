@@ -114,11 +114,11 @@ class Side:
 class Verdict:
     """An entry of the claims file, judged.
 
-    line: where the write-up makes it. sort: one of SORTS. predicate: in words. headline: the
-    finding that it belongs to, None of context. as_published, method: of a claim or a restatement,
-    else None. consistency: of a consistency check or a restatement, else None. mechanism: name of
-    how the published figure arose; None where the method does the same, or nothing is known of it.
-    see: tables and figures, from the build folder, without suffix.
+    line: where the write-up makes it. unit: of the published figure. sort: one of SORTS. predicate:
+    in words. headline: the finding that it belongs to, None of context. as_published, method: of a
+    claim or a restatement, else None. consistency: of a consistency check or a restatement, else
+    None. mechanism: name of how the published figure arose; None where the method does the same, or
+    nothing is known of it. see: tables and figures, from the build folder, without suffix.
     """
 
     id: str
@@ -131,6 +131,7 @@ class Verdict:
     subject: str
     claim: str
     published: object
+    unit: str
     kind: str
     predicate: str
     headline: str | None

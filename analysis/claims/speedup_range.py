@@ -46,6 +46,10 @@ class SpeedupRange(Predicate):
     device_kind: Literal["cuda"] | None = None
     of_range: bool = False
 
+    @property
+    def figure_unit(self) -> str:
+        return "%" if self.quantity == "memory" else "x"
+
     def words(self, claim):
         lengths = comma_separated(dict.fromkeys(at.seq_len for at in self.shapes))
         what = f"{claim.published} times as fast as"

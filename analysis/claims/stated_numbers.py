@@ -46,6 +46,7 @@ class AbsoluteTime(Predicate):
     decide, within FACTOR.
     """
 
+    figure_unit: ClassVar[str] = "ms"
     needs_figure: ClassVar[bool] = True
     system: SystemName
     at: Shape
@@ -97,6 +98,7 @@ class Throughput(Predicate):
     records from that very card decide, within FACTOR.
     """
 
+    figure_unit: ClassVar[str] = "tokens/s"
     needs_figure: ClassVar[bool] = True
     system: SystemName
     at: Shape

@@ -58,6 +58,7 @@ def _verdict(claims_file: ClaimsFile, evidence: dict[str, Evidence], claim: Clai
         subject=claim.subject,
         claim=claim.claim,
         published=claim.predicate.derived(claims_file) if published is None else published,
+        unit=claim.unit or _restated_unit(claims_file, claim),
         kind=claim.kind,
         predicate=claim.predicate.words(claim),
         headline=claims_file.headline_of.get(claim.id),
@@ -66,6 +67,11 @@ def _verdict(claims_file: ClaimsFile, evidence: dict[str, Evidence], claim: Clai
         see=_outputs(claims_file, claim),
         note=claim.note or (claim.predicate.reason if claim.sort == CONTEXT else None),
     )
+
+
+def _restated_unit(claims_file: ClaimsFile, claim: Claim) -> str:
+    of = claim.predicate.references().get("of") if claim.sort == RESTATEMENT else None
+    return claims_file.claims[of].unit if of else ""
 
 
 def _side(found: Judgement) -> Side:
@@ -135,7 +141,7 @@ def to_json(claims_file: ClaimsFile, verdicts: list[Verdict]) -> str:
 
 
 _PLAIN = ("id", "writeup", "section", "line", "sort", "strength", "scope", "subject", "claim")
-_PLAIN += ("published", "kind", "predicate", "headline", "mechanism", "note")
+_PLAIN += ("published", "unit", "kind", "predicate", "headline", "mechanism", "note")
 _OF_SIDE = ("verdict", "stand_in", "basis", "reason", "needs", "command")
 _MEASURED = ("value", "low", "high", "unit")
 

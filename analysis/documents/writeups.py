@@ -141,7 +141,7 @@ class _Page:
 
     def published(self, claim: str) -> str:
         """The published figure of the claim `<write-up>.<claim>`."""
-        return published_text(self._claim(claim))
+        return _bare(self._claim(claim)["published"])
 
     def measured(self, claim: str) -> str:
         """The measured value of the claim `<write-up>.<claim>`, an en dash where there is none."""
@@ -224,8 +224,7 @@ def measured_text(measured: dict | None) -> str:
     bounds = [measured[b] for b in ("low", "high")]
     value = measured["value"]
     text = number(value) if None in bounds else interval(value, *bounds)
-    unit = {"x": "×", "exponent": ""}.get(measured["unit"], f" {measured['unit']}")
-    return ("n^" if measured["unit"] == "exponent" else "") + text + unit
+    return _with_unit(text, measured["unit"])
 
 
 def measured_of_finding(side: dict | None) -> str:
@@ -240,11 +239,23 @@ def measured_of_finding(side: dict | None) -> str:
 
 
 def published_text(claim: dict) -> str:
-    """The published value of a claim as text."""
-    value = claim["published"]
+    """The published value of a claim as text, a number with its unit."""
+    text = _bare(claim["published"])
+    return _with_unit(text, claim["unit"]) if isinstance(claim["published"], int | float) else text
+
+
+def _bare(value: object) -> str:
     if value is None:
         return DASH
+    if isinstance(value, int):
+        return f"{value:,}" if value >= 10000 else str(value)
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _with_unit(text: str, unit: str) -> str:
+    if unit == "exponent":
+        return f"n^{text}"
+    return text + {"": "", "x": "×"}.get(unit, f" {unit}")
 
 
 @command("writeups", WriteupError, NumbersError)

@@ -1,6 +1,6 @@
 """Measured again: whether the intervals of some occasions hold what another one found.
 
-The occasions of one host are split in two by time. Speed-ups over dense attention, with intervals
+The occasions of one host are split in two where they lie furthest apart in time. Speed-ups over dense attention, with intervals
 from the earlier ones alone, are set beside those of the first of the later ones, and the other way
 round beside those of the last of the earlier ones; a part of one round has no intervals.
 """
@@ -71,9 +71,16 @@ def retests(frame: pd.DataFrame, machine: str) -> Retests:
     occasions = [*max(hosts.values(), key=len, default={}).values()]
     if len(occasions) < 2:
         return Retests()
+    cuts = range(1, len(occasions))
     # The first part has two rounds, without which it has no intervals, where that leaves a second.
-    several = next((n for n in range(1, len(occasions)) if sum(map(len, occasions[:n])) > 1), 1)
-    cut = max(several, len(occasions) // 2)
+    several = [n for n in cuts if sum(map(len, occasions[:n])) > 1] or [1]
+
+    def apart(cut: int) -> tuple[int, int]:
+        """Hours between the parts; of the same, how many occasions the smaller one has."""
+        gap = began[occasions[cut][0]] - began[occasions[cut - 1][-1]]
+        return round(gap.total_seconds() / 3600), min(cut, len(occasions) - cut)
+
+    cut = max(several, key=apart)
     earlier, later = (
         [at for occasion in part for at in occasion] for part in (occasions[:cut], occasions[cut:])
     )

@@ -34,27 +34,48 @@ function spread(wanted, gap, low, high) {
   return placed;
 }
 
-function drawChart(box, onChoose) {
+// One chart per machine, over the same lengths and heights.
+function drawCharts(box, onChoose) {
   const quantity = QUANTITIES[state.show];
-  const records = visible();
-  const width = Math.max(box.clientWidth, 280);
-  const labelled = width >= 700;
+  const machines = compared();
+  const records = machines.flatMap((machine) => visible(machine));
+  const known = records.filter((r) => quantity.value(r) !== null);
+  const sizes = [
+    ...known.flatMap((r) => [quantity.value(r), ...(quantity.ends(r) || [])]),
+    ...printed().map((p) => PRINTED[state.show](p)),
+  ].filter((v) => v > 0);
+  const [low, high] = sizes.length ? [Math.min(...sizes) / 1.3, Math.max(...sizes) * 1.3] : [1, 10];
+  const all = distinct([...records, ...printed()].map((r) => r.seq_len)).sort((a, b) => a - b);
+  const isWide = box.clientWidth >= 700;
+  const width = Math.max(isWide ? box.clientWidth / machines.length : box.clientWidth, 280);
+  box.replaceChildren(...machines.map((machine) => {
+    const own = visible(machine);
+    const parts = [drawChart(own, { low, high, all, width }, onChoose)];
+    const dtype = own.length ? `, ${own[0].dtype}` : "";
+    if (machines.length > 1) parts.unshift(make("h3", {}, DATA.machines[machine] + dtype));
+    return make("div", {}, ...parts);
+  }));
+}
+
+function drawChart(records, { low, high, all, width }, onChoose) {
+  const quantity = QUANTITIES[state.show];
+  const labelled = width >= 500;
   const height = labelled ? 420 : 330;
+  const known = records.filter((r) => quantity.value(r) !== null);
   const untimed = records.filter((r) => quantity.value(r) === null);
-  const longest = Math.max(...records.map((r) => labelOf(r).length));
-  const edge = { left: 58, right: labelled ? Math.min(30 + 6.6 * longest, width / 2) : 12, 
+  const longest = Math.max(0, ...records.map((r) => labelOf(r).length));
+  const edge = { left: 58, right: labelled ? Math.min(30 + 6.6 * longest, width / 2) : 12,
     top: untimed.length ? 44 : 14, bottom: 44 };
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "group",
     "aria-label": `${quantity.title} against length` });
-  const known = records.filter((r) => quantity.value(r) !== null);
-  const sizes = known.flatMap((r) => [quantity.value(r), ...(quantity.ends(r) || [])])
-    .filter((v) => v > 0);
-  const all = lengths();
   const pad = all.length > 1 ? 1.12 : 2;
   const x = logScale(all[0] / pad, all[all.length - 1] * pad, edge.left, width - edge.right);
-  const [low, high] = sizes.length ? [Math.min(...sizes) / 1.3, Math.max(...sizes) * 1.3] : [1, 10];
   const y = logScale(low, high, height - edge.bottom, edge.top);
   drawAxes(svg, { x, y, all, low, high, width, height, edge });
+  if (!records.length) {
+    svg.append(draw("text", { x: (edge.left + width - edge.right) / 2, y: height / 2,
+      "text-anchor": "middle" }, "nothing measured in this setting"));
+  }
   const ends = [];
   const points = [];
   for (const line of lines()) {
@@ -72,11 +93,28 @@ function drawChart(box, onChoose) {
     }
   }
   points.push(...drawUntimed(svg, untimed, x, edge, width));
+  for (const p of printed()) svg.append(drawPrinted(p, x(p.seq_len), y(PRINTED[state.show](p))));
   for (const [r, px, py] of points) svg.append(drawPoint(r, px, py, y, quantity, onChoose));
   // With more lines than this only the chosen one has a label.
   const named = ends.length > 20 ? ends.filter((end) => end.line === state.line) : ends;
   if (labelled) drawLabels(svg, named, width - edge.right + 14, edge.top, height - edge.bottom);
-  box.replaceChildren(svg);
+  return svg;
+}
+
+// A published figure: a white diamond in the colour of its system.
+function drawPrinted(p, px, py) {
+  const look = DATA.looks[p.system];
+  const name = `${look.name}, ${tokens(p.seq_len)} tokens, published: ${printedWords(p)}`;
+  const group = draw("g", { class: "published", role: "img", "aria-label": name,
+    "data-system": p.system, "data-length": p.seq_len });
+  group.append(draw("title", {}, name), draw("path", { d: "M0,-6L6,0L0,6L-6,0Z", fill: "#fff",
+    stroke: look.color, "stroke-width": 1.4,
+    transform: `translate(${px.toFixed(1)} ${py.toFixed(1)})` }));
+  return group;
+}
+
+function printedWords(p) {
+  return `${number(PRINTED[state.show](p))} ${QUANTITIES[state.show].unit}, ${DATA.card}, ${p.dtype}`;
 }
 
 function drawAxes(svg, { x, y, all, low, high, width, height, edge }) {
@@ -120,7 +158,7 @@ function drawPoint(record, px, py, y, quantity, onChoose) {
   const name = `${labelOf(record)}, ${tokens(record.seq_len)} tokens: ${shown.trim()}`;
   const group = draw("g", { class: "point", role: "button", tabindex: isChosen ? 0 : -1,
     "aria-pressed": isChosen, "aria-label": name, "data-line": record.line,
-    "data-length": record.seq_len, "data-x": px, "data-y": py });
+    "data-machine": record.machine, "data-length": record.seq_len, "data-x": px, "data-y": py });
   group.append(draw("title", {}, name));
   if (ends && ends[0] !== null) {
     const color = DATA.looks[record.system].color;

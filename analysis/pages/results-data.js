@@ -40,16 +40,43 @@ const QUANTITIES = {
     ends: () => null },
 };
 
-const state = { show: "time", hidden: new Set(), sparsities: null, length: null, line: null };
+// What a write-up prints; its dtype is often another one than that of the records.
+const PUBLISHED = DATA.published.map((p) => ({ ...p, batch: String(p.batch),
+  is_causal: p.is_causal ? "causal" : "not causal" }));
+const PRINTED = { time: (p) => p.time, memory: (p) => p.memory };
 
-// The records of the selected setting, whatever is hidden.
-function selected() {
-  return RECORDS.filter((r) => SETTING.every((name) => r[name] === state[name]));
+const state = { show: "time", hidden: new Set(), sparsities: null, length: null, line: null,
+  beside: "" };
+
+// The records of the selected setting on a machine, whatever is hidden. Of the machine beside it,
+// where it has none of that dtype, those of the dtype that it has most of.
+function selected(machine = state.machine) {
+  const fitting = RECORDS.filter((r) => r.machine === machine &&
+    SETTING.every((name) => ["machine", "dtype"].includes(name) || r[name] === state[name]));
+  const own = fitting.filter((r) => r.dtype === state.dtype);
+  if (own.length || machine === state.machine) return own;
+  const count = (dtype) => fitting.filter((r) => r.dtype === dtype).length;
+  const [most] = distinct(fitting.map((r) => r.dtype)).sort((a, b) => count(b) - count(a));
+  return fitting.filter((r) => r.dtype === most);
 }
 
 // The records that are drawn and listed.
-function visible() {
-  return selected().filter((r) => isShown(r));
+function visible(machine = state.machine) {
+  return selected(machine).filter((r) => isShown(r));
+}
+
+// The machines that are drawn, side by side in the order of their list.
+function compared() {
+  return Object.keys(DATA.machines).filter((m) => m === state.machine || m === state.beside);
+}
+
+// What the write-up prints of the visible systems in the setting, and of the quantity shown.
+function printed() {
+  const value = PRINTED[state.show];
+  const parts = ["experiment", "pass", "is_causal", "heads", "batch"];
+  const systems = compared().flatMap((m) => visible(m)).map((r) => r.system);
+  return PUBLISHED.filter((p) => value && value(p) && systems.includes(p.system) &&
+    parts.every((name) => p[name] === state[name]));
 }
 
 function isShown(record) {
@@ -72,7 +99,7 @@ function lengths() {
 // The lines of the setting in the order of the figures.
 function lines() {
   const systems = Object.keys(DATA.looks);
-  const found = selected().sort((a, b) => systems.indexOf(a.system) - systems.indexOf(b.system));
+  const found = compared().flatMap((m) => selected(m)).sort((a, b) => systems.indexOf(a.system) - systems.indexOf(b.system));
   return distinct(found.map((r) => r.line));
 }
 
@@ -103,6 +130,7 @@ function settle() {
     const known = options(name);
     if (!known.includes(state[name])) state[name] = known[0];
   }
+  if (!DATA.machines[state.beside] || state.beside === state.machine) state.beside = "";
   if (!QUANTITIES[state.show]) state.show = "time";
   const known = distinct(selected().map(sparsityOf));
   if (state.sparsities !== null) {
@@ -129,6 +157,7 @@ function usualLength() {
 function toHash() {
   const parts = new URLSearchParams();
   for (const name of SETTING) parts.set(name, state[name]);
+  if (state.beside) parts.set("beside", state.beside);
   parts.set("show", state.show);
   parts.set("length", state.length);
   parts.set("line", state.line);
@@ -142,6 +171,7 @@ function fromHash() {
   for (const name of [...SETTING, "show", "line"]) {
     if (parts.has(name)) state[name] = parts.get(name);
   }
+  state.beside = parts.get("beside") || "";
   state.length = parts.has("length") ? Number(parts.get("length")) : state.length;
   state.sparsities = parts.has("sparsity") ? new Set(parts.get("sparsity").split(" ")) : null;
   state.hidden = new Set(parts.getAll("hide"));

@@ -37,6 +37,7 @@ function facts(record) {
   const memory = record.memory === null ? DASH : `${number(record.memory / 2 ** 20)} MiB`;
   found.push(
     ["Median time", `${interval(record.median, [record.low, record.high])} ms`],
+    ...printedOf(record),
     ["Peak memory beyond the inputs", memory],
     ["Useful work", rateWords(record)],
     ["Share of dense attention's pairs", `${number(100 * record.density)} %`],
@@ -49,6 +50,16 @@ function facts(record) {
   found.push(["Backend", record.backend || DASH],
     ["Rounds, samples", `${record.samples.length}, ${record.samples.flat().length}`]);
   return found;
+}
+
+// What the write-up prints of the same system and shape.
+function printedOf(record) {
+  const parts = ["experiment", "pass", "is_causal", "heads", "batch", "seq_len", "system"];
+  const found = PUBLISHED.find((p) => parts.every((name) => p[name] === record[name]));
+  if (!found) return [];
+  const words = [found.time && `${number(found.time)} ms`,
+    found.memory && `${number(found.memory)} MiB`].filter(Boolean).join(", ");
+  return [[`Published (${DATA.card}, ${found.dtype})`, words]];
 }
 
 function patternWords(record) {

@@ -2,7 +2,7 @@
 
 const byId = (id) => document.getElementById(id);
 const TITLES = { machine: "Machine", experiment: "Experiment", pass: "Pass", dtype: "Dtype",
-  is_causal: "Attention", heads: "Heads", batch: "Batch", show: "Show" };
+  is_causal: "Attention", heads: "Heads", batch: "Batch", show: "Show", beside: "Beside it" };
 const SHOWN = { time: "time", memory: "memory", rate: "useful FLOP/s", error: "error" };
 
 function optionText(name, value) {
@@ -21,9 +21,10 @@ function fillSelect(select, values, chosenValue, text) {
 }
 
 function makeControls() {
-  for (const name of [...SETTING, "show"]) {
+  const [machine, ...others] = SETTING;
+  for (const name of [machine, "beside", ...others, "show"]) {
     const select = make("select", { id: name, name });
-    const long = name === "machine" ? { class: "long" } : {};
+    const long = name === "machine" || name === "beside" ? { class: "long" } : {};
     byId("setting").append(make("label", long, TITLES[name], select));
     select.addEventListener("change", () => change(() => { state[name] = select.value; }));
   }
@@ -44,6 +45,8 @@ function drawControls() {
   for (const name of SETTING) {
     fillSelect(byId(name), options(name), state[name], (value) => optionText(name, value));
   }
+  const others = Object.keys(DATA.machines).filter((machine) => machine !== state.machine);
+  fillSelect(byId("beside"), ["", ...others], state.beside, (m) => DATA.machines[m] || "no other");
   fillSelect(byId("show"), Object.keys(SHOWN), state.show, (value) => SHOWN[value]);
   fillSelect(byId("length"), lengths(), state.length, (n) => grouped(String(n)));
   const focused = document.activeElement;
@@ -77,13 +80,13 @@ function drawLines() {
   group.replaceChildren();
   const all = lines();
   for (const line of all) {
-    const record = selected().find((r) => r.line === line);
+    const record = compared().flatMap((m) => selected(m)).find((r) => r.line === line);
     checkbox(group, line, !state.hidden.has(line), (checked) => change(() => {
       if (checked) state.hidden.delete(line);
       else state.hidden.add(line);
     }), swatch(record), labelOf(record));
   }
-  const shown = distinct(visible().map((r) => r.line)).length;
+  const shown = distinct(compared().flatMap((m) => visible(m)).map((r) => r.line)).length;
   byId("shown").textContent = `${shown} of ${all.length}`;
   const some = shown < all.length;
   const button = make("button", { type: "button", id: "all" }, some ? "Show all" : "Only the chosen");
@@ -136,7 +139,7 @@ function drawAll() {
   byId("question").textContent = DATA.experiments[state.experiment].question;
   byId("chart-title").textContent = quantity.title + (quantity.unit ? `, ${quantity.unit}` : "");
   drawControls();
-  drawChart(byId("chart"), choose);
+  drawCharts(byId("chart"), choose);
   drawTable();
   drawRecord(chosen());
 }
@@ -150,6 +153,10 @@ function change(edit) {
 
 function choose(record, withFocus) {
   change(() => {
+    if (record.machine !== state.machine) {
+      [state.machine, state.beside] = [state.beside, state.machine];
+      state.dtype = record.dtype;
+    }
     state.line = record.line;
     state.length = record.seq_len;
   });
@@ -178,14 +185,14 @@ function announce(text) {
 byId("chart").addEventListener("keydown", (event) => {
   const current = event.target.closest(".point");
   if (!current) return;
-  const points = [...byId("chart").querySelectorAll(".point")];
+  const points = [...current.closest("svg").querySelectorAll(".point")];
   const isArrow = event.key.startsWith("Arrow");
   const target = isArrow ? neighbour(points, current, event.key) : current;
   if (!isArrow && event.key !== "Enter" && event.key !== " ") return;
   event.preventDefault();
   if (!target) return;
-  const { line, length } = target.dataset;
-  choose(visible().find((r) => r.line === line && r.seq_len === Number(length)), true);
+  const { line, length, machine } = target.dataset;
+  choose(visible(machine).find((r) => r.line === line && r.seq_len === Number(length)), true);
 });
 for (const button of document.querySelectorAll("[data-copies]")) {
   button.addEventListener("click", () => copy(button.dataset.copies));

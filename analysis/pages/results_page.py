@@ -79,8 +79,30 @@ def data(frame: pd.DataFrame) -> dict:
             name: {"title": title(name), "question": grid.load(name).question}
             for name in _experiments(frame)
         },
+        "published": [
+            one for name in _experiments(frame) if name in published.EXPERIMENTS
+            for one in _published(name)
+        ],
+        "card": published.CARD,
         "looks": {system: _look(system) for system in systems.ordered(frame["system"])},
-    }
+    }  # fmt: skip
+
+
+def _published(experiment: str) -> list[dict]:
+    """The times and peaks that the write-up prints, by system and shape, in its setting."""
+    fixed, found = published.setting(experiment), []
+    heads = f"{fixed.heads} of {fixed.head_dim}"
+    shared = {"experiment": experiment, "pass": "forward", "heads": heads, "dtype": fixed.dtype}
+    shared["is_causal"] = fixed.is_causal
+    for system in systems.of_experiment(experiment):
+        for batch, n in published.shapes(experiment):
+            values = {
+                name: published.value(experiment, system, batch, n, name)
+                for name in ("time", "memory")
+            }
+            if any(values.values()):
+                found.append({**shared, "system": system, "batch": batch, "seq_len": n, **values})
+    return found
 
 
 def with_lines(frame: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
@@ -30,7 +32,8 @@ def load(*roots) -> pd.DataFrame:
     numbers are those of these rounds; else its status is that of the newest round. Times are ms,
     memory bytes, lengths tokens; numbers of a case that is not ok are NaN. Columns:
 
-    - the case's fields, `system` (see `analysis.records.systems`), `origin`, machine and software;
+    - the case's fields, `system` (see `analysis.records.systems`), `origin`, machine (in words as
+      `machine_name`) and software;
       where rounds differ, errors and software are those of the newest that is of the row's status
     - `path`: of that record, from the repository root; `paths`, `commands`: of all that count
     - `samples`: a tuple of `RoundSamples`; `rounds`, `occasions`, `hosts`: of how many
@@ -66,7 +69,7 @@ def of_files(found: Iterable[File]) -> pd.DataFrame:
         rows += [{"experiment": one} | row for one in grid.experiments_of(case)]
     if not rows:
         raise RecordsError("no record is of a case that a grid has")
-    frame = pd.DataFrame(rows)
+    frame = _named(pd.DataFrame(rows))
     order = ["experiment", "machine", "dtype", "pass", "batch", "seq_len", "system", "path"]
     frame = frame.sort_values(order, kind="stable").reset_index(drop=True)
     # Thousands of rows and selections are taken of it: text as objects, and a copy, put columns
@@ -235,6 +238,23 @@ def _row(case: Case, found: list[File], samples: tuple[RoundSamples, ...], sprea
         "command": record.command,
         "origin": newest.origin,
     }
+
+
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    """With `machine_name`, what a person would call each; the id too where two have one name."""
+    first = frame.drop_duplicates("machine").set_index("machine")
+    names = {machine: _name(row) for machine, row in first.iterrows()}
+    shared = {name for name, count in Counter(names.values()).items() if count > 1}
+    names |= {m: f"{name} ({m})" for m, name in names.items() if name in shared}
+    return frame.assign(machine_name=frame["machine"].map(names))
+
+
+def _name(row: pd.Series) -> str:
+    """The card, or the cores and the processor without what its maker adds to every name."""
+    if row["device_kind"] == "cuda":
+        return row["device"]
+    bare = re.sub(r"\((?:R|TM)\)|\b(?:\d+-Core|Processor|CPU)\b|@.*", "", row["cpu"])
+    return f"{row['cores']}-core {' '.join(bare.split()) or 'CPU'}"
 
 
 def _median(values: list[float]) -> float:

@@ -134,7 +134,7 @@ def chosen(
         if series := _SERIES.fullmatch(key):
             machine_of[key] = homes[series["id"]]
     by_path = {path: row for _, row in rows.iterrows() for path in row["paths"]}
-    devices = {machine: _device(rows, machine, first) for machine in ids}
+    devices = {machine: views.device(rows[rows["machine"] == machine].iloc[0]) for machine in ids}
     return {
         key: _placed(key, found[machine][key], by_path, first, homes, devices)
         | {"device": devices[machine]}
@@ -168,14 +168,6 @@ def _home(name: str, found: Mapping, ids: Sequence[str]) -> str:
         if any(k.startswith(prefix) and e["value"] is not None for k, e in found[machine].items())
     )
     return next(growing, ids[0])
-
-
-def _device(rows: pd.DataFrame, machine: str, first: str) -> str:
-    """The device as a person would call it, with its CPU where the first machine's is called so."""
-    row = rows[rows["machine"] == machine].iloc[0]
-    named = views.device(row)
-    same = views.device(rows[rows["machine"] == first].iloc[0])
-    return f"{named}, {row['cpu']}" if machine != first and named == same else named
 
 
 def _placed(

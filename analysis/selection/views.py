@@ -323,4 +323,4 @@ def dense_counterpart(
 
 def device(row: pd.Series) -> str:
     """The device of a record as a person would call it."""
-    return row["device"] if row["device_kind"] == "cuda" else f"{row['cores']}-core CPU"
+    return row["machine_name"]

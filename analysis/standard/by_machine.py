@@ -82,5 +82,4 @@ def _joined(blocks: list[tuple[str, Table]], rows: pd.DataFrame) -> Table:
 
 
 def _named(rows: pd.DataFrame, machine: str) -> str:
-    row = rows[rows["machine"] == machine].iloc[0]
-    return row["device"] if row["device_kind"] == "cuda" else f"{views.device(row)}, {row['cpu']}"
+    return views.device(rows[rows["machine"] == machine].iloc[0])

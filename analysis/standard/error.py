@@ -30,7 +30,10 @@ def error(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure
         (view, dtype, rows[rows["status"] == "ok"])
         for view in views.all_views(frame, experiment, machine)
         for dtype, rows in view.rows.groupby("dtype", sort=True)
-    ][:MAX_PANELS]
+    ]
+    # Dense attention alone says nothing of a system.
+    several = [one for one in panels if one[2]["system"].nunique() > 1]
+    panels = (several or panels)[:MAX_PANELS]
     columns = min(len(panels), 2)
     heights = [0.62 + 0.25 * max(len(_error_rows(rows)), 1) for _, _, rows in panels]
     tall = [max(heights[i : i + 2]) for i in range(0, len(panels), 2)]

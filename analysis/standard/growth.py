@@ -10,7 +10,14 @@ from analysis.records.units import MIB
 from analysis.rendering.style import label_lines, length_axis, look
 from analysis.selection import views
 from analysis.standard import quantities
-from analysis.standard.panels import draw_censored, draw_fit, draw_points, log_height, over_length
+from analysis.standard.panels import (
+    UNFITTED,
+    draw_censored,
+    draw_fit,
+    draw_points,
+    log_height,
+    over_length,
+)
 
 MEASURED = {"time": quantities.time, "memory": quantities.memory}
 
@@ -32,7 +39,7 @@ def _grown(frame, experiment, machine, quantity, ylabel) -> Figure:
         draw_series(ax, series, quantity)
         ax.set_ylabel(ylabel)
 
-    return over_length(panels, draw)
+    return over_length(panels, draw, UNFITTED)
 
 
 def draw_series(ax: Axes, series: views.Series, quantity: str) -> None:
@@ -48,6 +55,7 @@ def draw_series(ax: Axes, series: views.Series, quantity: str) -> None:
         if len(rows) < min(2, len(series.lengths)):
             continue  # one point beside whole lines says nothing of growth
         fit = series.growth(system, quantity)
+        fit = fit if fit and fit.is_narrow else None
         points = [(row["seq_len"], MEASURED[quantity](row).amount) for _, row in rows.iterrows()]
         n, y = draw_points(ax, points, one, line="none" if fit else ":")
         text = one.label

@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 
 from analysis.rendering.text import tokens
+from analysis.selection import published
 
 WORDS = {"oom": "out of memory", "timeout": "out of time"}
-# In a cell of a map.
-SHORT = {"oom": "oom", "timeout": "late", "unsupported": "not able", "failed": "failed"}
 _PARTS: dict[str, Callable[[Mapping], str]] = {
     "type": lambda of: of["dtype"],
     "causal": lambda of: "causal" if of["is_causal"] else "",
@@ -28,6 +27,11 @@ _PARTS: dict[str, Callable[[Mapping], str]] = {
 def outcome(row: Mapping) -> str:
     """Why a record has no time."""
     return WORDS.get(row["status"], row["status"])
+
+
+def base(system: str) -> str:
+    """What a speed-up is over, in a sentence: dense attention, or a published module by name."""
+    return "dense attention" if system == published.DENSE else published.name(system)
 
 
 def per_cent(share: float | None) -> str | None:

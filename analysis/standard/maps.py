@@ -21,7 +21,6 @@ ABOVE, BELOW, UNDECIDED = "#0072B2", "#E69F00", "#E3E3E3"
 LABELS, CELL, HEIGHT, GAP = 1.12, 0.42, 0.17, 0.14  # inches
 HEAD, TAIL = 0.3, 0.42  # inches, above and below the cells of a map
 FULL = 4  # halvings or doublings at which a colour is strongest
-MAX_BANDS = 6
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,6 @@ class Map:
     rows: Sequence[str]
     columns: Sequence[str]
     cells: Mapping[tuple[str, str], Cell]
-    below: str = ""  # what the columns are, where they do not say it
 
 
 def one_round(maps: Sequence[Map]) -> str:
@@ -67,32 +65,26 @@ def one_round(maps: Sequence[Map]) -> str:
     return " Grey too: of one round, whose ratio has no interval." if alone else ""
 
 
-def maps_of(bands: Sequence[Sequence[Map]], note: str) -> Figure:
-    """A figure of bands below each other; the maps of a band share its rows, named on the left."""
-    bands = bands[:MAX_BANDS]
-    most = max((sum(len(one.columns) for one in band) for band in bands), default=0)
-    gaps = GAP * (max((len(band) for band in bands), default=1) - 1)
+def maps_of(maps: Sequence[Map], note: str) -> Figure:
+    """A figure of maps beside each other, of the same rows, named on the left; `note` below."""
+    most = sum(len(one.columns) for one in maps)
+    gaps = GAP * max(len(maps) - 1, 0)
     width = COLUMN if LABELS + most * CELL + gaps + 0.1 <= COLUMN else PAGE
     cell = min(CELL, (width - LABELS - gaps - 0.1) / max(most, 1))
-    tall = [HEAD + HEIGHT * len(band[0].rows) + TAIL for band in bands] or [1.0]
     with style():
         lines, below = foot_of(note, width)
-        height = sum(tall) + below
+        down = HEIGHT * len(maps[0].rows) if maps else 1.0
+        height = HEAD + down + TAIL + below
         figure = Figure(figsize=(width, height))
-        top = height
-        for band, high in zip(bands, tall, strict=bool(bands)):
-            left = LABELS
-            for index, one in enumerate(band):
-                across, down = cell * len(one.columns), HEIGHT * len(one.rows)
-                box = (left / width, (top - HEAD - down) / height, across / width, down / height)
-                ax = figure.add_axes(box)
-                _draw(ax, one, cell, named=index == 0)
-                # Alone it has the whole width: a card's name does not fit over a few cells.
-                alone = {"x": (0.06 - LABELS) / across} if len(band) == 1 else {}
-                ax.set_title(one.title, fontsize=7, linespacing=1.15, **alone)
-                left += across + GAP
-            top -= high
-        finish(figure, lines, empty=not bands)
+        left = LABELS
+        for index, one in enumerate(maps):
+            across = cell * len(one.columns)
+            box = (left / width, (below + TAIL) / height, across / width, down / height)
+            ax = figure.add_axes(box)
+            _draw(ax, one, cell, named=index == 0)
+            ax.set_title(one.title, fontsize=7, linespacing=1.15)
+            left += across + GAP
+        finish(figure, lines, empty=not maps)
     return figure
 
 
@@ -121,7 +113,6 @@ def _draw(ax: Axes, one: Map, width: float, named: bool) -> None:
     ax.grid(False)
     for side in ax.spines.values():
         side.set_visible(False)
-    ax.set_xlabel(one.below)
 
 
 def _draw_cell(ax: Axes, x: int, y: int, cell: Cell, size: float) -> None:

@@ -63,7 +63,6 @@ def _machine(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
         "id": view.machine,
         "device": view.device,
         "kind": row["device_kind"],
-        "cpu": row["cpu"],
         "torch": row["torch"],
         "python": row["python"],
         "dtype": near.iloc[0]["dtype"] if len(near) else view.rows.iloc[0]["dtype"],

@@ -20,6 +20,7 @@ from analysis.statistics.intervals import Interval
 from analysis.statistics.scaling import ScalingFit
 
 MAX_PANELS = 6
+UNFITTED = "Dotted: no exponent, or one whose interval is wider than 1."
 PANEL = 2.42  # inches, of a panel over length with its title and axis
 SIDE = 1.68  # inches, of its axes; labels of lines stand right of them
 BAR_LABELS, BAR_SIDE = 1.5, 1.82  # inches, left of the axes of a panel of bars, and of these
@@ -30,9 +31,15 @@ def over_length(
 ) -> Figure:
     """A figure with one panel per series, drawn by `draw`; a column wide where there is one.
 
-    `note`: said below all panels.
+    Series of one system are left out where others compare several. `note`: said below all panels.
     """
+    panels = comparing(panels)
     return grid_of([(title_of(s), lambda ax, s=s: draw(ax, s)) for s in panels], note)
+
+
+def comparing(found: Sequence[views.Series]) -> Sequence[views.Series]:
+    """The series of several systems; all of them where each is of one."""
+    return [series for series in found if len(series.systems) > 1] or found
 
 
 def grid_of(panels: Sequence[tuple[str, Callable[[Axes], None]]], note: str = "") -> Figure:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from analysis.rendering.style import GREY, label_lines, look
 from analysis.rendering.text import span
 from analysis.selection import rates, views
-from analysis.standard.panels import draw_points, grid_of, log_height, log_width, title_of
+from analysis.standard.panels import draw_points, log_height, log_width, over_length
 
 NOTE = (
     "Intensity: useful FLOPs over inputs and outputs moved once, so lengths go from left to right. "
@@ -25,8 +25,8 @@ def roofline(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Fig
         for series in view.series()[:1]:
             rows = series.rows[series.rows["status"] == "ok"]
             if rows[["matmul_flops_per_s", "copy_bytes_per_s"]].notna().all(axis=1).any():
-                panels.append((title_of(series), lambda ax, s=series: _draw(ax, s)))
-    return grid_of(panels, NOTE)
+                panels.append(series)
+    return over_length(panels, _draw, NOTE)
 
 
 def _draw(ax: Axes, series: views.Series) -> None:

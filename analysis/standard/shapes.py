@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -9,44 +11,51 @@ from analysis.records import systems
 from analysis.rendering.style import look
 from analysis.rendering.text import tokens
 from analysis.selection import published, reporting_machine, views
+from analysis.standard import in_words
 from analysis.standard.maps import Cell, Map, maps_of, one_round
 from analysis.statistics.intervals import Interval
 
 
 def grid(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
-    """Two maps beside each other, one row per system, one column per shape; over the base.
+    """Two maps beside each other, over the base: what was published, and the same measured.
 
-    Of several machines the one that measured most cells.
+    One row per system and one column per shape with a published ratio. Of several machines the one
+    that measured most cells.
     """
-    base, shapes = published.speedup_base(experiment), published.shapes(experiment)
+    base = published.speedup_base(experiment)
     view, measured = reporting_machine.fullest(frame, experiment, machine, _measured)
-    # Batch and length; the batch that was measured stands below where it is another one.
-    columns = [f"{tokens(n)}\nb{batch}" for batch, n in shapes]
-    theirs: dict[tuple[str, str], Cell] = {}
-    ours: dict[tuple[str, str], Cell] = {}
-    for system in _systems(experiment):
-        name = look(system).label
-        for column, shape in zip(columns, shapes, strict=True):
-            old = published.value(experiment, system, *shape, "speedup")
-            if old is not None:
-                theirs[name, column] = Cell(old)
-            if (system, shape) in measured:
-                ours[name, column] = Cell.measured(measured[system, shape])
-    rows = list(dict.fromkeys(name for name, _ in [*theirs, *ours]))
+    theirs = {
+        (system, shape): old
+        for system in _systems(experiment)
+        for shape in published.shapes(experiment)
+        if (old := published.value(experiment, system, *shape, "speedup")) is not None
+    }
+    shapes = [s for s in published.shapes(experiment) if any(s == at for _, at in theirs)]
+    columns = {(batch, n): f"{tokens(n)}\nb{batch}" for batch, n in shapes}
+    names = {system: look(system).label for system, _ in theirs}
+
+    def cells(found: Mapping, made: Callable) -> dict[tuple[str, str], Cell]:
+        return {
+            (names[system], columns[shape]): made(found[system, shape])
+            for system, shape in theirs
+            if (system, shape) in found
+        }
+
     batches = {(batch, n): view.batch_for(batch, n) for batch, n in shapes}
     others = [
         f"{tokens(n)}: {own}" for (batch, n), own in batches.items() if own not in (None, batch)
     ]
     note = (
-        f"Times as fast as {published.name(base)}: blue faster, orange slower, grey where the 95 % "
-        "interval holds 1, hatched without a figure. Columns: length (tokens), batch."
+        f"Times as fast as {in_words.base(base)}: blue faster, orange slower, grey where the "
+        "95 % interval holds 1, hatched where not measured. Columns: length (tokens), batch."
     )
     note += f" Measured at another batch: {', '.join(others)}." if others else ""
+    rows, across = [*names.values()], [*columns.values()]
     maps = [
-        Map(f"published, {published.CARD}", rows, columns, theirs),
-        Map(f"measured, {view.device}", rows, columns, ours),
+        Map(f"published, {published.CARD}", rows, across, cells(theirs, Cell)),
+        Map(f"measured, {view.device}", rows, across, cells(measured, Cell.measured)),
     ]
-    return maps_of([maps] if rows else [], note + one_round(maps))
+    return maps_of(maps if names else [], note + one_round(maps))
 
 
 def _systems(experiment: str) -> list[str]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from analysis.records import systems
 from analysis.rendering.style import GREY, PAGE, look, ratio_axis, style
 from analysis.selection import published, reporting_machine, views
+from analysis.standard import in_words
 from analysis.statistics.intervals import Interval
 
 OURS, THEIRS = 1.2, 1.54  # right edges of the columns of numbers beside bars, axes fraction
@@ -33,15 +34,23 @@ def speedup(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figu
 
     view, (left, right) = reporting_machine.fullest(frame, experiment, machine, sides, bars)
     with style():
-        tall = 0.125 * max(_units(left), _units(right), 5) + 0.68
+        tall = 0.125 * max(_units(left), _units(right), 5) + 0.96
         figure = Figure(figsize=(PAGE, tall))
         for x, groups, below in ((0.94, left, base), (4.72, right, published.DENSE)):
-            ax = figure.add_axes((x / PAGE, 0.38 / tall, 1.75 / PAGE, (tall - 0.68) / tall))
+            ax = figure.add_axes((x / PAGE, 0.52 / tall, 1.75 / PAGE, (tall - 0.96) / tall))
             _draw_bars(ax, groups, max(map(_units, (left, right))))
-            ax.set_title(f"speed-up over {published.name(below)}", x=-0.53, pad=9)
-        note = f"{view.device}; bars to the right of 1× are faster"
-        figure.text(0.94 / PAGE, 0.045 / tall, note, fontsize=6.5, color=GREY)
+            ax.set_xlabel("speed-up")
+            title = f"speed-up over {in_words.base(below)}\n{_case(view)}"
+            ax.set_title(title, x=-0.53, pad=9, linespacing=1.15)
+        note = "Bars to the right of 1× are faster; lines: 95 % intervals."
+        note += f" Diamonds: published, {published.CARD}." if base != published.DENSE else ""
+        figure.text(0.08 / PAGE, 0.045 / tall, note, fontsize=6.5, color=GREY)
     return figure
+
+
+def _case(view: views.View) -> str:
+    row = view.nearest.iloc[0] if len(view.nearest) else view.rows.iloc[0]
+    return f"{view.device}, {in_words.case(row, 'type', 'masking')}"
 
 
 def _over_base(view: views.View) -> list[tuple[str, list]]:

@@ -57,6 +57,11 @@ class ScalingFit:
     theta: np.ndarray = field(repr=False, compare=False)  # (parameters,) as in `curves.log_curves`
     draws: np.ndarray = field(repr=False, compare=False)  # (draws, parameters)
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the exponent's interval is at most 1 wide, or unknown: others are not drawn."""
+        return not self.exponent.high - self.exponent.low > 1
+
     def predict(self, n: np.ndarray | float) -> np.ndarray:
         """Fitted values at lengths `n` > 0, of its shape; extrapolates outside `n_range`."""
         return self._values(self.theta[None], n)[0]

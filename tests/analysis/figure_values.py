@@ -18,9 +18,8 @@ from analysis.experiments.memory import views as memory_views
 from analysis.records import systems
 from analysis.rendering.figure_csv import HEAD, TAIL
 from analysis.rendering.style import look
-from analysis.rendering.text import tokens
-from analysis.selection import published, views
-from analysis.standard.maps import MAX_BANDS
+from analysis.selection import views
+from analysis.standard import in_words
 from analysis.standard.panels import MAX_PANELS, title_of
 
 MIB = 2**20
@@ -91,21 +90,12 @@ def _rates(frame: pd.DataFrame, experiment: str) -> Values:
 def _roofline(frame: pd.DataFrame, experiment: str) -> Values:
     chosen = [s for v in views.all_views(frame, experiment) for s in v.series()[:1]]
     found: Values = {}
-    for title, label, row in _points(chosen, fewest=1):
+    for title, label, row in _points(_several(chosen), fewest=1):
         at_keys = row["kv_heads"] / row["heads"]
         moved = 2 * (1 + at_keys) * row["batch"] * row["seq_len"] * row["heads"] * row["head_dim"]
         intensity = row["useful_flops"] / (moved * BYTES[row["dtype"]])
         found[title, label, _rounded(intensity)] = _rate(row)
     return found
-
-
-def _crossover(frame: pd.DataFrame, experiment: str) -> Values:
-    passes = ("forward", "forward_backward")
-    chosen = [s for v in views.all_views(frame, experiment) for p in passes for s in v.series(p)]
-    return {
-        (title, label, _plain(tokens(row["seq_len"]))): (ratio, None, None)
-        for title, label, row, ratio in _over_dense(chosen[:MAX_BANDS])
-    }
 
 
 def _gain(frame: pd.DataFrame, experiment: str) -> Values:
@@ -118,7 +108,7 @@ def _gain(frame: pd.DataFrame, experiment: str) -> Values:
     ]
     return {
         (title, label, row["seq_len"]): (ratio, None, None)
-        for title, label, row, ratio in _over_dense(chosen[:MAX_PANELS])
+        for title, label, row, ratio in _over_dense(_several(chosen)[:MAX_PANELS])
     }
 
 
@@ -156,8 +146,13 @@ def _over_length(
     ]
     return {
         (title, label, row["seq_len"]): value(row)
-        for title, label, row in _points(chosen[:MAX_PANELS], fewest)
+        for title, label, row in _points(_several(chosen)[:MAX_PANELS], fewest)
     }
+
+
+def _several(chosen: list[views.Series]) -> list[views.Series]:
+    """Series that compare systems, where there are any."""
+    return [one for one in chosen if one.rows["system"].nunique() > 1] or chosen
 
 
 def _points(chosen: list[views.Series], fewest: int) -> Iterator[tuple[str, str, pd.Series]]:
@@ -194,6 +189,7 @@ def _errors(frame: pd.DataFrame, experiment: str, rows: list[dict]) -> tuple[dic
         for view in views.all_views(frame, experiment)
         for dtype, own in view.rows.groupby("dtype", sort=True)
     ]
+    panels = [one for one in panels if one[1]["system"].nunique() > 1] or panels
     expected: dict[tuple[str, str], list[float]] = {}
     for panel, own in panels[:MAX_PANELS]:
         for _, row in own.iterrows():
@@ -218,18 +214,18 @@ def _bars(frame: pd.DataFrame, experiment: str, rows: list[dict]) -> tuple[dict,
     pairs = own.merge(own, on=["machine", *CASE], suffixes=("_base", ""))
     pairs = pairs.assign(
         ratio=pairs["median_ms_base"] / pairs["median_ms"],
-        panel="speed-up over " + pairs["system_base"].map(published.name),
+        over="speed-up over " + pairs["system_base"].map(in_words.base),
         bar=[
             f"{look(row.system).label}, {row.seq_len} tokens, batch {row.batch}"
             for row in pairs.itertuples()
         ],
     )
     found = {
-        (row["panel"], row["series"]): [float(row["value"])]
+        (row["panel"].partition(";")[0], row["series"]): [float(row["speed-up"])]
         for row in rows
         if row["shape"] == "bar"
     }
-    known = pairs.groupby(["panel", "bar"])["ratio"].agg(list).to_dict()
+    known = pairs.groupby(["over", "bar"])["ratio"].agg(list).to_dict()
     return found, {
         key: [min(known[key], key=lambda ratio: abs(ratio - value))]
         for key, (value,) in found.items()
@@ -242,7 +238,6 @@ POINTS: dict[object, Callable[[pd.DataFrame, str], Values]] = {
     "scaling": _memory,
     "rate": _rates,
     "roofline": _roofline,
-    "crossover": _crossover,
     "passes": _passes,
     ("block_sparse", "speedup"): _gain,
 }

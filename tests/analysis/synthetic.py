@@ -58,6 +58,7 @@ RING = (12.5, 2.0)  # dense, in any order and by anybody
 # 1862 tokens (90, 95, 98 %).
 FIXED = {"block-sparse": 40.0, "block-sparse-sdpa": 50.0, "block-sparse-flex": 30.0}
 CPU, GPU = "two-core-cpu", "big-gpu"
+CPU_NAME = "2-core Maker Model"
 ROUNDS, SAMPLES = 3, 7
 # Logs: of all cases in each round, and the largest of one case.
 COMMON, OWN = (-0.02, 0.0, 0.02), 0.005
@@ -152,7 +153,7 @@ def record(case: Case, tier: str, machine: str, status: str = "ok", number: int 
             "device": "A Big GPU" if machine == GPU else "cpu",
             "device_kind": kind,
             "driver": "570.1" if machine == GPU else None,
-            "cpu": "A CPU @ 2.0GHz",
+            "cpu": "Maker(R) Model(TM) CPU @ 2.0GHz",
             "cores": 16 if machine == GPU else 2,
             "memory_bytes": 16 * 2**30,
             "device_memory_bytes": (139 if machine == GPU else 16) * 2**30,

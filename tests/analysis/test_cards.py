@@ -68,8 +68,8 @@ def test_what_only_the_cpu_has_is_reported_with_its_name(reported):
     key = "ring.strong.ring-distributed"
     assert ring["ring.machine.device"]["text"] == "NVIDIA H100 80GB HBM3"
     assert ring[f"{key}.speedup"]["value"] == pytest.approx(2**0.9)
-    assert ring[f"{key}.speedup"]["text"].endswith("] (2-core CPU, float32)")
-    assert ring[f"{key}.speedup"]["device"] == "2-core CPU"
+    assert ring[f"{key}.speedup"]["text"].endswith("] (2-core Maker Model, float32)")
+    assert ring[f"{key}.speedup"]["device"] == "2-core Maker Model"
     # All of a statement is of one machine, though the card has unsupported cases at 8 ranks.
     assert (ring[f"{key}.ranks"]["value"], ring[f"{key}.each"]["text"]) == (2, "core")
 
@@ -97,8 +97,8 @@ def test_every_measured_number_of_another_machine_names_it(half, reported):
 def test_a_crossover_of_the_cpu_says_so(reported):
     found = reported["block_sparse"]["block_sparse.crossover.block-sparse@95"]
     assert found["value"] == pytest.approx(1024 * (39.7 / 11.25) ** 0.5, rel=0.02)
-    assert found["text"].endswith(" tokens (2-core CPU, float32, 1K–16K tokens)")
-    assert reported["block_sparse"]["block_sparse.series.longest"]["device"] == "2-core CPU"
+    assert found["text"].endswith(" tokens (2-core Maker Model, float32, 1K–16K tokens)")
+    assert reported["block_sparse"]["block_sparse.series.longest"]["device"] == "2-core Maker Model"
 
 
 def test_a_named_machine_is_the_only_one(half):
@@ -153,20 +153,20 @@ def test_the_readme_names_the_device_of_each_number(of_findings, reported, judge
 def test_a_table_keeps_what_the_cpu_measured_in_a_block_of_its_own(half):
     made = catalogue.tables("comprehensive")["summary-2048"](half, "auto")
     assert list(dict.fromkeys(made.machines)) == [
-        "NVIDIA H100 80GB HBM3", "2-core CPU, A CPU @ 2.0GHz",
+        "NVIDIA H100 80GB HBM3", "2-core Maker Model",
     ]  # fmt: skip
     lines = made.to_csv().splitlines()
     assert lines[0].startswith("Machine,Implementation,")
-    own = [line for line in lines if line.startswith('"2-core CPU')]
+    own = [line for line in lines if line.startswith("2-core Maker Model")]
     assert len(own) == sum(name.startswith("2-core") for name in made.machines) > 0
-    assert "| *2-core CPU, A CPU @ 2.0GHz* |" in made.to_markdown()
+    assert "| *2-core Maker Model* |" in made.to_markdown()
     typst = made.to_typst()
-    assert 'emph("2-core CPU, A CPU @ 2.0GHz")' in typst
+    assert 'emph("2-core Maker Model")' in typst
     assert 'table.header("Implementation", "Time\\npublished' in typst
-    assert r"\emph{2-core CPU, A CPU @ 2.0GHz}" in made.to_latex("x")
+    assert r"\emph{2-core Maker Model}" in made.to_latex("x")
     # Where nothing is of the card, the CPU's note stands.
     strong = catalogue.tables("ring")["strong"](half, "auto")
-    assert strong.note.startswith("Measured: 2-core CPU, real ranks; a rank is one core")
+    assert strong.note.startswith("Measured: 2-core Maker Model, real ranks; a rank is one core")
 
 
 def test_a_full_card_needs_no_second_card(tmp_path):

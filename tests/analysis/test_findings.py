@@ -169,7 +169,10 @@ def test_the_page_sets_published_beside_local(both_root, once, tmp_path, capsys)
     headlines = [line for line in text.splitlines() if line.startswith("**")]
     assert len(headlines) == 2
     assert "by the published records" in headlines[0]
-    assert "by the records of this machine (2-core CPU; 3 rounds on 3 occasions)" in headlines[1]
+    assert (
+        "by the records of this machine (2-core Maker Model; 3 rounds on 3 occasions)"
+        in headlines[1]
+    )
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
     assert {len(row) for row in rows} == {7}
     by = {row[0].removeprefix("| "): row[1:] for row in rows}

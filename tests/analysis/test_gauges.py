@@ -52,8 +52,8 @@ def test_gauges_are_in_the_order_of_time(frame):
 def test_each_part_is_drawn_over_its_median(frame):
     figure = gauges.gauges(frame, synthetic.CPU)
     assert [ax.get_title(loc="left") for ax in figure.axes] == [
-        "round-1, 2-core CPU",
-        "round-2, 2-core CPU",
+        "round-1, 2-core Maker Model",
+        "round-2, 2-core Maker Model",
     ]
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     assert list(lines["dense attention"].get_ydata()) == [2.0, 1.0, 1.0]

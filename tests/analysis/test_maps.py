@@ -3,13 +3,14 @@
 import csv
 import io
 import math
+from dataclasses import replace
 
 import pytest
 
 from analysis.across import exponents, overview
 from analysis.rendering import figure_csv, style
 from analysis.selection import published, rates, views
-from analysis.standard import crossover, maps, roofline, shapes
+from analysis.standard import maps, roofline, shapes
 from analysis.standard.maps import Cell, Map
 from analysis.statistics.intervals import Interval
 from tests.analysis import synthetic
@@ -37,7 +38,7 @@ def test_a_cell_is_decided_by_its_interval(cell, verdict):
 
 def test_a_map_colours_by_winner_and_hatches_what_is_missing():
     cells = {("a", "1K"): Cell(4.0, 3, 5), ("a", "2K"): Cell(0.5, 0.4, 0.6)}
-    figure = maps.maps_of([[Map("t", ["a", "b"], ["1K", "2K"], cells)]], "note")
+    figure = maps.maps_of([Map("t", ["a", "b"], ["1K", "2K"], cells)], "note")
     patches = [p for p in figure.axes[0].patches if p.get_fill()]
     above, below, empty, _ = patches
     assert above.get_facecolor()[2] > above.get_facecolor()[0]  # blue
@@ -51,29 +52,9 @@ def test_a_map_colours_by_winner_and_hatches_what_is_missing():
 
 def test_cells_stay_inside_the_page_however_many_lengths():
     columns = [f"{n}K" for n in range(40)]
-    figure = maps.maps_of([[Map("t", ["a"], columns, {}), Map("u", ["a"], columns, {})]], "")
+    figure = maps.maps_of([Map("t", ["a"], columns, {}), Map("u", ["a"], columns, {})], "")
     assert figure.get_figwidth() == style.PAGE
     assert max(ax.get_position().x1 for ax in figure.axes) <= 1
-
-
-def test_who_wins_is_dense_over_the_system(laptop):
-    rows = _rows(crossover.crossover(laptop, "block_sparse"))
-    forward = [row for row in rows if "backward" not in row["panel"]]
-    by = {(row["series"], row["column"]): row for row in forward}
-    cell = by["Block-sparse 90 %", "4K"]
-    assert float(cell["ratio"]) == pytest.approx((0.3 + 12 * 16) / (40 + 1.5 * 16))
-    assert cell["verdict"] == "above"
-    assert by["Block-sparse 90 %", "1K"]["verdict"] == "below"
-    training = {row["series"] for row in rows if "backward" in row["panel"]}
-    assert training == {f"Block-sparse {s} %" for s in (90, 95, 98)}
-
-
-def test_what_ran_out_is_named_and_wins_nothing(both):
-    rows = _rows(crossover.crossover(both, "dilated", synthetic.GPU))
-    by = {(row["series"], row["column"]): row for row in rows if "A Big GPU" in row["panel"]}
-    assert by["DilatedAttention", "128K"]["verdict"] == "oom"
-    assert by["FusedDilated", "128K"]["verdict"] == "no dense"
-    assert by["FusedDilated", "128K"]["ratio"] == ""
 
 
 def test_published_speed_ups_stand_beside_measured_ones_by_shape(laptop):
@@ -87,6 +68,10 @@ def test_published_speed_ups_stand_beside_measured_ones_by_shape(laptop):
     own = rows["measured", "ImprovedDilated", "8K, b1"]
     assert float(own["low"]) < float(own["ratio"]) < float(own["high"])
     assert float(rows["measured", "ImprovedDilated", "8K, b4"]["ratio"]) > 1
+    # What has no published ratio has no row: nothing stands beside it.
+    assert {"Dense", "Head-partitioned"}.isdisjoint(series for _, series, _ in rows)
+    sparse = _rows(shapes.grid(laptop, "block_sparse"))
+    assert {row["column"] for row in sparse} == {"2K, b4", "4K, b2", "8K, b1"}
 
 
 def test_another_batch_is_named(laptop):
@@ -137,6 +122,15 @@ def test_every_exponent_stands_under_its_machine_with_its_interval(laptop):
     assert "O($n$)" in words and "O($n^{2}$)" in words
 
 
+def test_an_exponent_whose_interval_is_wider_than_one_is_not_drawn(laptop):
+    fits = [fit for row in exponents.rows_of(laptop) for fit in row.fits.values()]
+    assert fits and all(not fit.exponent.high - fit.exponent.low > 1 for fit in fits)
+    wide = replace(fits[0], exponent=Interval(2.0, 1.4, 2.5, 0.95))
+    assert not wide.is_narrow
+    assert replace(wide, exponent=Interval(2.0, 1.5, 2.5, 0.95)).is_narrow
+    assert replace(wide, exponent=Interval.without_spread(2.0)).is_narrow
+
+
 def test_the_figure_of_exponents_is_drawn_of_few_records(smoke, nothing, tmp_path):
     for frame in (smoke, nothing):
         path = style.save(exponents.scaling(frame), tmp_path / "f.svg")
@@ -159,5 +153,6 @@ def test_how_a_write_up_says_that_something_grows(experiment, system, quantity, 
 
 
 def test_a_ratio_without_interval_stays_without(laptop):
-    cell = next(r for r in _rows(shapes.grid(laptop, "dilated")) if "published" in r["panel"])
+    rows = _rows(shapes.grid(laptop, "block_sparse"))
+    cell = next(row for row in rows if "published" in row["panel"])
     assert math.isfinite(float(cell["ratio"])) and (cell["low"], cell["high"]) == ("", "")

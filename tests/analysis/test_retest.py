@@ -18,7 +18,7 @@ from tests.analysis import synthetic
 
 
 def _with_rounds(root, out, wanted):
-    """A copy of the rounds of `root` by number; 4 is 3 again, on the day after the next."""
+    """A copy of the rounds of `root` by number; 4 is 3 again, a day later."""
     for path in record_files(root):
         number = int(path.parent.name[9])
         for to in wanted:
@@ -28,7 +28,7 @@ def _with_rounds(root, out, wanted):
                 if to == number:
                     shutil.copy(path, target)
                 else:
-                    began = {"started_at": f"2026-01-0{to + 1}T03:04:05Z"}
+                    began = {"started_at": f"2026-01-0{to}T03:04:05Z"}
                     target.write_text(json.dumps({**json.loads(path.read_text()), **began}))
     return records.load(out)
 
@@ -82,6 +82,22 @@ def test_each_part_is_set_beside_the_nearest_occasion_of_the_other(laptop_alone,
         for one, a, b, c in zip(part, *logs, strict=True):
             assert math.log(one.first.value) == pytest.approx((a + b) / 2)
             assert math.log(one.again) == pytest.approx(c)
+
+
+def test_the_cut_is_where_occasions_lie_furthest_apart(laptop_alone, tmp_path):
+    days = {1: 1, 2: 2, 3: 9}
+    for path in record_files(laptop_alone):
+        target = tmp_path / path.relative_to(laptop_alone.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        record = json.loads(path.read_text())
+        day = days[int(path.parent.name[9])]
+        target.write_text(json.dumps(record | {"started_at": f"2026-01-{day:02}T03:04:05Z"}))
+        if day == 9:
+            again = target.parents[1] / synthetic.round_name(4) / target.name
+            again.parent.mkdir(exist_ok=True)
+            again.write_text(json.dumps(record | {"started_at": "2026-01-10T03:04:05Z"}))
+    found = retests(records.load(tmp_path / "published"), synthetic.CPU)
+    assert found.rounds == (2, 2) and found.hours == 7 * 24
 
 
 def test_rounds_of_one_occasion_are_one_part(laptop_alone, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from analysis import catalogue
-from analysis.experiments.ring import cost_model, figure_model, figure_scaling, figure_traffic
+from analysis.experiments.ring import cost_model, figure_efficiency, figure_model, figure_traffic
 from tests.analysis import synthetic
 from tests.analysis.synthetic_ranks import GAIN
 
@@ -80,11 +80,13 @@ def test_numbers_are_the_same_keys_of_few_records(few, numbers_of):
 
 def test_what_needs_no_ranks_is_drawn_without_any(laptop):
     dense = _of(laptop, "dense")
-    for name in ("strong", "overlap", "traffic"):
+    for name in ("efficiency", "traffic"):
         assert FIGURES[name](dense, "ring").axes == []
     assert len(FIGURES["model"](dense, "ring").axes) == 4
     assert len(FIGURES["orders"](dense, "ring").axes) == 2
-    assert _titles(FIGURES["memory-ranks"](dense, "ring")) == ["2-core CPU, one device, float32"]
+    assert _titles(FIGURES["memory-ranks"](dense, "ring")) == [
+        f"{synthetic.CPU_NAME}, one device, float32"
+    ]
 
 
 # --- Something missing ---------------------------------------------------------------------------
@@ -97,7 +99,7 @@ def test_without_the_record_of_one_rank_there_is_no_speed_up(laptop):
     assert not any(row["Speed-up"] or row["Time, 1 rank (ms)"] for row in rows)
     assert all(float(row["Time (ms)"]) > 0 for row in rows)
     assert TABLES["weak"](without, "auto").rows == []
-    assert figure_scaling.strong(without, "ring").axes == []
+    assert figure_efficiency.efficiency(without, "ring").axes == []
 
 
 def test_a_case_without_a_time_is_a_row_and_no_line(laptop, nothing):
@@ -106,8 +108,9 @@ def test_a_case_without_a_time_is_a_row_and_no_line(laptop, nothing):
     assert TABLES["traffic"](nothing, "auto").rows == []
     failed = (laptop["system"] == "ring-striped/p2") & (laptop["seq_len"] == 8192)
     frame = laptop.assign(status=laptop["status"].mask(failed, "failed"))
-    ax = _panel(figure_scaling.strong(frame, "ring"), "float32, causal\nforward, 8K")
-    assert set(_texts(ax)) == {"ideal", "Ring, zigzag", "Ring, contiguous"}
+    (ax,) = figure_efficiency.efficiency(frame, "ring").axes
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert "Ring, zigzag, 8K" in labels and "Ring, striped, 8K" not in labels
 
 
 def test_a_peer_that_gave_wrong_results_is_shown_with_the_reason(both):
@@ -143,28 +146,24 @@ def test_known_bytes_give_a_known_share_in_table_and_figure(laptop):
     assert (float(row["Sent (KiB)"]), float(row["Dense formula (KiB)"])) == (3072, 16384)
     assert (row["Share"], row["Messages"]) == ("18.8 %", "5")
     (ax,) = figure_traffic.traffic(one, "ring").axes
-    assert ax.get_title(loc="left") == "2-core CPU, 2 ranks, counted"
+    assert ax.get_title(loc="left") == f"{synthetic.CPU_NAME}, 2 ranks, counted"
     assert [bar.get_width() for bar in ax.patches] == [18.75]
     assert _texts(ax) == ["19 %, 3 MiB"]
     assert [list(line.get_xdata()) for line in ax.lines] == [[100, 100]]
 
 
-def test_two_records_are_a_line_of_speed_up(laptop):
+def test_two_records_are_one_bar_of_efficiency(laptop):
     two = _of(laptop, "ring-standard", "ring-standard/p2")
     two = two[(two["seq_len"] == 8192) & two["is_causal"]]
     assert len(two) == 2
-    (ax,) = figure_scaling.strong(two, "ring").axes
-    assert ax.get_title(loc="left") == "2-core CPU, float32, causal\nforward, 8K tokens"
-    assert _texts(ax) == ["ideal", "Ring, contiguous"]
-    (drawn,) = ax.containers
-    assert list(drawn.lines[0].get_ydata()) == pytest.approx([1, 2**GAIN])
-    (bars,) = figure_scaling.overlap(two, "ring").axes
-    ms = (0.3 + 12.5 * 64) / 2**GAIN
-    # Nothing waited for, own keys; the wait of the hop, the other's keys.
-    assert [bar.get_width() for bar in bars.patches] == pytest.approx(
-        [0, 0.4 * ms, 0.2 * ms, 0.4 * ms]
-    )
-    assert [bar.get_x() for bar in bars.patches] == pytest.approx([0, 0, 0.4 * ms, 0.6 * ms])
+    (ax,) = figure_efficiency.efficiency(two, "ring").axes
+    assert ax.get_title(loc="left") == f"{synthetic.CPU_NAME}, float32, 2 ranks"
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["Ring, contiguous, 8K"]
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([50 * 2**GAIN, 20])
+    # Too little waiting to be seen is no bar.
+    (ax,) = figure_efficiency.efficiency(two.assign(wait_share=0.004), "ring").axes
+    assert len(ax.patches) == 1
+    assert _texts(ax) == [f"{50 * 2**GAIN:.0f} %"]
 
 
 def test_modelled_lines_are_the_models_numbers(laptop):

@@ -4,14 +4,13 @@ import pytest
 
 from analysis.experiments.ring import (
     cost_model,
+    figure_efficiency,
     figure_memory,
     figure_model,
     figure_orders,
-    figure_scaling,
     figure_traffic,
 )
 from analysis.rendering import style
-from tests.analysis import synthetic
 from tests.analysis.synthetic_ranks import GAIN, WAITING
 
 
@@ -38,33 +37,22 @@ def test_memory_a_token_is_a_line_for_each_number_of_ranks(laptop):
     assert [float(y[0]) for y in heights] == [21.031, 21.531, 37.281]
 
 
-def test_strong_scaling_is_measured_over_real_ranks_under_the_ideal(laptop):
-    figure = figure_scaling.strong(laptop, "ring")
-    assert not any("simulated" in title for title in _titles(figure))
-    ax = next(ax for ax in figure.axes if "8K" in ax.get_title(loc="left"))
-    ideal = ax.lines[0]
-    assert list(ideal.get_xdata()) == list(ideal.get_ydata()) == [1, 2]
-    assert ideal.get_linestyle() == "--"
-    drawn = ax.containers[0].lines[0]
-    assert list(drawn.get_xdata()) == [1, 2]
-    assert list(drawn.get_ydata()) == pytest.approx([1, 2**GAIN])
-    assert len(ax.containers) == 3
-
-
-def test_a_bar_of_the_overlap_is_what_the_slowest_rank_took(laptop):
-    (ax,) = figure_scaling.overlap(laptop, "ring").axes
+def test_efficiency_is_speed_up_over_ranks_with_the_share_that_waited(laptop):
+    (ax,) = figure_efficiency.efficiency(laptop, "ring").axes
     labels = [label.get_text() for label in ax.get_yticklabels()]
-    place = labels.index("Ring, contiguous, 8K")
-    parts = [bar for bar in ax.patches if abs(bar.get_y() + bar.get_height() / 2 - place) < 0.1]
-    case = next(
-        c for c in synthetic.cases("ring", "laptop")
-        if c.variant == "ring-standard" and c.seq_len == 8192 and c.world_size == 2
-    )  # fmt: skip
-    time = synthetic.median_ms(case, synthetic.CPU)
-    assert sum(bar.get_width() for bar in parts) == pytest.approx(time)
-    waits = [bar.get_width() for bar in parts if bar.get_hatch()]
-    assert sum(waits) == pytest.approx(WAITING * time)
-    assert _texts(figure_scaling.overlap(laptop, "ring")).count("20 % waiting") == len(labels)
+    bars = {round(bar.get_y() + bar.get_height() / 2, 6): [] for bar in ax.patches}
+    for bar in ax.patches:
+        bars[round(bar.get_y() + bar.get_height() / 2, 6)].append(bar)
+    assert len(labels) == len(bars) == 13
+    for own in bars.values():
+        share, waited = own
+        assert share.get_width() == pytest.approx(100 * 2**GAIN / 2)
+        assert waited.get_hatch() and waited.get_x() == pytest.approx(share.get_width())
+        assert waited.get_width() == pytest.approx(100 * WAITING)
+    assert not any("simulated" in title for title in _titles(ax.figure))
+    assert set(_texts(ax.figure)) == {f"{50 * 2**GAIN:.0f} %, {100 * WAITING:.0f} % waiting"}
+    (ideal,) = [line for line in ax.lines if list(line.get_xdata()) == [100, 100]]
+    assert ideal.get_color() == "black"
 
 
 def test_bytes_are_bars_of_real_ranks_over_the_dense_formula(laptop):

@@ -2,7 +2,6 @@
 
 import math
 
-import pandas as pd
 import pytest
 
 from analysis.experiments.ring import views as ring_views
@@ -10,7 +9,7 @@ from analysis.records.units import KIB
 from analysis.selection import views
 from analysis.standard.quantities import Quantity
 from tests.analysis import synthetic
-from tests.analysis.synthetic_ranks import FIXED_BYTES, GAIN, SENT, WAITING
+from tests.analysis.synthetic_ranks import FIXED_BYTES, GAIN, SENT
 
 
 @pytest.fixture(scope="module")
@@ -163,31 +162,6 @@ def test_the_share_of_the_dense_formula_is_of_counted_bytes(rows):
     assert ring_views.sent_share(known) == pytest.approx(4 / 16)
     alone = _only(rows, variant="ring-striped", world_size=1, seq_len=8192)
     assert ring_views.sent_share(alone) is None
-
-
-def test_hops_are_of_the_slowest_rank_its_own_keys_first(rows):
-    at = {"variant": ring_views.OURS, "is_causal": True, "world_size": 2, "seq_len": 4096}
-    row = _only(rows, **at, simulated=False, **{"pass": "forward"})
-    (none, own), (wait, other) = ring_views.hops(row)
-    assert none == 0
-    assert own == other
-    assert own + wait + other == pytest.approx(row["median_ms"])
-    assert wait / (own + wait + other) == pytest.approx(WAITING)
-    assert ring_views.hops(_only(rows, **at, simulated=True)) == []
-    assert ring_views.hops(_only(rows, **at, **{"pass": "forward_backward"})) == []
-
-
-def test_hops_come_from_the_middle_replicate_and_may_only_send():
-    def rank(replicate, compute, wait):
-        return {"replicate": replicate, "compute_ms": compute, "wait_ms": wait}
-
-    ranks = [
-        rank(0, [9.0], [9.0, 9.0]),
-        rank(1, [1.0], [0.5, 0.5]), rank(1, [4.0], [2.0, 3.0]),
-        rank(2, [1.0], [1.0, 1.0]),
-    ]  # fmt: skip
-    row = pd.Series({"wait_share": 0.5, "pass": "forward", "ranks": ranks})
-    assert ring_views.hops(row) == [(0.0, 4.0), (2.0, 0.0), (3.0, 0.0)]
 
 
 def test_ranks_and_orders_in_words(rows):

@@ -138,12 +138,12 @@ def test_patterns_are_compared_where_several_were_measured(laptop):
 def test_a_crossover_has_an_interval_or_says_that_there_is_none(both, smoke):
     rows = catalogue.tables("block_sparse")["crossover"](both, "auto").rows
     by = {(row[0], row[1], row[2]): row for row in rows}
-    found = by["2-core CPU", "float32, 8 × 64", "Block-Sparse (95 %)"]
+    found = by["2-core Maker Model", "float32, 8 × 64", "Block-Sparse (95 %)"]
     expected = 1024 * (39.7 / 11.25) ** 0.5
     assert found[4].low <= found[4].value <= found[4].high
     assert found[4].value == pytest.approx(expected, rel=0.02)
     assert (found[3], found[5]) == ("3,072", "1K–16K")
-    few = by["2-core CPU", "float32, 8 × 64, training", "Block-Sparse (95 %)"]
+    few = by["2-core Maker Model", "float32, 8 × 64, training", "Block-Sparse (95 %)"]
     assert few[4:] == ("too few lengths", "–")
     never = crossing(*(scaling.fit([1, 2, 4, 8], [k, 2 * k, 4 * k, 8 * k]) for k in (3.0, 1.0)))
     assert never == ("not in range: faster throughout", "1–8")

@@ -39,7 +39,10 @@ def test_the_figure_draws_times_and_ratios_by_round_and_says_how_far_apart(lapto
     rows = _rows(figure)
     found = deviations(laptop, synthetic.CPU)
     names = [synthetic.round_name(number) for number in (1, 2, 3)]
-    for panel, word in (("time, 2-core CPU", "time"), ("speed-up over dense attention", "ratio")):
+    for panel, word in (
+        ("time, 2-core Maker Model", "time"),
+        ("speed-up over dense attention", "ratio"),
+    ):
         own = [row for row in rows if row["panel"] == panel]
         for name in names:
             drawn = [float(row[Y]) for row in own if row["series"] == name]

@@ -10,6 +10,7 @@ from analysis.records import frame as records
 from analysis.records import systems
 from analysis.rendering import style
 from analysis.rendering.text import DASH, interval, number
+from analysis.selection import published
 from analysis.selection.rates import useful
 from tests.analysis import synthetic
 
@@ -273,6 +274,72 @@ def test_a_point_is_drawn_for_every_record_and_says_its_value(page, frame, quant
                 quantity
             ]
             assert shown == f"{cells[place]} {unit}"
+
+
+def test_published_figures_stand_over_the_measured_ones_at_their_batch(page):
+    open_forward(page, "comprehensive")
+    marks = (
+        "return [...document.querySelectorAll('#chart .published')].map((p) =>"
+        "[p.dataset.system, Number(p.dataset.length), p.getAttribute('aria-label')]);"
+    )
+    for batch in (1, 4):
+        select(page, "batch", batch)
+        shown = {(system, n): words for system, n, words in page.run(marks)}
+        times = {
+            (system, n): published.value("comprehensive", system, batch, n, "time")
+            for system, n in shown
+        }
+        assert len(shown) == 3 * 6 and all(times.values())
+        for key, words in shown.items():
+            assert words.endswith(f"published: {number(times[key])} ms, GTX 1080, float32")
+    select(page, "batch", 1)
+    select(page, "length", 8192)
+    page.run("document.querySelector('#table tr[data-line=dilated-sdpa] button').click();")
+    names, values = page.run(FACTS)
+    old = number(published.value("comprehensive", "dilated-sdpa", 1, 8192, "time"))
+    facts = dict(zip(names, values, strict=True))
+    assert facts["Published (GTX 1080, float32)"].startswith(f"{old} ms")
+    tick(page, "lines", "dilated-sdpa")
+    assert "dilated-sdpa" not in {system for system, *_ in page.run(marks)}
+    select(page, "show", "error")
+    assert page.run(marks) == []
+
+
+def test_two_machines_stand_side_by_side_on_one_scale(page):
+    open_forward(page, "dilated")
+    select(page, "is_causal", "causal")
+    select(page, "beside", synthetic.GPU)
+    titles = "return [...document.querySelectorAll('#chart h3')].map((h) => h.textContent);"
+    heads = page.run(titles)
+    dtypes = {head.split(" (")[0]: head.rpartition(", ")[2] for head in heads}
+    assert dtypes == {synthetic.CPU_NAME: "float32", "A Big GPU": "float16"}
+    machines = page.run(
+        "return [...document.querySelectorAll('#chart svg')].map((svg) =>"
+        "[...new Set([...svg.querySelectorAll('.point')].map((p) => p.dataset.machine))]);"
+    )
+    assert sorted(machines) == [[synthetic.GPU], [synthetic.CPU]]
+    ticks = page.run(
+        "return [...document.querySelectorAll('#chart svg')].map((svg) =>"
+        "[...svg.querySelectorAll('text[text-anchor=end]')].map((t) => t.textContent)"
+        ".filter((text) => text !== 'none'));"
+    )
+    assert ticks[0] and ticks[0] == ticks[1]
+    assert f"beside={synthetic.GPU}" in page.run("return location.hash;")
+    # A point of the other machine is chosen where it stands.
+    page.run(
+        "document.querySelector(`#chart .point[data-machine='${arguments[0]}']`)"
+        ".dispatchEvent(new MouseEvent('click', {bubbles: true}));",
+        synthetic.GPU,
+    )
+    state = "return [state.machine, state.beside, state.dtype];"
+    assert page.run(state) == [synthetic.GPU, synthetic.CPU, "float16"]
+    again = page.run(
+        "return [...document.querySelectorAll('#chart h3')].map((h) => h.textContent);"
+    )
+    assert again == heads
+    # No machine stands beside itself.
+    select(page, "machine", synthetic.CPU)
+    assert page.run("return state.beside;") == ""
 
 
 def test_both_axes_are_logarithmic_and_the_colours_are_those_of_the_figures(page):

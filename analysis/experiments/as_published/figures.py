@@ -40,10 +40,12 @@ def speedups(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Fig
     for writeup in dict.fromkeys(three.writeup for three in found):
         own = [three for three in found if three.writeup == writeup]
         base = {"comprehensive": "DilatedAttention", "block_sparse": "the written-out baseline"}
-        heading = f"{title(writeup)}, over {base[writeup]}"
-        panels.append((heading, [_label(t) for t in own], lambda ax, own=own: _marks(ax, own)))
+        heading = f"{title(writeup)}, {view.device}"
+        over = f"speed-up over {base[writeup]}"
+        labels = [_label(three) for three in own]
+        panels.append((heading, labels, lambda ax, own=own, over=over: _marks(ax, own, over)))
     note = (
-        f"{view.device}. White: published ({published.CARD}); squares: replicas of what the old "
+        f"White: published ({published.CARD}); squares: replicas of what the old "
         "code computed, which is not the attention in their names; circles: the exact systems, "
         "over the same base, checked against the oracle. Bars: 95 % intervals."
     )
@@ -60,7 +62,7 @@ def _label(three: Three) -> str:
     return f"{short}, {tokens(three.seq_len)}"
 
 
-def _marks(ax: Axes, lines: Sequence[Three]) -> None:
+def _marks(ax: Axes, lines: Sequence[Three], over: str) -> None:
     shown: list[float] = []
     for name, mark in _MARKS.items():
         if name == "published":
@@ -75,6 +77,7 @@ def _marks(ax: Axes, lines: Sequence[Three]) -> None:
             ax.errorbar(x, at, xerr=np.nan_to_num(arms(found.values())), **bars)
         shown += x
     ratio_axis(ax, shown)
+    ax.set_xlabel(over)
 
 
 def plots(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:

@@ -1,7 +1,7 @@
 """What the experiment `block_sparse` shows, by name."""
 
 from analysis.experiments.block_sparse import density, gain, tables
-from analysis.standard import contents, crossover, rate, roofline, shapes
+from analysis.standard import contents, rate, roofline, shapes
 from analysis.standard.by_machine import ByMachine
 
 EXPERIMENT = "block_sparse"
@@ -10,7 +10,6 @@ FIGURES = contents.FIGURES | {
     "rate": rate.rate,
     "density": density.density,
     "grid": shapes.grid,
-    "crossover": crossover.crossover,
     "roofline": roofline.roofline,
 }
 _CHOSEN = ("Batch", "Density asked", "Density realised")

@@ -16,7 +16,8 @@ from analysis.statistics.intervals import Interval
 def gain(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     """Speed-up over dense attention; dashed: dense pairs over kept pairs, the ideal.
 
-    One panel per series, forward and then forward with backward; open markers are published.
+    One panel per series, forward and then forward with backward; open markers are published, where
+    they are of the batch of the panel.
     """
     panels = [
         series
@@ -29,8 +30,8 @@ def gain(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
         _draw(ax, series, experiment)
 
     note = (
-        f"Dashed: one over the realised density. Open: published, {published.CARD}, forward, "
-        "batch 4 to 1."
+        "Dashed: one over the realised density. Open: published at the batch of the panel, "
+        f"{published.CARD}."
     )
     return over_length(panels, draw, note)
 
@@ -60,7 +61,7 @@ def _draw(ax: Axes, series: views.Series, experiment: str) -> None:
             values += _draw_ideal(ax, series, system)
             if not series.training:
                 values += _draw_published(ax, series, experiment, system)
-    ax.set_ylabel("speed-up over dense")
+    ax.set_ylabel("speed-up over dense attention")
     # An interval of few rounds can span decades: it runs off the axis rather than ruling it.
     ax.set_ylim(min(values) / 1.5, max(values) * 1.5)
     log_height(ax)
@@ -82,8 +83,9 @@ def _draw_ideal(ax: Axes, series: views.Series, system: str) -> list[float]:
 
 def _draw_published(ax: Axes, series: views.Series, experiment: str, system: str) -> list[float]:
     one, drawn = look(system), []
-    for batch, n in published.shapes(experiment):
-        old = published.value(experiment, system, batch, n, "speedup")
+    shapes = [n for batch, n in published.shapes(experiment) if batch == series.batch]
+    for n in shapes:
+        old = published.value(experiment, system, series.batch, n, "speedup")
         if old and series.lengths[0] <= n <= series.lengths[-1]:
             marks = {"marker": one.marker, "color": one.color, "markerfacecolor": "white"}
             ax.plot(n, old, linestyle="none", zorder=5, label=f"{one.label}: published", **marks)

@@ -1,15 +1,13 @@
 """What the experiment `dilated` shows, by name."""
 
 from analysis.experiments.dilated import tables
-from analysis.standard import contents, crossover, rate, roofline, shapes, speedup
+from analysis.standard import contents, rate, roofline, speedup
 from analysis.standard.by_machine import ByMachine
 
 EXPERIMENT = "dilated"
 FIGURES = contents.FIGURES | {
     "rate": rate.rate,
     "speedup": speedup.speedup,
-    "grid": shapes.grid,
-    "crossover": crossover.crossover,
     "roofline": roofline.roofline,
 }
 _SHAPES = ("small", "medium", "large")

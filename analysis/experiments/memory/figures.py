@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from analysis.experiments.memory import views as memory_views
 from analysis.selection import views
 from analysis.standard.growth import draw_series
-from analysis.standard.panels import over_length
+from analysis.standard.panels import UNFITTED, over_length
 
 
 def scaling(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
@@ -24,5 +24,4 @@ def scaling(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figu
         draw_series(ax, series, "memory")
         ax.set_ylabel("peak beyond the inputs (MiB)")
 
-    note = "Band: 95 %. A marker at the top edge, open: out of memory or time at that length."
-    return over_length(panels, draw, note)
+    return over_length(panels, draw, f"Bands: 95 %. {UNFITTED}")

@@ -1,10 +1,10 @@
 """What the experiment `ring` shows, by name."""
 
 from analysis.experiments.ring import (
+    figure_efficiency,
     figure_memory,
     figure_model,
     figure_orders,
-    figure_scaling,
     figure_traffic,
     numbers,
     tables,
@@ -20,8 +20,7 @@ FIGURES = {
     "error": error.error,
     "rate": rate.rate,
     "memory-ranks": figure_memory.memory_ranks,
-    "strong": figure_scaling.strong,
-    "overlap": figure_scaling.overlap,
+    "efficiency": figure_efficiency.efficiency,
     "traffic": figure_traffic.traffic,
     "orders": figure_orders.orders,
     "model": figure_model.model,

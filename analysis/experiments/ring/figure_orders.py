@@ -18,18 +18,23 @@ from analysis.experiments.ring.views import (
 from analysis.rendering.style import look
 from analysis.standard.panels import bars_of
 
-COUNTS = (
-    (f"key blocks that a block of {BLOCK} queries needs", lambda found: found.distinct_blocks, ""),
-    (f"keys received by one of {SHARDS} shards, % of its own", lambda x: 100 * x.received, " %"),
-)
+COUNTS = (  # title, axis, value, unit
+    (
+        f"what a block of {BLOCK} queries needs", "key blocks",
+        lambda found: found.distinct_blocks, "",
+    ),
+    (
+        f"what one of {SHARDS} shards receives", "keys received (% of its own)",
+        lambda found: 100 * found.received, " %",
+    ),
+)  # fmt: skip
 
 
 def orders(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     """Blocks needed and keys received by order, for a 2-D grid and for a text walked as one."""
     labels = [f"{what}, {curve}" for what in ("grid", "text") for curve in CURVES]
     panels = [
-        (title, labels, lambda ax, value=value, unit=unit: _draw(ax, value, unit))
-        for title, value, unit in COUNTS
+        (title, labels, lambda ax, parts=parts: _draw(ax, *parts)) for title, *parts in COUNTS
     ]
     note = (
         f"{SIDE**2} tokens. Grid: {SIDE} × {SIDE}, attention within {RADIUS} rows and columns. "
@@ -39,7 +44,7 @@ def orders(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figur
     return bars_of(panels, note)
 
 
-def _draw(ax: Axes, value, unit: str) -> None:
+def _draw(ax: Axes, axis: str, value, unit: str) -> None:
     y = 0
     for width in (SIDE, None):
         for curve, system in CURVES.items():
@@ -53,3 +58,4 @@ def _draw(ax: Axes, value, unit: str) -> None:
             )  # fmt: skip
             y += 1
     ax.set_xlim(0, ax.get_xlim()[1] * 1.15)
+    ax.set_xlabel(axis)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import zip_longest
 
 import pandas as pd
 
-from analysis.records import rank_columns
 from analysis.records.units import ITEM_BYTES
 from analysis.selection import published, views
 from analysis.selection.row_index import RowIndex
@@ -208,21 +206,6 @@ def ranks_in_words(row: pd.Series) -> str:
 def order(variant: str) -> str:
     """The token order of a variant over ranks, in a word."""
     return VARIANTS[variant].shard_order or "whole"
-
-
-def hops(row: pd.Series) -> list[tuple[float, float]]:
-    """(wait, compute) in ms of each hop of a forward pass, on the slowest rank; [] where not timed.
-
-    Of the middle replicate. The rank's own keys come first and wait for nothing; a hop that only
-    sends computes nothing.
-    """
-    if math.isnan(row["wait_share"]) or row["pass"] != "forward":
-        return []
-    slowest = [rank_columns.slowest(ranks) for ranks in rank_columns.by_replicate(row["ranks"])]
-    slowest.sort(key=rank_columns.busy_ms)
-    rank = slowest[(len(slowest) - 1) // 2]
-    waits, computes = [0.0, *rank["wait_ms"]], rank["compute_ms"]
-    return list(zip_longest(waits, computes, fillvalue=0.0))
 
 
 def _with_peak(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,80 @@
+"""What is left of the ranks: parallel efficiency of rings over real ranks, and their waiting."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.experiments.ring import views as ring_views
+from analysis.rendering.style import GREY, look
+from analysis.selection import views
+from analysis.standard import in_words, quantities
+from analysis.standard.panels import bars_of
+from analysis.statistics.intervals import Interval
+
+NOTE = "Speed-up over one rank, over the ranks; lines: 95 % intervals. Hatched: waiting for keys."
+ONE_CORE = " On a CPU a rank is one core, alone too."
+SEEN = 0.005  # a share of waiting below it is no bar
+
+
+def efficiency(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
+    """Parallel efficiency (%) of every system over real ranks, and the share that it waited.
+
+    One panel per machine, one bar per pass, length, system and number of ranks; ideal is 100 %.
+    Simulated ranks are not in it.
+    """
+    panels = []
+    measured = views.all_views(frame, experiment, machine)
+    for view in measured:
+        found = [
+            (row, amount)
+            for row, alone in ring_views.strong(view.rows)
+            if (amount := quantities.strong_efficiency(alone, row).amount) is not None
+        ]
+        if found:
+            # One bar beside another is a system at the same length.
+            found.sort(key=lambda one: (one[0]["pass"], one[0]["dtype"], one[0]["seq_len"]))
+            counts = sorted({int(row["world_size"]) for row, _ in found})
+            labels = [_label(row, len(counts) > 1) for row, _ in found]
+            ranks = f"{counts[0]} ranks" if len(counts) == 1 else "p ranks"
+            title = f"{view.device}, {found[0][0]['dtype']}, {ranks}"
+            panels.append((title, labels, lambda ax, x=found: _draw(ax, x)))
+    return bars_of(panels, NOTE + ONE_CORE * any(view.is_cpu for view in measured))
+
+
+def _label(row: pd.Series, several: bool) -> str:
+    case = in_words.case(row, "length", "not causal", "training")
+    ranks = f", p = {row['world_size']:.0f}" if several else ""
+    return f"{look(row['system'].partition('/')[0]).label}, {case}{ranks}"
+
+
+def _draw(ax: Axes, found: list[tuple[pd.Series, Interval]]) -> None:
+    longest = 100.0
+    for y, (row, share) in enumerate(found):
+        one, waited = look(row["system"].partition("/")[0]), row["wait_share"]
+        name, value = _label(row, several=True), 100 * share.value
+        end = value
+        filled = {"facecolor": "white" if one.hatch else one.color, "edgecolor": one.color}
+        ax.barh(y, value, height=0.62, hatch=one.hatch, label=name, **filled)
+        text = f"{value:.0f} %"
+        if waited >= SEEN:
+            lost = {"facecolor": "white", "edgecolor": GREY, "hatch": "//////"}
+            ax.barh(y, 100 * waited, left=value, height=0.62, label=f"{name}: waiting", **lost)
+            text, end = f"{text}, {100 * waited:.0f} % waiting", value + 100 * waited
+        if math.isfinite(share.low) and math.isfinite(share.high):
+            ends = [100 * share.low, 100 * share.high]
+            ax.plot(ends, [y, y], color="white", linewidth=1.8, zorder=4)
+            ax.plot(ends, [y, y], color="black", linewidth=0.8, zorder=5, label=f"{name}: interval")
+            # An interval of few rounds runs off the axis rather than ruling it.
+            end = max(end, min(ends[1], 140))
+        ax.annotate(
+            text, (end, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=6.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6}, zorder=6,
+        )  # fmt: skip
+        longest = max(longest, end)
+    ax.axvline(100, color="black", linewidth=0.7, zorder=3)
+    ax.set_xlim(0, 1.35 * longest)
+    ax.set_xlabel("parallel efficiency (%)")
