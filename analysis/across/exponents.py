@@ -21,7 +21,7 @@ LINE = 0.125  # inches, of one system
 MARKS = "oDs^vP*"  # one per machine
 LEFT, WIDE, SAID = 1.5, 1.75, 0.86  # inches: names, axes, published words
 QUANTITIES = ("time", "memory")
-LIMITS = (-0.12, 3.05)  # a longer interval runs off the axis rather than ruling it
+LIMITS = (-0.08, 2.6)  # a longer interval runs off the axis rather than ruling it
 
 
 @dataclass(frozen=True)

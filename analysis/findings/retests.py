@@ -1,8 +1,9 @@
 """Measured again: whether the intervals of some occasions hold what another one found.
 
-The occasions of one host are split in two where they lie furthest apart in time. Speed-ups over dense attention, with intervals
-from the earlier ones alone, are set beside those of the first of the later ones, and the other way
-round beside those of the last of the earlier ones; a part of one round has no intervals.
+The occasions of one host are split in two where they lie furthest apart in time. Speed-ups over
+dense attention, with intervals from the earlier ones alone, are set beside those of the first of
+the later ones, and the other way round beside those of the last of the earlier ones; a part of one
+round has no intervals.
 """
 
 from __future__ import annotations

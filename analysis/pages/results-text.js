@@ -9,10 +9,11 @@ function grouped(text) {
   return part === undefined ? commas : `${commas}.${part}`;
 }
 
-// As toFixed, but a tie goes to the even digit, as in Python.
+// As toFixed, but a tie goes to the even digit, as in Python. Only a number that is one in binary
+// too is a tie: 21.05 lies above it.
 function fixed(value, digits) {
+  const isTie = /^50*$/.test(value.toFixed(100).split(".")[1].slice(digits));
   const scaled = value * 10 ** digits;
-  const isTie = Math.abs(scaled % 1) === 0.5;
   return (isTie ? (2 * Math.round(scaled / 2)) / 10 ** digits : value).toFixed(digits);
 }
 

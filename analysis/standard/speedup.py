@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -18,16 +19,17 @@ OURS, THEIRS = 1.2, 1.54  # right edges of the columns of numbers beside bars, a
 
 
 def speedup(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
-    """Speed-ups of one machine: over DilatedAttention at published shapes, over dense in series.
+    """Speed-ups of one machine: over DilatedAttention at published shapes, over dense in a series.
 
-    A shape that the machine did not measure is left out; without any, the series stands in. Of
-    several machines the one with most bars.
+    Of the series the published lengths, where it has any. A shape that the machine did not measure
+    is left out; without any, the series stands in. Of several machines the one with most bars.
     """
     base = published.speedup_base(experiment)
 
     def sides(view: views.View) -> tuple[list, list]:
         series = view.series()
-        return _over_base(view) or _over(series, base), _over(series, published.DENSE)
+        shapes = published.shapes(experiment)
+        return _over_base(view) or _over(series, base), _over(series, published.DENSE, shapes)
 
     def bars(found: tuple[list, list]) -> int:
         return sum(len(own) for side in found for _, own in side)
@@ -70,10 +72,12 @@ def _over_base(view: views.View) -> list[tuple[str, list]]:
     return groups
 
 
-def _over(series: list[views.Series], base: str) -> list[tuple[str, list]]:
+def _over(series: list[views.Series], base: str, shapes: Sequence = ()) -> list[tuple[str, list]]:
+    """Groups of the first series; where it has lengths of `shapes`, of those alone."""
     groups = []
     for one in series[:1]:
-        for n in one.lengths:
+        published_at = {n for _, n in shapes} & set(one.lengths)
+        for n in sorted(published_at) or one.lengths:
             pairs = [
                 (system, views.ratio(one.row(base, n), one.row(system, n)), None)
                 for system in one.systems

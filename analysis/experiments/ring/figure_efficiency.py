@@ -9,15 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.experiments.ring import views as ring_views
-from analysis.rendering.style import GREY, look
+from analysis.rendering.style import look
 from analysis.selection import views
 from analysis.standard import in_words, quantities
 from analysis.standard.panels import bars_of
 from analysis.statistics.intervals import Interval
 
-NOTE = "Speed-up over one rank, over the ranks; lines: 95 % intervals. Hatched: waiting for keys."
+NOTE = (
+    "Speed-up over one rank, over the ranks; lines: 95 % intervals. Waiting: the share of its time "
+    "in which the slowest rank had no keys, where it is 1 % or more."
+)
 ONE_CORE = " On a CPU a rank is one core, alone too."
-SEEN = 0.005  # a share of waiting below it is no bar
+SEEN = 0.01  # a share of waiting below it is not worth a word
 
 
 def efficiency(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
@@ -52,18 +55,15 @@ def _label(row: pd.Series, several: bool) -> str:
 
 
 def _draw(ax: Axes, found: list[tuple[pd.Series, Interval]]) -> None:
-    longest = 100.0
+    longest, words = 100.0, []
     for y, (row, share) in enumerate(found):
         one, waited = look(row["system"].partition("/")[0]), row["wait_share"]
-        name, value = _label(row, several=True), 100 * share.value
-        end = value
+        name, end = _label(row, several=True), 100 * share.value
         filled = {"facecolor": "white" if one.hatch else one.color, "edgecolor": one.color}
-        ax.barh(y, value, height=0.62, hatch=one.hatch, label=name, **filled)
-        text = f"{value:.0f} %"
+        ax.barh(y, end, height=0.62, hatch=one.hatch, label=name, **filled)
+        words.append(f"{end:.0f} %")
         if waited >= SEEN:
-            lost = {"facecolor": "white", "edgecolor": GREY, "hatch": "//////"}
-            ax.barh(y, 100 * waited, left=value, height=0.62, label=f"{name}: waiting", **lost)
-            text, end = f"{text}, {100 * waited:.0f} % waiting", value + 100 * waited
+            words[-1] += f", {100 * waited:.0f} % waiting"
         if math.isfinite(share.low) and math.isfinite(share.high):
             ends = [100 * share.low, 100 * share.high]
             ax.plot(ends, [y, y], color="white", linewidth=1.8, zorder=4)
@@ -71,10 +71,10 @@ def _draw(ax: Axes, found: list[tuple[pd.Series, Interval]]) -> None:
             # An interval of few rounds runs off the axis rather than ruling it.
             end = max(end, min(ends[1], 140))
         ax.annotate(
-            text, (end, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=6.5,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6}, zorder=6,
+            words[-1], (end, y), xytext=(3, 0), textcoords="offset points", va="center",
+            fontsize=6.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6}, zorder=6,
         )  # fmt: skip
         longest = max(longest, end)
     ax.axvline(100, color="black", linewidth=0.7, zorder=3)
-    ax.set_xlim(0, 1.35 * longest)
+    ax.set_xlim(0, longest * (1.15 + 0.035 * max(map(len, words))))
     ax.set_xlabel("parallel efficiency (%)")
