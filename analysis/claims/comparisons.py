@@ -153,7 +153,7 @@ class Ordering(Predicate):
     a system) are ordered otherwise, or when two names were one code; on both sides, when a system
     is before one that it contains and no record shows it so, and the other way round it holds.
     Replicas on another device than the published card decide for the order only. `advice`: what is
-    advised need only not be worse, so that a draw will do.
+    advised need only not be worse, so that a draw will do, that of one code too.
     `device_kind` cuda: only records from such a device are used, for memory of a few MiB, which the
     growth of a process on a CPU does not resolve.
     """
@@ -181,6 +181,8 @@ class Ordering(Predicate):
         shape = shape_words(self.at.given())
         if self.among:
             others = comma_separated(self.among)
+            if self.advice:
+                return f"none of {others} has less {self.quantity} than {self.order[0]} at {shape}"
             return f"{self.order[0]} has less {self.quantity} than {others} at {shape}"
         return f"{self.quantity} rises in the order {comma_separated(self.order)} at {shape}"
 
@@ -188,10 +190,10 @@ class Ordering(Predicate):
         pairs, claims_file = self._pairs(), evidence.claims_file
         systems = dict.fromkeys(itertools.chain(*pairs))
         needs = {system: (system, self.at.given()) for system in systems}
-        found = _one_code(evidence, pairs)
+        found = _one_code(evidence, pairs, every=self.advice)
         if found and self.advice:
-            text = f"{found.reason}, so that the advice makes no difference"
-            found = replace(found, verdict=UNDECIDED, reason=text)
+            text = f"{found.reason}: nothing is lost by the advice, nor gained"
+            found = replace(found, verdict=HOLDS, reason=text)
         found = found or evidence.on_records(
             claim,
             needs,
@@ -254,13 +256,14 @@ def _bounds(ratio: Interval, quantity: str) -> tuple[float, float]:
     return (1.0, 1.0) if 1 / DIRECTION < ratio.value < DIRECTION else (ratio.value, ratio.value)
 
 
-def _one_code(evidence, pairs) -> Judgement | None:
-    """As published, of systems that were one code under several names: neither comes first."""
-    for first, second in pairs:
-        if evidence.is_one_code(first, second):
-            text = f"{first} and {second} were one computation, bit by bit"
-            return Judgement(FAILS, CONSTRUCTION, text)
-    return None
+def _one_code(evidence, pairs, every: bool = False) -> Judgement | None:
+    """As published, where a pair, or every pair, was one code under two names: neither is first."""
+    alike = [pair for pair in pairs if evidence.is_one_code(*pair)]
+    if not alike or (every and len(alike) < len(pairs)):
+        return None
+    *names, last = dict.fromkeys(itertools.chain(*(alike if every else alike[:1])))
+    text = f"{comma_separated(names)} and {last} were one computation, bit by bit"
+    return Judgement(FAILS, CONSTRUCTION, text)
 
 
 def _by_containment(found: Judgement, outer: str, inner: str) -> Judgement:

@@ -70,5 +70,5 @@ def more_measuring(value: Interval, bound: float, occasions: int) -> str:
     now = 1 / max(occasions, 1) + 1
     room = (distance / half) ** 2 * now - 1
     if room <= 0:
-        return f", and a repetition itself varies by more than it differs from {bound:g}"
+        return f", too near {bound:g}: a repetition varies by more than that"
     return f"; some {math.ceil(1 / room)} occasions would tell it from {bound:g}"

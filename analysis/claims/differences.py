@@ -47,7 +47,7 @@ class Distinct(Predicate):
 
     def words(self, claim):
         systems, shape = comma_separated(self.among), shape_words(self.at.given())
-        return f"{self.quantity} of {systems} differs at {shape}"
+        return f"{self.quantity} of {systems} differs by a factor of over {DIRECTION:g} at {shape}"
 
     def judge(self, claim, evidence):
         if found := _all_one_code(evidence, self.among):

@@ -268,7 +268,9 @@ class Evidence:
         for name in dict.fromkeys(system for one, (system, _) in needs.items() if one not in have):
             if self.variant(name) is None:
                 text = f"no replica of {self.claims_file.systems[name].name} to measure"
-                return Judgement(NOT_MEASURED, NONE, "; ".join([text, *more]), needs="a replica")
+                device = self.claims_file.cards[card].device if card else device_kind and _ANY_CUDA
+                lacks = " and ".join(filter(None, ["a replica", device]))
+                return Judgement(NOT_MEASURED, NONE, "; ".join([text, *more]), needs=lacks)
         if card is not None:
             device = self.claims_file.cards[card].device
             return Judgement(CARD, NONE, f"no record on a {device}", needs=device)
@@ -281,7 +283,8 @@ class Evidence:
         if device_kind == "cuda" or ("gpu" in commands and None not in commands):
             return Judgement(CARD, NONE, reason, needs=_ANY_CUDA, command=commands.get("gpu"))
         if None in commands:
-            return Judgement(NOT_MEASURED, NONE, f"{reason}; no grid has it", needs="a case")
+            text = f"{reason}; no experiment of ours has that case"
+            return Judgement(NOT_MEASURED, NONE, text, needs="a case")
         return Judgement(NOT_MEASURED, NONE, reason, needs="a run", command=commands["laptop"])
 
     def _planned(

@@ -265,9 +265,9 @@ class Crossover(Predicate):
 
 
 class RisingSpeedup(Predicate):
-    """The speed-up of `system` over `against` rises along `shapes`.
+    """The speed-up of `system` over `against` is larger at the last of `shapes` than at the first.
 
-    Decided by the interval of the last shape's speed-up over the first shape's; as published, it
+    Decided by the interval of one over the other; as published, it
     does not hold when the last of the published `figures` (* is a length) is below the first.
     """
 
@@ -280,8 +280,9 @@ class RisingSpeedup(Predicate):
         return ids_from_pattern(self.figures, [at.seq_len for at in self.shapes])
 
     def words(self, claim):
-        lengths = comma_separated(at.seq_len for at in self.shapes)
-        return f"speed-up of {self.system} over {self.against} rises over {lengths} tokens"
+        first, last = (self.shapes[i].seq_len for i in (0, -1))
+        of = f"speed-up of {self.system} over {self.against}"
+        return f"{of} is larger at {last} tokens than at {first}"
 
     def judge(self, claim, evidence):
         ends = (self.shapes[0], self.shapes[-1])

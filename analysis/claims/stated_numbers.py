@@ -116,11 +116,8 @@ class Throughput(Predicate):
         if claim.published - self.resolution / 2 > ceiling and not evidence.is_published:
             text = f"above the card's ceiling of {ceiling:.4g} tokens/s"
             return Judgement(FAILS, PHYSICS, text)
-        remark = (
-            ""
-            if evidence.is_published
-            else f"; {claim.published / ceiling:.2g} of the card's ceiling"
-        )
+        share = f"{claim.published / ceiling:.2g} of the card's ceiling of {ceiling:.4g} tokens/s"
+        remark = "" if evidence.is_published else f"; {share}"
 
         def decide(rows, missing):
             value = time_interval(rows["system"]).inverted().times(tokens)

@@ -15,6 +15,7 @@ import sys
 
 import jinja2
 
+from analysis.claims.schema import CARD
 from analysis.command import command, parser
 from analysis.documents.writeups import measured_of_finding
 from analysis.records.frame import repository
@@ -54,7 +55,11 @@ def _told(side: dict | None) -> str:
         return DASH
     words = [f"**{side['verdict']}**", *filter(None, [side["stand_in"]])]
     measured = measured_of_finding(side)
-    return ", ".join(words) + (f": {measured}" if measured != DASH else "")
+    if measured == DASH:
+        return ", ".join(words)
+    # What another device gave decides nothing then, but is no secret.
+    elsewhere = "elsewhere " if side["verdict"] == CARD else ""
+    return f"{', '.join(words)}: {elsewhere}{measured}"
 
 
 @command("readme", NumbersError)

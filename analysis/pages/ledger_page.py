@@ -2,7 +2,7 @@
 
     python -m analysis.pages.ledger_page [--claims build/claims.json] [--out build/ledger.html]
 
-It opens with the findings that others rest on. Rows are in the HTML, each under the claim's id,
+It opens with the headline claims. Rows are in the HTML, each under the claim's id,
 with a `data-` attribute for each filter; `analysis/pages/ledger.js` only hides and opens them.
 Links to records, tables and figures are relative to the page, so that it works from wherever the
 repository lies.
@@ -55,7 +55,7 @@ def render(ledger: dict, out: Path, root: Path) -> str:
             ("method", "Computed exactly", verdicts),
             ("consistency", "Its own figures", verdicts[:2]),
             ("sort", "Entry", [(name, name) for name in SORTS]),
-            ("headline", "Finding", list(titles.items())),
+            ("headline", "Headline", list(titles.items())),
             ("mechanism", "How it arose", [(name, m["title"]) for name, m in mechanisms.items()]),
         ],
         headlines=[_headline(one) for one in ledger["headlines"]],

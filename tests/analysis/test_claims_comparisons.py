@@ -125,8 +125,8 @@ def test_a_loss_on_the_published_card_itself_decides(judge):
 def test_a_draw_says_what_more_of_it_would_tell(judge):
     found = judge(SPEEDUP, None, times(10, 10))
     assert found.reason == (
-        "1 [0.9995, 1] times as fast, and a repetition itself varies by more than it differs "
-        "from 1; on cpu-1 (cpu)"
+        "1 [0.9995, 1] times as fast, too near 1: a repetition varies by more than that; "
+        "on cpu-1 (cpu)"
     )
 
 
@@ -174,7 +174,14 @@ def test_as_published_two_names_of_one_code_have_no_order(judge):
     assert (found.verdict, found.basis) == (FAILS, "construction")
     assert found.reason == "curve and ring were one computation, bit by bit"
     advice = judge(order | {"advice": True}, None, (), side="as_published")
-    assert (advice.verdict, advice.basis) == (UNDECIDED, "construction")
+    assert (advice.verdict, advice.basis) == (HOLDS, "construction")
+    assert advice.reason.endswith("bit by bit: nothing is lost by the advice, nor gained")
+    assert advice.predicate.startswith("time rises in the order")
+    # Of one code with one of several, advice is judged by the others.
+    among = {"order": ["curve"], "among": ["ring", "core"], "advice": True}
+    several = judge(order | among, None, (), side="as_published")
+    assert several.verdict in WAITS
+    assert several.predicate.startswith("none of ring, core has less time than curve")
     assert judge(order, None, (), side="method").verdict in WAITS
     # One replica for two systems that were not one code tells nothing of their order.
     order = {"kind": "ordering", "order": ["fast", "twin"], "at": AT}
@@ -330,7 +337,7 @@ def test_what_the_public_history_shows_decides_as_published(judge):
         # Two occasions have 1/2 + 1 of the variance of one.
         (1.17, 0.97, 1.41, 2, "; some 18 occasions would tell it from 1"),
         (1.19, 0.99, 1.43, 2, "; some 3 occasions would tell it from 1"),
-        (1.05, 0.9, 1.225, 2, ", and a repetition itself varies by more than it differs from 1"),
+        (1.05, 0.9, 1.225, 2, ", too near 1: a repetition varies by more than that"),
         (2.0, float("nan"), float("nan"), 1, ""),
     ],
 )

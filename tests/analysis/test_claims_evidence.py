@@ -25,10 +25,13 @@ def test_speedup_without_records_names_the_missing_shape(judge):
     assert (found.verdict, found.measured, found.evidence) == (NOT_MEASURED, None, [])
     # What is recorded is not missing.
     assert found.reason == (
-        "missing: dilated-sdpa at float32, batch 2, 1024 tokens (oom); no grid has it"
+        "missing: dilated-sdpa at float32, batch 2, 1024 tokens (oom); "
+        "no experiment of ours has that case"
     )
     alone = judge(SPEEDUP, 2.0, [row("dilated-sdpa", status="oom")])
-    assert "; dilated-gather at float32, batch 2, 1024 tokens; no grid" in alone.reason
+    assert (
+        "; dilated-gather at float32, batch 2, 1024 tokens; no experiment of ours" in alone.reason
+    )
     assert (found.needs, found.command, found.stand_in) == ("a case", None, "")
 
 
