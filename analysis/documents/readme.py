@@ -15,7 +15,6 @@ import sys
 
 import jinja2
 
-from analysis.claims.schema import CARD
 from analysis.command import command, parser
 from analysis.documents.writeups import measured_of_finding
 from analysis.records.frame import repository
@@ -58,7 +57,7 @@ def _told(side: dict | None) -> str:
     if measured == DASH:
         return ", ".join(words)
     # What another device gave decides nothing then, but is no secret.
-    elsewhere = "elsewhere " if side["verdict"] == CARD else ""
+    elsewhere = "elsewhere " if side["verdict"] == "needs a card" else ""
     return f"{', '.join(words)}: {elsewhere}{measured}"
 
 

@@ -215,7 +215,10 @@ def test_numbers_over_ranks(numbers_of):
     assert found["ring.strong.ring-distributed.efficiency"]["value"] == pytest.approx(SPEEDUP / 2)
     assert found["ring.traffic.ring-dilated.share"]["value"] == synthetic_ranks.SENT["branches"]
     assert found["ring.traffic.ring-dilated.sent"]["value"] == 8
-    assert found["ring.memory.over_ranks"]["value"] == pytest.approx(1, abs=0.01)
+    # From 2 ranks to 16, whose shares are an eighth.
+    assert found["ring.memory.over_ranks"]["value"] == pytest.approx(8, rel=0.05)
+    ranks = [found[f"ring.memory.over_ranks.{key}"]["text"] for key in ("few", "many", "ideal")]
+    assert ranks == ["2", "16", "8"]
     assert found["ring.memory.over_ranks.kind"]["text"] == "simulated"
     assert found["ring.memory.over_length.at"]["value"] == 16
     assert found["ring.orders.ring-hilbert"]["value"] == pytest.approx(1)

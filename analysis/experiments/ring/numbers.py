@@ -22,6 +22,7 @@ from analysis.records import systems
 from analysis.rendering.numbers import entry
 from analysis.selection import published, views
 from analysis.standard import number_entries, quantities
+from analysis.standard.quantities import Quantity
 
 DENSE_RINGS = SINGLE[1:4]
 MEMORY_AT = 512  # the length of the published figures
@@ -75,31 +76,53 @@ def _single(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
 
 
 def _memory(view: views.View) -> dict[str, dict]:
-    """Growth of a rank's memory, dense: with the length at most ranks, with 1 / ranks at most n."""
+    """Memory of a rank of a dense ring: its growth with the length, and what more ranks save.
+
+    The growth is that at most ranks, of those whose exponent is known to within 1 if any is; the
+    saving that from the fewest ranks to the most, at the longest length that has several.
+    """
     rows = view.rows[(view.rows["variant"] == OURS) & (view.rows["pass"] == "forward")]
     families = [f for f in ring_views.families(rows) if len(f.world_sizes) > 1]
     over_n = [
-        (p, family, fit)
+        (fit.is_narrow, p, family, fit)
         for family in families
         for p in family.world_sizes
         if p > 1 and (fit := family.memory_over_lengths(p))
     ]
+    _, at, family, fit = max(over_n, key=lambda one: one[:2], default=(None, None, None, None))
+    found = {"memory.over_length": number_entries.exponent(fit, _rows(family) if fit else [])}
+    found["memory.over_length.at"] = entry(at)
+    found["memory.over_length.kind"] = entry(_kind(family))
     over_p = [
-        (n, family, fit)
+        (n, family, rows[0], rows[-1])
         for family in families
         for n in family.lengths
-        if (fit := family.memory_over_ranks(n))
+        if len(rows := _with_peak(family, n)) > 1
     ]
-    found = {}
-    for key, fits in (("length", over_n), ("ranks", over_p)):
-        at, family, fit = max(fits, key=lambda one: one[0], default=(None, None, None))
-        name = f"memory.over_{key}"
-        rows = [] if fit is None else [row for _, row in family.rows.iterrows()]
-        found[name] = number_entries.exponent(fit, rows)
-        found[f"{name}.at"] = entry(at, text=None if at is None else f"{at:,}")
-        kind = None if family is None else ("simulated" if family.simulated else "real")
-        found[f"{name}.kind"] = entry(kind)
+    at, family, few, many = max(over_p, key=lambda one: one[0], default=(None, None, None, None))
+    key, both = "memory.over_ranks", [few, many]
+    found[key] = number_entries.of(Quantity(views.ratio(few, many, "memory"), "x"), both)
+    found[f"{key}.at"] = number_entries.tokens(at)
+    found[f"{key}.kind"] = entry(_kind(family))
+    sizes = [None if row is None else int(row["world_size"]) for row in both]
+    found[f"{key}.few"], found[f"{key}.many"] = map(entry, sizes)
+    ideal = None if family is None else sizes[1] / sizes[0]
+    found[f"{key}.ideal"] = entry(ideal, text=None if ideal is None else f"{ideal:g}")
     return found
+
+
+def _with_peak(family: ring_views.Family, n: int) -> list[pd.Series]:
+    """The rows of a length over two ranks or more whose peak was seen, by their ranks."""
+    rows = [family.row(n, p) for p in family.world_sizes if p > 1]
+    return [row for row in rows if row is not None and row["peak_memory_bytes"] > 0]
+
+
+def _kind(family: ring_views.Family | None) -> str | None:
+    return None if family is None else ("simulated" if family.simulated else "real")
+
+
+def _rows(family: ring_views.Family) -> list[pd.Series]:
+    return [row for _, row in family.rows.iterrows()]
 
 
 def _scaling(view: views.View) -> dict[str, dict]:
