@@ -122,8 +122,8 @@ def _legend(figure: Figure, frame: pd.DataFrame, marks: dict, tall: float) -> No
     figure.legend(
         handles, names, loc="lower left", bbox_to_anchor=(0.08 / PAGE, 0.04 / tall),
         handletextpad=0.4, borderaxespad=0, alignment="left", title_fontsize=6.5, fontsize=6.5,
-        title="Forward pass, k of a n^k beside a constant, 95 % intervals, none of over 1. "
-        "Dashed: 1 and 2.",
+        title="Forward pass, k of a n^k beside a constant; only those with a 95 % interval of at "
+        "most 1. Dashed: 1 and 2.",
     )  # fmt: skip
 
 

@@ -153,7 +153,7 @@ class Ordering(Predicate):
     a system) are ordered otherwise, or when two names were one code; on both sides, when a system
     is before one that it contains and no record shows it so, and the other way round it holds.
     Replicas on another device than the published card decide for the order only. `advice`: what is
-    advised need only not be worse, so that a draw will do, that of one code too.
+    advised need only not be worse, so that a draw will do, also where all were one code.
     `device_kind` cuda: only records from such a device are used, for memory of a few MiB, which the
     growth of a process on a CPU does not resolve.
     """

@@ -267,7 +267,7 @@ class Crossover(Predicate):
 class RisingSpeedup(Predicate):
     """The speed-up of `system` over `against` is larger at the last of `shapes` than at the first.
 
-    Decided by the interval of one over the other; as published, it
+    Decided by the interval of the last over the first; as published, it
     does not hold when the last of the published `figures` (* is a length) is below the first.
     """
 

@@ -47,6 +47,7 @@ def _verdict(claims_file: ClaimsFile, evidence: dict[str, Evidence], claim: Clai
     if claim.sort == CONSISTENCY:
         sides[CONSISTENCY] = _side(evidence[METHOD].judge(claim))
     deciding = sides[METHOD] or sides[CONSISTENCY] or sides[AS_PUBLISHED]
+    figure = claim.predicate.derived(claims_file) if published is None else published
     return Verdict(
         id=claim.id,
         writeup=claim.writeup,
@@ -57,8 +58,8 @@ def _verdict(claims_file: ClaimsFile, evidence: dict[str, Evidence], claim: Clai
         scope=claim.scope,
         subject=claim.subject,
         claim=claim.claim,
-        published=claim.predicate.derived(claims_file) if published is None else published,
-        unit=claim.unit or _restated_unit(claims_file, claim),
+        published=figure,
+        unit=_unit(claims_file, claim, figure),
         kind=claim.kind,
         predicate=claim.predicate.words(claim),
         headline=claims_file.headline_of.get(claim.id),
@@ -69,9 +70,12 @@ def _verdict(claims_file: ClaimsFile, evidence: dict[str, Evidence], claim: Clai
     )
 
 
-def _restated_unit(claims_file: ClaimsFile, claim: Claim) -> str:
+def _unit(claims_file: ClaimsFile, claim: Claim, figure: object) -> str:
+    """Of the published figure, that of the one which it restates; none where it is no number."""
+    if not isinstance(figure, int | float):
+        return ""
     of = claim.predicate.references().get("of") if claim.sort == RESTATEMENT else None
-    return claims_file.claims[of].unit if of else ""
+    return claim.unit or (claims_file.claims[of].unit if of else "")
 
 
 def _side(found: Judgement) -> Side:

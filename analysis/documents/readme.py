@@ -57,7 +57,7 @@ def _told(side: dict | None) -> str:
     if measured == DASH:
         return ", ".join(words)
     # What another device gave decides nothing then, but is no secret.
-    elsewhere = "elsewhere " if side["verdict"] == "needs a card" else ""
+    elsewhere = "on another device " if side["verdict"] == "needs a card" else ""
     return f"{', '.join(words)}: {elsewhere}{measured}"
 
 

@@ -50,14 +50,15 @@ function drawCharts(box, onChoose) {
   const width = Math.max(isWide ? box.clientWidth / machines.length : box.clientWidth, 280);
   box.replaceChildren(...machines.map((machine) => {
     const own = visible(machine);
-    const parts = [drawChart(own, { low, high, all, width }, onChoose)];
+    const isMeasured = selected(machine).length > 0;
+    const parts = [drawChart(own, { low, high, all, width, isMeasured }, onChoose)];
     const dtype = own.length ? `, ${own[0].dtype}` : "";
     if (machines.length > 1) parts.unshift(make("h3", {}, DATA.machines[machine] + dtype));
     return make("div", {}, ...parts);
   }));
 }
 
-function drawChart(records, { low, high, all, width }, onChoose) {
+function drawChart(records, { low, high, all, width, isMeasured }, onChoose) {
   const quantity = QUANTITIES[state.show];
   const labelled = width >= 500;
   const height = labelled ? 420 : 330;
@@ -74,7 +75,7 @@ function drawChart(records, { low, high, all, width }, onChoose) {
   drawAxes(svg, { x, y, all, low, high, width, height, edge });
   if (!records.length) {
     svg.append(draw("text", { x: (edge.left + width - edge.right) / 2, y: height / 2,
-      "text-anchor": "middle" }, "nothing measured in this setting"));
+      "text-anchor": "middle" }, isMeasured ? "all are hidden" : "nothing measured in this setting"));
   }
   const ends = [];
   const points = [];

@@ -23,9 +23,14 @@ for (const record of RECORDS) {
     : record.rate >= 1e12 ? [1e12, "TFLOP/s"] : [1e9, "GFLOP/s"];
 }
 
-// The useful work of a record in its machine's unit, with its interval; null without.
+// The larger unit of the machines that are drawn.
+function rateUnit() {
+  return compared().map((m) => RATE_UNITS[m]).reduce((a, b) => (a[0] >= b[0] ? a : b));
+}
+
+// The useful work of a record in the unit of what is drawn, with its interval; null without.
 function rateOf(record) {
-  const [size] = RATE_UNITS[record.machine];
+  const [size] = rateUnit();
   const of = (rate) => (rate === null ? null : rate / size);
   return record.rate && { value: of(record.rate), ends: [of(record.rate_low), of(record.rate_high)] };
 }
@@ -34,7 +39,7 @@ const QUANTITIES = {
   time: { title: "Median time", unit: "ms", value: (r) => r.median, ends: (r) => [r.low, r.high] },
   memory: { title: "Peak memory beyond the inputs", unit: "MiB", ends: () => null,
     value: (r) => (r.memory > 0 ? r.memory / 2 ** 20 : null) },
-  rate: { title: "Useful work", get unit() { return RATE_UNITS[state.machine][1]; },
+  rate: { title: "Useful work", get unit() { return rateUnit()[1]; },
     value: (r) => r.rate && rateOf(r).value, ends: (r) => r.rate && rateOf(r).ends },
   error: { title: "Relative error against the oracle", unit: "", value: (r) => r.error || null,
     ends: () => null },
@@ -45,19 +50,27 @@ const PUBLISHED = DATA.published.map((p) => ({ ...p, batch: String(p.batch),
   is_causal: p.is_causal ? "causal" : "not causal" }));
 const PRINTED = { time: (p) => p.time, memory: (p) => p.memory };
 
+// besideDtype: that of the machine beside, where it was chosen there.
 const state = { show: "time", hidden: new Set(), sparsities: null, length: null, line: null,
-  beside: "" };
+  beside: "", besideDtype: null };
 
 // The records of the selected setting on a machine, whatever is hidden. Of the machine beside it,
 // where it has none of that dtype, those of the dtype that it has most of.
 function selected(machine = state.machine) {
   const fitting = RECORDS.filter((r) => r.machine === machine &&
     SETTING.every((name) => ["machine", "dtype"].includes(name) || r[name] === state[name]));
-  const own = fitting.filter((r) => r.dtype === state.dtype);
-  if (own.length || machine === state.machine) return own;
-  const count = (dtype) => fitting.filter((r) => r.dtype === dtype).length;
-  const [most] = distinct(fitting.map((r) => r.dtype)).sort((a, b) => count(b) - count(a));
-  return fitting.filter((r) => r.dtype === most);
+  const of = (dtype) => fitting.filter((r) => r.dtype === dtype);
+  if (machine === state.machine) return of(state.dtype);
+  const known = [state.besideDtype, state.dtype].find((dtype) => of(dtype).length);
+  if (known) return of(known);
+  const [most] = distinct(fitting.map((r) => r.dtype))
+    .sort((a, b) => of(b).length - of(a).length);
+  return of(most);
+}
+
+// Those of all the machines that are drawn.
+function drawable() {
+  return compared().flatMap((machine) => selected(machine));
 }
 
 // The records that are drawn and listed.
@@ -74,7 +87,8 @@ function compared() {
 function printed() {
   const value = PRINTED[state.show];
   const parts = ["experiment", "pass", "is_causal", "heads", "batch"];
-  const systems = compared().flatMap((m) => visible(m)).map((r) => r.system);
+  const drawn = compared().flatMap((m) => visible(m)).filter((r) => r.as_published);
+  const systems = drawn.map((r) => r.system);
   return PUBLISHED.filter((p) => value && value(p) && systems.includes(p.system) &&
     parts.every((name) => p[name] === state[name]));
 }
@@ -99,7 +113,7 @@ function lengths() {
 // The lines of the setting in the order of the figures.
 function lines() {
   const systems = Object.keys(DATA.looks);
-  const found = compared().flatMap((m) => selected(m)).sort((a, b) => systems.indexOf(a.system) - systems.indexOf(b.system));
+  const found = drawable().sort((a, b) => systems.indexOf(a.system) - systems.indexOf(b.system));
   return distinct(found.map((r) => r.line));
 }
 
@@ -132,7 +146,7 @@ function settle() {
   }
   if (!DATA.machines[state.beside] || state.beside === state.machine) state.beside = "";
   if (!QUANTITIES[state.show]) state.show = "time";
-  const known = distinct(selected().map(sparsityOf));
+  const known = distinct(drawable().map(sparsityOf));
   if (state.sparsities !== null) {
     state.sparsities = new Set(known.filter((s) => state.sparsities.has(s)));
     if (state.sparsities.size === 0 || state.sparsities.size === known.length) {

@@ -56,7 +56,7 @@ function facts(record) {
 function printedOf(record) {
   const parts = ["experiment", "pass", "is_causal", "heads", "batch", "seq_len", "system"];
   const found = PUBLISHED.find((p) => parts.every((name) => p[name] === record[name]));
-  if (!found) return [];
+  if (!found || !record.as_published) return [];
   const words = [found.time && `${number(found.time)} ms`,
     found.memory && `${number(found.memory)} MiB`].filter(Boolean).join(", ");
   return [[`Published (${DATA.card}, ${found.dtype})`, words]];
@@ -70,7 +70,7 @@ function patternWords(record) {
 function rateWords(record) {
   if (record.rate === null) return DASH;
   const { value, ends } = rateOf(record);
-  return `${interval(value, ends)} ${RATE_UNITS[record.machine][1]}`;
+  return `${interval(value, ends)} ${rateUnit()[1]}`;
 }
 
 function errorWords(error, dense) {

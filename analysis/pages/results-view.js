@@ -26,7 +26,10 @@ function makeControls() {
     const select = make("select", { id: name, name });
     const long = name === "machine" || name === "beside" ? { class: "long" } : {};
     byId("setting").append(make("label", long, TITLES[name], select));
-    select.addEventListener("change", () => change(() => { state[name] = select.value; }));
+    select.addEventListener("change", () => change(() => {
+      state[name] = select.value;
+      state.besideDtype = null;
+    }));
   }
   byId("setting").addEventListener("submit", (event) => event.preventDefault());
   byId("length").addEventListener("change", (event) => change(() => {
@@ -62,7 +65,7 @@ function drawControls() {
 function drawSparsities() {
   const group = byId("sparsities");
   group.replaceChildren();
-  const known = distinct(selected().map(sparsityOf)).sort((a, b) =>
+  const known = distinct(drawable().map(sparsityOf)).sort((a, b) =>
     (a === "none" ? -1 : Number(a)) - (b === "none" ? -1 : Number(b)));
   if (known.length < 2) return;
   for (const value of known) {
@@ -80,7 +83,7 @@ function drawLines() {
   group.replaceChildren();
   const all = lines();
   for (const line of all) {
-    const record = compared().flatMap((m) => selected(m)).find((r) => r.line === line);
+    const record = drawable().find((r) => r.line === line);
     checkbox(group, line, !state.hidden.has(line), (checked) => change(() => {
       if (checked) state.hidden.delete(line);
       else state.hidden.add(line);
@@ -106,7 +109,7 @@ function drawTable() {
   const order = lines();
   const rows = visible().filter((r) => r.seq_len === state.length)
     .sort((a, b) => order.indexOf(a.line) - order.indexOf(b.line));
-  const unit = RATE_UNITS[state.machine][1];
+  const unit = rateUnit()[1];
   const names = HEAD.map((name) => (name === "useful" ? `${unit}, useful` : name));
   const head = make("tr", {}, ...names.map((name) => make("th", { scope: "col" }, name)));
   byId("table").replaceChildren(make("thead", {}, head),
@@ -155,7 +158,7 @@ function choose(record, withFocus) {
   change(() => {
     if (record.machine !== state.machine) {
       [state.machine, state.beside] = [state.beside, state.machine];
-      state.dtype = record.dtype;
+      [state.dtype, state.besideDtype] = [record.dtype, state.dtype];
     }
     state.line = record.line;
     state.length = record.seq_len;

@@ -60,7 +60,7 @@ def page(frame: pd.DataFrame) -> str:
 
 def data(frame: pd.DataFrame) -> dict:
     """What the page knows: `columns` of equal length, `texts` that they point into, and names."""
-    rows = with_lines(frame)
+    rows = with_lines(frame).assign(as_published=_as_published(frame))
     texts: dict[str, int] = {}
     columns: dict[str, list] = {}
     for row in rows.to_dict("records"):
@@ -86,6 +86,15 @@ def data(frame: pd.DataFrame) -> dict:
         "card": published.CARD,
         "looks": {system: _look(system) for system in systems.ordered(frame["system"])},
     }  # fmt: skip
+
+
+def _as_published(frame: pd.DataFrame) -> pd.Series:
+    """Whether each record has the branches or blocks of its write-up, or is dense."""
+    found = pd.Series(False, frame.index)
+    for experiment, rows in frame.groupby("experiment"):
+        if experiment in published.EXPERIMENTS:
+            found[rows.index] = views.View(experiment, "", rows).as_published(rows, dense=True)
+    return found
 
 
 def _published(experiment: str) -> list[dict]:
@@ -126,6 +135,7 @@ def _record(row: pd.Series) -> dict:
         "is_causal": bool(row["is_causal"]),
         "heads": _heads(row),
         "batch": int(row["batch"]),
+        "as_published": bool(row["as_published"]),
         "seq_len": int(row["seq_len"]),
         "system": row["system"],
         "line": row["line"],

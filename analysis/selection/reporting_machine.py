@@ -37,7 +37,7 @@ _STATEMENTS = tuple(
         ),
         (r"(?P<id>weak\..+?)\.(?P<part>efficiency|tokens)", {"efficiency"}),
         (r"(?P<id>traffic\..+?)\.(?P<part>share|sent|ranks)", {"share"}),
-        (r"(?P<id>memory\.over_(?:length|ranks))(?P<part>\.at|\.kind|)", {""}),
+        (r"(?P<id>memory\.over_(?:length|ranks))(?P<part>(?:\.(?:at|kind|few|many|ideal))?)", {""}),
         (r"(?P<part>single\.(?:best|spread))\.(?P<id>n\d+)(?:\.word)?", {"single.spread"}),
         (r"(?P<id>peers\.[^.]+)(?P<part>\.word|\.outcome|)", {""}),
         (

@@ -129,7 +129,7 @@ class View:
         if sum(n == seq_len for _, n in published.shapes(self.experiment)) > 1:
             return batch
         rows = self.nearest
-        rows = rows[(rows["seq_len"] == seq_len) & self._as_published(rows)]
+        rows = rows[(rows["seq_len"] == seq_len) & self.as_published(rows)]
         measured = sorted(set(rows["batch"]))
         return min(measured, key=lambda b: abs(b - batch)) if measured else None
 
@@ -140,7 +140,7 @@ class View:
     @cached_property
     def _cells(self) -> RowIndex:
         rows = self.nearest
-        published_pattern = self._as_published(rows, dense=True)
+        published_pattern = self.as_published(rows, dense=True)
         return RowIndex(rows[published_pattern], ("system", "batch", "seq_len"))
 
     def series(self, pass_: str = "forward") -> list[Series]:
@@ -226,7 +226,7 @@ class View:
         named = [blocks_in_words(row) for _, row in blocks.iterrows()]
         return pd.concat(
             [
-                rows[self._as_published(rows)].assign(
+                rows[self.as_published(rows)].assign(
                     family="the published segments", off_pattern=False
                 ),
                 rows.assign(family="segments " + lengths + ", rates " + rates, off_pattern=False),
@@ -244,7 +244,8 @@ class View:
         same = (rows["pattern"] == pattern) & (rows["block_size"] == block_size)
         return rows["sparsity"].notna() & ~same
 
-    def _as_published(self, rows: pd.DataFrame, dense: bool = False) -> np.ndarray:
+    def as_published(self, rows: pd.DataFrame, dense: bool = False) -> np.ndarray:
+        """Whether each row has the write-up's branches or blocks; `dense`: where it has none."""
         fixed = self.setting
         same = []
         names = (

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from analysis.rendering.figure_csv import note as noted
-from analysis.rendering.style import COLUMN, GREY, PAGE, style
+from analysis.rendering.style import COLUMN, PAGE, style
 from analysis.standard.panels import finish, foot_of
 from analysis.statistics.intervals import Interval
 
@@ -25,12 +25,11 @@ FULL = 4  # halvings or doublings at which a colour is strongest
 
 @dataclass(frozen=True)
 class Cell:
-    """A ratio with its interval (NaN: published ones have none), or a `word` for why not."""
+    """A ratio with its interval (NaN: published ones have none); NaN where there is none."""
 
     value: float = math.nan
     low: float = math.nan
     high: float = math.nan
-    word: str = ""
 
     @classmethod
     def measured(cls, gain: Interval) -> Cell:
@@ -95,7 +94,7 @@ def _draw(ax: Axes, one: Map, width: float, named: bool) -> None:
             cell = one.cells.get((row, column), Cell())
             _draw_cell(ax, x, y, cell, size)
             ratio = None if cell.verdict == "none" else cell.value
-            values = {"ratio": ratio, "verdict": cell.word or cell.verdict}
+            values = {"ratio": ratio, "verdict": cell.verdict}
             noted(
                 ax,
                 row,
@@ -122,12 +121,8 @@ def _draw_cell(ax: Axes, x: int, y: int, cell: Cell, size: float) -> None:
     edge = "#BBBBBB" if verdict == "none" else "white"
     ax.add_patch(Rectangle((x, y), 1, 1, facecolor=face, edgecolor=edge, hatch=hatch, linewidth=0))
     ax.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor="white", linewidth=0.8))
-    text = cell.word or ("" if verdict == "none" else _short(cell.value))
-    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5} if verdict == "none" else None
-    ax.text(
-        x + 0.5, y + 0.52, text, ha="center", va="center", fontsize=size if not box else 5.2,
-        color=GREY if verdict == "none" else "black", bbox=box if text else None,
-    )  # fmt: skip
+    text = "" if verdict == "none" else _short(cell.value)
+    ax.text(x + 0.5, y + 0.52, text, ha="center", va="center", fontsize=size)
 
 
 def _tint(value: float) -> tuple[float, float, float]:

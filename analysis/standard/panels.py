@@ -20,7 +20,7 @@ from analysis.statistics.intervals import Interval
 from analysis.statistics.scaling import ScalingFit
 
 MAX_PANELS = 6
-UNFITTED = "Dotted: no exponent, or one whose interval is wider than 1."
+UNFITTED = "Dotted: no exponent, or one without an interval of at most 1."
 PANEL = 2.42  # inches, of a panel over length with its title and axis
 SIDE = 1.68  # inches, of its axes; labels of lines stand right of them
 BAR_LABELS, BAR_SIDE = 1.5, 1.82  # inches, left of the axes of a panel of bars, and of these
@@ -210,10 +210,12 @@ def title_of(series: views.Series) -> str:
     """Two lines that say what a series has in common."""
     case = in_words.case(vars(series), "type", "masking", "training pass")
     shape = in_words.case(vars(series), "batch", "heads of")
-    return f"{series.device}, {case}\n" + f"{shape}, {_short(series.pattern)}".removesuffix(", ")
+    return f"{series.device}, {case}\n" + f"{shape}, {short_pattern(series.pattern)}".removesuffix(
+        ", "
+    )
 
 
-def _short(pattern: str) -> str:
+def short_pattern(pattern: str) -> str:
     """Segments for a panel's title: the rates and long lists are in the caption's table."""
     segments = pattern.partition(",")[0]
     parts = segments.removeprefix("segments ").split("/")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis.rendering.style import GREY, Look, label_lines, length_axis, look
 from analysis.selection import rates, views
-from analysis.standard.panels import draw_points, over_length
+from analysis.standard.panels import comparing, draw_points, over_length
 
 
 def rate(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
@@ -19,7 +19,7 @@ def rate(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     The copy bound of a system is what it would reach if reading its inputs and writing its
     output once at the measured copy rate were all there is; drawn where it is the lower one.
     """
-    panels = [s for v in views.all_views(frame, experiment, machine) for s in v.series()]
+    panels = comparing([s for v in views.all_views(frame, experiment, machine) for s in v.series()])
     timed = [series.rows[series.rows["status"] == "ok"] for series in panels]
     timed = pd.concat([frame.iloc[:0], *timed])
     note = ""

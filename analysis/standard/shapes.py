@@ -47,7 +47,7 @@ def grid(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     ]
     note = (
         f"Times as fast as {in_words.base(base)}: blue faster, orange slower, grey where the "
-        "95 % interval holds 1, hatched where not measured. Columns: length (tokens), batch."
+        "95 % interval holds 1, hatched without a figure. Columns: length (tokens), batch."
     )
     note += f" Measured at another batch: {', '.join(others)}." if others else ""
     rows, across = [*names.values()], [*columns.values()]
@@ -64,13 +64,17 @@ def _systems(experiment: str) -> list[str]:
 
 
 def _measured(view: views.View) -> dict[tuple[str, tuple[int, int]], Interval]:
-    """(system, published batch and length) -> the ratio measured there, or nearest to there."""
+    """(system, published batch and length) -> the ratio measured there, or nearest to there.
+
+    Only where a ratio was published.
+    """
     base, found = published.speedup_base(view.experiment), {}
     for batch, n in published.shapes(view.experiment):
         own = view.batch_for(batch, n)
         below = view.cell(base, own, n)
         for system in _systems(view.experiment):
-            gain = views.ratio(below, view.cell(system, own, n))
+            old = published.value(view.experiment, system, batch, n, "speedup")
+            gain = views.ratio(below, view.cell(system, own, n)) if old is not None else None
             if gain is not None:
                 found[system, (batch, n)] = gain
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -13,6 +13,7 @@ from analysis.records import systems
 from analysis.rendering.style import GREY, PAGE, look, ratio_axis, style
 from analysis.selection import published, reporting_machine, views
 from analysis.standard import in_words
+from analysis.standard.panels import short_pattern
 from analysis.statistics.intervals import Interval
 
 OURS, THEIRS = 1.2, 1.54  # right edges of the columns of numbers beside bars, axes fraction
@@ -21,28 +22,30 @@ OURS, THEIRS = 1.2, 1.54  # right edges of the columns of numbers beside bars, a
 def speedup(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     """Speed-ups of one machine: over DilatedAttention at published shapes, over dense in a series.
 
-    Of the series the published lengths, where it has any. A shape that the machine did not measure
-    is left out; without any, the series stands in. Of several machines the one with most bars.
+    A shape that the machine did not measure is left out; without any, the series stands in. Of
+    several machines the one with most bars.
     """
     base = published.speedup_base(experiment)
 
-    def sides(view: views.View) -> tuple[list, list]:
-        series = view.series()
-        shapes = published.shapes(experiment)
-        return _over_base(view) or _over(series, base), _over(series, published.DENSE, shapes)
+    def sides(view: views.View) -> tuple[Side, Side]:
+        series = view.series()[:1]
+        shapes = _over_base(view)
+        left = Side(shapes, _case(view)) if shapes else _over(series, base)
+        return left, _over(series, published.DENSE)
 
-    def bars(found: tuple[list, list]) -> int:
-        return sum(len(own) for side in found for _, own in side)
+    def bars(found: tuple[Side, Side]) -> int:
+        return sum(len(own) for side in found for _, own in side.groups)
 
-    view, (left, right) = reporting_machine.fullest(frame, experiment, machine, sides, bars)
+    view, found = reporting_machine.fullest(frame, experiment, machine, sides, bars)
+    units = max(_units(side.groups) for side in found)
     with style():
-        tall = 0.125 * max(_units(left), _units(right), 5) + 0.96
+        tall = 0.125 * max(units, 5) + 0.96
         figure = Figure(figsize=(PAGE, tall))
-        for x, groups, below in ((0.94, left, base), (4.72, right, published.DENSE)):
+        for x, side, below in zip((0.94, 4.72), found, (base, published.DENSE), strict=True):
             ax = figure.add_axes((x / PAGE, 0.52 / tall, 1.75 / PAGE, (tall - 0.96) / tall))
-            _draw_bars(ax, groups, max(map(_units, (left, right))))
-            ax.set_xlabel("speed-up")
-            title = f"speed-up over {in_words.base(below)}\n{_case(view)}"
+            _draw_bars(ax, side.groups, units)
+            ax.set_xlabel(f"speed-up over {in_words.base(below)}")
+            title = f"{view.device}, {side.case}".removesuffix(", ")
             ax.set_title(title, x=-0.53, pad=9, linespacing=1.15)
         note = "Bars to the right of 1× are faster; lines: 95 % intervals."
         note += f" Diamonds: published, {published.CARD}." if base != published.DENSE else ""
@@ -50,9 +53,18 @@ def speedup(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figu
     return figure
 
 
+@dataclass(frozen=True)
+class Side:
+    """Groups of (heading, [(system, Interval, published ratio)]), and what they have in common."""
+
+    groups: list[tuple[str, list]]
+    case: str = ""
+
+
 def _case(view: views.View) -> str:
-    row = view.nearest.iloc[0] if len(view.nearest) else view.rows.iloc[0]
-    return f"{view.device}, {in_words.case(row, 'type', 'masking')}"
+    row = view.nearest.iloc[0]
+    case = in_words.case(row, "type", "masking")
+    return f"{case}\n{in_words.case(row, 'heads of')}, the published patterns"
 
 
 def _over_base(view: views.View) -> list[tuple[str, list]]:
@@ -72,12 +84,11 @@ def _over_base(view: views.View) -> list[tuple[str, list]]:
     return groups
 
 
-def _over(series: list[views.Series], base: str, shapes: Sequence = ()) -> list[tuple[str, list]]:
-    """Groups of the first series; where it has lengths of `shapes`, of those alone."""
+def _over(series: list[views.Series], base: str) -> Side:
+    """Of the first series, if there is one."""
     groups = []
-    for one in series[:1]:
-        published_at = {n for _, n in shapes} & set(one.lengths)
-        for n in sorted(published_at) or one.lengths:
+    for one in series:
+        for n in one.lengths:
             pairs = [
                 (system, views.ratio(one.row(base, n), one.row(system, n)), None)
                 for system in one.systems
@@ -86,7 +97,10 @@ def _over(series: list[views.Series], base: str, shapes: Sequence = ()) -> list[
             bars = [pair for pair in pairs if pair[1] is not None]
             if bars:
                 groups.append((f"{n} tokens, batch {one.batch}", bars))
-    return groups
+    if not groups:
+        return Side([])
+    case, shape = in_words.case(vars(one), "type", "masking"), in_words.case(vars(one), "heads of")
+    return Side(groups, f"{case}\n{shape}, {short_pattern(one.pattern)}".removesuffix(", "))
 
 
 def _units(groups) -> float:

@@ -59,8 +59,8 @@ class ScalingFit:
 
     @property
     def is_narrow(self) -> bool:
-        """Whether the exponent's interval is at most 1 wide, or unknown: others are not drawn."""
-        return not self.exponent.high - self.exponent.low > 1
+        """Whether the exponent has an interval of at most 1: others are not drawn."""
+        return bool(self.exponent.high - self.exponent.low <= 1)
 
     def predict(self, n: np.ndarray | float) -> np.ndarray:
         """Fitted values at lengths `n` > 0, of its shape; extrapolates outside `n_range`."""

@@ -221,9 +221,10 @@ def _bars(frame: pd.DataFrame, experiment: str, rows: list[dict]) -> tuple[dict,
         ],
     )
     found = {
-        (row["panel"].partition(";")[0], row["series"]): [float(row["speed-up"])]
+        (over, row["series"]): [float(value)]
         for row in rows
-        if row["shape"] == "bar"
+        for over, value in row.items()
+        if row["shape"] == "bar" and over.startswith("speed-up over") and value
     }
     known = pairs.groupby(["over", "bar"])["ratio"].agg(list).to_dict()
     return found, {

@@ -140,7 +140,7 @@ def test_the_readme_names_the_device_of_each_number(of_findings, reported, judge
     marks = "<!-- found -->\n<!-- /found -->"
     text = " ".join(readme.fill(marks, template, numbers, judged, only_cpus=False).split())
     gain = lookup(numbers, "findings.dilated-over-dense", "")
-    assert f"and are: {gain} times at 8192 tokens in segments of up to 4096" in text
+    assert f"fused attention ImprovedDilatedAttention {gain} times at 8192 tokens" in text
     assert "(NVIDIA H100 80GB" in text
     assert "on CPUs so far" not in text
     assert text.count("| **") + text.count("| –") >= 10

@@ -2,18 +2,20 @@
 
 import csv
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.text import Text
 
 from analysis import catalogue
-from analysis.across import overview
+from analysis.across import exponents, overview
 from analysis.experiments.block_sparse import density, gain
 from analysis.records import systems
 from analysis.rendering import figure_csv, style, text
 from analysis.selection import published, views
-from analysis.standard import growth, rate, speedup
+from analysis.standard import growth, panels, rate, speedup
+from analysis.statistics.intervals import Interval
 from tests.analysis import figure_values, synthetic
 
 
@@ -83,6 +85,35 @@ def test_a_label_carries_the_exponent(laptop):
     axes = growth.time(laptop, "dilated").axes[0]
     label = next(t.get_text() for t in axes.texts if t.get_text().startswith("Dense"))
     assert label == "Dense  $n^{2.00}$"
+
+
+def test_an_exponent_that_is_hardly_known_is_not_drawn(laptop, monkeypatch):
+    growth_of = views.Series.growth
+
+    def widened(series, system, quantity):
+        fit = growth_of(series, system, quantity)
+        wide = Interval(1.6, 1.2, 2.9, 0.95)
+        return replace(fit, exponent=wide) if fit and system == "dilated-gather" else fit
+
+    monkeypatch.setattr(views.Series, "growth", widened)
+    ax = growth.time(laptop, "dilated").axes[0]
+    labels = [text.get_text() for text in ax.texts]
+    assert "DilatedAttention" in labels and "ImprovedDilated" not in labels
+    joined = {bars.get_label(): bars.lines[0].get_linestyle() for bars in ax.containers}
+    assert (joined["DilatedAttention"], joined["ImprovedDilated"]) == (":", "None")
+    assert not any(band.get_label() == "DilatedAttention: fit" for band in ax.collections)
+    drawn = {(row.experiment, row.system) for row in exponents.rows_of(laptop)}
+    assert ("dilated", "dilated-sdpa") in drawn
+    times = [row.fits for row in exponents.rows_of(laptop) if row.system == "dilated-gather"]
+    assert not any(quantity == "time" for fits in times for _, quantity in fits)
+
+
+def test_a_series_of_one_system_has_no_panel_beside_those_that_compare(laptop):
+    (series,) = views.view(laptop, "dilated").series()[:1]
+    alone = replace(series, rows=series.rows[series.rows["system"] == "dense"])
+    assert panels.comparing([alone, series]) == [series]
+    assert panels.comparing([alone, alone]) == [alone, alone]
+    assert panels.comparing([]) == []
 
 
 def test_speed_ups_stand_beside_the_published_ones(laptop):

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from analysis.records import frame as records
@@ -236,3 +237,28 @@ def test_a_fit_recovers_the_growth_that_was_put_in(laptop):
         exponent = series.growth(variant, "time").exponent
         assert synthetic.SPEED[variant][1] in exponent
         assert math.isclose(series.growth(variant, "memory").exponent.value, 1, abs_tol=1e-3)
+
+
+def test_a_machine_is_called_by_its_card_or_processor_and_two_of_one_name_by_their_id_too():
+    processor = "Intel(R) Core(TM) i7-8565U CPU @ 1.80GHz"
+    machines = [
+        ("a", "cpu", "x", "AMD EPYC 9R14 96-Core Processor", 2),
+        ("b", "cpu", "x", processor, 4),
+        ("c", "cpu", "x", processor, 4),
+        ("d", "cuda", "NVIDIA H200", processor, 4),
+        ("e", "cpu", "x", "CPU", 8),
+    ]
+    columns = ["machine", "device_kind", "device", "cpu", "cores"]
+    frame = pd.DataFrame(machines * 2, columns=columns)
+    names = records._named(frame)["machine_name"].tolist()
+    assert (
+        names[:5]
+        == names[5:]
+        == [
+            "2-core AMD EPYC 9R14",
+            "4-core Intel Core i7-8565U (b)",
+            "4-core Intel Core i7-8565U (c)",
+            "NVIDIA H200",
+            "8-core CPU",
+        ]
+    )

@@ -46,6 +46,25 @@ def test_efficiency_is_speed_up_over_ranks_with_the_share_that_waited(laptop):
     assert set(_texts(ax.figure)) == {f"{50 * 2**GAIN:.0f} %, {100 * WAITING:.0f} % waiting"}
     (ideal,) = [line for line in ax.lines if list(line.get_xdata()) == [100, 100]]
     assert ideal.get_color() == "black"
+    assert labels[0] == "Ring, contiguous, 4K" and labels[-1] == "Ring, zigzag, 4K, training"
+    assert len([line for line in ax.lines if line.get_label().endswith(": interval")]) == 13
+
+
+def test_efficiency_says_in_the_labels_what_differs_and_of_a_gpu_that_waiting_is_not_seen(laptop):
+    row = (laptop["system"] == "ring-striped/p2") & (laptop["seq_len"] == 8192)
+    other = laptop.assign(
+        world_size=laptop["world_size"].mask(row, 4.0), wait_share=laptop["wait_share"].mask(row)
+    )
+    (ax,) = figure_efficiency.efficiency(other, "ring").axes
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    place = labels.index("Ring, striped, 8K, p = 4")
+    assert "Ring, zigzag, 8K, p = 2" in labels
+    assert ax.get_title(loc="left").endswith("float32, p ranks")
+    assert ax.patches[place].get_width() == pytest.approx(100 * 2**GAIN / 4)
+    assert _texts(ax.figure)[place] == f"{100 * 2**GAIN / 4:.0f} %"
+    on_gpu = laptop.assign(device_kind="cuda")
+    note = figure_efficiency.efficiency(on_gpu, "ring").texts[-1].get_text().replace("\n", " ")
+    assert note.endswith("On a GPU it is not seen.") and "one core" not in note
 
 
 def test_bytes_are_bars_of_real_ranks_over_the_dense_formula(laptop):

@@ -300,6 +300,9 @@ def test_published_figures_stand_over_the_measured_ones_at_their_batch(page):
     old = number(published.value("comprehensive", "dilated-sdpa", 1, 8192, "time"))
     facts = dict(zip(names, values, strict=True))
     assert facts["Published (GTX 1080, float32)"].startswith(f"{old} ms")
+    # What the write-up prints is of its own pattern, and of no other.
+    others = "return RECORDS.filter((r) => !r.as_published).flatMap(printedOf).length;"
+    assert page.run(others) == 0
     tick(page, "lines", "dilated-sdpa")
     assert "dilated-sdpa" not in {system for system, *_ in page.run(marks)}
     select(page, "show", "error")
@@ -328,6 +331,17 @@ def test_two_machines_stand_side_by_side_on_one_scale(page):
         ".filter((text) => text !== 'none'));"
     )
     assert ticks[0] and ticks[0] == ticks[1]
+    select(page, "show", "rate")
+    # One unit for both, the larger: a point stands where its label says.
+    rates = page.run(
+        "return [...document.querySelectorAll('#chart .point')].map((p) =>"
+        "[p.dataset.machine, p.getAttribute('aria-label')])"
+        ".filter(([machine, words]) => words.includes('FLOP/s'));"
+    )
+    assert {machine for machine, _ in rates} == {synthetic.GPU, synthetic.CPU}
+    assert all(words.endswith(" TFLOP/s") for _, words in rates)
+    assert text(page, "#chart-title") == "Useful work, TFLOP/s"
+    select(page, "show", "time")
     assert f"beside={synthetic.CPU}" in page.run("return location.hash;")
     # A point of the other machine is chosen where it stands.
     page.run(
@@ -337,7 +351,7 @@ def test_two_machines_stand_side_by_side_on_one_scale(page):
     )
     state = "return [state.machine, state.beside, state.dtype];"
     assert page.run(state) == [synthetic.CPU, synthetic.GPU, "float32"]
-    assert [head.split(" (")[0] for head in page.run(titles)] == list(dtypes)
+    assert page.run(titles) == heads
     # No machine stands beside itself.
     select(page, "machine", synthetic.GPU)
     assert page.run("return state.beside;") == ""

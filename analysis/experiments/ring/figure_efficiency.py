@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -20,6 +21,7 @@ NOTE = (
     "in which the slowest rank had no keys, where it is 1 % or more."
 )
 ONE_CORE = " On a CPU a rank is one core, alone too."
+NO_HOPS = " On a GPU it is not seen."
 SEEN = 0.01  # a share of waiting below it is not worth a word
 
 
@@ -40,25 +42,32 @@ def efficiency(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> F
         if found:
             # One bar beside another is a system at the same length.
             found.sort(key=lambda one: (one[0]["pass"], one[0]["dtype"], one[0]["seq_len"]))
-            counts = sorted({int(row["world_size"]) for row, _ in found})
-            labels = [_label(row, len(counts) > 1) for row, _ in found]
-            ranks = f"{counts[0]} ranks" if len(counts) == 1 else "p ranks"
-            title = f"{view.device}, {found[0][0]['dtype']}, {ranks}"
+            # What all have in common is in the title, what differs in the labels.
+            count, dtype = (
+                sorted({row[column] for row, _ in found}) for column in ("world_size", "dtype")
+            )
+            differ = {"ranks"} if len(count) > 1 else set()
+            differ |= {"type"} if len(dtype) > 1 else set()
+            labels = [_label(row, differ) for row, _ in found]
+            ranks = "p ranks" if "ranks" in differ else f"{count[0]:.0f} ranks"
+            title = f"{view.device}, {', '.join(dtype)}, {ranks}"
             panels.append((title, labels, lambda ax, x=found: _draw(ax, x)))
-    return bars_of(panels, NOTE + ONE_CORE * any(view.is_cpu for view in measured))
+    is_cpu = [view.is_cpu for view in measured]
+    return bars_of(panels, NOTE + ONE_CORE * any(is_cpu) + NO_HOPS * (not all(is_cpu)))
 
 
-def _label(row: pd.Series, several: bool) -> str:
-    case = in_words.case(row, "length", "not causal", "training")
-    ranks = f", p = {row['world_size']:.0f}" if several else ""
-    return f"{look(row['system'].partition('/')[0]).label}, {case}{ranks}"
+def _label(row: pd.Series, differ: Collection[str]) -> str:
+    case = in_words.case(row, *(["type"] if "type" in differ else []), "length", "not causal")
+    words = [look(row["system"].partition("/")[0]).label, case, in_words.case(row, "training")]
+    words += [f"p = {row['world_size']:.0f}"] if "ranks" in differ else []
+    return ", ".join(filter(None, words))
 
 
 def _draw(ax: Axes, found: list[tuple[pd.Series, Interval]]) -> None:
     longest, words = 100.0, []
     for y, (row, share) in enumerate(found):
         one, waited = look(row["system"].partition("/")[0]), row["wait_share"]
-        name, end = _label(row, several=True), 100 * share.value
+        name, end = _label(row, {"ranks"}), 100 * share.value
         filled = {"facecolor": "white" if one.hatch else one.color, "edgecolor": one.color}
         ax.barh(y, end, height=0.62, hatch=one.hatch, label=name, **filled)
         words.append(f"{end:.0f} %")
