@@ -1,4 +1,5 @@
 BUILT = [f"build/{path}" for name in EXPERIMENTS for path in written(name)]
+BUILT += expand("build/figures/{figure}.svg", figure=ACROSS)
 BUILT += ["build/numbers.json", "build/claims.json"]
 
 
@@ -23,7 +24,6 @@ rule writeup:
 rule paper:
     input:
         BUILT,
-        expand("build/figures/{figure}.svg", figure=ACROSS),
         rules.provenance.output,
         source="paper/paper.typ",
     output:

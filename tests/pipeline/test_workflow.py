@@ -257,12 +257,21 @@ def test_published_results_measure_nothing_and_each_stands_in_the_report(tmp_pat
         "        found = get_flag_value(path, 'report') if is_flagged(path, 'report') else None\n"
         "        caption = found.caption.get_path_or_uri(secret_free=True) if found else ''\n"
         "        print('OUTPUT', path, found.category if found else '', caption, sep='\\t')\n"
+        "    if one.name == 'writeup':\n"
+        "        print(*(f'NEEDS\\t{path}' for path in one.input), sep='\\n')\n"
     )
     done = snakemake(folder, "-s", listing.name, "-n", "all", *PUBLISHED)
     plan = jobs(done)
     assert plan and not any(rule.startswith("measure") for rule in plan)
     rows = [line.split("\t")[1:] for line in done.stdout.splitlines() if line.startswith("OUTPUT")]
     assert len(rows) > 200
+    # What a write-up shows is there before it is written.
+    needed = {line.split("\t")[1] for line in done.stdout.splitlines() if line.startswith("NEEDS")}
+    for template in (folder / "paper/writeups").glob("*.j2"):
+        for name in re.findall(r'{{ figure\("([^"]+)"', template.read_text()):
+            names = (name, f"{template.name.partition('.')[0]}-{name}")
+            paths = {f"build/figures/{one}.svg" for one in names}
+            assert paths & needed, (template.name, name)
     unlisted = {path for path, category, _ in rows if not category}
     # One file has no use for a page of links to others, nor for an archive.
     unlisted -= {"build/index.html", "build/downloads.zip"}
