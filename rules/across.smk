@@ -84,13 +84,17 @@ use rule on_all_records as reproduction with:
         "which findings hold here"
 
 
+# The style that pages share.
+PAGE = ["analysis/pages/page.css"]
+
+
 use rule on_all_records as results_page with:
     output:
         shown("results.html", "results", "Results", of="every record"),
     log:
         "build/logs/results_page.log",
     params:
-        code=of_records("pages.results_page", "analysis/pages/results*"),
+        code=of_records("pages.results_page", *PAGE, "analysis/pages/results*"),
         command=lambda wildcards, output: f"pages.results_page --out {output}",
     message:
         "every record on one interactive page"
@@ -118,8 +122,6 @@ use rule on_all_records as advice with:
         "what the write-ups advise, beside what the records do"
 
 
-# The style that pages share.
-PAGE = ["analysis/pages/page.css"]
 # From a number to its records, from a record to its command; and what all of it cost.
 PROVENANCE = expand("{list}.csv", list=["numbers", "records"])
 PROVENANCE += expand(

@@ -45,12 +45,12 @@ class MemoryBytes(Predicate):
     def figure_unit(self) -> str:
         return "KiB/token" if self.per_token else "MiB"
 
-    def _unit(self, claim, evidence) -> tuple[str, float]:
-        """The unit of the figure, and its size in bytes."""
+    def _size(self, claim, evidence) -> float:
+        """The unit of the figure, in bytes."""
         if not self.per_token:
-            return "MiB", MIB
+            return MIB
         shape = evidence.shape(claim, self.at.given())
-        return "KiB/token", 1024 * shape["batch"] * shape["seq_len"]
+        return 1024 * shape["batch"] * shape["seq_len"]
 
     def words(self, claim):
         what = {"peak": "peak memory beyond the inputs", "total": "peak memory with the inputs"}
@@ -59,7 +59,7 @@ class MemoryBytes(Predicate):
         return f"{what[self.counts]} of {self.system} at {shape} {bound} {claim.published} {unit}"
 
     def judge(self, claim, evidence):
-        unit, size = self._unit(claim, evidence)
+        unit, size = self.figure_unit, self._size(claim, evidence)
         output = evidence.tensor_bytes(claim, self.at.given()) / size
         wrapped = evidence.claims_file.systems[self.system].projections > 0
         inputs = output * (1 if wrapped else 3) * (self.counts == "total")

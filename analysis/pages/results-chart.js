@@ -38,27 +38,27 @@ function spread(wanted, gap, low, high) {
 function drawCharts(box, onChoose) {
   const quantity = QUANTITIES[state.show];
   const machines = compared();
-  const records = machines.flatMap((machine) => visible(machine));
+  const [records, published] = [drawn(), printed()];
   const known = records.filter((r) => quantity.value(r) !== null);
   const sizes = [
     ...known.flatMap((r) => [quantity.value(r), ...(quantity.ends(r) || [])]),
-    ...printed().map((p) => PRINTED[state.show](p)),
+    ...published.map((p) => PRINTED[state.show](p)),
   ].filter((v) => v > 0);
   const [low, high] = sizes.length ? [Math.min(...sizes) / 1.3, Math.max(...sizes) * 1.3] : [1, 10];
-  const all = distinct([...records, ...printed()].map((r) => r.seq_len)).sort((a, b) => a - b);
+  const all = distinct([...records, ...published].map((r) => r.seq_len)).sort((a, b) => a - b);
   const isWide = box.clientWidth >= 700;
   const width = Math.max(isWide ? box.clientWidth / machines.length : box.clientWidth, 280);
   box.replaceChildren(...machines.map((machine) => {
     const own = visible(machine);
     const isMeasured = selected(machine).length > 0;
-    const parts = [drawChart(own, { low, high, all, width, isMeasured }, onChoose)];
+    const parts = [drawChart(own, { low, high, all, width, isMeasured, published }, onChoose)];
     const dtype = own.length ? `, ${own[0].dtype}` : "";
     if (machines.length > 1) parts.unshift(make("h3", {}, DATA.machines[machine] + dtype));
     return make("div", {}, ...parts);
   }));
 }
 
-function drawChart(records, { low, high, all, width, isMeasured }, onChoose) {
+function drawChart(records, { low, high, all, width, isMeasured, published }, onChoose) {
   const quantity = QUANTITIES[state.show];
   const labelled = width >= 500;
   const height = labelled ? 420 : 330;
@@ -94,7 +94,7 @@ function drawChart(records, { low, high, all, width, isMeasured }, onChoose) {
     }
   }
   points.push(...drawUntimed(svg, untimed, x, edge, width));
-  for (const p of printed()) svg.append(drawPrinted(p, x(p.seq_len), y(PRINTED[state.show](p))));
+  for (const p of published) svg.append(drawPrinted(p, x(p.seq_len), y(PRINTED[state.show](p))));
   for (const [r, px, py] of points) svg.append(drawPoint(r, px, py, y, quantity, onChoose));
   // With more lines than this only the chosen one has a label.
   const named = ends.length > 20 ? ends.filter((end) => end.line === state.line) : ends;

@@ -78,6 +78,11 @@ function visible(machine = state.machine) {
   return selected(machine).filter((r) => isShown(r));
 }
 
+// What is drawn, on all machines.
+function drawn() {
+  return compared().flatMap((machine) => visible(machine));
+}
+
 // The machines that are drawn, side by side in the order of their list.
 function compared() {
   return Object.keys(DATA.machines).filter((m) => m === state.machine || m === state.beside);
@@ -87,8 +92,7 @@ function compared() {
 function printed() {
   const value = PRINTED[state.show];
   const parts = ["experiment", "pass", "is_causal", "heads", "batch"];
-  const drawn = compared().flatMap((m) => visible(m)).filter((r) => r.as_published);
-  const systems = drawn.map((r) => r.system);
+  const systems = drawn().filter((r) => r.as_published).map((r) => r.system);
   return PUBLISHED.filter((p) => value && value(p) && systems.includes(p.system) &&
     parts.every((name) => p[name] === state[name]));
 }

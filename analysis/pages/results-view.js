@@ -81,15 +81,15 @@ function drawSparsities() {
 function drawLines() {
   const group = byId("lines");
   group.replaceChildren();
-  const all = lines();
+  const [all, records] = [lines(), drawable()];
   for (const line of all) {
-    const record = drawable().find((r) => r.line === line);
+    const record = records.find((r) => r.line === line);
     checkbox(group, line, !state.hidden.has(line), (checked) => change(() => {
       if (checked) state.hidden.delete(line);
       else state.hidden.add(line);
     }), swatch(record), labelOf(record));
   }
-  const shown = distinct(compared().flatMap((m) => visible(m)).map((r) => r.line)).length;
+  const shown = distinct(drawn().map((r) => r.line)).length;
   byId("shown").textContent = `${shown} of ${all.length}`;
   const some = shown < all.length;
   const button = make("button", { type: "button", id: "all" }, some ? "Show all" : "Only the chosen");

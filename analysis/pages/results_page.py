@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import pandas as pd
 from matplotlib.markers import MarkerStyle
@@ -21,6 +21,7 @@ from matplotlib.path import Path as Outline
 from analysis.advise.interpolation import branches_in_words
 from analysis.advise.question import machine_words
 from analysis.command import command, parser
+from analysis.pages.template import PAGES, style_of
 from analysis.records import frame as records
 from analysis.records import systems
 from analysis.rendering import style
@@ -29,7 +30,6 @@ from analysis.selection import published, rates, views
 from analysis.standard import in_words
 from experiments import grid
 
-PAGES = Path(__file__).parent
 SCRIPTS = ("data", "text", "chart", "strip", "view")
 # What tells one selection of the page from another; lines are drawn within. "heads" says their
 # size and the key heads too.
@@ -47,7 +47,7 @@ def page(frame: pd.DataFrame) -> str:
     found = json.dumps(data(frame), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     script = "\n".join((PAGES / f"results-{name}.js").read_text() for name in SCRIPTS)
     parts = {
-        "<!-- style -->": f"<style>\n{(PAGES / 'results.css').read_text()}</style>",
+        "<!-- style -->": f"<style>\n{style_of('results')}</style>",
         # "</script>" in a reason would end the element.
         "<!-- data -->": f'<script type="application/json" id="data">{_inert(found)}</script>',
         "<!-- script -->": f"<script>\n{script}</script>",
@@ -80,12 +80,14 @@ def data(frame: pd.DataFrame) -> dict:
             for name in _experiments(frame)
         },
         "published": [
-            one for name in _experiments(frame) if name in published.EXPERIMENTS
+            one
+            for name in _experiments(frame)
+            if name in published.EXPERIMENTS
             for one in _published(name)
         ],
         "card": published.CARD,
         "looks": {system: _look(system) for system in systems.ordered(frame["system"])},
-    }  # fmt: skip
+    }
 
 
 def _as_published(frame: pd.DataFrame) -> pd.Series:

@@ -1,4 +1,4 @@
-"""What the pages that are filled by jinja share: how, one style, links to records."""
+"""What the pages share: one style, how they are filled by jinja, links to records."""
 
 from __future__ import annotations
 
@@ -22,8 +22,13 @@ _ENVIRONMENT = jinja2.Environment(
 
 def filled(name: str, **given) -> str:
     """The page `<name>.html.j2` of `given`, with `page.css` and its own `<name>.css` as `style`."""
-    style = "".join((PAGES / f"{one}.css").read_text() for one in ("page", name))
-    return _ENVIRONMENT.get_template(f"{name}.html.j2").render(style=Markup(style), **given)
+    style = Markup(style_of(name))
+    return _ENVIRONMENT.get_template(f"{name}.html.j2").render(style=style, **given)
+
+
+def style_of(name: str) -> str:
+    """What all pages share, then what one has of its own."""
+    return "".join((PAGES / f"{one}.css").read_text() for one in ("page", name))
 
 
 def record_link(path: str, folder: Path, root: Path) -> str:

@@ -17,6 +17,7 @@ from analysis.standard.panels import (
     draw_points,
     log_height,
     over_length,
+    worth_drawing,
 )
 
 MEASURED = {"time": quantities.time, "memory": quantities.memory}
@@ -54,8 +55,7 @@ def draw_series(ax: Axes, series: views.Series, quantity: str) -> None:
             rows = rows[rows["peak_memory_bytes"] > 0]
         if len(rows) < min(2, len(series.lengths)):
             continue  # one point beside whole lines says nothing of growth
-        fit = series.growth(system, quantity)
-        fit = fit if fit and fit.is_narrow else None
+        fit = worth_drawing(series.growth(system, quantity))
         points = [(row["seq_len"], MEASURED[quantity](row).amount) for _, row in rows.iterrows()]
         n, y = draw_points(ax, points, one, line="none" if fit else ":")
         text = one.label

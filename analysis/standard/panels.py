@@ -161,6 +161,34 @@ def draw_points(
     return list(x), y
 
 
+def worth_drawing(fit: ScalingFit | None) -> ScalingFit | None:
+    """The fit where its exponent is known well enough, else None: points are joined then."""
+    return fit if fit and fit.is_narrow else None
+
+
+def draw_bar(
+    ax: Axes, y: float, width: float, one: Look, label: str, left: float = 0, height: float = 0.62
+) -> None:
+    """A bar of a system from `left` on, hatched where its look is."""
+    face = "white" if one.hatch else one.color
+    drawn = {"facecolor": face, "edgecolor": one.color, "hatch": one.hatch, "label": label}
+    ax.barh(y, width, left=left, height=height, **drawn)
+
+
+def draw_bar_interval(ax: Axes, y: float, low: float, high: float, label: str) -> None:
+    """An interval over a bar, seen on any colour."""
+    ax.plot([low, high], [y, y], color="white", linewidth=1.8, zorder=4)
+    ax.plot([low, high], [y, y], color="black", linewidth=0.8, zorder=5, label=label)
+
+
+def draw_bar_text(ax: Axes, x: float, y: float, text: str) -> None:
+    """A text right of a bar that ends at `x`, readable over lines."""
+    ax.annotate(
+        text, (x, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=6.5,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6}, zorder=6,
+    )  # fmt: skip
+
+
 def draw_fit(ax: Axes, fit: ScalingFit, one: Look, unit: Callable[[np.ndarray], object]) -> str:
     """A fit over its lengths and its 95 % band, over `unit` of the length; returns its growth."""
     n = np.geomspace(*fit.n_range, 60)

@@ -13,7 +13,7 @@ from analysis.records import systems
 from analysis.rendering.style import GREY, PAGE, look, ratio_axis, style
 from analysis.selection import published, reporting_machine, views
 from analysis.standard import in_words
-from analysis.standard.panels import short_pattern
+from analysis.standard.panels import draw_bar, draw_bar_interval, short_pattern
 from analysis.statistics.intervals import Interval
 
 OURS, THEIRS = 1.2, 1.54  # right edges of the columns of numbers beside bars, axes fraction
@@ -145,20 +145,9 @@ def _draw_bars(ax: Axes, groups, units: float) -> None:
 def _draw_bar(ax: Axes, y: float, of: tuple[str, str], gain: Interval, old: float | None) -> None:
     """`of`: the system, and the heading that it stands under."""
     one, label = look(of[0]), f"{look(of[0]).label}, {of[1]}"
-    ax.barh(
-        y,
-        gain.value - 1,
-        left=1,
-        height=0.74,
-        facecolor=one.color if not one.hatch else "white",
-        edgecolor=one.color,
-        hatch=one.hatch,
-        label=label,
-    )
+    draw_bar(ax, y, gain.value - 1, one, label, left=1, height=0.74)
     if math.isfinite(gain.low) and math.isfinite(gain.high):
-        named = {"label": f"{label}: interval"}
-        ax.plot([gain.low, gain.high], [y, y], color="white", linewidth=1.8, zorder=4)
-        ax.plot([gain.low, gain.high], [y, y], color="black", linewidth=0.8, zorder=5, **named)
+        draw_bar_interval(ax, y, gain.low, gain.high, f"{label}: interval")
     if old:
         marks = {"marker": "D", "color": "black", "markerfacecolor": "white"}
         ax.plot(old, y, zorder=6, label=f"{label}: published", **marks)

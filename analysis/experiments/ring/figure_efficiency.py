@@ -13,7 +13,7 @@ from analysis.experiments.ring import views as ring_views
 from analysis.rendering.style import look
 from analysis.selection import views
 from analysis.standard import in_words, quantities
-from analysis.standard.panels import bars_of
+from analysis.standard.panels import bars_of, draw_bar, draw_bar_interval, draw_bar_text
 from analysis.statistics.intervals import Interval
 
 NOTE = (
@@ -57,10 +57,9 @@ def efficiency(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> F
 
 
 def _label(row: pd.Series, differ: Collection[str]) -> str:
-    case = in_words.case(row, *(["type"] if "type" in differ else []), "length", "not causal")
-    words = [look(row["system"].partition("/")[0]).label, case, in_words.case(row, "training")]
-    words += [f"p = {row['world_size']:.0f}"] if "ranks" in differ else []
-    return ", ".join(filter(None, words))
+    parts = [*(["type"] if "type" in differ else []), "length", "not causal", "training"]
+    words = f"{look(row['system'].partition('/')[0]).label}, {in_words.case(row, *parts)}"
+    return words + (f", p = {row['world_size']:.0f}" if "ranks" in differ else "")
 
 
 def _draw(ax: Axes, found: list[tuple[pd.Series, Interval]]) -> None:
@@ -68,21 +67,15 @@ def _draw(ax: Axes, found: list[tuple[pd.Series, Interval]]) -> None:
     for y, (row, share) in enumerate(found):
         one, waited = look(row["system"].partition("/")[0]), row["wait_share"]
         name, end = _label(row, {"ranks"}), 100 * share.value
-        filled = {"facecolor": "white" if one.hatch else one.color, "edgecolor": one.color}
-        ax.barh(y, end, height=0.62, hatch=one.hatch, label=name, **filled)
+        draw_bar(ax, y, end, one, name)
         words.append(f"{end:.0f} %")
         if waited >= SEEN:
             words[-1] += f", {100 * waited:.0f} % waiting"
         if math.isfinite(share.low) and math.isfinite(share.high):
-            ends = [100 * share.low, 100 * share.high]
-            ax.plot(ends, [y, y], color="white", linewidth=1.8, zorder=4)
-            ax.plot(ends, [y, y], color="black", linewidth=0.8, zorder=5, label=f"{name}: interval")
+            draw_bar_interval(ax, y, 100 * share.low, 100 * share.high, f"{name}: interval")
             # An interval of few rounds runs off the axis rather than ruling it.
-            end = max(end, min(ends[1], 140))
-        ax.annotate(
-            words[-1], (end, y), xytext=(3, 0), textcoords="offset points", va="center",
-            fontsize=6.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6}, zorder=6,
-        )  # fmt: skip
+            end = max(end, min(100 * share.high, 140))
+        draw_bar_text(ax, end, y, words[-1])
         longest = max(longest, end)
     ax.axvline(100, color="black", linewidth=0.7, zorder=3)
     ax.set_xlim(0, longest * (1.15 + 0.035 * max(map(len, words))))

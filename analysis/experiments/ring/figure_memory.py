@@ -15,7 +15,7 @@ from analysis.experiments.ring.views import EXPERIMENT, SINGLE, Family
 from analysis.records.units import KIB
 from analysis.rendering.style import Look, label_lines, length_axis, look
 from analysis.selection import published, views
-from analysis.standard.panels import UNFITTED, draw_fit, grid_of, log_height
+from analysis.standard.panels import UNFITTED, draw_fit, grid_of, log_height, worth_drawing
 from analysis.statistics import scaling
 
 # One of each pattern: no order of tokens, and nobody's module, holds more or less.
@@ -70,12 +70,8 @@ def _alone(frame: pd.DataFrame, view: views.View) -> list[_Line]:
         batch = published.shapes(EXPERIMENT)[0][0]
         old = published.value(EXPERIMENT, system, batch, PUBLISHED_AT, "memory_per_token")
         fit = ring_views.fit(rows["seq_len"], rows["peak_memory_bytes"])
-        found.append(_Line(one, rows, _narrow(fit), old))
+        found.append(_Line(one, rows, worth_drawing(fit), old))
     return found
-
-
-def _narrow(fit: scaling.ScalingFit | None) -> scaling.ScalingFit | None:
-    return fit if fit and fit.is_narrow else None
 
 
 def _points(family: Family) -> dict[int, pd.DataFrame]:
@@ -94,7 +90,7 @@ def _by_ranks(family: Family) -> list[_Line]:
         depth = 0.35 + 0.65 * place / max(len(points) - 1, 1)
         color = tuple(1 - depth * (1 - part) for part in to_rgb(one.color))
         rows = rows.sort_values("seq_len")
-        fit = _narrow(family.memory_over_lengths(count))
+        fit = worth_drawing(family.memory_over_lengths(count))
         found.append(_Line(Look(f"p = {count}", color, "osD^vPX<>"[place % 9]), rows, fit))
     return found
 

@@ -16,7 +16,7 @@ from analysis.experiments.ring.views import (
     counted,
 )
 from analysis.rendering.style import look
-from analysis.standard.panels import bars_of
+from analysis.standard.panels import bars_of, draw_bar
 
 COUNTS = (  # title, axis, value, unit
     (
@@ -49,9 +49,7 @@ def _draw(ax: Axes, axis: str, value, unit: str) -> None:
     for width in (SIDE, None):
         for curve, system in CURVES.items():
             one, found = look(system), value(counted(curve, width))
-            face = "white" if one.hatch else one.color
-            bar = {"facecolor": face, "edgecolor": one.color, "hatch": one.hatch}
-            ax.barh(y, found, height=0.62, label=one.label, **bar)
+            draw_bar(ax, y, found, one, one.label)
             ax.annotate(
                 f"{found:.3g}{unit}", (found, y), xytext=(3, 0), textcoords="offset points",
                 va="center", fontsize=6.5,

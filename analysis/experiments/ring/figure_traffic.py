@@ -11,7 +11,7 @@ from analysis.rendering.style import look
 from analysis.rendering.text import number
 from analysis.selection import views
 from analysis.standard import in_words, quantities
-from analysis.standard.panels import bars_of
+from analysis.standard.panels import bars_of, draw_bar, draw_bar_text
 
 
 def traffic(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
@@ -42,15 +42,9 @@ def _draw(ax: Axes, bars: list[tuple[str, pd.Series]]) -> None:
     shares = [100 * ring_views.sent_share(row) for _, row in bars]
     for y, ((_, row), share) in enumerate(zip(bars, shares, strict=True)):
         one = look(row["system"].partition("/")[0])
-        ax.barh(
-            y, share, height=0.62, facecolor="white" if one.hatch else one.color,
-            edgecolor=one.color, hatch=one.hatch, label=one.label,
-        )  # fmt: skip
+        draw_bar(ax, y, share, one, one.label)
         text = f"{share:.0f} %, {number(quantities.size(row['bytes_sent']).value)} MiB"
-        ax.annotate(
-            text, (share, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=6.5,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6}, zorder=4,
-        )  # fmt: skip
+        draw_bar_text(ax, share, y, text)
     ax.axvline(100, color="black", linewidth=0.7, zorder=3)
     ax.set_xlim(0, max([100.0, *shares]) * 1.4)
     ax.set_xlabel("sent, % of the dense formula")
