@@ -10,6 +10,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Byte code is kept: hundreds of processes start here, and each would compile the repository anew.
 unexport PYTHONDONTWRITEBYTECODE
 
+# It ends with this make, even where that is killed. Status 1: cases failed, as their records say.
+RUN := ATTENTION_ENDS_WITH=$$PPID python -m experiments run
+
 # -qq: errors only; the lines below tell what goes on.
 PIP := $(BIN)/python -m pip --no-input --disable-pip-version-check -qq install --progress-bar off --no-compile
 # Every pin and its hash is listed, so pip need resolve nothing, and what has to
@@ -27,11 +30,11 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 
 reproduce: $(VENV)/.ready-reproduce ## the findings in ten minutes: measure, analyse, typeset; TIER=full takes all cases
-	python -m experiments run --all --tier $(or $(TIER),quick) --rounds 2
+	$(RUN) --all --tier $(or $(TIER),quick) --rounds 2 || test $$? -eq 1
 	snakemake $(if $(TIER),--config tier=$(TIER)) $(ARGS)
 
 round: $(VENV)/.ready-reproduce $(VENV)/.ready-peers ## one more round of all measurements: let nothing else run beside it
-	python -m experiments run --all --tier full $(ARGS)
+	$(RUN) --all --tier full $(ARGS)
 
 paper: $(VENV)/.ready-reproduce ## analysis, figures and paper from the published results
 	snakemake --config source=published $(ARGS)

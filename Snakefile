@@ -10,13 +10,23 @@ min_version("9.19")
 report: "paper/captions/report.rst"
 
 
+include: "rules/one_run.smk"
 include: "rules/settings.smk"
+
+
+onstart:
+    lock_run()
 
 
 onsuccess:
     # What whoever ran this came for.
     if SOURCE == "local" and Path("build/reproduction.md").exists():
         print(f"\n{Path('build/reproduction.md').read_text()}")
+    if SOURCE == "local" and (failed := failed_cases()):
+        raise WorkflowError(
+            *failed,
+            f"{len(failed)} cases failed; the same command measures them again",
+        )
 
 
 # What a build is made of; its first page leads to all of it.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
 
-from experiments import cost, machine, rounds, runner
+from experiments import cost, machine, rounds, runner, stop
 from experiments import grid as grids
 from experiments.campaign.command import add_arguments, campaign
 from experiments.device_lock import hold
@@ -15,18 +16,27 @@ from experiments.machine import DeviceError
 from experiments.record import RecordError
 from models.kernels.tile_tables import HOME
 
+# Failed cases that are named.
+_SHOWN = 10
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status (2 for bad input, with a message of one line)."""
     options = _parser().parse_args(arguments)
+    stop.raise_when_told()
     try:
         return options.command(options)
     except (grids.GridError, RecordError, DeviceError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted: what was measured is kept, the same command goes on", file=sys.stderr)
-        return 130
+    except stop.Stopped as stopped:
+        given = shlex.join(sys.argv[1:] if arguments is None else arguments)
+        print(
+            f"stopped by {stopped}: what was measured is kept; to go on: "
+            f"python -m experiments {given}",
+            file=sys.stderr,
+        )
+        return stopped.status
 
 
 def _list(options) -> int:
@@ -85,6 +95,7 @@ def _tiers_table(names: list[str], kind: str, name: str) -> str:
 
 
 def _run(options) -> int:
+    tick = stop.when_scheduler_ends()
     device = machine.choose_device(options.device)
     here = machine.describe(device)
     kind, name = here.device_kind, here.device
@@ -94,9 +105,9 @@ def _run(options) -> int:
     print(text, file=sys.stderr, flush=True)
     if options.rounds and (options.round or options.budget):
         raise ValueError("--rounds: expected alone, without --round and --budget")
-    numbers = [*range(1, options.rounds + 1)] if options.rounds else [options.round]
+    numbers, failed = [*range(1, options.rounds + 1)] if options.rounds else [options.round], []
     for place, number in enumerate(numbers, start=1):
-        runner.run(
+        paths = runner.run(
             tasks,
             tier,
             device=device,
@@ -104,8 +115,16 @@ def _run(options) -> int:
             round_=rounds.name_of(number) if number else None,
             rounds_after=len(numbers) - place,
             budget_s=options.budget,
+            tick=tick,
         )
-    return 0
+        failed += runner.failures(tasks, paths)
+    if failed:
+        # The last lines: what a person looks at.
+        left = [f"and {len(failed) - _SHOWN} more"] if len(failed) > _SHOWN else []
+        print(*failed[:_SHOWN], *left, sep="\n", file=sys.stderr)
+        count = f"{len(failed)} of {len(numbers) * len(tasks)} cases failed"
+        print(f"{count}; the same command measures them again", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _publish(options) -> int:

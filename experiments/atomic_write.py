@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+DISK_FULL = "disk full"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -23,3 +28,20 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def in_words(error: OSError) -> str:
+    """What went wrong, without where: that a disk is full (or its inodes, or a quota) plainly."""
+    return DISK_FULL if is_disk_full(error) else error.strerror or str(error)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the system said that nothing more can be written."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def full_disk() -> str | None:
+    """The folder of temporary files where no space or no inode is left there, else None."""
+    found = os.statvfs(tempfile.gettempdir())
+    no_inode = found.f_files > 0 and found.f_favail == 0
+    return tempfile.gettempdir() if found.f_bavail == 0 or no_inode else None

@@ -10,16 +10,28 @@ from __future__ import annotations
 import errno
 import importlib
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 
-from experiments.forked_process import TICK_S, Outcome, Process, ProcessEnded, send, uninterrupted
+from experiments.atomic_write import DISK_FULL, full_disk, is_disk_full
+from experiments.forked_process import (
+    TICK_S,
+    Outcome,
+    Process,
+    ProcessEnded,
+    Report,
+    send,
+    uninterrupted,
+)
 
 __all__ = ["Outcome", "attempt", "over", "resolve", "run", "run_all"]
 
 _OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory")
+# Where an error of torch stands for the one of the system.
+_NOT_WRITTEN = ("PytorchStreamWriter failed", "file write failed", os.strerror(errno.ENOSPC))
 
 
 def run(
@@ -59,7 +71,8 @@ def run_all(
     if processes < 1:
         raise ValueError(f"processes={processes}: expected an integer >= 1")
     named = [(resolve(function), arguments) for function, arguments in tasks]
-    outcomes = [Outcome("not run", reason="not started: no time was left")] * len(named)
+    not_run = Outcome("not run", reason="not started: no time was left", cause="day")
+    outcomes = [not_run] * len(named)
     waiting, running = list(enumerate(named)), {}
     try:
         while True:
@@ -98,7 +111,7 @@ def _outcome_by(process: Process, end: float) -> Outcome | None:
 
 def over(limit_s: float, seconds: float) -> Outcome:
     """The outcome of what was ended after `seconds`, for it was over its limit."""
-    return Outcome("timeout", None, f"over its limit of {round(limit_s, 1):g} s", seconds)
+    return Outcome("timeout", None, f"over its limit of {round(limit_s, 1):g} s", "case", seconds)
 
 
 def resolve(function: str | Callable) -> Callable:
@@ -113,26 +126,29 @@ def _report(pipe, function: Callable, arguments: Sequence) -> None:
     send(pipe, attempt(function, arguments))
 
 
-def attempt(function: Callable, arguments: Sequence) -> tuple[str, object, str | None]:
-    """Status, value and reason of `function(*arguments)`, called here."""
+def attempt(function: Callable, arguments: Sequence) -> Report:
+    """Status, value, reason and cause of `function(*arguments)`, called here."""
     try:
-        return "ok", function(*arguments), None
+        return "ok", function(*arguments), None, None
     except BaseException as error:  # The outcome says what it was; nothing is swallowed.
-        status, reason = _judge(error)
-        return status, None, reason
+        status, reason, cause = _judge(error)
+        return status, None, reason, cause
 
 
-def _judge(error: BaseException) -> tuple[str, str]:
+def _judge(error: BaseException) -> tuple[str, str, str]:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     no_memory = isinstance(error, MemoryError) or _is(error, "torch", "OutOfMemoryError")
     says_so = any(text in str(error) for text in _OUT_OF_MEMORY)
     if no_memory or says_so or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return "oom", reason
+        return "oom", reason, "case"
     if _is(error, "models.errors", "UnsupportedBackend"):
-        return "unsupported", reason
+        return "unsupported", reason, "case"
     if _is(error, "experiments.check", "CheckFailed"):
-        return "failed", reason
-    return "failed", f"{type(error).__name__}: {reason}"
+        return "failed", reason, "case"
+    if is_disk_full(error) or any(text in str(error) for text in _NOT_WRITTEN):
+        return "failed", f"{DISK_FULL}: {full_disk() or reason}", "day"
+    cause = "day" if isinstance(error, OSError | KeyboardInterrupt) else "case"
+    return "failed", f"{type(error).__name__}: {reason}", cause
 
 
 def _is(error: BaseException, module: str, name: str) -> bool:

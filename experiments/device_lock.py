@@ -9,32 +9,25 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from experiments.machine import gpus
+from experiments.private_folder import open_lock
 
 # Of this process, or of the one that it was forked from.
 _held: list[int] = []
 
 
-def lock_folder() -> Path:
-    """A folder local to this machine and user (flock is not reliable on network disks)."""
-    folder = Path(tempfile.gettempdir()) / f"attention-locks-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
-
-
 @contextmanager
-def hold(device: str, count: int = 1) -> Iterator[str]:
+def hold(device: str, count: int = 1, tick: Callable[[], object] | None = None) -> Iterator[str]:
     """Wait for and hold `device` ("cpu", "cuda:INDEX", or "cuda" for any free one).
 
     Yields the device held and, for a GPU, sets CUDA_VISIBLE_DEVICES to it alone. count: how
     many cards to hold, from "cuda:INDEX" or the first on; where there are fewer, as many as
-    there are. Under SLURM the scheduler has already given this job its devices.
+    there are. tick: called at least once per second while it waits. Under SLURM the scheduler has
+    already given this job its devices.
     """
     if device == "cpu":
         candidates = ["cpu"]
@@ -50,7 +43,7 @@ def hold(device: str, count: int = 1) -> Iterator[str]:
         return
     # Several in the order of their index, so that no two jobs wait for each other.
     asked = [candidates] if count == 1 else [[name] for name in candidates[:count]]
-    locks = [_wait(names) for names in asked]
+    locks = [_wait(names, tick) for names in asked]
     _held.extend(descriptor for descriptor, _ in locks)
     held = locks[0][1]
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -80,12 +73,11 @@ def release_in_fork() -> None:
         os.close(_held.pop())
 
 
-def _wait(candidates: list[str]) -> tuple[int, str]:
+def _wait(candidates: list[str], tick: Callable[[], object] | None) -> tuple[int, str]:
     is_announced = False
     while True:
         for device in candidates:
-            path = lock_folder() / f"{device.replace(':', '')}.lock"
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = open_lock(f"{device.replace(':', '')}.lock")
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return descriptor, device
@@ -94,4 +86,6 @@ def _wait(candidates: list[str]) -> tuple[int, str]:
         if not is_announced:
             print(f"waiting for {' or '.join(candidates)}: another job measures", file=sys.stderr)
             is_announced = True
+        if tick is not None:
+            tick()
         time.sleep(0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import pickle
@@ -16,8 +17,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from experiments.atomic_write import DISK_FULL, full_disk
 from experiments.die_with_parent import die_with_parent
 from experiments.machine import memory_available
+from experiments.stop import STOPS
+
+_PR_SET_CHILD_SUBREAPER = 36
 
 # How often a waiting parent calls `tick` and looks whether its children still live.
 TICK_S = 0.5
@@ -30,12 +35,15 @@ class Outcome:
     """What came of a child's job.
 
     status: "ok", "failed" (also killed by a signal), "oom", "timeout", "unsupported", or "not run".
-    reason: one line, None exactly when ok. seconds: from its start to its report or its end.
+    reason: one line, None exactly when ok. cause: of what is not ok, whether it lies in the "case"
+    or in the "day": the same may go well on another. seconds: from its start to its report or its
+    end.
     """
 
     status: str
     value: object = None
     reason: str | None = None
+    cause: str | None = None
     seconds: float = 0.0
 
 
@@ -47,20 +55,26 @@ class ProcessEnded(Exception):
         self.outcome = outcome
 
 
-def send(pipe: Connection, report: tuple[str, object, str | None]) -> None:
+# Status, value, reason and cause, as in an Outcome.
+Report = tuple[str, object, str | None, str | None]
+# What ends a process from outside; other signals say that it crashed.
+_FROM_OUTSIDE = (signal.SIGKILL, *STOPS)
+
+
+def send(pipe: Connection, report: Report) -> None:
     """Send a report; a value that cannot be pickled makes it a failure that says so."""
     try:
         # Not `pipe.send`: torch has that send tensors by handles, which end with the process.
         text = pickle.dumps(report)
     except Exception as error:  # Whatever a value's own pickling raises.
-        text = pickle.dumps(("failed", None, f"its result cannot be sent: {error!r}"))
+        text = pickle.dumps(("failed", None, f"its result cannot be sent: {error!r}", "case"))
     pipe.send_bytes(text)
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Have Ctrl-C wait: a process that is forked within is noted before anything can interrupt."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Have a stop wait: a process that is forked within is noted before anything can interrupt."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         yield
     finally:
@@ -106,7 +120,7 @@ class Process:
         except (EOFError, OSError):
             has_ended = True
         except Exception as error:  # Whatever a value's own unpickling raises.
-            return "failed", None, f"its result cannot be read: {error!r}"
+            return "failed", None, f"its result cannot be read: {error!r}", "case"
         if has_ended:
             raise ProcessEnded(self.ending())
         return None
@@ -123,15 +137,18 @@ class Process:
                 tick()
 
     def kill(self) -> None:
-        """End it and its group, and wait until it is gone; nothing if that was done before."""
+        """End it and its group, and wait until all are gone; nothing if that was done before."""
         if self.pipe.closed:
             return
         for kill in (os.killpg, os.kill):
             with suppress(ProcessLookupError):
                 kill(self.pid, signal.SIGKILL)
         end = time.monotonic() + _KILL_WAIT_S
-        while not os.waitpid(self.pid, os.WNOHANG)[0] and time.monotonic() < end:
-            time.sleep(0.001)
+        # Of its group those too that it started itself, where they have come to this process.
+        with suppress(ChildProcessError):
+            while time.monotonic() < end:
+                if not os.waitpid(-self.pid, os.WNOHANG)[0]:
+                    time.sleep(0.001)
         self.pipe.close()
 
     def _exit(self):
@@ -144,7 +161,7 @@ class Process:
 
     def ending(self) -> Outcome:
         """How it ended without a result."""
-        seconds = time.monotonic() - self.started
+        seconds, cause = time.monotonic() - self.started, "case"
         # The pipe's end comes a moment before the process's.
         while (end := self._exit()) is None and time.monotonic() < self.started + seconds + 1:
             time.sleep(0.001)
@@ -153,11 +170,25 @@ class Process:
         elif end.si_code == os.CLD_EXITED:
             reason = f"its process ended with exit code {end.si_status} and no result"
         elif end.si_status == signal.SIGKILL and _oom_kills() > self._oom_kills:
-            return Outcome("oom", None, "killed by the kernel: out of host memory", seconds)
+            reason = "killed by the kernel: out of host memory"
+            return Outcome("oom", None, reason, cause, seconds)
+        elif end.si_status == signal.SIGBUS and (full := full_disk()):
+            reason, cause = f"{DISK_FULL}: {full}", "day"
         else:
-            name = signal.Signals(end.si_status).name
-            reason = f"its process was killed by {name}"
-        return Outcome("failed", None, reason, seconds)
+            reason = f"its process was killed by {signal.Signals(end.si_status).name}"
+            cause = "day" if end.si_status in _FROM_OUTSIDE else "case"
+        return Outcome("failed", None, reason, cause, seconds)
+
+
+@contextmanager
+def adopting_orphans() -> Iterator[None]:
+    """Have what children leave behind come to this process, so that `kill` can wait for it."""
+    prctl = ctypes.CDLL(None).prctl
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        prctl(_PR_SET_CHILD_SUBREAPER, 0)
 
 
 def _fork() -> int:
@@ -174,9 +205,9 @@ def _be_a_child(parent: int, memory_gib, serve: Callable, pipe, arguments: Seque
         if os.getppid() != parent:
             return
         os.setpgid(0, 0)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in STOPS:
             signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         # A terminal would stop a process of another group that reads from it.
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         Path("/proc/self/oom_score_adj").write_text("1000")
@@ -198,6 +229,9 @@ def _limit_memory(memory_gib: float) -> None:
     allowed = int(min(memory_available() * 9 // 10, memory_gib * 2**30))
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + allowed
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    if most != resource.RLIM_INFINITY:
+        limit = min(limit, most)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 

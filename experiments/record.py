@@ -7,7 +7,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-from experiments.atomic_write import atomic_write
+from experiments.atomic_write import atomic_write, in_words
 
 SCHEMA_VERSION = 2
 
@@ -52,7 +52,7 @@ def write(path: Path, record: dict) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise RecordError(f"{path.parent}: cannot write there: {error.strerror}") from error
+        raise RecordError(f"{path.parent}: cannot write there: {in_words(error)}") from error
 
 
 def read(path: Path) -> dict | None:

@@ -50,7 +50,8 @@ class References:
             os.utime(path)
             return found
         made = make()
-        with suppress(OSError), atomic_write(path) as partial:
+        # torch says RuntimeError where the disk is full.
+        with suppress(OSError, RuntimeError), atomic_write(path) as partial:
             torch.save(made, partial)
             if partial.stat().st_size > _ROOM_BYTES // _PARTS:
                 raise OSError("too large to keep")

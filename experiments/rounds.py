@@ -27,8 +27,8 @@ OUTDATED = "outdated"
 NAME = re.compile(r"round-[1-9]\d{0,3}|\d{4}-\d\d-\d\dT\d{6}Z")
 # Seconds for which a round that was interrupted can go on.
 RESUME_S = 6 * 3600.0
-# Statuses that stand until the code changes. A failed case of ours is tried again: it is to be
-# mended; that somebody else's system fails is a result.
+# Statuses that stand until the code changes, unless their cause was the day. A failed case of ours
+# is tried again: it is to be mended; that somebody else's system fails is a result.
 _FINAL = ("ok", "oom", "timeout", "unsupported")
 # The systems of one shape share these, and are measured one after another.
 _SHAPE = ("batch", "seq_len", "heads", "head_dim", "dtype", "is_causal", "pass_")
@@ -97,9 +97,12 @@ def current(path: Path, case: Case, procedure: str | None = None) -> dict | None
 
 
 def is_done(path: Path, case: Case, procedure: str | None = None) -> bool:
-    """Whether the record there stands: current, and no failure of ours."""
-    status = (current(path, case, procedure) or {}).get("status")
-    return status in _FINAL or (status == "failed" and VARIANTS[case.variant].is_peer)
+    """Whether the record there stands: current, no failure of ours, nor one of the day."""
+    found = current(path, case, procedure) or {}
+    status, is_peer = found.get("status"), VARIANTS[case.variant].is_peer
+    if found.get("cause") == "day":
+        return False
+    return status in _FINAL or (status == "failed" and is_peer)
 
 
 def set_aside_outdated(path: Path, case: Case, procedure: str | None = None) -> None:

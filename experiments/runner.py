@@ -12,11 +12,13 @@ from pathlib import Path
 from statistics import median
 
 from experiments import cost, record, references, rounds
+from experiments.atomic_write import in_words
 from experiments.case import COLUMNS, Case
 from experiments.device_lock import hold
 from experiments.digest import ROOT, code_digest
 from experiments.grid import Task
 from experiments.machine import Machine, describe
+from experiments.private_folder import sweep
 from experiments.workers import Workers
 
 LOCAL = ROOT / "results" / "local"
@@ -24,6 +26,8 @@ LOCAL = ROOT / "results" / "local"
 _PASSES = 2
 # Of a gauge, on a device that answers.
 _GAUGE_S = 60.0
+# What must be there for a file, in bytes.
+_BLOCK = 4096
 # Seconds for which the gauge after a case is that before the next.
 _NEIGHBOUR_S = 5.0
 
@@ -51,12 +55,16 @@ def select(tasks: Iterable[Task], only: dict[str, str]) -> list[Task]:
 
 
 def check_writable(out: Path) -> None:
-    """RecordError, before any work, unless records can be written under `out`."""
+    """RecordError, before any work, unless records and temporary files can be written."""
+    where = out
     try:
         out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
+        for folder in (out, Path(tempfile.gettempdir())):
+            where = folder
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(_BLOCK))
     except OSError as error:
-        raise record.RecordError(f"{out}: cannot write there: {error.strerror}") from error
+        raise record.RecordError(f"{where}: cannot write there: {in_words(error)}") from error
 
 
 def run(
@@ -82,6 +90,7 @@ def run(
     """
     machine = describe(device)
     check_writable(out / machine.id)
+    sweep()
     if round_ is None:
         round_ = rounds.name_of(rounds.first_open(out, machine, tasks))
     ordered = tasks
@@ -89,11 +98,7 @@ def run(
         ordered = rounds.in_random_order(tasks, f"{machine.host.id} {round_}")
     for task in tasks:
         rounds.set_aside_outdated(_path(out, machine, round_, task), task.case, task.procedure)
-    waiting = [
-        task
-        for task in ordered
-        if not rounds.is_done(_path(out, machine, round_, task), task.case, task.procedure)
-    ]
+    waiting = [task for task in ordered if not is_done(out, machine, round_, task)]
     kept = len(tasks) - len(waiting)
     _say(f"{round_} ({tier}) on {machine.id}: {len(waiting)} cases to measure, {kept} kept")
     with contextlib.nullcontext(workers) if workers else Workers.of(device) as workers:
@@ -103,8 +108,13 @@ def run(
             again = one.disturbed(ordered) if waiting and budget_s is None else []
             if again:
                 _say(f"{len(again)} cases were measured while the machine drifted: again")
-                one.run(again, None)
+                one.run(again, None, again=True)
     return [_path(out, machine, round_, task) for task in tasks]
+
+
+def is_done(out: Path, machine: Machine, round_: str, task: Task) -> bool:
+    """Whether the record of a task in a round stands."""
+    return rounds.is_done(_path(out, machine, round_, task), task.case, task.procedure)
 
 
 def _path(out: Path, machine: Machine, round_: str, task: Task) -> Path:
@@ -120,7 +130,15 @@ class _Pass:
         self.references = references.of(out, machine)
         self.ratios: list[float] = []
 
-    def run(self, tasks: list[Task], budget_s: float | None, later_s: float = 0.0) -> None:
+    def run(
+        self,
+        tasks: list[Task],
+        budget_s: float | None,
+        later_s: float = 0.0,
+        *,
+        again: bool = False,
+    ) -> None:
+        """Measure those that are not done; again: all of them."""
         # Taken before the code is imported: an edit during a long run must not stamp its
         # digest on numbers of the old code.
         digests = {key: code_digest(*key) for key in {_behind(task) for task in tasks}}
@@ -137,9 +155,17 @@ class _Pass:
             place = f"{self.round_}, {number}/{len(tasks)}"
             _say(f"[{place}, about {left} left] {label(task.case)}")
             began = time.monotonic()
-            with hold(self.device, task.case.world_size if task.case.is_spread else 1) as held:
-                before = self.measure(task, digests[_behind(task)], describe(held), before)
-            self.ratios.append((time.monotonic() - began) / expected[number - 1])
+            count = task.case.world_size if task.case.is_spread else 1
+            with hold(self.device, count, self.tick) as held:
+                # Another run may have measured it while this one waited.
+                is_there = not again and self.is_done(task)
+                if not is_there:
+                    before = self.measure(task, digests[_behind(task)], describe(held), before)
+            if is_there:
+                before = None
+                _say("    measured by another run meanwhile")
+            else:
+                self.ratios.append((time.monotonic() - began) / expected[number - 1])
             if self.tick is not None:
                 self.tick()
 
@@ -164,6 +190,10 @@ class _Pass:
         _say(f"    {outcome(result)} ({account})")
         return after
 
+    def is_done(self, task: Task) -> bool:
+        """Whether its record stands."""
+        return is_done(self.out, self.machine, self.round_, task)
+
     def gauge(self) -> dict | None:
         deadline = time.monotonic() + _GAUGE_S
         return read_gauge(self.tier, self.machine, self.workers, deadline, self.tick)
@@ -172,7 +202,7 @@ class _Pass:
         """The gauge after the case before this one, where another process has just read it."""
         files = rounds.record_files(self.out / self.machine.id / self.round_)
         newest = max(files, key=lambda path: path.stat().st_mtime, default=None)
-        if newest is None or time.time() - newest.stat().st_mtime > _NEIGHBOUR_S:
+        if newest is None or abs(time.time() - newest.stat().st_mtime) > _NEIGHBOUR_S:
             return None
         return ((record.read(newest) or {}).get("gauges") or {}).get("after")
 
@@ -248,6 +278,16 @@ def outcome(result: dict) -> str:
         f"error {output['relative_rms']:.1e} (dense {output['baseline_relative_rms']:.1e}), "
         f"{result['wall_s']:.1f} s"
     )
+
+
+def failures(tasks: Iterable[Task], paths: Iterable[Path]) -> list[str]:
+    """A line for each task whose record, at its path, the next run measures again."""
+    found = []
+    for task, path in zip(tasks, paths, strict=True):
+        one = rounds.current(path, task.case, task.procedure)
+        if one and not rounds.is_done(path, task.case, task.procedure):
+            found.append(f"{path.parent.name}, {task.name}: {outcome(one)}")
+    return found
 
 
 def duration(seconds: float) -> str:

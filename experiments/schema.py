@@ -220,6 +220,12 @@ class Record(_Strict):
     case: CaseFields
     status: Literal["ok", "oom", "timeout", "unsupported", "failed"]
     reason: str | None = Field(description="null exactly when status is ok")
+    cause: Literal["case", "day"] | None = Field(
+        default=None,
+        description="of a status other than ok, whether it lies in the case or in the day (killed, "
+        "disk full, late or without memory on a busy machine), which the next run measures again; "
+        "null in records older than the field",
+    )
     backend: str | None = Field(description="what ran; null when nothing did")
     realised_density: float | None = Field(
         description="query-key pairs computed / pairs that dense attention computes"
@@ -244,6 +250,8 @@ class Record(_Strict):
     def _consistent(self) -> Record:
         if (self.status == "ok") != (self.reason is None):
             raise ValueError("reason: expected null exactly when status is ok")
+        if self.status == "ok" and self.cause is not None:
+            raise ValueError("cause: expected null when status is ok")
         if self.status == "ok":
             if not any(one.is_in(self.replicates) for one in PROCEDURES.values()):
                 results = " or ".join({one.result: None for one in PROCEDURES.values()})

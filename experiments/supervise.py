@@ -11,28 +11,32 @@ import importlib
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from experiments import provenance, record
+from experiments import cost, load, provenance, record
 from experiments.case import Case
 from experiments.children import Outcome
+from experiments.forked_process import adopting_orphans
 from experiments.grid import Limits
 from experiments.machine import Machine
+from experiments.private_folder import temporary
 from experiments.procedures import PROCEDURES, Procedure
 from experiments.references import NOT_KEPT, References
 from experiments.workers import Workers
 from models.registry import VARIANTS
 
+GIB = 2**30
+
 
 class _Stop(Exception):
-    """A case ends without (further) samples: the status and reason of its record."""
+    """A case ends without (further) samples: the status, reason and cause of its record."""
 
-    def __init__(self, status: str, reason: str):
+    def __init__(self, status: str, reason: str, cause: str = "case"):
         super().__init__(reason)
-        self.status, self.reason = status, reason
+        self.status, self.reason, self.cause = status, reason, cause
 
 
 @dataclass
@@ -85,16 +89,19 @@ def supervise(
     ceilings: the record's, as just found; measured where None.
     """
     account = Account() if account is None else account
-    started, start = datetime.now(UTC), time.monotonic()
+    started, start = datetime.now(UTC), load.Start.now()
     device = machine.torch_device
-    known, replicates, error, status, reason = {}, [], None, "ok", None
+    known, replicates, error, status, reason, cause = {}, [], None, "ok", None, None
     with contextlib.ExitStack() as stack:
+        # What ranks took is then known when they are gone.
+        stack.enter_context(adopting_orphans())
         workers = workers or stack.enter_context(Workers.of(device))
         stack.callback(workers.end_case)
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attention-case-")))
-        what = (case, PROCEDURES[procedure], device, folder / "reference.pt", limits)
+        folder = stack.enter_context(temporary("case"))
+        what = (case, PROCEDURES[procedure], machine, folder / "reference.pt", limits)
         watch = _Watch(*what, references, start, workers, tick, account)
         try:
+            watch.check_inputs()
             known = watch.reference()
             unsupported = known.pop("unsupported", None)
             if unsupported is not None:
@@ -107,17 +114,17 @@ def supervise(
         except _Stop as stop:
             # Replicates already there are good: only when there are none is it a time-out.
             if stop.status != "timeout" or not replicates:
-                status, reason = stop.status, stop.reason
-    wall_s = time.monotonic() - start
+                status, reason, cause = stop.status, stop.reason, stop.cause
+    wall_s = time.monotonic() - start.clock
     if status == "ok":
         known |= {"replicates": replicates, "error": error}
-    known |= {"status": status, "reason": reason, "wall_s": round(wall_s, 3)}
+    known |= {"status": status, "reason": reason, "cause": cause, "wall_s": round(wall_s, 3)}
     return _record(tier, case, machine, digest, started, **known)
 
 
 def not_measured(tier: str, case: Case, machine: Machine, digest: str, reason: str) -> dict:
     """The record of a case that was not begun, since what it runs is known to fail."""
-    known = {"status": "failed", "reason": reason, "wall_s": 0.0}
+    known = {"status": "failed", "reason": reason, "cause": "case", "wall_s": 0.0}
     return _record(tier, case, machine, digest, datetime.now(UTC), **known)
 
 
@@ -148,14 +155,29 @@ class _Watch:
 
     case: Case
     procedure: Procedure
-    device: str
+    machine: Machine
     path: Path
     limits: Limits
     references: References
-    start: float
+    start: load.Start
     workers: Workers
     tick: Callable[[], object] | None
     account: Account
+
+    @property
+    def device(self) -> str:
+        return self.machine.torch_device
+
+    def check_inputs(self) -> None:
+        """_Stop where the inputs alone are larger than the memory that there is."""
+        needed, known = cost.input_bytes(self.case), self.machine.device_memory_bytes
+        there = min(known, self.start.free_bytes) if self.device == "cpu" else known
+        # Cards that share the host's memory report none of their own.
+        if known and needed > there:
+            what = (
+                f"its inputs alone take {needed / GIB:,.3g} GiB, and {there / GIB:,.3g} are there"
+            )
+            raise self._stop("oom", what, "case")
 
     def reference(self) -> dict:
         """Have the oracle's rows written to `path`; returns what `make_reference` does."""
@@ -176,7 +198,7 @@ class _Watch:
             # What the oracle cannot do is no result of the variant's.
             if stop.status in ("oom", "timeout"):
                 reason = f"no reference to check against: {stop.reason}"
-                raise _Stop("failed", reason) from None
+                raise _Stop("failed", reason, stop.cause) from None
             raise
 
     def ceilings(self) -> dict:
@@ -193,7 +215,13 @@ class _Watch:
         if self.device == "cpu":
             memory_gib = math.inf if self.limits.memory_gib is None else self.limits.memory_gib
         begin = time.monotonic()
-        outcome = self.workers.replicate(
+        with self._own_temporary_files():
+            outcome = self._replicate(memory_gib, is_last)
+        self.account.add(time.monotonic() - begin, outcome, self.procedure.times)
+        return self._value(outcome)
+
+    def _replicate(self, memory_gib: float | None, is_last: bool) -> Outcome:
+        return self.workers.replicate(
             f"procedures.{self.procedure.name}.replicate",
             (self.case, self.device, self.path, asdict(self.limits)),
             memory_gib=memory_gib,
@@ -201,12 +229,21 @@ class _Watch:
             ahead=not is_last and not self.case.is_spread,
             **self._waiting,
         )
-        self.account.add(time.monotonic() - begin, outcome, self.procedure.times)
-        return self._value(outcome)
+
+    @contextlib.contextmanager
+    def _own_temporary_files(self) -> Iterator[None]:
+        """Ranks meet in a temporary folder: have it go with the case's, however they end."""
+        before = tempfile.tempdir
+        if self.case.is_spread:
+            tempfile.tempdir = str(self.path.parent)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
     @property
     def _waiting(self) -> dict:
-        return {"deadline": self.start + self.limits.timeout_s, "tick": self.tick}
+        return {"deadline": self.start.clock + self.limits.timeout_s, "tick": self.tick}
 
     def _import(self) -> None:
         """What the processes need is imported before they are forked, so that they need not."""
@@ -219,7 +256,18 @@ class _Watch:
     def _value(self, outcome: Outcome) -> dict:
         if outcome.status in ("timeout", "not run"):
             self.account.is_cut = True
-            raise _Stop("timeout", f"over its limit of {self.limits.timeout_s:g} s")
+            raise self._stop("timeout", f"over its limit of {self.limits.timeout_s:g} s", "case")
         if outcome.status != "ok":
-            raise _Stop(outcome.status, outcome.reason)
+            raise self._stop(outcome.status, outcome.reason, outcome.cause)
         return outcome.value
+
+    def _stop(self, status: str, reason: str, cause: str) -> _Stop:
+        """What ended the case; the day is the cause where the machine was not the case's own."""
+        if status == "timeout" and self.start.was_busy():
+            return _Stop(status, f"{reason}, while others used the processors", "day")
+        if status == "oom" and self.device == "cpu" and self.limits.memory_gib is None:
+            whole, free = (x / GIB for x in (self.machine.memory_bytes, self.start.free_bytes))
+            if self.start.was_short(self.machine.memory_bytes):
+                why = f"{reason}; only {free:.1f} of {whole:.1f} GiB could be taken"
+                return _Stop(status, why, "day")
+        return _Stop(status, reason, cause)

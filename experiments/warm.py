@@ -17,15 +17,19 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
 
+from experiments import stop
+from experiments.private_folder import SHARED, private
+
 ROOT = Path(__file__).parent.parent
 # Seconds without a call after which a server ends, and that its start may take.
 _IDLE_S, _START_S = 20.0, 120.0
+# And for what runs to end in order.
+_STOP_S = 20.0
 # Read when libraries are loaded, which a server does once.
 _AT_LOAD = ("CUDA_", "GOMP_", "KMP_", "MKL_", "OMP_", "PYTHON", "TORCH_", "TRITON_")
 
@@ -39,7 +43,16 @@ def main(arguments: list[str]) -> int:
         body = request.encode()
         server.sendmsg([len(body).to_bytes(4, "big")], ancillary)
         server.sendall(body)
-        status = server.recv(1)
+        stop.raise_when_told()
+        try:
+            status = server.recv(1)
+        except stop.Stopped as stopped:
+            # It is told by this end, cleans up and says how to go on.
+            server.shutdown(socket.SHUT_WR)
+            server.settimeout(_STOP_S)
+            with suppress(TimeoutError):
+                server.recv(1)
+            return stopped.status
     if not status:
         print("error: the process that ran this command died", file=sys.stderr)
     return status[0] if status else 1
@@ -53,11 +66,7 @@ def _address() -> Path:
         for path in sorted((ROOT / name).rglob("*")):
             if path.suffix in (".py", ".yaml", ".json"):
                 sha.update(f"{path} {path.stat().st_mtime_ns}".encode())
-    folder = Path(tempfile.gettempdir()) / f"attention-warm-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise SystemExit(f"error: {folder}: belongs to another user")
-    return folder / f"{sha.hexdigest()[:16]}.sock"
+    return private(SHARED) / f"{sha.hexdigest()[:16]}.sock"
 
 
 def _connected(address: Path) -> socket.socket:
@@ -162,6 +171,8 @@ def _answer(caller: socket.socket) -> None:
         from experiments.__main__ import main as run
 
         status = run(request["arguments"])
+    except stop.Stopped as stopped:
+        status = stopped.status
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
     except BaseException:  # As the interpreter would.
@@ -183,11 +194,11 @@ def _received(caller: socket.socket, size: int) -> bytes:
 
 
 def _end_with(caller: socket.socket) -> None:
-    """Be interrupted, as by Ctrl-C, when the caller is gone: its end is all that it still says."""
+    """Be stopped when the caller is gone: its end is all that it still says."""
 
     def told(*_) -> None:
         if select.select([caller], [], [], 0)[0]:
-            signal.raise_signal(signal.SIGINT)
+            stop.stop(signal.SIGTERM)
 
     signal.signal(signal.SIGIO, told)
     fcntl.fcntl(caller, fcntl.F_SETOWN, os.getpid())

@@ -195,7 +195,7 @@ class _Worker:
                 if made is None:
                     return over(deadline - start, time.monotonic() - start)
                 if made[0] != "ok":
-                    return Outcome(*made, time.monotonic() - start)
+                    return Outcome(*made, seconds=time.monotonic() - start)
                 self._is_ready = True
             process.note_oom_kills()
             process.send((function, arguments))
@@ -211,11 +211,12 @@ class _Worker:
         try:
             report = self._process.receive(deadline, tick)
         except ProcessEnded as gone:
-            report = (gone.outcome.status, None, gone.outcome.reason)
+            ended = gone.outcome
+            report = (ended.status, None, ended.reason, ended.cause)
         seconds = time.monotonic() - self._begun
-        return (
-            over(deadline - self._begun, seconds) if report is None else Outcome(*report, seconds)
-        )
+        if report is None:
+            return over(deadline - self._begun, seconds)
+        return Outcome(*report, seconds=seconds)
 
     def kill(self) -> None:
         self._process.kill()
@@ -235,7 +236,7 @@ def _serve(pipe, context: Context, is_lasting: bool) -> None:
         gc.freeze()
     while True:
         function, arguments = pickle.loads(pipe.recv_bytes())
-        send(pipe, ("ok", None, None))
+        send(pipe, ("ok", None, None, None))
         send(pipe, attempt(_do, (function, arguments, context if is_lasting else None)))
         if not is_lasting:
             return

@@ -12,8 +12,8 @@ from experiments import cost
 from experiments import grid as grids
 from experiments import machine as machines
 from experiments.digest import code_digest, modules_digest, reached
-from experiments.rounds import in_random_order, name_of, set_aside_outdated
-from experiments.runner import duration, label
+from experiments.rounds import current, in_random_order, is_done, name_of
+from experiments.runner import duration, failures, label
 
 # Or the report warns of each table.
 mimetypes.add_type("text/plain", ".typ")
@@ -93,6 +93,15 @@ def expected(name):
     return cost.seconds(task.case, task.limits, KIND, here.device).total
 
 
+def failed_cases():
+    """A line for each case of these rounds that the next run measures again."""
+    return [
+        line
+        for round in ROUNDS
+        for line in failures(TASKS.values(), map(Path, of_round(round)))
+    ]
+
+
 def round_before(round):
     """What says that the round before one is complete; nothing where it need not be."""
     before = dict(zip(ROUNDS[1:], ROUNDS))
@@ -152,14 +161,23 @@ def of_records(module, *data):
 
 # What `make round` has measured beyond the rounds that are asked for is read as well.
 FURTHER = []
+# Records of other code, and failures whose cause was the day, are measured again. Nothing is moved
+# here: this runs in a dry run too.
+AGAIN = []
 if SOURCE == "local":
     local_rounds = {*ROUNDS, *(path.name for path in Path(LOCAL).glob("round-*"))}
     for path in (Path(f"{LOCAL}/{round}") for round in sorted(local_rounds)):
         for task in TASKS.values():
             record = path / f"{task.name}.json"
-            set_aside_outdated(record, task.case, task.procedure)
-            if path.name not in ROUNDS and record.exists():
-                FURTHER.append(record)
+            if not record.exists():
+                continue
+            if path.name not in ROUNDS:
+                if current(record, task.case, task.procedure):
+                    FURTHER.append(record)
+            elif not is_done(record, task.case, task.procedure):
+                AGAIN.append(str(record))
+    if workflow.is_main_process:
+        workflow.dag_settings.forcerun = {*workflow.dag_settings.forcerun, *AGAIN}
 
 # A new experiment has no published records yet: nothing of it can be built, all else can.
 for name in [name for name in EXPERIMENTS if not records(name)]:

@@ -87,7 +87,9 @@ class Measuring:
         return replace(one.task.limits, replicates=1)
 
     def _current(self, one: Selected, number: int) -> dict | None:
-        return rounds.current(self.path(one, number), one.case, one.task.procedure)
+        found = rounds.current(self.path(one, number), one.case, one.task.procedure) or {}
+        # A failure of the day is tried again.
+        return None if found.get("cause") == "day" else found or None
 
     def _wants(self, one: Selected, number: int) -> bool:
         if one.case.name in self.given_up or self._current(one, number):

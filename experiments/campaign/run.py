@@ -7,7 +7,6 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from experiments.campaign.measuring import Measuring
 from experiments.campaign.work import Work
 from experiments.device_lock import hold
 from experiments.digest import ROOT
+from experiments.private_folder import temporary
 from experiments.references import References
 from experiments.workers import Workers
 from models.kernels.tile_tables import VARIABLE
@@ -267,12 +267,9 @@ class _Steps:
 
     @contextmanager
     def _measuring(self, given_up: dict | None = None) -> Iterator[Measuring]:
-        with (
-            Workers.of(self.device) as workers,
-            tempfile.TemporaryDirectory(prefix="attention-references-") as kept,
-        ):
+        with Workers.of(self.device) as workers, temporary("references") as kept:
             common = (self.folder, self.here, self.work.tier, workers, self.marks, self.tick)
-            yield Measuring(*common, References(Path(kept)), dict(given_up or {}))
+            yield Measuring(*common, References(kept), dict(given_up or {}))
 
 
 def begin(out: Path, work: Work, *, is_rehearsal: bool, resume: bool) -> Folder:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 from experiments.case import Case
+from experiments.private_folder import temporary
 from models.kernels import HAS_TRITON, MISSING, withdrawn
 from models.registry import VARIANTS
 
@@ -161,8 +160,8 @@ def examine(case: Case, device: str) -> dict:
     work = build(case, device, backend=backend)
     work.backend()  # UnsupportedBackend where it cannot
     rows = check.sample_rows(case.seq_len, case.seed).to(work.inputs[0].device)
-    with tempfile.TemporaryDirectory(prefix="attention-trust-") as folder:
-        reference = Path(folder) / "reference.pt"
+    with temporary("trust") as folder:
+        reference = folder / "reference.pt"
         check.write_reference(work, reference)
         if case.pass_ == "forward":
             found = [[work.step()] for _ in range(2)]

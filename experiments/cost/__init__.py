@@ -26,7 +26,7 @@ from experiments.grid import Limits
 from experiments.warm_up import LONG_MS, WARM_UP_MS
 from models.registry import VARIANTS
 
-__all__ = ["Cost", "reference_device", "seconds", "total", "useful_flops"]
+__all__ = ["Cost", "input_bytes", "reference_device", "seconds", "total", "useful_flops"]
 
 _ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 # Tokens of a chunk on a GPU, at least: `experiments.procedures.streamed`.
@@ -53,6 +53,14 @@ class Cost:
     @property
     def total(self) -> float:
         return self.start_up + self.reference + self.untimed + self.samples
+
+
+def input_bytes(case: Case) -> int:
+    """What the queries, keys and values of a case take in memory; 0 where they are streamed."""
+    if VARIANTS[case.variant].is_streamed:
+        return 0
+    heads = case.heads + 2 * case.kv_heads
+    return case.batch * case.seq_len * heads * case.head_dim * _ITEM_BYTES[case.dtype]
 
 
 def total(costs: Iterable[Cost]) -> float:

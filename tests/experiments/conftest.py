@@ -38,7 +38,7 @@ def published():
 @pytest.fixture
 def no_lock(monkeypatch):
     """Runs do not wait for those of other tests: of tiny shapes the times say nothing."""
-    monkeypatch.setattr(runner, "hold", lambda device, cards: nullcontext(device))
+    monkeypatch.setattr(runner, "hold", lambda device, cards, tick: nullcontext(device))
 
 
 @pytest.fixture

@@ -157,7 +157,9 @@ def test_a_child_that_hangs_is_ended_in_time():
     outcome = go(hang, seconds=0.5)
     assert 0.5 <= time.monotonic() - start < 2.5
     assert outcome.status == "timeout" and outcome.reason == "over its limit of 0.5 s"
-    assert go(hang, seconds=-1) == Outcome("not run", reason="not started: no time was left")
+    assert go(hang, seconds=-1) == Outcome(
+        "not run", reason="not started: no time was left", cause="day"
+    )
 
 
 def test_a_child_stopped_is_ended_too():
@@ -324,5 +326,5 @@ def test_a_fork_beside_threads_warns_nobody():
 
 
 def test_attempt_is_what_a_child_does():
-    assert children.attempt(pow, (2, 3)) == ("ok", 8, None)
+    assert children.attempt(pow, (2, 3)) == ("ok", 8, None, None)
     assert children.attempt(pow, ("a", 3))[0] == "failed"

@@ -8,12 +8,15 @@ import time
 
 import pytest
 
-from experiments import device_lock, machine
+from experiments import device_lock, machine, private_folder
 from experiments.machine import DeviceError, Gpu
 
 HOLD = """
 import sys, time
+from pathlib import Path
+from experiments import private_folder
 from experiments.device_lock import hold
+private_folder.SHARED = Path(sys.argv[2])
 with hold("cpu"):
     print("held", time.time(), flush=True)
     time.sleep(float(sys.argv[1]))
@@ -24,14 +27,13 @@ with hold("cpu"):
 @pytest.fixture
 def own_folder(tmp_path, monkeypatch):
     """Leases of these tests do not meet those of a run that goes on beside them."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(private_folder, "SHARED", tmp_path)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
 
 
 def holder(seconds):
-    return subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(seconds)], stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", HOLD, str(seconds), str(private_folder.SHARED)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def test_locks_of_one_device_do_not_overlap(own_folder):
@@ -55,8 +57,7 @@ def test_a_killed_holder_frees_its_device(own_folder):
     assert time.monotonic() - start < 10
 
 
-def test_any_free_gpu_is_taken_and_shown_alone(own_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(device_lock.tempfile, "gettempdir", lambda: str(tmp_path))
+def test_any_free_gpu_is_taken_and_shown_alone(own_folder, monkeypatch):
     cards = tuple(Gpu(str(i), f"GPU-{i}a", "NVIDIA H100", "580", 80 * 2**30) for i in range(2))
     monkeypatch.setattr(device_lock, "gpus", lambda: cards)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")

@@ -1,0 +1,58 @@
+# One run in this folder at a time, stopped by SIGINT, SIGTERM and SIGHUP alike.
+import fcntl
+import os
+import signal
+
+import psutil
+from snakemake.scheduling.job_scheduler import JobScheduler
+
+from experiments.stop import ENDS_WITH, STOPS
+
+# Snakemake's own lock is a file that a killed run leaves behind (the profile turns it off); this
+# one the kernel frees, however a run ends.
+RUN_LOCK = ".snakemake/run.lock"
+# Seconds that jobs have to clean up.
+JOBS_END_S = 20
+
+
+def lock_run():
+    lock = os.open(RUN_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        other = os.read(lock, 20).decode()
+        raise WorkflowError(
+            f"another run works in this folder (process {other}): wait until it ends, or end it"
+        )
+    os.ftruncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+    workflow.globals["RUN_LOCK_HELD"] = lock
+
+
+def stop_run(number, frame=None):
+    """End the jobs, then this process: nothing of Snakemake's is waited for."""
+    for one in STOPS:
+        signal.signal(one, signal.SIG_IGN)
+    jobs = psutil.Process().children(recursive=True)
+    for kill in (psutil.Process.terminate, psutil.Process.kill):
+        for job in jobs:
+            try:
+                kill(job)
+            except psutil.NoSuchProcess:
+                pass
+        jobs = psutil.wait_procs(jobs, JOBS_END_S)[1]
+    name = signal.Signals(number).name
+    text = f"\nstopped by {name}: what is done is kept, and the same command goes on\n"
+    os.write(2, text.encode())
+    os._exit(128 + number)
+
+
+if workflow.is_main_process:
+    for number in STOPS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop_run)
+            # Of Snakemake 9.27: its handler of SIGTERM takes a lock that its main thread may hold,
+            # and then waits for good.
+    JobScheduler.exit_gracefully = staticmethod(stop_run)
+    # A case that is being measured ends with this process, even where that is killed.
+    os.environ[ENDS_WITH] = str(os.getpid())
