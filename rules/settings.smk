@@ -105,6 +105,8 @@ def failed_cases():
 def round_before(round):
     """What says that the round before one is complete; nothing where it need not be."""
     before = dict(zip(ROUNDS[1:], ROUNDS))
+    # Snakemake is told here, before it plans: it knows only of records that it made itself.
+    workflow.dag.forcefiles.update(AGAIN)
     return f"build/logs/{before[round]}.complete" if round in before else []
 
 
@@ -161,9 +163,9 @@ def of_records(module, *data):
 
 # What `make round` has measured beyond the rounds that are asked for is read as well.
 FURTHER = []
-# Records of other code, and failures whose cause was the day, are measured again. Nothing is moved
-# here: this runs in a dry run too.
-AGAIN = []
+# Records of other code, and failures whose cause was the day: these are measured again. Nothing is
+# moved here, where dry runs come too.
+AGAIN = set()
 if SOURCE == "local":
     local_rounds = {*ROUNDS, *(path.name for path in Path(LOCAL).glob("round-*"))}
     for path in (Path(f"{LOCAL}/{round}") for round in sorted(local_rounds)):
@@ -175,9 +177,7 @@ if SOURCE == "local":
                 if current(record, task.case, task.procedure):
                     FURTHER.append(record)
             elif not is_done(record, task.case, task.procedure):
-                AGAIN.append(str(record))
-    if workflow.is_main_process:
-        workflow.dag_settings.forcerun = {*workflow.dag_settings.forcerun, *AGAIN}
+                AGAIN.add(str(record))
 
 # A new experiment has no published records yet: nothing of it can be built, all else can.
 for name in [name for name in EXPERIMENTS if not records(name)]:
