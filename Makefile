@@ -23,7 +23,7 @@ PIPFLAGS_torch := --prefer-binary
 
 BASE := $(addprefix $(VENV)/.stamp-,run torch pipeline)
 
-.PHONY: help reproduce round test lint paper report lab peers clean lock
+.PHONY: help reproduce round test kills lint paper report lab peers clean lock
 .NOTPARALLEL:
 
 help: ## this list
@@ -44,6 +44,9 @@ report: paper ## build/report.html: all of these in one file, with captions, to 
 
 test: $(VENV)/.ready-test ## the test suite; ARGS='-k name' goes to pytest, TORCH=2.11 takes that torch
 	pytest $(ARGS)
+
+kills: $(VENV)/.ready-test ## fifty runs are killed at random moments: what is lost? ARGS='--count 9'
+	python -m tests.pipeline.kills $(ARGS)
 
 lint: $(VENV)/.ready-test ## style of the Python code and of the workflow
 	ruff check
