@@ -118,7 +118,7 @@ def set_aside_outdated(path: Path, case: Case, procedure: str | None = None) -> 
         names = (f"{name}-{number}" if number > 1 else name for number in itertools.count(1))
         places = (aside / f"{one}.json" for one in names)
         path.replace(next(place for place in places if not place.exists()))
-    elif not path.exists() and aside.is_dir():
+    if not path.exists() and aside.is_dir():
         for one in sorted(aside.glob(f"{path.stem}@*.json")):
             if current(one, case, procedure):
                 one.replace(path)

@@ -2,7 +2,7 @@
 rule measure:
     input:
         # Rounds lie apart in time: one begins where the one before is complete.
-        lambda wildcards: ancient(round_before(wildcards.round)),
+        lambda wildcards: round_before(wildcards.round, wildcards.case),
     output:
         # The command itself keeps a record that stands, and sets one of other code aside.
         update(f"{LOCAL}/{{round}}/{{case}}.json"),

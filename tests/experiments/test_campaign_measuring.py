@@ -126,4 +126,4 @@ def test_over_the_limit_of_its_tier_is_a_result(of_campaign, chosen, monkeypatch
     monkeypatch.setattr(of_campaign, "_limits", lambda one: replace(real(one), timeout_s=1.5))
     (path,) = measured(of_campaign, chosen, 60)
     found = rounds.current(path, chosen.case)
-    assert (found["status"], found["reason"]) == ("timeout", "over its limit of 1.5 s")
+    assert found["status"] == "timeout" and found["reason"].startswith("over its limit of 1.5 s")

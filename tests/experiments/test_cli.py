@@ -1,7 +1,10 @@
 """The command line: bad input in one line before any work, and no more packages than promised."""
 
+import errno
+import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -11,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import __main__
+from experiments import __main__, runner
+from experiments.procedures import attention
 
 ROOT = Path(__file__).parents[2]
 
@@ -151,3 +155,64 @@ def test_a_killed_run_leaves_whole_records_no_children_and_resumes(tmp_path):
     assert again.returncode == 0
     assert f"{6 - done} cases to measure, {done} kept" in again.stderr
     assert len(list(tmp_path.rglob("*.json"))) == 6
+
+
+ASKED = ("run", "dilated", "--tier", "smoke", "--only", "seq_len=128", "--only", "pass=forward")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path, name):
+    command = ["run", "dilated", "--tier", "smoke", "--out", str(tmp_path / "records")]
+    (tmp_path / "temporary").mkdir()
+    run = subprocess.Popen(
+        [sys.executable, "-m", "experiments", *command],
+        env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
+        # Begun by a shell in the background it would ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    while "1/" not in run.stderr.readline():
+        assert run.poll() is None
+    number = getattr(signal, name)
+    run.send_signal(number)
+    told = run.stderr.read()
+    assert run.wait(20) == 128 + number and "Traceback" not in told
+    assert told.splitlines()[-1] == (
+        f"stopped by {name}: what was measured is kept; to go on: "
+        f"python -m experiments {' '.join(command)}"
+    )
+    assert [*(tmp_path / "temporary").rglob("case-*")] == []
+
+
+def test_failed_cases_are_told_last_and_by_the_exit_status(monkeypatch, tmp_path, capsys, no_lock):
+    monkeypatch.setattr(attention, "replicate", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    assert __main__.main([*ASKED, "--rounds", "2", "--out", str(tmp_path)]) == 1
+    *_, first, last = capsys.readouterr().err.splitlines()
+    assert last == "6 of 6 cases failed; the same command measures them again"
+    assert first.startswith("round-2, ")
+    assert first.endswith(": failed: its process was killed by SIGKILL")
+
+
+def test_a_limit_of_address_space_fails_no_case(tmp_path):
+    gib = 2**30
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_AS, (4 * gib, 4 * gib))
+
+    done = cli(*ASKED, "--out", tmp_path, preexec_fn=limited)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(path.read_text())["status"] for path in tmp_path.rglob("*.json")]
+    assert found == ["ok"] * 3
+
+
+def test_where_nothing_can_be_written_nothing_is_begun(tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runner.tempfile, "TemporaryFile", full)
+    assert __main__.main([*ASKED, "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"error: {tmp_path}/out") and told.endswith("write there: disk full")
+    assert [*tmp_path.rglob("*.json")] == []

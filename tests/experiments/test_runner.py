@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,43 @@ def test_failed_cases_are_tried_again_and_other_code_too(run, capsys):
     capsys.readouterr()
     assert run() == paths
     assert "2 cases to measure, 1 kept" in capsys.readouterr().err
+
+
+def rewrite(path, **fields):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+@pytest.mark.parametrize("status", ["failed", "timeout", "oom"])
+def test_a_failure_of_the_day_is_measured_again_and_told(run, capsys, status):
+    paths = run()
+    rewrite(paths[1], status=status, reason="why", cause="day")
+    (task,) = (one for one in grids.tasks("smoke") if one.name == paths[1].stem)
+    assert runner.failures([task], [paths[1]]) == [f"round-1, {paths[1].stem}: {status}: why"]
+    capsys.readouterr()
+    assert run() == paths
+    assert "1 cases to measure, 2 kept" in capsys.readouterr().err
+    assert json.loads(paths[1].read_text())["status"] == "ok"
+    assert runner.failures([task], [paths[1]]) == []
+
+
+def test_what_another_run_measured_meanwhile_is_kept(run, monkeypatch, capsys):
+    paths = run()
+    texts = {path: path.read_text() for path in paths}
+    for path in paths:
+        path.unlink()
+
+    @contextmanager
+    def hold(device, cards, tick):
+        # While this run waited, the other one has measured them all.
+        for path, text in texts.items():
+            path.write_text(text)
+        yield device
+
+    monkeypatch.setattr(runner, "hold", hold)
+    capsys.readouterr()
+    assert run() == paths
+    assert capsys.readouterr().err.count("measured by another run meanwhile") == 3
+    assert {path: path.read_text() for path in paths} == texts
 
 
 def test_a_run_without_a_round_goes_on_with_the_first_that_is_incomplete(run):

@@ -1,14 +1,19 @@
 """Whatever befalls a case's process becomes a record."""
 
+import errno
 import os
 import signal
+import tempfile
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from experiments import atomic_write, load
 from experiments.grid import Limits
-from experiments.procedures import attention
+from experiments.machine import describe
+from experiments.procedures import attention, ranks
 from experiments.schema import Record
 from models import UnsupportedBackend
 from models.dilated_op import PASSES
@@ -126,7 +131,7 @@ def test_a_case_over_its_limit_is_a_result(measure, monkeypatch):
     start = time.monotonic()
     result = measure(Limits(**QUICK, timeout_s=1.5))
     assert time.monotonic() - start < 10
-    assert (result["status"], result["reason"]) == ("timeout", "over its limit of 1.5 s")
+    assert result["status"] == "timeout" and result["reason"].startswith("over its limit of 1.5 s")
     Record.model_validate(result)
 
 
@@ -150,14 +155,93 @@ def test_time_running_out_keeps_the_replicates_there_are(measure, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("number", "told"),
-    [(signal.SIGKILL, "killed by SIGKILL"), (signal.SIGSEGV, "killed by SIGSEGV")],
+    ("number", "told", "cause"),
+    [
+        (signal.SIGKILL, "killed by SIGKILL", "day"),
+        (signal.SIGTERM, "killed by SIGTERM", "day"),
+        (signal.SIGSEGV, "killed by SIGSEGV", "case"),
+    ],
 )
-def test_a_killed_process_is_a_result(measure, monkeypatch, number, told):
+def test_a_killed_process_is_a_result(measure, monkeypatch, number, told, cause):
     monkeypatch.setattr(attention, "replicate", lambda *_: os.kill(os.getpid(), number))
     result = measure()
-    assert result["status"] == "failed" and told in result["reason"]
+    assert (result["status"], result["cause"]) == ("failed", cause) and told in result["reason"]
     Record.model_validate(result)
+
+
+@pytest.mark.parametrize("stage", ["make_reference", "replicate"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "reference.pt"),
+        OSError(errno.EDQUOT, "Disk quota exceeded", "reference.pt"),
+        RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/0"),
+    ],
+)
+def test_a_full_disk_is_told_and_is_of_the_day(measure, monkeypatch, stage, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(attention, stage, fail)
+    result = measure()
+    assert (result["status"], result["cause"]) == ("failed", "day")
+    assert result["reason"].startswith("disk full: ")
+    Record.model_validate(result)
+
+
+def test_a_full_folder_of_temporary_files_is_named(monkeypatch):
+    full = SimpleNamespace(f_bavail=0, f_files=0, f_favail=0)
+    monkeypatch.setattr(atomic_write.os, "statvfs", lambda _: full)
+    assert atomic_write.full_disk() == tempfile.gettempdir()
+    full.f_bavail = 1
+    assert atomic_write.full_disk() is None
+    full.f_files = 100
+    assert atomic_write.full_disk() == tempfile.gettempdir()
+
+
+@pytest.mark.parametrize(("is_busy", "cause"), [(False, "case"), (True, "day")])
+def test_a_time_out_is_of_the_day_where_others_worked(measure, monkeypatch, is_busy, cause):
+    monkeypatch.setattr(attention, "replicate", lambda *_: time.sleep(60))
+    monkeypatch.setattr(load.Start, "was_busy", lambda _: is_busy)
+    result = measure(Limits(**QUICK, timeout_s=0.8))
+    assert (result["status"], result["cause"]) == ("timeout", cause)
+    assert ("while others used the processors" in result["reason"]) == is_busy
+
+
+@pytest.mark.parametrize(("free", "cause"), [(0.9, "case"), (0.3, "day")])
+def test_out_of_memory_is_of_the_day_where_others_had_it(measure, monkeypatch, free, cause):
+    def fail(*_):
+        raise MemoryError
+
+    whole = describe("cpu").memory_bytes
+    monkeypatch.setattr(attention, "replicate", fail)
+    monkeypatch.setattr(load, "free_bytes", lambda: int(free * whole))
+    result = measure()
+    assert (result["status"], result["cause"]) == ("oom", cause)
+    assert ("GiB could be taken" in result["reason"]) == (cause == "day")
+
+
+def test_inputs_larger_than_memory_are_out_of_memory(measure, monkeypatch):
+    def nothing(*_):
+        raise AssertionError("nothing is to be made")
+
+    monkeypatch.setattr(attention, "make_reference", nothing)
+    huge = 2**31
+    result = measure(variant="dense", batch=64, seq_len=huge, heads=4, kv_heads=2, head_dim=8)
+    taken = 64 * huge * (4 + 2 * 2) * 8 * 4 / 2**30
+    assert (result["status"], result["cause"]) == ("oom", "case")
+    assert result["reason"].startswith(f"its inputs alone take {taken:,.3g} GiB, and ")
+    Record.model_validate(result)
+
+
+def test_ranks_leave_no_temporary_folder_when_they_are_killed(measure, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(ranks, "_rank", lambda *_: time.sleep(60))
+    ring = {"variant": "ring-standard", "world_size": 2, "simulated": False, "kv_heads": 4}
+    result = measure(Limits(**QUICK, timeout_s=1.5), **ring)
+    assert result["status"] == "timeout" and tempfile.tempdir == str(tmp_path)
+    assert [*tmp_path.rglob("attention-ranks-*")] == []
+    assert [*(tmp_path / f"attention-{os.getuid()}/temporary").iterdir()] == []
 
 
 @pytest.mark.parametrize(

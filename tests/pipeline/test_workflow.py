@@ -1,6 +1,7 @@
 """What Snakemake plans: on a fresh copy of the repository, after edits, touches and losses."""
 
 import contextlib
+import json
 import re
 import shutil
 from pathlib import Path
@@ -37,6 +38,7 @@ tiers:
 
 
 PUBLISHED = ("--config", "source=published")
+OTHER_CODE = {"software": {"code_digest": "of other code"}}
 SMOKE = ("experiments", "--config", "tier=smoke", "device=cpu")
 
 
@@ -189,6 +191,52 @@ def test_records_that_snakemake_did_not_make_follow_the_code_too(measured):
     finally:
         shutil.rmtree(measured / ".snakemake")
         kept.rename(measured / ".snakemake")
+
+
+def fields_of(path: Path, **fields) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def test_a_failure_of_the_day_is_planned_again_and_a_dry_run_writes_no_record(measured):
+    path = next((measured / "results/local").rglob("dense_*.json"))
+    before = path.read_text()
+    for fields in ({"status": "failed", "reason": "killed", "cause": "day"}, OTHER_CODE):
+        fields_of(path, **fields)
+        written = {one: one.read_bytes() for one in (measured / "results").rglob("*.*")}
+        assert planned(measured, *SMOKE) == {"measure": 1}
+        assert {one: one.read_bytes() for one in (measured / "results").rglob("*.*")} == written
+    path.write_text(before)
+    assert planned(measured, *SMOKE) == {}
+
+
+def test_other_code_is_set_aside_when_its_case_is_measured(measured):
+    path = next((measured / "results/local").rglob("dense_*.json"))
+    fields_of(path, **OTHER_CODE)
+    old = path.read_bytes()
+    assert snakemake(measured, *SMOKE).returncode == 0
+    (aside,) = (measured / "results/local").rglob("outdated/round-1/dense_*.json")
+    assert aside.read_bytes() == old and json.loads(path.read_text())["status"] == "ok"
+    assert planned(measured, *SMOKE) == {}
+    shutil.rmtree(aside.parents[1])
+
+
+def test_failed_cases_are_the_last_that_is_told_and_the_exit_status(measured):
+    records = sorted((measured / "results/local").rglob("*.json"))
+    before = [path.read_bytes() for path in records]
+    procedure = measured / "experiments/procedures/attention.py"
+    line = next(x for x in procedure.read_text().splitlines(True) if x.startswith("def replicate"))
+    with edited(procedure, line, line + "    import os; os.kill(os.getpid(), 9)\n"):
+        done = snakemake(measured, *SMOKE)
+        assert done.returncode == 1, done.stdout
+        told = done.stdout.strip().splitlines()
+        assert told[-1] == "4 cases failed; the same command measures them again"
+        assert sum("failed: its process was killed by SIGKILL" in one for one in told[-6:]) == 4
+        assert planned(measured, *SMOKE) == {"measure": 4}
+    # With the code, what it measured comes back.
+    done = snakemake(measured, *SMOKE)
+    assert done.returncode == 0 and planned(measured, *SMOKE) == {}, done.stdout
+    assert [path.read_bytes() for path in records] == before
+    shutil.rmtree(records[0].parents[1] / "outdated")
 
 
 def test_the_next_round_begins_where_the_one_before_is_complete(measured):
