@@ -10,6 +10,7 @@ from pathlib import Path
 
 from experiments import cost, machine, rounds, runner, stop
 from experiments import grid as grids
+from experiments.atomic_write import in_words
 from experiments.campaign.command import add_arguments, campaign
 from experiments.device_lock import hold
 from experiments.machine import DeviceError
@@ -26,8 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
     stop.raise_when_told()
     try:
         return options.command(options)
-    except (grids.GridError, RecordError, DeviceError, ValueError, OSError) as error:
+    except (grids.GridError, RecordError, DeviceError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        told = f"{error.filename}: {in_words(error)}" if error.filename else error
+        print(f"error: {told}", file=sys.stderr)
         return 2
     except stop.Stopped as stopped:
         given = shlex.join(sys.argv[1:] if arguments is None else arguments)
