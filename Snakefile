@@ -7,16 +7,21 @@ from snakemake.utils import min_version
 min_version("9.19")
 
 
+# Wherever it is started.
+workdir: workflow.basedir
+
+
 report: "paper/captions/report.rst"
 
 
 include: "rules/settings.smk"
+include: "rules/failures.smk"
 
 
 onsuccess:
     # What whoever ran this came for.
     if SOURCE == "local" and Path("build/reproduction.md").exists():
-        print(f"\n{Path('build/reproduction.md').read_text()}")
+        print("\n" + Path("build/reproduction.md").read_text(encoding="utf-8"))
 
 
 # What a build is made of; its first page leads to all of it.
@@ -39,11 +44,15 @@ rule all:
         [local_records(name) for name in EXPERIMENTS],
         MADE,
         "build/index.html",
+    message:
+        "all of it is there: begin with build/index.html"
 
 
 rule experiments:
     input:
         [local_records(name) for name in EXPERIMENTS],
+    message:
+        "all is measured"
 
 
 # Records of one experiment, and its notebook.
