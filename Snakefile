@@ -9,11 +9,16 @@ from snakemake.utils import min_version
 min_version("9.19")
 
 
+# Wherever it is started.
+workdir: workflow.basedir
+
+
 report: "paper/captions/report.rst"
 
 
 include: "rules/one_run.smk"
 include: "rules/settings.smk"
+include: "rules/failures.smk"
 
 
 onstart:
@@ -23,7 +28,7 @@ onstart:
 onsuccess:
     # What whoever ran this came for.
     if SOURCE == "local" and Path("build/reproduction.md").exists():
-        print(f"\n{Path('build/reproduction.md').read_text()}")
+        print("\n" + Path("build/reproduction.md").read_text(encoding="utf-8"))
     if SOURCE == "local" and (failed := failed_cases()):
         end = f"{len(failed)} cases failed; the same command measures them again"
         print("", *failed, end, sep="\n", file=sys.stderr)
@@ -51,11 +56,15 @@ rule all:
         [local_records(name) for name in EXPERIMENTS],
         MADE,
         "build/index.html",
+    message:
+        "all of it is there: begin with build/index.html"
 
 
 rule experiments:
     input:
         [local_records(name) for name in EXPERIMENTS],
+    message:
+        "all is measured"
 
 
 # Records of one experiment, and its notebook.

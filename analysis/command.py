@@ -8,15 +8,21 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 
+from experiments.console import in_words, printing, some_path
+
 
 def parser(description: str, out: str | None = None, records: bool = False):
     """An ArgumentParser with --out (default: `out`), and the folders of records as `roots`."""
     made = argparse.ArgumentParser(description=description)
     if out is not None:
-        made.add_argument("--out", type=Path, default=Path(out), help=f"default: {out}")
+        made.add_argument("--out", type=some_path, default=Path(out), help=f"default: {out}")
     if records:
         made.add_argument(
-            "roots", nargs="*", type=Path, metavar="ROOT", help="records (default: all there are)"
+            "roots",
+            nargs="*",
+            type=some_path,
+            metavar="ROOT",
+            help="records (default: all there are)",
         )
     return made
 
@@ -28,20 +34,17 @@ def command(name: str, *errors: type[Exception]) -> Callable:
     """
 
     def decorate(main: Callable[[list[str] | None], int | None]) -> Callable[..., int]:
+        @printing
         @wraps(main)
         def run(arguments: list[str] | None = None) -> int:
             try:
                 return main(arguments) or 0
+            except BrokenPipeError:
+                raise
             except (*errors, OSError) as error:
-                print(f"{name}: {_in_words(error)}", file=sys.stderr)
+                print(f"{name}: {in_words(error)}", file=sys.stderr)
                 return 1
 
         return run
 
     return decorate
-
-
-def _in_words(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)

@@ -73,7 +73,7 @@ def captions(experiment: str) -> dict[str, str]:
 
 def _shown(experiment: str) -> list[tuple[str, str, str]]:
     """("figure", "table" or "numbers"; name or ""; the Markdown before it) in reading order."""
-    cells = json.loads((NOTEBOOKS / f"{experiment}.ipynb").read_text())["cells"]
+    cells = json.loads((NOTEBOOKS / f"{experiment}.ipynb").read_text(encoding="utf-8"))["cells"]
     found, text = [], ""
     for cell in cells:
         source = "".join(cell["source"])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import sys
 from collections import Counter
 from pathlib import Path
 
-from experiments import cost, machine, rounds, runner, stop
+from experiments import console, cost, machine, rounds, runner, stop
 from experiments import grid as grids
-from experiments.atomic_write import in_words
 from experiments.campaign.command import add_arguments, campaign
 from experiments.device_lock import hold
 from experiments.machine import DeviceError
@@ -21,18 +21,17 @@ from models.kernels.tile_tables import HOME
 _SHOWN = 10
 
 
+@console.printing
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status (2 for bad input, with a message of one line)."""
     options = _parser().parse_args(arguments)
     stop.raise_when_told()
     try:
         return options.command(options)
-    except (grids.GridError, RecordError, DeviceError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        told = f"{error.filename}: {in_words(error)}" if error.filename else error
-        print(f"error: {told}", file=sys.stderr)
+    except BrokenPipeError:
+        raise
+    except (grids.GridError, RecordError, DeviceError, ValueError, OSError) as error:
+        print(f"error: {console.in_words(error)}", file=sys.stderr)
         return 2
     except stop.Stopped as stopped:
         given = shlex.join(sys.argv[1:] if arguments is None else arguments)
@@ -110,7 +109,7 @@ def _run(options) -> int:
     print(text, file=sys.stderr, flush=True)
     if options.rounds and (options.round or options.budget):
         raise ValueError("--rounds: expected alone, without --round and --budget")
-    numbers, failed = [*range(1, options.rounds + 1)] if options.rounds else [options.round], []
+    numbers, failed = range(1, options.rounds + 1) if options.rounds else [options.round], []
     for place, number in enumerate(numbers, start=1):
         paths = runner.run(
             tasks,
@@ -250,7 +249,9 @@ def _parser() -> argparse.ArgumentParser:
         ("run", _run, "measure a round of an experiment's cases and write a record each"),
     ):
         sub = command(name, function, help)
-        sub.add_argument("name", nargs="?", metavar="NAME", help="an experiment")
+        sub.add_argument(
+            "name", nargs="?", type=console.some_text, metavar="NAME", help="an experiment"
+        )
         sub.add_argument("--all", action="store_true", help="every experiment")
         sub.add_argument(
             "--tier",
@@ -259,13 +260,16 @@ def _parser() -> argparse.ArgumentParser:
             help="quick (the default) or full, of gpu with a GPU and else of laptop",
         )
         sub.add_argument("--only", action="append", default=[], metavar="K=V", help="filter cases")
-        sub.add_argument("--case", help="one case, by its name")
+        sub.add_argument("--case", type=console.some_text, help="one case, by its name")
         sub.add_argument(
             "--round", type=_number, metavar="N", help="default: the first that is not complete"
         )
         sub.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:INDEX")
         sub.add_argument(
-            "--out", type=Path, default=runner.LOCAL, help="folder of records (results/local)"
+            "--out",
+            type=console.folder,
+            default=runner.LOCAL,
+            help="folder of records (results/local)",
         )
         if name == "run":
             sub.add_argument(
@@ -278,7 +282,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "path",
         nargs="?",
-        type=Path,
+        type=console.some_path,
         default=runner.LOCAL,
         metavar="PATH",
         help="a folder of records (results/local), all or none; or a campaign's .tar.xz",
@@ -287,11 +291,14 @@ def _parser() -> argparse.ArgumentParser:
         "--tiles", action="store_true", help="put the archive's tile tables in models/kernels"
     )
     sub = command("compare", _compare, "ratios with intervals between two sets of records")
-    sub.add_argument("a", type=Path, metavar="A", help="a folder of records")
-    sub.add_argument("b", type=Path, metavar="B", help="another")
+    sub.add_argument("a", type=console.some_path, metavar="A", help="a folder of records")
+    sub.add_argument("b", type=console.some_path, metavar="B", help="another")
     sub = command("validate", _validate, "check records against the schema")
     sub.add_argument(
-        "path", type=Path, metavar="PATH", help="a record, a folder of records, or an archive"
+        "path",
+        type=console.some_path,
+        metavar="PATH",
+        help="a record, a folder of records, or an archive",
     )
     sub = command("tune", _tune, "pick the tiles of our kernels on this GPU and write their tables")
     sub.add_argument("table", nargs="*", metavar="TABLE", help="of a kernel; default: every one")
@@ -300,7 +307,11 @@ def _parser() -> argparse.ArgumentParser:
         "--minutes", type=_positive, default=float("inf"), metavar="M", help="default: no limit"
     )
     sub.add_argument(
-        "--out", type=Path, default=HOME, metavar="FOLDER", help="of tables (models/kernels)"
+        "--out",
+        type=console.folder,
+        default=HOME,
+        metavar="FOLDER",
+        help="of tables (models/kernels)",
     )
     sub = command(
         "campaign", campaign, "a device for so many minutes: check, time, tune, measure, pack"
@@ -311,24 +322,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text}: expected a positive number of seconds")
-    return value
+    return _above_0(text, float, "a positive number of seconds")
 
 
 def _number(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected an integer >= 1")
-    return value
+    return _above_0(text, int, "an integer >= 1")
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text}: expected a positive number")
-    return value
+    return _above_0(text, float, "a positive number")
+
+
+def _above_0(text: str, kind: type, expected: str):
+    with contextlib.suppress(ValueError):
+        if (value := kind(text)) > 0:
+            return value
+    raise argparse.ArgumentTypeError(f"{text}: expected {expected}")
 
 
 if __name__ == "__main__":

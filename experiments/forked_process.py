@@ -210,7 +210,7 @@ def _be_a_child(parent: int, memory_gib, serve: Callable, pipe, arguments: Seque
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         # A terminal would stop a process of another group that reads from it.
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
         if memory_gib is not None:
             _limit_memory(memory_gib)
         serve(pipe, *arguments)
@@ -227,7 +227,7 @@ def _be_a_child(parent: int, memory_gib, serve: Callable, pipe, arguments: Seque
 def _limit_memory(memory_gib: float) -> None:
     """Let allocations fail before the machine swaps: the address space may grow by what is free."""
     allowed = int(min(memory_available() * 9 // 10, memory_gib * 2**30))
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     limit = pages * resource.getpagesize() + allowed
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     if most != resource.RLIM_INFINITY:
@@ -236,5 +236,5 @@ def _limit_memory(memory_gib: float) -> None:
 
 
 def _oom_kills() -> int:
-    with open("/proc/vmstat") as lines:
+    with open("/proc/vmstat", encoding="utf-8") as lines:
         return next((int(x.split()[1]) for x in lines if x.startswith("oom_kill ")), 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, fields, replace
 from functools import lru_cache
@@ -17,6 +19,12 @@ GRIDS = Path(__file__).parent
 TIERS = ("smoke", "laptop", "gpu")
 # What is asked for: on a CPU of `laptop`, on a GPU of `gpu`, the quick cases or all.
 SIZES = ("smoke", "quick", "full")
+# Grid files are named in commands, paths and rules.
+_NAME = re.compile(r"[a-z0-9_]+")
+# Of a block: more are a slip, and would take long to say so.
+_MOST_CASES = 10_000
+# Of the name of a case, which a file is named after.
+_LONGEST = 240
 _COUNTS = ("replicates", "min_samples", "max_samples")
 # These are lists in themselves: in a block they are one value, not an axis.
 _LISTS = ("segment_lengths", "dilation_rates")
@@ -102,8 +110,17 @@ class Grid:
 
 
 def names() -> list[str]:
-    """Every experiment, by the name of its grid file."""
-    return sorted(path.stem for path in GRIDS.glob("*.yaml"))
+    """Every experiment, by the name of its grid file; GridError of one that cannot be a name."""
+    return _names(GRIDS)
+
+
+def _names(folder: Path) -> list[str]:
+    found = sorted(path.stem for path in folder.glob("*.yaml"))
+    for name in found:
+        if not _NAME.fullmatch(name):
+            where = f"{folder.name}/{name}.yaml"
+            raise GridError(f"{where!r}: expected a name of a-z, 0-9 and _")
+    return found
 
 
 def resolve(size: str, device_kind: str) -> tuple[str, bool]:
@@ -172,11 +189,22 @@ def experiments_of(case: Case) -> tuple[str, ...]:
 
 def load(name: str, folder: Path = GRIDS) -> Grid:
     """The grid of experiment `name`; GridError names the file and what is wrong in it."""
+    if not _NAME.fullmatch(name):
+        raise GridError(f"experiment {name!r}: no such name; there are {', '.join(_names(folder))}")
     path = folder / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise GridError(f"experiment {name!r}: no {path.name}; there are {known}")
-    return _parsed(name, f"{folder.name}/{path.name}", path.read_text())
+    where = f"{folder.name}/{path.name}"
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
+    except FileNotFoundError:
+        known = ", ".join(_names(folder))
+        raise GridError(f"experiment {name!r}: no {path.name}; there are {known}") from None
+    except OSError as error:
+        raise GridError(f"{where}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise GridError(f"{where}: line {line}: not UTF-8") from None
+    return _parsed(name, where, text)
 
 
 @lru_cache(maxsize=64)  # The analysis asks for the same grids hundreds of times.
@@ -186,13 +214,20 @@ def _parsed(name: str, where: str, text: str) -> Grid:
     except PlainYamlError as error:
         raise GridError(f"{where}: {error}") from error
     _check_keys(where, data, required=("title", "question", "tiers"), optional=("procedure",))
+    for key in ("title", "question"):
+        if not isinstance(data[key], str):
+            raise GridError(f"{where}: {key}: expected text, got {data[key]!r}")
+    procedures = _as_list(data.get("procedure", [*PROCEDURES]))
+    for one in procedures:
+        if not isinstance(one, str) or one not in PROCEDURES:
+            raise GridError(f"{where}: procedure {one!r}: expected one of {', '.join(PROCEDURES)}")
     _check_keys(f"{where}: tiers", data["tiers"], required=TIERS)
     tiers = {tier: _tier(f"{where}: {tier}", tier, data["tiers"][tier]) for tier in TIERS}
     grid = Grid(
         name,
         data["title"],
         data["question"],
-        tuple(_as_list(data.get("procedure", [*PROCEDURES]))),
+        tuple(procedures),
         tiers,
     )
     for variant in {case.variant: None for tier in tiers.values() for case in tier.cases}:
@@ -251,6 +286,9 @@ def expand(where: str, block: dict) -> list[Case]:
     for key, values in {"variant": variants, "shapes": shapes, **axes}.items():
         if not values:
             raise GridError(f"{where}: {key}: an empty list leaves no case")
+    count = math.prod(map(len, (variants, shapes, *axes.values())))
+    if count > _MOST_CASES:
+        raise GridError(f"{where}: {count} cases: expected at most {_MOST_CASES} of a block")
     cases = []
     for shape, *values in itertools.product(shapes, *axes.values()):
         if not isinstance(shape, dict):
@@ -276,9 +314,12 @@ def _case(where: str, variant, point: dict) -> Case:
     if point.get("simulated") and not entry.can_be_simulated:
         raise GridError(f"{where}: {variant} cannot be simulated: expected simulated: false")
     try:
-        return Case.from_mapping({"variant": variant, **point})
+        case = Case.from_mapping({"variant": variant, **point})
     except CaseError as error:
         raise GridError(f"{where}: {error}") from error
+    if len(case.name) > _LONGEST:
+        raise GridError(f"{where}: {case.name[:60]}...: a longer name than a file can have")
+    return case
 
 
 def applicable(variant: str, fields: Mapping) -> dict:

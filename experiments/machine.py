@@ -96,7 +96,7 @@ def gpus() -> tuple[Gpu, ...]:
                 "--format=csv,noheader,nounits",
             ],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=30,
             check=True,
         ).stdout
@@ -156,7 +156,7 @@ def host() -> Host:
         text = _cpuinfo(key)
         numbers.append(int(text) if text and text.isdigit() else None)
     with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return Host(*numbers, _caches(), _digest(boot))
     return Host(*numbers, _caches(), None)
 
@@ -167,7 +167,7 @@ def _caches() -> dict[str, int]:
     for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         with suppress(OSError, ValueError):
             level, kind, size = (
-                (folder / n).read_text().strip() for n in ("level", "type", "size")
+                (folder / n).read_text(encoding="utf-8").strip() for n in ("level", "type", "size")
             )
             letter = {"Data": "d", "Instruction": "i"}.get(kind, "")
             found[f"L{level}{letter}"] = int(size.removesuffix("K")) * 1024
@@ -188,7 +188,7 @@ def _memory_bytes() -> int:
 
 
 def _meminfo(key: str) -> int:
-    with open("/proc/meminfo") as lines:
+    with open("/proc/meminfo", encoding="utf-8") as lines:
         for line in lines:
             if line.startswith(f"{key}:"):
                 return int(line.split()[1]) * 1024
@@ -201,7 +201,7 @@ def _cpu_name() -> str:
 
 def _cpuinfo(key: str) -> str | None:
     """The first value of a key of /proc/cpuinfo."""
-    with open("/proc/cpuinfo") as lines:
+    with open("/proc/cpuinfo", encoding="utf-8") as lines:
         for line in lines:
             name, _, value = line.partition(":")
             if name.strip() == key:

@@ -9,12 +9,21 @@ line. The tests hold it to PyYAML on every grid.
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 
 _KEY = re.compile(r"([A-Za-z_][\w.-]*):(?:\s+(.*))?$")
 _TOKEN = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'[^']*'|[\[\]{},:]|[^\[\]{},:"'\s][^\[\]{},:]*)""")
 _COMMENT = re.compile(r"""((?:"(?:[^"\\]|\\.)*"|'[^']*'|[^"'#]|(?<=\S)#)*)""")
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_FRACTION = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=e))(e[-+]?[0-9]+)?", re.I)
+# Numbers of YAML or of Python, not of both, or that are not finite.
+_NO_PLAIN_NUMBER = re.compile(
+    r"[-+]?(0[0-9_]+|0[xob][0-9a-f_]+|[0-9][0-9_]*(:[0-9_]+)+(\.[0-9_]*)?"
+    r"|[0-9][0-9.]*_[0-9_.]*(e[-+]?[0-9]+)?|\.?(inf|nan)|infinity)",
+    re.I,
+)
 _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
 
 
@@ -40,7 +49,10 @@ def loads(text: str) -> object:
             lines.append(_Line(number, len(content) - len(content.lstrip()), content.lstrip()))
     if not lines:
         return None
-    value = _block(lines, lines[0].indent)
+    try:
+        value = _block(lines, lines[0].indent)
+    except RecursionError:
+        raise PlainYamlError("nested too deeply") from None
     if lines:
         raise PlainYamlError(f"line {lines[0].number}: unexpected indentation")
     return value
@@ -83,7 +95,7 @@ def _block(lines: list[_Line], indent: int):
 
 def _flow(text: str, number: int):
     if text[0] not in "[{\"'":
-        return _scalar(text)
+        return _scalar(text, number)
     tokens = _TOKEN.findall(text)
     if "".join(tokens).replace(" ", "") != text.replace(" ", ""):
         raise PlainYamlError(f"line {number}: cannot read {text!r}")
@@ -96,12 +108,14 @@ def _flow(text: str, number: int):
 def _flow_value(tokens: list[str], number: int):
     token = _next(tokens, number)
     if token not in "[{":
-        return _scalar(token)
+        return _scalar(token, number)
     close = {"[": "]", "{": "}"}[token]
     items: list = []
     while tokens and tokens[0] != close:
         item = _flow_value(tokens, number)
         if token == "{":
+            if not isinstance(item, str):
+                raise PlainYamlError(f"line {number}: expected text as a key, got {item!r}")
             if _next(tokens, number) != ":":
                 raise PlainYamlError(f"line {number}: expected ':' after {item!r}")
             item = (item, _flow_value(tokens, number))
@@ -122,20 +136,24 @@ def _next(tokens: list[str], number: int) -> str:
     return tokens.pop(0)
 
 
-def _scalar(text: str):
+def _scalar(text: str, number: int):
     text = text.strip()
     if text[:1] == '"':
         try:
             return json.loads(text)
         except json.JSONDecodeError:
-            raise PlainYamlError(f"cannot read {text}") from None
+            raise PlainYamlError(f"line {number}: cannot read {text}") from None
     if text[:1] == "'":
         return text[1:-1]
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
-    for kind in (int, float):
-        try:
+    for form, kind in ((_INTEGER, int), (_FRACTION, float)):
+        if form.fullmatch(text):
+            # More digits than 64 bits have, Python would refuse, or be long about.
+            if not math.isfinite(float(text)) or (kind is int and abs(float(text)) >= 2**63):
+                raise PlainYamlError(f"line {number}: {text[:20]}: too large a number")
             return kind(text)
-        except ValueError:
-            continue
+    if _NO_PLAIN_NUMBER.fullmatch(text):
+        expected = "a decimal number without _, or text in quotes"
+        raise PlainYamlError(f"line {number}: {text}: expected {expected}")
     return text

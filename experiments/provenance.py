@@ -49,7 +49,12 @@ def _git(*arguments: str) -> str | None:
     """Output of a git command in the repository; None where there is no git or no repository."""
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30
+            ["git", *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=30,
         )
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None

@@ -266,7 +266,7 @@ def _explain(found: Found, base: Path) -> None:
     for name, text in ((SUMMARY, found.summary), ("tiles.txt", "\n".join(tiles))):
         if text:
             with atomic_write(folder / name) as partial:
-                partial.write_text(text)
+                partial.write_text(text, encoding="utf-8")
             print(f"kept {_near(folder / name)}")
 
 
@@ -275,7 +275,7 @@ def _tell_tiles(found: Found, kernels: Path, take_tiles: bool) -> None:
     new = [
         name
         for name, table in found.tiles.items()
-        if tile_tables.text_of(table) != (kernels / f"{name}.json").read_text()
+        if tile_tables.text_of(table) != (kernels / f"{name}.json").read_text(encoding="utf-8")
     ]
     if not new:
         print("no tile table in it differs from those of models/kernels")

@@ -40,14 +40,14 @@ def compose(**known) -> dict:
 @cache
 def _properties() -> dict:
     schema = Path(__file__).with_name("record.schema.json")
-    return json.loads(schema.read_text())["properties"]
+    return json.loads(schema.read_text(encoding="utf-8"))["properties"]
 
 
 def write(path: Path, record: dict) -> None:
     """Write `record` as JSON so that `path` is either the old file or the whole new one."""
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     try:
-        with atomic_write(path) as partial, open(partial, "w") as file:
+        with atomic_write(path) as partial, open(partial, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -58,7 +58,7 @@ def write(path: Path, record: dict) -> None:
 def read(path: Path) -> dict | None:
     """The record at `path` unvalidated, or None if there is none that can be parsed."""
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
         return None
     return data if isinstance(data, dict) else None

@@ -46,7 +46,7 @@ class References:
         path = self.folder / f"{_digest(what)}.pt"
         # One that cannot be read is made anew.
         with suppress(OSError, RuntimeError, EOFError, pickle.UnpicklingError):
-            found = torch.load(path, map_location=device)
+            found = torch.load(path, map_location=device, weights_only=True)
             os.utime(path)
             return found
         made = make()

@@ -94,7 +94,13 @@ def commit_of(trees: dict[str, str], root: Path = ROOT) -> str | None:
 def _git(root: Path, *arguments: str, asked: str | None = None) -> str | None:
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=root, input=asked, capture_output=True, text=True, timeout=60
+            ["git", *arguments],
+            cwd=root,
+            input=asked,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=60,
         )
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None

@@ -46,7 +46,7 @@ def check(name: str, table: object, folder: Path = FOLDER) -> None:
     known = sorted(path.stem for path in folder.glob("*.json"))
     if name not in known:
         raise TileTableError(f"there is no such table: expected one of {', '.join(known)}")
-    present = json.loads((folder / f"{name}.json").read_text())
+    present = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     if not isinstance(table, dict) or set(table) != set(present):
         raise TileTableError(f"expected a mapping with the kernels {', '.join(present)}")
     for kernel, entries in table.items():
@@ -80,7 +80,7 @@ def text_of(table: dict[str, list[dict]]) -> str:
 def write(name: str, table: dict[str, list[dict]], folder: Path = FOLDER) -> None:
     """Replace `folder`/`name`.json, whole."""
     with atomic_write(folder / f"{name}.json") as partial:
-        partial.write_text(text_of(table))
+        partial.write_text(text_of(table), encoding="utf-8")
 
 
 def _check_entry(where: str, entry, keys: set[str]) -> None:

@@ -71,7 +71,7 @@ def _address() -> Path:
 
 def _connected(address: Path) -> socket.socket:
     """A connection to the server at `address`, which is started where there is none."""
-    with open(address.with_suffix(".lock"), "w") as lock:
+    with open(address.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with suppress(OSError):
             return _connection(address)
@@ -92,7 +92,9 @@ def _connected(address: Path) -> socket.socket:
             with suppress(OSError):
                 return _connection(address)
             time.sleep(0.02)
-        raise SystemExit(f"error: no server could be started: {log.read_text()[-2000:]}")
+        raise SystemExit(
+            f"error: no server could be started: {log.read_text('utf-8', 'replace')[-2000:]}"
+        )
 
 
 def _connection(address: Path) -> socket.socket:

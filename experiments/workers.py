@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from experiments import device_lock
+from experiments import device_lock, loopback
 from experiments.children import Outcome, attempt, over, resolve, run
 from experiments.forked_process import Process, ProcessEnded, send, uninterrupted
 
@@ -131,6 +131,8 @@ class Workers:
         forks: whether the work forks, which a process that has a context must not. ahead:
         whether another such replicate follows.
         """
+        if forks:
+            loopback.bind_ranks()
         if self._context is None or forks:
             limits = {"deadline": deadline, "memory_gib": memory_gib}
             return run(function, arguments, tick=tick, **limits)

@@ -12,7 +12,7 @@ rule on_all_records:
         code="",
         command="",
     shell:
-        "python -m analysis.{params.command} {params.roots} > {log} 2>&1"
+        "python -m analysis.{params.command} {params.roots:q} > {log:q} 2>&1"
 
 
 use rule on_all_records as claims with:
@@ -170,7 +170,7 @@ rule numbers:
     message:
         "joining every number that the prose may use"
     shell:
-        "python -m analysis.rendering.numbers --out {output} {input} > {log} 2>&1"
+        "python -m analysis.rendering.numbers --out {output:q} {input:q} > {log:q} 2>&1"
 
 
 rule ledger:
@@ -189,7 +189,7 @@ rule ledger:
     message:
         "every claim down to its records, as a page"
     shell:
-        "python -m analysis.pages.ledger_page --claims {input} --out {output} > {log} 2>&1"
+        "python -m analysis.pages.ledger_page --claims {input:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule numbers_page:
@@ -209,4 +209,4 @@ rule numbers_page:
     message:
         "every number down to its records, as a page"
     shell:
-        "python -m analysis.pages.numbers_page --out {output} > {log} 2>&1"
+        "python -m analysis.pages.numbers_page --out {output:q} > {log:q} 2>&1"

@@ -48,9 +48,13 @@ rule records:
     input:
         [records(name) for name in EXPERIMENTS],
     output:
-        touch("build/logs/records.complete"),
+        "build/logs/records.complete",
+    localrule: True
     message:
         "all records are there"
+    # When that was: of a small file Snakemake goes by the content.
+    shell:
+        "date --utc +%FT%T.%N > {output:q}"
 
 
 for name in EXPERIMENTS:
@@ -93,7 +97,7 @@ for name in EXPERIMENTS:
         message:
             "executing the notebook: its figures, tables and numbers"
         shell:
-            "python -m analysis.notebook {params.experiment} {params.roots} > {log} 2>&1"
+            "python -m analysis.notebook {params.experiment:q} {params.roots:q} > {log:q} 2>&1"
 
     rule:
         name:
@@ -112,7 +116,7 @@ for name in EXPERIMENTS:
         message:
             "what the report says of the notebook's figures and tables"
         shell:
-            "python -m analysis.outputs {params.experiment} > {log} 2>&1"
+            "python -m analysis.outputs {params.experiment:q} > {log:q} 2>&1"
 
 
 rule notebook_page:
@@ -127,4 +131,4 @@ rule notebook_page:
     message:
         "the notebook {wildcards.name} as a page"
     shell:
-        "jupyter nbconvert --to html --log-level WARN {input} > {log} 2>&1"
+        "jupyter nbconvert --to html --log-level WARN {input:q} > {log:q} 2>&1"

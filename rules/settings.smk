@@ -1,5 +1,7 @@
 # What `--config` says, which cases and records that means, and what stands in the report.
 import mimetypes
+import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -8,13 +10,23 @@ from snakemake.logging import logger
 
 from analysis.outputs import caption_path, captions, place, written
 from analysis.rendering.text import FIGURE_FORMS, TABLE_FORMS
-from experiments import cost
+from experiments import console, cost
 from experiments import grid as grids
 from experiments import machine as machines
 from experiments.digest import code_digest, modules_digest, reached
 from experiments.rounds import current, in_random_order, is_done, name_of
 from experiments.runner import duration, failures, label
 
+if Path.cwd().resolve() != Path(workflow.basedir).resolve():
+    raise WorkflowError(
+        f"--directory {Path.cwd()}: expected {workflow.basedir}, or no --directory: "
+        "it runs where its Snakefile is"
+    )
+# What jobs call is this environment's, whether or not it is activated.
+os.environ["PATH"] = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ["PATH"]]
+)
+console.in_any_locale()
 # Or the report warns of each table.
 mimetypes.add_type("text/plain", ".typ")
 
@@ -22,6 +34,8 @@ OPTIONS = {"source": "local", "tier": None, "device": None, "rounds": None}
 for key in set(config) - set(OPTIONS):
     raise WorkflowError(f"--config {key}: expected one of {', '.join(OPTIONS)}")
 SOURCE, TIER, DEVICE, ROUNDS = ({**OPTIONS, **config}[key] for key in OPTIONS)
+if not isinstance(DEVICE, str | None):
+    raise WorkflowError(f"--config device={DEVICE}: expected a name, as cpu or cuda:0")
 if SOURCE not in ("local", "published"):
     raise WorkflowError(f"--config source={SOURCE}: expected local or published")
 try:
@@ -34,8 +48,8 @@ except (grids.GridError, machines.DeviceError) as error:
     raise WorkflowError(str(error)) from None
 # One round says nothing of what changes from one to the next, and of the smoke tier nothing is said.
 ROUNDS = (1 if TIER == "smoke" else 2) if ROUNDS is None else ROUNDS
-if type(ROUNDS) is not int or ROUNDS < 1:
-    raise WorkflowError(f"--config rounds={ROUNDS}: expected an integer >= 1")
+if type(ROUNDS) is not int or not 1 <= ROUNDS <= 1000:
+    raise WorkflowError(f"--config rounds={ROUNDS}: expected an integer from 1 to 1000")
 ROUNDS = [name_of(number) for number in range(1, ROUNDS + 1)]
 LOCAL = f"results/local/{machines.describe(DEVICE).id}"
 PUBLISHED = glob_wildcards("results/published/{record,.+}.json").record

@@ -87,7 +87,7 @@ def load(path: Path | str) -> ClaimsFile:
     """
     path = Path(path)
     try:
-        data = yaml.load(path.read_text(), Loader=_UniqueKeys)
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except OSError as error:
         raise ClaimsError(f"{path}: cannot be read: {error.strerror}") from None
     except yaml.YAMLError as error:

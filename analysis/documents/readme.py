@@ -69,18 +69,18 @@ def main(arguments: list[str] | None = None) -> int:
     given = options.parse_args(arguments)
     root = repository()
     numbers = read(root / "build/numbers.json")
-    figure = (root / "build/figures/overview.svg").read_text()
-    readme = (root / "README.md").read_text()
+    figure = (root / "build/figures/overview.svg").read_text(encoding="utf-8")
+    readme = (root / "README.md").read_text(encoding="utf-8")
     judged = read_json(root / "build/claims.json", NumbersError)
-    with (root / "build/records.csv").open(newline="") as lines:
+    with (root / "build/records.csv").open(encoding="utf-8", newline="") as lines:
         only_cpus = all(row["device_kind"] == "cpu" for row in csv.DictReader(lines))
-    template = (root / "paper/readme.md.j2").read_text()
+    template = (root / "paper/readme.md.j2").read_text(encoding="utf-8")
     filled = fill(readme, template, numbers, judged, only_cpus=only_cpus)
     shown = root / "paper/overview.svg"
     stale = [
         path.relative_to(root)
         for path, text in ((root / "README.md", filled), (shown, figure))
-        if not path.exists() or path.read_text() != text
+        if not path.exists() or path.read_text(encoding="utf-8") != text
     ]
     if given.check and stale:
         print(

@@ -96,7 +96,7 @@ class _Page:
 
     def table(self, name: str) -> str:
         """The Markdown of `<write-up>-<name>`, else of the table with that whole name."""
-        return self._output("table", "tables", name, "md").read_text().rstrip()
+        return self._output("table", "tables", name, "md").read_text(encoding="utf-8").rstrip()
 
     def figure(self, name: str, alt: str) -> str:
         """A link to the figure `<write-up>-<name>`, else to the one with that whole name."""

@@ -120,7 +120,7 @@ class Result:
 def load(path: Path) -> list[Finding]:
     """The findings of a file, in its order; FindingsError names what is wrong."""
     try:
-        entries = yaml.safe_load(path.read_text())
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise FindingsError(f"{path}: not YAML: {error}") from error
     if not isinstance(entries, list) or not entries:

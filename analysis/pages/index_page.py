@@ -79,7 +79,7 @@ def _tables(build: Path, experiment: str) -> list[tuple[str, str]]:
 def _caption(build: Path, figure: Path) -> str:
     """The head of its caption; of a figure without one, nothing."""
     path = build / "captions" / "figures" / f"{figure.stem}.rst"
-    found = _FIRST_PARAGRAPH.match(path.read_text()) if path.is_file() else None
+    found = _FIRST_PARAGRAPH.match(path.read_text(encoding="utf-8")) if path.is_file() else None
     return found["head"] if found else ""
 
 

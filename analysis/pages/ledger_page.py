@@ -42,7 +42,7 @@ def render(ledger: dict, out: Path, root: Path) -> str:
     verdicts = [(name, name) for name in VERDICTS]
     return filled(
         "ledger",
-        script=Markup((PAGES / "ledger.js").read_text()),
+        script=Markup((PAGES / "ledger.js").read_text(encoding="utf-8")),
         counts=ledger["counts"],
         verdicts=VERDICTS,
         sides=SIDES,

@@ -60,7 +60,7 @@ def _paths(row: dict) -> list[str]:
 
 def _rows(path: Path) -> list[dict]:
     try:
-        with path.open(newline="") as lines:
+        with path.open(encoding="utf-8", newline="") as lines:
             return list(csv.DictReader(lines))
     except OSError as error:
         raise PageError(f"{path}: cannot be read: {error.strerror}") from None

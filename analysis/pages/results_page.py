@@ -45,14 +45,16 @@ STEM = "*"
 def page(frame: pd.DataFrame) -> str:
     """The whole page as HTML; equal frames give equal text."""
     found = json.dumps(data(frame), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    script = "\n".join((PAGES / f"results-{name}.js").read_text() for name in SCRIPTS)
+    script = "\n".join(
+        (PAGES / f"results-{name}.js").read_text(encoding="utf-8") for name in SCRIPTS
+    )
     parts = {
         "<!-- style -->": f"<style>\n{style_of('results')}</style>",
         # "</script>" in a reason would end the element.
         "<!-- data -->": f'<script type="application/json" id="data">{_inert(found)}</script>',
         "<!-- script -->": f"<script>\n{script}</script>",
     }
-    text = (PAGES / "results.html").read_text()
+    text = (PAGES / "results.html").read_text(encoding="utf-8")
     for mark, part in parts.items():
         text = text.replace(mark, part)
     return text

@@ -28,7 +28,7 @@ def filled(name: str, **given) -> str:
 
 def style_of(name: str) -> str:
     """What all pages share, then what one has of its own."""
-    return "".join((PAGES / f"{one}.css").read_text() for one in ("page", name))
+    return "".join((PAGES / f"{one}.css").read_text(encoding="utf-8") for one in ("page", name))
 
 
 def record_link(path: str, folder: Path, root: Path) -> str:

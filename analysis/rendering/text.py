@@ -76,7 +76,7 @@ def span(lengths) -> str:
 def read_json(path: Path, error: type[ValueError]):
     """The contents of a JSON file; `error` naming the file where it cannot be read."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as found:
         raise error(f"{path}: cannot be read: {found.strerror}") from None
     except json.JSONDecodeError as found:
@@ -86,4 +86,4 @@ def read_json(path: Path, error: type[ValueError]):
 def write(path: Path, text: str) -> None:
     """Write `text` at `path` so that it is either the old file or the whole new one."""
     with atomic_write(path) as partial:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")

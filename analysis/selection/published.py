@@ -46,7 +46,9 @@ class Layout:
 def _layouts() -> dict[str, Layout]:
     files = {path.parent.name: path.with_name("layout.yaml") for path in _FOLDERS}
     found = {
-        name: Layout(**yaml.safe_load(file.read_text())) if file.exists() else Layout()
+        name: Layout(**yaml.safe_load(file.read_text(encoding="utf-8")))
+        if file.exists()
+        else Layout()
         for name, file in sorted(files.items())
     }
     return dict(sorted(found.items(), key=lambda item: item[1].place))

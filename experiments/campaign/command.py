@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 from datetime import UTC, datetime
-from pathlib import Path
 
-from experiments import cost, grid, machine
+from experiments import console, cost, grid, machine
 from experiments.campaign.clock import Clock
 from experiments.campaign.folder import CampaignError
 from experiments.digest import ROOT
@@ -21,7 +20,7 @@ _LOCAL = ROOT / "build" / "campaigns"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("--minutes", type=float, metavar="M", help="of this call, all in all")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the campaign")
+    parser.add_argument("--out", type=console.folder, metavar="DIR", help="folder of the campaign")
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:INDEX")
     parser.add_argument("--resume", action="store_true", help="go on with the campaign in DIR")
     parser.add_argument(

@@ -57,7 +57,7 @@ def clocks() -> dict[str, str] | None:
         text = subprocess.run(
             ["nvidia-smi", f"--query-gpu={_CLOCKS}", "--format=csv,noheader"],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=10,
             check=True,
         ).stdout

@@ -50,7 +50,7 @@ class Folder:
     def resume(cls, path: Path, manifest: dict) -> Folder:
         """The campaign in `path`, if it was made by the same code on the same machine."""
         try:
-            found = json.loads((path / MANIFEST).read_text())
+            found = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise CampaignError(f"--resume: {path} holds no {MANIFEST}") from None
         except (OSError, ValueError) as error:
@@ -70,7 +70,7 @@ class Folder:
     def say(self, text: str) -> None:
         """A line to standard error and, with the time, to the log."""
         print(text, file=sys.stderr, flush=True)
-        with open(self.path / "logs" / "campaign.log", "a") as log:
+        with open(self.path / "logs" / "campaign.log", "a", encoding="utf-8") as log:
             log.write(f"{datetime.now(UTC):%H:%M:%S} {text}\n")
 
     def save(self, step: str, found: dict | list) -> None:
@@ -80,12 +80,12 @@ class Folder:
     def found(self, step: str) -> dict | list | None:
         """What a step left, or None where it has not."""
         path = self.path / "steps" / f"{step}.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def write_text(self, name: str, text: str) -> None:
         """Leave a file of text."""
         with atomic_write(self.path / name) as partial:
-            partial.write_text(text)
+            partial.write_text(text, encoding="utf-8")
 
     @property
     def archive(self) -> Path:
@@ -113,7 +113,7 @@ def _make(folder: Path) -> None:
 
 def _write_json(path: Path, value) -> None:
     with atomic_write(path) as partial:
-        partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+        partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _lock(path: Path) -> int:

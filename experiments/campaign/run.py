@@ -138,7 +138,11 @@ class _Steps:
         asked = self.folder.path / "steps" / "checks.json"
         answered = self.folder.path / "steps" / "compiled.json"
         self.folder.save("checks", build.to_json(self.work.compiled))
-        with open(log, "ab") as errors, open(asked) as given, open(answered, "w") as taken:
+        with (
+            open(log, "ab") as errors,
+            open(asked, encoding="utf-8") as given,
+            open(answered, "w", encoding="utf-8") as taken,
+        ):
             compiler = subprocess.Popen(
                 [sys.executable, "-m", "experiments.campaign.build", *numbers],
                 stdin=given,
@@ -154,9 +158,9 @@ class _Steps:
             compiler.kill()
             compiler.wait()
         if compiler.returncode == 0:
-            return json.loads(answered.read_text())
+            return json.loads(answered.read_text(encoding="utf-8"))
         self.say("compiling ahead came to no end: kernels are compiled when they are launched")
-        answered.write_text("[]")
+        answered.write_text("[]", encoding="utf-8")
         return [None] * len(self.work.compiled)
 
     def trust(self) -> None:

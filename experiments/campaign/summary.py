@@ -35,7 +35,7 @@ def text(folder: Folder) -> str:
 
 def records(root: Path) -> list[dict]:
     """Every record under `root`."""
-    return [json.loads(path.read_text()) for path in rounds.record_files(root)]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in rounds.record_files(root)]
 
 
 def records_table(found: list[dict]) -> str:

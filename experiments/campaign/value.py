@@ -67,7 +67,7 @@ def ordered(tier: str = "gpu", path: Path = PATH) -> list[Selected]:
 
 def _read(path: Path) -> dict:
     try:
-        data = loads(path.read_text())
+        data = loads(path.read_text(encoding="utf-8"))
     except PlainYamlError as error:
         raise ValueFileError(f"{path.name}: {error}") from error
     if not isinstance(data, dict) or set(data) != {"tier", "first", "last"}:

@@ -80,7 +80,7 @@ def _blocks(name: str, tier: str) -> list[Selected]:
     """
     of_tier = {task.case: task for task in grid.tasks(tier)}
     found: dict[Case, Selected] = {}
-    for block in loads((_HERE / name).read_text()):
+    for block in loads((_HERE / name).read_text(encoding="utf-8")):
         fields = {key: of for key, of in block.items() if key != "experiment"}
         asked_by = grid.load(block["experiment"])
         for case in grid.expand(name, fields):

@@ -69,7 +69,7 @@ def device(kind: str, name: str = "") -> Device:
 
 @cache
 def _devices() -> tuple[Device, ...]:
-    return tuple(_device(entry) for entry in loads(PATH.read_text())["devices"])
+    return tuple(_device(entry) for entry in loads(PATH.read_text(encoding="utf-8"))["devices"])
 
 
 def _device(entry: dict) -> Device:

@@ -43,13 +43,13 @@ def write(folder: Path, table: str, made: dict[str, list[dict]]) -> None:
         lines = ",\n".join(f"  {json.dumps(entry)}" for entry in entries)
         kernels.append(f" {json.dumps(kernel)}: [\n{lines}\n ]")
     with atomic_write(folder / f"{table}.json") as partial:
-        partial.write_text("{\n" + ",\n".join(kernels) + "\n}\n")
+        partial.write_text("{\n" + ",\n".join(kernels) + "\n}\n", encoding="utf-8")
 
 
 def journal(folder: Path) -> list[dict]:
     """What was tuned into `folder`, in order; nothing where there is no (whole) journal."""
     try:
-        found = json.loads((folder / JOURNAL).read_text())
+        found = json.loads((folder / JOURNAL).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return []
     return found if isinstance(found, list) else []
@@ -59,7 +59,7 @@ def note(folder: Path, line: dict) -> None:
     """Add a line to the journal."""
     lines = ",\n".join(f" {json.dumps(one)}" for one in [*journal(folder), line])
     with atomic_write(folder / JOURNAL) as partial:
-        partial.write_text(f"[\n{lines}\n]\n")
+        partial.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 def _is(one: dict, entry: Entry, capability: int) -> bool:

@@ -171,7 +171,7 @@ def plot_share(plot: str) -> float:
 @cache
 def readings() -> dict:
     """`paper/readings.yaml`."""
-    return yaml.safe_load(READINGS.read_text())
+    return yaml.safe_load(READINGS.read_text(encoding="utf-8"))
 
 
 def chunk(of: views.View, variant: str = HEADS) -> pd.Series | None:

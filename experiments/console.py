@@ -1,0 +1,79 @@
+"""What commands take, and print: in any locale, and to a reader that goes before the end."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+
+from experiments import atomic_write
+
+# What shells say of a program that SIGPIPE ended.
+READER_GONE = 128 + signal.SIGPIPE
+
+
+def in_any_locale() -> None:
+    """From now on, have characters that the locale does not have printed as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def printing(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
+    """Decorates `main(arguments)`, which returns an exit status and lets BrokenPipeError through.
+
+    It prints in any locale. Where nobody reads on, as in `... | head -1`, the status is
+    READER_GONE, and nothing is said; where what it printed cannot be written, 1.
+    """
+
+    @wraps(main)
+    def run(arguments: list[str] | None = None) -> int:
+        in_any_locale()
+        try:
+            try:
+                return main(arguments)
+            finally:
+                print(end="", flush=True)
+        except OSError as error:
+            is_gone = isinstance(error, BrokenPipeError)
+            if not is_gone:
+                print(f"error: standard output: {error.strerror}", file=sys.stderr)
+            # Else the interpreter, at its end, complains of what it could not write.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for number in (1, 2):
+                os.dup2(nowhere, number)
+            return READER_GONE if is_gone else 1
+
+    return run
+
+
+def some_text(text: str) -> str:
+    """An argument that is not empty, as what a script's variable holds may be by mistake."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty")
+    return text
+
+
+def some_path(text: str) -> Path:
+    """A path; an empty one is refused: it would mean the folder that the command runs in."""
+    return Path(some_text(text))
+
+
+def folder(text: str) -> Path:
+    """A folder, or where one can be made."""
+    path = some_path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: is a file, expected a folder")
+    return path
+
+
+def in_words(error: Exception) -> str:
+    """An error as one line; of the system's, the file and what is wrong with it."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {atomic_write.in_words(error)}"
+    return str(error)
