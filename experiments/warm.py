@@ -166,6 +166,11 @@ def _answer(caller: socket.socket) -> None:
         request = json.loads(_received(caller, int.from_bytes(head, "big")))
         for number, stream in enumerate(streams, start=1):
             os.dup2(stream, number)
+        # Those of the server know of a file what is not so of the caller's pipe.
+        sys.stdout, sys.stderr = (
+            open(number, "w", buffering=1, encoding=sys.stdout.encoding, closefd=False)
+            for number in (1, 2)
+        )
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["env"])

@@ -275,7 +275,7 @@ def test_only_measuring_asks_for_a_gpu():
         ("sorce=published", "--config sorce: expected one of source, tier, device, rounds"),
         ("source=remote", "--config source=remote: expected local or published"),
         ("tier=huge", "tier 'huge': expected one of smoke, quick, full, laptop, gpu"),
-        ("rounds=0", "--config rounds=0: expected an integer >= 1"),
+        ("rounds=0", "--config rounds=0: expected an integer from 1 to 1000"),
         ("device=tpu", "--device tpu: not here; there is cpu"),
     ],
 )
