@@ -168,7 +168,7 @@ def _answer(caller: socket.socket) -> None:
             os.dup2(stream, number)
         # Those of the server know of a file what is not so of the caller's pipe.
         sys.stdout, sys.stderr = (
-            open(number, "w", buffering=1, encoding=sys.stdout.encoding, closefd=False)
+            os.fdopen(number, "w", buffering=1, encoding=sys.stdout.encoding, closefd=False)
             for number in (1, 2)
         )
         os.chdir(request["folder"])
