@@ -28,7 +28,8 @@ def printing(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     """Decorates `main(arguments)`, which returns an exit status and lets BrokenPipeError through.
 
     It prints in any locale. Where nobody reads on, as in `... | head -1`, the status is
-    READER_GONE, and nothing is said; where what it printed cannot be written, 1.
+    READER_GONE, and nothing is said; where what it printed cannot be written, 1. After Ctrl-C it is
+    130, without a traceback.
     """
 
     @wraps(main)
@@ -39,6 +40,8 @@ def printing(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
                 return main(arguments)
             finally:
                 print(end="", flush=True)
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
         except OSError as error:
             is_gone = isinstance(error, BrokenPipeError)
             if not is_gone:
