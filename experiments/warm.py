@@ -139,9 +139,11 @@ def _warm_up() -> None:
     """Import what calls need. No operation runs: forks would inherit a broken thread pool."""
     import torch
 
-    from experiments import grid, supervise  # noqa: F401
+    from experiments import console, grid, supervise  # noqa: F401
     from experiments.digest import code_digest
 
+    # Once a call's streams have taken their place, these cannot be changed any more.
+    console.in_any_locale()
     torch.set_num_threads(1)
     # What they read is remembered, and the files are the same for as long as this server stands.
     for task in grid.tasks("smoke"):

@@ -19,7 +19,7 @@ from experiments.runner import duration, label
 
 if Path.cwd().resolve() != Path(workflow.basedir).resolve():
     raise WorkflowError(
-        f"--directory {Path.cwd()}: expected {workflow.basedir}, or no --directory: "
+        f"--directory {Path.cwd()}: expected {Path(workflow.basedir).resolve()}, or none: "
         "it runs where its Snakefile is"
     )
 # What jobs call is this environment's, whether or not it is activated.
