@@ -21,7 +21,9 @@ include: "rules/failures.smk"
 onsuccess:
     # What whoever ran this came for.
     if SOURCE == "local" and Path("build/reproduction.md").exists():
-        print("\n" + Path("build/reproduction.md").read_text(encoding="utf-8"))
+        print(
+            "", Path("build/reproduction.md").read_text(encoding="utf-8"), sep="\n"
+        )
 
 
 # What a build is made of; its first page leads to all of it.

@@ -23,8 +23,8 @@ if Path.cwd().resolve() != Path(workflow.basedir).resolve():
         "it runs where its Snakefile is"
     )
 # What jobs call is this environment's, whether or not it is activated.
-os.environ["PATH"] = os.pathsep.join(
-    [str(Path(sys.executable).parent), os.environ["PATH"]]
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
 )
 console.in_any_locale()
 # Or the report warns of each table.
