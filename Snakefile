@@ -28,7 +28,9 @@ onstart:
 onsuccess:
     # What whoever ran this came for.
     if SOURCE == "local" and Path("build/reproduction.md").exists():
-        print("\n" + Path("build/reproduction.md").read_text(encoding="utf-8"))
+        print(
+            "", Path("build/reproduction.md").read_text(encoding="utf-8"), sep="\n"
+        )
     if SOURCE == "local" and (failed := failed_cases()):
         end = f"{len(failed)} cases failed; the same command measures them again"
         print("", *failed, end, sep="\n", file=sys.stderr)

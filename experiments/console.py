@@ -15,13 +15,14 @@ from experiments import atomic_write
 
 # What shells say of a program that SIGPIPE ended.
 READER_GONE = 128 + signal.SIGPIPE
+_ESCAPES = "backslashreplace"
 
 
 def in_any_locale() -> None:
     """From now on, have characters that the locale does not have printed as escapes."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper) and stream.errors != _ESCAPES:
+            stream.reconfigure(errors=_ESCAPES)
 
 
 def printing(main: Callable[[list[str] | None], int]) -> Callable[..., int]:

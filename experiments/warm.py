@@ -148,9 +148,11 @@ def _warm_up() -> None:
     """Import what calls need. No operation runs: forks would inherit a broken thread pool."""
     import torch
 
-    from experiments import grid, supervise  # noqa: F401
+    from experiments import console, grid, supervise  # noqa: F401
     from experiments.digest import code_digest
 
+    # Once a call's streams have taken their place, these cannot be changed any more.
+    console.in_any_locale()
     torch.set_num_threads(1)
     # What they read is remembered, and the files are the same for as long as this server stands.
     for task in grid.tasks("smoke"):
@@ -166,11 +168,6 @@ def _answer(caller: socket.socket) -> None:
         request = json.loads(_received(caller, int.from_bytes(head, "big")))
         for number, stream in enumerate(streams, start=1):
             os.dup2(stream, number)
-        # Those of the server know of a file what is not so of the caller's pipe.
-        sys.stdout, sys.stderr = (
-            os.fdopen(number, "w", buffering=1, encoding=sys.stdout.encoding, closefd=False)
-            for number in (1, 2)
-        )
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["env"])

@@ -49,12 +49,16 @@ rule records:
         [records(name) for name in EXPERIMENTS],
     output:
         "build/logs/records.complete",
+    log:
+        "build/logs/records.log",
     localrule: True
+    conda:
+        "../envs/reproduce.yaml"
     message:
         "all records are there"
     # When that was: of a small file Snakemake goes by the content.
     shell:
-        "date --utc +%FT%T.%N > {output:q}"
+        "date --utc +%FT%T.%N > {output:q} 2> {log:q}"
 
 
 for name in EXPERIMENTS:

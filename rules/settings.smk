@@ -19,12 +19,12 @@ from experiments.runner import duration, failures, label
 
 if Path.cwd().resolve() != Path(workflow.basedir).resolve():
     raise WorkflowError(
-        f"--directory {Path.cwd()}: expected {workflow.basedir}, or no --directory: "
+        f"--directory {Path.cwd()}: expected {Path(workflow.basedir).resolve()}, or none: "
         "it runs where its Snakefile is"
     )
 # What jobs call is this environment's, whether or not it is activated.
-os.environ["PATH"] = os.pathsep.join(
-    [str(Path(sys.executable).parent), os.environ["PATH"]]
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
 )
 console.in_any_locale()
 # Or the report warns of each table.

@@ -96,6 +96,33 @@ def test_models_know_nothing_of_what_measures_them_nor_this_of_the_analysis():
             assert not re.search(r"\bexperiments[./]|\banalysis[./]", path.read_text()), path
 
 
+def test_text_is_read_and_written_as_utf_8_whatever_the_locale():
+    """`/proc` has no other text than the kernel's."""
+    for module, path in MODULES.items():
+        if module.startswith("models."):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and (kind := _opens_text(node)):
+                assert any(word.arg == "encoding" for word in node.keywords), (
+                    f"{path}, line {node.lineno}: {kind} without encoding"
+                )
+
+
+def _opens_text(node: ast.Call) -> str | None:
+    """What opens text as the locale has it, unless `encoding` is given."""
+    if isinstance(node.func, ast.Name) and node.func.id == "open":
+        constants = [one.value for one in node.args if isinstance(one, ast.Constant)]
+        is_text = not any(one[-1] == "b" or one.startswith("/proc/") for one in constants)
+        return "open" if is_text else None
+    if isinstance(node.func, ast.Attribute):
+        places = {"read_text": 0, "write_text": 1}
+        if len(node.args) == places.get(node.func.attr):
+            return node.func.attr
+        if node.func.attr in ("run", "Popen", "check_output"):
+            return "text=True" if any(word.arg == "text" for word in node.keywords) else None
+    return None
+
+
 def test_the_analysis_starts_without_torch():
     """Each of its processes would wait seconds for it, and a pipeline starts dozens."""
     names = sorted(module for module in MODULES if module.startswith("analysis."))

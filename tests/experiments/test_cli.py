@@ -34,6 +34,15 @@ def cli(*arguments, **options):
     ("arguments", "told"),
     [
         (("run", "dilate"), "error: experiment 'dilate': no dilate.yaml; there are"),
+        (("run", "../x"), "error: experiment '../x': no such name; there are as_published"),
+        (("run", "a\nb"), "error: experiment 'a\\nb': no such name; there are as_published"),
+        (("run", "", "--all"), "error: argument NAME: is empty"),
+        (("run", "dilated", "--case", ""), "error: argument --case: is empty"),
+        (("run", "dilated", "--out", ""), "error: argument --out: is empty"),
+        (("plan", "dilated", "--out", "Makefile"), "--out: Makefile: is a file, expected a folder"),
+        (("run", "dilated", "--round", "x"), "--round: x: expected an integer >= 1"),
+        (("validate", ""), "error: argument PATH: is empty"),
+        (("campaign", "--minutes", "3", "--out", ""), "error: argument --out: is empty"),
         (("run",), "error: give the name of one experiment, --all, or one --case"),
         (("run", "dilated", "--all"), "error: give the name of one experiment, --all, or one --ca"),
         (("run", "--case", "dense_b1", "--tier", "smoke"), "all experiments (smoke): no case"),
@@ -65,6 +74,34 @@ def test_list_and_plan_tell_the_cases():
     assert "comprehensive" in listed and "smoke 16, laptop 84, gpu 540" in listed
     planned = cli("plan", "comprehensive", "--tier", "gpu", "--device", "cpu").stdout
     assert planned.count("\n  measure ") + planned.count("\n  done ") == 540
+
+
+@pytest.mark.parametrize("command", ["list", "plan ring --tier smoke --device cpu"])
+def test_whoever_reads_may_go_before_the_end(command):
+    script = f"{sys.executable} -m experiments {command} | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (141, "")
+    assert done.stdout.count("\n") == 1
+
+
+def test_what_cannot_be_printed_is_an_error_without_a_traceback():
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "experiments", "list"], stdout=full, stderr=-1, cwd=ROOT
+        )
+    assert done.returncode in (1, 2)
+    assert b"No space left on device" in done.stderr and b"Traceback" not in done.stderr
+
+
+ASCII = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_a_locale_without_the_characters_of_a_text_prints_escapes(tmp_path):
+    """Of the findings a dash."""
+    command = [sys.executable, "-m", "analysis.findings", "--out", str(tmp_path / "found")]
+    done = subprocess.run([*command, "results/published"], capture_output=True, cwd=ROOT, env=ASCII)
+    assert done.returncode == 0, done.stderr
+    assert b"\\u2013" in done.stdout and "\u2013" in (tmp_path / "found.md").read_text("utf-8")
 
 
 def test_tune_holds_a_gpu_while_it_measures(monkeypatch, capsys, tmp_path):

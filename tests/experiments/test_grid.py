@@ -1,5 +1,6 @@
 """Grids: what they expand to, and what a wrong one is told."""
 
+import re
 import textwrap
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,16 @@ def test_plain_yaml_agrees_with_pyyaml(text):
         ("a: 1\nnonsense", 2),
         ("a: 1\n\ta: 2", 2),
         ("a: 1\na: 2", 2),
+        ("a: 1\nb: 0x10", 2),
+        ("a: 1\nb: [1_000]", 2),
+        ("a: 1\nb: 010", 2),
+        ("a: 1\nb: nan", 2),
+        ("a: 1\nb: 1e400", 2),
+        ("a: 1\nb: 1" + 5000 * "0", 2),
+        ("a: 1\nb: 9223372036854775808", 2),
+        ("a: 1\nb: {[c]: 1}", 2),
+        ("a: 1\nb: {1: 1}", 2),
+        ('a: 1\nb: "\\q"', 2),
     ],
 )
 def test_plain_yaml_names_the_line_it_cannot_read(text, line):
@@ -231,6 +242,19 @@ def test_a_wrong_block_mask_is_told(tmp_path, old, new, told):
         ("pass: forward", "pass: backward", "pass='backward'"),
         ("heads: [2, 4]", "heads: []", "heads: an empty list leaves no case"),
         ("dense, dilated-sdpa", "[dense]", "variant ['dense']"),
+        ("heads: [2, 4]", "heads: [[2]]", "heads=(2,): expected an integer"),
+        ("heads: [2, 4]", "heads: {a: 1}", "heads={'a': 1}: expected an integer"),
+        ("heads: [2, 4]", "heads: true", "heads=True: expected an integer"),
+        ("dtype: float32", "dtype: [[float32]]", "dtype=('float32',): expected one of"),
+        ("title: t", "title: [t]", "title: expected text, got ['t']"),
+        ("procedure: attention", "procedure: {attention: 1}", "procedure {'attention': 1}: expect"),
+        ("heads: [2, 4]", f"heads: {[*range(1, 10_002)]}", "expected at most 10000 of a block"),
+        ("segment_lengths: [4]", f"segment_lengths: {90 * [100]}", "expected as many as"),
+        (
+            "segment_lengths: [4], dilation_rates: [2]",
+            f"segment_lengths: {90 * [100]}, dilation_rates: {90 * [2]}",
+            "a longer name than a file can have",
+        ),
         ("batch: 1", "batch: 1, batch: 2", "key 'batch' stands twice"),
         (
             "laptop: {cases: []}",
@@ -245,6 +269,36 @@ def test_a_wrong_grid_is_told_file_place_and_key(tmp_path, old, new, told):
         write(tmp_path, GOOD.replace(old, new))
     assert told in str(error.value)
     assert "mine.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"title: t\nquestion: \xfc\n", "mine.yaml: line 2: not UTF-8"),
+        (b"", "mine.yaml: expected a mapping, got None"),
+        (b"a: " + 10**5 * b"[", "mine.yaml: nested too deeply"),
+        (None, "mine.yaml: Is a directory"),
+    ],
+)
+def test_what_is_no_grid_is_told(tmp_path, content, told):
+    path = tmp_path / "mine.yaml"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(grids.GridError, match=re.escape(told)):
+        grids.load("mine", tmp_path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_grid(tmp_path):
+    (tmp_path / "mine.yaml").write_text(textwrap.dedent(GOOD), encoding="utf-8-sig")
+    assert grids.load("mine", tmp_path).title == "t"
+
+
+@pytest.mark.parametrize("name", ["my grid", "it's", "{x}", "new\nline", "$(x)", "Mine", ".mine"])
+def test_a_name_that_commands_would_have_to_quote_is_told(tmp_path, monkeypatch, name):
+    (tmp_path / f"{name}.yaml").touch()
+    monkeypatch.setattr(grids, "GRIDS", tmp_path)
+    with pytest.raises(grids.GridError, match="expected a name of a-z, 0-9 and _") as error:
+        grids.names()
+    assert repr(f"{name}.yaml")[1:-1] in str(error.value) and "\n" not in str(error.value)
 
 
 def test_an_unknown_experiment_is_told_which_there_are():

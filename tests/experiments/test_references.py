@@ -54,6 +54,25 @@ def test_one_that_cannot_be_read_is_made_anew(kept):
     assert kept.get({}, make)["x"].item() == 7.0
 
 
+class Poisoned:
+    """Writes a file where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_one_that_would_run_code_is_made_anew_and_runs_none(kept, tmp_path):
+    kept.get({}, values(1.0)[0])
+    (path,) = kept.folder.iterdir()
+    torch.save({"x": Poisoned(tmp_path / "run")}, path)
+    assert kept.get({}, values(7.0)[0])["x"].item() == 7.0
+    assert not (tmp_path / "run").exists()
+    assert torch.load(path, weights_only=True)["x"].item() == 7.0
+
+
 def test_what_was_used_least_recently_makes_room(kept, monkeypatch):
     def make():
         return {"x": torch.zeros(1000)}

@@ -4,6 +4,8 @@ import contextlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -276,6 +278,10 @@ def test_only_measuring_asks_for_a_gpu():
         ("source=remote", "--config source=remote: expected local or published"),
         ("tier=huge", "tier 'huge': expected one of smoke, quick, full, laptop, gpu"),
         ("rounds=0", "--config rounds=0: expected an integer from 1 to 1000"),
+        ("rounds=true", "--config rounds=true: expected an integer from 1 to 1000"),
+        ("source=[published]", "--config source=['published']: expected local or published"),
+        ("tier=[smoke]", "tier ['smoke']: expected one of smoke, quick, full, laptop, gpu"),
+        ("device={a: 1}", "--config device={'a': '1'}: expected a name, as cpu or cuda:0"),
         ("device=tpu", "--device tpu: not here; there is cpu"),
     ],
 )
@@ -291,6 +297,65 @@ def test_a_wrong_grid_is_told(measured):
     told = done.stdout
     assert done.returncode == 1 and "Traceback" not in told
     assert "dilated.yaml: smoke: cases, block 1: unknown key 'heds'" in told
+
+
+def test_a_grid_whose_name_a_shell_would_read_is_told(measured):
+    bad = measured / "experiments/$(touch pwned) 'x'.yaml"
+    bad.touch()
+    done = snakemake(measured, "-n", *SMOKE)
+    bad.unlink()
+    assert done.returncode == 1 and "Traceback" not in done.stdout
+    assert "touch pwned" in done.stdout and "expected a name of a-z, 0-9 and _" in done.stdout
+
+
+def test_it_runs_from_anywhere_without_activation_in_any_locale(measured, tmp_path):
+    """The text of notebooks is read before any job, and a job calls Python."""
+    target = "build/captions/figures/dilated-speedup.rst"
+    environment = {
+        **{"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "LC_ALL": "C"},
+        **{"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    }
+    command = [sys.executable, "-m", "snakemake", "-s", str(measured / "Snakefile"), target]
+    done = subprocess.run(
+        [*command, "--config", "tier=smoke", "device=cpu"],
+        **{"cwd": tmp_path, "env": environment, "capture_output": True, "text": True},
+    )
+    assert done.returncode == 0, done.stderr
+    assert (measured / target).is_file() and not (tmp_path / "build").exists()
+    refused = snakemake(measured, "-n", "--directory", str(tmp_path), "-s", "Snakefile", *SMOKE)
+    assert refused.returncode == 1 and "Traceback" not in refused.stdout
+    assert f"--directory {tmp_path}: expected {measured}, or none" in refused.stdout
+
+
+def test_a_failed_job_says_why_before_its_few_files(measured):
+    """Of hundreds."""
+    (measured / "failing.smk").write_text(
+        f"include: {str(measured / 'Snakefile')!r}\n"
+        "rule failing:\n"
+        "    input: sorted(map(str, Path('results/published').rglob('*.json')))\n"
+        "    output: 'build/never'\n"
+        "    log: 'build/logs/failing.log'\n"
+        "    message: 'failing'\n"
+        "    shell: 'echo this is why > {log}; false'\n"
+    )
+    done = snakemake(measured, "-s", "failing.smk", "failing", *SMOKE[1:])
+    assert done.returncode == 1
+    told = done.stdout.partition("Error in rule failing:\n    ")[2].split("\n    ")
+    assert told[0] == "message: this is why"
+    inputs = next(line for line in told if line.startswith("input: "))
+    assert inputs.count(".json") == 3 and re.search(r", and \d{4} more$", inputs)
+    assert len(done.stdout) < 4000
+
+
+def test_what_reads_records_is_made_anew_where_one_changed_in_an_earlier_run(measured):
+    """Of the file between, Snakemake goes by the content."""
+    complete = "build/logs/records.complete"
+    assert snakemake(measured, complete, *SMOKE[1:]).returncode == 0
+    before = (measured / complete).read_bytes()
+    record = next((measured / "results/local").rglob("*.json"))
+    with edited(record, "{", "{ "):
+        assert snakemake(measured, complete, *SMOKE[1:]).returncode == 0
+    assert (measured / complete).read_bytes() != before != b""
 
 
 def test_published_results_measure_nothing_and_each_stands_in_the_report(tmp_path):
