@@ -12,7 +12,7 @@ from experiments import cost
 from experiments import grid as grids
 from experiments import machine as machines
 from experiments.digest import code_digest, modules_digest, reached
-from experiments.rounds import in_random_order, name_of, set_aside_outdated
+from experiments.rounds import in_random_order, name_of, set_aside_outdated, well_placed
 from experiments.runner import duration, label
 
 # Or the report warns of each table.
@@ -38,7 +38,7 @@ if type(ROUNDS) is not int or ROUNDS < 1:
     raise WorkflowError(f"--config rounds={ROUNDS}: expected an integer >= 1")
 ROUNDS = [name_of(number) for number in range(1, ROUNDS + 1)]
 LOCAL = f"results/local/{machines.describe(DEVICE).id}"
-PUBLISHED = glob_wildcards("results/published/{record,.+}.json").record
+PUBLISHED = ["/".join(p.parts[-3:])[:-5] for p in well_placed(Path("results/published"))]
 WRITEUPS = glob_wildcards("paper/writeups/{name}.md.j2").name
 # The folders that analysis reads, and whose numbers the prose gives.
 ROOTS = ["results/published"] if PUBLISHED else []
