@@ -85,7 +85,7 @@ def _check_place(path: Path, root: Path, found: Record) -> None:
         ("case", path.stem, found.to_case().name),
         ("machine.id", machine, found.machine.id),
     ):
-        need(is_there == expected, f"{what}: belongs at {expected}, not {shown(is_there)}")
+        need(is_there == expected, f"{what}: belongs at {shown(expected)}, not {shown(is_there)}")
     began = _begun(round_)
     is_local = rounds.LOCAL_NAME.fullmatch(round_) and base.name != "published"
     need(began or is_local, f"place: expected a round's folder, not {shown(round_)}")

@@ -64,12 +64,12 @@ def faults(found: Record, procedure: Procedure) -> Iterator[str]:
     yield from _command(found)
     yield from _fields(found, procedure)
     yield from _amounts(found)
-    for number, one in enumerate(found.replicates):
-        for fault in _replicate(found, one, procedure):
-            yield f"replicates.{number}.{fault}"
     yield from _whole(found)
     if found.ceilings is not None:
         yield from _ceilings(found, found.ceilings)
+    for number, one in enumerate(found.replicates):
+        for fault in _replicate(found, one, procedure):
+            yield f"replicates.{number}.{fault}"
     if found.gauges is not None:
         for name in ("before", "after"):
             yield from _gauge(found, name, getattr(found.gauges, name))
@@ -196,10 +196,10 @@ def _replicate(found: Record, one: Replicate, procedure: Procedure) -> Iterator[
             yield f"samples_ms.{place}: is {ms:g}, and by its ceilings {here:g} is least"
     if one.source_ms is not None and len(one.source_ms) != len(one.samples_ms):
         yield "source_ms: expected as many as samples_ms"
-    if (one.timed_by is None) != (one.host_ms is None):
-        yield "host_ms: expected null exactly where timed_by is"
     if one.timed_by is not None and found.machine.device_kind == "cpu":
         yield "timed_by: expected null on a CPU"
+    if (one.timed_by is None) != (one.host_ms is None):
+        yield "host_ms: expected null exactly where timed_by is"
     if one.peak_memory_bytes == 0 and found.tier != "smoke":
         yield "peak_memory_bytes: is 0, which the output alone is not"
     yield from _memory(found, one)

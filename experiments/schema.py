@@ -253,7 +253,7 @@ class Record(_Strict):
     realised_density: Annotated[float, Field(gt=0)] | None = Field(
         description="query-key pairs computed / pairs that dense attention computes"
     )
-    useful_flops: Annotated[int, Field(gt=0)] | None = Field(
+    useful_flops: Annotated[int, Field(gt=0, le=10**24)] | None = Field(
         description="FLOPs per pass of the pairs the pattern needs"
     )
     ceilings: Ceilings | None = Field(

@@ -38,7 +38,9 @@ if type(ROUNDS) is not int or ROUNDS < 1:
     raise WorkflowError(f"--config rounds={ROUNDS}: expected an integer >= 1")
 ROUNDS = [name_of(number) for number in range(1, ROUNDS + 1)]
 LOCAL = f"results/local/{machines.describe(DEVICE).id}"
-PUBLISHED = ["/".join(p.parts[-3:])[:-5] for p in well_placed(Path("results/published"))]
+PUBLISHED = [
+    "/".join(p.parts[-3:])[:-5] for p in well_placed(Path("results/published"))
+]
 WRITEUPS = glob_wildcards("paper/writeups/{name}.md.j2").name
 # The folders that analysis reads, and whose numbers the prose gives.
 ROOTS = ["results/published"] if PUBLISHED else []
