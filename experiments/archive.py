@@ -19,6 +19,7 @@ from pathlib import Path
 
 from experiments import tar_stream
 from experiments.atomic_write import atomic_write
+from experiments.shown import shown
 
 MANIFEST, SUMMARY = "campaign.json", "summary.md"
 # Bytes of an archive, and of what it unpacks to: a member, all of them with their headers.
@@ -113,12 +114,6 @@ def unpack(archive: Path, into: Path) -> list[Refused]:
     except tar_stream.Broken as broken:
         refused.append(Refused(shown(archive.name), str(broken)))
     return refused
-
-
-def shown(text: str) -> str:
-    """`text` in one line of at most some 800 printable characters."""
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:800])
-    return text if len(text) < 800 else f"{text[:800]}..."
 
 
 def _why_not_named(name: str, is_folder: bool) -> str | None:

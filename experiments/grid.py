@@ -182,6 +182,11 @@ def _experiments_of() -> dict[Case, tuple[str, ...]]:
     return found
 
 
+def cases() -> Iterable[Case]:
+    """Every case of every grid."""
+    return _experiments_of().keys()
+
+
 def experiments_of(case: Case) -> tuple[str, ...]:
     """The experiments that have the case in some tier, by name; () for none."""
     return _experiments_of().get(case, ())

@@ -2,78 +2,101 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from experiments import grid as grids
 from experiments import record, rounds
 from experiments.archive import MANIFEST
 from experiments.digest import ROOT
-from experiments.procedures import PROCEDURES
-from experiments.schema import Record, load
+from experiments.gate import sift
+from experiments.schema import Record
+from experiments.shown import shown
 from models.registry import VARIANTS
 
 PUBLISHED = ROOT / "results" / "published"
 
 
-def record_paths(root: Path) -> list[Path]:
-    """All records at or under `root`, sorted; RecordError if there is none."""
+def check_root(root: Path) -> None:
+    """RecordError unless there may be records at or under `root`."""
     if not root.exists():
-        raise record.RecordError(f"{root}: no such file or folder")
+        raise record.RecordError(f"{shown(root)}: no such file or folder")
     if (root / MANIFEST).is_file():
-        raise record.RecordError(f"{root}: is a campaign's folder: name the .tar.xz in it")
-    paths = rounds.record_files(root)
-    if not paths:
-        raise record.RecordError(f"{root}: no records (*.json) there")
-    return paths
+        raise record.RecordError(f"{shown(root)}: is a campaign's folder: name the .tar.xz in it")
+    if not rounds.record_files(root):
+        raise record.RecordError(f"{shown(root)}: no records (*.json) there")
 
 
 def validate(root: Path) -> tuple[int, list[str]]:
     """How many records at or under `root` are valid, and what is wrong with the others."""
-    valid, problems = 0, []
-    for path in record_paths(root):
-        try:
-            check_place(path, load(path))
-            valid += 1
-        except (record.RecordError, grids.GridError) as error:
-            problems.append(str(error))
-    return valid, problems
+    check_root(root)
+    found = sift([root])
+    return len(found.records), found.left_out
 
 
 def publish(root: Path, published: Path = PUBLISHED) -> list[Path]:
-    """Copy every record under `root` to `published`; RecordError, before any copy, if one may not.
+    """Copy every record under `root` to `published`: all, or, with RecordError, none.
 
     A record may be published when it is valid, is no smoke test, was made by committed code,
     has not failed, unless it is of a peer, and takes no other record's place: a round is
     measured whole, and another one lies beside it.
     """
-    records = {path: load(path) for path in record_paths(root)}
-    for path, found in records.items():
-        check_place(path, found)
-        reason = why_not(found)
+    check_root(root)
+    found = sift([root])
+    for line in found.left_out:
+        raise record.RecordError(line)
+    for path, one in found.records.items():
+        reason = why_not(one)
         if reason:
-            raise record.RecordError(f"{path}: {reason}")
-    targets = {path: target_of(path, found, published) for path, found in records.items()}
-    for path, target in targets.items():
-        if target.exists() and record.read(target) != record.read(path):
+            raise record.RecordError(f"{shown(path)}: {reason}")
+    begun: dict[Path, list[datetime]] = {}
+    # Of a file, those that lie beside it are of its round.
+    beside = sift([root.parent]) if root.is_file() else found
+    for path, one in beside.records.items():
+        begun.setdefault(path.parent, []).append(one.started_at)
+    targets: dict[Path, dict] = {}
+    for path, one in found.records.items():
+        name = path.absolute().parent.name
+        if rounds.LOCAL_NAME.fullmatch(name):
+            name = began(begun[path.parent])
+        target = rounds.path_of(published, one.machine.id, name, one.to_case())
+        check_target(target, published)
+        data = record.parse(path)
+        is_other = os.path.lexists(target) and record.parse(target) != data
+        if is_other or target in targets:
             raise record.RecordError(
-                f"{path}: another record of its case and round is published as {target}: "
+                f"{shown(path)}: another record of its case and round is published as {target}: "
                 "measure a whole round anew (make round)"
             )
-    for path, target in targets.items():
-        record.write(target, record.read(path))
-    return list(targets.values())
+        targets[target] = data
+    _write_all({path: data for path, data in targets.items() if not path.exists()})
+    return list(targets)
 
 
-def target_of(path: Path, found: Record, published: Path) -> Path:
-    """Where a record is published: in a folder named after the time when its round began."""
-    folder = path.resolve().parent
-    name = folder.name
-    if name.startswith("round-"):
-        begun = [record.read(one) for one in rounds.record_files(folder)]
-        name = began(datetime.fromisoformat(one["started_at"]) for one in begun if one)
-    return rounds.path_of(published, found.machine.id, name, found.to_case())
+def check_target(target: Path, published: Path) -> None:
+    """RecordError where a link would lead what is written to `target` out of `published`."""
+    for folder in (target.parent, target.parent.parent):
+        if folder != published and folder.is_symlink():
+            raise record.RecordError(f"{shown(folder)}: is a symbolic link, nothing goes there")
+
+
+def _write_all(records: dict[Path, dict]) -> None:
+    """Write each, or, where one cannot be written, leave nothing there."""
+    written: list[Path] = []
+    try:
+        for path, data in records.items():
+            written.append(path)
+            record.write(path, data)
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+            for folder in (path.parent, path.parent.parent):
+                # Of a folder that holds something else.
+                with suppress(OSError):
+                    folder.rmdir()
+        raise
 
 
 def began(times: Iterable[datetime]) -> str:
@@ -99,34 +122,3 @@ def own_failure(found: Record) -> str | None:
     if found.status == "failed" and not VARIANTS[found.variant].is_peer:
         return f"status: is failed ({found.reason})"
     return None
-
-
-def check_place(path: Path, found: Record) -> None:
-    """RecordError unless a record lies where its case belongs and holds what is measured of it."""
-    case = found.to_case()
-    for what, is_there, expected in (
-        ("case", path.stem, case.name),
-        ("machine.id", path.resolve().parent.parent.name, found.machine.id),
-    ):
-        if is_there != expected:
-            raise record.RecordError(f"{path}: {what}: belongs at {expected}, not {is_there}")
-    if not rounds.NAME.fullmatch(path.resolve().parent.name):
-        raise record.RecordError(f"{path}: expected a round's folder, not {path.parent.name}")
-    check_result(path, found)
-
-
-def check_result(name: Path | str, found: Record) -> None:
-    """RecordError unless the case is a point of a grid, and holds what that one measures."""
-    case = found.to_case()
-    experiments = grids.experiments_of(case)
-    if not experiments:
-        raise record.RecordError(f"{name}: case: is a point of no grid")
-    check_measured(name, found, grids.load(experiments[0]).procedure(case.variant))
-
-
-def check_measured(name: Path | str, found: Record, by: str) -> None:
-    """RecordError unless the record holds what the procedure of that name measures."""
-    procedure = PROCEDURES[by]
-    if found.status == "ok" and not procedure.is_in(found.replicates):
-        fields = " and ".join(procedure.fields)
-        raise record.RecordError(f"{name}: replicates: {procedure.name} gives {fields}")

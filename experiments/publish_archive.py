@@ -5,6 +5,7 @@ What is refused is named with its reason; the rest is published.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tempfile
@@ -14,22 +15,20 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 
-from experiments import grid as grids
 from experiments import record, rounds, tile_tables
-from experiments.archive import MANIFEST, SUMMARY, shown, unpack
+from experiments.archive import MANIFEST, SUMMARY, unpack
 from experiments.atomic_write import atomic_write
 from experiments.digest import ROOT
-from experiments.procedures import choose
-from experiments.publish import began, check_measured, check_result, own_failure, why_not
-from experiments.schema import Record, check, read_json
+from experiments.gate import check_result
+from experiments.procedures import PROCEDURES, choose
+from experiments.publish import began, check_target, own_failure, why_not
+from experiments.record import parse
+from experiments.schema import Record, check
+from experiments.shown import shown
 from experiments.source_tree import FOLDERS, commit_of
-from models.registry import VARIANTS
 
 RESULTS = ROOT / "results"
 _FORMAT = 1
-# As `experiments.machine` makes them.
-_MACHINE = re.compile(r"[a-z0-9-]{1,200}")
-_ROUND = re.compile(r"round-[1-9]\d{0,3}", re.ASCII)
 _SHA = re.compile(r"[0-9a-f]{40}")
 
 
@@ -95,6 +94,7 @@ def publish_archive(
         reason = None if manifest.is_rehearsal else _why_not(one, manifest)
         folder = name.rpartition("/")[0]
         target = rounds.path_of(base, one.machine.id, names[folder], one.to_case())
+        check_target(target, base)
         is_there, other = _beside(target, data)
         if reason or other:
             refused.append(f"{name}: {reason or other}")
@@ -125,7 +125,7 @@ def _read(path: Path, kernels: Path) -> Found:
         for file in sorted(folder.glob("records/*/*/*.json")):
             name = file.relative_to(folder).as_posix()
             try:
-                data = read_json(file, name)
+                data = parse(file, name)
                 one = check(data, name)
                 _check_place(name, one, found.manifest)
                 found.records[name] = data, one
@@ -134,7 +134,7 @@ def _read(path: Path, kernels: Path) -> Found:
         for file in sorted(folder.glob("tiles/*.json")):
             name = file.relative_to(folder).as_posix()
             try:
-                table = read_json(file, name)
+                table = parse(file, name)
                 tile_tables.check(file.stem, table, kernels)
                 found.tiles[file.stem] = table
             except record.RecordError as error:
@@ -153,7 +153,7 @@ def _manifest(path: Path) -> Manifest:
     """RecordError where it is not there or does not say what it must."""
     if not path.is_file():
         raise record.RecordError(f"{MANIFEST}: is not in the archive, which is no campaign's")
-    data = read_json(path, MANIFEST)
+    data = parse(path, MANIFEST)
 
     def need(key: str, is_right: bool, expected: str) -> None:
         if not is_right:
@@ -164,7 +164,9 @@ def _manifest(path: Path) -> Manifest:
     need("format", is_first, f"{_FORMAT}, which this code reads")
     need("rehearsal", type(data.get("rehearsal")) is bool, "true or false")
     machine, trees = data.get("machine"), data.get("trees")
-    need("machine", isinstance(machine, str) and _MACHINE.fullmatch(machine), "a machine's id")
+    need(
+        "machine", isinstance(machine, str) and rounds.MACHINE.fullmatch(machine), "a machine's id"
+    )
     is_trees = isinstance(trees, dict) and set(trees) == set(FOLDERS)
     is_trees = is_trees and all(isinstance(x, str) and _SHA.fullmatch(x) for x in trees.values())
     need("trees", is_trees, f"git's tree SHA-1 of {' and '.join(FOLDERS)}")
@@ -191,25 +193,22 @@ def _check_place(name: str, found: Record, manifest: Manifest | None) -> None:
         raise record.RecordError(
             f"{name}: machine.id: is {found.machine.id!r}, and it lies under {machine!r}"
         )
-    if not _MACHINE.fullmatch(machine):
+    if not rounds.MACHINE.fullmatch(machine):
         raise record.RecordError(f"{name}: machine.id: is {machine!r}, which is no machine's id")
-    if not _ROUND.fullmatch(round_):
+    if not rounds.LOCAL_NAME.fullmatch(round_):
         raise record.RecordError(f"{name}: expected a round's folder, not {round_!r}")
-    for key, value, known in (
-        ("variant", found.variant, VARIANTS),
-        ("tier", found.tier, grids.TIERS),
-    ):
-        if value not in known:
-            raise record.RecordError(f"{name}: {key}: is {value!r}, and there is no such {key}")
     belongs = f"{found.to_case().name}.json"
     if file != belongs:
         raise record.RecordError(f"{name}: case: belongs at {machine}/{round_}/{belongs}")
-    _check_time("started_at", found.started_at, name)
-    if manifest and manifest.is_rehearsal:
-        # Its cases are smaller than those of any grid.
-        check_measured(name, found, choose(found.variant))
-    else:
+    if not (manifest and manifest.is_rehearsal):
         check_result(name, found)
+        return
+    # Its cases are smaller than those of any grid.
+    _check_time("started_at", found.started_at, name)
+    procedure = PROCEDURES[choose(found.variant)]
+    if found.status == "ok" and not procedure.is_in(found.replicates):
+        fields = " and ".join(procedure.fields)
+        raise record.RecordError(f"{name}: replicates: {procedure.name} gives {fields}")
 
 
 def _names_of_rounds(records: dict[str, tuple[dict, Record]]) -> dict[str, str]:
@@ -236,10 +235,10 @@ def _why_not(one: Record, manifest: Manifest) -> str | None:
 
 def _beside(target: Path, data: dict) -> tuple[bool, str | None]:
     """Whether the same record lies at `target`, and where another one does, that it stays."""
-    if not target.exists():
+    if not os.path.lexists(target):
         return False, None
     try:
-        old = read_json(target)
+        old = parse(target)
         check(old, target)
     except record.RecordError as error:
         return False, f"what is published is no record: {error}"
@@ -261,6 +260,7 @@ def _explain(found: Found, base: Path) -> None:
     """Keep the summary and the tile tables beside the records, and say where."""
     manifest = found.manifest
     folder = base / manifest.machine / "campaigns" / f"{manifest.started_at:%Y%m%dT%H%M%SZ}"
+    check_target(folder, base)
     # Not as JSON: whatever ends so under `published` is taken for a record.
     tiles = [f"{name}.json\n{tile_tables.text_of(table)}" for name, table in found.tiles.items()]
     for name, text in ((SUMMARY, found.summary), ("tiles.txt", "\n".join(tiles))):

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import random
 import re
+import stat
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -19,12 +21,17 @@ from pathlib import Path
 from experiments import record
 from experiments.case import Case
 from experiments.digest import code_digest
-from experiments.grid import Task
+from experiments.grid import Task, cases
 from experiments.machine import Machine
 from models.registry import VARIANTS
 
 OUTDATED = "outdated"
-NAME = re.compile(r"round-[1-9]\d{0,3}|\d{4}-\d\d-\d\dT\d{6}Z")
+# A round's folder on its machine, and published.
+LOCAL_NAME = re.compile(r"round-[1-9]\d{0,3}", re.ASCII)
+PUBLISHED_FORM = "%Y-%m-%dT%H%M%SZ"
+PUBLISHED_NAME = re.compile(r"\d{4}-\d\d-\d\dT\d{6}Z", re.ASCII)
+# As `experiments.machine` makes them.
+MACHINE = re.compile(r"[a-z0-9-]{1,200}", re.ASCII)
 # Seconds for which a round that was interrupted can go on.
 RESUME_S = 6 * 3600.0
 # Statuses that stand until the code changes, unless their cause was the day. A failed case of ours
@@ -41,7 +48,7 @@ def name_of(number: int) -> str:
 
 def name_at(began: datetime) -> str:
     """The folder of a published round."""
-    return f"{in_utc(began):%Y-%m-%dT%H%M%SZ}"
+    return f"{in_utc(began):{PUBLISHED_FORM}}"
 
 
 def in_utc(time: datetime) -> datetime:
@@ -55,11 +62,47 @@ def path_of(out: Path, machine_id: str, round_: str, case: Case) -> Path:
 
 
 def record_files(root: Path) -> list[Path]:
-    """The records at or under `root`, sorted: those set aside, and half-written ones, are none."""
+    """The records at or under `root`, sorted: those set aside, and half-written ones, are none.
+
+    Whatever is called a record is one here, and so is a link to a folder, which is not followed,
+    and a folder that cannot be read: whoever reads it is told.
+    """
     if root.is_file():
         return [root]
-    found = (path for path in root.rglob("*.json") if not path.name.startswith("."))
-    return sorted(path for path in found if OUTDATED not in path.relative_to(root).parts)
+    found: list[Path] = []
+
+    def unread(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            found.append(Path(error.filename))
+
+    for top, folders, files in os.walk(root, onerror=unread):
+        found += [Path(top, name) for name in [*files, *folders] if _is_record(name)]
+        links = (Path(top, name) for name in folders if not _is_record(name))
+        found += [path for path in links if path.is_symlink()]
+        folders[:] = [name for name in folders if name != OUTDATED]
+    return sorted(found)
+
+
+def _is_record(name: str) -> bool:
+    return name.endswith(".json") and not name.startswith(".")
+
+
+def well_placed(root: Path) -> list[Path]:
+    """The files that are called as a record of a grid's case is in `root`, and can be read.
+
+    Sorted; they may be named in a workflow, whatever else lies there.
+    """
+    names = {f"{case.name}.json" for case in cases()}
+    return [
+        path
+        for path in record_files(root)
+        if path.name in names
+        and len(path.relative_to(root).parts) == 3
+        and MACHINE.fullmatch(path.parts[-3])
+        and PUBLISHED_NAME.fullmatch(path.parts[-2])
+        and stat.S_ISREG(path.lstat().st_mode)
+        and os.access(path, os.R_OK)
+    ]
 
 
 def shape_of(case: Case) -> tuple:
@@ -130,8 +173,8 @@ def _time_of(path: Path) -> str:
     text = (record.read(path) or {}).get("started_at")
     try:
         return name_at(datetime.fromisoformat(text))
-    except (TypeError, ValueError):
-        return name_at(datetime.fromtimestamp(path.stat().st_mtime, UTC))
+    except (TypeError, ValueError, OverflowError):
+        return name_at(datetime.fromtimestamp(path.lstat().st_mtime, UTC))
 
 
 def first_open(out: Path, machine: Machine, tasks: Iterable[Task]) -> int:
@@ -154,7 +197,7 @@ def _may_go_on(folder: Path, machine: Machine) -> bool:
     """Whether a round is not begun, or was left by this host a short while ago."""
     files = record_files(folder)
     hosts = {_host_of(found) for found in map(record.read, files) if found}
-    left = max((path.stat().st_mtime for path in files), default=math.inf)
+    left = max((path.lstat().st_mtime for path in files), default=math.inf)
     return hosts <= {machine.host.id} and time.time() - left < RESUME_S
 
 

@@ -201,8 +201,8 @@ class _Pass:
     def neighbours_gauge(self) -> dict | None:
         """The gauge after the case before this one, where another process has just read it."""
         files = rounds.record_files(self.out / self.machine.id / self.round_)
-        newest = max(files, key=lambda path: path.stat().st_mtime, default=None)
-        if newest is None or abs(time.time() - newest.stat().st_mtime) > _NEIGHBOUR_S:
+        newest = max(files, key=lambda path: path.lstat().st_mtime, default=None)
+        if newest is None or abs(time.time() - newest.lstat().st_mtime) > _NEIGHBOUR_S:
             return None
         return ((record.read(newest) or {}).get("gauges") or {}).get("after")
 

@@ -2,28 +2,53 @@
 
 `record.schema.json` is generated from it.
 
-The runner writes plain dictionaries, so that it needs no pydantic; whatever
-reads records goes through `load`.
+The runner writes plain dictionaries, so that it needs no pydantic; whatever reads records goes
+through `experiments.gate`, of which this is the part that looks at one field after another.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import MISSING, fields
-from datetime import datetime
 from pathlib import Path
-from typing import Literal, get_type_hints
+from typing import Annotated, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from experiments.case import Case, CaseError
+from experiments.field_types import (
+    MOST_BYTES,
+    MOST_MS,
+    Bytes,
+    Commit,
+    Distance,
+    Hex8,
+    Hex16,
+    Milliseconds,
+    Name,
+    Span,
+    Text,
+    Time,
+)
+from experiments.grid import TIERS
 from experiments.procedures import PROCEDURES
-from experiments.record import SCHEMA_VERSION, RecordError
+from experiments.provenance import command
+from experiments.record import SCHEMA_VERSION, RecordError, parse
+from experiments.shown import shown
+from models.registry import VARIANTS
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False
+        extra="forbid", frozen=True, strict=True, populate_by_name=True, allow_inf_nan=False
     )
 
 
@@ -35,6 +60,9 @@ def _case_fields() -> type[BaseModel]:
             said = dict(f.metadata)
             choices = said.pop("one_of", None)
             hint = Literal[choices] if choices else hints[f.name]
+            if hint == tuple[int, ...] | None:
+                # JSON has lists.
+                hint = Annotated[tuple[int, ...], Field(strict=False)] | None
             default = ... if f.default is MISSING else f.default
             alias = {"alias": f.name.rstrip("_")} if f.name.endswith("_") else {}
             made[f.name] = (hint, Field(default, **said, **alias))
@@ -48,12 +76,12 @@ class Rank(_Strict):
     """One rank of a replicate, in the timed repeat whose wall time is the median."""
 
     rank: int = Field(ge=0)
-    bytes_sent: int = Field(ge=0, description="to other ranks, without the agreement")
-    messages_sent: int = Field(ge=0)
-    agreement_bytes: int = Field(ge=0, description="sent for the check at the start of a call")
-    compute_ms: list[float] = Field(description="of each hop in order, its own keys first")
-    wait_ms: list[float] = Field(description="each time it waited for others; none if simulated")
-    peak_memory_bytes: int | None = Field(
+    bytes_sent: Bytes = Field(description="to other ranks, without the agreement")
+    messages_sent: Bytes
+    agreement_bytes: Bytes = Field(description="sent for the check at the start of a call")
+    compute_ms: list[Span] = Field(description="of each hop in order, its own keys first")
+    wait_ms: list[Span] = Field(description="each time it waited for others; none if simulated")
+    peak_memory_bytes: Bytes | None = Field(
         description="less the inputs; null where it was not measured"
     )
 
@@ -64,23 +92,23 @@ class Calls(_Strict):
     Of a replica: the first calls in its process, then what is still held after one.
     """
 
-    first_ms: float = Field(ge=0, description="wall time of the very first call, ms")
-    first_peak_bytes: int | None = Field(description="peak of that call less the inputs")
-    second_peak_bytes: int | None = Field(description="of the next, identical call")
-    kept_bytes: int = Field(ge=0, description="tensors made by a call and alive after it")
-    dropped_bytes: int = Field(ge=0, description="the same once the output is let go")
+    first_ms: Milliseconds = Field(description="wall time of the very first call, ms")
+    first_peak_bytes: Bytes | None = Field(description="peak of that call less the inputs")
+    second_peak_bytes: Bytes | None = Field(description="of the next, identical call")
+    kept_bytes: Bytes = Field(description="tensors made by a call and alive after it")
+    dropped_bytes: Bytes = Field(description="the same once the output is let go")
 
 
 class Replicate(_Strict):
     """One fresh process."""
 
-    samples_ms: list[float] = Field(
+    samples_ms: list[Milliseconds] = Field(
         default=[], description="wall time of each timed repeat, ms; none where that is not timed"
     )
-    peak_memory_bytes: int | None = Field(
+    peak_memory_bytes: Bytes | None = Field(
         description="true peak of an untimed pass less the inputs"
     )
-    source_ms: list[float] | None = Field(
+    source_ms: list[Span] | None = Field(
         default=None,
         description="of each timed repeat the time in its source, which samples_ms is without; "
         "null unless streamed",
@@ -91,13 +119,12 @@ class Replicate(_Strict):
         "or without a queue, so that samples hold what the card waited for the host; null on a "
         "CPU, over ranks, streamed, and in records older than the field",
     )
-    host_ms: float | None = Field(
+    host_ms: Span | None = Field(
         default=None,
-        ge=0,
         description="median time of the host to issue one pass, which queued samples are without; "
         "it may hold waits for the card where the pass waits itself; null where timed_by is",
     )
-    energy_j: float | None = None
+    energy_j: Annotated[float, Field(gt=0, le=1e9)] | None = None
     ranks: list[Rank] | None = Field(
         default=None,
         description="null unless over ranks; of a simulated ring one is timed",
@@ -108,16 +135,16 @@ class Replicate(_Strict):
 class Agreement(_Strict):
     """Distance from the float64 oracle, beside that of dense attention in the same dtype."""
 
-    max_abs: float
-    relative_rms: float = Field(
+    max_abs: Distance
+    relative_rms: Distance = Field(
         description="of an output, over rows the root mean square of each one's error relative to "
         "its own size; of a gradient, and of outputs in records without a host, of all at once"
     )
-    baseline_relative_rms: float = Field(description="the same of dense attention")
+    baseline_relative_rms: Distance = Field(description="the same of dense attention")
 
 
 class Error(_Strict):
-    reference: str
+    reference: Text
     rows_checked: int = Field(ge=1, description="query rows per batch element")
     output: Agreement
     gradient: Agreement | None = Field(description="null on the forward pass")
@@ -126,18 +153,18 @@ class Error(_Strict):
 class Deviation(_Strict):
     """How a replica's output differs from the attention it was named after. Null: not finite."""
 
-    variant: str = Field(description="the exact system")
-    max_abs: float | None = Field(description="from its float64 oracle, on the checked rows")
-    relative_rms: float | None = Field(description="likewise, over the oracle's own")
+    variant: Text = Field(description="the exact system")
+    max_abs: Distance | None = Field(description="from its float64 oracle, on the checked rows")
+    relative_rms: Distance | None = Field(description="likewise, over the oracle's own")
     zero_rows: float = Field(ge=0, le=1, description="share of (position, head) that is zero")
     weight_sum_low: float | None = Field(
         description="least sum of a row's weights, rows of zeros left out; 1 in attention"
     )
     weight_sum_high: float | None = Field(description="the largest")
-    of_other_tokens: float | None = Field(
+    of_other_tokens: Distance | None = Field(
         description="largest change at position 0 when every other token is drawn anew"
     )
-    of_future_tokens: float | None = Field(
+    of_future_tokens: Distance | None = Field(
         description="when causal: largest change in the first half when the second is drawn anew"
     )
 
@@ -158,11 +185,11 @@ class Gauge(_Strict):
     Best of a few repeats each, in milliseconds.
     """
 
-    dense_ms: float = Field(
-        gt=0, description="causal dense attention over 1,024 tokens, on a GPU 8,192"
+    dense_ms: Milliseconds = Field(
+        description="causal dense attention over 1,024 tokens, on a GPU 8,192"
     )
-    matmul_ms: float = Field(gt=0, description="square matrix product")
-    copy_ms: float = Field(gt=0)
+    matmul_ms: Milliseconds = Field(description="square matrix product")
+    copy_ms: Milliseconds
 
 
 class Gauges(_Strict):
@@ -175,38 +202,38 @@ class Gauges(_Strict):
 class Host(_Strict):
     """What tells a machine's hosts apart, and one start of a host from the next."""
 
-    id: str = Field(description="8 hex digits over all of these")
+    id: Hex8 = Field(description="8 hex digits over all of these")
     family: int | None = Field(description="of the CPU, as /proc/cpuinfo has it; null if unknown")
     model: int | None
     stepping: int | None
-    caches: dict[str, int] = Field(description="bytes by level: L1d, L1i, L2, L3")
-    boot: str | None = Field(description="8 hex digits of a hash of the kernel's boot id")
+    caches: dict[Name, Bytes] = Field(description="bytes by level: L1d, L1i, L2, L3")
+    boot: Hex8 | None = Field(description="8 hex digits of a hash of the kernel's boot id")
 
 
 class Machine(_Strict):
-    id: str
+    id: Name = Field(description="follows from device, cpu, cores and memory")
     host: Host | None = Field(description="null in records older than the field")
-    device: str
+    device: Name
     device_kind: Literal["cpu", "cuda"]
-    driver: str | None
-    cpu: str
-    cores: int = Field(ge=1)
-    memory_bytes: int
-    device_memory_bytes: int
-    system: str
+    driver: Name | None
+    cpu: Name
+    cores: int = Field(ge=1, le=4096)
+    memory_bytes: int = Field(gt=0, le=MOST_BYTES)
+    device_memory_bytes: Bytes = Field(description="0 where the card uses the machine's")
+    system: Name
 
 
 class Software(_Strict):
-    python: str
-    numpy: str
-    torch: str
-    cuda: str | None
-    triton: str | None
-    flash_attn: str | None
-    git_commit: str | None
+    python: Name
+    numpy: Name
+    torch: Name
+    cuda: Name | None
+    triton: Name | None
+    flash_attn: Name | None
+    git_commit: Commit | None
     git_dirty: bool | None
-    code_digest: str
-    tile_tables: str | None = Field(
+    code_digest: Hex16
+    tile_tables: Hex16 | None = Field(
         default=None,
         description="digest of the tables of tiles in the place of the repository's own; "
         "null where those were used",
@@ -215,22 +242,26 @@ class Software(_Strict):
 
 class Record(_Strict):
     schema_version: Literal[2]
-    tier: str = Field(description="whose limits of time and number it was measured within")
-    variant: str
+    tier: Literal[TIERS] = Field(
+        description="whose limits of time and number it was measured within"
+    )
+    variant: Name
     case: CaseFields
     status: Literal["ok", "oom", "timeout", "unsupported", "failed"]
-    reason: str | None = Field(description="null exactly when status is ok")
+    reason: Text | None = Field(description="null exactly when status is ok")
     cause: Literal["case", "day"] | None = Field(
         default=None,
         description="of a status other than ok, whether it lies in the case or in the day (killed, "
         "disk full, late or without memory on a busy machine), which the next run measures again; "
         "null in records older than the field",
     )
-    backend: str | None = Field(description="what ran; null when nothing did")
-    realised_density: float | None = Field(
+    backend: Name | None = Field(description="what ran; null when nothing did")
+    realised_density: Annotated[float, Field(gt=0)] | None = Field(
         description="query-key pairs computed / pairs that dense attention computes"
     )
-    useful_flops: int | None = Field(description="FLOPs per pass of the pairs the pattern needs")
+    useful_flops: Annotated[int, Field(gt=0, le=10**24)] | None = Field(
+        description="FLOPs per pass of the pairs the pattern needs"
+    )
     ceilings: Ceilings | None = Field(
         default=None, description="null where nothing ran, and in records older than the field"
     )
@@ -242,12 +273,23 @@ class Record(_Strict):
     deviation: Deviation | None = Field(default=None, description="null unless of a replica")
     machine: Machine
     software: Software
-    started_at: datetime
-    wall_s: float
-    command: str
+    started_at: Time
+    wall_s: float = Field(ge=0, le=MOST_MS / 1e3)
+    command: Text = Field(
+        description="follows from tier and case, and is not read from the record: "
+        "in those without a host it is of another form"
+    )
+    _case: Case = PrivateAttr()
 
     @model_validator(mode="after")
     def _consistent(self) -> Record:
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant: is {self.variant!r}, and there is no such variant")
+        try:
+            fields = {"variant": self.variant, **self.case.model_dump(by_alias=True)}
+            self._case = Case.from_mapping(fields)
+        except CaseError as error:
+            raise ValueError(f"case: {error}") from error
         if (self.status == "ok") != (self.reason is None):
             raise ValueError("reason: expected null exactly when status is ok")
         if self.status == "ok" and self.cause is not None:
@@ -256,47 +298,50 @@ class Record(_Strict):
             if not any(one.is_in(self.replicates) for one in PROCEDURES.values()):
                 results = " or ".join({one.result: None for one in PROCEDURES.values()})
                 raise ValueError(f"replicates: expected {results} when status is ok")
-            if self.error is None:
-                raise ValueError("error: expected a correctness check when status is ok")
-        try:
-            self.to_case()
-        except CaseError as error:
-            raise ValueError(f"case: {error}") from error
+            for name in ("error", "backend", "realised_density", "useful_flops"):
+                if getattr(self, name) is None:
+                    raise ValueError(f"{name}: is null, which it may not be when status is ok")
+            if (self.error.gradient is None) != (self.case.pass_ == "forward"):
+                raise ValueError("error.gradient: expected null exactly on the forward pass")
+        else:
+            for name in ("replicates", "error"):
+                if getattr(self, name):
+                    raise ValueError(f"{name}: expected none where status is {self.status}")
         return self
 
     def to_case(self) -> Case:
-        return Case.from_mapping({"variant": self.variant, **self.case.model_dump(by_alias=True)})
+        return self._case
+
+    @property
+    def command_line(self) -> str:
+        """The command that makes the record: what is written in it is not looked at."""
+        return command(self.tier, self._case)
 
 
 def load(path: Path) -> Record:
-    """Read and validate one record; RecordError names the file and the field."""
-    return check(read_json(Path(path)), path)
-
-
-def read_json(path: Path, name: Path | str | None = None) -> object:
-    """What the JSON file at `path` holds; RecordError, under `name`, where it is none."""
-    try:
-        return json.loads(path.read_bytes().decode())
-    except RecursionError:
-        raise RecordError(f"{name or path}: not JSON that can be read: nested too deeply") from None
-    # Of bytes that are no text, of text that is no JSON, and of a number of 4,300 digits.
-    except ValueError as error:
-        raise RecordError(f"{name or path}: not JSON (truncated?): {error}") from error
+    """Read one record and validate its fields; RecordError names the file and the field."""
+    return check(parse(Path(path)), path)
 
 
 def check(data: object, name: Path | str) -> Record:
     """The record that `data`, read from JSON, is; RecordError names `name` and the field."""
+    name = shown(name)
     version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise RecordError(
-            f"{name}: schema_version: is {version!r}, this code reads {SCHEMA_VERSION}"
+            f"{name}: schema_version: is {shown(repr(version)[:80])}, "
+            f"this code reads {SCHEMA_VERSION}"
         )
     try:
         return Record.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "record"
-        raise RecordError(f"{name}: {field}: {first['msg']}") from error
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        told = f"{field or 'record'}: {first['msg']}"
+        if not field and "error" in first.get("ctx", {}):
+            # Of a whole record: it names the field.
+            told = str(first["ctx"]["error"])
+        raise RecordError(f"{name}: {shown(told)}") from None
 
 
 def json_schema() -> str:

@@ -14,7 +14,7 @@ from experiments import console, cost
 from experiments import grid as grids
 from experiments import machine as machines
 from experiments.digest import code_digest, modules_digest, reached
-from experiments.rounds import current, in_random_order, is_done, name_of
+from experiments.rounds import current, in_random_order, is_done, name_of, well_placed
 from experiments.runner import duration, failures, label
 
 if Path.cwd().resolve() != Path(workflow.basedir).resolve():
@@ -52,7 +52,9 @@ if type(ROUNDS) is not int or not 1 <= ROUNDS <= 1000:
     raise WorkflowError(f"--config rounds={ROUNDS}: expected an integer from 1 to 1000")
 ROUNDS = [name_of(number) for number in range(1, ROUNDS + 1)]
 LOCAL = f"results/local/{machines.describe(DEVICE).id}"
-PUBLISHED = glob_wildcards("results/published/{record,.+}.json").record
+PUBLISHED = [
+    "/".join(p.parts[-3:])[:-5] for p in well_placed(Path("results/published"))
+]
 WRITEUPS = glob_wildcards("paper/writeups/{name}.md.j2").name
 # The folders that analysis reads, and whose numbers the prose gives.
 ROOTS = ["results/published"] if PUBLISHED else []

@@ -63,7 +63,7 @@ def _row(one: File, counts: bool) -> dict:
         "code_digest": software.code_digest,
         "started_at": record.started_at,
         "wall_s": record.wall_s,
-        "command": record.command,
+        "command": record.command_line,
         "samples": sum(len(replicate.samples_ms) for replicate in record.replicates),
     }
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from experiments import rounds
+from experiments import gate
 from experiments.case import Case
-from experiments.record import RecordError
 from experiments.schema import Record
-from experiments.schema import load as load_record
+from experiments.shown import shown
 
 DEFAULT_ROOTS = ("results/published", "results/local")
 
@@ -78,26 +78,37 @@ def repository(start: Path | None = None) -> Path:
 def read(*roots) -> list[File]:
     """Every record in `roots` (folders, searched down, or files), by path.
 
-    Without `roots`: those of `DEFAULT_ROOTS` that exist in this repository. Raises RecordsError
-    naming the folder (missing, without records), or the bad file and field.
+    Without `roots`: those of `DEFAULT_ROOTS` that exist in this repository. A file that does not
+    pass `experiments.gate` is left out and told on stderr. Raises RecordsError naming the folder
+    (missing, without records), or, where there is nothing else, the first file and its fault.
+    """
+    found, left_out = sifted(*roots)
+    for line in left_out:
+        print(f"left out: {line}", file=sys.stderr)
+    if not found:
+        raise RecordsError(left_out[0])
+    return found
+
+
+def sifted(*roots) -> tuple[list[File], list[str]]:
+    """What `read` returns, and a line of each file that it leaves out: path, field and reason.
+
+    Raises RecordsError where there is neither.
     """
     if not roots:
         base = repository()
         roots = [base / root for root in DEFAULT_ROOTS if (base / root).is_dir()]
         if not roots:
             raise RecordsError(f"{base}: has none of {', '.join(DEFAULT_ROOTS)}")
-    found: dict[Path, None] = {}
-    for root in map(Path, roots):
+    roots = [*map(Path, roots)]
+    for root in roots:
         if not root.exists():
-            raise RecordsError(f"{root}: no such records folder or file")
-        found |= dict.fromkeys(rounds.record_files(root))
-    if not found:
-        named = ", ".join(str(root) for root in roots)
+            raise RecordsError(f"{shown(root)}: no such records folder or file")
+    found = gate.sift(roots)
+    if not found.records and not found.left_out:
+        named = ", ".join(map(shown, roots))
         raise RecordsError(f"{named}: no record (*.json) in there; run the experiments first")
-    try:
-        return [File(load_record(path), path) for path in found]
-    except RecordError as error:
-        raise RecordsError(str(error)) from None
+    return [File(record, path) for path, record in found.records.items()], found.left_out
 
 
 def counting(files: Iterable[File]) -> dict[tuple[str, Case], list[File]]:
@@ -105,7 +116,7 @@ def counting(files: Iterable[File]) -> dict[tuple[str, Case], list[File]]:
 
     These are the local ones where there are any, and of these those of the code that measured the
     case last. Smoke records count where there are no others. Raises RecordsError where two are of
-    one round.
+    one round, which `read` lets none be.
     """
     found: dict[tuple[str, Case], list[File]] = {}
     for one in files:

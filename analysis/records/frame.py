@@ -233,9 +233,9 @@ def _row(case: Case, found: list[File], samples: tuple[RoundSamples, ...], sprea
         "code_digest": record.software.code_digest,
         "path": newest.path,
         "paths": tuple(one.path for one in found),
-        "commands": tuple(one.record.command for one in found),
+        "commands": tuple(one.record.command_line for one in found),
         "started_at": record.started_at,
-        "command": record.command,
+        "command": record.command_line,
         "origin": newest.origin,
     }
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 
 from experiments import grid, rounds
 from experiments.campaign.folder import Folder
 from experiments.case import Case
+from experiments.record import parse
 from experiments.runner import label
 
 # What times are set beside, by the fields that two cases must share.
@@ -35,7 +35,7 @@ def text(folder: Folder) -> str:
 
 def records(root: Path) -> list[dict]:
     """Every record under `root`."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in rounds.record_files(root)]
+    return [parse(path) for path in rounds.record_files(root)]
 
 
 def records_table(found: list[dict]) -> str:

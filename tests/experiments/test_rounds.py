@@ -37,9 +37,9 @@ def test_a_published_round_is_named_in_utc():
     assert rounds.name_at(began) == "2026-11-28T113005Z"
     assert rounds.name_at(began.replace(tzinfo=None)) == "2026-11-28T123005Z"
     for name in ("round-1", "round-120", "2026-11-28T113005Z"):
-        assert rounds.NAME.fullmatch(name)
+        assert rounds.LOCAL_NAME.fullmatch(name) or rounds.PUBLISHED_NAME.fullmatch(name)
     for name in ("round-0", "round-01", "round-", "outdated", "2026-11-28", "dilated"):
-        assert not rounds.NAME.fullmatch(name)
+        assert not (rounds.LOCAL_NAME.fullmatch(name) or rounds.PUBLISHED_NAME.fullmatch(name))
 
 
 def test_what_is_no_record_is_not_listed(tmp_path, put, case):
