@@ -123,7 +123,8 @@ def save(figure: Figure, path: Path) -> Path:
 
     Each is there whole or not at all. Equal figures give equal bytes.
     """
-    _say_powers(figure)
+    with style():  # which says how many ticks there are
+        _say_powers(figure)
     for form, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
         with atomic_write(Path(path).with_suffix(f".{form}")) as partial, style():
             figure.savefig(partial, format=form, metadata=metadata)
