@@ -22,6 +22,9 @@ from analysis.records.frame import RecordsError
 from analysis.rendering import numbers, style, table
 from analysis.selection import published, views
 
+# A notebook would look for mathematics in the cells of a frame, which are data.
+pd.set_option("display.html.use_mathjax", False)
+
 
 class Page:
     """One experiment, ready to be shown: `figure`, `table` and `numbers` show and write.

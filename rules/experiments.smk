@@ -132,7 +132,10 @@ rule notebook_page:
         "build/logs/notebook_page_{name}.log",
     conda:
         "../envs/reproduce.yaml"
+    params:
+        code=modules_digest(data=["analysis/pages/notebook/*"]),
     message:
         "the notebook {wildcards.name} as a page"
     shell:
-        "jupyter nbconvert --to html --log-level WARN {input:q} > {log:q} 2>&1"
+        "jupyter nbconvert --to html --log-level WARN --template notebook"
+        " --TemplateExporter.extra_template_basedirs=analysis/pages {input:q} > {log:q} 2>&1"

@@ -101,7 +101,7 @@ def _draw(ax: Axes, rows: list[Row], quantity: str, marks: dict, units: float, n
         said = published.growth(row.experiment, row.system, quantity) or ""
         said = re.sub(r"\bn(?:\^([\d.]+))?", lambda power: _power(power[1]), said)
         ax.text(
-            1.04, y, said, transform=across, va="center", fontsize=6, color=GREY,
+            1.04, y, said, transform=across, va="center", fontsize=6, color=GREY, parse_math=True,
         )  # fmt: skip
         y += 1
     ax.set_xlim(*LIMITS)

@@ -9,8 +9,6 @@ and the tables `provenance-machines`, `provenance-costs` and `provenance-code`.
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +19,7 @@ from analysis.command import command, parser
 from analysis.records import files
 from analysis.records import frame as records
 from analysis.records.files import File, RecordsError
+from analysis.rendering.escaping import csv_cell, csv_text
 from analysis.rendering.numbers import NumbersError, is_measured, read
 from analysis.rendering.table import Table, save
 from analysis.rendering.text import DASH, SEPARATOR, number, title, write
@@ -137,7 +136,7 @@ def records_csv(every: pd.DataFrame) -> str:
     started = [when.isoformat(timespec="seconds") for when in chosen["started_at"]]
     names = [SEPARATOR.join(names) for names in chosen["experiments"]]
     chosen = chosen.assign(started_at=started, experiments=names)
-    return chosen.to_csv(index=False, lineterminator="\n")
+    return chosen.map(csv_cell).to_csv(index=False, lineterminator="\n")
 
 
 def numbers_csv(numbers: Mapping[str, dict], every: pd.DataFrame) -> str:
@@ -150,9 +149,7 @@ def numbers_csv(numbers: Mapping[str, dict], every: pd.DataFrame) -> str:
     that is not in there.
     """
     commands = dict(zip(every["path"], every["command"], strict=True))
-    out = io.StringIO()
-    lines = csv.writer(out, lineterminator="\n")
-    lines.writerow(("key", "text", "value", "low", "high", "unit", "from", "records", "commands"))
+    lines = [("key", "text", "value", "low", "high", "unit", "from", "records", "commands")]
     for key, entry in numbers.items():
         if not is_measured(entry):
             continue
@@ -163,8 +160,8 @@ def numbers_csv(numbers: Mapping[str, dict], every: pd.DataFrame) -> str:
         made_by = list(dict.fromkeys(commands[path] for path in paths))
         cells = ["" if entry[field] is None else entry[field] for field in ("value", "low", "high")]
         origin = (_origin(key, entry), SEPARATOR.join(paths), SEPARATOR.join(made_by))
-        lines.writerow((key, entry["text"], *cells, entry["unit"], *origin))
-    return out.getvalue()
+        lines.append((key, entry["text"], *cells, entry["unit"], *origin))
+    return csv_text(lines)
 
 
 def _origin(key: str, entry: dict) -> str:

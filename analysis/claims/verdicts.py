@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -30,6 +28,7 @@ from analysis.claims.schema import (
     Verdict,
 )
 from analysis.claims.stated_numbers import Restates
+from analysis.rendering.escaping import csv_text
 
 
 def evaluate(claims_file: ClaimsFile, frame: pd.DataFrame) -> list[Verdict]:
@@ -155,21 +154,17 @@ def to_csv(verdicts: list[Verdict]) -> str:
 
     command: what would measure what is missing, else what measured the first record.
     """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     of_side = [*_OF_SIDE, *_MEASURED, "machines", "evidence"]
-    writer.writerow(
-        [*_PLAIN, *(f"{side}_{name}" for side in SIDES for name in of_side)]
-        + ["consistency", "consistency_reason", "see"]
-    )
+    head = [*_PLAIN, *(f"{side}_{name}" for side in SIDES for name in of_side)]
+    lines = [[*head, "consistency", "consistency_reason", "see"]]
     for v in verdicts:
         row = [getattr(v, name) for name in _PLAIN]
         for side in SIDES:
             row += _cells(getattr(v, side))
         checked = v.consistency
         row += [checked.verdict, checked.reason] if checked else [None, None]
-        writer.writerow([*row, " ".join(v.see)])
-    return out.getvalue()
+        lines.append([*row, " ".join(v.see)])
+    return csv_text(lines)
 
 
 def _cells(side: Side | None) -> list:

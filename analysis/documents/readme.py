@@ -18,6 +18,7 @@ import jinja2
 from analysis.command import command, parser
 from analysis.documents.writeups import measured_of_finding
 from analysis.records.frame import repository
+from analysis.rendering.escaping import markdown
 from analysis.rendering.numbers import NumbersError, bare, lookup, read
 from analysis.rendering.text import DASH, read_json, write
 
@@ -41,8 +42,8 @@ def fill(readme: str, template: str, numbers: dict, judged: dict, *, only_cpus: 
         told=_told,
         only_cpus=only_cpus,
         # The template names the device of each number itself: `n` is the text without it.
-        n=lambda key: bare(numbers, key, where),
-        on=lambda key: lookup(numbers, key, where, "device"),
+        n=lambda key: markdown(bare(numbers, key, where)),
+        on=lambda key: markdown(lookup(numbers, key, where, "device")),
         known=lambda key: lookup(numbers, key, where, "value") is not None,
     )
     return _MARKED.sub(lambda marks: f"{marks[1]}{found.strip()}\n{marks[2]}", readme)
@@ -52,8 +53,8 @@ def _told(side: dict | None) -> str:
     """A verdict with what stood in for what, and what was measured."""
     if side is None:
         return DASH
-    words = [f"**{side['verdict']}**", *filter(None, [side["stand_in"]])]
-    measured = measured_of_finding(side)
+    words = [f"**{side['verdict']}**", *filter(None, [markdown(side["stand_in"])])]
+    measured = markdown(measured_of_finding(side))
     if measured == DASH:
         return ", ".join(words)
     # What another device gave decides nothing then, but is no secret.

@@ -27,6 +27,7 @@ from pathlib import Path
 import jinja2
 
 from analysis.command import command, parser
+from analysis.rendering.escaping import address, markdown
 from analysis.rendering.numbers import NumbersError, lookup, read
 from analysis.rendering.text import DASH, interval, number, read_json, write
 
@@ -92,7 +93,7 @@ class _Page:
         self._claims = {claim["id"]: claim for claim in claims}
 
     def n(self, key: str) -> str:
-        return lookup(self._numbers, key, self.where)
+        return markdown(lookup(self._numbers, key, self.where))
 
     def table(self, name: str) -> str:
         """The Markdown of `<write-up>-<name>`, else of the table with that whole name."""
@@ -101,7 +102,7 @@ class _Page:
     def figure(self, name: str, alt: str) -> str:
         """A link to the figure `<write-up>-<name>`, else to the one with that whole name."""
         path = self._output("figure", "figures", name, "svg")
-        return f"![{alt}]({self._link(path)})"
+        return f"![{markdown(alt)}]({self._link(path)})"
 
     def _output(self, what: str, folder: str, name: str, suffix: str) -> Path:
         for stem in (f"{self.name}-{name}", name):
@@ -111,7 +112,7 @@ class _Page:
         raise WriteupError(f"{self.where}: {what} {name!r}: no file {path}")
 
     def _link(self, path: Path) -> str:
-        return Path(os.path.relpath(path, self.out.parent)).as_posix()
+        return address(os.path.relpath(path, self.out.parent))
 
     def in_short(self) -> str:
         """How many claims the write-up has, and how many of them hold, on both sides."""
@@ -134,23 +135,23 @@ class _Page:
         """`as published **holds** (...); computed exactly **does not hold** (...)`."""
         found = self._claim(claim)
         return "; ".join(
-            f"{label} {self._word(found, side)} ({found[side]['reason']})"
+            f"{label} {self._word(found, side)} ({markdown(found[side]['reason'])})"
             for side, label in _SIDES.items()
             if found[side]
         )
 
     def published(self, claim: str) -> str:
         """The published figure of the claim `<write-up>.<claim>`."""
-        return _bare(self._claim(claim)["published"])
+        return markdown(_bare(self._claim(claim)["published"]))
 
     def measured(self, claim: str) -> str:
         """The measured value of the claim `<write-up>.<claim>`, an en dash where there is none."""
-        return measured_of(self._claim(claim))
+        return markdown(measured_of(self._claim(claim)))
 
     def over_fused(self, claim: str) -> str:
         """The value over fused attention, where it was measured over attention that is not."""
         beside = (self._claim(claim)["method"] or {}).get("beside")
-        return measured_text(beside["measured"] if beside else None)
+        return markdown(measured_text(beside["measured"] if beside else None))
 
     def verdict(self, claim: str) -> str:
         """The verdict on the claim `<write-up>.<claim>` as a word."""
@@ -167,7 +168,7 @@ class _Page:
         if side is None or claim[side] is None:
             return DASH
         one = claim[side]
-        stand_in = f", {one['stand_in']}" if one["stand_in"] else ""
+        stand_in = f", {markdown(one['stand_in'])}" if one["stand_in"] else ""
         link = f"{self._link(self.build / 'ledger.html')}#{claim['id']}"
         return f"[**{one['verdict']}**{stand_in}]({link})"
 
@@ -178,21 +179,22 @@ class _Page:
         lines = ["| Line | Claim | Published | As published | Computed exactly | Measured | Why |"]
         lines.append("| --- | --- | --- | --- | --- | --- | --- |")
         for claim in found:
-            cells = (claim["line"], claim["claim"], published_text(claim), *self._both(claim))
-            lines.append("| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |")
+            said = (claim["line"], claim["claim"], published_text(claim))
+            lines.append("| " + " | ".join((*map(markdown, said), *self._both(claim))) + " |")
         return "\n".join(lines)
 
     def _both(self, claim: dict) -> tuple[str, str, str, str]:
-        """Both verdicts, what was measured, and why."""
+        """Both verdicts, what was measured, and why, as Markdown."""
         if claim["sort"] == "context":
-            return "context", "context", DASH, claim["note"] or DASH
+            return "context", "context", DASH, markdown(claim["note"] or DASH)
         if claim["sort"] == "consistency":
             own = claim["consistency"]
-            return f"its own figures: {self._word(claim, 'consistency')}", DASH, DASH, own["reason"]
+            word = f"its own figures: {self._word(claim, 'consistency')}"
+            return word, DASH, DASH, markdown(own["reason"])
         sides = [claim[side] for side in ("as_published", "method") if claim[side]]
         reasons = list(dict.fromkeys(side["reason"] for side in sides))
         words = (self._word(claim, side) for side in ("as_published", "method"))
-        return (*words, measured_of(claim), "; ".join(reasons))
+        return (*words, markdown(measured_of(claim)), markdown("; ".join(reasons)))
 
     def sections(self) -> list[str]:
         return list(dict.fromkeys(c["section"] for c in self._claims.values()))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from analysis.command import command, parser
 from analysis.findings.findings import (
@@ -34,6 +35,7 @@ from analysis.records import files
 from analysis.records import frame as records
 from analysis.records.frame import RecordsError, repository
 from analysis.rendering import numbers
+from analysis.rendering.escaping import address, markdown, policy
 from analysis.rendering.text import DASH, interval, number, write
 from analysis.selection import views
 from analysis.statistics.spread import BETWEEN_OCCASIONS
@@ -108,6 +110,7 @@ def render(findings: list[Finding], found: list[Column], out: Path, root: Path) 
         keep_trailing_newline=True,
         autoescape=jinja2.select_autoescape(["html.j2"], default=False),
     )
+    environment.filters |= {"markdown": markdown, "address": address}
     rows = [
         {
             "finding": one,
@@ -121,7 +124,7 @@ def render(findings: list[Finding], found: list[Column], out: Path, root: Path) 
     ]
     base = os.path.relpath(root, out.parent.resolve())
     shared = {"columns": found, "rows": rows, "base": base, "MISSING": MISSING}
-    shared["between"] = number(_BETWEEN)
+    shared |= {"between": number(_BETWEEN), "policy": Markup(policy())}
     return tuple(
         environment.get_template(f"reproduction.{kind}.j2").render(**shared)
         for kind in ("md", "html")

@@ -48,6 +48,7 @@ def render(build: Path, archive_bytes: int) -> str:
     names = [*notebooks, *(name for name in writeups if name not in notebooks)]
     return filled(
         "index",
+        images="'self' data:",
         read=[(name, text) for name, text in _READ.items() if (build / name).is_file()],
         experiments=[
             {

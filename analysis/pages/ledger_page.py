@@ -13,8 +13,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from markupsafe import Markup
-
 from analysis.claims.schema import SIDES, SORTS, VERDICTS
 from analysis.command import command, parser
 from analysis.documents.writeups import measured_of_finding, measured_text, published_text
@@ -42,7 +40,7 @@ def render(ledger: dict, out: Path, root: Path) -> str:
     verdicts = [(name, name) for name in VERDICTS]
     return filled(
         "ledger",
-        script=Markup((PAGES / "ledger.js").read_text(encoding="utf-8")),
+        script="\n" + (PAGES / "ledger.js").read_text(encoding="utf-8"),
         counts=ledger["counts"],
         verdicts=VERDICTS,
         sides=SIDES,

@@ -16,6 +16,7 @@ from pathlib import Path
 from analysis.command import command, parser
 from analysis.pages.template import filled, record_link
 from analysis.records.frame import RecordsError, repository
+from analysis.rendering.escaping import text_of_cell
 from analysis.rendering.text import SEPARATOR, write
 
 
@@ -61,7 +62,10 @@ def _paths(row: dict) -> list[str]:
 def _rows(path: Path) -> list[dict]:
     try:
         with path.open(encoding="utf-8", newline="") as lines:
-            return list(csv.DictReader(lines))
+            return [
+                {name: text_of_cell(cell) for name, cell in row.items()}
+                for row in csv.DictReader(lines)
+            ]
     except OSError as error:
         raise PageError(f"{path}: cannot be read: {error.strerror}") from None
 

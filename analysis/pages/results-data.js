@@ -10,7 +10,7 @@ const RECORDS = DATA.columns.seq_len.map((_, i) => {
   }
   record.is_causal = record.is_causal ? "causal" : "not causal";
   record.batch = String(record.batch);
-  record.path = record.path.replace("*", record.stem);
+  record.path = record.path.replace("*", () => record.stem);
   record.command = record.command.replace("*", record.stem);
   return record;
 });

@@ -16,7 +16,9 @@ function drawRecord(record) {
     make("p", { "data-round": i + 1 }, `${record.rounds[i]}: ${samples.join(", ")}`)));
   by("path").textContent = record.path;
   // Inside the report the page has no location that a relative path could start from.
-  if (location.protocol !== "data:") by("path").href = "../" + record.path;
+  if (location.protocol !== "data:") {
+    by("path").href = "../" + record.path.split("/").map(encodeURIComponent).join("/");
+  }
   by("command").textContent = record.command;
   by("provenance").textContent = `${DATA.machines[record.machine]}; PyTorch ${record.torch}` +
     (record.commit ? `; commit ${record.commit.slice(0, 12)}` : "");

@@ -9,7 +9,6 @@ is written "*" there.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from pathlib import PurePosixPath
@@ -25,6 +24,7 @@ from analysis.pages.template import PAGES, style_of
 from analysis.records import frame as records
 from analysis.records import systems
 from analysis.rendering import style
+from analysis.rendering.escaping import policy, script_json
 from analysis.rendering.text import title, write
 from analysis.selection import published, rates, views
 from analysis.standard import in_words
@@ -44,15 +44,16 @@ STEM = "*"
 
 def page(frame: pd.DataFrame) -> str:
     """The whole page as HTML; equal frames give equal text."""
-    found = json.dumps(data(frame), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    script = "\n".join(
+    script = "\n" + "\n".join(
         (PAGES / f"results-{name}.js").read_text(encoding="utf-8") for name in SCRIPTS
     )
+    told = script_json(data(frame))
     parts = {
+        "<!-- policy -->": policy(script),
         "<!-- style -->": f"<style>\n{style_of('results')}</style>",
-        # "</script>" in a reason would end the element.
-        "<!-- data -->": f'<script type="application/json" id="data">{_inert(found)}</script>',
-        "<!-- script -->": f"<script>\n{script}</script>",
+        "<!-- script -->": f"<script>{script}</script>",
+        # Last: what a record says is no mark.
+        "<!-- data -->": f'<script type="application/json" id="data">{told}</script>',
     }
     text = (PAGES / "results.html").read_text(encoding="utf-8")
     for mark, part in parts.items():
@@ -238,10 +239,6 @@ def _number(value: float | None, digits: int = DIGITS) -> float | int | None:
 
 def _text(value) -> str | None:
     return value if isinstance(value, str) else None
-
-
-def _inert(text: str) -> str:
-    return text.replace("</", "<\\/").replace("<!--", "<\\u0021--")
 
 
 @command("results_page", records.RecordsError)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
+
+from analysis.rendering.escaping import address, policy
 
 PAGES = Path(__file__).parent
 _ENVIRONMENT = jinja2.Environment(
@@ -18,12 +19,17 @@ _ENVIRONMENT = jinja2.Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+_ENVIRONMENT.filters["address"] = address
 
 
-def filled(name: str, **given) -> str:
-    """The page `<name>.html.j2` of `given`, with `page.css` and its own `<name>.css` as `style`."""
-    style = Markup(style_of(name))
-    return _ENVIRONMENT.get_template(f"{name}.html.j2").render(style=style, **given)
+def filled(name: str, script: str = "", images: str = "data:", **given) -> str:
+    """The page `<name>.html.j2` of `given`, with `page.css` and its own `<name>.css` as `style`.
+
+    script: the one that the page has. images: where its pictures are from.
+    """
+    own = {"style": style_of(name), "script": script, "policy": policy(script, images)}
+    page = _ENVIRONMENT.get_template(f"{name}.html.j2")
+    return page.render({word: Markup(text) for word, text in own.items()}, **given)
 
 
 def style_of(name: str) -> str:
@@ -33,4 +39,4 @@ def style_of(name: str) -> str:
 
 def record_link(path: str, folder: Path, root: Path) -> str:
     """The address, from a page in `folder`, of a record whose `path` is from `root`."""
-    return quote(Path(os.path.relpath(root / path, folder)).as_posix())
+    return address(os.path.relpath(root / path, folder))

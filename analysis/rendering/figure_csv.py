@@ -7,8 +7,6 @@ not, `note` puts it down.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterator
 
@@ -18,6 +16,9 @@ from matplotlib.collections import PolyCollection
 from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
+
+from analysis.rendering.escaping import csv_text
 
 HEAD = ("panel", "series", "shape")
 # Where a bar starts; the interval of a point, or the edges of a band.
@@ -42,15 +43,11 @@ def to_csv(figure: Figure) -> str:
     ]
     middle = dict.fromkeys(key for row in rows for key in row if key not in HEAD + TAIL)
     columns = [*HEAD, *middle, *TAIL]
-    out = io.StringIO()
-    lines = csv.writer(out, lineterminator="\n")
-    lines.writerow(columns)
-    lines.writerows([_plain(row.get(column)) for column in columns] for row in rows)
-    return out.getvalue()
+    return csv_text([columns, *([_plain(row.get(column)) for column in columns] for row in rows)])
 
 
 def _rows(ax: Axes) -> Iterator[dict]:
-    x_name, y_name = _words(ax.get_xlabel()) or "value", _words(ax.get_ylabel()) or "name"
+    x_name, y_name = _said(ax.xaxis.label) or "value", _said(ax.yaxis.label) or "name"
     ticks = [] if ax.get_ylabel() else ax.get_yticks()
     places = list(zip(ticks, ax.yaxis.get_major_formatter().format_ticks(ticks), strict=True))
     inside = {id(child) for container in ax.containers for child in container.get_children()}
@@ -124,10 +121,17 @@ def _is_named(artist) -> bool:
     return bool(artist.get_label()) and not artist.get_label().startswith("_")
 
 
+def _said(text: Text) -> str:
+    """A text as one line, without the marks of mathematics where it has some."""
+    words = _words(text.get_text())
+    if not text.get_parse_math():
+        return words
+    return re.sub(r"\$([^$]*)\$", lambda math: re.sub(r"[{}]", "", math[1]), words)
+
+
 def _words(text: str) -> str:
-    """A label as one line, without the marks of mathematical text."""
-    text = re.sub(r"\s*\n\s*", "; ", text.strip())
-    return re.sub(r"\$([^$]*)\$", lambda math: re.sub(r"[{}]", "", math[1]), text)
+    """A label as one line."""
+    return re.sub(r"\s*\n\s*", "; ", text.strip())
 
 
 def _plain(value) -> str | float:

@@ -123,11 +123,22 @@ def save(figure: Figure, path: Path) -> Path:
 
     Each is there whole or not at all. Equal figures give equal bytes.
     """
+    with style():  # which says how many ticks there are
+        _say_powers(figure)
     for form, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
         with atomic_write(Path(path).with_suffix(f".{form}")) as partial, style():
             figure.savefig(partial, format=form, metadata=metadata)
     write(Path(path).with_suffix(".csv"), figure_csv.to_csv(figure))
     return Path(path)
+
+
+def _say_powers(figure: Figure) -> None:
+    """Ticks of logarithmic axes may be powers of ten, set as mathematics; no record names them."""
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            if axis.get_scale() == "log":
+                for label in axis.get_ticklabels(which="both"):
+                    label.set_parse_math(True)
 
 
 def length_axis(ax: Axes, lengths: Sequence[int]) -> None:
@@ -198,7 +209,8 @@ def label_lines(
 ) -> None:
     """Write (x, y, text, colour) labels right of `ax` at the height of their lines' ends.
 
-    Call it when the limits of the axes are final.
+    A text may hold mathematics, so nothing that a record says. Call it when the limits of the axes
+    are final.
     """
     if not ends:
         return
@@ -217,6 +229,7 @@ def label_lines(
             color=color,
             fontsize=size,
             va="center",
+            parse_math=True,
             annotation_clip=False,
             arrowprops={
                 "arrowstyle": "-",

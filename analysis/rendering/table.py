@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.rendering.escaping import csv_text, latex, markdown, typst
 from analysis.rendering.text import DASH, TABLE_FORMS, interval, number, write
 
 # Where a long name may be broken: before a capital.
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-# What LaTeX reads as markup, and what is not ASCII: every engine sets the same then.
-_TEX = {
-    **{mark: "\\" + mark for mark in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "`": r"\textasciigrave{}",
-    "–": "--",
-    "—": "---",
-    "‘": "`",
-    "’": "'",
-    "“": "``",
-    "”": "''",
-    "…": r"\dots{}",
-    "×": r"$\times$",
-    "±": r"$\pm$",
-    "·": r"$\cdot$",
-    "µ": r"$\mu$",
-    "²": r"$^2$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "≈": r"$\approx$",
-    "→": r"$\rightarrow$",
-    "←": r"$\leftarrow$",
-}
 
 
 @dataclass(frozen=True)
@@ -74,49 +45,48 @@ class Table:
         wide = [
             any(isinstance(row[i], Measured) for row in self.rows) for i in range(len(self.columns))
         ]
-        out = io.StringIO()
-        lines = csv.writer(out, lineterminator="\n")
         head: list[str] = ["Machine"] if self.machines else []
         for name, bounded in zip(self.columns, wide, strict=True):
             head += [name, f"{name} low", f"{name} high"] if bounded else [name]
-        lines.writerow(head)
+        lines = [head]
         for place, row in enumerate(self.rows):
             line: list = [self.machines[place]] if self.machines else []
             for cell, bounded in zip(row, wide, strict=True):
                 line += _plain(cell) if bounded else _plain(cell)[:1]
-            lines.writerow(line)
-        return out.getvalue()
+            lines.append(line)
+        return csv_text(lines)
 
     def to_markdown(self) -> str:
         """A pipe table with the caption above and the note below; a line heads each block."""
         align = ["---" if left else "---:" for left in self._left()]
-        lines = [f"**{self.caption}**", "", _pipes(self.columns), _pipes(align)]
+        lines = [f"**{markdown(self.caption)}**", "", _pipes(map(markdown, self.columns))]
+        lines.append(_pipes(align))
         for machine, row in self._headed():
             if machine:
-                lines.append(_pipes([f"*{machine}*", *[""] * (len(self.columns) - 1)]))
-            lines.append(_pipes([shown(cell) for cell in row]))
+                lines.append(_pipes([f"*{markdown(machine)}*", *[""] * (len(self.columns) - 1)]))
+            lines.append(_pipes(markdown(shown(cell)) for cell in row))
         if self.note:
-            lines += ["", self.note]
+            lines += ["", markdown(self.note)]
         return "\n".join(lines) + "\n"
 
     def to_typst(self) -> str:
         """A `figure(table(...))`; strings only, so no cell is read as markup."""
         align = ", ".join("left" if left else "right" for left in self._left())
-        head = ", ".join(_quoted(_broken(name)) for name in self.columns)
+        head = ", ".join(typst(_broken(name)) for name in self.columns)
         body = []
         for machine, row in self._headed():
             if machine:
                 spans = f"colspan: {len(self.columns)}, align: left, inset: (top: 4pt, bottom: 2pt)"
                 # A header, so that none stands alone at the foot of a page.
-                named = f"table.cell({spans}, emph({_quoted(machine)}))"
+                named = f"table.cell({spans}, emph({typst(machine)}))"
                 body.append(f"  table.header(level: 2, {named}),")
             # A name of many words may break where its column is narrow.
             texts = (_CAMEL.sub("\u200b", shown(cell)) for cell in row)
-            body.append(f"  {', '.join(map(_quoted, texts))},")
+            body.append(f"  {', '.join(map(typst, texts))},")
         caption = f"{self.caption}. {self.note}" if self.note else f"{self.caption}."
         return "\n".join(
             [
-                f"#figure(kind: table, caption: {_quoted(caption)}, table(",
+                f"#figure(kind: table, caption: {typst(caption)}, table(",
                 f"  columns: {len(self.columns)}, align: ({align},),",
                 "  table.hline(),",
                 f"  table.header({head}),",
@@ -135,7 +105,7 @@ class Table:
         body = []
         for machine, row in self._headed():
             if machine:
-                spans = rf"\multicolumn{{{len(self.columns)}}}{{l}}{{\emph{{{escaped(machine)}}}}}"
+                spans = rf"\multicolumn{{{len(self.columns)}}}{{l}}{{\emph{{{latex(machine)}}}}}"
                 body.append(rf"  {spans} \\")
             body.append(f"  {_ampersands(map(shown, row))}")
         return "\n".join(
@@ -143,7 +113,7 @@ class Table:
                 r"% Needs \usepackage{booktabs}.",
                 r"\begin{table}",
                 r"\centering",
-                rf"\caption{{{escaped(caption)}}}",
+                rf"\caption{{{latex(caption)}}}",
                 rf"\label{{tab:{label}}}",
                 rf"\begin{{tabular}}{{{align}}}",
                 r"\toprule",
@@ -218,22 +188,13 @@ def _broken(name: str) -> str:
     return _CAMEL.sub("\u200b", lines)
 
 
-def escaped(text: str) -> str:
-    """`text` as LaTeX sets it letter by letter: in ASCII, with nothing in it read as markup."""
-    return "".join(_TEX.get(letter, letter) for letter in text)
-
-
 def _ampersands(cells) -> str:
     # In braces: a row that starts with a bracket would be read as an option of the row before.
     return (
-        " & ".join(f"{{{text}}}" if text[:1] in "[*" else text for text in map(escaped, cells))
+        " & ".join(f"{{{text}}}" if text[:1] in "[*" else text for text in map(latex, cells))
         + r" \\"
     )
 
 
 def _pipes(cells) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    return "| " + " | ".join(cells) + " |"

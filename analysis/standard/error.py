@@ -92,4 +92,4 @@ def _draw_errors(ax: Axes, rows: pd.DataFrame) -> None:
     ax.tick_params(axis="y", length=0)
     ax.set_yticks(range(len(lines)), [look(v).label + words[p] for v, p, _ in lines])
     ax.set_ylim(max(len(lines), 1) - 0.5, -0.5)
-    ax.set_xlabel(f"relative rms error ($10^{{{power}}}$); ○ dense, | limit")
+    ax.set_xlabel(f"relative rms error ($10^{{{power}}}$); ○ dense, | limit", parse_math=True)
