@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from experiments import record, rounds
+from experiments import record, rounds, trusted
 from experiments.archive import MANIFEST
 from experiments.digest import ROOT
 from experiments.gate import sift
@@ -39,11 +39,14 @@ def validate(root: Path) -> tuple[int, list[str]]:
 def publish(root: Path, published: Path = PUBLISHED) -> list[Path]:
     """Copy every record under `root` to `published`: all, or, with RecordError, none.
 
+    Whoever publishes vouches for them, by name in `published`/TRUSTED (`experiments.trusted`).
+
     A record may be published when it is valid, is no smoke test, was made by committed code,
     has not failed, unless it is of a peer, and takes no other record's place: a round is
     measured whole, and another one lies beside it.
     """
     check_root(root)
+    who = trusted.myself()
     found = sift([root])
     for line in found.left_out:
         raise record.RecordError(line)
@@ -57,12 +60,17 @@ def publish(root: Path, published: Path = PUBLISHED) -> list[Path]:
     for path, one in beside.records.items():
         begun.setdefault(path.parent, []).append(one.started_at)
     targets: dict[Path, dict] = {}
+    asked: set[Path] = set()
     for path, one in found.records.items():
         name = path.absolute().parent.name
         if rounds.LOCAL_NAME.fullmatch(name):
             name = began(begun[path.parent])
         target = rounds.path_of(published, one.machine.id, name, one.to_case())
         check_target(target, published)
+        if path.parent not in asked:
+            asked.add(path.parent)
+            if why := trusted.why_not_beside(published, *target.parent.parts[-2:]):
+                raise record.RecordError(why)
         data = record.parse(path)
         is_other = os.path.lexists(target) and record.parse(target) != data
         if is_other or target in targets:
@@ -72,6 +80,7 @@ def publish(root: Path, published: Path = PUBLISHED) -> list[Path]:
             )
         targets[target] = data
     _write_all({path: data for path, data in targets.items() if not path.exists()})
+    trusted.add(published, dict.fromkeys(path.parent.parts[-2:] for path in targets), who)
     return list(targets)
 
 

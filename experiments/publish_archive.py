@@ -15,7 +15,7 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 
-from experiments import record, rounds, tile_tables
+from experiments import record, rounds, tile_tables, trusted
 from experiments.archive import MANIFEST, SUMMARY, unpack
 from experiments.atomic_write import atomic_write
 from experiments.digest import ROOT
@@ -80,7 +80,8 @@ def publish_archive(
         raise ValueError(f"--tiles: {path} is of a rehearsal, whose tiles are not measured")
     base = results / ("rehearsed" if manifest.is_rehearsal else "published")
     commit = cache(lambda: commit_of(manifest.trees))
-    failures, published, same = [], 0, 0
+    failures, published, same, folders = [], 0, 0, {}
+    who = None if manifest.is_rehearsal else trusted.myself()
     names = _names_of_rounds(found.records)
     for name, (data, one) in found.records.items():
         if one.software.git_commit is None and not one.software.git_dirty and commit():
@@ -95,6 +96,9 @@ def publish_archive(
         folder = name.rpartition("/")[0]
         target = rounds.path_of(base, one.machine.id, names[folder], one.to_case())
         check_target(target, base)
+        if who and target.parent not in folders:
+            folders[target.parent] = trusted.why_not_beside(base, *target.parent.parts[-2:])
+        reason = reason or folders.get(target.parent)
         is_there, other = _beside(target, data)
         if reason or other:
             refused.append(f"{name}: {reason or other}")
@@ -103,6 +107,9 @@ def publish_archive(
             record.write(target, data)
         published += 1
         same += is_there
+    if who and published:
+        filled = [folder for folder, why in folders.items() if not why and folder.exists()]
+        trusted.add(base, (folder.parts[-2:] for folder in filled), who)
     status = _told(published, same, refused, failures)
     if manifest.is_rehearsal:
         print(f"it is a rehearsal: filed under {_near(base)}, which nothing reads")

@@ -207,7 +207,8 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--figure", choices=FIGURES, default="overview")
     options.add_argument("--machine", default="auto")
     given = options.parse_args(arguments)
-    save(FIGURES[given.figure](records.load(*given.roots), given.machine), given.out)
+    frame = records.vouched(records.load(*given.roots))
+    save(FIGURES[given.figure](frame, given.machine), given.out)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def _row(one: File, counts: bool) -> dict:
     return {
         "path": one.path,
         "experiments": grid.experiments_of(one.case),
-        "machine": record.machine.id,
+        "machine": one.machine,
         "host": one.host or None,
         "round": one.round,
         "counts": counts,

@@ -217,7 +217,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser(advice_table.__doc__, "build/tables/advice", records=True)
     options.add_argument("--machine", default="auto")
     given = options.parse_args(arguments)
-    save(advice_table(records.load(*given.roots), given.machine), given.out)
+    frame = records.vouched(records.load(*given.roots))
+    save(advice_table(frame, given.machine), given.out)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.add_argument("--claims", type=Path, default=Path("paper/claims.yaml"))
     given = options.parse_args(arguments)
     claims_file = load(given.claims)
-    verdicts = evaluate(claims_file, frame.load(*given.roots))
+    verdicts = evaluate(claims_file, frame.vouched(frame.load(*given.roots)))
     write(given.out, to_json(claims_file, verdicts))
     write(given.out.with_suffix(".csv"), to_csv(verdicts))
     for writeup, tally in counts(verdicts).items():

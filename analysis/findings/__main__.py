@@ -175,7 +175,9 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--findings", type=Path, default=Path("paper/findings.yaml"))
     given = options.parse_args(arguments)
     findings = load(given.findings)
-    every = files.read(*given.roots)
+    every = [one for one in files.read(*given.roots) if one.is_vouched]
+    if not every:
+        raise RecordsError("no record that somebody vouches for (results/published/TRUSTED)")
     of_origin = {
         origin: [one for one in every if one.origin == origin] for origin in ("published", "local")
     }

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from experiments import gate
+from experiments import gate, trusted
 from experiments.case import Case
 from experiments.schema import Record
 from experiments.shown import shown
 
+# Behind the name of a machine, whose records are shown and compared, and judge nothing.
+UNVOUCHED = " (not vouched for)"
 DEFAULT_ROOTS = ("results/published", "results/local")
 
 
@@ -30,11 +32,18 @@ class File:
 
     record: Record
     file: Path
+    # Of this machine, or published and vouched for (`experiments.trusted`).
+    is_vouched: bool = True
 
     @cached_property
     def case(self) -> Case:
         """What it is of."""
         return self.record.to_case()
+
+    @property
+    def machine(self) -> str:
+        """The machine's id; with a mark where nobody vouches for what it measured."""
+        return self.record.machine.id + ("" if self.is_vouched else UNVOUCHED)
 
     @property
     def round(self) -> str:
@@ -108,11 +117,29 @@ def sifted(*roots) -> tuple[list[File], list[str]]:
     if not found.records and not found.left_out:
         named = ", ".join(map(shown, roots))
         raise RecordsError(f"{named}: no record (*.json) in there; run the experiments first")
-    return [File(record, path) for path, record in found.records.items()], found.left_out
+    return _files(found.records), found.left_out
+
+
+def _files(records: dict[Path, Record]) -> list[File]:
+    """The same as files, of which those published are looked up among those vouched for."""
+    holding: dict[Path, set[tuple[str, str]]] = {}
+    found = []
+    for path, record in records.items():
+        one = File(record, path)
+        if one.origin == "published":
+            published = path.resolve().parents[2]
+            if published not in holding:
+                holding[published] = trusted.holding(published)
+            is_vouched = (record.machine.id, one.round) in holding[published]
+            one = File(record, path, is_vouched)
+        found.append(one)
+    return found
 
 
 def counting(files: Iterable[File]) -> dict[tuple[str, Case], list[File]]:
     """Of each machine and case the records that count, oldest first; others are history.
+
+    What a machine measured that nobody vouches for is another machine's, and counts there.
 
     These are the local ones where there are any, and of these those of the code that measured the
     case last. Smoke records count where there are no others. Raises RecordsError where two are of
@@ -120,7 +147,9 @@ def counting(files: Iterable[File]) -> dict[tuple[str, Case], list[File]]:
     """
     found: dict[tuple[str, Case], list[File]] = {}
     for one in files:
-        found.setdefault((one.record.machine.id, one.case), []).append(one)
+        # What the day kept from being measured is no measurement.
+        if one.record.cause != "day":
+            found.setdefault((one.machine, one.case), []).append(one)
     return {key: _counting(of_case) for key, of_case in found.items()}
 
 

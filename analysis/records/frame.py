@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.records import files, rank_columns, replica_columns, systems
 from analysis.records.files import DEFAULT_ROOTS as DEFAULT_ROOTS
-from analysis.records.files import File, RecordsError
+from analysis.records.files import UNVOUCHED, File, RecordsError
 from analysis.records.files import repository as repository
 from analysis.statistics import intervals
 from analysis.statistics.intervals import Interval
@@ -33,7 +33,7 @@ def load(*roots) -> pd.DataFrame:
     memory bytes, lengths tokens; numbers of a case that is not ok are NaN. Columns:
 
     - the case's fields, `system` (see `analysis.records.systems`), `origin`, machine (in words as
-      `machine_name`) and software;
+      `machine_name`), whether somebody vouches for the records (`vouched`), and software;
       where rounds differ, errors and software are those of the newest that is of the row's status
     - `path`: of that record, from the repository root; `paths`, `commands`: of all that count
     - `samples`: a tuple of `RoundSamples`; `rounds`, `occasions`, `hosts`: of how many
@@ -78,6 +78,14 @@ def of_files(found: Iterable[File]) -> pd.DataFrame:
     return frame.astype(texts).copy()
 
 
+def vouched(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows that may judge and speak. Raises RecordsError if nobody vouches for any."""
+    rows = frame[frame["vouched"].astype(bool)]
+    if rows.empty:
+        raise RecordsError("no record that somebody vouches for (results/published/TRUSTED)")
+    return rows if len(rows) < len(frame) else frame
+
+
 def of_experiment(frame: pd.DataFrame, experiment: str) -> pd.DataFrame:
     """The rows of one experiment. Raises RecordsError if it has no record."""
     rows = frame[frame["experiment"] == experiment]
@@ -100,7 +108,7 @@ def reporting_machine(frame: pd.DataFrame, machine: str = "auto") -> str:
 
     "auto": the local machine if it has records, else a published CUDA machine, else a
     published CPU one; among several the one with most timed records, then the first by id.
-    Raises RecordsError for an id without records.
+    What nobody vouches for does not speak. Raises RecordsError for an id without records.
     """
     ids = sorted(frame["machine"].unique())
     if machine != "auto":
@@ -109,6 +117,7 @@ def reporting_machine(frame: pd.DataFrame, machine: str = "auto") -> str:
                 f"machine {machine!r}: has no record, expected 'auto' or one of {', '.join(ids)}"
             )
         return machine
+    frame = vouched(frame)
     for mask in (
         frame["origin"] == "local",
         frame["device_kind"] == "cuda",
@@ -121,10 +130,16 @@ def reporting_machine(frame: pd.DataFrame, machine: str = "auto") -> str:
 
 
 def machines(frame: pd.DataFrame, first: str) -> list[str]:
-    """All machine ids of `frame`: `first`, then CUDA ones, then those with most timed, by id."""
+    """All machine ids of `frame`: `first`, then CUDA ones, then those with most timed, by id.
+
+    Those that nobody vouches for come last.
+    """
     kinds = frame.groupby("machine")["device_kind"].first()
+    strangers = set(frame.loc[~frame["vouched"].astype(bool), "machine"])
     timed = frame.groupby("machine")["median_ms"].count()
-    return sorted(kinds.index, key=lambda m: (m != first, kinds[m] != "cuda", -timed[m], m))
+    return sorted(
+        kinds.index, key=lambda m: (m != first, m in strangers, kinds[m] != "cuda", -timed[m], m)
+    )
 
 
 def _occasions(found: Iterable[File]) -> dict[tuple[str, str, str], str]:
@@ -133,7 +148,7 @@ def _occasions(found: Iterable[File]) -> dict[tuple[str, str, str], str]:
     for one in found:
         began = rounds.in_utc(one.record.started_at)
         ended = began + timedelta(seconds=one.record.wall_s)
-        of_host = times.setdefault((one.record.machine.id, one.host), {})
+        of_host = times.setdefault((one.machine, one.host), {})
         first, last = of_host.get(one.round, (began, ended))
         of_host[one.round] = min(first, began), max(last, ended)
     return {
@@ -150,7 +165,7 @@ def _samples(
     return tuple(
         RoundSamples(
             one.host,
-            occasions[one.record.machine.id, one.host, one.round],
+            occasions[one.machine, one.host, one.round],
             one.round,
             tuple(tuple(r.samples_ms) for r in one.record.replicates),
         )
@@ -218,7 +233,8 @@ def _row(case: Case, found: list[File], samples: tuple[RoundSamples, ...], sprea
         "baseline_relative_rms": output.baseline_relative_rms if output else nan,
         "gradient_relative_rms": gradient.relative_rms if gradient else nan,
         "gradient_baseline_relative_rms": gradient.baseline_relative_rms if gradient else nan,
-        "machine": record.machine.id,
+        "machine": newest.machine,
+        "vouched": newest.is_vouched,
         "device": record.machine.device,
         "device_kind": record.machine.device_kind,
         "cpu": record.machine.cpu,
@@ -251,10 +267,11 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _name(row: pd.Series) -> str:
     """The card, or the cores and the processor without what its maker adds to every name."""
+    mark = "" if row["vouched"] else UNVOUCHED
     if row["device_kind"] == "cuda":
-        return row["device"]
+        return row["device"] + mark
     bare = re.sub(r"\((?:R|TM)\)|\b(?:\d+-Core|Processor|CPU)\b|@.*", "", row["cpu"])
-    return f"{row['cores']}-core {' '.join(bare.split()) or 'CPU'}"
+    return f"{row['cores']}-core {' '.join(bare.split()) or 'CPU'}{mark}"
 
 
 def _median(values: list[float]) -> float:

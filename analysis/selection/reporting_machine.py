@@ -85,7 +85,7 @@ def order(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> list[s
 
     A named machine is the only one.
     """
-    rows = records.of_experiment(frame, experiment)
+    rows = records.of_experiment(records.vouched(frame), experiment)
     first = records.reporting_machine(rows, machine)
     return [first] if machine != "auto" else records.machines(rows, first)
 

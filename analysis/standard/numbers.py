@@ -31,6 +31,8 @@ def of_experiment(
     number that was not measured is an entry with the value null. `.word` keys hold "faster than",
     "slower than" or "as fast as, within the interval," for sentences that hold either way.
     """
+    # What nobody vouches for gives no number to the prose.
+    frame = records.vouched(frame)
     ids = reporting_machine.order(frame, experiment, machine)
     found = {one: _on_machine(frame, experiment, one, own) for one in ids}
     reported = reporting_machine.chosen(found, records.of_experiment(frame, experiment), ids)
