@@ -7,6 +7,7 @@ import shlex
 import subprocess
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 
 from experiments.case import Case
 from experiments.digest import ROOT
@@ -44,9 +45,17 @@ def _dirty() -> bool | None:
     return None if status is None else bool(status)
 
 
-@cache
 def _git(*arguments: str) -> str | None:
-    """Output of a git command in the repository; None where there is no git or no repository."""
+    """Output of a git command in the repository; None where there is no git or no repository.
+
+    Sources that were unpacked within another repository are none of its commits.
+    """
+    top = _told("rev-parse", "--show-toplevel")
+    return _told(*arguments) if top and Path(top).resolve() == ROOT.resolve() else None
+
+
+@cache
+def _told(*arguments: str) -> str | None:
     try:
         done = subprocess.run(
             ["git", *arguments],

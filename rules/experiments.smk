@@ -47,6 +47,7 @@ rule round_complete:
 rule records:
     input:
         [records(name) for name in EXPERIMENTS],
+        [path for path in ["results/published/TRUSTED"] if Path(path).exists()],
     output:
         "build/logs/records.complete",
     log:
