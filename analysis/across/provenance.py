@@ -28,7 +28,8 @@ from experiments import grid
 GIB = 2**30
 # Several records, or commands, in one cell of a CSV file.
 RECORD_COLUMNS = (
-    *("path", "experiments", "machine", "host", "round", "counts", "device_kind", "variant"),
+    *("path", "experiments", "machine", "host", "round", "vouched", "counts", "device_kind"),
+    "variant",
     *("backend", "status", "git_commit", "code_digest", "started_at", "wall_s", "command"),
 )
 
@@ -53,6 +54,7 @@ def _row(one: File, counts: bool) -> dict:
         "machine": one.machine,
         "host": one.host or None,
         "round": one.round,
+        "vouched": one.is_vouched,
         "counts": counts,
         "device_kind": record.machine.device_kind,
         "variant": record.variant,

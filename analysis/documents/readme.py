@@ -28,7 +28,7 @@ _MARKED = re.compile(r"(<!-- found -->\n).*(<!-- /found -->)", re.S)
 def fill(readme: str, template: str, numbers: dict, judged: dict, *, only_cpus: bool) -> str:
     """`readme` with the text between its marks rendered from `template`.
 
-    judged: `build/claims.json`. only_cpus: whether no record is of a GPU. Raises NumbersError on an
+    judged: `build/claims.json`. only_cpus: whether no record that counts is of a GPU. Raises NumbersError on an
     unknown key.
     """
     environment = jinja2.Environment(
@@ -74,7 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
     readme = (root / "README.md").read_text(encoding="utf-8")
     judged = read_json(root / "build/claims.json", NumbersError)
     with (root / "build/records.csv").open(encoding="utf-8", newline="") as lines:
-        only_cpus = all(row["device_kind"] == "cpu" for row in csv.DictReader(lines))
+        rows = [row for row in csv.DictReader(lines) if row["vouched"] == "True"]
+    only_cpus = all(row["device_kind"] == "cpu" for row in rows)
     template = (root / "paper/readme.md.j2").read_text(encoding="utf-8")
     filled = fill(readme, template, numbers, judged, only_cpus=only_cpus)
     shown = root / "paper/overview.svg"
