@@ -15,6 +15,9 @@ import numpy as np
 
 from experiments import grid, rounds
 from experiments.case import Case
+from experiments.cost.pairs import dense_pairs, useful_flops, whole_pairs
+from experiments.machine import Host, Machine
+from experiments.provenance import command
 from experiments.record import SCHEMA_VERSION
 from tests.analysis import synthetic_ranks, synthetic_replicas
 
@@ -57,7 +60,18 @@ RING = (12.5, 2.0)  # dense, in any order and by anybody
 # Milliseconds at no length at all: block-sparse attention meets dense attention at 2008, 1912 and
 # 1862 tokens (90, 95, 98 %).
 FIXED = {"block-sparse": 40.0, "block-sparse-sdpa": 50.0, "block-sparse-flex": 30.0}
-CPU, GPU = "two-core-cpu", "big-gpu"
+_HOST = Host(6, 143, 8, {"L2": 2**21}, "4567cdef")
+_PROCESSOR, _SYSTEM, _GIB = "Maker(R) Model(TM) CPU @ 2.0GHz", "Linux-x86_64", 2**30
+_AROUND = (_PROCESSOR, 2, 16 * _GIB, 16 * _GIB, _SYSTEM)
+MACHINES = (
+    Machine(_HOST, _PROCESSOR, "cpu", None, *_AROUND),
+    Machine(_HOST, "A Big GPU", "cuda", "570.1", _PROCESSOR, 16, 16 * _GIB, 139 * _GIB, _SYSTEM),
+)
+CPU, GPU = (machine.id for machine in MACHINES)
+CEILINGS = {
+    "cpu": {"matmul_flops_per_s": 2e11, "copy_bytes_per_s": 1.2e10},
+    "cuda": {"matmul_flops_per_s": 2e13, "copy_bytes_per_s": 1.2e12},
+}
 CPU_NAME = "2-core Maker Model"
 ROUNDS, SAMPLES = 3, 7
 # Logs: of all cases in each round, and the largest of one case.
@@ -105,9 +119,6 @@ def record(case: Case, tier: str, machine: str, status: str = "ok", number: int 
     own = eps * (0.9 + 0.2 * rng.random())
     agreement = {"max_abs": 9 * own, "relative_rms": own * 1.15, "baseline_relative_rms": own}
     training = case.pass_ == "forward_backward"
-    density = 1 / 3 if case.sparsity is None else _density(case)
-    if synthetic_replicas.is_replica(case):
-        density = synthetic_replicas.density(case, density)
     memory = tokens * case.heads * case.head_dim * 4 * (8 if "gather" in case.variant else 2)
     if case.variant.startswith("dilated-streamed"):
         memory = STREAM_BYTES
@@ -123,11 +134,9 @@ def record(case: Case, tier: str, machine: str, status: str = "ok", number: int 
         "status": status,
         "reason": None if ok else f"{status} on purpose",
         "backend": case.variant.split("-")[-1] if ok else None,
-        "realised_density": density,
-        "useful_flops": round(
-            4 * case.batch * case.heads * case.seq_len**2 * case.head_dim * density
-        ),
-        "ceilings": {"matmul_flops_per_s": 2e11, "copy_bytes_per_s": 1.2e10} if ok else None,
+        "realised_density": whole_pairs(case) / dense_pairs(case),
+        "useful_flops": round(useful_flops(case)),
+        "ceilings": CEILINGS[kind] if ok else None,
         "replicates": [_replicate(case, time, memory, rng)] if ok else [],
         "error": {
             "reference": "float64 oracle",
@@ -140,25 +149,7 @@ def record(case: Case, tier: str, machine: str, status: str = "ok", number: int 
         "deviation": synthetic_replicas.deviation(case)
         if ok and synthetic_replicas.is_replica(case)
         else None,
-        "machine": {
-            "id": machine,
-            "host": {
-                "id": "0123abcd",
-                "family": 6,
-                "model": 143,
-                "stepping": 8,
-                "caches": {"L2": 2**21},
-                "boot": "4567cdef",
-            },
-            "device": "A Big GPU" if machine == GPU else "cpu",
-            "device_kind": kind,
-            "driver": "570.1" if machine == GPU else None,
-            "cpu": "Maker(R) Model(TM) CPU @ 2.0GHz",
-            "cores": 16 if machine == GPU else 2,
-            "memory_bytes": 16 * 2**30,
-            "device_memory_bytes": (139 if machine == GPU else 16) * 2**30,
-            "system": "Linux-x86_64",
-        },
+        "machine": MACHINES[machine != CPU].to_json(),
         "software": {
             "python": "3.11.9",
             "numpy": "2.4.6",
@@ -168,18 +159,13 @@ def record(case: Case, tier: str, machine: str, status: str = "ok", number: int 
             "flash_attn": None,
             "git_commit": "0123456789abcdef0123456789abcdef01234567",
             "git_dirty": False,
-            "code_digest": "feedface" * 8,
+            "code_digest": "feedface" * 2,
         },
         "started_at": f"2026-01-0{number}T03:04:05Z",
-        "wall_s": 3.0,
-        "command": f"python -m experiments round --only seq_len={case.seq_len}",
+        # All samples, a first call and what is not timed.
+        "wall_s": 3.0 + 0.02 * time,
+        "command": command(tier, case),
     }
-
-
-def _density(case: Case) -> float:
-    """Whole blocks per row, at least one."""
-    blocks = -(-case.seq_len // case.block_size)
-    return max(1, round((1 - case.sparsity) * blocks)) / blocks
 
 
 def write(root: Path, experiment: str, tier: str = "laptop", failed=None) -> Path:

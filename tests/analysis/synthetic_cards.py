@@ -18,8 +18,8 @@ import numpy as np
 
 from experiments import grid, rounds
 from experiments.case import Case
+from experiments.cost import pairs
 from experiments.machine import Host, Machine
-from models import patterns
 from models.registry import VARIANTS
 from tests.analysis import synthetic, synthetic_ranks, synthetic_replicas
 
@@ -100,29 +100,13 @@ def median_ms(case: Case, card: Card) -> float:
 @cache
 def useful_flops(case: Case) -> int:
     """FLOPs of the pairs that the pattern needs, as the records count them."""
-    n = case.seq_len
-    pairs = case.heads * (n * (n + 1) // 2 if case.is_causal else n * n) * density(case)
-    if case.simulated:
-        pairs /= case.world_size
-    backward = case.pass_ == "forward_backward"
-    total = 4 * case.head_dim * case.batch * pairs * (3.5 if backward else 1)
-    if VARIANTS[case.variant].multihead:
-        total += 8 * case.batch * n * (case.heads * case.head_dim) ** 2 * (3 if backward else 1)
-    return round(total)
+    return round(pairs.useful_flops(case))
 
 
 @cache
 def density(case: Case) -> float:
     """Pairs over those of dense attention."""
-    takes, n = VARIANTS[case.variant].takes, case.seq_len
-    if takes is None:
-        return 1.0
-    if takes == "blocks":
-        blocks = -(-n // case.block_size)
-        return max(1, round((1 - case.sparsity) * blocks)) / blocks
-    kind = getattr(patterns, VARIANTS[case.variant].pattern_class)
-    pairs = kind(case.segment_lengths, case.dilation_rates).pairs(n, case.heads, case.is_causal)
-    return pairs / (case.heads * (n * (n + 1) // 2 if case.is_causal else n * n))
+    return pairs.whole_pairs(case) / pairs.dense_pairs(case)
 
 
 def peak_bytes(case: Case) -> int:
@@ -179,6 +163,7 @@ def record(case: Case, card: Card, number: int = 1) -> dict:
         else None,
         "replicates": [_replicate(case, card)] if ok else [],
         "machine": card.machine.to_json(),
+        "wall_s": 3.0 + 0.04 * median_ms(case, card),
     }
     found["software"] |= {
         "python": "3.12.3",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from experiments.case import Case
-from models.patterns import HeadPartition
 from models.registry import VARIANTS
 
 # MiB more that the first call in a process takes, and how many times as long.
@@ -20,14 +19,6 @@ KNOWN = {
 
 def is_replica(case: Case) -> bool:
     return VARIANTS[case.variant].replica_of is not None
-
-
-def density(case: Case, otherwise: float) -> float:
-    """Pairs over dense pairs of the heads' partition, by which the plots are modelled."""
-    if case.segment_lengths is None:
-        return otherwise
-    pattern = HeadPartition(case.segment_lengths, case.dilation_rates)
-    return pattern.pairs(case.seq_len, case.heads, False) / (case.heads * case.seq_len**2)
 
 
 def deviation(case: Case) -> dict:

@@ -205,10 +205,11 @@ def test_out_of_time_at_the_length_is_a_reason(both):
 
 
 def test_a_device_is_found_by_its_name_or_id(both):
-    assert ask(both, 4096, device="a BIG gpu").machine == "big-gpu"
+    assert ask(both, 4096, device="a BIG gpu").machine == synthetic.GPU
     assert ask(both, 4096, device="two-core").machine == CPU
     with pytest.raises(
-        Refused, match="device 'H100': no record of it yet; there are: .*A Big GPU.*two-core-cpu"
+        Refused,
+        match=f"device 'H100': no record of it yet; there are: .*A Big GPU.*{synthetic.CPU}",
     ):
         ask(both, 4096, device="H100")
     with pytest.raises(Refused, match="matches 2 machines; name one of"):

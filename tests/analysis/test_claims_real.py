@@ -225,7 +225,7 @@ def test_verdicts_on_synthetic_records(verdicts):
     speedup = verdicts["comprehensive.speedup.improved.b1.n4096"].method
     expected = (0.3 + 30 * 4**1.6) / (0.3 + 9 * 4**1.55)
     assert speedup.measured["value"] == pytest.approx(expected)
-    assert {e["machine"] for e in speedup.evidence} == {"big-gpu"}
+    assert {e["machine"] for e in speedup.evidence} == {synthetic.GPU}
     # Dense attention is fused here: what is written down has records of its own.
     ranged = verdicts["overview.speed.block-sparse.largest.written-out"].method
     assert ranged.verdict == HOLDS and ranged.measured["value"] > 1

@@ -30,7 +30,8 @@ def test_a_number_names_its_records_and_the_commands_that_made_them(laptop, ever
     assert found["records"].split(provenance.SEPARATOR) == [
         path for paths in two["paths"] for path in paths
     ]
-    commands = [f"python -m experiments round --only seq_len={n}" for n in two["seq_len"]]
+    run = "python -m experiments run --tier laptop --case"
+    commands = [f"{run} {Path(path).stem}" for path in two["path"]]
     assert found["commands"].split(provenance.SEPARATOR) == list(dict.fromkeys(commands))
 
 

@@ -14,7 +14,7 @@ def table(once, laptop):
 
 @pytest.fixture(scope="module")
 def table_of_gpu(once, both):
-    return once("advice-both", advice_table, both, "big-gpu")
+    return once("advice-both", advice_table, both, synthetic.GPU)
 
 
 def rows(table):
