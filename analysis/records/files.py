@@ -36,7 +36,7 @@ class File:
         """What it is of."""
         return self.record.to_case()
 
-    @property
+    @cached_property
     def round(self) -> str:
         """The round's folder."""
         return self.file.resolve().parent.name
@@ -56,7 +56,7 @@ class File:
                 return resolved.relative_to(folder).as_posix()
         return self.file.as_posix()
 
-    @property
+    @cached_property
     def origin(self) -> str:
         """ "published" for `.../published/<machine>/<round>/<case>.json`, else "local"."""
         parts = self.file.resolve().parts
