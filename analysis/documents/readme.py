@@ -28,8 +28,8 @@ _MARKED = re.compile(r"(<!-- found -->\n).*(<!-- /found -->)", re.S)
 def fill(readme: str, template: str, numbers: dict, judged: dict, *, only_cpus: bool) -> str:
     """`readme` with the text between its marks rendered from `template`.
 
-    judged: `build/claims.json`. only_cpus: whether no record that counts is of a GPU. Raises NumbersError on an
-    unknown key.
+    judged: `build/claims.json`. only_cpus: whether no record that counts is of a GPU. Raises
+    NumbersError on an unknown key.
     """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

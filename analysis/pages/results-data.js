@@ -10,8 +10,9 @@ const RECORDS = DATA.columns.seq_len.map((_, i) => {
   }
   record.is_causal = record.is_causal ? "causal" : "not causal";
   record.batch = String(record.batch);
-  record.path = record.path.replace("*", () => record.stem);
-  record.command = record.command.replace("*", record.stem);
+  for (const name of ["path", "command"]) {
+    record[name] = record[name].replaceAll(DATA.stem, () => record.stem);
+  }
   return record;
 });
 const SETTING = DATA.setting;

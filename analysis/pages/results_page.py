@@ -4,7 +4,7 @@
 
 The page is `pages/results*.{html,css,js}`; this module fills in the data. Each record keeps its
 place in columns, texts are listed once, and the case's file name, which paths and commands repeat,
-is written "*" there.
+is written as STEM there.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TEXTS = (
     *("reason", "backend", "stem", "path", "command", "torch", "commit"),
 )
 SAMPLE_DIGITS, DIGITS = 6, 12
-STEM = "*"
+STEM = "\x7f"  # no letter of any text
 
 
 def page(frame: pd.DataFrame) -> str:
@@ -75,6 +75,7 @@ def data(frame: pd.DataFrame) -> dict:
         "columns": columns,
         "texts": list(texts),
         "in_texts": [name for name in columns if name in TEXTS],
+        "stem": STEM,
         "setting": SETTING,
         "reasons": in_words.WORDS,
         "machines": _machines(frame),

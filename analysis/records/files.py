@@ -45,7 +45,7 @@ class File:
         """The machine's id; with a mark where nobody vouches for what it measured."""
         return self.record.machine.id + ("" if self.is_vouched else UNVOUCHED)
 
-    @property
+    @cached_property
     def round(self) -> str:
         """The round's folder."""
         return self.file.resolve().parent.name
@@ -65,7 +65,7 @@ class File:
                 return resolved.relative_to(folder).as_posix()
         return self.file.as_posix()
 
-    @property
+    @cached_property
     def origin(self) -> str:
         """ "published" for `.../published/<machine>/<round>/<case>.json`, else "local"."""
         parts = self.file.resolve().parts

@@ -22,7 +22,7 @@ from urllib.parse import quote
 _MARKDOWN = re.compile(
     r"(?P<kept>\[[-+\d.,e% ]+\](?![(\[:])|(?<=[^\W_])_(?=[^\W_]))|[\\$`*_\[\]<>&~|]"
     # At the start of a line: headings, rules, lists.
-    r"|^#|^[-+=](?!\d)|^\d+[.)](?=\s)"
+    r"|^#(?=#{0,5}(?:\s|$))|^[-+=](?!\d)|^\d+[.)](?=\s)"
 )
 # Elements of their own: neither the program that reads the Markdown nor the one that looks for
 # mathematics in what it shows finds a pair of dollars, or a backslash before something.

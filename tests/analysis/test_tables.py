@@ -11,7 +11,7 @@ import pytest
 
 from analysis import catalogue
 from analysis.experiments.block_sparse.tables import crossing
-from analysis.rendering import table
+from analysis.rendering import escaping, table
 from analysis.selection import published
 from analysis.statistics import scaling
 from tests.analysis import synthetic
@@ -266,7 +266,7 @@ def test_latex_sets_every_table(made_of_both, tmp_path):
     if found.returncode:
         pytest.skip("needs booktabs")
     made = [made for tables in made_of_both.values() for made in tables.values()]
-    made.append(table.Table("".join(table._TEX), ("[a]", "*"), [("[x]", None), ("*", 1.5)]))
+    made.append(table.Table("".join(escaping._TEX), ("[a]", "*"), [("[x]", None), ("*", 1.5)]))
     head = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
     body = "\\clearpage\n".join(one.to_latex(f"t{i}") for i, one in enumerate(made))
     (tmp_path / "t.tex").write_text(f"{head}\n{body}\\end{{document}}\n")

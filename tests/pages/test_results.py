@@ -1,7 +1,7 @@
 """The results page in a real browser, from a file, without network, against the frame."""
 
 import json
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import pytest
 
@@ -224,7 +224,7 @@ def test_a_chosen_point_shows_the_samples_path_and_command_of_its_record(page, f
     assert names == [one.round for one in row["samples"]]
     assert text(page, "#path") == row["path"] and text(page, "#command") == row["command"]
     assert page.run("return document.getElementById('path').getAttribute('href');") == (
-        f"../{row['path']}"
+        f"../{quote(row['path'])}"
     )
     names, values = page.run(FACTS)
     facts = dict(zip(names, values, strict=True))
