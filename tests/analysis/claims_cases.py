@@ -169,6 +169,7 @@ def row(variant, ms=10.0, memory=64 * MIB, machine="cpu-1", status="ok", **case)
         "high_ms": 1.01 * ms if ok else math.nan,
         "peak_memory_bytes": float(memory) if ok else math.nan,
         "machine": machine,
+        "vouched": True,
         "device": "Old Card" if machine == "cuda-old" else "cpu" if kind == "cpu" else "New Card",
         "device_kind": kind,
         "device_memory_bytes": 80 * MIB,

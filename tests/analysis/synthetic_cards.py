@@ -204,6 +204,7 @@ def write(root: Path, chosen: Iterable[tuple[str, Case]], card: Card, count: int
             path = rounds.path_of(root, card.id, synthetic.round_name(number), case)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(made))
+    synthetic.vouch(root)
 
 
 def whole() -> list[tuple[str, Case]]:

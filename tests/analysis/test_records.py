@@ -82,6 +82,7 @@ def rounds_of_one_case(tmp_path):
             path = rounds.path_of(tmp_path / folder, synthetic.CPU, name, case)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(data))
+        synthetic.vouch(tmp_path / folder)
         frame = records.load(tmp_path / folder)
         return frame[frame["experiment"] == "dilated"].iloc[0]
 

@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from experiments import __main__, archive, publish_archive, record, rounds, schema, tile_tables
+from experiments import (
+    __main__,
+    archive,
+    publish_archive,
+    record,
+    rounds,
+    schema,
+    tile_tables,
+    trusted,
+)
 
 ROOT = Path(__file__).parents[2]
 SHA = "1234567890" * 4
@@ -29,6 +38,12 @@ CAMPAIGN = "nvidia-h200-3f9a1c/campaigns/20261127T101500Z"
 HOURS = ("2026-11-27T12:00:00+01:00", "2026-11-27T10:20:00+00:00", "2026-11-27T10:40:00Z")
 # The second is the first that was begun.
 ROUND = "2026-11-27T102000Z"
+
+
+@pytest.fixture(autouse=True)
+def somebody(monkeypatch):
+    """Who publishes, where git does not say."""
+    monkeypatch.setattr(trusted, "myself", lambda: "somebody")
 
 
 @pytest.fixture
