@@ -5,6 +5,7 @@ import pytest
 from analysis.advise import recommendations
 from analysis.advise.recommendations import COLUMNS, advice_table
 from analysis.selection import published, views
+from tests.analysis import synthetic
 
 
 @pytest.fixture(scope="module")
