@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -45,9 +46,9 @@ def sift(roots: Iterable[Path]) -> Sifted:
                 found.left_out.append(str(error))
                 continue
             # In `local` and in `published` the same may lie.
-            base = _place(path)[0].name
+            base, _, round_ = _place(path)
             places = (base, one.machine.id, one.to_case())
-            for key in ((*places, one.started_at), (*places, path.parent.name)):
+            for key in ((*places, one.started_at), (*places, round_)):
                 if measured.setdefault(key, path) != path:
                     told = f"started_at: it is the measurement in {shown(measured[key])} again"
                     found.left_out.append(f"{shown(path)}: {told}")
@@ -65,10 +66,12 @@ def admit(path: Path, root: Path) -> Record:
     return found
 
 
-def _place(path: Path) -> tuple[Path, str, str]:
-    """The folder of all machines, the machine and the round, as the path has it."""
-    path = Path(os.path.abspath(path))
-    return path.parents[min(2, len(path.parents) - 1)], path.parent.parent.name, path.parent.name
+def _place(path: Path) -> tuple[str, str, str]:
+    """The names of the folder of all machines, of the machine and of the round."""
+    parts = path.parts
+    if len(parts) < 4 or ".." in parts:
+        parts = ("", "", "", *Path(os.path.abspath(path)).parts)
+    return parts[-4], parts[-3], parts[-2]
 
 
 def _check_place(path: Path, root: Path, found: Record) -> None:
@@ -87,21 +90,20 @@ def _check_place(path: Path, root: Path, found: Record) -> None:
     ):
         need(is_there == expected, f"{what}: belongs at {shown(expected)}, not {shown(is_there)}")
     began = _begun(round_)
-    is_local = rounds.LOCAL_NAME.fullmatch(round_) and base.name != "published"
+    is_local = rounds.LOCAL_NAME.fullmatch(round_) and base != "published"
     need(began or is_local, f"place: expected a round's folder, not {shown(round_)}")
     if began:
         is_in = began <= found.started_at < began + _ROUND_TAKES
         need(is_in, f"started_at: is {found.started_at}, which is not in the round {round_}")
 
 
+@cache
 def _begun(round_: str) -> datetime | None:
     """When a published round began, by its name; None of what is no such name."""
-    if not rounds.PUBLISHED_NAME.fullmatch(round_):
-        return None
-    try:
-        return datetime.strptime(round_, rounds.PUBLISHED_FORM).replace(tzinfo=UTC)
-    except ValueError:
-        return None
+    with suppress(ValueError):
+        if rounds.PUBLISHED_NAME.fullmatch(round_):
+            return datetime.strptime(round_, rounds.PUBLISHED_FORM).replace(tzinfo=UTC)
+    return None
 
 
 def check_result(name: Path | str, found: Record) -> None:

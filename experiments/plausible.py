@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 
 from experiments import machine as machines
 from experiments.case import Case
@@ -60,7 +60,7 @@ _OLD_COMMAND = re.compile(r"python -m experiments run( [A-Za-z0-9_.,+=-]+)+", re
 def faults(found: Record, procedure: Procedure) -> Iterator[str]:
     """What cannot be in a valid record of a case that `procedure` measures: "field: reason"."""
     yield from _when(found)
-    yield from _where(found.machine)
+    yield from _where(found.machine.model_dump_json())
     yield from _command(found)
     yield from _fields(found, procedure)
     yield from _amounts(found)
@@ -103,7 +103,12 @@ def _last_commit() -> float:
     return float(told) if told.strip().isdigit() else 0.0
 
 
-def _where(found: Machine) -> Iterator[str]:
+@lru_cache(maxsize=1024)
+def _where(machine: str) -> tuple[str, ...]:
+    return (*_faults_of(Machine.model_validate_json(machine)),)
+
+
+def _faults_of(found: Machine) -> Iterator[str]:
     made = machines.Machine(None, **found.model_dump(exclude={"id", "host"}))
     if found.id != made.id:
         yield f"machine.id: is {found.id}, and {made.id} follows from its device and memory"
@@ -205,8 +210,8 @@ def _replicate(found: Record, one: Replicate, procedure: Procedure) -> Iterator[
     yield from _memory(found, one)
     if one.ranks is None:
         return
-    if [rank.rank for rank in one.ranks] != list(range(found.case.world_size or 1)):
-        yield f"ranks: expected one of each of world_size={found.case.world_size}, in order"
+    if sorted(rank.rank for rank in one.ranks) != list(range(found.case.world_size or 1)):
+        yield f"ranks: expected one of each of world_size={found.case.world_size}"
     for place, rank in enumerate(one.ranks):
         if sum(rank.compute_ms) + sum(rank.wait_ms) > _wall_ms(found):
             yield f"ranks.{place}.compute_ms: is more than wall_s together with wait_ms"

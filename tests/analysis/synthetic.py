@@ -168,6 +168,14 @@ def record(case: Case, tier: str, machine: str, status: str = "ok", number: int 
     }
 
 
+def place(root: Path, record: dict, number: int = 1) -> Path:
+    """Where a record lies under `root`, in a round from 1; its folder is made."""
+    case = Case.from_mapping({"variant": record["variant"], **record["case"]})
+    path = rounds.path_of(root, record["machine"]["id"], round_name(number), case)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def write(root: Path, experiment: str, tier: str = "laptop", failed=None) -> Path:
     """Write a tier's records of ROUNDS under `root/<machine>`, on the machine for that tier.
 

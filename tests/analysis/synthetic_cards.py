@@ -18,7 +18,8 @@ import numpy as np
 
 from experiments import grid, rounds
 from experiments.case import Case
-from experiments.cost import pairs
+from experiments.cost.pairs import dense_pairs, whole_pairs
+from experiments.cost.pairs import useful_flops as flops_of
 from experiments.machine import Host, Machine
 from models.registry import VARIANTS
 from tests.analysis import synthetic, synthetic_ranks, synthetic_replicas
@@ -100,13 +101,13 @@ def median_ms(case: Case, card: Card) -> float:
 @cache
 def useful_flops(case: Case) -> int:
     """FLOPs of the pairs that the pattern needs, as the records count them."""
-    return round(pairs.useful_flops(case))
+    return round(flops_of(case))
 
 
 @cache
 def density(case: Case) -> float:
     """Pairs over those of dense attention."""
-    return pairs.whole_pairs(case) / pairs.dense_pairs(case)
+    return whole_pairs(case) / dense_pairs(case)
 
 
 def peak_bytes(case: Case) -> int:

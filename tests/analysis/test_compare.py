@@ -56,7 +56,9 @@ def test_between_sets_of_one_hour_only_rounds_differ(tmp_path):
         for side, times in zip("ab", (hours[:2], hours[2:]), strict=True):
             for number, hour in zip((1, 2), times, strict=True):
                 folder = root / synthetic.CPU / synthetic.round_name(number)
-                target = tmp_path / "-".join(map(str, hours)) / side / "local" / folder.name
+                root_of_side = tmp_path / "-".join(map(str, hours)) / side / "local"
+                began = f"2026-01-01T{hour:02}{10 * number:02}00Z"
+                target = root_of_side / synthetic.CPU / began
                 target.mkdir(parents=True)
                 for path in folder.glob("*.json"):
                     minutes = f"{hour:02}:{10 * number:02}"
@@ -65,7 +67,7 @@ def test_between_sets_of_one_hour_only_rounds_differ(tmp_path):
                         "started_at": f"2026-01-01T{minutes}:00Z",
                     }
                     (target / path.name).write_text(json.dumps(data))
-            sides.append(target.parents[1])
+            sides.append(root_of_side)
         text = compare(*sides).splitlines()[-1].removeprefix("geometric mean: ")
         return [float(x.strip("[], ")) for x in text.split()]
 

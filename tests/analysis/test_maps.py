@@ -88,11 +88,11 @@ def test_points_stand_at_their_intensity_under_the_measured_roof(laptop):
     rows = _rows(figure)
     view = views.view(laptop, "backends")
     row = view.series()[0].row("dense-flash", 1024)
-    # A third of 4 n^2 d H over four tensors of n H d float32: n / 12.
-    assert rates.intensity(row) == pytest.approx(1024 / 12)
-    assert rates.copy_bound(row) == pytest.approx(1024 / 12 * 1.2e10)
+    # 4 n^2 d H over four tensors of n H d float32: n / 4.
+    assert rates.intensity(row) == pytest.approx(1024 / 4)
+    assert rates.copy_bound(row) == pytest.approx(1024 / 4 * 1.2e10)
     flash = [r for r in rows if r["series"] == "SDPA flash"]
-    point = next(r for r in flash if float(r[_X]) == pytest.approx(1024 / 12))
+    point = next(r for r in flash if float(r[_X]) == pytest.approx(1024 / 4))
     assert float(point["useful GFLOP/s"]) == pytest.approx(rates.useful(row).value / 1e9)
     roof = [r for r in rows if r["series"] == "roof"]
     assert max(float(r["useful GFLOP/s"]) for r in roof) == 200

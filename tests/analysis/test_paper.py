@@ -136,4 +136,5 @@ def test_a_number_of_the_text_is_traced_to_its_command_in_two_steps(build):
     paths = row["records"].split(" ; ")
     assert len(paths) == 2 * synthetic.ROUNDS
     for path in paths:
-        assert commands[path] == "python -m experiments round --only seq_len=8192"
+        run = "python -m experiments run --tier laptop --case"
+        assert commands[path] == f"{run} {Path(path).stem}"

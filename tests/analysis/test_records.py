@@ -14,6 +14,7 @@ from analysis.records import frame as records
 from analysis.records import systems
 from analysis.selection import published, views
 from experiments import grid, rounds
+from experiments.provenance import command
 from tests.analysis import synthetic
 
 
@@ -109,7 +110,8 @@ def test_a_case_is_ok_if_it_is_in_any_round(rounds_of_one_case):
 
 
 def test_smoke_records_count_where_there_are_no_others(rounds_of_one_case):
-    smoke = {"tier": "smoke"}
+    (case,) = [c for c in synthetic.cases("dilated", "laptop") if c.variant == "dense"][:1]
+    smoke = {"tier": "smoke", "command": command("smoke", case)}
     assert rounds_of_one_case(smoke, smoke)["rounds"] == 2
     row = rounds_of_one_case(smoke, {}, smoke)
     assert (row["rounds"], row["tier"]) == (1, "laptop")

@@ -103,11 +103,12 @@ def test_the_cut_is_where_occasions_lie_furthest_apart(laptop_alone, tmp_path):
 def test_rounds_of_one_occasion_are_one_part(laptop_alone, tmp_path):
     times = {1: "2026-01-01T03:04:05Z", 2: "2026-01-01T04:04:05Z", 3: "2026-01-01T07:04:05Z"}
     for path in record_files(laptop_alone):
-        target = tmp_path / path.relative_to(laptop_alone.parent)
-        target.parent.mkdir(parents=True, exist_ok=True)
         began = {"started_at": times[int(path.parent.name[9])]}
+        round_ = began["started_at"].replace(":", "")
+        target = tmp_path / laptop_alone.name / synthetic.CPU / round_ / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps({**json.loads(path.read_text()), **began}))
-    frame = records.load(tmp_path)
+    frame = records.load(tmp_path / laptop_alone.name)
     found = retests(frame, synthetic.CPU)
     assert found.rounds == (2, 1) and found.hours == 3 and found.found
     assert set(frame["occasions"]) == {2}

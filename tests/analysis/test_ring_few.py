@@ -188,6 +188,6 @@ def test_modelled_lines_are_the_models_numbers(laptop):
 def test_the_rate_of_the_model_is_measured_where_there_is_a_gpu(both):
     note = " ".join(figure_model.model(both, "ring", synthetic.GPU).texts[-1].get_text().split())
     # The longest dense record that has a time: 128K timed out.
-    rate = 1000 * (4 * 8 * 64 * 32768**2 / 3) / ((0.3 + 12 * 32**2) / 40) / 1e12
+    rate = 1000 * (4 * 8 * 64 * 32768 * 32769 / 2) / ((0.3 + 12 * 32**2) / 40) / 1e12
     assert f"{rate:.0f} TFLOP/s per device as measured on one" in note
     assert "nominal" not in note

@@ -118,7 +118,7 @@ def test_records_older_than_ranks_are_read(laptop_root, tmp_path):
         del data["case"][key]
     for replicate in data["replicates"]:
         del replicate["ranks"]
-    path = tmp_path / "old.json"
+    path = synthetic.place(tmp_path, data)
     path.write_text(json.dumps(data))
     row = records.load(path).iloc[0]
     assert math.isnan(row["world_size"]) and row["simulated"] is None and row["ranks"] is None

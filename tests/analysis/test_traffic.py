@@ -46,7 +46,7 @@ def row(tmp_path):
     """A record as a dict -> its row of the frame."""
 
     def load(data):
-        path = tmp_path / "one.json"
+        path = synthetic.place(tmp_path, data)
         path.write_text(json.dumps(data))
         return records.load(path).iloc[0]
 
