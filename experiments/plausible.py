@@ -97,10 +97,10 @@ def _is_to_come(seconds: float) -> bool:
 def _last_commit() -> float:
     asked = ["git", "log", "-1", "--format=%ct"]
     try:
-        told = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=30).stdout
+        told = subprocess.run(asked, cwd=ROOT, capture_output=True, timeout=30).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return 0.0
-    return float(told) if told.strip().isdigit() else 0.0
+    return float(told) if told.isdigit() else 0.0
 
 
 @lru_cache(maxsize=1024)

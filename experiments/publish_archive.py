@@ -98,10 +98,10 @@ def publish_archive(
         check_target(target, base)
         if who and target.parent not in folders:
             folders[target.parent] = trusted.why_not_beside(base, *target.parent.parts[-2:])
-        reason = reason or folders.get(target.parent)
         is_there, other = _beside(target, data)
-        if reason or other:
-            refused.append(f"{name}: {reason or other}")
+        reason = reason or other or folders.get(target.parent)
+        if reason:
+            refused.append(f"{name}: {reason}")
             continue
         if not is_there:
             record.write(target, data)

@@ -169,7 +169,7 @@ def test_a_reference_worker_that_failed_is_thrown_away(go, work, log, workers, e
         "hang": "no reference to check against: over its limit of 1.5 s",
         "error": "RuntimeError: CUDA error: an illegal memory access was encountered",
     }
-    assert result["reason"] == told.get(end, f"its process was killed by {end}")
+    assert result["reason"].startswith(told.get(end, f"its process was killed by {end}"))
     assert go(seed=2)["status"] == "ok"
     first, failed, other = log.pids("reference")
     assert first == failed != other and die_soon(failed)
@@ -251,7 +251,7 @@ def test_a_context_that_hangs_is_over_its_limit(go, work):
     start = time.monotonic()
     with Workers(Context(lambda: time.sleep(60), lambda: None)) as workers:
         result = go(replace(THREE, timeout_s=1), workers=workers)
-    assert result["reason"] == "no reference to check against: over its limit of 1 s"
+    assert result["reason"].startswith("no reference to check against: over its limit of 1 s")
     assert time.monotonic() - start < 4
 
 
