@@ -46,7 +46,7 @@ def free_bytes() -> int:
     free = memory_available()
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     if most != resource.RLIM_INFINITY:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
         free = min(free, max(0, most - pages * resource.getpagesize()))
     return free
 

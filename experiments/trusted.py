@@ -106,7 +106,9 @@ def myself() -> str:
     """Who publishes here, by git; ValueError where it does not say."""
     asked = ["git", "config", "user.name"]
     try:
-        told = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=30).stdout
+        told = subprocess.run(
+            asked, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=30
+        ).stdout
     except (FileNotFoundError, subprocess.TimeoutExpired):
         told = ""
     who = told.strip()
