@@ -98,7 +98,7 @@ def test_what_earlier_code_measured_is_counted_as_history(laptop_root, tmp_path)
         data = json.loads(path.read_text())
         data["software"]["code_digest"] = "0" * 16
         path.write_text(json.dumps(data))
-    every = provenance.table_of(files.read(root))
+    every = provenance.table_of(files.read(synthetic.vouch(root)))
     assert {Path(path).name for path in every["path"][~every["counts"].astype(bool)]} == {
         path.name for path in old
     }

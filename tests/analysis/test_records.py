@@ -257,7 +257,7 @@ def test_a_machine_is_called_by_its_card_or_processor_and_two_of_one_name_by_the
         ("e", "cpu", "x", "CPU", 8),
     ]
     columns = ["machine", "device_kind", "device", "cpu", "cores"]
-    frame = pd.DataFrame(machines * 2, columns=columns)
+    frame = pd.DataFrame(machines * 2, columns=columns).assign(vouched=True)
     names = records._named(frame)["machine_name"].tolist()
     assert (
         names[:5]
@@ -270,3 +270,5 @@ def test_a_machine_is_called_by_its_card_or_processor_and_two_of_one_name_by_the
             "8-core CPU",
         ]
     )
+    strangers = records._named(frame.assign(vouched=False))["machine_name"].tolist()
+    assert strangers[0] == "2-core AMD EPYC 9R14 (not vouched for)"

@@ -96,7 +96,7 @@ def test_the_cut_is_where_occasions_lie_furthest_apart(laptop_alone, tmp_path):
             again = target.parents[1] / synthetic.round_name(4) / target.name
             again.parent.mkdir(exist_ok=True)
             again.write_text(json.dumps(record | {"started_at": "2026-01-10T03:04:05Z"}))
-    found = retests(records.load(tmp_path / "published"), synthetic.CPU)
+    found = retests(records.load(synthetic.vouch(tmp_path / "published")), synthetic.CPU)
     assert found.rounds == (2, 2) and found.hours == 7 * 24
 
 
@@ -108,7 +108,7 @@ def test_rounds_of_one_occasion_are_one_part(laptop_alone, tmp_path):
         target = tmp_path / laptop_alone.name / synthetic.CPU / round_ / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps({**json.loads(path.read_text()), **began}))
-    frame = records.load(tmp_path / laptop_alone.name)
+    frame = records.load(synthetic.vouch(tmp_path / laptop_alone.name))
     found = retests(frame, synthetic.CPU)
     assert found.rounds == (2, 1) and found.hours == 3 and found.found
     assert set(frame["occasions"]) == {2}
