@@ -25,6 +25,7 @@ from experiments.machine import Machine
 from experiments.private_folder import temporary
 from experiments.procedures import PROCEDURES, Procedure
 from experiments.references import NOT_KEPT, References
+from experiments.shown import shown
 from experiments.workers import Workers
 from models.registry import VARIANTS
 
@@ -137,6 +138,9 @@ def _record(
     **known,
 ) -> dict:
     """A record with what it says of its case and of where it was made; known: its other fields."""
+    if known.get("reason") is not None:
+        # It may be an error's text, in which a library writes what it likes.
+        known["reason"] = shown(known["reason"])
     return record.compose(
         tier=tier,
         variant=case.variant,
