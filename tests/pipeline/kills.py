@@ -124,6 +124,10 @@ class Torture:
                 self._wrong(path.name, "is half-written")
         return found
 
+    def failed(self) -> list[str]:
+        """Those that failed, by path."""
+        return [key for key, one in self.records().items() if one["status"] == "failed"]
+
     def look(self, name: str) -> None:
         """Note what is wrong now."""
         end = time.monotonic() + _END_S
@@ -226,8 +230,10 @@ def torture(folder: Path, *, count: int, seed: int, only: str | None = None) -> 
               file=sys.stderr, flush=True)  # fmt: skip
     for command in commands:
         work.go_on(command)
-    failed = [key for key, one in work.records().items() if one["status"] == "failed"]
-    work.found.wrong += [f"left failed: {key}" for key in failed]
+    # Rounds in which ranks were killed are others than those of the commands.
+    for key in work.failed():
+        work.go_on([*_RUN, Path(key).parent.name.removeprefix("round-"), "--case", Path(key).stem])
+    work.found.wrong += [f"left failed: {key}" for key in work.failed()]
     return work.found
 
 
