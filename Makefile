@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Byte code is kept: hundreds of processes start here, and each would compile the repository anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# It ends with this make, even where that is killed. Status 1: cases failed, as their records say.
+# It ends with this make, even where that is killed. Status 3: cases failed, as their records say.
 RUN := ATTENTION_ENDS_WITH=$$PPID python -m experiments run
 
 # -qq: errors only; the lines below tell what goes on.
@@ -30,7 +30,7 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 
 reproduce: $(VENV)/.ready-reproduce ## the findings in ten minutes: measure, analyse, typeset; TIER=full takes all cases
-	$(RUN) --all --tier $(or $(TIER),quick) --rounds 2 || test $$? -eq 1
+	$(RUN) --all --tier $(or $(TIER),quick) --rounds 2 || test $$? -eq 3
 	snakemake $(if $(TIER),--config tier=$(TIER)) $(ARGS)
 
 round: $(VENV)/.ready-reproduce $(VENV)/.ready-peers ## one more round of all measurements: let nothing else run beside it

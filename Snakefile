@@ -38,6 +38,11 @@ onsuccess:
         sys.exit(1)
 
 
+onerror:
+    for line in failed_cases() if SOURCE == "local" else []:
+        print(line, file=sys.stderr)
+
+
 # What a build is made of; its first page leads to all of it.
 MADE = [
     "build/paper.pdf",

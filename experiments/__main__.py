@@ -25,6 +25,8 @@ from models.kernels.tile_tables import HOME
 
 # Failed cases that are named.
 _SHOWN = 10
+# The exit status where cases failed: 1 is that of whatever breaks.
+FAILED = 3
 
 
 @console.printing
@@ -40,13 +42,25 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {console.in_words(error)}", file=sys.stderr)
         return 2
     except stop.Stopped as stopped:
-        given = shlex.join(sys.argv[1:] if arguments is None else arguments)
-        print(
-            f"stopped by {stopped}: what was measured is kept; to go on: "
-            f"python -m experiments {given}",
-            file=sys.stderr,
-        )
+        given = shlex.join(_goes_on(options, sys.argv[1:] if arguments is None else arguments))
+        # A terminal that was closed takes no text.
+        with contextlib.suppress(OSError):
+            print(
+                f"stopped by {stopped}: what was measured is kept; to go on: "
+                f"python -m experiments {given}",
+                file=sys.stderr,
+            )
         return stopped.status
+
+
+def _goes_on(options, arguments: list[str]) -> list[str]:
+    """The arguments of the command that goes on with one that was stopped."""
+    if options.command is not campaign:
+        return arguments
+    resume = [] if options.resume else ["--resume"]
+    is_named = any(one.partition("=")[0] == "--out" for one in arguments)
+    where = [] if is_named or not options.out else ["--out", str(options.out)]
+    return [*arguments, *resume, *where]
 
 
 def _list(options) -> int:
@@ -105,7 +119,7 @@ def _tiers_table(names: list[str], kind: str, name: str) -> str:
 
 
 def _run(options) -> int:
-    tick = stop.when_scheduler_ends()
+    tick = stop.check_stop()
     device = machine.choose_device(options.device)
     here = machine.describe(device)
     kind, name = here.device_kind, here.device
@@ -134,7 +148,7 @@ def _run(options) -> int:
         print(*failed[:_SHOWN], *left, sep="\n", file=sys.stderr)
         count = f"{len(failed)} of {len(numbers) * len(tasks)} cases failed"
         print(f"{count}; the same command measures them again", file=sys.stderr)
-    return 1 if failed else 0
+    return FAILED if failed else 0
 
 
 def _publish(options) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import signal
@@ -36,22 +37,24 @@ def printing(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     @wraps(main)
     def run(arguments: list[str] | None = None) -> int:
         in_any_locale()
+        status = 0
         try:
-            try:
-                return main(arguments)
-            finally:
-                print(end="", flush=True)
+            status = main(arguments)
+            print(end="", flush=True)
+            return status
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except OSError as error:
             is_gone = isinstance(error, BrokenPipeError)
             if not is_gone:
-                print(f"error: standard output: {error.strerror}", file=sys.stderr)
+                with contextlib.suppress(OSError):
+                    print(f"error: standard output: {error.strerror}", file=sys.stderr)
             # Else the interpreter, at its end, complains of what it could not write.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             for number in (1, 2):
                 os.dup2(nowhere, number)
-            return READER_GONE if is_gone else 1
+            # What was stopped, by the end of its terminal too, says that.
+            return status if status > 128 else READER_GONE if is_gone else 1
 
     return run
 

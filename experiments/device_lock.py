@@ -27,7 +27,7 @@ def hold(device: str, count: int = 1, tick: Callable[[], object] | None = None) 
     Yields the device held and, for a GPU, sets CUDA_VISIBLE_DEVICES to it alone. count: how
     many cards to hold, from "cuda:INDEX" or the first on; where there are fewer, as many as
     there are. tick: called at least once per second while it waits. Under SLURM the scheduler has
-    already given this job its devices.
+    already given this job its cards.
     """
     if device == "cpu":
         candidates = ["cpu"]
@@ -38,7 +38,8 @@ def hold(device: str, count: int = 1, tick: Callable[[], object] | None = None) 
         candidates = names if device == "cuda" else names[names.index(device) :]
         if count == 1 and device != "cuda":
             candidates = candidates[:1]
-    if "SLURM_JOB_ID" in os.environ:
+    # Of processors several jobs may have the same.
+    if "SLURM_JOB_ID" in os.environ and device != "cpu":
         yield candidates[0]
         return
     # Several in the order of their index, so that no two jobs wait for each other.

@@ -20,7 +20,7 @@ from pathlib import Path
 from experiments.atomic_write import DISK_FULL, full_disk
 from experiments.die_with_parent import die_with_parent
 from experiments.machine import memory_available
-from experiments.stop import STOPS
+from experiments.stop import STOPS, deferred
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -74,11 +74,12 @@ def send(pipe: Connection, report: Report) -> None:
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Have a stop wait: a process that is forked within is noted before anything can interrupt."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with deferred():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Process:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import subprocess
@@ -60,6 +61,8 @@ def _told(*arguments: str) -> str | None:
         done = subprocess.run(
             ["git", *arguments],
             cwd=ROOT,
+            # A hook of another repository says which by these.
+            env={k: v for k, v in os.environ.items() if not k.startswith("GIT_")},
             capture_output=True,
             encoding="utf-8",
             errors="replace",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -60,17 +60,12 @@ def publish(root: Path, published: Path = PUBLISHED) -> list[Path]:
     for path, one in beside.records.items():
         begun.setdefault(path.parent, []).append(one.started_at)
     targets: dict[Path, dict] = {}
-    asked: set[Path] = set()
     for path, one in found.records.items():
         name = path.absolute().parent.name
         if rounds.LOCAL_NAME.fullmatch(name):
             name = began(begun[path.parent])
         target = rounds.path_of(published, one.machine.id, name, one.to_case())
         check_target(target, published)
-        if path.parent not in asked:
-            asked.add(path.parent)
-            if why := trusted.why_not_beside(published, *target.parent.parts[-2:]):
-                raise record.RecordError(why)
         data = record.parse(path)
         is_other = os.path.lexists(target) and record.parse(target) != data
         if is_other or target in targets:
@@ -79,8 +74,16 @@ def publish(root: Path, published: Path = PUBLISHED) -> list[Path]:
                 "measure a whole round anew (make round)"
             )
         targets[target] = data
-    _write_all({path: data for path, data in targets.items() if not path.exists()})
-    trusted.add(published, dict.fromkeys(path.parent.parts[-2:] for path in targets), who)
+    for folder in dict.fromkeys(path.parent for path in targets):
+        why = trusted.why_not_beside(published, *folder.parts[-2:])
+        # All that lies there is what is published now: this was begun before, and cut short.
+        if why and not all(path in targets for path in folder.iterdir()):
+            raise record.RecordError(why)
+    new = {path: data for path, data in targets.items() if not path.exists()}
+    with _all_or_none(new):
+        for path, data in new.items():
+            record.write(path, data)
+        trusted.add(published, dict.fromkeys(path.parent.parts[-2:] for path in targets), who)
     return list(targets)
 
 
@@ -91,18 +94,16 @@ def check_target(target: Path, published: Path) -> None:
             raise record.RecordError(f"{shown(folder)}: is a symbolic link, nothing goes there")
 
 
-def _write_all(records: dict[Path, dict]) -> None:
-    """Write each, or, where one cannot be written, leave nothing there."""
-    written: list[Path] = []
+@contextmanager
+def _all_or_none(paths: Iterable[Path]) -> Iterator[None]:
+    """Where what is done within fails, leave none of these files there."""
     try:
-        for path, data in records.items():
-            written.append(path)
-            record.write(path, data)
+        yield
     except BaseException:
-        for path in written:
+        for path in paths:
             path.unlink(missing_ok=True)
             for folder in (path.parent, path.parent.parent):
-                # Of a folder that holds something else.
+                # Of a folder that holds something else, or is not there.
                 with suppress(OSError):
                     folder.rmdir()
         raise
@@ -122,6 +123,8 @@ def why_not(found: Record) -> str | None:
             "software.git_dirty: measured with uncommitted changes in models/ or "
             "experiments/; commit and measure again"
         )
+    if found.cause == "day":
+        return f"cause: is the day ({found.reason}); measure again"
     return own_failure(found)
 
 

@@ -15,6 +15,7 @@ import re
 import stat
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -160,11 +161,14 @@ def set_aside_outdated(path: Path, case: Case, procedure: str | None = None) -> 
         name = f"{path.stem}@{_time_of(path)}"
         names = (f"{name}-{number}" if number > 1 else name for number in itertools.count(1))
         places = (aside / f"{one}.json" for one in names)
-        path.replace(next(place for place in places if not place.exists()))
+        # Another run may have done so meanwhile.
+        with suppress(FileNotFoundError):
+            path.replace(next(place for place in places if not place.exists()))
     if not path.exists() and aside.is_dir():
         for one in sorted(aside.glob(f"{path.stem}@*.json")):
             if current(one, case, procedure):
-                one.replace(path)
+                with suppress(FileNotFoundError):
+                    one.replace(path)
                 return
 
 

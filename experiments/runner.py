@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 import tempfile
 import time
@@ -59,7 +60,8 @@ def check_writable(out: Path) -> None:
     where = out
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for folder in (out, Path(tempfile.gettempdir())):
+        # Where TMPDIR cannot be written to, Python would take another folder without a word.
+        for folder in (out, Path(os.environ.get("TMPDIR") or tempfile.gettempdir())):
             where = folder
             with tempfile.TemporaryFile(dir=folder) as file:
                 file.write(bytes(_BLOCK))
@@ -160,7 +162,8 @@ class _Pass:
                 # Another run may have measured it while this one waited.
                 is_there = not again and self.is_done(task)
                 if not is_there:
-                    before = self.measure(task, digests[_behind(task)], describe(held), before)
+                    digest = digests[_behind(task)]
+                    before = self.measure(task, digest, describe(held), before, again)
             if is_there:
                 before = None
                 _say("    measured by another run meanwhile")
@@ -169,8 +172,13 @@ class _Pass:
             if self.tick is not None:
                 self.tick()
 
-    def measure(self, task: Task, digest: str, machine: Machine, before: dict | None):
-        """Measure one and write its record; returns the gauge after it."""
+    def measure(
+        self, task: Task, digest: str, machine: Machine, before: dict | None, again: bool = False
+    ) -> dict | None:
+        """Measure one and write its record; returns the gauge after it.
+
+        again: what is there stands, and no failure takes its place.
+        """
         from experiments.gauge import ceilings_beside
         from experiments.supervise import Account, supervise
 
@@ -186,8 +194,10 @@ class _Pass:
             ceilings=ceilings_beside(before, task.case.dtype, self.machine.torch_device),
         )
         after = self.gauge()
-        record.write(path, with_gauges(result, before, after))
-        _say(f"    {outcome(result)} ({account})")
+        is_worse = again and result["status"] != "ok" and self.is_done(task)
+        if not is_worse:
+            record.write(path, with_gauges(result, before, after))
+        _say(f"    {outcome(result)} ({account})" + ("; the one before stays" if is_worse else ""))
         return after
 
     def is_done(self, task: Task) -> bool:
@@ -284,9 +294,10 @@ def failures(tasks: Iterable[Task], paths: Iterable[Path]) -> list[str]:
     """A line for each task whose record, at its path, the next run measures again."""
     found = []
     for task, path in zip(tasks, paths, strict=True):
-        one = rounds.current(path, task.case, task.procedure)
-        if one and not rounds.is_done(path, task.case, task.procedure):
-            found.append(f"{path.parent.name}, {task.name}: {outcome(one)}")
+        if path.exists() and not rounds.is_done(path, task.case, task.procedure):
+            one = rounds.current(path, task.case, task.procedure)
+            told = outcome(one) if one else "not measured: its record is of other code"
+            found.append(f"{path.parent.name}, {task.name}: {told}")
     return found
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 # Ctrl-C, a cluster's or a container's time limit, a closed terminal.
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -26,35 +27,66 @@ class Stopped(KeyboardInterrupt):
         return 128 + self.number
 
 
+# The signal that said so, once one has; whether it is to be obeyed yet, and what it waits for.
+_told: int | None = None
+_is_waiting, _depth = False, 0
+
+
 def raise_when_told() -> None:
     """Have each of STOPS raise Stopped here; what was ignored by whoever began this stays so."""
+    global _told, _is_waiting
+    _told, _is_waiting = None, False
     for number in STOPS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, stop)
 
 
 def stop(number: int, _frame=None) -> None:
-    """Raise Stopped, as after that signal."""
+    """Raise Stopped, as after that signal, or have it raised where `deferred` ends."""
+    global _told, _is_waiting
+    _told = number
+    if _depth:
+        _is_waiting = True
+        return
     # What stops a process often sends several: the first is obeyed, and nothing cuts that short.
     for one in STOPS:
         signal.signal(one, signal.SIG_IGN)
     raise Stopped(number)
 
 
-def when_scheduler_ends() -> Callable[[], None]:
-    """A function that raises Stopped once the process that ENDS_WITH names is gone."""
-    named = os.environ.get(ENDS_WITH)
-    if not named:
-        return lambda: None
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Have a stop wait until this ends.
+
+    A mask of signals is not enough: the kernel gives them to another thread, of a library's, and
+    Python handles them in this one.
+    """
+    global _depth, _is_waiting
+    _depth += 1
     try:
-        scheduler = os.pidfd_open(int(named))
-    except ProcessLookupError:
-        raise Stopped(signal.SIGTERM) from None
-    poll = select.poll()
-    poll.register(scheduler, select.POLLIN)
+        yield
+    finally:
+        _depth -= 1
+        if _is_waiting and not _depth:
+            _is_waiting = False
+            stop(_told)
+
+
+def check_stop() -> Callable[[], None]:
+    """A function, to be called often, that raises Stopped where it is due.
+
+    That is once the process that ENDS_WITH names is gone; and again where one was swallowed, as
+    Python does with what is raised while it finalizes an object.
+    """
+    named, poll = os.environ.get(ENDS_WITH), select.poll()
+    if named:
+        try:
+            poll.register(os.pidfd_open(int(named)), select.POLLIN)
+        except ProcessLookupError:
+            raise Stopped(signal.SIGTERM) from None
 
     def check() -> None:
-        if poll.poll(0):
-            stop(signal.SIGTERM)
+        if _told is not None or (named and poll.poll(0)):
+            stop(_told or signal.SIGTERM)
 
     return check

@@ -267,7 +267,8 @@ class _Watch:
 
     def _stop(self, status: str, reason: str, cause: str) -> _Stop:
         """What ended the case; the day is the cause where the machine was not the case's own."""
-        if status == "timeout" and self.start.was_busy():
+        # A card's time is not the processors'.
+        if status == "timeout" and self.device == "cpu" and self.start.was_busy():
             return _Stop(status, f"{reason}, while others used the processors", "day")
         if status == "oom" and self.device == "cpu" and self.limits.memory_gib is None:
             whole, free = (x / GIB for x in (self.machine.memory_bytes, self.start.free_bytes))

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -23,6 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from experiments import stop
+from experiments.console import in_words
 from experiments.private_folder import SHARED, private
 
 ROOT = Path(__file__).parent.parent
@@ -36,23 +38,33 @@ _AT_LOAD = ("CUDA_", "GOMP_", "KMP_", "MKL_", "OMP_", "PYTHON", "TORCH_", "TRITO
 
 def main(arguments: list[str]) -> int:
     """Have a server run the command; its exit status, or 1 where the process that ran it died."""
-    with _connected(_address()) as server:
-        request = json.dumps({"arguments": arguments, "folder": os.getcwd(), "env": {**os.environ}})
-        streams = array.array("i", [1, 2])
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)]
-        body = request.encode()
-        server.sendmsg([len(body).to_bytes(4, "big")], ancillary)
-        server.sendall(body)
-        stop.raise_when_told()
-        try:
-            status = server.recv(1)
-        except stop.Stopped as stopped:
-            # It is told by this end, cleans up and says how to go on.
-            server.shutdown(socket.SHUT_WR)
-            server.settimeout(_STOP_S)
-            with suppress(TimeoutError):
-                server.recv(1)
-            return stopped.status
+    stop.raise_when_told()
+    try:
+        with _connected(_address()) as server:
+            return _run(server, arguments)
+    except stop.Stopped as stopped:
+        return stopped.status
+    except OSError as error:
+        print(f"error: {in_words(error)}", file=sys.stderr)
+        return 2
+
+
+def _run(server: socket.socket, arguments: list[str]) -> int:
+    request = json.dumps({"arguments": arguments, "folder": os.getcwd(), "env": {**os.environ}})
+    streams = array.array("i", [1, 2])
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)]
+    body = request.encode()
+    server.sendmsg([len(body).to_bytes(4, "big")], ancillary)
+    server.sendall(body)
+    try:
+        status = server.recv(1)
+    except stop.Stopped:
+        # It is told by this end, cleans up and says how to go on.
+        server.shutdown(socket.SHUT_WR)
+        server.settimeout(_STOP_S)
+        with suppress(TimeoutError):
+            server.recv(1)
+        raise
     if not status:
         print("error: the process that ran this command died", file=sys.stderr)
     return status[0] if status else 1
@@ -61,12 +73,22 @@ def main(arguments: list[str]) -> int:
 def _address() -> Path:
     """The socket of the server for this environment and the files as they are."""
     loaded = sorted(item for item in os.environ.items() if item[0].startswith(_AT_LOAD))
-    sha = hashlib.sha256(f"{sys.executable} {ROOT} {loaded}".encode())
+    sha = hashlib.sha256(f"{sys.executable} {ROOT} {loaded} {_limits()}".encode())
     for name in ("experiments", "models"):
         for path in sorted((ROOT / name).rglob("*")):
             if path.suffix in (".py", ".yaml", ".json"):
                 sha.update(f"{path} {path.stat().st_mtime_ns}".encode())
     return private(SHARED) / f"{sha.hexdigest()[:16]}.sock"
+
+
+def _limits() -> tuple:
+    """What a server has from whoever starts it, and its forks from it."""
+    limits = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
+    return (
+        sorted(os.sched_getaffinity(0)),
+        os.getpriority(os.PRIO_PROCESS, 0),
+        [resource.getrlimit(limit) for limit in sorted(set(limits))],
+    )
 
 
 def _connected(address: Path) -> socket.socket:
@@ -78,6 +100,8 @@ def _connected(address: Path) -> socket.socket:
         log = address.with_suffix(".log")
         with open(log, "wb") as errors:
             command = [sys.executable, "-m", "experiments.warm", "--serve", str(address)]
+            # It holds the lock until it listens, even if this process is gone by then.
+            command.append(str(lock.fileno()))
             server = subprocess.Popen(
                 command,
                 cwd=ROOT,
@@ -85,7 +109,7 @@ def _connected(address: Path) -> socket.socket:
                 stdout=errors,
                 stderr=errors,
                 start_new_session=True,
-                close_fds=True,
+                pass_fds=[lock.fileno()],
             )
         end = time.monotonic() + _START_S
         while time.monotonic() < end and server.poll() is None:
@@ -107,18 +131,25 @@ def _connection(address: Path) -> socket.socket:
     return made
 
 
-def serve(address: Path) -> None:
-    """Fork for each call, until none is at work and none has come for a while."""
+def serve(address: Path, lock: int) -> None:
+    """Fork for each call, until none is at work and none has come for a while.
+
+    lock: the descriptor of what others wait for until this one listens.
+    """
     _warm_up()
     address.unlink(missing_ok=True)
     running: set[int] = set()
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(address))
         listening.listen()
+        own = address.stat().st_ino
+        os.close(lock)
         while select.select([listening], [], [], _IDLE_S)[0] or _still(running):
             _take(listening, running)
         # Whoever has connected by now is still served.
-        address.unlink()
+        with suppress(FileNotFoundError):
+            if address.stat().st_ino == own:
+                address.unlink()
         while _take(listening, running):
             pass
 
@@ -193,7 +224,10 @@ def _answer(caller: socket.socket) -> None:
 def _received(caller: socket.socket, size: int) -> bytes:
     body = b""
     while len(body) < size:
-        body += caller.recv(size - len(body))
+        part = caller.recv(size - len(body))
+        if not part:
+            raise ConnectionError("the caller is gone")
+        body += part
     return body
 
 
@@ -212,6 +246,6 @@ def _end_with(caller: socket.socket) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
-        serve(Path(sys.argv[2]))
+        serve(Path(sys.argv[2]), int(sys.argv[3]))
     else:
         sys.exit(main(sys.argv[1:]))

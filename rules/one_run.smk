@@ -4,6 +4,7 @@ import os
 import signal
 
 import psutil
+from snakemake.persistence import FileBackupMixin
 from snakemake.scheduling.job_scheduler import JobScheduler
 
 from experiments.stop import ENDS_WITH, STOPS
@@ -43,8 +44,17 @@ def stop_run(number, frame=None):
         jobs = psutil.wait_procs(jobs, JOBS_END_S)[1]
     name = signal.Signals(number).name
     text = f"\nstopped by {name}: what is done is kept, and the same command goes on\n"
-    os.write(2, text.encode())
+    try:
+        os.write(2, text.encode())
+    except OSError:
+        # A terminal that was closed.
+        pass
     os._exit(128 + number)
+
+
+def keep_output(self, path):
+    """In place of Snakemake's copies: what a job of `update` leaves is as it should be."""
+    return Path(path).exists()
 
 
 if workflow.is_main_process:
@@ -54,5 +64,7 @@ if workflow.is_main_process:
             # Of Snakemake 9.27: its handler of SIGTERM takes a lock that its main thread may hold,
             # and then waits for good.
     JobScheduler.exit_gracefully = staticmethod(stop_run)
+    # It would put back the record of before a job that failed, over one that another run made.
+    FileBackupMixin.backup_output = FileBackupMixin.restore_output = keep_output
     # A case that is being measured ends with this process, even where that is killed.
     os.environ[ENDS_WITH] = str(os.getpid())

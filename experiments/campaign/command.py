@@ -62,7 +62,8 @@ def campaign(options: argparse.Namespace) -> int:
 
     now = f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
     kind = "rehearsal" if options.rehearse else "campaign"
-    out = options.out or _LOCAL / f"{kind}-{now}"
+    # Who is told how to go on is told where.
+    options.out = out = options.out or _LOCAL / f"{kind}-{now}"
     folder = run.begin(out, chosen, is_rehearsal=options.rehearse, resume=options.resume)
     run.run(folder, chosen, clock)
     print(folder.archive)

@@ -152,11 +152,13 @@ class _Steps:
                 cwd=ROOT,
             )
             give_up = time.monotonic() + seconds + 15
-            while compiler.poll() is None and time.monotonic() < give_up:
-                self.tick()
-                time.sleep(0.2)
-            compiler.kill()
-            compiler.wait()
+            try:
+                while compiler.poll() is None and time.monotonic() < give_up:
+                    self.tick()
+                    time.sleep(0.2)
+            finally:
+                compiler.kill()
+                compiler.wait()
         if compiler.returncode == 0:
             return json.loads(answered.read_text(encoding="utf-8"))
         self.say("compiling ahead came to no end: kernels are compiled when they are launched")

@@ -41,19 +41,19 @@ def test_what_was_ignored_stays_so():
 def test_a_run_ends_with_its_scheduler(monkeypatch):
     scheduler = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     monkeypatch.setenv(stop.ENDS_WITH, str(scheduler.pid))
-    check = stop.when_scheduler_ends()
+    check = stop.check_stop()
     check()
     scheduler.kill()
     scheduler.wait()
     with pytest.raises(stop.Stopped):
         check()
     with pytest.raises(stop.Stopped):
-        stop.when_scheduler_ends()
+        stop.check_stop()
 
 
 def test_without_a_scheduler_nothing_is_watched(monkeypatch):
     monkeypatch.delenv(stop.ENDS_WITH, raising=False)
-    assert stop.when_scheduler_ends()() is None
+    assert stop.check_stop()() is None
 
 
 def burn(seconds):
