@@ -2,8 +2,10 @@
 
 import ast
 import json
+import os
 import re
 import shutil
+import signal
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from experiments import digest, machine, rounds, runner
 from experiments import grid as grids
+from experiments.procedures import attention
 from models.registry import VARIANTS
 
 
@@ -64,6 +67,21 @@ def test_a_failure_of_the_day_is_measured_again_and_told(run, capsys, status):
     assert "1 cases to measure, 2 kept" in capsys.readouterr().err
     assert json.loads(paths[1].read_text())["status"] == "ok"
     assert runner.failures([task], [paths[1]]) == []
+
+
+def test_a_second_measurement_that_fails_takes_no_good_ones_place(
+    run, monkeypatch, tmp_path, capsys
+):
+    (path, *_) = run()
+    before = path.read_bytes()
+    (task,) = (one for one in grids.tasks("smoke") if one.name == path.stem)
+    one = runner._Pass(
+        "smoke", machine.describe("cpu"), "cpu", tmp_path, "round-1", runner.Workers.of("cpu"), None
+    )
+    monkeypatch.setattr(attention, "replicate", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    one.run([task], None, again=True)
+    assert path.read_bytes() == before
+    assert "killed by SIGKILL" in (told := capsys.readouterr().err) and "before stays" in told
 
 
 def test_what_another_run_measured_meanwhile_is_kept(run, monkeypatch, capsys):

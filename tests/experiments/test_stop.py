@@ -1,5 +1,6 @@
 """Three signals stop a run alike, and so does the end of its scheduler."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ def handlers():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+    stop._told, stop._is_waiting = None, False
 
 
 @pytest.mark.parametrize("number", stop.STOPS)
@@ -29,6 +31,29 @@ def test_each_signal_stops_and_a_second_cuts_nothing_short(number):
     assert stopped.value.status == 128 + number
     for other in stop.STOPS:
         os.kill(os.getpid(), other)
+
+
+def test_a_stop_waits_for_the_end_of_what_it_would_cut():
+    done = []
+    stop.raise_when_told()
+    with pytest.raises(stop.Stopped, match="SIGTERM"), stop.deferred():
+        with stop.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("inner")
+        done.append("outer")
+    assert done == ["inner", "outer"]
+
+
+def test_a_stop_that_was_swallowed_is_raised_again(monkeypatch):
+    monkeypatch.delenv(stop.ENDS_WITH, raising=False)
+    check = stop.check_stop()
+    stop.raise_when_told()
+    check()
+    # As Python does with what is raised while it finalizes an object.
+    with contextlib.suppress(stop.Stopped):
+        os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(stop.Stopped, match="SIGTERM"):
+        check()
 
 
 def test_what_was_ignored_stays_so():

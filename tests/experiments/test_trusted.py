@@ -117,6 +117,35 @@ def test_whoever_publishes_vouches_for_it(tmp_path, local, monkeypatch):
         publish(tmp_path / "local", tmp_path / "published")
 
 
+def test_what_was_cut_short_goes_on(tmp_path, local, monkeypatch):
+    monkeypatch.setattr(trusted, "myself", lambda: "me")
+    (target,) = publish(tmp_path / "local", tmp_path / "published")
+    # Killed behind the records and before their line.
+    (tmp_path / "published" / trusted.NAME).unlink()
+    assert publish(tmp_path / "local", tmp_path / "published") == [target]
+    assert trusted.holding(tmp_path / "published") == {target.parent.parts[-2:]}
+
+
+def test_where_nobody_can_vouch_nothing_is_left(tmp_path, local, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(trusted, "myself", lambda: "me")
+    monkeypatch.setattr(trusted, "add", full)
+    with pytest.raises(OSError, match="No space"):
+        publish(tmp_path / "local", tmp_path / "published")
+    assert [*tmp_path.rglob("published/**/*.json")] == []
+
+
+def test_what_the_day_caused_is_not_published(tmp_path, local, monkeypatch):
+    monkeypatch.setattr(trusted, "myself", lambda: "me")
+    data = json.loads(local.read_text())
+    lost = {"status": "timeout", "reason": "late", "cause": "day", "replicates": [], "error": None}
+    record.write(local, data | lost)
+    with pytest.raises(RecordError, match="cause: is the day"):
+        publish(tmp_path / "local", tmp_path / "published")
+
+
 def test_without_a_name_nothing_is_published(tmp_path, local, monkeypatch):
     for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
         monkeypatch.setenv(name, os.devnull)

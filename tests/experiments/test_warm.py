@@ -1,8 +1,10 @@
 """A warm process does what a cold one does, and is gone with whoever called it."""
 
+import array
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -68,6 +70,26 @@ def test_one_server_answers_until_the_files_change(copy, monkeypatch):
     grid.write_text(grid.read_text().replace("title: ", "title: Edited, ", 1))
     assert warm._address() != before
     assert "Edited, " in run(copy, ".warm", "list").stdout
+
+
+def test_a_caller_that_goes_before_it_has_asked_leaves_nothing_at_work(copy, monkeypatch):
+    monkeypatch.setattr(warm, "ROOT", copy)
+    assert run(copy, ".warm", "list").returncode == 0
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(warm._address()))
+        streams = array.array("i", [1, 2])
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)]
+        caller.sendmsg([(1000).to_bytes(4, "big")], ancillary)
+        caller.sendall(b"{")
+        caller.shutdown(socket.SHUT_WR)
+        # Its fork says so and ends.
+        assert caller.recv(1) == b"\x01"
+
+
+def test_a_server_is_of_its_limits(monkeypatch):
+    before = warm._address()
+    monkeypatch.setattr(warm.os, "sched_getaffinity", lambda _: {0})
+    assert warm._address() != before
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
