@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 # Ctrl-C, a cluster's or a container's time limit, a closed terminal.
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -78,15 +78,23 @@ def check_stop() -> Callable[[], None]:
     That is once the process that ENDS_WITH names is gone; and again where one was swallowed, as
     Python does with what is raised while it finalizes an object.
     """
-    named, poll = os.environ.get(ENDS_WITH), select.poll()
-    if named:
-        try:
-            poll.register(os.pidfd_open(int(named)), select.POLLIN)
-        except ProcessLookupError:
-            raise Stopped(signal.SIGTERM) from None
+    named = os.environ.get(ENDS_WITH)
+    began = _began(named) if named else None
+    if named and began is None:
+        raise Stopped(signal.SIGTERM)
 
     def check() -> None:
-        if _told is not None or (named and poll.poll(0)):
+        if _told is not None or (named and _began(named) != began):
             stop(_told or signal.SIGTERM)
 
     return check
+
+
+def _began(pid: str) -> str | None:
+    """When a process began, which tells it from a later one of its number; None once it ended."""
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return None
+    state, *fields = told.rpartition(")")[2].split()
+    return None if state in "ZX" else fields[18]
