@@ -21,6 +21,7 @@ from analysis.records import frame as sources
 from analysis.records.frame import RecordsError
 from analysis.rendering import numbers, style, table
 from analysis.selection import published, views
+from experiments.atomic_write import in_words
 
 # A notebook would look for mathematics in the cells of a frame, which are data.
 pd.set_option("display.html.use_mathjax", False)
@@ -109,7 +110,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RecordsError(f"{path.parent}: cannot write there: {error.strerror}") from None
+        raise RecordsError(f"{path.parent}: cannot write there: {in_words(error)}") from None
 
 
 def main(arguments: list[str] | None = None) -> int:

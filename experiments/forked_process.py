@@ -19,7 +19,7 @@ from pathlib import Path
 
 from experiments.atomic_write import DISK_FULL, full_disk
 from experiments.die_with_parent import die_with_parent
-from experiments.machine import memory_available
+from experiments.machine import address_space, memory_available
 from experiments.stop import STOPS, deferred
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -228,11 +228,8 @@ def _be_a_child(parent: int, memory_gib, serve: Callable, pipe, arguments: Seque
 def _limit_memory(memory_gib: float) -> None:
     """Let allocations fail before the machine swaps: the address space may grow by what is free."""
     allowed = int(min(memory_available() * 9 // 10, memory_gib * 2**30))
-    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
-    limit = pages * resource.getpagesize() + allowed
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    if most != resource.RLIM_INFINITY:
-        limit = min(limit, most)
+    used, most = address_space()
+    limit = used + allowed if most is None else min(used + allowed, most)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-from experiments.machine import memory_available
+from experiments.machine import address_space, memory_available
 
 # Of the processors' time, what others may take before a time-out is theirs.
 _BUSY = 0.1
@@ -43,12 +41,9 @@ class Start:
 
 def free_bytes() -> int:
     """Memory that this process can take: what is free, and what its limit (ulimit -v) leaves."""
+    used, most = address_space()
     free = memory_available()
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    if most != resource.RLIM_INFINITY:
-        pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
-        free = min(free, max(0, most - pages * resource.getpagesize()))
-    return free
+    return free if most is None else min(free, max(0, most - used))
 
 
 def _busy_s() -> float:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import re
+import resource
 import subprocess
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -176,6 +177,13 @@ def _caches() -> dict[str, int]:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def address_space() -> tuple[int, int | None]:
+    """Bytes of address space that this process has, and may have (ulimit -v); None for any."""
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    return pages * resource.getpagesize(), None if most == resource.RLIM_INFINITY else most
 
 
 def memory_available() -> int:

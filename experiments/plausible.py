@@ -6,7 +6,6 @@ The bounds are generous, so that nothing that was measured is near one. No torch
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from experiments import machine as machines
 from experiments.case import Case
 from experiments.cost.pairs import dense_pairs, useful_flops, whole_pairs
 from experiments.digest import ROOT
+from experiments.git import git
 from experiments.procedures import Procedure
 from experiments.provenance import command
 from experiments.schema import Agreement, Ceilings, Gauge, Machine, Record, Replicate
@@ -96,12 +96,7 @@ def _is_to_come(seconds: float) -> bool:
 
 @cache
 def _last_commit() -> float:
-    asked = ["git", "log", "-1", "--format=%ct"]
-    try:
-        told = subprocess.run(asked, cwd=ROOT, capture_output=True, timeout=30).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        return 0.0
-    return float(told) if told.isdigit() else 0.0
+    return float(git(ROOT, "log", "-1", "--format=%ct") or 0)
 
 
 @lru_cache(maxsize=1024)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shlex
-import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 from experiments.case import Case
 from experiments.digest import ROOT
+from experiments.git import git
 from models.kernels import tile_tables
 
 # What a record's numbers depend on; a change elsewhere (the paper, say) leaves them clean.
@@ -46,31 +45,14 @@ def _dirty() -> bool | None:
     return None if status is None else bool(status)
 
 
+@cache
 def _git(*arguments: str) -> str | None:
     """Output of a git command in the repository; None where there is no git or no repository.
 
     Sources that were unpacked within another repository are none of its commits.
     """
-    top = _told("rev-parse", "--show-toplevel")
-    return _told(*arguments) if top and Path(top).resolve() == ROOT.resolve() else None
-
-
-@cache
-def _told(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=ROOT,
-            # A hook of another repository says which by these.
-            env={k: v for k, v in os.environ.items() if not k.startswith("GIT_")},
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=30,
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    top = git(ROOT, "rev-parse", "--show-toplevel")
+    return git(ROOT, *arguments) if top and Path(top).resolve() == ROOT.resolve() else None
 
 
 @cache

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import subprocess
 from fnmatch import fnmatch
 from pathlib import Path
 
 from experiments.digest import ROOT
+from experiments.git import git
 
 FOLDERS = ("models", "experiments")
 # What running, testing or copying the sources leaves beside them: as in `.gitignore`.
@@ -79,29 +79,13 @@ def commit_of(trees: dict[str, str], root: Path = ROOT) -> str | None:
     trees: as `of_sources` gives them. Looked for from HEAD and every branch, local or
     remote; None also where there is no git or no repository.
     """
-    listed = _git(root, "rev-list", "--date-order", "--branches", "--remotes", "HEAD")
+    listed = git(root, "rev-list", "--date-order", "--branches", "--remotes", "HEAD")
     commits = (listed or "").split()
     asked = "".join(f"{commit}:{name}\n" for commit in commits for name in FOLDERS)
     # One line per answer: the tree, or what was asked and "missing".
-    answers = (_git(root, "cat-file", "--batch-check=%(objectname)", asked=asked) or "").split("\n")
+    answers = (git(root, "cat-file", "--batch-check=%(objectname)", asked=asked) or "").split("\n")
     wanted = [trees[name] for name in FOLDERS]
     for number, commit in enumerate(commits):
         if answers[len(FOLDERS) * number :][: len(FOLDERS)] == wanted:
             return commit
     return None
-
-
-def _git(root: Path, *arguments: str, asked: str | None = None) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=root,
-            input=asked,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=60,
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None

@@ -9,13 +9,13 @@ shows by the SHA-1. `publish` adds the lines of what it publishes; a reviewer se
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.atomic_write import atomic_write
 from experiments.digest import ROOT
+from experiments.git import git
 from experiments.record import RecordError
 from experiments.shown import shown
 from experiments.source_tree import tree_sha
@@ -64,25 +64,24 @@ def read(published: Path) -> list[Vouched]:
 
 def holding(published: Path) -> set[tuple[str, str]]:
     """(machine, round) of those that are as they were when somebody vouched for them."""
-    return {
-        (one.machine, one.round)
-        for one in read(published)
-        if _sha(published / one.machine / one.round) == one.sha
-    }
+    return {(one.machine, one.round) for one in read(published) if _holds(published, one)}
 
 
-def _sha(folder: Path) -> str | None:
-    """That of the folder, None where it cannot be read; a link is no folder."""
+def _holds(published: Path, one: Vouched) -> bool:
+    """Whether the round's folder can be read and is as it was; a link is no folder."""
+    folder = published / one.machine / one.round
     try:
-        return None if folder.is_symlink() or folder.parent.is_symlink() else tree_sha(folder)
+        is_link = folder.is_symlink() or folder.parent.is_symlink()
+        return not is_link and tree_sha(folder) == one.sha
     except OSError:
-        return None
+        return False
 
 
 def why_not_beside(published: Path, machine: str, round_: str) -> str | None:
     """Why nothing may be added to a round that is there: who vouches for it would for all of it."""
     folder = published / machine / round_
-    if not folder.exists() or (machine, round_) in holding(published):
+    own = [one for one in read(published) if (one.machine, one.round) == (machine, round_)]
+    if not folder.exists() or any(_holds(published, one) for one in own):
         return None
     return f"{shown(folder)}: holds what nobody vouches for ({NAME}): nothing is put beside it"
 
@@ -104,14 +103,7 @@ def add(published: Path, rounds: Iterable[tuple[str, str]], who: str) -> None:
 
 def myself() -> str:
     """Who publishes here, by git; ValueError where it does not say."""
-    asked = ["git", "config", "user.name"]
-    try:
-        told = subprocess.run(
-            asked, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=30
-        ).stdout
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        told = ""
-    who = told.strip()
+    who = git(ROOT, "config", "user.name") or ""
     if not who or not who.isprintable() or len(who) > 100:
         raise ValueError("publish: say who vouches for the records: git config user.name '...'")
     return who

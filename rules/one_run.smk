@@ -17,6 +17,7 @@ JOBS_END_S = 20
 
 
 def lock_run():
+    # The descriptor stays open for as long as this process lives.
     lock = os.open(RUN_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -27,7 +28,6 @@ def lock_run():
         )
     os.ftruncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
-    workflow.globals["RUN_LOCK_HELD"] = lock
 
 
 def stop_run(number, frame=None):

@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
     findings = load(given.findings)
     every = [one for one in files.read(*given.roots) if one.is_vouched]
     if not every:
-        raise RecordsError("no record that somebody vouches for (results/published/TRUSTED)")
+        raise RecordsError(files.NOBODY)
     of_origin = {
         origin: [one for one in every if one.origin == origin] for origin in ("published", "local")
     }

@@ -15,6 +15,7 @@ from experiments.shown import shown
 
 # Behind the name of a machine, whose records are shown and compared, and judge nothing.
 UNVOUCHED = " (not vouched for)"
+NOBODY = "no record that somebody vouches for (results/published/TRUSTED)"
 DEFAULT_ROOTS = ("results/published", "results/local")
 
 

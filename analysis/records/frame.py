@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.records import files, rank_columns, replica_columns, systems
 from analysis.records.files import DEFAULT_ROOTS as DEFAULT_ROOTS
-from analysis.records.files import UNVOUCHED, File, RecordsError
+from analysis.records.files import NOBODY, UNVOUCHED, File, RecordsError
 from analysis.records.files import repository as repository
 from analysis.statistics import intervals
 from analysis.statistics.intervals import Interval
@@ -82,7 +82,7 @@ def vouched(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows that may judge and speak. Raises RecordsError if nobody vouches for any."""
     rows = frame[frame["vouched"].astype(bool)]
     if rows.empty:
-        raise RecordsError("no record that somebody vouches for (results/published/TRUSTED)")
+        raise RecordsError(NOBODY)
     return rows if len(rows) < len(frame) else frame
 
 

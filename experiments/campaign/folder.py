@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from experiments import archive
-from experiments.atomic_write import atomic_write
+from experiments.atomic_write import atomic_write, in_words
 
 FORMAT = 1
 MANIFEST = "campaign.json"
@@ -108,7 +108,7 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CampaignError(f"--out {folder}: cannot be made: {error.strerror}") from error
+        raise CampaignError(f"--out {folder}: cannot be made: {in_words(error)}") from error
 
 
 def _write_json(path: Path, value) -> None:
