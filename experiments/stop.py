@@ -58,8 +58,8 @@ def stop(number: int, _frame=None) -> None:
 def deferred() -> Iterator[None]:
     """Have a stop wait until this ends.
 
-    A mask of signals is not enough: the kernel gives them to another thread, of a library's, and
-    Python handles them in this one.
+    That is one of which `raise_when_told` has the handler. A mask of signals is not enough: the
+    kernel gives them to another thread, of a library's, and Python handles them in this one.
     """
     global _depth, _is_waiting
     _depth += 1

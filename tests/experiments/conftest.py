@@ -1,9 +1,10 @@
+import signal
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
-from experiments import ceilings, runner
+from experiments import ceilings, runner, stop
 from experiments import measure as measuring
 from experiments.case import Case
 from experiments.digest import ROOT
@@ -27,6 +28,16 @@ def small_ceilings(monkeypatch):
     monkeypatch.setitem(ceilings._SIDE, "cpu", 64)
     monkeypatch.setitem(ceilings._COPY_BYTES, "cpu", 2**20)
     monkeypatch.setattr(ceilings, "_SECONDS", 1e-4)
+
+
+@pytest.fixture
+def handlers():
+    """The signals' handlers are put back: a test may have them raise."""
+    before = {number: signal.getsignal(number) for number in stop.STOPS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    stop._told, stop._is_waiting = None, False
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import children
+from experiments import children, forked_process, stop
 from experiments.check import CheckFailed
 from experiments.children import Outcome, run, run_all
 from models import UnsupportedBackend
@@ -222,14 +223,33 @@ def test_an_exception_in_the_parent_leaves_no_child(tmp_path, error):
     assert die_soon(int((tmp_path / "pid").read_text()))
 
 
-def test_an_interrupt_leaves_no_child():
-    def interrupt(parent):
-        os.kill(parent, signal.SIGINT)
+def test_a_stop_before_the_fork_is_noted_leaves_no_child(handlers, monkeypatch):
+    """The kernel may give a signal to a library's thread, whose mask is its own."""
+
+    def stop_it(parent):
+        os.kill(parent, signal.SIGTERM)
         time.sleep(60)
 
-    with pytest.raises(KeyboardInterrupt):
-        go(interrupt, os.getpid())
-    assert children_of_this() == []
+    fork = forked_process._fork
+
+    def fork_slowly():
+        pid = fork()
+        if pid:
+            time.sleep(0.1)
+        return pid
+
+    monkeypatch.setattr(forked_process, "_fork", fork_slowly)
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    stop.raise_when_told()
+    try:
+        with pytest.raises(stop.Stopped, match="SIGTERM"):
+            go(stop_it, os.getpid())
+        assert children_of_this() == []
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_children_die_with_a_parent_that_is_killed(tmp_path):

@@ -13,13 +13,7 @@ from experiments import load, stop
 from experiments.load import Start
 
 
-@pytest.fixture(autouse=True)
-def handlers():
-    before = {number: signal.getsignal(number) for number in stop.STOPS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    stop._told, stop._is_waiting = None, False
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
 @pytest.mark.parametrize("number", stop.STOPS)
