@@ -10,6 +10,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_
 
 import argparse
 import contextlib
+import json
 import shlex
 import sys
 from collections import Counter
@@ -18,8 +19,8 @@ from pathlib import Path
 from experiments import console, cost, machine, rounds, runner, stop
 from experiments import grid as grids
 from experiments.campaign.command import add_arguments, campaign
+from experiments.cards import DeviceError
 from experiments.device_lock import hold
-from experiments.machine import DeviceError
 from experiments.record import RecordError
 from models.kernels.tile_tables import HOME
 
@@ -122,6 +123,8 @@ def _run(options) -> int:
     tick = stop.check_stop()
     device = machine.choose_device(options.device)
     here = machine.describe(device)
+    if options.machine not in (None, here.id):
+        raise DeviceError(f"--machine {options.machine}: this is {here.id}")
     kind, name = here.device_kind, here.device
     tier, tasks = _selected(options, kind)
     spent = cost.total(cost.seconds(task.case, task.limits, kind, name) for task in tasks)
@@ -204,6 +207,11 @@ def _need_pydantic(command: str) -> None:
         ) from None
 
 
+def _machine(options) -> int:
+    print(json.dumps(machine.describe(machine.choose_device(options.device)).to_json(), indent=1))
+    return 0
+
+
 def _schema(options) -> int:
     _need_pydantic("schema")
     from experiments.schema import json_schema
@@ -214,7 +222,7 @@ def _schema(options) -> int:
 
 def _tune(options) -> int:
     device = machine.choose_device(options.device)
-    if device == "cpu":
+    if machine.describe(device).device_kind == "cpu":
         raise DeviceError("tune: needs a CUDA GPU; there is only the CPU")
     from experiments.tuning.plan import plan
     from models.errors import check_choice
@@ -295,6 +303,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--budget", type=_seconds, metavar="S", help="seconds; most valuable cases first"
             )
+            sub.add_argument("--machine", metavar="ID", help="an error on any other machine")
             sub.add_argument(
                 "--rounds", type=_number, metavar="N", help="the first N, one after the other"
             )
@@ -337,6 +346,8 @@ def _parser() -> argparse.ArgumentParser:
         "campaign", campaign, "a device for so many minutes: check, time, tune, measure, pack"
     )
     add_arguments(sub)
+    sub = command("machine", _machine, "the machine and the device that would be measured, as JSON")
+    sub.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:INDEX")
     command("schema", _schema, "the JSON schema of records, as kept in record.schema.json")
     return parser
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from experiments.machine import gpus
+from experiments.cards import name_of, pool
 from experiments.private_folder import open_lock
 
 # Of this process, or of the one that it was forked from.
@@ -22,47 +22,55 @@ _held: list[int] = []
 
 @contextmanager
 def hold(device: str, count: int = 1, tick: Callable[[], object] | None = None) -> Iterator[str]:
-    """Wait for and hold `device` ("cpu", "cuda:INDEX", or "cuda" for any free one).
+    """Wait for and hold `device`: "cpu", or a card by kind ("cuda") or by name ("cuda:INDEX").
 
-    Yields the device held and, for a GPU, sets CUDA_VISIBLE_DEVICES to it alone. count: how
+    Yields the device held and, for a card, sets CUDA_VISIBLE_DEVICES to it alone. count: how
     many cards to hold, from "cuda:INDEX" or the first on; where there are fewer, as many as
-    there are. tick: called at least once per second while it waits. Under SLURM the scheduler has
-    already given this job its cards.
+    there are. tick: called at least once per second while it waits. A card that a scheduler has
+    given to this job is locked as well: another job may not have asked that scheduler.
     """
     if device == "cpu":
-        candidates = ["cpu"]
+        with _locked([["cpu"]], tick):
+            yield device
+        return
+    cards = list(pool(device))
+    if ":" in device:
+        names = [name_of(device, card) for card in cards]
+        cards = cards[names.index(device) :]
+        cards = cards[:1] if count == 1 else cards
     else:
         # Cards of one kind only: a machine's records must be of one device.
-        cards = [gpu for gpu in gpus() if gpu.name == gpus()[0].name or device != "cuda"]
-        names = [f"cuda:{gpu.index}" for gpu in cards]
-        candidates = names if device == "cuda" else names[names.index(device) :]
-        if count == 1 and device != "cuda":
-            candidates = candidates[:1]
-    # Of processors several jobs may have the same.
-    if "SLURM_JOB_ID" in os.environ and device != "cpu":
-        yield candidates[0]
-        return
-    # Several in the order of their index, so that no two jobs wait for each other.
-    asked = [candidates] if count == 1 else [[name] for name in candidates[:count]]
-    locks = [_wait(names, tick) for names in asked]
-    _held.extend(descriptor for descriptor, _ in locks)
-    held = locks[0][1]
+        cards = [card for card in cards if card.name == cards[0].name]
+    # Locks are by UUID: to a job in a container or a cgroup the first card has the index 0,
+    # whichever that is. Several are taken in one order, so that no two jobs wait for each other.
+    by_lock = {card.uuid: card for card in cards}
+    asked = [list(by_lock)] if count == 1 else [[lock] for lock in sorted(list(by_lock)[:count])]
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if held != "cpu":
-        # By UUID: CUDA and nvidia-smi need not count the cards in the same order.
-        uuids = {f"cuda:{gpu.index}": gpu.uuid for gpu in gpus()}
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(uuids[name] for _, name in locks)
-    try:
-        yield held
-    finally:
-        for descriptor, _ in locks:
-            _held.remove(descriptor)
-            os.close(descriptor)
-        if held != "cpu":
+    with _locked(asked, tick) as held:
+        # By UUID too: CUDA and nvidia-smi need not count the cards in the same order.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lock for lock in by_lock if lock in held)
+        try:
+            yield name_of(device, next(by_lock[lock] for lock in by_lock if lock in held))
+        finally:
             if before is None:
                 del os.environ["CUDA_VISIBLE_DEVICES"]
             else:
                 os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+@contextmanager
+def _locked(asked: list[list[str]], tick: Callable[[], object] | None) -> Iterator[list[str]]:
+    """Hold one lock of each list; yields their names."""
+    locks = []
+    try:
+        for names in asked:
+            locks.append(_wait(names, tick))
+            _held.append(locks[-1][0])
+        yield [name for _, name in locks]
+    finally:
+        for descriptor, _ in locks:
+            _held.remove(descriptor)
+            os.close(descriptor)
 
 
 def release_in_fork() -> None:
@@ -74,18 +82,19 @@ def release_in_fork() -> None:
         os.close(_held.pop())
 
 
-def _wait(candidates: list[str], tick: Callable[[], object] | None) -> tuple[int, str]:
+def _wait(names: list[str], tick: Callable[[], object] | None) -> tuple[int, str]:
     is_announced = False
     while True:
-        for device in candidates:
-            descriptor = open_lock(f"{device.replace(':', '')}.lock")
+        for name in names:
+            descriptor = open_lock(f"{name}.lock")
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return descriptor, device
+                return descriptor, name
             except BlockingIOError:
                 os.close(descriptor)
         if not is_announced:
-            print(f"waiting for {' or '.join(candidates)}: another job measures", file=sys.stderr)
+            what = names[0] if len(names) == 1 else f"one of {len(names)} cards"
+            print(f"waiting for {what}: another job measures", file=sys.stderr)
             is_announced = True
         if tick is not None:
             tick()

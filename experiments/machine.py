@@ -7,25 +7,12 @@ import os
 import platform
 import re
 import resource
-import subprocess
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
-
-class DeviceError(ValueError):
-    """A device was asked for that is not here."""
-
-
-@dataclass(frozen=True)
-class Gpu:
-    index: str
-    uuid: str
-    name: str
-    driver: str
-    memory_bytes: int
+from experiments.cards import STAND_IN, DeviceError, name_of, pool
 
 
 @dataclass(frozen=True)
@@ -68,7 +55,10 @@ class Machine:
     @property
     def id(self) -> str:
         """Stable, readable, free of host names: `nvidia-h200-3f9a1c`."""
-        key = (self.device, self.cpu, self.cores, round(self.memory_bytes / 2**30))
+        key: tuple = (self.device, self.cpu)
+        if self.device_kind == "cpu":
+            # Beside a card they say what a job was given of its node, which varies.
+            key += (self.cores, round(self.memory_bytes / 2**30))
         digest = hashlib.sha256(repr(key).encode()).hexdigest()[:6]
         name = re.sub(r"\((r|tm)\)", "", self.device.lower())
         slug = re.sub(r"[^a-z0-9]+", "-", name).strip("-")
@@ -84,69 +74,35 @@ class Machine:
         return {"id": self.id, **asdict(self), "host": self.host.to_json()}
 
 
-@cache
-def gpus() -> tuple[Gpu, ...]:
-    """The CUDA devices that this process may use with the installed PyTorch."""
-    try:
-        if metadata.version("torch").endswith("+cpu"):
-            return ()
-        listing = subprocess.run(
-            [
-                "nvidia-smi",
-                "--query-gpu=index,uuid,name,driver_version,memory.total",
-                "--format=csv,noheader,nounits",
-            ],
-            capture_output=True,
-            encoding="utf-8",
-            timeout=30,
-            check=True,
-        ).stdout
-    except (FileNotFoundError, subprocess.SubprocessError, metadata.PackageNotFoundError):
-        return ()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    allowed = None if visible is None else [part.strip() for part in visible.split(",")]
-    found = []
-    for line in listing.splitlines():
-        index, uuid, name, driver, mib = (part.strip() for part in line.split(","))
-        named = allowed is None or any(part and uuid.startswith(part) for part in allowed)
-        if named or index in allowed:
-            # Cards that share the host's memory report none of their own.
-            memory = int(mib) * 2**20 if mib.isdigit() else 0
-            found.append(Gpu(index, uuid, name, driver, memory))
-    if visible and visible != "-1" and listing.strip() and not found:
-        raise DeviceError(f"CUDA_VISIBLE_DEVICES={visible}: is none of the cards nvidia-smi lists")
-    return tuple(found)
-
-
 def choose_device(asked: str | None) -> str:
     """The device to measure on: what was asked for, or, for None, a GPU if there is one.
 
-    asked: "cpu", "cuda", "cuda:INDEX" or None; DeviceError where it is not here.
+    asked: "cpu", "cuda", "cuda:INDEX", "stand-in", "stand-in:INDEX" or None; DeviceError where it
+    is not here.
 
-    "cuda" leaves the index open: the lock takes whichever is free.
+    Without an index the lock takes whichever is free.
     """
     if asked is None:
-        return "cuda" if gpus() else "cpu"
-    if asked == "cpu":
+        return "cuda" if pool("cuda") else "cpu"
+    kinds = ("cuda", "stand-in")
+    here = ["cpu", *(name_of(kind, card) for kind in kinds for card in pool(kind))]
+    if asked in here or (asked in kinds and pool(asked)):
         return asked
-    if asked == "cuda" and gpus():
-        return asked
-    if asked in {f"cuda:{gpu.index}" for gpu in gpus()}:
-        return asked
-    here = ["cpu", *(f"cuda:{gpu.index}" for gpu in gpus())]
     raise DeviceError(f"--device {asked}: not here; there is {', '.join(here)}")
 
 
 def describe(device: str) -> Machine:
-    """The machine as seen from `device` ("cpu", "cuda" or "cuda:INDEX")."""
+    """The machine as seen from `device`, which is here: see `choose_device`."""
     memory = _memory_bytes()
     cpu, cores = _cpu_name(), len(os.sched_getaffinity(0))
     system = f"{platform.system()} {platform.release().split('-')[0]} {platform.machine()}"
     around = (cpu, cores, memory)
     if device == "cpu":
         return Machine(host(), cpu, "cpu", None, *around, memory, system)
-    gpu = next(g for g in gpus() if device in ("cuda", f"cuda:{g.index}"))
-    return Machine(host(), gpu.name, "cuda", gpu.driver, *around, gpu.memory_bytes, system)
+    card = next(c for c in pool(device) if device in (name_of(device, c), device.split(":")[0]))
+    if card.name == STAND_IN:
+        return Machine(host(), STAND_IN, "cpu", None, *around, memory, system)
+    return Machine(host(), card.name, "cuda", card.driver, *around, card.memory_bytes, system)
 
 
 @cache

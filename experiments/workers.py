@@ -66,7 +66,7 @@ class Workers:
 
     @classmethod
     def of(cls, device: str) -> Workers:
-        """That of "cpu", "cuda" or "cuda:INDEX"."""
+        """That of "cpu" or "cuda"."""
         return cls(None if device == "cpu" else CUDA)
 
     def __enter__(self) -> Workers:

@@ -13,12 +13,17 @@ rule measure:
     conda:
         "../envs/reproduce.yaml"
     # On a CPU the cores are the device: nothing else runs beside a measurement.
-    threads: max(1, workflow.cores // (len(machines.gpus()) if DEVICE != "cpu" else 1))
+    threads: max(1, (workflow.cores or 1) // max(1, CARDS))
     resources:
-        gpu=int(DEVICE != "cpu"),
+        gpu=lambda wildcards: cards_of(TASKS[wildcards.case].case),
+        # Of the cases that one job on a cluster measures.
+        in_turn=1,
+        runtime=lambda wildcards: minutes_of(TASKS[wildcards.case]),
+        **ON_NODES,
         # No parameter: what is said of a case plans nothing.
         progress=lambda wildcards: progress(wildcards.round)[wildcards.case],
     params:
+        machine=HERE,
         tier=TIER,
         device=DEVICE,
         number=lambda wildcards: wildcards.round.removeprefix("round-"),
@@ -28,6 +33,7 @@ rule measure:
         "{resources.progress}"
     shell:
         "python -m experiments.warm run --tier {params.tier} --device {params.device}"
+        " --machine {params.machine}"
         " --round {params.number} --case {wildcards.case} > {log} 2>&1"
         # 3: the case failed, as its record says; the end of the run tells of it.
         " || test $? -eq 3"

@@ -28,6 +28,13 @@ def lock_run():
         )
     os.ftruncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
+    if IS_SUBMITTED and (left := cancel_jobs()):
+        logger.info(f"{left} jobs of a run that was killed are cancelled")
+
+
+def cancel_jobs():
+    """Cancel what this folder has on the cluster; returns how many jobs that were."""
+    return slurm.cancel_jobs_of(Path.cwd()) if slurm.is_here() else 0
 
 
 def stop_run(number, frame=None):
@@ -42,6 +49,11 @@ def stop_run(number, frame=None):
             except psutil.NoSuchProcess:
                 pass
         jobs = psutil.wait_procs(jobs, JOBS_END_S)[1]
+    if IS_SUBMITTED:
+        try:
+            cancel_jobs()
+        except slurm.SlurmError as error:
+            os.write(2, f"\n{error}: its jobs go on\n".encode())
     name = signal.Signals(number).name
     text = f"\nstopped by {name}: what is done is kept, and the same command goes on\n"
     try:
@@ -57,14 +69,14 @@ def keep_output(self, path):
     return Path(path).exists()
 
 
+# It would put back the record of before a job that failed, over one that another run made.
+FileBackupMixin.backup_output = FileBackupMixin.restore_output = keep_output
+for number in STOPS:
+    if signal.getsignal(number) != signal.SIG_IGN:
+        signal.signal(number, stop_run)
+# Of Snakemake 9.27: its handler of SIGTERM takes a lock that its main thread may hold, and then
+# waits for good.
+JobScheduler.exit_gracefully = staticmethod(stop_run)
 if workflow.is_main_process:
-    for number in STOPS:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, stop_run)
-            # Of Snakemake 9.27: its handler of SIGTERM takes a lock that its main thread may hold,
-            # and then waits for good.
-    JobScheduler.exit_gracefully = staticmethod(stop_run)
-    # It would put back the record of before a job that failed, over one that another run made.
-    FileBackupMixin.backup_output = FileBackupMixin.restore_output = keep_output
     # A case that is being measured ends with this process, even where that is killed.
     os.environ[ENDS_WITH] = str(os.getpid())

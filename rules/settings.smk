@@ -12,7 +12,6 @@ from analysis.outputs import caption_path, captions, place, written
 from analysis.rendering.text import FIGURE_FORMS, TABLE_FORMS
 from experiments import console, cost
 from experiments import grid as grids
-from experiments import machine as machines
 from experiments import trusted
 from experiments.digest import code_digest, modules_digest, reached
 from experiments.record import RecordError
@@ -32,29 +31,33 @@ console.in_any_locale()
 # Or the report warns of each table.
 mimetypes.add_type("text/plain", ".typ")
 
-OPTIONS = {"source": "local", "tier": None, "device": None, "rounds": None}
-for key in set(config) - set(OPTIONS):
-    raise WorkflowError(f"--config {key}: expected one of {', '.join(OPTIONS)}")
-SOURCE, TIER, DEVICE, ROUNDS = ({**OPTIONS, **config}[key] for key in OPTIONS)
-if not isinstance(DEVICE, str | None):
-    raise WorkflowError(f"--config device={DEVICE}: expected a name, as cpu or cuda:0")
+OPTIONS = {"source": "local", "tier": None, "rounds": None}
+ON_WHAT = ["device", "partition", "gpu_model", "machine"]
+for key in set(config) - {*OPTIONS, *ON_WHAT}:
+    raise WorkflowError(
+        f"--config {key}: expected one of {', '.join([*OPTIONS, *ON_WHAT])}"
+    )
+SOURCE, TIER, ROUNDS = ({**OPTIONS, **config}[key] for key in OPTIONS)
 if SOURCE not in ("local", "published"):
     raise WorkflowError(f"--config source={SOURCE}: expected local or published")
+
+
+include: "devices.smk"
+
+
 try:
-    DEVICE = machines.choose_device(DEVICE)
-    KIND = machines.describe(DEVICE).device_kind
     TIER, QUICK = grids.resolve("quick" if TIER is None else TIER, KIND)
     EXPERIMENTS = {name: grids.load(name) for name in grids.names()}
     TASKS = {task.name: task for task in grids.tasks(TIER, quick=QUICK)}
     VOUCHED = trusted.holding(Path("results/published"))
-except (grids.GridError, machines.DeviceError, RecordError) as error:
+except (grids.GridError, RecordError) as error:
     raise WorkflowError(str(error)) from None
 # One round says nothing of what changes from one to the next, and of the smoke tier nothing is said.
 ROUNDS = (1 if TIER == "smoke" else 2) if ROUNDS is None else ROUNDS
 if type(ROUNDS) is not int or not 1 <= ROUNDS <= 1000:
     raise WorkflowError(f"--config rounds={ROUNDS}: expected an integer from 1 to 1000")
 ROUNDS = [name_of(number) for number in range(1, ROUNDS + 1)]
-LOCAL = f"results/local/{machines.describe(DEVICE).id}"
+LOCAL = f"results/local/{HERE}"
 PUBLISHED = well_placed(Path("results/published"))
 WRITEUPS = glob_wildcards("paper/writeups/{name}.md.j2").name
 # The folders that analysis reads, and whose numbers the prose gives.
@@ -106,8 +109,8 @@ def progress(round):
 @cache
 def expected(name):
     """Seconds that a case is expected to take here."""
-    here, task = machines.describe(DEVICE), TASKS[name]
-    return cost.seconds(task.case, task.limits, KIND, here.device).total
+    task = TASKS[name]
+    return cost.seconds(task.case, task.limits, KIND, DEVICE_NAME).total
 
 
 def failed_cases():

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from experiments import console, cost, grid, machine
 from experiments.campaign.clock import Clock
 from experiments.campaign.folder import CampaignError
+from experiments.cards import name_of, pool
 from experiments.digest import ROOT
 
 # What a rehearsal needs on two cores.
@@ -78,9 +79,9 @@ def _plan(options, minutes: float) -> int:
     else:
         # A plan for a card can be read where there is none.
         device = options.device or "cuda"
-        here = device in ("cpu", *(f"cuda:{gpu.index}" for gpu in machine.gpus()))
+        here = device in ("cpu", *(name_of("cuda", card) for card in pool("cuda")))
         kind = "cpu" if device == "cpu" else "cuda"
-        is_known = here or (device == "cuda" and machine.gpus())
+        is_known = here or (device == "cuda" and pool("cuda"))
         name = machine.describe(device).device if is_known else cost.reference_device(kind)
         chosen = work.on_device(
             device, grid.resolve("full", "cpu" if device == "cpu" else "cuda")[0]

@@ -1,0 +1,84 @@
+# The device that cases are measured on: of this machine, or of those that a cluster gives to jobs.
+import re
+
+from experiments import machine as machines
+from experiments import slurm
+from experiments.cards import DeviceError, pool
+
+# What jobs on a cluster ask for, beside cards and time.
+ON_NODES = {}
+for key, resource in (("partition", "slurm_partition"), ("gpu_model", "gpu_model")):
+    if key in config:
+        if not re.fullmatch(r"[\w.-]{1,200}", str(config[key]), re.ASCII):
+            raise WorkflowError(f"--config {key}={config[key]}: expected a name")
+        ON_NODES[resource] = str(config[key])
+MACHINE = config.get("machine")
+if MACHINE is not None and not re.fullmatch(r"[a-z0-9-]{1,200}", str(MACHINE)):
+    raise WorkflowError(
+        f"--config machine={MACHINE}: expected what `python -m experiments machine` says"
+    )
+DEVICE = config.get("device")
+if not isinstance(DEVICE, str | None):
+    raise WorkflowError(f"--config device={DEVICE}: expected a name, as cpu or cuda:0")
+# Where a cluster's jobs learn which machine their run is for.
+MACHINE_OF_RUN = "ATTENTION_MACHINE"
+# Whether other hosts run the jobs, and whether this is one of them.
+IS_SUBMITTED = workflow.is_main_process and workflow.resource_settings.nodes is not None
+IS_JOB = not workflow.is_main_process
+MINUTES_TO_START = 2
+
+
+def of_nodes():
+    """The id of the machine that jobs are given, and what its device is called."""
+    if MACHINE:
+        return MACHINE, ""
+    if IS_JOB:
+        return os.environ[MACHINE_OF_RUN], ""
+    if not slurm.is_here():
+        raise WorkflowError(
+            "--config machine=ID: needed where other hosts run the jobs; there "
+            "`python -m experiments machine` says it"
+        )
+    node = slurm.node(DEVICE, ON_NODES, Path(".snakemake"))
+    return node["id"], node["device"]
+
+
+def cards_of(case):
+    """How many cards a case is measured on."""
+    if DEVICE == "cpu":
+        return 0
+    return min(case.world_size if case.is_spread else 1, CARDS or sys.maxsize)
+
+
+def minutes_of(task):
+    """What a job takes at most to measure a case."""
+    return -(-int(task.limits.timeout_s) // 60) + MINUTES_TO_START
+
+
+try:
+    if IS_SUBMITTED or IS_JOB:
+        DEVICE = DEVICE or "cuda"
+        if DEVICE not in ("cpu", "cuda", "stand-in"):
+            raise DeviceError(f"--config device={DEVICE}: a cluster chooses the card")
+        # How many a node has is the cluster's to say.
+        CARDS = 0
+        HERE, DEVICE_NAME = of_nodes()
+    else:
+        DEVICE = machines.choose_device(DEVICE)
+        CARDS = len(pool(DEVICE)) if ":" not in DEVICE else 1
+        here = machines.describe(DEVICE)
+        HERE, DEVICE_NAME = here.id, here.device
+except (DeviceError, slurm.SlurmError) as error:
+    raise WorkflowError(str(error)) from None
+KIND = "cuda" if DEVICE.startswith("cuda") else "cpu"
+
+if IS_SUBMITTED:
+    os.environ[MACHINE_OF_RUN] = HERE
+    # On a node this process is none.
+    os.environ.pop(ENDS_WITH, None)
+elif CARDS:
+    asked = workflow.global_resources.get("gpu").value
+    if isinstance(asked, int) and asked > CARDS:
+        raise WorkflowError(f"--resources gpu={asked}: there is {CARDS} to be had here")
+    if asked is None:
+        workflow.register_resource("gpu", CARDS)
