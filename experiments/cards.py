@@ -69,8 +69,10 @@ def stand_ins() -> tuple[Gpu, ...]:
         return ()
     if not text.isdecimal() or not 1 <= int(text) <= _MOST_STAND_INS:
         raise DeviceError(f"{STAND_INS}={text}: expected an integer from 1 to {_MOST_STAND_INS}")
+    # Those of a cluster's nodes are others, even where one host plays several nodes.
+    node = os.environ.get("SLURMD_NODENAME", "")
     names = (str(number) for number in range(int(text)))
-    return _visible([Gpu(name, f"stand-in-{name}", STAND_IN, "none", 0) for name in names])
+    return _visible([Gpu(x, f"stand-in-{node}{'-' * bool(node)}{x}", STAND_IN, "none", 0) for x in names])
 
 
 # How a device is called: one of these, or one of them and ":INDEX".

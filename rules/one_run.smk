@@ -17,6 +17,8 @@ JOBS_END_S = 20
 
 
 def lock_run():
+    if not workflow.is_main_process:
+        return
     # The descriptor stays open for as long as this process lives.
     lock = os.open(RUN_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
