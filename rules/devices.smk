@@ -25,7 +25,8 @@ MACHINE_OF_RUN = "ATTENTION_MACHINE"
 # Whether other hosts run the jobs, and whether this is one of them.
 IS_SUBMITTED = workflow.is_main_process and workflow.resource_settings.nodes is not None
 IS_JOB = not workflow.is_main_process
-MINUTES_TO_START = 2
+IS_CLUSTER = IS_SUBMITTED or IS_JOB
+CORES_OF_JOB, MINUTES_TO_START = 4, 2
 
 
 def of_nodes():
@@ -56,7 +57,7 @@ def minutes_of(task):
 
 
 try:
-    if IS_SUBMITTED or IS_JOB:
+    if IS_CLUSTER:
         DEVICE = DEVICE or "cuda"
         if DEVICE not in ("cpu", "cuda", "stand-in"):
             raise DeviceError(f"--config device={DEVICE}: a cluster chooses the card")

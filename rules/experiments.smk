@@ -13,7 +13,7 @@ rule measure:
     conda:
         "../envs/reproduce.yaml"
     # On a CPU the cores are the device: nothing else runs beside a measurement.
-    threads: max(1, (workflow.cores or 1) // max(1, CARDS))
+    threads: CORES_OF_JOB if IS_CLUSTER else max(1, workflow.cores // max(1, CARDS))
     resources:
         gpu=lambda wildcards: cards_of(TASKS[wildcards.case].case),
         # Of the cases that one job on a cluster measures.
