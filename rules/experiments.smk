@@ -21,7 +21,9 @@ rule measure:
         runtime=lambda wildcards: minutes_of(TASKS[wildcards.case]),
         **ON_NODES,
         # No parameter: what is said of a case plans nothing.
-        progress=lambda wildcards: progress(wildcards.round)[wildcards.case],
+        progress=lambda wildcards: (
+            TIER if IS_CLUSTER else progress(wildcards.round)[wildcards.case]
+        ),
     params:
         machine=HERE,
         tier=TIER,
