@@ -81,8 +81,15 @@ include: "rules/across.smk"
 # Write-ups and paper, of what stands above.
 include: "rules/documents.smk"
 
+
 # Of a cluster's jobs one measures several cases, and one does all of the analysis.
 if IS_SUBMITTED:
     for one in workflow.rules:
-        if one.name not in ("all", "experiments", "records", "round_complete"):
+        if one.name not in (
+            "all",
+            "experiments",
+            "records",
+            "round_complete",
+            "measure_ranks",
+        ):
             one.group = "cases" if one.name == "measure" else "analysis"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -52,29 +53,44 @@ def node(device: str, cards: dict[str, str], folder: Path) -> dict:
     return answer
 
 
+def cards_of_a_node(cards: dict[str, str]) -> int:
+    """How many of the cards that jobs ask for a node has at most; SlurmError where none has any."""
+    partition = [f"--partition={cards['slurm_partition']}"] if "slurm_partition" in cards else []
+    listed = _answer(["sinfo", "--noheader", *partition, "--format=%G"])
+    model = re.escape(cards.get("gpu_model", "")) or "[^:,]+"
+    found = [int(count) for count in re.findall(rf"gpu:(?:{model}:)?(\d+)", listed)]
+    if not found:
+        asked = " ".join(f"{key}={value}" for key, value in cards.items()) or "any partition"
+        raise SlurmError(f"no node of {asked} has a card: {' '.join(listed.split()) or 'none'}")
+    return max(found)
+
+
 def cancel_jobs_of(folder: Path) -> int:
     """Cancel the jobs that Snakemake has submitted for a folder; returns how many there were.
 
     A run that was killed leaves them behind, and the next would submit them again.
     """
-    command = ["squeue", "--me", "--noheader", "--format=%A|%k|%Z"]
+    listed = _answer(["squeue", "--me", "--noheader", "--format=%A|%k|%Z"])
+    jobs = [line.split("|") for line in listed.splitlines()]
+    # A comment as Snakemake's executor writes it; not the job that this process runs in.
+    ours = {
+        number
+        for number, comment, where in jobs
+        if comment.startswith("rule_")
+        and Path(where) == folder
+        and number != os.environ.get("SLURM_JOB_ID")
+    }
+    if ours:
+        _answer(["scancel", *sorted(ours)])
+    return len(ours)
+
+
+def _answer(command: list[str]) -> str:
     try:
-        listed = subprocess.run(
+        return subprocess.run(
             command, capture_output=True, encoding="utf-8", timeout=_ANSWER_S, check=True
         ).stdout
-        jobs = [line.split("|") for line in listed.splitlines()]
-        # A comment as Snakemake's executor writes it; not the job that this process runs in.
-        ours = sorted(
-            {
-                number
-                for number, comment, where in jobs
-                if comment.startswith(("rule_", "group_"))
-                and Path(where) == folder
-                and number != os.environ.get("SLURM_JOB_ID")
-            }
-        )
-        if ours:
-            subprocess.run(["scancel", *ours], timeout=_ANSWER_S, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
+    except subprocess.CalledProcessError as error:
+        raise SlurmError(f"{command[0]}: {error.stderr.strip()}") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmError(f"SLURM does not answer: {error}") from None
-    return len(ours)

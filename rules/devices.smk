@@ -27,28 +27,28 @@ IS_SUBMITTED = workflow.is_main_process and workflow.resource_settings.nodes is 
 IS_JOB = not workflow.is_main_process
 IS_CLUSTER = IS_SUBMITTED or IS_JOB
 CORES_OF_JOB, MINUTES_TO_START = 4, 2
+# The names of cases over ranks that run at once.
+SPREAD = r".+_p\d+(_seed\d+)?"
 
 
 def of_nodes():
-    """The id of the machine that jobs are given, and what its device is called."""
-    if MACHINE:
-        return MACHINE, ""
+    """The id of the machine that jobs are given, what its device is called, and its cards."""
     if IS_JOB:
-        return os.environ[MACHINE_OF_RUN], ""
+        return MACHINE or os.environ[MACHINE_OF_RUN], "", 1
+    if MACHINE:
+        return MACHINE, "", 1
     if not slurm.is_here():
         raise WorkflowError(
             "--config machine=ID: needed where other hosts run the jobs; there "
             "`python -m experiments machine` says it"
         )
     node = slurm.node(DEVICE, ON_NODES, Path(".snakemake"))
-    return node["id"], node["device"]
+    return node["id"], node["device"], slurm.cards_of_a_node(ON_NODES)
 
 
 def cards_of(case):
-    """How many cards a case is measured on."""
-    if DEVICE == "cpu":
-        return 0
-    return min(case.world_size if case.is_spread else 1, CARDS or sys.maxsize)
+    """How many cards a case over ranks is measured on: where there are fewer, its record says so."""
+    return min(case.world_size, CARDS) if DEVICE != "cpu" else 0
 
 
 def minutes_of(task):
@@ -61,9 +61,7 @@ try:
         DEVICE = DEVICE or "cuda"
         if DEVICE not in ("cpu", "cuda", "stand-in"):
             raise DeviceError(f"--config device={DEVICE}: a cluster chooses the card")
-        # How many a node has is the cluster's to say.
-        CARDS = 0
-        HERE, DEVICE_NAME = of_nodes()
+        HERE, DEVICE_NAME, CARDS = of_nodes()
     else:
         DEVICE = machines.choose_device(DEVICE)
         CARDS = len(pool(DEVICE)) if ":" not in DEVICE else 1
@@ -73,6 +71,11 @@ except (DeviceError, slurm.SlurmError) as error:
     raise WorkflowError(str(error)) from None
 KIND = "cuda" if DEVICE.startswith("cuda") else "cpu"
 
+if not IS_CLUSTER and (of_jobs := {"partition", "gpu_model", "machine"} & set(config)):
+    raise WorkflowError(
+        f"--config {min(of_jobs)}: expected where a cluster runs the jobs, as with "
+        "--workflow-profile profiles/slurm"
+    )
 if IS_SUBMITTED:
     os.environ[MACHINE_OF_RUN] = HERE
     # On a node this process is none.

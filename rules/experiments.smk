@@ -8,6 +8,8 @@ rule measure:
         update(f"{LOCAL}/{{round}}/{{case}}.json"),
     log:
         "build/logs/{round}/{case}.log",
+    wildcard_constraints:
+        case=rf"(?!{SPREAD}\.json).+",
     # The systems of a shape one after another, before any analysis.
     priority: lambda wildcards: places(wildcards.round)[wildcards.case]
     conda:
@@ -15,15 +17,13 @@ rule measure:
     # On a CPU the cores are the device: nothing else runs beside a measurement.
     threads: CORES_OF_JOB if IS_CLUSTER else max(1, workflow.cores // max(1, CARDS))
     resources:
-        gpu=lambda wildcards: cards_of(TASKS[wildcards.case].case),
+        **ON_NODES,
+        # No parameter: what is said of a case plans nothing.
+        gpu=int(DEVICE != "cpu"),
         # Of the cases that one job on a cluster measures.
         in_turn=1,
         runtime=lambda wildcards: minutes_of(TASKS[wildcards.case]),
-        **ON_NODES,
-        # No parameter: what is said of a case plans nothing.
-        progress=lambda wildcards: (
-            TIER if IS_CLUSTER else progress(wildcards.round)[wildcards.case]
-        ),
+        progress=lambda wildcards: about(wildcards),
     params:
         machine=HERE,
         tier=TIER,
@@ -39,6 +39,17 @@ rule measure:
         " --round {params.number} --case {wildcards.case} > {log} 2>&1"
         # 3: the case failed, as its record says; the end of the run tells of it.
         " || test $? -eq 3"
+
+
+# One over ranks that run at once, each with a card of its own.
+use rule measure as measure_ranks with:
+    wildcard_constraints:
+        case=SPREAD,
+    resources:
+        **ON_NODES,
+        gpu=lambda wildcards: cards_of(TASKS[wildcards.case].case),
+        runtime=lambda wildcards: minutes_of(TASKS[wildcards.case]),
+        progress=lambda wildcards: about(wildcards),
 
 
 rule round_complete:

@@ -106,6 +106,12 @@ def progress(round):
     return found
 
 
+def about(wildcards):
+    """A case and its place; to a cluster's jobs nothing, which share what is asked for in words."""
+    found = progress(wildcards.round)[wildcards.case]
+    return TIER if IS_CLUSTER else found
+
+
 @cache
 def expected(name):
     """Seconds that a case is expected to take here."""
