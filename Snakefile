@@ -23,6 +23,8 @@ include: "rules/failures.smk"
 
 onstart:
     lock_run()
+    # Those of a run that was killed would be measured twice.
+    cancel_jobs()
 
 
 onsuccess:

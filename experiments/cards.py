@@ -72,7 +72,9 @@ def stand_ins() -> tuple[Gpu, ...]:
     # Those of a cluster's nodes are others, even where one host plays several nodes.
     node = os.environ.get("SLURMD_NODENAME", "")
     names = (str(number) for number in range(int(text)))
-    return _visible([Gpu(x, f"stand-in-{node}{'-' * bool(node)}{x}", STAND_IN, "none", 0) for x in names])
+    return _visible(
+        [Gpu(x, f"stand-in-{node}{'-' * bool(node)}{x}", STAND_IN, "none", 0) for x in names]
+    )
 
 
 # How a device is called: one of these, or one of them and ":INDEX".

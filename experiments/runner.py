@@ -103,7 +103,9 @@ def run(
     waiting = [task for task in ordered if not is_done(out, machine, round_, task)]
     kept = len(tasks) - len(waiting)
     _say(f"{round_} ({tier}) on {machine.id}: {len(waiting)} cases to measure, {kept} kept")
-    with contextlib.nullcontext(workers) if workers else Workers.of(machine.torch_device) as workers:
+    with (
+        contextlib.nullcontext(workers) if workers else Workers.of(machine.torch_device) as workers
+    ):
         one = _Pass(tier, machine, device, out, round_, workers, tick)
         one.run(waiting, budget_s, rounds_after * math.fsum(map(one.expected, tasks)))
         for _ in range(_PASSES):

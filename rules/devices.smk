@@ -51,6 +51,17 @@ def cards_of(case):
     return min(case.world_size, CARDS) if DEVICE != "cpu" else 0
 
 
+def cancel_jobs():
+    """Cancel the jobs that this folder has on the cluster."""
+    if not (IS_SUBMITTED and slurm.is_here()):
+        return
+    try:
+        if count := slurm.cancel_jobs_of(Path.cwd()):
+            print(f"{count} jobs on the cluster are cancelled", file=sys.stderr)
+    except slurm.SlurmError as error:
+        print(f"{error}: its jobs go on", file=sys.stderr)
+
+
 def minutes_of(task):
     """What a job takes at most to measure a case."""
     return -(-int(task.limits.timeout_s) // 60) + MINUTES_TO_START
@@ -77,6 +88,7 @@ if not IS_CLUSTER and (of_jobs := {"partition", "gpu_model", "machine"} & set(co
         "--workflow-profile profiles/slurm"
     )
 if IS_SUBMITTED:
+    WHEN_STOPPED.append(cancel_jobs)
     os.environ[MACHINE_OF_RUN] = HERE
     # On a node this process is none.
     os.environ.pop(ENDS_WITH, None)

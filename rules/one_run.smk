@@ -14,6 +14,8 @@ from experiments.stop import ENDS_WITH, STOPS
 RUN_LOCK = ".snakemake/run.lock"
 # Seconds that jobs have to clean up.
 JOBS_END_S = 20
+# What ends the jobs that are no processes of this host.
+WHEN_STOPPED = []
 
 
 def lock_run():
@@ -30,13 +32,6 @@ def lock_run():
         )
     os.ftruncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
-    if IS_SUBMITTED and (left := cancel_jobs()):
-        logger.info(f"{left} jobs of a run that was killed are cancelled")
-
-
-def cancel_jobs():
-    """Cancel what this folder has on the cluster; returns how many jobs that were."""
-    return slurm.cancel_jobs_of(Path.cwd()) if slurm.is_here() else 0
 
 
 def stop_run(number, frame=None):
@@ -51,11 +46,8 @@ def stop_run(number, frame=None):
             except psutil.NoSuchProcess:
                 pass
         jobs = psutil.wait_procs(jobs, JOBS_END_S)[1]
-    if IS_SUBMITTED:
-        try:
-            cancel_jobs()
-        except slurm.SlurmError as error:
-            os.write(2, f"\n{error}: its jobs go on\n".encode())
+    for call in WHEN_STOPPED:
+        call()
     name = signal.Signals(number).name
     text = f"\nstopped by {name}: what is done is kept, and the same command goes on\n"
     try:

@@ -68,7 +68,7 @@ DefMemPerCPU=100
 _NODE = "NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=16000 Gres=gpu:{model}:{cards} State=UNKNOWN\n"
 
 # Snakemake's jobstep plugin takes SLURM_CONF out of the environment of srun.
-_SRUN = "#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec /usr/bin/srun \"$@\"\n"
+_SRUN = '#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec /usr/bin/srun "$@"\n'
 # Without accounting sacct fails, and Snakemake's executor would wait for its answer for good.
 _SACCT = """\
 #!/bin/sh
@@ -98,7 +98,11 @@ def start(folder: Path, *, nodes: int = 2, cards: int = 2, cpus: int = 16) -> di
     devices = []
     for number in range(nodes):
         conf += _NODE.format(
-            node=f"node{number}", host=host, port=ports[number + 1], cpus=cpus, cards=cards,
+            node=f"node{number}",
+            host=host,
+            port=ports[number + 1],
+            cpus=cpus,
+            cards=cards,
             model="h100",
         )
         for card in range(cards):
@@ -107,7 +111,9 @@ def start(folder: Path, *, nodes: int = 2, cards: int = 2, cpus: int = 16) -> di
                 os.mknod(device, stat.S_IFCHR | 0o666, _NOTHING)
         named = f"{folder}/dev/node{number}-[0-{cards - 1}]"
         devices.append(f"NodeName=node{number} Name=gpu Type=h100 File={named}\n")
-    conf += f"PartitionName=cards Nodes=node[0-{nodes - 1}] Default=YES MaxTime=600 DefaultTime=10\n"
+    conf += (
+        f"PartitionName=cards Nodes=node[0-{nodes - 1}] Default=YES MaxTime=600 DefaultTime=10\n"
+    )
     _write(folder / "slurm.conf", conf)
     _write(folder / "gres.conf", "".join(devices))
     _write(folder / "cgroup.conf", "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
@@ -123,8 +129,11 @@ def start(folder: Path, *, nodes: int = 2, cards: int = 2, cpus: int = 16) -> di
     munge = [
         f"--{option}={folder}/{name}"
         for option, name in (
-            ("key-file", "munge.key"), ("socket", "munge.socket"), ("pid-file", "munged.pid"),
-            ("log-file", "munged.log"), ("seed-file", "munged.seed"),
+            ("key-file", "munge.key"),
+            ("socket", "munge.socket"),
+            ("pid-file", "munged.pid"),
+            ("log-file", "munged.log"),
+            ("seed-file", "munged.seed"),
         )
     ]
     daemons = [["munged", *munge, "--force"], ["slurmctld", "-c"]]

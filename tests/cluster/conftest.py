@@ -1,0 +1,80 @@
+"""A SLURM cluster of this machine, and the workflow run on it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from experiments import grid
+from experiments.cards import STAND_INS
+from tests.cluster import one_machine
+from tests.pipeline.conftest import fresh_copy
+
+NODES, CARDS = 2, 2
+# Cases of one card, and over two ranks.
+ALONE, SPREAD = 16, 2
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """What is to be put in the environment where the cluster's commands are called."""
+    if not one_machine.is_possible():
+        if os.environ.get("ATTENTION_SLURM") == "required":
+            pytest.fail(f"needs root and {', '.join(one_machine.NEEDED)}")
+        pytest.skip(f"needs root and {', '.join(one_machine.NEEDED)}")
+    folder = tmp_path_factory.mktemp("slurm")
+    yield one_machine.start(folder, nodes=NODES, cards=CARDS)
+    one_machine.stop(folder)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the repository, and how its workflow is called, here and on the cluster."""
+    folder = fresh_copy(tmp_path / "copy")
+    python = Path(sys.executable).parent
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("SLURM")},
+        "PATH": f"{python}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": "",
+    }
+    tasks = grid.tasks("smoke")
+    spread = [task for task in tasks if task.case.is_spread and task.case.world_size == 2]
+    alone = [task for task in tasks if not task.case.is_spread]
+    names = [task.name for task in [*spread[:SPREAD], *alone[:: len(alone) // ALONE][:ALONE]]]
+
+    def command(*arguments):
+        return [str(python / "snakemake"), *arguments]
+
+    return SimpleNamespace(folder=folder, environment=environment, names=names, command=command)
+
+
+@pytest.fixture
+def on_cluster(cluster, copy):
+    """How the copy's workflow is called there; records of `names` are its targets."""
+    environment = {**copy.environment, **cluster, STAND_INS: str(CARDS)}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{cluster['PATH']}"
+    machine = subprocess.run(
+        ["python", "-m", "experiments", "machine", "--device", "stand-in"],
+        env=environment, cwd=copy.folder, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    import json
+
+    where = Path("results/local") / json.loads(machine.stdout)["id"] / "round-1"
+    arguments = [
+        *("--workflow-profile", "profiles/slurm", "--config", "tier=smoke", "device=stand-in"),
+        *("--group-components", "cases=4", "--default-resources", "mem_mb=400", "runtime=10"),
+        *(
+            "--set-resources",
+            "measure:mem_mb=400",
+            "--slurm-init-seconds-before-status-checks",
+            "2",
+        ),
+        *("--latency-wait", "5", "--"),
+        *(str(where / f"{name}.json") for name in copy.names),
+    ]
+    return SimpleNamespace(
+        environment=environment, where=copy.folder / where, command=copy.command(*arguments)
+    )
