@@ -42,8 +42,9 @@ def of_nodes():
             "--config machine=ID: needed where other hosts run the jobs; there "
             "`python -m experiments machine` says it"
         )
+    count = slurm.cards_of_a_node(ON_NODES) if DEVICE != "cpu" else 0
     node = slurm.node(DEVICE, ON_NODES, Path(".snakemake"))
-    return node["id"], node["device"], slurm.cards_of_a_node(ON_NODES)
+    return node["id"], node["device"], count
 
 
 def cards_of(case):
