@@ -70,11 +70,10 @@ def stand_ins() -> tuple[Gpu, ...]:
     if not text.isdecimal() or not 1 <= int(text) <= _MOST_STAND_INS:
         raise DeviceError(f"{STAND_INS}={text}: expected an integer from 1 to {_MOST_STAND_INS}")
     # Those of a cluster's nodes are others, even where one host plays several nodes.
-    node = os.environ.get("SLURMD_NODENAME", "")
+    node = os.environ.get("SLURMD_NODENAME")
+    of_node = f"stand-in-{node}" if node else "stand-in"
     names = (str(number) for number in range(int(text)))
-    return _visible(
-        [Gpu(x, f"stand-in-{node}{'-' * bool(node)}{x}", STAND_IN, "none", 0) for x in names]
-    )
+    return _visible([Gpu(x, f"{of_node}-{x}", STAND_IN, "none", 0) for x in names])
 
 
 # How a device is called: one of these, or one of them and ":INDEX".
@@ -106,7 +105,7 @@ def _card(line: str) -> Gpu:
 
 
 def _instances(listing: str, cards: dict[str, Gpu]) -> dict[str, list[Gpu]]:
-    """The MIG instances of each card that has some, by the card's UUID, as `nvidia-smi -L` lists."""
+    """The MIG instances that `nvidia-smi -L` lists, by the UUID of the card that has them."""
     found: dict[str, list[Gpu]] = {}
     card = None
     for line in listing.splitlines():
@@ -122,7 +121,7 @@ def _instances(listing: str, cards: dict[str, Gpu]) -> dict[str, list[Gpu]]:
 
 
 def _visible(here: list[Gpu]) -> tuple[Gpu, ...]:
-    """Those that CUDA_VISIBLE_DEVICES leaves, in its order; as for CUDA it ends at a name of none."""
+    """Those that CUDA_VISIBLE_DEVICES leaves, in its order, which ends at a name of none."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return tuple(here)

@@ -1,5 +1,6 @@
 """A SLURM cluster of this machine, and the workflow run on it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -60,8 +61,6 @@ def on_cluster(cluster, copy):
         ["python", "-m", "experiments", "machine", "--device", "stand-in"],
         env=environment, cwd=copy.folder, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    import json
-
     where = Path("results/local") / json.loads(machine.stdout)["id"] / "round-1"
     arguments = [
         *("--workflow-profile", "profiles/slurm", "--config", "tier=smoke", "device=stand-in"),

@@ -65,7 +65,10 @@ KillWait=5
 GresTypes=gpu
 DefMemPerCPU=100
 """
-_NODE = "NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=16000 Gres=gpu:{model}:{cards} State=UNKNOWN\n"
+_NODE = (
+    "NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
+    "CPUs={cpus} RealMemory=16000 Gres=gpu:{model}:{cards} State=UNKNOWN\n"
+)
 
 # Snakemake's jobstep plugin takes SLURM_CONF out of the environment of srun.
 _SRUN = '#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec /usr/bin/srun "$@"\n'
