@@ -5,8 +5,8 @@ import math
 import shutil
 
 import pytest
-
 from analysis.across.compare import compare
+
 from analysis.records import frame as records
 from tests.analysis import synthetic
 
