@@ -16,9 +16,10 @@ from analysis.rendering.style import PAGE, look, ratio_axis, style
 from analysis.rendering.text import interval
 from analysis.statistics.intervals import Interval
 
-# Inches: the least height of a system and what each of its cases needs; around a panel; its foot.
-_ROW, _CASE = 0.2, 0.045
-_LEFT, _RIGHT, _ABOVE, _BELOW, _FOOT = 1.75, 1.1, 0.3, 0.42, 0.2
+# Inches: the least and the largest height of a system, and what each of its cases would like; then
+# what is left of panels, right of them, above and below each, and below all.
+_ROW, _MOST, _CASE = 0.17, 0.55, 0.045
+_LEFT, _RIGHT, _ABOVE, _BELOW, _FOOT = 1.75, 1.1, 0.5, 0.42, 0.2
 _BOLD = 2.2  # points, the line of a mean's interval
 
 
@@ -33,7 +34,7 @@ class _Strip:
     @property
     def height(self) -> float:
         """Inches."""
-        return max(_ROW, _CASE * (len(self.pairs) + 1))
+        return min(max(_ROW, _CASE * (len(self.pairs) + 1)), _MOST)
 
 
 def forest(found: Comparison) -> Figure:
@@ -55,12 +56,13 @@ def forest(found: Comparison) -> Figure:
             top -= _ABOVE + height
             ax = figure.add_axes((_LEFT / PAGE, top / tall, wide / PAGE, height / tall))
             _draw(ax, strips, height, wide)
-            ax.set_title(title, x=-(_LEFT - 0.1) / wide, fontweight="bold", pad=4)
+            ax.set_title(title, x=-(_LEFT - 0.1) / wide, fontweight="bold", pad=14)
             ratio_axis(ax, bounds)
+            ax.tick_params(axis="x", top=True, labeltop=True)
             top -= _BELOW
         if panels:
             ax.set_xlabel("time in A / time in B; right of 1, B is faster")
-            _legend(figure, tall)
+            _legend(figure, found, tall)
     return figure
 
 
@@ -123,26 +125,24 @@ def _mark(ax: Axes, pair: Pair, y: float, color: str) -> None:
     )
 
 
-def _legend(figure: Figure, tall: float) -> None:
-    looks = {
-        "a case": {"marker": "o", "color": "black", "linewidth": 0.6},
-        "a case by other code": {
-            "marker": "o",
-            "color": "black",
-            "markerfacecolor": "white",
-            "linewidth": 0.6,
-        },
-        "a case by another backend": {"marker": "x", "color": "black", "linewidth": 0.6},
-        "geometric mean": {"marker": "D", "color": "black", "linewidth": _BOLD},
-    }
-    handles = [Line2D([], [], markersize=3, label=name, **one) for name, one in looks.items()]
-    figure.legend(
-        handles=handles,
-        loc="lower left",
-        ncols=4,
-        bbox_to_anchor=(0.1 / PAGE, 0.04 / tall),
-        borderaxespad=0,
+def _legend(figure: Figure, found: Comparison, tall: float) -> None:
+    """What the marks are that there are."""
+    others = found.of_other_backends
+    compared = [one for one in found.timed if not one.backends]
+    hollow = {"marker": "o", "markerfacecolor": "white"}
+    marks = (
+        ("a case", any(one.code != OTHER for one in compared), {"marker": "o"}),
+        ("a case by code that differs", any(one.code == OTHER for one in compared), hollow),
+        ("a case by another backend", others, {"marker": "x"}),
+        ("geometric mean", compared, {"marker": "D", "linewidth": _BOLD}),
     )
+    handles = [
+        Line2D([], [], label=name, color="black", **{"markersize": 3, "linewidth": 0.6, **mark})
+        for name, is_there, mark in marks
+        if is_there
+    ]
+    place = {"loc": "lower left", "bbox_to_anchor": (0.1 / PAGE, 0.04 / tall), "borderaxespad": 0}
+    figure.legend(handles=handles, ncols=len(handles), **place)
 
 
 def _ends(ratio: Interval) -> list[float]:

@@ -18,16 +18,14 @@ from analysis.comparison import differences
 from analysis.comparison.differences import Differences
 from analysis.comparison.sides import Side
 from analysis.records import systems
-from analysis.records.files import File, RecordsError
+from analysis.records.files import File
 from analysis.selection import views
 from analysis.standard import in_words
 from analysis.statistics import intervals
 from analysis.statistics.intervals import Interval, unpaired_speedup
 from analysis.statistics.rounds import occasions
 from experiments.case import Case
-from experiments.procedures import PROCEDURES
 from experiments.rounds import in_utc
-from experiments.shown import shown
 
 # By what code a case was measured on the two sides: its digest covers the sources behind the case
 # and the release of torch; of one commit without changes, the sources are the same.
@@ -48,7 +46,8 @@ class Pair:
     """A case that both sides have.
 
     a, b: rows of `frame.load`. ratio: time in A over time in B; None unless both are timed.
-    code: one of CODES. setting: what was measured differently, in words; "" if nothing.
+    code: one of CODES. backends: what ran on the two sides where that is not one and the same, else
+    "". setting: what was measured differently, in words; "" if nothing.
     """
 
     case: Case
@@ -56,6 +55,7 @@ class Pair:
     b: Mapping
     ratio: Interval | None
     code: str
+    backends: str
     setting: str
 
     @property
@@ -79,12 +79,6 @@ class Pair:
         if row["seed"]:
             words.append(f"seed {row['seed']}")
         return ", ".join(words)
-
-    @property
-    def backends(self) -> str:
-        """What ran on the two sides where that is not the same, else ""."""
-        a, b = self.a["backend"], self.b["backend"]
-        return "" if self.ratio is None or a == b else f"{shown(a)} / {shown(b)}"
 
 
 @dataclass(frozen=True)
@@ -183,33 +177,23 @@ class Comparison:
 
 
 def compare(a: Side, b: Side) -> Comparison:
-    """The comparison of two sides, which may have no case in common.
-
-    RecordsError where a record is on both sides.
-    """
-    paths = [
-        {one.file.resolve(): one.path for own in side.files.values() for one in own}
-        for side in (a, b)
-    ]
-    if both := paths[0].keys() & paths[1].keys():
-        raise RecordsError(
-            f"{shown(a.asked)} and {shown(b.asked)}: have {len(both)} records in common, "
-            f"as {shown(paths[0][min(both)])}; expected two sets of records"
-        )
+    """The comparison of two sides, which have no record in common, and maybe no case."""
     common = [case for case in a.rows if case in b.rows]
-    of_common = ([one for case in common for one in side.files[case]] for side in (a, b))
+    # Of two that have no case in common, all that they have.
+    told = ([one for case in common or side.rows for one in side.files[case]] for side in (a, b))
     together = _is_of_one_occasion([*a.rows.values(), *b.rows.values()])
     pairs = [_pair(case, a, b, together) for case in common]
     places = {name: at for at, name in enumerate(systems.ordered(one.system for one in pairs))}
     pairs.sort(key=lambda p: (places[p.system], p.case.pass_, p.case.seq_len, p.label))
-    return Comparison(a, b, differences.between(*of_common), pairs, together)
+    return Comparison(a, b, differences.between(*told), pairs, together)
 
 
 def _pair(case: Case, a: Side, b: Side, together: bool) -> Pair:
     rows, files = (a.rows[case], b.rows[case]), (a.files[case], b.files[case])
     is_timed = all(map(_is_timed, rows))
     ratio = _ratio(*([row] for row in rows), together) if is_timed else None
-    return Pair(case, *rows, ratio, _code(*files), _setting(rows, files))
+    backends = _backends(*files) if is_timed else ""
+    return Pair(case, *rows, ratio, _code(*files), backends, _setting(rows, files))
 
 
 def _is_timed(row: Mapping) -> bool:
@@ -222,6 +206,12 @@ def _ratio(a: Sequence[Mapping], b: Sequence[Mapping], together: bool) -> Interv
         intervals.Side(tuple(row["samples"] for row in rows), rows[0]["spread"]) for rows in (a, b)
     )
     return unpaired_speedup(*sides, is_of_one_occasion=together)
+
+
+def _backends(a: Sequence[File], b: Sequence[File]) -> str:
+    """What ran on the two sides, where that is not one and the same, else ""."""
+    ran = [{one.record.backend for one in side if one.record.status == "ok"} for side in (a, b)]
+    return "" if len(ran[0] | ran[1]) == 1 else " / ".join(" and ".join(sorted(one)) for one in ran)
 
 
 def _code(a: Sequence[File], b: Sequence[File]) -> str:
@@ -248,18 +238,13 @@ def _setting(rows: Sequence[Mapping], files: Sequence[Sequence[File]]) -> str:
         [r for one in side if one.record.status == "ok" for r in one.record.replicates]
         for side in files
     ]
-    measured = [
-        [name for name, one in PROCEDURES.items() if one.is_in(own)][-1:] for own in replicates
-    ]
-    if measured[0] != measured[1]:
-        return f"procedure: {' / '.join(' '.join(one) for one in measured)}"
     if all(row["device_kind"] == "cuda" for row in rows):
         by = [{one.timed_by or "not recorded" for one in own} for own in replicates]
         if by[0] != by[1]:
             return f"timed by: {' / '.join(' and '.join(sorted(one)) for one in by)}"
     densities = [row["realised_density"] for row in rows]
     alike = math.isclose(*densities, rel_tol=_ALIKE)
-    if rows[0]["backend"] == rows[1]["backend"] and not alike:
+    if not alike and not _backends(*files):
         return f"realised density: {densities[0]:.4g} / {densities[1]:.4g}"
     return ""
 

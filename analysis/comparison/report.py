@@ -31,9 +31,19 @@ NO_INTERVAL = "No interval where either side has one round: that says nothing of
 def compare(a: Path, b: Path) -> Comparison:
     """The comparison of two folders of records or ids of machines.
 
-    RecordsError where they cannot be read, or have no case in common.
+    RecordsError where they cannot be read, have a record in common, or no case.
     """
-    found = pairs.compare(side(a), side(b))
+    sides = (side(a), side(b))
+    paths = [
+        {one.file.resolve(): one.path for own in side.files.values() for one in own}
+        for side in sides
+    ]
+    if both := paths[0].keys() & paths[1].keys():
+        raise RecordsError(
+            f"{shown(a)} and {shown(b)}: have {len(both)} records in common, "
+            f"as {shown(paths[0][min(both)])}; expected two sets of records"
+        )
+    found = pairs.compare(*sides)
     if not found.common:
         raise RecordsError(f"{shown(a)} and {shown(b)}: no case in common")
     return found
