@@ -75,7 +75,7 @@ class Pair:
         if not math.isnan(row["sparsity"]):
             words.append(views.blocks_in_words(row))
         if row["world_size"] == 1:
-            words.append("one rank")
+            words.append("one simulated rank" if row["simulated"] else "one rank")
         if row["seed"]:
             words.append(f"seed {row['seed']}")
         return ", ".join(words)

@@ -44,9 +44,9 @@ def test_a_machine_twice_as_fast_has_a_ratio_of_two_within_its_interval(backends
         assert 1 < one.ratio.low < 2.0 < one.ratio.high < 4
     assert sum(len(one.pairs) for one in found.means if one.system) == len(found.timed)
     lines = report.text(found).splitlines()
-    dense = mean_of(found, "dense", SAME)
-    told = f"[{dense.ratio.low:.2f}, {dense.ratio.high:.2f}]"
-    assert f"dense, geometric mean of {len(dense.pairs)}: 2.00 {told} *" in lines
+    mean = mean_of(found, "dense-flex", SAME)
+    told = f"[{mean.ratio.low:.2f}, {mean.ratio.high:.2f}]"
+    assert f"dense-flex, geometric mean of {len(mean.pairs)}: 2.00 {told} *" in lines
 
 
 def test_rows_that_differ_are_told_and_equal_ones_are_not(backends, tmp_path):
@@ -54,7 +54,8 @@ def test_rows_that_differ_are_told_and_equal_ones_are_not(backends, tmp_path):
 
     def change(record):
         record["software"] |= {"torch": "2.14.0", "triton": "3.7.0"}
-        record["machine"]["memory_bytes"] += 4096
+        for name in ("memory_bytes", "device_memory_bytes"):
+            record["machine"][name] += 4096
 
     found = compared(backends, tmp_path, change, more).differences
     differing = {one.name: (one.a, one.b) for one in found.differing}
@@ -87,12 +88,12 @@ def test_what_a_side_does_not_record_is_neither_the_same_nor_different(backends,
 def test_another_backend_is_shown_and_is_in_no_mean(backends, tmp_path):
     def change(record):
         halved(record)
-        if record["variant"] == "dense" and record["case"]["seq_len"] == 2048:
+        if record["variant"] == "dense-flex" and record["case"]["seq_len"] == 2048:
             slower(record, 1 / 4)
             record["backend"] = "math"
 
     found = compared(backends, tmp_path, change)
-    changed = [one for one in found.timed if one.a["system"] == "dense"
+    changed = [one for one in found.timed if one.a["system"] == "dense-flex"
                and one.a["seq_len"] == 2048]  # fmt: skip
     assert found.of_other_backends == changed and changed
     assert all(one.ratio.value == pytest.approx(8.0) for one in changed)
@@ -100,19 +101,19 @@ def test_another_backend_is_shown_and_is_in_no_mean(backends, tmp_path):
     lines = report.text(found).splitlines()
     apart = lines[lines.index("another backend, in no mean (A / B):") + 1 :]
     assert len(apart) == len(changed)
-    assert all(": 8.00 [" in line and "(dense / math; the same code)" in line for line in apart)
+    assert all(": 8.00 [" in line and "(flex / math; the same code)" in line for line in apart)
 
 
 def test_code_that_differs_has_a_mean_of_its_own_and_is_counted(backends, tmp_path):
     def change(record):
         halved(record)
-        if record["case"]["pass"] == "forward_backward":
+        if record["variant"] == "dense-flex":
             slower(record, 0.5)
             record["software"]["code_digest"] = CHANGED
             record["software"]["git_commit"] = COMMIT
 
     found = compared(backends, tmp_path, change)
-    count = sum(one.case.pass_ == "forward_backward" for one in found.timed)
+    count = sum(one.system == "dense-flex" for one in found.timed)
     assert 0 < count < len(found.timed)
     assert mean_of(found, "", SAME).ratio.value == pytest.approx(2.0)
     assert mean_of(found, "", OTHER).ratio.value == pytest.approx(4.0)
