@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator
 
 from analysis.comparison.pairs import HEADINGS, OTHER, Comparison, Mean, Pair
 from analysis.records import systems
@@ -21,6 +22,8 @@ from analysis.statistics.intervals import Interval
 _ROW, _MOST, _CASE = 0.17, 0.55, 0.045
 _LEFT, _RIGHT, _ABOVE, _BELOW, _FOOT = 1.75, 1.1, 0.5, 0.42, 0.2
 _BOLD = 2.2  # points, the line of a mean's interval
+# Ticks where ratios are this close together, in place of 1, 2 and 5 of each decade.
+_NEAR, _TICKS = 4, (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 1.75, 2)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ def forest(found: Comparison) -> Figure:
             _draw(ax, strips, height, wide)
             ax.set_title(title, x=-(_LEFT - 0.1) / wide, fontweight="bold", pad=14)
             ratio_axis(ax, bounds)
+            low, high = ax.get_xlim()
+            if high / low < _NEAR:
+                ax.xaxis.set_major_locator(FixedLocator([x for x in _TICKS if low <= x <= high]))
             ax.tick_params(axis="x", top=True, labeltop=True)
             top -= _BELOW
         if panels:

@@ -10,7 +10,9 @@ import pytest
 from analysis.comparison import forest, pairs, report
 from analysis.comparison.pairs import OTHER, SAME, TORCH
 from analysis.records import frame as records
+from experiments import rounds
 from experiments.__main__ import main
+from experiments.schema import load as record_of
 from tests.analysis import synthetic, synthetic_cards, two_machines
 from tests.analysis.two_machines import LAPTOP, copied, slower
 
@@ -139,6 +141,35 @@ def test_an_upgrade_of_torch_by_one_commit_is_told_from_other_code(backends, tmp
     assert f"{len(found.timed)} were by the same commit with another torch" in found.code_in_words()
     found = compared(backends, tmp_path / "dirty", dirty, LAPTOP)
     assert {one.code for one in found.common} == {OTHER}
+
+
+def test_what_earlier_code_measured_is_compared_where_it_was_set_aside(backends, tmp_path):
+    def earlier(record):
+        slower(record, 2.0)
+        record["software"] |= {"torch": "2.12.0", "code_digest": CHANGED}
+
+    now = copied(backends, tmp_path / "local", LAPTOP, earlier)
+    # As a run does before it measures a case anew; here with code in between.
+    for path in [*now.rglob("*.json")]:
+        case = record_of(path).to_case()
+        rounds.set_aside_outdated(path, case)
+        if "dense-flex" in path.name:
+            shutil.copy(next((now / "outdated").rglob(f"{case.name}@*")), path)
+            record = json.loads(path.read_text())
+            slower(record, 3)
+            record["started_at"] = record["started_at"].replace(":05Z", ":02Z")
+            record["software"]["code_digest"] = "e" * 16
+            path.write_text(json.dumps(record))
+            rounds.set_aside_outdated(path, case)
+    assert not [*now.glob("*01T*/*.json")]
+    copied(backends, tmp_path / "local", LAPTOP)
+    found = report.compare(now / "outdated", now)
+    assert len(found.timed) == len(found.common) > 20
+    assert found.only("a") == found.only("b") == []
+    assert mean_of(found, "", TORCH).ratio.value == pytest.approx(2.0)
+    assert [(one.name, one.a, one.b) for one in found.differences.differing] == [
+        ("torch", "2.12.0", "2.13.0")
+    ]
 
 
 def test_hardware_and_software_that_both_differ_are_not_told_apart(backends, tmp_path):
