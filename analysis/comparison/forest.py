@@ -21,7 +21,7 @@ from analysis.statistics.intervals import Interval
 # what is left of panels, right of them, above and below each, and below all.
 _ROW, _MOST, _CASE = 0.17, 0.55, 0.045
 _LEFT, _RIGHT, _ABOVE, _BELOW, _FOOT = 1.75, 1.1, 0.5, 0.42, 0.2
-_BOLD = 2.2  # points, the line of a mean's interval
+_BOLD = 1.5  # points, the line of a mean's interval
 # Ticks where ratios are this close together, in place of 1, 2 and 5 of each decade.
 _NEAR, _TICKS = 4, (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 1.75, 2)
 

@@ -54,11 +54,6 @@ def text(found: Comparison) -> str:
     return "\n".join(map(shown, _lines(found)))
 
 
-def _folded(words: str) -> list[str]:
-    """A long line in lines of the width of a terminal, further ones indented."""
-    return textwrap.wrap(words, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
-
-
 def counts(found: Comparison) -> list[str]:
     """How many cases both have and each alone, and what became of those that both have."""
     said = [
@@ -147,6 +142,11 @@ def _lines(found: Comparison) -> Iterator[str]:
             yield ""
             yield title
         yield from (f"  {one.system}, {one.label}: {tell(one)}" for one in some)
+
+
+def _folded(words: str) -> list[str]:
+    """A long line in lines of the width of a terminal, further ones indented."""
+    return textwrap.wrap(words, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _of_backends(pair: Pair) -> str:
