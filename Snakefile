@@ -52,6 +52,7 @@ MADE = [
     "build/ledger.html",
     "build/numbers.html",
     "build/results.html",
+    "build/compare.html",
 ]
 MADE += expand("build/writeups/{name}.md", name=WRITEUPS)
 MADE += expand("build/notebooks/{name}.html", name=EXPERIMENTS)

@@ -171,9 +171,16 @@ def _publish(options) -> int:
 
 
 def _compare(options) -> int:
-    from analysis.across.compare import compare
+    from analysis.comparison import report
 
-    print(compare(options.a, options.b))
+    found = report.compare(options.a, options.b)
+    if options.page:
+        from analysis.pages import comparison_page
+
+        comparison_page.save([found], options.page)
+        print(options.page)
+    else:
+        print(report.text(found))
     return 0
 
 
@@ -319,9 +326,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--tiles", action="store_true", help="put the archive's tile tables in models/kernels"
     )
-    sub = command("compare", _compare, "ratios with intervals between two sets of records")
-    sub.add_argument("a", type=console.some_path, metavar="A", help="a folder of records")
+    sub = command(
+        "compare", _compare, "what differs between two machines or rounds, and ratios by case"
+    )
+    sub.add_argument(
+        "a", type=console.some_path, metavar="A", help="a folder of records, or a machine's id"
+    )
     sub.add_argument("b", type=console.some_path, metavar="B", help="another")
+    sub.add_argument(
+        "--page", type=console.some_path, metavar="FILE", help="write an HTML page, not text"
+    )
     sub = command("validate", _validate, "check records against the schema")
     sub.add_argument(
         "path",

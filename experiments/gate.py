@@ -48,7 +48,9 @@ def sift(roots: Iterable[Path]) -> Sifted:
             # In `local` and in `published` the same may lie.
             base, _, round_ = _place(path)
             places = (base, one.machine.id, one.to_case())
-            for key in ((*places, one.started_at), (*places, round_)):
+            keys = [(*places, one.started_at), (*places, round_)]
+            # What was set aside of one round may be of several codes.
+            for key in keys[:1] if base == rounds.OUTDATED else keys:
                 if measured.setdefault(key, path) != path:
                     told = f"started_at: it is the measurement in {shown(measured[key])} again"
                     found.left_out.append(f"{shown(path)}: {told}")
@@ -67,11 +69,15 @@ def admit(path: Path, root: Path) -> Record:
 
 
 def _place(path: Path) -> tuple[str, str, str]:
-    """The names of the folder of all machines, of the machine and of the round."""
+    """The names of the folder of all machines, of the machine and of the round.
+
+    What was set aside lies in a folder of the machine's, which then stands in the first place.
+    """
     parts = path.parts
     if len(parts) < 4 or ".." in parts:
         parts = ("", "", "", *Path(os.path.abspath(path)).parts)
-    return parts[-4], parts[-3], parts[-2]
+    base, machine, round_ = parts[-4:-1]
+    return (machine, base, round_) if machine == rounds.OUTDATED else (base, machine, round_)
 
 
 def _check_place(path: Path, root: Path, found: Record) -> None:
@@ -82,10 +88,12 @@ def _check_place(path: Path, root: Path, found: Record) -> None:
         if not is_right:
             raise RecordError(f"{shown(path)}: {told}")
 
+    # What was set aside has a time behind the name of its case.
+    case = path.stem.partition("@")[0] if base == rounds.OUTDATED else path.stem
     depth = len(path.relative_to(root).parts) if path != root else 0
     need(depth <= 3, "place: lies deeper than machine/round/case.json")
     for what, is_there, expected in (
-        ("case", path.stem, found.to_case().name),
+        ("case", case, found.to_case().name),
         ("machine.id", machine, found.machine.id),
     ):
         need(is_there == expected, f"{what}: belongs at {shown(expected)}, not {shown(is_there)}")

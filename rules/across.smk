@@ -100,6 +100,18 @@ use rule on_all_records as results_page with:
         "every record on one interactive page"
 
 
+use rule on_all_records as comparison_page with:
+    output:
+        shown("compare.html", "compare", "Results", of="machines side by side"),
+    log:
+        "build/logs/comparison_page.log",
+    params:
+        code=of_records("pages.comparison_page", *PAGE, "analysis/pages/comparison.*"),
+        command=lambda wildcards, output: f"pages.comparison_page --out {output}",
+    message:
+        "the machines that have records, side by side on one page"
+
+
 use rule on_all_records as advice with:
     output:
         [

@@ -27,6 +27,7 @@ _READ = {
     "paper.pdf": "The paper",
     "ledger.html": "Every published claim, its two verdicts and their records",
     "results.html": "Every record, by machine, as charts and samples",
+    "compare.html": "How the machines that have records differ, case by case",
     "reproduction.html": "Which of our findings hold on this machine",
     "numbers.html": "Where each number comes from",
     "report.html": "All of these in one file, by Snakemake",

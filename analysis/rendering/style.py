@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -23,6 +24,8 @@ from experiments.atomic_write import atomic_write
 STYLE = Path(__file__).with_name("style.mplstyle")
 COLUMN, PAGE = 3.4, 7.0  # inches: a column, and two with the gutter
 GREY = "#666666"
+# Of an SVG: the same figure gives the same bytes.
+_UNDATED = {"Date": None, "Creator": None}
 
 
 @dataclass(frozen=True)
@@ -125,11 +128,20 @@ def save(figure: Figure, path: Path) -> Path:
     """
     with style():  # which says how many ticks there are
         _say_powers(figure)
-    for form, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+    for form, metadata in (("svg", _UNDATED), ("png", {"Software": None})):
         with atomic_write(Path(path).with_suffix(f".{form}")) as partial, style():
             figure.savefig(partial, format=form, metadata=metadata)
     write(Path(path).with_suffix(".csv"), figure_csv.to_csv(figure))
     return Path(path)
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG, to stand within a page. Equal figures give equal bytes."""
+    out = BytesIO()
+    with style():
+        _say_powers(figure)
+        figure.savefig(out, format="svg", metadata=_UNDATED)
+    return out.getvalue()
 
 
 def _say_powers(figure: Figure) -> None:

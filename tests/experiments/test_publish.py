@@ -104,6 +104,9 @@ def test_what_stands_aside_is_not_published(tmp_path, put):
     aside.write_text(path.read_text().replace("T12:30", "T01:30"))
     (target,) = publish_all(tmp_path)
     assert target.parent.name == "2026-11-28T113000Z"
+    with pytest.raises(record.RecordError, match="place: was set aside"):
+        publish(aside.parents[1], tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from analysis.claims import __main__ as claims
 from analysis.documents import writeups
 from analysis.findings import __main__ as findings
 from analysis.notebook import Page
-from analysis.pages import index_page, ledger_page, numbers_page, results_page
+from analysis.pages import comparison_page, index_page, ledger_page, numbers_page, results_page
 from analysis.records import files, frame
 from analysis.rendering import numbers
 from analysis.rendering.text import write
@@ -90,6 +90,7 @@ def build(root: Path, folder: Path) -> Path:
         run(numbers, "--out", folder / "numbers.json", *parts)
         run(provenance, "--numbers", folder / "numbers.json", "--build", folder)
         run(results_page, "--out", folder / "results.html")
+        run(comparison_page, "--out", folder / "compare.html")
         run(ledger_page, "--claims", folder / "claims.json", "--out", folder / "ledger.html")
         run(numbers_page, "--build", folder, "--out", folder / "numbers.html")
         for name in writeups.names():

@@ -23,6 +23,7 @@ from tests.pages.hostile import IN_PATH, TEXT
 ROOT = Path(__file__).parents[2]
 START = TEXT[:14]  # a commit is cut shorter
 PAGES = {"results": 2, "ledger": 1, "numbers": 0, "reproduction": 0, "index": 0, "notebook": 0}
+PAGES |= {"compare": 0}
 
 
 @pytest.fixture(scope="session")
