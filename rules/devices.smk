@@ -93,7 +93,7 @@ if IS_SUBMITTED:
     os.environ[MACHINE_OF_RUN] = HERE
     # On a node this process is none.
     os.environ.pop(ENDS_WITH, None)
-elif CARDS:
+elif CARDS and not IS_CLUSTER:
     asked = workflow.global_resources.get("gpu").value
     if isinstance(asked, int) and asked > CARDS:
         raise WorkflowError(f"--resources gpu={asked}: there is {CARDS} to be had here")
