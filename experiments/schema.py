@@ -216,7 +216,7 @@ class Host(_Strict):
 
 
 class Card(_Strict):
-    """A card that a case was measured on, as it was found just before; null where it is not told."""
+    """A card that a case was measured on, as found just before; null where not told."""
 
     instance: InstanceUuid | None = Field(description="of MIG; null where the whole card was held")
     index: Annotated[int, Field(ge=0, le=1023)] | None = Field(description="by the driver's count")

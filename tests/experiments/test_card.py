@@ -11,12 +11,12 @@ from tests.analysis import synthetic, synthetic_cards
 
 UUIDS = [f"GPU-{number}0000000-1111-2222-3333-44444444444{number}" for number in range(3)]
 INSTANCES = [f"MIG-{number}0000000-5555-6666-7777-888888888888" for number in range(2)]
+GONE = "[Requested functionality has been deprecated]"
 # As two H200 and a workstation's card tell, the last with nothing to say of most.
 QUERY = f"""\
 0, {UUIDS[0]}, 00000000:1b:00.0, 1980, 3201, 1980, 3201, 1830, 3201, 700.00, Enabled, Disabled
 1, {UUIDS[1]}, 00000000:43:00.0, 345, 3201, 1980, 3201, [N/A], [N/A], 650.50, Enabled, Enabled
-2, {UUIDS[2]}, 00000000:52:00.0, [N/A], [Not Supported], [N/A], [N/A], [Requested functionality has \
-been deprecated], [N/A], [N/A], [N/A], [N/A]
+2, {UUIDS[2]}, 00000000:52:00.0, [N/A], [Not Supported], [N/A], [N/A], {GONE}, [N/A], [N/A], -, -
 """
 LIST = f"""\
 GPU 0: NVIDIA H200 (UUID: {UUIDS[0]})
