@@ -8,18 +8,29 @@ rule measure:
         update(f"{LOCAL}/{{round}}/{{case}}.json"),
     log:
         "build/logs/{round}/{case}.log",
-    # The systems of a shape one after another, before any analysis.
+    # The systems of a shape one after another, before any analysis; on several cards the longest
+    # shape first.
     priority: lambda wildcards: places(wildcards.round)[wildcards.case]
     conda:
         "../envs/reproduce.yaml"
     # On a CPU the cores are the device: nothing else runs beside a measurement.
     threads: max(1, workflow.cores // (len(machines.gpus()) if DEVICE != "cpu" else 1))
     resources:
-        gpu=int(DEVICE != "cpu"),
+        **{
+            f"card_{place}": lambda wildcards, place=place: holds(
+                wildcards.round, wildcards.case, place
+            )
+            for place in range(len(DEVICES))
+            if len(DEVICES) > 1
+        },
         # No parameter: what is said of a case plans nothing.
+        gpu=int(DEVICE != "cpu"),
+        # A shape has its card. No parameter either: another number of cards plans nothing.
+        on=lambda wildcards: device_of(wildcards.round, wildcards.case),
         progress=lambda wildcards: progress(wildcards.round)[wildcards.case],
     params:
         tier=TIER,
+        # What was measured on another device is planned anew.
         device=DEVICE,
         number=lambda wildcards: wildcards.round.removeprefix("round-"),
         limits=lambda wildcards: str(TASKS[wildcards.case].limits),
@@ -27,7 +38,7 @@ rule measure:
     message:
         "{resources.progress}"
     shell:
-        "python -m experiments.warm run --tier {params.tier} --device {params.device}"
+        "python -m experiments.warm run --tier {params.tier} --device {resources.on}"
         " --round {params.number} --case {wildcards.case} > {log} 2>&1"
         # 3: the case failed, as its record says; the end of the run tells of it.
         " || test $? -eq 3"
