@@ -17,10 +17,10 @@ rule measure:
     threads: max(1, workflow.cores // (len(machines.gpus()) if DEVICE != "cpu" else 1))
     resources:
         **{
-            f"card_{place}": lambda wildcards, place=place: holds(
-                wildcards.round, wildcards.case, place
+            f"card_{number}": lambda wildcards, number=number: holds(
+                wildcards.round, wildcards.case, number
             )
-            for place in range(len(DEVICES))
+            for number in range(len(DEVICES))
             if len(DEVICES) > 1
         },
         # No parameter: what is said of a case plans nothing.

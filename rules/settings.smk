@@ -71,8 +71,8 @@ if HOURS is not None and SOURCE == "published":
 # What takes cases at the same time; under Snakemake each at most one.
 DEVICES = schedule.devices(DEVICE)
 if len(DEVICES) > 1:
-    for place in range(len(DEVICES)):
-        workflow.register_resource(f"card_{place}", 1)
+    for number in range(len(DEVICES)):
+        workflow.register_resource(f"card_{number}", 1)
 # When this run did.
 BEGAN = []
 LOCAL = f"results/local/{machines.describe(DEVICE).id}"
@@ -275,23 +275,18 @@ def of_records(module, *data):
 
 
 # Of the rounds that are asked for, what is still to be measured.
-WAITING = {}
-if SOURCE == "local":
-    for round in ROUNDS:
-        WAITING[round] = [
-            name
-            for name, task in TASKS.items()
-            if not is_done(
-                Path(f"{LOCAL}/{round}/{name}.json"), task.case, task.procedure
-            )
-        ]
-ASKED = TASKS
-if HOURS is not None:
-    ASKED = within_hours()
-    WAITING = {
-        round: [name for name in names if name in ASKED]
-        for round, names in WAITING.items()
-    }
+WAITING = {
+    round: [
+        name
+        for name, task in TASKS.items()
+        if not is_done(Path(f"{LOCAL}/{round}/{name}.json"), task.case, task.procedure)
+    ]
+    for round in (ROUNDS if SOURCE == "local" else [])
+}
+ASKED = TASKS if HOURS is None else within_hours()
+WAITING = {
+    round: [name for name in names if name in ASKED] for round, names in WAITING.items()
+}
 # What was measured beyond what is asked for, as by `make round`, is read as well.
 FURTHER = []
 # Records of other code, and failures whose cause was the day: these are measured again. Nothing is

@@ -37,7 +37,8 @@ def measured(paths: Iterable[Path], since: datetime) -> dict[Path, float]:
 
 def in_words(seconds: float) -> str:
     """Device-seconds as device-hours."""
-    return f"{seconds / 3600:.3g} device-hours"
+    hours = seconds / 3600
+    return f"{hours:.3g} device-hours" if hours >= 1e-3 else f"{hours:.6f} device-hours"
 
 
 def comparison(spent: Iterable[float], expected: Iterable[float]) -> str:
