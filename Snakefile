@@ -25,9 +25,14 @@ onstart:
     lock_run()
     # Those of a run that was killed would be measured twice.
     cancel_jobs()
+    BEGAN.append(datetime.now(UTC))
+    if SOURCE == "local":
+        print(told_before(), file=sys.stderr)
 
 
 onsuccess:
+    if SOURCE == "local":
+        print(told_after(*BEGAN), file=sys.stderr)
     # What whoever ran this came for.
     if SOURCE == "local" and Path("build/reproduction.md").exists():
         print(
@@ -41,6 +46,8 @@ onsuccess:
 
 
 onerror:
+    if SOURCE == "local" and BEGAN:
+        print(told_after(*BEGAN), file=sys.stderr)
     for line in failed_cases() if SOURCE == "local" else []:
         print(line, file=sys.stderr)
 

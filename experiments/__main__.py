@@ -11,15 +11,19 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_
 import argparse
 import contextlib
 import json
+import math
 import shlex
 import sys
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 
-from experiments import console, cost, machine, rounds, runner, stop
+from experiments import console, cost, machine, rounds, runner, schedule, stop
 from experiments import grid as grids
+from experiments.campaign import value
 from experiments.campaign.command import add_arguments, campaign
 from experiments.cards import DeviceError
+from experiments.cost import hours
 from experiments.device_lock import hold
 from experiments.record import RecordError
 from models.kernels.tile_tables import HOME
@@ -81,23 +85,47 @@ def _plan(options) -> int:
         kind, name, reference = "cuda", "", cost.reference_device("cuda")
     number = options.round or rounds.first_open(options.out, here, tasks)
     print(f"{rounds.name_of(number)} ({tier}) on {here.id}")
-    expected = [cost.seconds(task.case, task.limits, kind, name) for task in tasks]
+    count = 1 if reference else len(schedule.devices(device))
+    expected = [cost.seconds(task.case, task.limits, kind, name, cards=count) for task in tasks]
     for task, one in zip(tasks, expected, strict=True):
         path = rounds.path_of(options.out, here.id, rounds.name_of(number), task.case)
         state = "done   " if rounds.is_done(path, task.case, task.procedure) else "measure"
         status = "" if one.status == "ok" else f" ({one.status})"
         print(f"  {state} {runner.label(task.case)}  {task.name}")
         print(f"          about {one.total:.1f} s{status}, for {', '.join(task.experiments)}")
-    print(f"  {len(tasks)} cases, about {runner.duration(cost.total(expected))}")
+    wanted = options.rounds or 1
+    total, last = _time(tasks, kind, name, count)
+    several = "" if wanted == 1 else f"; {wanted} rounds {_words(wanted * total)}"
+    print(f"  {len(tasks)} cases, about {_words(total)}{several}")
+    if count > 1:
+        print(f"  on {count} cards about {runner.duration(wanted * last)}")
     if not options.only and not options.case:
-        print(_tiers_table([options.name] if options.name else grids.names(), kind, name))
+        print(_tiers_table([options.name] if options.name else grids.names(), kind, name, count))
     if reference:
         print(f"no GPU here: expected times are those of the reference card, {reference}")
     return 0
 
 
-def _tiers_table(names: list[str], kind: str, name: str) -> str:
-    """Cases and expected time of a round, per experiment and size; of gpu, on a GPU."""
+def _time(tasks: list[grids.Task], kind: str, name: str, count: int) -> tuple[float, float]:
+    """Expected seconds of a round: of devices, and on `count` of them until the last one ends."""
+
+    def seconds(task: grids.Task) -> float:
+        return cost.seconds(task.case, task.limits, kind, name, cards=count).total
+
+    total = math.fsum(hours.expected_s(task, kind, name, count) for task in tasks)
+    return total, schedule.wall_s(schedule.turns(tasks, seconds, count, "plan", 1))
+
+
+def _words(seconds: float) -> str:
+    """Seconds of devices, as hours where they are hours."""
+    return runner.duration(seconds) if seconds < 3600 else hours.in_words(seconds)
+
+
+def _tiers_table(names: list[str], kind: str, name: str, count: int) -> str:
+    """Cases and expected time of a round, per experiment and size; of gpu, on a GPU.
+
+    Time of the device; where there are several cards, below it that on so many.
+    """
     # A CPU takes days for the lengths of the gpu tier: the reference card stands in.
     card = ("cuda", "") if kind == "cpu" else (kind, name)
     sizes = {"smoke": ("smoke", False, kind, name)}
@@ -106,14 +134,17 @@ def _tiers_table(names: list[str], kind: str, name: str) -> str:
     sizes |= {f"{size}, gpu": ("gpu", size == "quick", *card) for size in ("quick", "full")}
     # A case of several experiments is measured once.
     rows = {one: [one] for one in names} | ({"all": names} if len(names) > 1 else {})
-    lines = [f"{'expected time':16}" + "".join(f"{size:>26}" for size in sizes)]
+    lines = [f"{'expected time':16}" + "".join(f"{size:>30}" for size in sizes)]
     for row, experiments in rows.items():
-        cells = ""
+        cells, beside = "", ""
         for tier, quick, *on in sizes.values():
             tasks = grids.tasks(tier, experiments, quick=quick)
-            spent = cost.total(cost.seconds(t.case, t.limits, *on) for t in tasks)
-            cells += f"{f'{len(tasks)} cases, {runner.duration(spent)}':>26}"
+            total, last = _time(tasks, *on, count)
+            cells += f"{f'{len(tasks)} cases, {_words(total)}':>30}"
+            beside += f"{runner.duration(last):>30}"
         lines.append(f"{row:16}{cells}")
+        if count > 1:
+            lines.append(f"{f'  on {count} cards':16}{beside}")
     if kind == "cpu":
         lines.append(f"(gpu: on the reference card, {cost.reference_device('cuda')})")
     return "\n".join(lines)
@@ -127,12 +158,19 @@ def _run(options) -> int:
         raise DeviceError(f"--machine {options.machine}: this is {here.id}")
     kind, name = here.device_kind, here.device
     tier, tasks = _selected(options, kind)
-    spent = cost.total(cost.seconds(task.case, task.limits, kind, name) for task in tasks)
-    text = f"{len(tasks)} cases ({tier}), expected to take {runner.duration(spent)} per round"
+    count, began = len(schedule.devices(device)), datetime.now(UTC)
+    expected = {task.name: hours.expected_s(task, kind, name, count) for task in tasks}
+    total = math.fsum(expected.values())
+    text = f"{len(tasks)} cases ({tier}), expected to take {runner.duration(total)} per round"
+    text += f", {hours.in_words(total * (options.rounds or 1))} where none is measured yet"
     print(text, file=sys.stderr, flush=True)
+    if options.budget:
+        rank = {one.task.name: one.rank for one in value.ordered(tier)}
+        tasks.sort(key=lambda task: rank[task.name])
     if options.rounds and (options.round or options.budget):
         raise ValueError("--rounds: expected alone, without --round and --budget")
     numbers, failed = range(1, options.rounds + 1) if options.rounds else [options.round], []
+    spent = {}
     for place, number in enumerate(numbers, start=1):
         paths = runner.run(
             tasks,
@@ -145,6 +183,9 @@ def _run(options) -> int:
             tick=tick,
         )
         failed += runner.failures(tasks, paths)
+        spent |= hours.measured(paths, began)
+    told = hours.comparison(spent.values(), (expected[path.stem] for path in spent))
+    print(told, file=sys.stderr, flush=True)
     if failed:
         # The last lines: what a person looks at.
         left = [f"and {len(failed) - _SHOWN} more"] if len(failed) > _SHOWN else []
@@ -306,14 +347,14 @@ def _parser() -> argparse.ArgumentParser:
             default=runner.LOCAL,
             help="folder of records (results/local)",
         )
+        sub.add_argument(
+            "--rounds", type=_number, metavar="N", help="the first N, one after the other"
+        )
         if name == "run":
             sub.add_argument(
                 "--budget", type=_seconds, metavar="S", help="seconds; most valuable cases first"
             )
             sub.add_argument("--machine", metavar="ID", help="an error on any other machine")
-            sub.add_argument(
-                "--rounds", type=_number, metavar="N", help="the first N, one after the other"
-            )
     sub = command("publish", _publish, "validate records and copy them to results/published")
     sub.add_argument(
         "path",

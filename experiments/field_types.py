@@ -36,3 +36,13 @@ Hex8 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 Hex16 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 Time = Annotated[datetime, Field(strict=False), BeforeValidator(_with_zone)]
+# As the driver writes them; a MIG instance of older drivers is named after its card.
+_UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+CardUuid = Annotated[str, StringConstraints(pattern=f"^GPU-{_UUID}$")]
+InstanceUuid = Annotated[
+    str, StringConstraints(pattern=rf"^MIG-({_UUID}|GPU-{_UUID}/\d{{1,3}}/\d{{1,3}})$")
+]
+BusId = Annotated[str, StringConstraints(pattern=r"^[0-9A-F]{4,8}:[0-9A-F]{2}:[0-9A-F]{2}\.[0-7]$")]
+# Above those of any card.
+Megahertz = Annotated[int, Field(ge=0, le=20_000)]
+Watts = Annotated[float, Field(gt=0, le=5_000)]

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import cache, lru_cache
 
 from experiments import machine as machines
+from experiments import plausible_cards
 from experiments.case import Case
 from experiments.cost.pairs import dense_pairs, useful_flops, whole_pairs
 from experiments.digest import ROOT
@@ -61,7 +62,8 @@ _OLD_COMMAND = re.compile(r"python -m experiments run( [A-Za-z0-9_.,+=-]+)+", re
 def faults(found: Record, procedure: Procedure) -> Iterator[str]:
     """What cannot be in a valid record of a case that `procedure` measures: "field: reason"."""
     yield from _when(found)
-    yield from _where(found.machine.model_dump_json())
+    yield from _where(found.machine.model_dump_json(exclude={"cards"}))
+    yield from plausible_cards.faults(found)
     yield from _command(found)
     yield from _fields(found, procedure)
     yield from _amounts(found)
@@ -105,7 +107,7 @@ def _where(machine: str) -> tuple[str, ...]:
 
 
 def _faults_of(found: Machine) -> Iterator[str]:
-    made = machines.Machine(None, **found.model_dump(exclude={"id", "host"}))
+    made = machines.Machine(None, **found.model_dump(exclude={"id", "host", "cards"}))
     if found.id != made.id:
         yield f"machine.id: is {found.id}, and {made.id} follows from its device and memory"
     if found.host is not None:

@@ -134,8 +134,19 @@ def _is_like_a_record(data: dict) -> bool:
     objects = [data, *(data.get(key) for key in ("software", "machine", "gauges"))]
     if not all(one is None or isinstance(one, dict) for one in objects):
         return False
-    host, gauges = (data.get("machine") or {}).get("host"), data.get("gauges")
-    return (host is None or isinstance(host, dict)) and (gauges is None or _are_gauges(gauges))
+    host, cards = ((data.get("machine") or {}).get(key) for key in ("host", "cards"))
+    gauges = data.get("gauges")
+    return (
+        (host is None or isinstance(host, dict))
+        and (gauges is None or _are_gauges(gauges))
+        and (cards is None or (isinstance(cards, list) and all(map(_is_card, cards))))
+    )
+
+
+def _is_card(found: object) -> bool:
+    if not isinstance(found, dict) or not isinstance(found.get("uuid"), str):
+        return False
+    return "instance" in found and isinstance(found["instance"], str | None)
 
 
 def _are_gauges(found: dict) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 
-from experiments import cost, record, references, rounds
+from experiments import card, cost, record, references, rounds
 from experiments.atomic_write import in_words
 from experiments.case import COLUMNS, Case
 from experiments.device_lock import hold
@@ -133,6 +133,8 @@ class _Pass:
         self.out, self.round_, self.workers, self.tick = out, round_, workers, tick
         self.references = references.of(out, machine)
         self.ratios: list[float] = []
+        # On which card, and what it was.
+        self.last_gauge: tuple[str, dict | None] | None = None
 
     def run(
         self,
@@ -147,7 +149,7 @@ class _Pass:
         # digest on numbers of the old code.
         digests = {key: code_digest(*key) for key in {_behind(task) for task in tasks}}
         expected = [self.expected(task) for task in tasks]
-        start, before = time.monotonic(), None
+        start, self.last_gauge = time.monotonic(), None
         for number, task in enumerate(tasks, start=1):
             factor = median(self.ratios) if self.ratios else 1.0
             ends = time.monotonic() - start + factor * expected[number - 1]
@@ -164,10 +166,12 @@ class _Pass:
                 # Another run may have measured it while this one waited.
                 is_there = not again and self.is_done(task)
                 if not is_there:
-                    digest = digests[_behind(task)]
-                    before = self.measure(task, digest, describe(held), before, again)
+                    cards = card.held(held, count)
+                    if held != "cpu":
+                        _say(f"    on {os.environ['CUDA_VISIBLE_DEVICES']}")
+                    self.measure(task, digests[_behind(task)], describe(held), cards, again)
             if is_there:
-                before = None
+                self.last_gauge = None
                 _say("    measured by another run meanwhile")
             else:
                 self.ratios.append((time.monotonic() - began) / expected[number - 1])
@@ -175,17 +179,20 @@ class _Pass:
                 self.tick()
 
     def measure(
-        self, task: Task, digest: str, machine: Machine, before: dict | None, again: bool = False
-    ) -> dict | None:
-        """Measure one and write its record; returns the gauge after it.
-
-        again: what is there stands, and no failure takes its place.
-        """
+        self,
+        task: Task,
+        digest: str,
+        machine: Machine,
+        cards: list[dict] | None,
+        again: bool = False,
+    ) -> None:
+        """Measure one and write its record. again: what is there stands, whatever fails."""
         from experiments.gauge import ceilings_beside
         from experiments.supervise import Account, supervise
 
         path = _path(self.out, self.machine, self.round_, task)
-        before, account = before or self.neighbours_gauge() or self.gauge(), Account()
+        here = card.identity(cards)
+        before, account = self.gauge_before(here), Account()
         result = supervise(
             *(self.tier, task.case, task.limits, machine, digest),
             procedure=task.procedure,
@@ -194,13 +201,14 @@ class _Pass:
             account=account,
             references=self.references,
             ceilings=ceilings_beside(before, task.case.dtype, self.machine.torch_device),
+            cards=cards,
         )
         after = self.gauge()
+        self.last_gauge = here, after
         is_worse = again and result["status"] != "ok" and self.is_done(task)
         if not is_worse:
             record.write(path, with_gauges(result, before, after))
         _say(f"    {outcome(result)} ({account})" + ("; the one before stays" if is_worse else ""))
-        return after
 
     def is_done(self, task: Task) -> bool:
         """Whether its record stands."""
@@ -210,13 +218,21 @@ class _Pass:
         deadline = time.monotonic() + _GAUGE_S
         return read_gauge(self.tier, self.machine, self.workers, deadline, self.tick)
 
-    def neighbours_gauge(self) -> dict | None:
+    def gauge_before(self, here: str) -> dict | None:
+        """That after the case before, on the same card (`card.identity`), or else one read now."""
+        known = self.last_gauge if self.last_gauge and self.last_gauge[0] == here else None
+        return (known and known[1]) or self.neighbours_gauge(here) or self.gauge()
+
+    def neighbours_gauge(self, here: str) -> dict | None:
         """The gauge after the case before this one, where another process has just read it."""
         files = rounds.record_files(self.out / self.machine.id / self.round_)
         newest = max(files, key=lambda path: path.lstat().st_mtime, default=None)
         if newest is None or abs(time.time() - newest.lstat().st_mtime) > _NEIGHBOUR_S:
             return None
-        return ((record.read(newest) or {}).get("gauges") or {}).get("after")
+        found = record.read(newest) or {}
+        if card.identity((found.get("machine") or {}).get("cards")) != here:
+            return None
+        return (found.get("gauges") or {}).get("after")
 
     def disturbed(self, tasks: list[Task]) -> list[Task]:
         """Those of `tasks` beside which a gauge was off, by all gauges of the round."""

@@ -27,16 +27,21 @@ from experiments.case import Case, CaseError
 from experiments.field_types import (
     MOST_BYTES,
     MOST_MS,
+    BusId,
     Bytes,
+    CardUuid,
     Commit,
     Distance,
     Hex8,
     Hex16,
+    InstanceUuid,
+    Megahertz,
     Milliseconds,
     Name,
     Span,
     Text,
     Time,
+    Watts,
 )
 from experiments.grid import TIERS
 from experiments.procedures import PROCEDURES
@@ -210,6 +215,24 @@ class Host(_Strict):
     boot: Hex8 | None = Field(description="8 hex digits of a hash of the kernel's boot id")
 
 
+class Card(_Strict):
+    """A card that a case was measured on, as found just before; null where not told."""
+
+    instance: InstanceUuid | None = Field(description="of MIG; null where the whole card was held")
+    index: Annotated[int, Field(ge=0, le=1023)] | None = Field(description="by the driver's count")
+    uuid: CardUuid
+    bus_id: BusId | None = Field(description="of PCI")
+    sm_mhz: Megahertz | None = Field(description="clock of its multiprocessors, then")
+    memory_mhz: Megahertz | None
+    max_sm_mhz: Megahertz | None
+    max_memory_mhz: Megahertz | None
+    application_sm_mhz: Megahertz | None = Field(description="asked for by whoever set the card up")
+    application_memory_mhz: Megahertz | None
+    power_limit_w: Watts | None
+    ecc: bool | None
+    mig: bool | None = Field(description="whether it is divided into instances")
+
+
 class Machine(_Strict):
     id: Name = Field(description="follows from device, cpu, cores and memory")
     host: Host | None = Field(description="null in records older than the field")
@@ -221,6 +244,11 @@ class Machine(_Strict):
     memory_bytes: int = Field(gt=0, le=MOST_BYTES)
     device_memory_bytes: Bytes = Field(description="0 where the card uses the machine's")
     system: Name
+    cards: Annotated[list[Card], Field(min_length=1, max_length=1024)] | None = Field(
+        default=None,
+        description="those that the case held; null on a CPU, where the driver told nothing of "
+        "them, and in records older than the field",
+    )
 
 
 class Software(_Strict):

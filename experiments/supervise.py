@@ -78,6 +78,7 @@ def supervise(
     account: Account | None = None,
     references: References = NOT_KEPT,
     ceilings: dict | None = None,
+    cards: list[dict] | None = None,
 ) -> dict:
     """Measure `case` in child processes on the device held: always comes to a record.
 
@@ -87,7 +88,8 @@ def supervise(
     procedure: how it is measured: the name of one of `experiments.procedures`.
     workers: the processes of a run of several cases; None for the case's own. tick: called at
     least once per second. account: is filled in. references: those kept of earlier cases.
-    ceilings: the record's, as just found; measured where None.
+    ceilings: the record's, as just found; measured where None. cards: those held, likewise
+    (`experiments.card`); None on a CPU.
     """
     account = Account() if account is None else account
     started, start = datetime.now(UTC), load.Start.now()
@@ -120,13 +122,13 @@ def supervise(
     if status == "ok":
         known |= {"replicates": replicates, "error": error}
     known |= {"status": status, "reason": reason, "cause": cause, "wall_s": round(wall_s, 3)}
-    return _record(tier, case, machine, digest, started, **known)
+    return _record(tier, case, machine, digest, started, cards, **known)
 
 
 def not_measured(tier: str, case: Case, machine: Machine, digest: str, reason: str) -> dict:
     """The record of a case that was not begun, since what it runs is known to fail."""
     known = {"status": "failed", "reason": reason, "cause": "case", "wall_s": 0.0}
-    return _record(tier, case, machine, digest, datetime.now(UTC), **known)
+    return _record(tier, case, machine, digest, datetime.now(UTC), None, **known)
 
 
 def _record(
@@ -135,6 +137,7 @@ def _record(
     machine: Machine,
     digest: str,
     started: datetime,
+    cards: list[dict] | None,
     **known,
 ) -> dict:
     """A record with what it says of its case and of where it was made; known: its other fields."""
@@ -145,7 +148,7 @@ def _record(
         tier=tier,
         variant=case.variant,
         case=case.to_json(),
-        machine=machine.to_json(),
+        machine={**machine.to_json(), "cards": cards},
         software=provenance.software(digest),
         started_at=started.isoformat(timespec="seconds"),
         command=provenance.command(tier, case),

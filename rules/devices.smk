@@ -2,8 +2,8 @@
 import re
 
 from experiments import machine as machines
-from experiments import slurm
-from experiments.cards import DeviceError, pool
+from experiments import schedule, slurm
+from experiments.cards import DeviceError
 
 # What jobs on a cluster ask for, beside cards and time.
 ON_NODES = {}
@@ -47,11 +47,6 @@ def of_nodes():
     return node["id"], node["device"], count
 
 
-def cards_of(case):
-    """How many cards a case over ranks is measured on: where there are fewer, its record says so."""
-    return min(case.world_size, CARDS) if DEVICE != "cpu" else 0
-
-
 def cancel_jobs():
     """Cancel the jobs that this folder has on the cluster."""
     if not (IS_SUBMITTED and slurm.is_here()):
@@ -73,10 +68,12 @@ try:
         DEVICE = DEVICE or "cuda"
         if DEVICE not in ("cpu", "cuda", "stand-in"):
             raise DeviceError(f"--config device={DEVICE}: a cluster chooses the card")
+        DEVICES = (DEVICE,)
         HERE, DEVICE_NAME, CARDS = of_nodes()
     else:
         DEVICE = machines.choose_device(DEVICE)
-        CARDS = len(pool(DEVICE)) if ":" not in DEVICE else 1
+        DEVICES = schedule.devices(DEVICE)
+        CARDS = len(DEVICES)
         here = machines.describe(DEVICE)
         HERE, DEVICE_NAME = here.id, here.device
 except (DeviceError, slurm.SlurmError) as error:
@@ -93,9 +90,17 @@ if IS_SUBMITTED:
     os.environ[MACHINE_OF_RUN] = HERE
     # On a node this process is none.
     os.environ.pop(ENDS_WITH, None)
-elif CARDS and not IS_CLUSTER:
+elif not IS_JOB and DEVICE != "cpu":
     asked = workflow.global_resources.get("gpu").value
     if isinstance(asked, int) and asked > CARDS:
         raise WorkflowError(f"--resources gpu={asked}: there is {CARDS} to be had here")
     if asked is None:
         workflow.register_resource("gpu", CARDS)
+# Of several cards here each case has its own: those are resources of which there is one.
+ON_CARDS = {}
+if len(DEVICES) > 1:
+    for number in range(len(DEVICES)):
+        workflow.register_resource(f"card_{number}", 1)
+        ON_CARDS[f"card_{number}"] = lambda wildcards, number=number: holds(
+            wildcards.round, wildcards.case, number
+        )

@@ -10,7 +10,8 @@ rule measure:
         "build/logs/{round}/{case}.log",
     wildcard_constraints:
         case=rf"(?!{SPREAD}\.json).+",
-    # The systems of a shape one after another, before any analysis.
+    # The systems of a shape one after another, before any analysis; on several cards the longest
+    # shape first.
     priority: lambda wildcards: places(wildcards.round)[wildcards.case]
     conda:
         "../envs/reproduce.yaml"
@@ -18,15 +19,19 @@ rule measure:
     threads: CORES_OF_JOB if IS_CLUSTER else max(1, workflow.cores // max(1, CARDS))
     resources:
         **ON_NODES,
+        **ON_CARDS,
         # No parameter: what is said of a case plans nothing.
         gpu=int(DEVICE != "cpu"),
         # Of the cases that one job on a cluster measures.
         in_turn=1,
         runtime=lambda wildcards: minutes_of(TASKS[wildcards.case]),
+        # A shape has its card. No parameter either: another number of cards plans nothing.
+        on=lambda wildcards: device_of(wildcards.round, wildcards.case),
         progress=lambda wildcards: about(wildcards),
     params:
         machine=HERE,
         tier=TIER,
+        # What was measured on another device is planned anew.
         device=DEVICE,
         number=lambda wildcards: wildcards.round.removeprefix("round-"),
         limits=lambda wildcards: str(TASKS[wildcards.case].limits),
@@ -34,7 +39,7 @@ rule measure:
     message:
         "{resources.progress}"
     shell:
-        "python -m experiments.warm run --tier {params.tier} --device {params.device}"
+        "python -m experiments.warm run --tier {params.tier} --device {resources.on}"
         " --machine {params.machine}"
         " --round {params.number} --case {wildcards.case} > {log} 2>&1"
         # 3: the case failed, as its record says; the end of the run tells of it.

@@ -1,7 +1,9 @@
 # What `--config` says, which cases and records that means, and what stands in the report.
+import math
 import mimetypes
 import os
 import sys
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
@@ -12,10 +14,12 @@ from analysis.outputs import caption_path, captions, place, written
 from analysis.rendering.text import FIGURE_FORMS, TABLE_FORMS
 from experiments import console, cost
 from experiments import grid as grids
-from experiments import trusted
+from experiments import schedule, trusted
+from experiments.campaign import value
+from experiments.cost import hours
 from experiments.digest import code_digest, modules_digest, reached
 from experiments.record import RecordError
-from experiments.rounds import current, in_random_order, is_done, name_of, well_placed
+from experiments.rounds import current, is_done, name_of, well_placed
 from experiments.runner import duration, failures, label
 
 if Path.cwd().resolve() != Path(workflow.basedir).resolve():
@@ -31,13 +35,13 @@ console.in_any_locale()
 # Or the report warns of each table.
 mimetypes.add_type("text/plain", ".typ")
 
-OPTIONS = {"source": "local", "tier": None, "rounds": None}
+OPTIONS = {"source": "local", "tier": None, "rounds": None, "hours": None}
 ON_WHAT = ["device", "partition", "gpu_model", "machine"]
 for key in set(config) - {*OPTIONS, *ON_WHAT}:
     raise WorkflowError(
         f"--config {key}: expected one of {', '.join([*OPTIONS, *ON_WHAT])}"
     )
-SOURCE, TIER, ROUNDS = ({**OPTIONS, **config}[key] for key in OPTIONS)
+SOURCE, TIER, ROUNDS, HOURS = ({**OPTIONS, **config}[key] for key in OPTIONS)
 if SOURCE not in ("local", "published"):
     raise WorkflowError(f"--config source={SOURCE}: expected local or published")
 
@@ -57,6 +61,12 @@ ROUNDS = (1 if TIER == "smoke" else 2) if ROUNDS is None else ROUNDS
 if type(ROUNDS) is not int or not 1 <= ROUNDS <= 1000:
     raise WorkflowError(f"--config rounds={ROUNDS}: expected an integer from 1 to 1000")
 ROUNDS = [name_of(number) for number in range(1, ROUNDS + 1)]
+if HOURS is not None and not (type(HOURS) in (int, float) and 0 < HOURS < math.inf):
+    raise WorkflowError(f"--config hours={HOURS}: expected a positive number")
+if HOURS is not None and SOURCE == "published":
+    raise WorkflowError(f"--config hours={HOURS}: source=published measures nothing")
+# When this run did.
+BEGAN = []
 LOCAL = f"results/local/{HERE}"
 PUBLISHED = well_placed(Path("results/published"))
 WRITEUPS = glob_wildcards("paper/writeups/{name}.md.j2").name
@@ -78,29 +88,34 @@ def of_round(round, experiment=None):
     """The records of a round: of an experiment, or of all."""
     return [
         f"{LOCAL}/{round}/{name}.json"
-        for name, task in TASKS.items()
+        for name, task in ASKED.items()
         if experiment is None or experiment in task.experiments
     ]
 
 
 @cache
+def turns(round):
+    """The cases of a round, the first first, each with the devices that take it."""
+    seed, number = f"{machines.host().id} {round}", ROUNDS.index(round) + 1
+    found = schedule.turns(ASKED.values(), seconds, len(DEVICES), seed, number)
+    return {one.task.name: one for one in found}
+
+
+@cache
 def places(round):
     """The order of a round: the first has the highest number."""
-    seed = f"{machines.host().id} {round}"
-    ordered = in_random_order(TASKS.values(), seed)
-    return {task.name: place for place, task in enumerate(reversed(ordered), start=1)}
+    return {name: place for place, name in enumerate(reversed(turns(round)), start=1)}
 
 
 @cache
 def progress(round):
     """Where each case stands among all that is measured, and what is expected to be left then."""
-    ordered = sorted(TASKS, key=places(round).get, reverse=True)
     further = len(ROUNDS) - ROUNDS.index(round) - 1
-    left = (1 + further) * sum(map(expected, TASKS))
+    left = (1 + further) * sum(map(expected, ASKED))
     found = {}
-    for place, name in enumerate(ordered, start=1):
-        where = f"{round} of {len(ROUNDS)}, {place}/{len(ordered)}"
-        about = f"about {duration(left)} to measure"
+    for place, name in enumerate(turns(round), start=1):
+        where = f"{round} of {len(ROUNDS)}, {place}/{len(ASKED)}"
+        about = f"about {duration(left / len(DEVICES))} to measure"
         found[name] = f"{where}, {about}: {label(TASKS[name].case)}"
         left -= expected(name)
     return found
@@ -108,15 +123,71 @@ def progress(round):
 
 def about(wildcards):
     """A case and its place; to a cluster's jobs nothing, which share what is asked for in words."""
-    found = progress(wildcards.round)[wildcards.case]
-    return TIER if IS_CLUSTER else found
+    return TIER if IS_CLUSTER else progress(wildcards.round)[wildcards.case]
+
+
+def seconds(task):
+    """What a case is expected to take here."""
+    found = cost.seconds(task.case, task.limits, KIND, DEVICE_NAME, cards=len(DEVICES))
+    return found.total
 
 
 @cache
 def expected(name):
-    """Seconds that a case is expected to take here."""
-    task = TASKS[name]
-    return cost.seconds(task.case, task.limits, KIND, DEVICE_NAME).total
+    """Device-seconds that a case is expected to take here: a ring takes those of all its cards."""
+    return hours.expected_s(TASKS[name], KIND, DEVICE_NAME, len(DEVICES))
+
+
+def device_of(round, case):
+    """What a case is measured on: of several cards its own, for what holds several the first on."""
+    if len(DEVICES) == 1:
+        return DEVICE
+    held = turns(round)[case].devices
+    return DEVICE if len(held) > 1 else DEVICES[held[0]]
+
+
+def holds(round, case, place):
+    """Whether a case holds the device of this place: 1 or 0."""
+    return int(place in turns(round)[case].devices)
+
+
+def within_hours():
+    """What a limit leaves: all that is measured, and the most valuable cases that fit into it."""
+    cost_of = {
+        one.task.name: expected(one.task.name) * count
+        for one in value.ordered(TIER)
+        if (count := sum(one.task.name in names for names in WAITING.values()))
+        and one.task.name in TASKS
+    }
+    limit = 3600 * HOURS * len(DEVICES)
+    chosen = schedule.fitting(cost_of, limit)
+    left = [spent for name, spent in cost_of.items() if name not in {*chosen}]
+    told = f"hours={HOURS}: {len(chosen)} cases, the most valuable of those that fit"
+    if not cost_of:
+        told = f"hours={HOURS}: all {len(TASKS)} cases are measured"
+    elif not chosen:
+        told = f"hours={HOURS}: no case fits that is not measured yet"
+    if left:
+        told += f"; left out: {len(left)} cases, {hours.in_words(sum(left))}, of which the least "
+        told += f"takes {duration(min(left))}"
+    logger.warning(told)
+    done = {name for name in TASKS if name not in cost_of}
+    return {name: task for name, task in TASKS.items() if name in done | {*chosen}}
+
+
+def told_before():
+    """What is still to be measured, in a line."""
+    per_round = sum(expected(name) for names in WAITING.values() for name in names)
+    count = sum(map(len, WAITING.values()))
+    beside = "" if len(DEVICES) == 1 else f", on {len(DEVICES)} cards at the same time"
+    return f"{count} cases to measure, {hours.in_words(per_round)} expected{beside}"
+
+
+def told_after(began):
+    """What was measured since then, beside what was expected of it."""
+    paths = [Path(path) for round in ROUNDS for path in of_round(round)]
+    spent = hours.measured(paths, began)
+    return hours.comparison(spent.values(), (expected(path.stem) for path in spent))
 
 
 def failed_cases():
@@ -124,7 +195,7 @@ def failed_cases():
     return [
         line
         for round in ROUNDS
-        for line in failures(TASKS.values(), map(Path, of_round(round)))
+        for line in failures(ASKED.values(), map(Path, of_round(round)))
     ]
 
 
@@ -194,7 +265,20 @@ def of_records(module, *data):
     return modules_digest(f"analysis.{module}", data=data)
 
 
-# What `make round` has measured beyond the rounds that are asked for is read as well.
+# Of the rounds that are asked for, what is still to be measured.
+WAITING = {
+    round: [
+        name
+        for name, task in TASKS.items()
+        if not is_done(Path(f"{LOCAL}/{round}/{name}.json"), task.case, task.procedure)
+    ]
+    for round in (ROUNDS if SOURCE == "local" else [])
+}
+ASKED = TASKS if HOURS is None else within_hours()
+WAITING = {
+    round: [name for name in names if name in ASKED] for round, names in WAITING.items()
+}
+# What was measured beyond what is asked for, as by `make round`, is read as well.
 FURTHER = []
 # Records of other code, and failures whose cause was the day: these are measured again. Nothing is
 # moved here, where dry runs come too.
@@ -206,10 +290,10 @@ if SOURCE == "local":
             record = path / f"{task.name}.json"
             if not record.exists():
                 continue
-            if path.name not in ROUNDS:
+            if path.name not in ROUNDS or task.name not in ASKED:
                 if current(record, task.case, task.procedure):
                     FURTHER.append(record)
-            elif not is_done(record, task.case, task.procedure):
+            elif task.name in WAITING[path.name]:
                 AGAIN.add(str(record))
 
 # A new experiment has no published records yet: nothing of it can be built, all else can.

@@ -23,6 +23,7 @@ from analysis.rendering.escaping import csv_cell, csv_text
 from analysis.rendering.numbers import NumbersError, is_measured, read
 from analysis.rendering.table import Table, save
 from analysis.rendering.text import DASH, SEPARATOR, number, title, write
+from analysis.standard.cards_in_words import apart
 from experiments import grid
 
 GIB = 2**30
@@ -53,6 +54,7 @@ def _row(one: File, counts: bool) -> dict:
         "experiments": grid.experiments_of(one.case),
         "machine": one.machine,
         "host": one.host or None,
+        "card": one.card or None,
         "round": one.round,
         "vouched": one.is_vouched,
         "counts": counts,
@@ -70,8 +72,12 @@ def _row(one: File, counts: bool) -> dict:
 
 
 def machines(frame: pd.DataFrame, every: pd.DataFrame) -> Table:
-    """The machines that records are from, one per row, with rounds, hosts and software."""
+    """The machines that records are from, one per row, with rounds, hosts and software.
+
+    And, where one was measured on several cards, with how many of each, and how far apart they are.
+    """
     body = []
+    has_cards = every.groupby(["machine", "host"], dropna=False)["card"].nunique().max() > 1
     for name in records.machines(frame, records.reporting_machine(frame)):
         own = frame[frame["machine"] == name]
         counting = every[(every["machine"] == name) & every["counts"].astype(bool)]
@@ -80,11 +86,26 @@ def machines(frame: pd.DataFrame, every: pd.DataFrame) -> Table:
             (name, row["cpu"], str(row["cores"]), number(row["memory_bytes"] / GIB),
              DASH if row["device_kind"] == "cpu" else row["device"], row["operating_system"],
              str(counting["round"].nunique()), str(counting["host"].fillna("").nunique()),
+             *((_cards(own, counting),) if has_cards else ()),
              *(_values(own, key) for key in ("python", "torch", "triton")))
         )  # fmt: skip
     columns = ("Machine", "CPU", "Cores", "Memory (GiB)", "Card", "System", "Rounds", "Hosts")
     note = "Records that do not say which host they are from are taken to be of one."
+    if has_cards:
+        columns += ("Cards",)
+        note += (
+            " Cards: how many of the kind were measured on, and how much longer all cases take on "
+            "the slowest than on the fastest."
+        )
     return Table("Machines", (*columns, "Python", "PyTorch", "Triton"), body, note)
+
+
+def _cards(own: pd.DataFrame, counting: pd.DataFrame) -> str:
+    """How many, and how far apart, where the cases say."""
+    count, effects = counting["card"].nunique(), own["spread"].iloc[0].card_effects
+    if not count:
+        return DASH
+    return f"{count}, {apart(effects)}" if effects else str(count)
 
 
 def costs(every: pd.DataFrame) -> Table:

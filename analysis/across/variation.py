@@ -17,10 +17,13 @@ from analysis.records import frame as records
 from analysis.rendering.style import GREY, PAGE, style
 from analysis.rendering.text import number
 from analysis.selection import published, views
+from analysis.standard.cards_in_words import apart, short_name
+from analysis.statistics.cards import Card
 from analysis.statistics.rounds import LEVELS, At, Logs, log_medians, log_ratio, sum_of_squares
 
 HIGH, HEAD, FOOT = 2.3, 0.22, 0.46  # inches: all but the legend, and what is beside the axes
 COLUMNS = 3  # of the legend
+BESIDE = 0.35  # width of the panel of cards over that of another
 MARKS = "oDs^vP*"  # one per host
 
 
@@ -46,14 +49,16 @@ def deviations(frame: pd.DataFrame, machine: str) -> list[Deviations]:
         logs, ratio = log_medians(row["samples"]), {}
         if row["system"] != published.DENSE and dense is not None:
             ratio = log_ratio(log_medians(dense["samples"]), logs)
-        found.append(Deviations(row["median_ms"], _less_mean(logs), _less_mean(ratio)))
+        of_rounds = ({at.anywhere: x for at, x in one.items()} for one in (logs, ratio))
+        found.append(Deviations(row["median_ms"], *map(_less_mean, of_rounds)))
     return found
 
 
 def variation(frame: pd.DataFrame, machine: str = "auto") -> Figure:
     """Each case's time in each round over its mean, and the same of its ratio over dense.
 
-    Of `machine`; "auto": the one with most cases in two rounds or more.
+    Of `machine`; "auto": the one with most cases in two rounds or more. Beside these, where it has
+    several cards, by how much all cases take longer on each.
     """
     if machine == "auto":
         ids = records.machines(frame, records.reporting_machine(frame))
@@ -61,16 +66,24 @@ def variation(frame: pd.DataFrame, machine: str = "auto") -> Figure:
         machine = max(ids, key=lambda one: (several == one).sum())
     found = deviations(frame, machine)
     rounds = sorted({at for one in found for at in one.time}, key=lambda at: (at.round, at.host))
+    of_machine = frame[frame["machine"] == machine]
+    cards = of_machine["spread"].iloc[0].card_effects
     tall = HIGH + 0.14 * (math.ceil(len(rounds) / COLUMNS) + 1)
     with style():
         figure = Figure(figsize=(PAGE, tall))
-        axes = figure.subplots(1, 2, sharex=True, sharey=True)
+        if cards:
+            axes = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1, BESIDE))
+            axes[1].sharex(axes[0])
+        else:
+            axes = figure.subplots(1, 2, sharex=True, sharey=True)
         figure.subplots_adjust(
             0.075, 1 - (HIGH - 0.68) / tall - 0.22 / tall, 0.995, 1 - 0.22 / tall
         )
-        device = views.device(frame[frame["machine"] == machine].iloc[0])
-        for ax, word in zip(axes, ("time", "ratio"), strict=True):
+        device = views.device(of_machine.iloc[0])
+        for ax, word in zip(axes, ("time", "ratio"), strict=False):
             _draw(ax, found, word, rounds)
+        if cards:
+            _draw_cards(axes[2], cards)
         axes[0].set_title(f"time, {device}", x=0)
         axes[1].set_title("speed-up over dense attention", x=0)
         _limits(axes[0], [x for one in found for x in one.time.values()])
@@ -102,6 +115,23 @@ def _draw(ax: Axes, found: Sequence[Deviations], word: str, rounds: Sequence[At]
     ax.text(
         0.99, 0.97, _in_words(found, word), transform=ax.transAxes, ha="right", va="top",
         fontsize=6.5, color=GREY,
+    )  # fmt: skip
+
+
+def _draw_cards(ax: Axes, cards: Sequence[tuple[Card, float]]) -> None:
+    """By how much all cases take longer on each, under the end of its name."""
+    values = [value for _, value in cards]
+    ax.axhline(1, color="black", linewidth=0.7, zorder=1)
+    ax.plot(range(len(cards)), np.exp(values), linestyle="none", marker="o", markersize=4)
+    ax.set_xlim(-0.5, len(cards) - 0.5)
+    names = [short_name(card.card) for card, _ in cards]
+    ax.set_xticks(range(len(cards)), names, rotation=90 if len(cards) > 2 else 0)
+    ax.set_xlabel("card")
+    ax.set_ylabel("on the card over mean")
+    ax.set_title("cards", x=0)
+    ax.text(
+        0.99, 0.97, apart(cards), transform=ax.transAxes, ha="right", va="top", fontsize=6.5,
+        color=GREY,
     )  # fmt: skip
 
 

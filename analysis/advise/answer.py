@@ -256,7 +256,7 @@ def gain_of(a: Option, b: Option, by: str) -> float:
     The ratio of measured times is formed within each round that both have.
     """
     if by == "time" and a.point and b.point:
-        sides = [{one.at for one in option.point.samples} for option in (a, b)]
+        sides = [{one.at.anywhere for one in option.point.samples} for option in (a, b)]
         if sides[0] & sides[1]:
             samples = (option.point.samples for option in (b, a))
             gain = judged_ratio(speedup(*samples, a.point.spread))

@@ -119,7 +119,7 @@ def _began(rows: pd.DataFrame) -> dict[At, datetime]:
     for _, row in rows.iterrows():
         started: Mapping[str, datetime] = dict(row["began"])
         for one in row["samples"]:
-            times.setdefault(one.at, []).append(started[one.round])
+            times.setdefault(one.at.anywhere, []).append(started[one.round])
     most = max(map(len, times.values()), default=0)
     return {at: min(own) for at, own in times.items() if len(own) >= WHOLE * most}
 
@@ -143,4 +143,4 @@ def _by_rounds(rows: pd.DataFrame, first: Collection[At], again: Collection[At])
 
 
 def _of(samples: Samples, rounds: Collection[At]) -> Samples:
-    return tuple(one for one in samples if one.at in rounds)
+    return tuple(one for one in samples if one.at.anywhere in rounds)

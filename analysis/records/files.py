@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from experiments import gate, trusted
+from experiments import card, gate, trusted
 from experiments.case import Case
 from experiments.schema import Record
 from experiments.shown import shown
@@ -56,6 +56,12 @@ class File:
         """Which of the machine's hosts; "" in records that do not say."""
         host = self.record.machine.host
         return "" if host is None else host.id
+
+    @cached_property
+    def card(self) -> str:
+        """Which of the host's cards, or whichever it was spread over; "" where it does not say."""
+        cards = self.record.machine.cards
+        return card.identity(None if cards is None else [one.model_dump() for one in cards])
 
     @cached_property
     def path(self) -> str:

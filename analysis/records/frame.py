@@ -36,7 +36,8 @@ def load(*roots) -> pd.DataFrame:
       `machine_name`), whether somebody vouches for the records (`vouched`), and software;
       where rounds differ, errors and software are those of the newest that is of the row's status
     - `path`: of that record, from the repository root; `paths`, `commands`: of all that count
-    - `samples`: a tuple of `RoundSamples`; `rounds`, `occasions`, `hosts`: of how many
+    - `samples`: a tuple of `RoundSamples`; `rounds`, `occasions`, `hosts`, `cards`: of
+      how many
     - `began`: (round, start of the case) of all that count; `gauges`: these and the drift gauge
       before and after it
     - `median_ms`, `low_ms`, `high_ms`: see `analysis.statistics.intervals`; NaN bounds of one round
@@ -168,6 +169,7 @@ def _samples(
             occasions[one.machine, one.host, one.round],
             one.round,
             tuple(tuple(r.samples_ms) for r in one.record.replicates),
+            one.card,
         )
         for one in found
         if one.record.status == "ok" and any(r.samples_ms for r in one.record.replicates)
@@ -220,6 +222,7 @@ def _row(case: Case, found: list[File], samples: tuple[RoundSamples, ...], sprea
         "rounds": len(samples),
         "occasions": len({one.at[:2] for one in samples}),
         "hosts": len({one.host for one in samples}),
+        "cards": len({(one.host, one.card) for one in samples}),
         "spread": spread,
         "median_ms": time.value,
         "low_ms": time.low,

@@ -5,6 +5,8 @@ unit of all intervals is the round; where there are two occasions or more, the o
 there are two hosts or more, the host: see `analysis.statistics.rounds`. A time is the geometric
 mean over these of the round's median. A ratio of two times is formed within each round first, as
 both sides share what that round was like; of the same rounds it is the ratio of the two times.
+Where a round was measured on several cards, both sides must be of one of them: what is not is
+unpaired, and what differs between cards counts on both sides.
 
 Intervals are those of a repetition: measured again on another occasion, in two rounds, or on
 another host, the value lies in them in 95 % of cases. The interval of our own mean would hold that
@@ -26,12 +28,12 @@ import numpy as np
 from scipy import stats
 
 from analysis.statistics.rounds import (
-    At,
     Logs,
     RoundSamples,
     clusters,
     log_medians,
     log_ratio,
+    mean_over,
 )
 from analysis.statistics.spread import Component, Prior, Spread
 
@@ -146,7 +148,8 @@ def time(samples: tuple[RoundSamples, ...], spread: Spread) -> Interval:
 def speedup(base: Samples, other: Samples, spread: Spread) -> Interval:
     """Time of `base` over that of `other`: how many times faster `other` is.
 
-    Over the rounds that both have; where there is none, the ratio of the two times, without an
+    Over the rounds that both have on one card; where it has no interval by these, over those that
+    both have on whichever, unpaired. Where there is none, the ratio of the two times, without an
     interval. Both are of one machine, whose `spread` it is. Errors as in `time`.
     """
     return _geometric_mean_speedup(((tuple(base), tuple(other)),), spread)
@@ -173,7 +176,10 @@ def _geometric_mean_speedup(
         raise ValueError("pairs: expected at least one (base, other), got none")
     sides = [(log_medians(base), log_medians(other)) for base, other in pairs]
     ratios = [log_ratio(*both) for both in sides]
-    shared = _mean_over(ratios)
+    shared = mean_over(ratios)
+    apart = _over_cards(sides, spread) if len(shared) < 2 else None
+    if apart is not None:
+        return apart
     if not shared:
         own = [
             _mean(ratio) if ratio else _mean(base) - _mean(other)
@@ -183,6 +189,22 @@ def _geometric_mean_speedup(
     return _of_repetition(_mean(shared), spread.of_ratio(shared))
 
 
+def _over_cards(sides: Sequence[tuple[Logs, Logs]], spread: Spread) -> Interval | None:
+    """Of pairs whose sides lie on different cards in their rounds; None of fewer than two rounds.
+
+    What these rounds have in common cancels still, and what differs between cards does not.
+    """
+    base, other = (mean_over(one) for one in zip(*sides, strict=True))
+    both = {at.anywhere for at in base} & {at.anywhere for at in other}
+    if len(both) < 2:
+        return None
+    base, other = (
+        {at: value for at, value in one.items() if at.anywhere in both} for one in (base, other)
+    )
+    components = (*spread.of_its_own(base), *spread.of_its_own(other))
+    return _of_repetition(_mean(base) - _mean(other), components)
+
+
 @dataclass(frozen=True)
 class Side:
     """One of two sets of records that share no round: the same cases, and its machine's spread."""
@@ -190,20 +212,30 @@ class Side:
     cases: tuple[tuple[RoundSamples, ...], ...]
     spread: Spread
 
-    def mean(self, *, is_of_one_occasion: bool) -> tuple[float, tuple[Prior, ...]]:
+    @property
+    def cards(self) -> set[tuple[str, str]]:
+        """Those that it was measured on, each with its host."""
+        return {(one.host, one.card) for samples in self.cases for one in samples}
+
+    def mean(
+        self, *, is_of_one_occasion: bool, is_of_one_card: bool
+    ) -> tuple[float, tuple[Prior, ...]]:
         """Log of the geometric mean time, and its variances; none of one round.
 
         is_of_one_occasion: with what it is compared with, so that what differs between occasions,
-        of which it has one, does not count.
+        of which it has one, does not count. is_of_one_card: likewise.
         Over the rounds that all cases have, or by each case's own where there is none.
         """
         logs = [log_medians(samples) for samples in self.cases]
-        shared = _mean_over(logs)
+        shared = mean_over(logs)
         if not shared:
             return sum(map(_mean, logs)) / len(logs), ()
         parts = self.spread.of_time(shared)
+        of_cards = self.spread.of_cards(shared)
+        parts = [one for one in parts if one not in of_cards]
         if is_of_one_occasion:
             parts = [one for one in parts if one.count > 1]
+        parts += () if is_of_one_card else of_cards
         return _mean(shared), tuple(one.of_mean for one in parts)
 
 
@@ -216,9 +248,11 @@ def unpaired_speedup(base: Side, other: Side, *, is_of_one_occasion: bool = Fals
     that the interval is a confidence interval of their ratio. NaN bounds where either has one
     round.
     """
-    (value, variances), (less, more) = (
-        side.mean(is_of_one_occasion=is_of_one_occasion) for side in (base, other)
-    )
+    known = {
+        "is_of_one_occasion": is_of_one_occasion,
+        "is_of_one_card": len(base.cards | other.cards) == 1,
+    }
+    (value, variances), (less, more) = (side.mean(**known) for side in (base, other))
     if not variances or not more:
         return Interval.without_spread(exp(value - less))
     return Interval.of_log(value - less, *variances, *more)
@@ -226,12 +260,6 @@ def unpaired_speedup(base: Side, other: Side, *, is_of_one_occasion: bool = Fals
 
 def _mean(logs: Logs) -> float:
     return float(clusters(logs).mean())
-
-
-def _mean_over(logs: Sequence[Logs]) -> dict[At, float]:
-    """The mean over cases in each round that all of them have."""
-    shared = [at for at in logs[0] if all(at in one for one in logs)]
-    return {at: sum(one[at] for one in logs) / len(logs) for at in shared}
 
 
 def _of_repetition(value: float, components: Sequence[Component]) -> Interval:

@@ -29,18 +29,20 @@ class RoundSamples(NamedTuple):
     """The samples of a case in one round.
 
     host: which of the machine's hosts, "" if unknown. occasion: the first round of its occasion.
-    replicates: the samples of each process, all in one unit.
+    replicates: the samples of each process, all in one unit. card: which of the host's cards, ""
+    if unknown, and on a CPU.
     """
 
     host: str
     occasion: str
     round: str
     replicates: tuple[tuple[float, ...], ...]
+    card: str = ""
 
     @property
     def at(self) -> At:
-        """Of which round they are."""
-        return At(self.host, self.occasion, self.round)
+        """Of which round they are, and on which card."""
+        return At(self.host, self.occasion, self.round, self.card)
 
     @property
     def all(self) -> list[float]:
@@ -61,19 +63,31 @@ def joined(cases: Iterable[Sequence[RoundSamples]]) -> tuple[RoundSamples, ...]:
     found: dict[At, tuple] = {}
     for one in (one for samples in cases for one in samples):
         found[one.at] = found.get(one.at, ()) + one.replicates
-    return tuple(RoundSamples(*at, replicates) for at, replicates in found.items())
+    return tuple(
+        RoundSamples(at.host, at.occasion, at.round, replicates, at.card)
+        for at, replicates in found.items()
+    )
 
 
 class At(NamedTuple):
-    """One round of one occasion on one host."""
+    """One round of one occasion on one host; and on which of its cards, which is no level of these.
+
+    Cases of one round may lie on several cards, and those of one card in many rounds.
+    """
 
     host: str
     occasion: str
     round: str
+    card: str = ""
+
+    @property
+    def anywhere(self) -> At:
+        """The round, on whichever card."""
+        return self._replace(card="")
 
 
 # Coarsest first; the first so many fields of an `At` name a cluster of the level.
-LEVELS = At._fields
+LEVELS = ("host", "occasion", "round")
 # Of a case or of a ratio: a logarithm by round.
 Logs = Mapping[At, float]
 
@@ -98,8 +112,34 @@ def log_medians(samples: Sequence[RoundSamples]) -> dict[At, float]:
 
 
 def log_ratio(base: Logs, other: Logs) -> dict[At, float]:
-    """Log of `base` over `other`, in the rounds that both have."""
+    """Log of `base` over `other`, in the rounds that both have on one card."""
     return {at: base[at] - other[at] for at in base if at in other}
+
+
+def in_shared_rounds(logs: Sequence[Logs]) -> list[dict[At, float]]:
+    """Each of them in the rounds that all have, on whichever card.
+
+    By the round and its card where all are on the same one, else by the round alone.
+    """
+    of_rounds: list[dict[At, dict[str, float]]] = []
+    for one in logs:
+        of_rounds.append({})
+        for at, value in one.items():
+            of_rounds[-1].setdefault(at.anywhere, {})[at.card] = value
+    found: list[dict[At, float]] = [{} for _ in logs]
+    for at in of_rounds[0]:
+        if all(at in one for one in of_rounds):
+            cards = {card for one in of_rounds for card in one[at]}
+            key = at._replace(card=cards.pop()) if len(cards) == 1 else at
+            for own, one in zip(found, of_rounds, strict=True):
+                own[key] = fmean(one[at].values())
+    return found
+
+
+def mean_over(logs: Sequence[Logs]) -> dict[At, float]:
+    """The mean over cases in each round that all of them have: see `in_shared_rounds`."""
+    shared = in_shared_rounds(logs)
+    return {at: sum(one[at] for one in shared) / len(shared) for at in shared[0]}
 
 
 def level(rounds: Collection[At]) -> str:

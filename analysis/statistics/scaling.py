@@ -19,7 +19,7 @@ from scipy import stats
 from analysis.statistics import curves
 from analysis.statistics.curves import EXACT, MODELS, OFFSET_POWER, POWER
 from analysis.statistics.intervals import Interval, Samples, check_confidence
-from analysis.statistics.rounds import At, clusters, log_medians
+from analysis.statistics.rounds import At, clusters, in_shared_rounds, log_medians
 from analysis.statistics.spread import Component, Spread
 
 
@@ -254,14 +254,19 @@ def _points(
 def _times(values: Sequence[Samples], spread: Spread) -> tuple[np.ndarray, Noise]:
     """Means of log medians over clusters (P,), and their noise."""
     logs = [log_medians(samples) for samples in values]
-    shared = [at for at in logs[0] if all(at in one for one in logs)]
+    cards = {at.card for one in logs for at in one}
+    within = in_shared_rounds(logs)
+    shared = [*within[0]]
     if shared:
-        logs = [{at: one[at] for at in shared} for one in logs]
+        logs = within
     found = [clusters(one) for one in logs]
     log_y = np.array([one.mean() for one in found])
     if len(shared) < 2:
         return log_y, Noise()
-    return log_y, _noise(np.array(found), shared, spread)
+    noise = _noise(np.array(found), shared, spread)
+    # Lengths that lie on several cards differ by what cards do.
+    of_cards = spread.of_cards(shared) if len(cards) > 1 else ()
+    return log_y, Noise((*noise.components, *of_cards))
 
 
 def _noise(logs: np.ndarray, rounds: Sequence[At], spread: Spread) -> Noise:

@@ -14,12 +14,16 @@ shows counts the more beside it the more occasions there are.
 A round in which everything is slow moves all times at once, and no number of cases says how much
 such rounds differ: that part of a time's variance is known with the freedom of the rounds alone.
 It cancels in a ratio of two times of one round.
+
+Cards of one kind differ too, all cases alike in the first place: what is measured again may be on
+another card. That cancels in a ratio of two times of one card, and is known with the freedom of the
+cards alone, beside what is assumed of them, BETWEEN_CARDS: see `analysis.statistics.cards`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import exp, inf, log, sqrt
 from statistics import fmean
@@ -28,6 +32,13 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import digamma, polygamma
 
+from analysis.statistics.additive import additive_effects
+from analysis.statistics.cards import (
+    Card,
+    effects_with_cards,
+    several_of_a_host,
+    variance_between,
+)
 from analysis.statistics.rounds import (
     AGAIN,
     LEVELS,
@@ -69,6 +80,10 @@ class Prior:
 # of the published machine differed by 0 to 4 % more from hour to hour than from round to round.
 BETWEEN_OCCASIONS = Prior(0.04**2, 4.0)
 ALL_BETWEEN_OCCASIONS = Prior(0.1**2, 4.0)
+# Assumed between cards of one kind, of all times at once. In five computing centres the fastest and
+# the slowest differed by 8 % on average, outliers aside (Sinha et al., "Not All GPUs Are Created
+# Equal", 2022).
+BETWEEN_CARDS = Prior(0.03**2, 4.0)
 
 
 @dataclass(frozen=True)
@@ -141,14 +156,18 @@ class Spread:
     """What a machine's cases say of its rounds.
 
     time: of a case's time, less the effects. ratio: of a ratio of two times in the same round.
-    effects: (round, log) pairs, by how much all cases take longer in that round. common: the
-    variance of these, of rounds that most cases have.
+    effects: (round, log) pairs, by how much all cases take longer in that round and on that card.
+    common: the variance of these, of rounds that most cases have. cards: that between cards of one
+    host, without freedom where no host has two; card_effects: (card, log) pairs, by how much all
+    cases take longer there, of those that can be told.
     """
 
     time: Levels = Levels()
     ratio: Levels = Levels()
     effects: tuple[tuple[At, float], ...] = ()
     common: Levels = Levels()
+    cards: Prior = Prior()
+    card_effects: tuple[tuple[Card, float], ...] = ()
 
     def of_ratio(self, logs: Logs) -> tuple[Component, ...]:
         """The variance of a mean ratio over these rounds; none of one cluster."""
@@ -160,12 +179,25 @@ class Spread:
         """The variance of a mean time over these rounds; none of one cluster."""
         if len(logs) < 2:
             return ()
-        effects = dict(self.effects)
-        less = {at: value - effects.get(at, 0.0) for at, value in logs.items()}
-        return (
-            *self.time.components(*_own(less), logs),
-            *self.common.components(0.0, 0.0, logs),
-        )
+        return (*self.of_its_own(logs), *self.common.components(0.0, 0.0, logs))
+
+    def of_its_own(self, logs: Logs) -> tuple[Component, ...]:
+        """The same less what its rounds have in common, as of a time beside another of them."""
+        if len(logs) < 2:
+            return ()
+        effects: dict[At, list[float]] = {}
+        for at, value in self.effects:
+            for key in {at, at.anywhere}:
+                effects.setdefault(key, []).append(value)
+        less = {at: value - fmean(effects.get(at, (0.0,))) for at, value in logs.items()}
+        return (*self.time.components(*_own(less), logs), *self.of_cards(logs))
+
+    def of_cards(self, at: Collection[At]) -> tuple[Component, ...]:
+        """What differs between cards, of a mean over these rounds; of two hosts it is in theirs."""
+        if not self.cards.freedom or level(at) == "host":
+            return ()
+        cards = {one.card for one in at}
+        return (Component(self.cards, 1 if "" in cards else len(cards), 1),)
 
 
 # Where each case speaks for itself alone.
@@ -219,17 +251,23 @@ def estimate(cases: Iterable[tuple[Logs, Logs | None]]) -> Spread:
     ratio = _levels(ratios, BETWEEN_OCCASIONS)
     several = [own for own, _ in cases if len(own) > 1]
     halved = BETWEEN_OCCASIONS.halved()
+    cards = BETWEEN_CARDS if several_of_a_host(own for own, _ in cases) else Prior()
     if len(several) < FEWEST:
         both = replace(halved, variance=halved.variance + ALL_BETWEEN_OCCASIONS.variance)
-        return Spread(Levels(occasion=both), ratio)
-    effects = _effects(several)
+        return Spread(Levels(occasion=both), ratio, cards=cards)
+    effects, of_cards = additive_effects(several), []
+    if several_of_a_host(several):
+        effects, of_cards = effects_with_cards(several)
     less = [{at: value - effects[at] for at, value in own.items()} for own in several]
     # The effects were fitted to the same cases.
     time = _levels(less, halved, 1 - 1 / len(several))
-    cases_of = Counter(at for own in several for at in own)
+    cases_of = Counter(at.anywhere for own in several for at in own)
     most = max(cases_of.values())
-    whole = {at: value for at, value in effects.items() if cases_of[at] >= WHOLE * most}
-    return Spread(time, ratio, tuple(sorted(effects.items())), _common(whole))
+    whole = {at: value for at, value in effects.items() if cases_of[at.anywhere] >= WHOLE * most}
+    variance, freedom = variance_between(of_cards)
+    cards = cards.moderated(variance, freedom) if freedom else cards
+    shown = tuple(sorted((card, value) for one in of_cards for card, value in one.items()))
+    return Spread(time, ratio, tuple(sorted(effects.items())), _common(whole), cards, shown)
 
 
 def _levels(logs: Sequence[Logs], between: Prior, share: float = 1.0) -> Levels:
@@ -269,24 +307,3 @@ def _common(effects: Logs) -> Levels:
     if not found["occasion"].freedom:
         found["occasion"] = ALL_BETWEEN_OCCASIONS
     return Levels(**found)
-
-
-def _effects(cases: Sequence[Logs]) -> Mapping[At, float]:
-    """By how much each round lies above the others, over all the cases that it has.
-
-    The additive fit of cases and rounds, by turns: a round need not have all cases.
-    """
-    effects = {at: 0.0 for own in cases for at in own}
-    for _ in range(1000):
-        found: dict[At, list[float]] = {at: [] for at in effects}
-        for own in cases:
-            level = fmean(value - effects[at] for at, value in own.items())
-            for at, value in own.items():
-                found[at].append(value - level)
-        middle = fmean(fmean(values) for values in found.values())
-        after = {at: fmean(values) - middle for at, values in found.items()}
-        moved = max(abs(after[at] - effects[at]) for at in effects)
-        effects = after
-        if moved < 1e-9:
-            break
-    return effects

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from experiments import cost, grid, record, rounds, runner
+from experiments import card, cost, grid, record, rounds, runner
 from experiments.campaign import trust
 from experiments.campaign.folder import Folder
 from experiments.campaign.value import Selected
@@ -118,6 +118,8 @@ class Measuring:
         allowed = min(patience, end - time.monotonic())
         is_cut = allowed < limits.timeout_s
         before = self._gauge or self._read_gauge(end)
+        # It holds one card all along.
+        cards = card.held(self.machine.torch_device, 1)
         account, start = Account(), time.monotonic()
         found = supervise(
             self.tier,
@@ -131,6 +133,7 @@ class Measuring:
             account=account,
             references=self.references,
             ceilings=ceilings_beside(before, one.case.dtype, self.machine.torch_device),
+            cards=cards,
         )
         spent = time.monotonic() - start
         self._gauge = self._read_gauge(end)

@@ -81,21 +81,24 @@ def seconds(
     *,
     replicates: int | None = None,
     cores: int | None = None,
+    cards: int = 1,
 ) -> Cost:
     """The expected cost of `case` measured within `limits` on a device.
 
     device_kind: "cpu" or "cuda"; device_name: as its machine calls it. A device that the rates do
     not know is taken for the reference device of its kind, which `Cost.device` names.
     replicates: fresh processes, None for those of the limits. cores: of a CPU, None for those here.
+    cards: of a GPU's kind, over which ranks are spread.
     """
     rates = device(device_kind, device_name)
     name = rates.names[0]
     family = rates.family(case.variant)
-    few = case.is_spread and case.world_size > (_cores(cores) if device_kind == "cpu" else 1)
+    units = _cores(cores) if device_kind == "cpu" else cards if case.is_spread else 1
+    few = case.is_spread and case.world_size > units
     if family is None or case.dtype not in family.gflops or few:
         start = 2 * rates.process_s if device_kind == "cuda" else rates.process_s
         return Cost(start, 0.0, 0.0, 0.0, "unsupported", math.nan, name)
-    model = _Model(case, limits, rates, family, _cores(cores) if device_kind == "cpu" else 1)
+    model = _Model(case, limits, rates, family, units)
     return _bounded(
         model.cost(limits.replicates if replicates is None else replicates, name), limits
     )
@@ -173,7 +176,7 @@ class _Model:
         return self.case.pass_ == "forward_backward"
 
     def _units(self) -> int:
-        """Cores at work, of a GPU 1."""
+        """Cores at work, or cards."""
         return min(self.cores, self.case.world_size) if self.case.is_spread else self.cores
 
     def _bandwidth(self) -> float:

@@ -175,6 +175,38 @@ def record(case: Case, card: Card, number: int = 1) -> dict:
     return found
 
 
+CARD_UUIDS = [f"GPU-{place}a2b3c4d-1111-2222-3333-44444444444{place}" for place in range(8)]
+
+
+def on_card(made: dict, place: int, slower: float) -> None:
+    """Have a record be of one of several cards of its kind, which takes so many times as long."""
+    for replicate in made["replicates"]:
+        replicate["samples_ms"] = [slower * ms for ms in replicate["samples_ms"]]
+        if replicate["source_ms"]:
+            replicate["source_ms"] = [slower * ms for ms in replicate["source_ms"]]
+    made["wall_s"] *= slower
+    made["machine"] = {
+        **made["machine"],
+        "cards": [
+            {
+                "instance": None,
+                "index": place,
+                "uuid": CARD_UUIDS[place],
+                "bus_id": f"00000000:{0x1B + place:02X}:00.0",
+                "sm_mhz": 1980,
+                "memory_mhz": 3201,
+                "max_sm_mhz": 1980,
+                "max_memory_mhz": 3201,
+                "application_sm_mhz": None,
+                "application_memory_mhz": None,
+                "power_limit_w": 700.0,
+                "ecc": True,
+                "mig": False,
+            }
+        ],
+    }
+
+
 def _replicate(case: Case, card: Card) -> dict:
     rng = np.random.default_rng([case.seq_len, case.batch, len(case.variant), len(card.id)])
     median, memory = median_ms(case, card), peak_bytes(case)

@@ -15,6 +15,10 @@ from pathlib import Path
 import pytest
 
 from experiments import __main__, runner
+from experiments import grid as grids
+from experiments.campaign import value
+from experiments.cost import hours
+from experiments.machine import Gpu
 from experiments.procedures import attention
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +78,53 @@ def test_list_and_plan_tell_the_cases():
     assert "comprehensive" in listed and "smoke 16, laptop 84, gpu 540" in listed
     planned = cli("plan", "comprehensive", "--tier", "gpu", "--device", "cpu").stdout
     assert planned.count("\n  measure ") + planned.count("\n  done ") == 540
+
+
+def test_plan_tells_device_hours_of_the_rounds_that_are_asked_for(monkeypatch, capsys, tmp_path):
+    """On two cards, that are not there: their hours, and beside these the time on both."""
+    cards = [Gpu(str(i), f"GPU-{i}", "NVIDIA H100", "580", 80 * 2**30) for i in range(2)]
+    monkeypatch.setattr(__main__.machine, "gpus", lambda: tuple(cards))
+    asked = ["plan", "--all", "--tier", "gpu", "--out", str(tmp_path), "--device"]
+    told = []
+    for device in ("cuda", "cuda:1"):
+        assert __main__.main([*asked, device, "--rounds", "2"]) == 0
+        told.append(capsys.readouterr().out)
+    both, one = (
+        [float(x) for x in re.search(r"about (\S+) dev\S+; 2 rounds (\S+) dev", text).groups()]
+        for text in told
+    )
+    tasks = grids.tasks("gpu")
+    device_s = sum(hours.expected_s(task, "cuda", "NVIDIA H100", 2) for task in tasks)
+    assert both == pytest.approx([device_s / 3600, 2 * device_s / 3600], rel=5e-3)
+    # Rings over two cards run on two alone, and count twice.
+    assert one[0] < both[0] and one[1] == pytest.approx(2 * one[0], rel=5e-3)
+    (whole,) = re.findall(r"  on 2 cards about (\d+) h (\d+) min", told[0])
+    wall = int(whole[0]) + int(whole[1]) / 60
+    assert 0.999 * both[1] / 2 < wall + 1 / 60 and wall < 1.1 * both[1] / 2
+    rows = told[0].splitlines()
+    last = next(place for place, row in enumerate(rows) if row.startswith("all  "))
+    assert rows[last].endswith(f" 2103 cases, {both[0]:g} device-hours")
+    assert rows[last + 1].startswith("  on 2 cards  ") and "on 2 cards" not in told[1]
+
+
+def test_a_budget_takes_the_most_valuable_first(monkeypatch, tmp_path, capsys):
+    asked = []
+    monkeypatch.setattr(__main__.runner, "run", lambda tasks, *_, **__: asked.append(tasks) or [])
+    monkeypatch.setattr(__main__.runner, "failures", lambda *_: [])
+    for tier, budget in (("gpu", ("--budget", "5")), ("gpu", ()), ("smoke", ("--rounds", "2"))):
+        given = ("--all", "--tier", tier, "--device", "cpu", "--out", str(tmp_path), *budget)
+        assert __main__.main(["run", *given]) == 0
+    by_value = [one.task for one in value.ordered("gpu")]
+    assert asked == [by_value, grids.tasks("gpu"), *2 * [grids.tasks("smoke")]]
+    assert asked[0] != asked[1]
+    first, last = capsys.readouterr().err.splitlines()[-2:]
+    per_round, in_all = re.fullmatch(
+        r"130 cases \(smoke\), expected to take (\d+) s per round, "
+        r"(0\.\d+) device-hours where none is measured yet",
+        first,
+    ).groups()
+    assert float(in_all) == pytest.approx(2 * int(per_round) / 3600, rel=0.02)
+    assert last == "measured nothing: all records were there"
 
 
 @pytest.mark.parametrize("command", ["list", "plan ring --tier smoke --device cpu"])

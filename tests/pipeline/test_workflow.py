@@ -265,6 +265,93 @@ def test_the_next_round_begins_where_the_one_before_is_complete(measured):
     shutil.rmtree(second[0].parent)
 
 
+def left_out(told: str) -> tuple[int, int, float]:
+    """Of a limit's line: how many cases fit, how many are left out, and their device-hours."""
+    found = re.search(
+        r"hours=\S+: (no case|\d+ cases).*; left out: (\d+) cases, (\S+) device-hours", told
+    )
+    fit = 0 if found[1] == "no case" else int(found[1].split()[0])
+    return fit, int(found[2]), float(found[3])
+
+
+def test_a_limit_of_hours_takes_what_fits_and_the_next_run_goes_on(measured):
+    kept = {path: path.read_bytes() for path in (measured / "results/local").rglob("*.json")}
+    for path in kept:
+        path.unlink()
+    try:
+        done = snakemake(measured, "-n", *SMOKE, "hours=0.0000001")
+        assert jobs(done) == {}
+        fit, left, whole = left_out(done.stdout)
+        assert (fit, left) == (0, 4) and 0.0001 < whole < 0.01
+        limit = f"hours={0.7 * whole:.8f}"
+        done = snakemake(measured, "-n", *SMOKE, limit)
+        fit, left, further = left_out(done.stdout)
+        assert fit + left == 4 and 1 <= fit <= 3 and further < whole
+        assert jobs(done) == {"measure": fit}
+        measured_by_now = 0
+        for _ in range(4):
+            done = snakemake(measured, *SMOKE, limit)
+            assert done.returncode == 0, done.stdout
+            there = len(list((measured / "results/local").rglob("*.json")))
+            begun, ended = there - measured_by_now, done.stdout
+            assert f"{begun} cases to measure, " in ended
+            assert re.search(rf"measured {begun} cases in 0\.\d+ device-hours, expected 0\.", ended)
+            measured_by_now = there
+            if there == 4:
+                break
+        assert measured_by_now == 4 and begun < 4
+        done = snakemake(measured, *SMOKE, limit)
+        assert f"{limit.rstrip('0')}: all 4 cases are measured" in done.stdout
+        assert jobs(snakemake(measured, "-n", *SMOKE, limit)) == {}
+    finally:
+        for path, content in kept.items():
+            path.write_bytes(content)
+
+
+def test_a_limit_for_published_results_is_told(measured):
+    done = snakemake(measured, "-n", "--config", "source=published", "hours=2")
+    assert done.returncode == 1 and "Traceback" not in done.stdout
+    assert "--config hours=2: source=published measures nothing" in done.stdout
+
+
+def test_two_cards_share_a_round_by_shapes(measured):
+    """Cards that are not there, planned: all systems of a shape on one, on the other next time."""
+    of_dilated = measured / "experiments/dilated.yaml"
+    line = "          - {batch: 1, seq_len: 32, segment_lengths: [16], dilation_rates: [1]}\n"
+    listing = measured / "two-cards.smk"
+    listing.write_text(
+        "from experiments import machine\n"
+        "machine.gpus = lambda: tuple(\n"
+        "    machine.Gpu(str(i), f'GPU-{i}', 'NVIDIA H100', '580', 2**36) for i in range(2)\n"
+        ")\n"
+        f"include: {str(measured / 'Snakefile')!r}\n"
+        "for one in ROUNDS:\n"
+        "    for name, task in TASKS.items():\n"
+        "        cards = [holds(one, name, place) for place in range(2)]\n"
+        "        told = (one, task.case.seq_len, device_of(one, name), cards.index(1))\n"
+        "        print('TURN', *told, places(one)[name], sep='\\t')\n"
+    )
+    options = ("experiments", "--config", "tier=smoke", "device=cuda", "rounds=2")
+    with edited(of_dilated, line, line + line.replace("32", "48")):
+        done = snakemake(measured, "-s", listing.name, "-n", *options)
+    assert jobs(done) == {"measure": 12, "round_complete": 1}
+    rows = [one.split("\t")[1:] for one in done.stdout.splitlines() if one.startswith("TURN")]
+    assert len(rows) == 12 and all(device == f"cuda:{place}" for _, _, device, place, _ in rows)
+    cards = {}
+    for round_, length, device, _, _ in rows:
+        cards.setdefault((round_, length), set()).add(device)
+    assert cards == {
+        ("round-1", "32"): {"cuda:1"},
+        ("round-1", "48"): {"cuda:0"},
+        ("round-2", "32"): {"cuda:0"},
+        ("round-2", "48"): {"cuda:1"},
+    }
+    # One of each shape first; the last are of the shape with more systems.
+    first = [row for row in rows if row[0] == "round-1"]
+    order = [row[1] for row in sorted(first, key=lambda row: -int(row[4]))]
+    assert set(order[:2]) == {"32", "48"} and order[-1] == "32"
+
+
 def test_only_measuring_asks_for_a_gpu():
     text = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
     rules = re.split(r"\n(?=\s*rule\b)", text)
@@ -275,11 +362,18 @@ def test_only_measuring_asks_for_a_gpu():
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ("sorce=published", "--config sorce: expected one of source, tier, device, rounds"),
+        ("sorce=published", "--config sorce: expected one of source, tier, device, rounds, hours"),
         ("source=remote", "--config source=remote: expected local or published"),
         ("tier=huge", "tier 'huge': expected one of smoke, quick, full, laptop, gpu"),
         ("rounds=0", "--config rounds=0: expected an integer from 1 to 1000"),
         ("rounds=true", "--config rounds=true: expected an integer from 1 to 1000"),
+        *(
+            (f"hours={text}", f"--config hours={shown}: expected a positive number")
+            for text, shown in (
+                *(("0", "0"), ("-2", "-2"), ("2h", "2h"), ("true", "true")),
+                *(("inf", "inf"), ("nan", "nan"), ("[2]", "['2']")),
+            )
+        ),
         ("source=[published]", "--config source=['published']: expected local or published"),
         ("tier=[smoke]", "tier ['smoke']: expected one of smoke, quick, full, laptop, gpu"),
         ("device={a: 1}", "--config device={'a': '1'}: expected a name, as cpu or cuda:0"),
