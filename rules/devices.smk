@@ -47,6 +47,11 @@ def of_nodes():
     return node["id"], node["device"], count
 
 
+def cards_of(case):
+    """How many cards a case over ranks holds: where there are fewer, its record says so."""
+    return schedule.cards_of(case, CARDS) if DEVICE != "cpu" else 0
+
+
 def cancel_jobs():
     """Cancel the jobs that this folder has on the cluster."""
     if not (IS_SUBMITTED and slurm.is_here()):

@@ -52,8 +52,10 @@ use rule measure as measure_ranks with:
         case=SPREAD,
     resources:
         **ON_NODES,
+        **ON_CARDS,
         gpu=lambda wildcards: cards_of(TASKS[wildcards.case].case),
         runtime=lambda wildcards: minutes_of(TASKS[wildcards.case]),
+        on=lambda wildcards: device_of(wildcards.round, wildcards.case),
         progress=lambda wildcards: about(wildcards),
 
 
