@@ -14,7 +14,7 @@ rule measure:
     conda:
         "../envs/reproduce.yaml"
     # On a CPU the cores are the device: nothing else runs beside a measurement.
-    threads: max(1, workflow.cores // (len(machines.gpus()) if DEVICE != "cpu" else 1))
+    threads: max(1, workflow.cores // len(DEVICES))
     resources:
         **{
             f"card_{number}": lambda wildcards, number=number: holds(

@@ -283,7 +283,10 @@ WAITING = {
     ]
     for round in (ROUNDS if SOURCE == "local" else [])
 }
-ASKED = TASKS if HOURS is None else within_hours()
+try:
+    ASKED = TASKS if HOURS is None else within_hours()
+except value.ValueFileError as error:
+    raise WorkflowError(str(error)) from None
 WAITING = {
     round: [name for name in names if name in ASKED] for round, names in WAITING.items()
 }
