@@ -12,6 +12,7 @@ import pytest
 from experiments import load, stop
 from experiments.load import Start
 
+
 pytestmark = pytest.mark.usefixtures("handlers")
 
 
