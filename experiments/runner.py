@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 
-from experiments import card, cost, record, references, rounds
+from experiments import card, cost, record, references, rounds, schedule
 from experiments.atomic_write import in_words
 from experiments.case import COLUMNS, Case
 from experiments.device_lock import hold
@@ -131,6 +131,7 @@ class _Pass:
     def __init__(self, tier, machine, device, out, round_, workers, tick):
         self.tier, self.machine, self.device = tier, machine, device
         self.out, self.round_, self.workers, self.tick = out, round_, workers, tick
+        self.count = len(schedule.devices(device))
         self.references = references.of(out, machine)
         self.ratios: list[float] = []
         # On which card, and what it was.
@@ -247,7 +248,7 @@ class _Pass:
     def expected(self, task: Task) -> float:
         """Seconds, by the rates of `experiments.cost`."""
         kind, name = self.machine.device_kind, self.machine.device
-        return cost.seconds(task.case, task.limits, kind, name).total
+        return cost.seconds(task.case, task.limits, kind, name, cards=self.count).total
 
 
 def read_gauge(

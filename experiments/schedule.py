@@ -61,9 +61,8 @@ def turns(
         for one in held:
             free[one] = found[-1].ends_s
     for shape in _longest_first(single, seconds):
-        # A device's place as it is in the first round: rings take the first ones in every round.
-        place = min(range(count), key=lambda one: (free[(one + number) % count], one))
-        device = (place + number) % count
+        # Counted from another device in each round: so a shape moves on.
+        device = min(range(count), key=lambda one: (free[one], (one - number) % count))
         found += _one_after_another(shape, seconds, (device,), free[device])
         free[device] = found[-1].ends_s
     return sorted(found, key=lambda one: (one.starts_s, one.devices))

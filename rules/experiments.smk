@@ -16,7 +16,7 @@ rule measure:
     conda:
         "../envs/reproduce.yaml"
     # On a CPU the cores are the device: nothing else runs beside a measurement.
-    threads: CORES_OF_JOB if IS_CLUSTER else max(1, workflow.cores // max(1, CARDS))
+    threads: CORES_OF_JOB if IS_CLUSTER else max(1, workflow.cores // len(DEVICES))
     resources:
         **ON_NODES,
         **ON_CARDS,

@@ -95,9 +95,12 @@ def of_round(round, experiment=None):
 
 @cache
 def turns(round):
-    """The cases of a round, the first first, each with the devices that take it."""
+    """The cases of a round, the first first, each with the devices that take it.
+
+    Of all cases, so that a shape stays on its card where a limit leaves some to the next run.
+    """
     seed, number = f"{machines.host().id} {round}", ROUNDS.index(round) + 1
-    found = schedule.turns(ASKED.values(), seconds, len(DEVICES), seed, number)
+    found = schedule.turns(TASKS.values(), seconds, len(DEVICES), seed, number)
     return {one.task.name: one for one in found}
 
 
@@ -113,7 +116,8 @@ def progress(round):
     further = len(ROUNDS) - ROUNDS.index(round) - 1
     left = (1 + further) * sum(map(expected, ASKED))
     found = {}
-    for place, name in enumerate(turns(round), start=1):
+    ordered = [name for name in turns(round) if name in ASKED]
+    for place, name in enumerate(ordered, start=1):
         where = f"{round} of {len(ROUNDS)}, {place}/{len(ASKED)}"
         about = f"about {duration(left / len(DEVICES))} to measure"
         found[name] = f"{where}, {about}: {label(TASKS[name].case)}"
@@ -274,7 +278,10 @@ WAITING = {
     ]
     for round in (ROUNDS if SOURCE == "local" else [])
 }
-ASKED = TASKS if HOURS is None else within_hours()
+try:
+    ASKED = TASKS if HOURS is None else within_hours()
+except value.ValueFileError as error:
+    raise WorkflowError(str(error)) from None
 WAITING = {
     round: [name for name in names if name in ASKED] for round, names in WAITING.items()
 }
