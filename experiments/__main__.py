@@ -13,12 +13,14 @@ import contextlib
 import shlex
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 from experiments import console, cost, machine, rounds, runner, stop
 from experiments import grid as grids
 from experiments.campaign.command import add_arguments, campaign
 from experiments.device_lock import hold
+from experiments.digest import code_digest
 from experiments.machine import DeviceError
 from experiments.record import RecordError
 from models.kernels.tile_tables import HOME
@@ -81,9 +83,11 @@ def _plan(options) -> int:
     number = options.round or rounds.first_open(options.out, here, tasks)
     print(f"{rounds.name_of(number)} ({tier}) on {here.id}")
     expected = [cost.seconds(task.case, task.limits, kind, name) for task in tasks]
+    digest = cache(code_digest)
     for task, one in zip(tasks, expected, strict=True):
         path = rounds.path_of(options.out, here.id, rounds.name_of(number), task.case)
-        state = "done   " if rounds.is_done(path, task.case, task.procedure) else "measure"
+        is_done = rounds.is_done(path, task.case, task.procedure, digest)
+        state = "done   " if is_done else "measure"
         status = "" if one.status == "ok" else f" ({one.status})"
         print(f"  {state} {runner.label(task.case)}  {task.name}")
         print(f"          about {one.total:.1f} s{status}, for {', '.join(task.experiments)}")

@@ -198,9 +198,9 @@ if SOURCE == "local":
             if not record.exists():
                 continue
             if path.name not in ROUNDS:
-                if current(record, task.case, task.procedure):
+                if current(record, task.case, task.procedure, digest):
                     FURTHER.append(record)
-            elif not is_done(record, task.case, task.procedure):
+            elif not is_done(record, task.case, task.procedure, digest):
                 AGAIN.add(str(record))
 
 # A new experiment has no published records yet: nothing of it can be built, all else can.
