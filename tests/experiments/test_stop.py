@@ -12,7 +12,6 @@ import pytest
 from experiments import load, stop
 from experiments.load import Start
 
-
 pytestmark = pytest.mark.usefixtures("handlers")
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import psutil
 
+from analysis.across.overview import FIGURES
 from analysis.rendering import style
 from experiments import grid
 from tests.pipeline import scale_cases
@@ -39,7 +40,6 @@ _LOOK_S, _MOST_S = 0.05, 1800.0
 _SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
 _LOCAL = ("--config", "tier=full", "device=cpu")
 PUBLISHED = "results/published"
-FIGURES = ("overview", "scaling", "variation", "retest", "gauges")
 
 
 @dataclass(frozen=True)
@@ -91,20 +91,14 @@ def resuming(rounds: int) -> list[Step]:
 def analysing() -> list[Step]:
     """Every command that reads all records, one after another, and then all of the build."""
     notebooks = {name: python("analysis.notebook", name, PUBLISHED) for name in grid.names()}
-    figures = {
-        name: python(
-            "analysis.across.overview", PUBLISHED, "--figure", name,
-            "--out", f"build/figures/{name}.svg",
-        )
-        for name in FIGURES
-    }  # fmt: skip
+    figures = ("--out", "build/figures/overview.svg", "--figure", *FIGURES)
     claims = ("--claims", "paper/claims.yaml", "--out", "build/claims.json")
     numbers = [f"build/numbers/{name}.json" for name in (*grid.names(), "findings")]
     commands = {
         "validate": python("experiments", "validate", PUBLISHED),
         "claims": python("analysis.claims", PUBLISHED, *claims),
         "findings": python("analysis.findings", PUBLISHED),
-        **{f"figure {name}": command for name, command in figures.items()},
+        "figures": python("analysis.across.overview", PUBLISHED, *figures),
         **{f"notebook {name}": command for name, command in notebooks.items()},
         "results page": python("analysis.pages.results_page", PUBLISHED, "--out", "build/results.html"),
         "advice": python("analysis.advise.recommendations", PUBLISHED, "--out", "build/tables/advice"),

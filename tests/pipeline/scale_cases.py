@@ -74,9 +74,7 @@ def write_grids(copy: Path, chosen: Iterable[Task]) -> None:
             r"(.*\n  laptop:\n)(    limits: .*?\n)?    cases:\n.*?(\n  gpu:\n.*)", text, re.DOTALL
         ).groups("")
         lines = [line for block in blocks[name].items() for line in _block(*block)]
-        path.write_text(
-            "\n".join([f"{head}{limits}    cases:", *lines, rest]), encoding="utf-8"
-        )
+        path.write_text("\n".join([f"{head}{limits}    cases:", *lines, rest]), encoding="utf-8")
 
 
 def _block(key: tuple[str, bool], cases: Sequence[Case]) -> Iterator[str]:
