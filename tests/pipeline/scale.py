@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -44,7 +45,7 @@ PUBLISHED = "results/published"
 
 @dataclass(frozen=True)
 class Step:
-    """A command, what it is part of, and the statuses with which it ends well."""
+    """A command, and what it is part of."""
 
     stage: str
     name: str
@@ -100,16 +101,12 @@ def analysing() -> list[Step]:
         "findings": python("analysis.findings", PUBLISHED),
         "figures": python("analysis.across.overview", PUBLISHED, *figures),
         **{f"notebook {name}": command for name, command in notebooks.items()},
-        "results page": python("analysis.pages.results_page", PUBLISHED, "--out", "build/results.html"),
-        "advice": python("analysis.advise.recommendations", PUBLISHED, "--out", "build/tables/advice"),
-        "numbers": python(
-            "analysis.rendering.numbers", "--out", "build/numbers.json", *numbers, "build/claims.json"
-        ),
-        "provenance": python("analysis.across.provenance", PUBLISHED, "--numbers", "build/numbers.json"),
-        "numbers page": python("analysis.pages.numbers_page", "--out", "build/numbers.html"),
-        "ledger": python(
-            "analysis.pages.ledger_page", "--claims", "build/claims.json", "--out", "build/ledger.html"
-        ),
+        "results page": python("analysis.pages.results_page", PUBLISHED),
+        "advice": python("analysis.advise.recommendations", PUBLISHED),
+        "numbers": python("analysis.rendering.numbers", *numbers, "build/claims.json"),
+        "provenance": python("analysis.across.provenance", PUBLISHED),
+        "numbers page": python("analysis.pages.numbers_page"),
+        "ledger": python("analysis.pages.ledger_page"),
     }  # fmt: skip
     return [Step("analysis", name, command) for name, command in commands.items()]
 
@@ -122,29 +119,35 @@ def take(step: Step, copy: Path, cases: int, rounds: int) -> Taken:
     log = copy / "scale-logs" / f"{step.stage} {step.name}.log".replace(" ", "-")
     log.parent.mkdir(exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": ""}
-    began, peak, spent = time.monotonic(), 0, {}
+    began, before, peak = time.monotonic(), _processor_s(), 0
     with open(log, "wb") as told:
         run = psutil.Popen(
-            step.command, cwd=copy, env=environment, stdin=subprocess.DEVNULL, stdout=told, stderr=told
+            step.command, cwd=copy, env=environment, stdin=subprocess.DEVNULL,
+            stdout=told, stderr=told,
         )  # fmt: skip
         while run.poll() is None:
             held = 0
             for one in _tree(run):
-                with suppress(psutil.Error), one.oneshot():
+                with suppress(psutil.Error):
                     held += one.memory_info().rss
-                    spent[one.pid] = sum(one.cpu_times()[:2])
             peak = max(peak, held)
             if time.monotonic() - began > _MOST_S:
                 for one in _tree(run):
                     one.kill()
             time.sleep(_LOOK_S)
     wall = time.monotonic() - began
-    made = Taken(
-        cases, rounds, step.stage, step.name, wall, sum(spent.values()), peak, run.returncode
-    )
-    _say(f"{cases:6} {step.stage:9} {step.name:24} {wall:7.1f} s {peak / 2**20:7.0f} MiB"
-         + (f"  status {run.returncode}: {log}" if run.returncode else ""))  # fmt: skip
+    spent = _processor_s() - before
+    made = Taken(cases, rounds, step.stage, step.name, wall, spent, peak, run.returncode)
+    ended = f"  status {run.returncode}: {log}" if run.returncode else ""
+    name = f"{step.stage:9} {step.name:24}"
+    _say(f"{cases:6} {name} {wall:7.1f} s {spent:7.1f} s {peak / 2**20:7.0f} MiB{ended}")
     return made
+
+
+def _processor_s() -> float:
+    """Of all children that have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _tree(run: psutil.Process) -> list[psutil.Process]:
@@ -182,7 +185,7 @@ def measured(folder: Path, cases: int, rounds: int, stages: set[str]) -> Iterato
 
 
 def table(found: list[Taken]) -> str:
-    """Seconds and MiB of each step by how many cases there are."""
+    """Seconds of wall time, of processors in brackets, and MiB of each step by how many cases."""
     counts = sorted({one.cases for one in found})
     by = {(one.stage, one.name, one.cases): one for one in found}
     lines = ["| | " + " | ".join(f"{count:,}" for count in counts) + " |"]
@@ -197,7 +200,7 @@ def _cell(one: Taken | None) -> str:
     if one is None:
         return ""
     ended = "" if one.status == 0 else f" (status {one.status})"
-    return f"{one.wall_s:.1f} s, {one.peak_bytes / 2**20:.0f} MiB{ended}"
+    return f"{one.wall_s:.1f} s ({one.processor_s:.1f}), {one.peak_bytes / 2**20:.0f} MiB{ended}"
 
 
 def main() -> int:
