@@ -21,7 +21,7 @@ def drawn(found: Sequence) -> Figure:
     with style.style():
         figure = Figure(figsize=(style.PAGE, 4.6))
         axes = figure.subplots(2, 2)
-        figure.subplots_adjust(0.07, 0.09, 0.84, 0.95, wspace=0.75, hspace=0.42)
+        figure.subplots_adjust(0.07, 0.115, 0.84, 0.95, wspace=0.75, hspace=0.42)
         lines = _lines(found)
         planned = {name: line for name, line in lines.items() if name[0] == "plan"}
         resumed = {name: line for name, line in lines.items() if name[0] == "resume"}
@@ -33,6 +33,8 @@ def drawn(found: Sequence) -> Figure:
         ):
             _panel(ax, title, {name[1]: line for name, line in own.items()}, "s", MOST_S)
         _panel(axes[1, 1], "Memory, at most", _memory(found), "GiB", MOST_BYTES / 2**30)
+        told = "Dashed: what may be taken. Dotted: in proportion to the cases."
+        figure.text(0.07, 0.005, told, fontsize=6.5, color=style.GREY)
     return figure
 
 
