@@ -23,7 +23,7 @@ PIPFLAGS_torch := --prefer-binary
 
 BASE := $(addprefix $(VENV)/.stamp-,run torch pipeline)
 
-.PHONY: help reproduce round test kills lint paper report lab peers clean lock
+.PHONY: help reproduce round test kills scale lint paper report lab peers clean lock
 .NOTPARALLEL:
 
 help: ## this list
@@ -47,6 +47,9 @@ test: $(VENV)/.ready-test ## the test suite; ARGS='-k name' goes to pytest, TORC
 
 kills: $(VENV)/.ready-test ## fifty runs are killed at random moments: what is lost? ARGS='--count 9'
 	python -m tests.pipeline.kills $(ARGS)
+
+scale: $(VENV)/.ready-test ## 100 to 10,000 cases planned, resumed and analysed: build/scale/; ARGS='--counts 100 1000'
+	python -m tests.pipeline.scale $(ARGS)
 
 lint: $(VENV)/.ready-test ## style of the Python code and of the workflow
 	ruff check

@@ -16,6 +16,7 @@ import shlex
 import sys
 from collections import Counter
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 from experiments import console, cost, machine, rounds, runner, schedule, stop
@@ -25,6 +26,7 @@ from experiments.campaign.command import add_arguments, campaign
 from experiments.cards import DeviceError
 from experiments.cost import hours
 from experiments.device_lock import hold
+from experiments.digest import code_digest
 from experiments.record import RecordError
 from models.kernels.tile_tables import HOME
 
@@ -87,9 +89,11 @@ def _plan(options) -> int:
     print(f"{rounds.name_of(number)} ({tier}) on {here.id}")
     count = 1 if reference else len(schedule.devices(device))
     expected = [cost.seconds(task.case, task.limits, kind, name, cards=count) for task in tasks]
+    digest = cache(code_digest)
     for task, one in zip(tasks, expected, strict=True):
         path = rounds.path_of(options.out, here.id, rounds.name_of(number), task.case)
-        state = "done   " if rounds.is_done(path, task.case, task.procedure) else "measure"
+        is_done = rounds.is_done(path, task.case, task.procedure, digest)
+        state = "done   " if is_done else "measure"
         status = "" if one.status == "ok" else f" ({one.status})"
         print(f"  {state} {runner.label(task.case)}  {task.name}")
         print(f"          about {one.total:.1f} s{status}, for {', '.join(task.experiments)}")

@@ -14,9 +14,10 @@ import random
 import re
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 from experiments import record
@@ -40,6 +41,8 @@ RESUME_S = 6 * 3600.0
 _FINAL = ("ok", "oom", "timeout", "unsupported")
 # The systems of one shape share these, and are measured one after another.
 _SHAPE = ("batch", "seq_len", "heads", "head_dim", "dtype", "is_causal", "pass_")
+# Of a variant and a procedure, as `code_digest`.
+Digest = Callable[[str, str | None], str]
 
 
 def name_of(number: int) -> str:
@@ -128,21 +131,26 @@ def in_random_order(tasks: Iterable[Task], seed: int | str) -> list[Task]:
     return [task for block in blocks for task in block]
 
 
-def current(path: Path, case: Case, procedure: str | None = None) -> dict | None:
+def current(
+    path: Path, case: Case, procedure: str | None = None, digest: Digest = code_digest
+) -> dict | None:
     """The record at `path` if it is readable, of today's schema and made by today's code.
 
-    procedure: how the case is measured, as `code_digest` takes it.
+    procedure: how the case is measured, as `code_digest` takes it. digest: that, or for one look at
+    many records one that remembers, so that the code is read once and not for each of them.
     """
     found = record.read(path) or {}
     software = found.get("software")
     made_by = software.get("code_digest") if isinstance(software, dict) else None
     of_today = found.get("schema_version") == record.SCHEMA_VERSION
-    return found if of_today and made_by == code_digest(case.variant, procedure) else None
+    return found if of_today and made_by == digest(case.variant, procedure) else None
 
 
-def is_done(path: Path, case: Case, procedure: str | None = None) -> bool:
+def is_done(
+    path: Path, case: Case, procedure: str | None = None, digest: Digest = code_digest
+) -> bool:
     """Whether the record there stands: current, no failure of ours, nor one of the day."""
-    found = current(path, case, procedure) or {}
+    found = current(path, case, procedure, digest) or {}
     status, is_peer = found.get("status"), VARIANTS[case.variant].is_peer
     if found.get("cause") == "day":
         return False
@@ -155,8 +163,26 @@ def set_aside_outdated(path: Path, case: Case, procedure: str | None = None) -> 
     For a record of other code, or one cut short, nothing may be there: Snakemake knows only of
     records that it made itself. Nothing is lost.
     """
+    _set_aside(path, case, procedure, code_digest, _standing_aside)
+
+
+def set_all_aside(folder: Path, tasks: Iterable[Task], digest: Digest) -> None:
+    """`set_aside_outdated` of the records of tasks in a round's folder, as they are now."""
+    standing = cache(_standing_aside)
+    for task in tasks:
+        path = folder / f"{task.name}.json"
+        _set_aside(path, task.case, task.procedure, digest, standing)
+
+
+def _set_aside(
+    path: Path,
+    case: Case,
+    procedure: str | None,
+    digest: Digest,
+    standing: Callable[[Path], Mapping[str, list[Path]]],
+) -> None:
     aside = path.parents[1] / OUTDATED / path.parent.name
-    if path.exists() and current(path, case, procedure) is None:
+    if path.exists() and current(path, case, procedure, digest) is None:
         aside.mkdir(parents=True, exist_ok=True)
         name = f"{path.stem}@{_time_of(path)}"
         names = (f"{name}-{number}" if number > 1 else name for number in itertools.count(1))
@@ -165,11 +191,19 @@ def set_aside_outdated(path: Path, case: Case, procedure: str | None = None) -> 
         with suppress(FileNotFoundError):
             path.replace(next(place for place in places if not place.exists()))
     if not path.exists() and aside.is_dir():
-        for one in sorted(aside.glob(f"{path.stem}@*.json")):
-            if current(one, case, procedure):
+        for one in standing(aside).get(path.stem, ()):
+            if current(one, case, procedure, digest):
                 with suppress(FileNotFoundError):
                     one.replace(path)
                 return
+
+
+def _standing_aside(aside: Path) -> dict[str, list[Path]]:
+    """The records set aside there, by the name of their case, each case's sorted."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(aside.glob("*@*.json")):
+        found.setdefault(path.name.rpartition("@")[0], []).append(path)
+    return found
 
 
 def _time_of(path: Path) -> str:
@@ -187,10 +221,13 @@ def first_open(out: Path, machine: Machine, tasks: Iterable[Task]) -> int:
     One pass over the cases lies close together in time: what another host measured, or this one
     before it last started or more than RESUME_S ago, is of a round that is over.
     """
-    tasks, number = list(tasks), 1
+    tasks, number, digest = list(tasks), 1, cache(code_digest)
     while tasks:
         folder = out / machine.id / name_of(number)
-        done = (is_done(folder / f"{task.name}.json", task.case, task.procedure) for task in tasks)
+        done = (
+            is_done(folder / f"{task.name}.json", task.case, task.procedure, digest)
+            for task in tasks
+        )
         if not all(done) and _may_go_on(folder, machine):
             break
         number += 1

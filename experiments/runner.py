@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -98,9 +99,9 @@ def run(
     ordered = tasks
     if budget_s is None:
         ordered = rounds.in_random_order(tasks, f"{machine.host.id} {round_}")
-    for task in tasks:
-        rounds.set_aside_outdated(_path(out, machine, round_, task), task.case, task.procedure)
-    waiting = [task for task in ordered if not is_done(out, machine, round_, task)]
+    digest = cache(code_digest)
+    rounds.set_all_aside(out / machine.id / round_, tasks, digest)
+    waiting = [task for task in ordered if not is_done(out, machine, round_, task, digest)]
     kept = len(tasks) - len(waiting)
     _say(f"{round_} ({tier}) on {machine.id}: {len(waiting)} cases to measure, {kept} kept")
     with (
@@ -116,9 +117,15 @@ def run(
     return [_path(out, machine, round_, task) for task in tasks]
 
 
-def is_done(out: Path, machine: Machine, round_: str, task: Task) -> bool:
-    """Whether the record of a task in a round stands."""
-    return rounds.is_done(_path(out, machine, round_, task), task.case, task.procedure)
+def is_done(
+    out: Path,
+    machine: Machine,
+    round_: str,
+    task: Task,
+    digest: rounds.Digest = code_digest,
+) -> bool:
+    """Whether the record of a task in a round stands; digest: as `rounds.current` takes it."""
+    return rounds.is_done(_path(out, machine, round_, task), task.case, task.procedure, digest)
 
 
 def _path(out: Path, machine: Machine, round_: str, task: Task) -> Path:
@@ -311,10 +318,10 @@ def outcome(result: dict) -> str:
 
 def failures(tasks: Iterable[Task], paths: Iterable[Path]) -> list[str]:
     """A line for each task whose record, at its path, the next run measures again."""
-    found = []
+    found, digest = [], cache(code_digest)
     for task, path in zip(tasks, paths, strict=True):
-        if path.exists() and not rounds.is_done(path, task.case, task.procedure):
-            one = rounds.current(path, task.case, task.procedure)
+        if path.exists() and not rounds.is_done(path, task.case, task.procedure, digest):
+            one = rounds.current(path, task.case, task.procedure, digest)
             told = outcome(one) if one else "not measured: its record is of other code"
             found.append(f"{path.parent.name}, {task.name}: {told}")
     return found

@@ -30,39 +30,25 @@ use rule on_all_records as claims with:
 
 use rule on_all_records as overview with:
     output:
-        svg=shown(
-            "figures/{figure}.svg",
-            "overview",
-            "Figures",
-            "All",
-            figure="{figure}",
-            form="svg",
-        ),
-        png=shown(
-            "figures/{figure}.png",
-            "overview",
-            "Figures",
-            "All",
-            figure="{figure}",
-            form="png",
-        ),
-        csv=shown(
-            "figures/{figure}.csv",
-            "overview",
-            "Figures",
-            "All",
-            figure="{figure}",
-            form="csv",
-        ),
+        [
+            shown(
+                f"figures/{figure}.{form}",
+                "overview",
+                "Figures",
+                "All",
+                figure=figure,
+                form=form,
+            )
+            for figure in ACROSS
+            for form in FIGURE_FORMS
+        ],
     log:
-        "build/logs/{figure}.log",
-    wildcard_constraints:
-        figure="|".join(ACROSS),
+        "build/logs/overview.log",
     params:
         code=of_records("across.overview"),
-        command=lambda wildcards, output: f"across.overview --figure {wildcards.figure} --out {output.svg}",
+        command=f"across.overview --out build/figures/overview.svg --figure {' '.join(ACROSS)} --",
     message:
-        "the figure {wildcards.figure} of all experiments"
+        "the figures of all experiments"
 
 
 use rule on_all_records as reproduction with:

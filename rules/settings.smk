@@ -164,8 +164,8 @@ def within_hours():
         and one.task.name in TASKS
     }
     limit = 3600 * HOURS * len(DEVICES)
-    chosen = schedule.fitting(cost_of, limit)
-    left = [spent for name, spent in cost_of.items() if name not in {*chosen}]
+    chosen = {*schedule.fitting(cost_of, limit)}
+    left = [spent for name, spent in cost_of.items() if name not in chosen]
     told = f"hours={HOURS}: {len(chosen)} cases, the most valuable of those that fit"
     if not cost_of:
         told = f"hours={HOURS}: all {len(TASKS)} cases are measured"
@@ -176,7 +176,7 @@ def within_hours():
         told += f"takes {duration(min(left))}"
     logger.warning(told)
     done = {name for name in TASKS if name not in cost_of}
-    return {name: task for name, task in TASKS.items() if name in done | {*chosen}}
+    return {name: task for name, task in TASKS.items() if name in done | chosen}
 
 
 def told_before():
@@ -271,11 +271,13 @@ def of_records(module, *data):
 
 # Of the rounds that are asked for, what is still to be measured.
 WAITING = {
-    round: [
+    round: {
         name
         for name, task in TASKS.items()
-        if not is_done(Path(f"{LOCAL}/{round}/{name}.json"), task.case, task.procedure)
-    ]
+        if not is_done(
+            Path(f"{LOCAL}/{round}/{name}.json"), task.case, task.procedure, digest
+        )
+    }
     for round in (ROUNDS if SOURCE == "local" else [])
 }
 try:
@@ -283,7 +285,7 @@ try:
 except value.ValueFileError as error:
     raise WorkflowError(str(error)) from None
 WAITING = {
-    round: [name for name in names if name in ASKED] for round, names in WAITING.items()
+    round: {name for name in names if name in ASKED} for round, names in WAITING.items()
 }
 # What was measured beyond what is asked for, as by `make round`, is read as well.
 FURTHER = []
@@ -298,7 +300,7 @@ if SOURCE == "local":
             if not record.exists():
                 continue
             if path.name not in ROUNDS or task.name not in ASKED:
-                if current(record, task.case, task.procedure):
+                if current(record, task.case, task.procedure, digest):
                     FURTHER.append(record)
             elif task.name in WAITING[path.name]:
                 AGAIN.add(str(record))

@@ -117,7 +117,8 @@ def _draw(ax: Axes, rows: list[Row], quantity: str, marks: dict, units: float, n
 
 def _legend(figure: Figure, frame: pd.DataFrame, marks: dict, tall: float) -> None:
     handles = [Line2D([], [], marker=m, linestyle="none", color=GREY) for m in marks.values()]
-    device = {row["machine"]: views.device(row) for _, row in frame.iterrows()}
+    of_machines = frame.drop_duplicates("machine", keep="last")
+    device = {row["machine"]: views.device(row) for _, row in of_machines.iterrows()}
     names = [device[machine] for machine in marks]
     figure.legend(
         handles, names, loc="lower left", bbox_to_anchor=(0.08 / PAGE, 0.04 / tall),

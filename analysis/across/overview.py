@@ -2,7 +2,8 @@
 
     python -m analysis.across.overview --out build/figures/overview.svg [--machine ID] [ROOT ...]
 
-also draws what else is of all experiments together: `--figure scaling` and others.
+also draws what else is of all experiments together: `--figure scaling` and others, several of them
+beside each other from one reading of the records.
 """
 
 from __future__ import annotations
@@ -202,13 +203,15 @@ FIGURES = {
 
 @command("overview", records.RecordsError)
 def main(arguments: list[str] | None = None) -> None:
-    """Draw a figure of all experiments."""
+    """Draw figures of all experiments: one to `--out`, several beside it by their names."""
     options = parser(main.__doc__, out="build/figures/overview.svg", records=True)
-    options.add_argument("--figure", choices=FIGURES, default="overview")
+    options.add_argument("--figure", choices=FIGURES, nargs="+", default=["overview"])
     options.add_argument("--machine", default="auto")
     given = options.parse_args(arguments)
     frame = records.vouched(records.load(*given.roots))
-    save(FIGURES[given.figure](frame, given.machine), given.out)
+    for name in given.figure:
+        path = given.out if len(given.figure) == 1 else given.out.with_name(f"{name}.svg")
+        save(FIGURES[name](frame, given.machine), path)
 
 
 if __name__ == "__main__":

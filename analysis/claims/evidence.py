@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 
 import pandas as pd
 
@@ -143,8 +145,8 @@ class Evidence:
         # Longest segments last: the last one is used where the write-up states no segments.
         return sorted(found, key=lambda r: (r["segment_lengths"] or (), r["seed"], r["path"]))
 
-    def _matching(self, rows: Mapping, claim: Claim, system: str, at: Mapping) -> list[dict]:
-        """Those of `rows`, by (experiment, variant), that are of the system at the shape."""
+    def _matching(self, rows: _Rows, claim: Claim, system: str, at: Mapping) -> list[dict]:
+        """Those of `rows`, as `_by_system` has them, that are of the system at the shape."""
         writeup, variant = self.claims_file.writeups[claim.writeup], self.variant(system)
         if variant is None:
             return []
@@ -166,7 +168,9 @@ class Evidence:
         anywhere = not branches or least
         experiments = {one for one, name in rows if name == variant} if anywhere else {experiment}
         among = {
-            row["path"]: row for one in sorted(experiments) for row in rows.get((one, variant), ())
+            row["path"]: row
+            for one in sorted(experiments)
+            for row in _of_length(rows.get((one, variant), {}), shape.get("seq_len"))
         }
         for row in among.values():
             if any(row[k] != v for k, v in shape.items()) or row["kv_heads"] != row["heads"]:
@@ -294,7 +298,7 @@ class Evidence:
         writeup = self.claims_file.writeups[claim.writeup]
         stand_ins = [{}] + [s.given() for s in writeup.stand_ins]
         for tier in ("gpu",) if device_kind == "cuda" else ("laptop", "gpu"):
-            rows = _by_system(planned(tier))
+            rows = _planned_by_system(tier)
             for stand_in in stand_ins:
                 found = self._matching(rows, claim, system, {**at, **stand_in})
                 if found:
@@ -397,8 +401,25 @@ def _of_newest_code(rows: Iterable[dict]) -> list[dict]:
     return [row for row in rows if row["code_digest"] == newest[row["variant"]][1]]
 
 
-def _by_system(rows: Iterable[Mapping]) -> dict[tuple[str, str], list[dict]]:
-    found: dict[tuple[str, str], list[dict]] = {}
+# By (experiment, variant), then by length.
+_Rows = Mapping[tuple[str, str], Mapping[int, list[dict]]]
+
+
+@cache
+def _planned_by_system(tier: str) -> _Rows:
+    return _by_system(planned(tier))
+
+
+def _by_system(rows: Iterable[Mapping]) -> _Rows:
+    found: dict[tuple[str, str], dict[int, list[dict]]] = {}
     for row in rows:
-        found.setdefault((row["experiment"], row["variant"]), []).append(row)
+        of_system = found.setdefault((row["experiment"], row["variant"]), {})
+        of_system.setdefault(row["seq_len"], []).append(row)
     return found
+
+
+def _of_length(rows: Mapping[int, list[dict]], seq_len: int | None) -> Iterable[dict]:
+    """The rows of one system at a length; at every one, for None."""
+    if seq_len is None:
+        return itertools.chain.from_iterable(rows.values())
+    return rows.get(seq_len, ())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from experiments import card, gate, trusted
@@ -47,9 +47,14 @@ class File:
         return self.record.machine.id + ("" if self.is_vouched else UNVOUCHED)
 
     @cached_property
+    def _folder(self) -> Path:
+        """The round's folder, whatever link leads to it: a record itself is no link."""
+        return _resolved(self.file.parent.absolute())
+
+    @property
     def round(self) -> str:
-        """The round's folder."""
-        return self.file.resolve().parent.name
+        """The name of the round's folder."""
+        return self._folder.name
 
     @property
     def host(self) -> str:
@@ -66,17 +71,29 @@ class File:
     @cached_property
     def path(self) -> str:
         """From the repository root, if it is in there."""
-        resolved = self.file.resolve()
-        for folder in resolved.parents:
-            if (folder / "Snakefile").is_file():
-                return resolved.relative_to(folder).as_posix()
-        return self.file.as_posix()
+        within = _within_repository(self._folder)
+        return (self.file if within is None else within / self.file.name).as_posix()
 
     @cached_property
     def origin(self) -> str:
         """ "published" for `.../published/<machine>/<round>/<case>.json`, else "local"."""
-        parts = self.file.resolve().parts
-        return "published" if len(parts) > 3 and parts[-4] == "published" else "local"
+        parts = self._folder.parts
+        return "published" if len(parts) > 2 and parts[-3] == "published" else "local"
+
+
+# Rounds have thousands of files.
+@lru_cache(maxsize=1024)
+def _resolved(folder: Path) -> Path:
+    return folder.resolve()
+
+
+@lru_cache(maxsize=1024)
+def _within_repository(folder: Path) -> Path | None:
+    """A resolved folder from the repository root; None if it is not in there."""
+    for root in (folder, *folder.parents):
+        if (root / "Snakefile").is_file():
+            return folder.relative_to(root)
+    return None
 
 
 def repository(start: Path | None = None) -> Path:
@@ -134,7 +151,7 @@ def _files(records: dict[Path, Record]) -> list[File]:
     for path, record in records.items():
         one = File(record, path)
         if one.origin == "published":
-            published = path.resolve().parents[2]
+            published = one._folder.parents[1]
             if published not in holding:
                 holding[published] = trusted.holding(published)
             is_vouched = (record.machine.id, one.round) in holding[published]

@@ -20,7 +20,7 @@ from analysis.statistics.intervals import Interval
 from analysis.statistics.rounds import RoundSamples, log_medians
 from analysis.statistics.rounds import occasions as occasions_of
 from analysis.statistics.spread import Spread, estimate
-from experiments import grid, rounds
+from experiments import gate, grid, rounds
 from experiments.case import Case
 
 
@@ -55,6 +55,7 @@ def load(*roots) -> pd.DataFrame:
     return of_files(files.read(*roots))
 
 
+@gate.uncollected()
 def of_files(found: Iterable[File]) -> pd.DataFrame:
     """`load` of records that were read before."""
     of_cases = files.counting(found)

@@ -75,12 +75,14 @@ def memory(frame: pd.DataFrame, machine: str) -> Table:
             rows = [family.row(n, world_size) for n in lengths]
             fit = family.memory_over_lengths(world_size)
             system = systems.on_one_rank(family.first["system"])
-            old = printed(EXPERIMENT, batch, 512)(system, "memory_per_token")
+            old = DASH
+            if world_size == 1:
+                old = printed(EXPERIMENT, batch, 512)(system, "memory_per_token")
             body.append(
                 (
                     named(system),
                     in_words.case(family.first, *CASE),
-                    old if world_size == 1 else DASH,
+                    old,
                     _ranks(family, world_size),
                     *(cell(ring_views.per_token(row)) for row in rows),
                     exponent_cell(fit),
