@@ -23,7 +23,7 @@ PIPFLAGS_torch := --prefer-binary
 
 BASE := $(addprefix $(VENV)/.stamp-,run torch pipeline)
 
-.PHONY: help reproduce round test kills scale lint paper report lab peers clean lock
+.PHONY: help reproduce round test kills scale lint paper report lab peers cluster clean lock
 .NOTPARALLEL:
 
 help: ## this list
@@ -62,6 +62,8 @@ lab: $(VENV)/.ready-lab ## the notebooks, in JupyterLab
 
 peers: $(VENV)/.ready-peers ## set up other people's ring attention, to compare with
 
+cluster: $(VENV)/.ready-cluster ## set up what jobs on a SLURM cluster need (docs/cluster.md)
+
 clean: ## remove build/ and .snakemake/; results/ and .venv stay
 	rm -rf build .snakemake
 
@@ -71,7 +73,8 @@ lock: $(VENV)/.stamp-python ## envs/*.in -> pins; ARGS=--upgrade takes newer ver
 # --- set-up -----------------------------------------------------------------
 
 $(VENV)/.ready-reproduce: $(BASE)
-$(VENV)/.ready-test: $(BASE) $(VENV)/.stamp-triton $(VENV)/.stamp-dev
+$(VENV)/.ready-test: $(BASE) $(VENV)/.stamp-triton $(VENV)/.stamp-dev $(VENV)/.stamp-slurm
+$(VENV)/.ready-cluster: $(BASE) $(VENV)/.stamp-slurm
 $(VENV)/.ready-lab: $(BASE) $(VENV)/.stamp-lab
 $(VENV)/.ready-peers: $(BASE) $(VENV)/.stamp-peers
 

@@ -32,6 +32,12 @@ for role in $roles; do
     mv "$work/$role.txt" "$role.txt"
 done
 
+{
+    echo "# Made by 'make lock' from slurm.in; do not edit."
+    compile --no-deps slurm.in
+} > "$work/slurm.txt"
+mv "$work/slurm.txt" slurm.txt
+
 # The conda environment: the same pins, written out. (Not '-r run.txt': Snakemake
 # copies this file elsewhere before conda reads it, and pip takes hashes either
 # for all it is given or for none.)

@@ -274,7 +274,7 @@ def _schema(options) -> int:
 
 def _tune(options) -> int:
     device = machine.choose_device(options.device)
-    if machine.describe(device).device_kind == "cpu":
+    if not device.startswith("cuda"):
         raise DeviceError("tune: needs a CUDA GPU; there is only the CPU")
     from experiments.tuning.plan import plan
     from models.errors import check_choice

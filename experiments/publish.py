@@ -10,6 +10,7 @@ from pathlib import Path
 
 from experiments import record, rounds, trusted
 from experiments.archive import MANIFEST
+from experiments.cards import STAND_IN
 from experiments.digest import ROOT
 from experiments.gate import sift
 from experiments.schema import Record
@@ -124,6 +125,8 @@ def why_not(found: Record) -> str | None:
             "software.git_dirty: measured with uncommitted changes in models/ or "
             "experiments/; commit and measure again"
         )
+    if found.machine.device == STAND_IN:
+        return f"machine.device: is a {STAND_IN}, whose times say nothing"
     if found.cause == "day":
         return f"cause: is the day ({found.reason}); measure again"
     return own_failure(found)

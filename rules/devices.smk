@@ -98,7 +98,9 @@ if IS_SUBMITTED:
 elif not IS_JOB and DEVICE != "cpu":
     asked = workflow.global_resources.get("gpu").value
     if isinstance(asked, int) and asked > CARDS:
-        raise WorkflowError(f"--resources gpu={asked}: there is {CARDS} to be had here")
+        raise WorkflowError(
+            f"--resources gpu: {asked} asked for, {CARDS} to be had here"
+        )
     if asked is None:
         workflow.register_resource("gpu", CARDS)
 # Of several cards here each case has its own: those are resources of which there is one.

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments import ceilings, runner, stop
+from experiments import cards, ceilings, runner, stop
 from experiments import measure as measuring
 from experiments.case import Case
 from experiments.digest import ROOT
@@ -38,6 +38,16 @@ def handlers():
     for number, handler in before.items():
         signal.signal(number, handler)
     stop._told, stop._is_waiting = None, False
+
+
+@pytest.fixture
+def put(monkeypatch):
+    """Have these cards be the CUDA devices."""
+
+    def put(*gpus):
+        monkeypatch.setitem(cards._POOLS, "cuda", lambda: gpus)
+
+    return put
 
 
 @pytest.fixture(scope="session")

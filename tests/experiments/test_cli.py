@@ -17,8 +17,8 @@ import pytest
 from experiments import __main__, runner
 from experiments import grid as grids
 from experiments.campaign import value
+from experiments.cards import Gpu
 from experiments.cost import hours
-from experiments.machine import Gpu
 from experiments.procedures import attention
 
 ROOT = Path(__file__).parents[2]
@@ -80,10 +80,10 @@ def test_list_and_plan_tell_the_cases():
     assert planned.count("\n  measure ") + planned.count("\n  done ") == 540
 
 
-def test_plan_tells_device_hours_of_the_rounds_that_are_asked_for(monkeypatch, capsys, tmp_path):
+def test_plan_tells_device_hours_of_the_rounds_that_are_asked_for(put, capsys, tmp_path):
     """On two cards, that are not there: their hours, and beside these the time on both."""
     cards = [Gpu(str(i), f"GPU-{i}", "NVIDIA H100", "580", 80 * 2**30) for i in range(2)]
-    monkeypatch.setattr(__main__.machine, "gpus", lambda: tuple(cards))
+    put(*cards)
     asked = ["plan", "--all", "--tier", "gpu", "--out", str(tmp_path), "--device"]
     told = []
     for device in ("cuda", "cuda:1"):

@@ -60,16 +60,6 @@ def test_a_killed_holder_frees_its_device(own_folder):
 H100 = tuple(Gpu(str(i), f"GPU-{i}a", "NVIDIA H100", "580", 80 * 2**30) for i in range(4))
 
 
-@pytest.fixture
-def put(monkeypatch):
-    """Have these cards be the CUDA devices."""
-
-    def put(*gpus):
-        monkeypatch.setitem(cards._POOLS, "cuda", lambda: gpus)
-
-    return put
-
-
 def shown():
     return os.environ["CUDA_VISIBLE_DEVICES"]
 

@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from experiments import cost, machine, record, rounds, schedule
+from experiments import cost, record, rounds, schedule
 from experiments import grid as grids
+from experiments.cards import Gpu
 from experiments.cost import hours
-from experiments.machine import Gpu
 
 # Seconds of all systems of a shape together: longest first to whichever is free are 9 on each.
 SHAPES = (6.0, 5.0, 4.0, 3.0)
@@ -102,9 +102,9 @@ def test_what_fits_into_a_limit_in_the_order_of_value():
     assert schedule.fitting(costs, 0.4) == [] and schedule.fitting({}, 1.0) == []
 
 
-def test_the_devices_are_the_cards_of_one_kind_or_the_one_that_is_named(monkeypatch):
+def test_the_devices_are_the_cards_of_one_kind_or_the_one_that_is_named(put):
     cards = [Gpu(str(i), f"GPU-{i}", name, "580", 2**30) for i, name in enumerate("AAB")]
-    monkeypatch.setattr(machine, "gpus", lambda: tuple(cards))
+    put(*cards)
     assert schedule.devices("cuda") == ("cuda:0", "cuda:1")
     assert schedule.devices("cuda:2") == ("cuda:2",) and schedule.devices("cpu") == ("cpu",)
 

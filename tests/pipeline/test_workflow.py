@@ -320,9 +320,9 @@ def test_two_cards_share_a_round_by_shapes(measured):
     line = "          - {batch: 1, seq_len: 32, segment_lengths: [16], dilation_rates: [1]}\n"
     listing = measured / "two-cards.smk"
     listing.write_text(
-        "from experiments import machine\n"
-        "machine.gpus = lambda: tuple(\n"
-        "    machine.Gpu(str(i), f'GPU-{i}', 'NVIDIA H100', '580', 2**36) for i in range(2)\n"
+        "from experiments import cards as here\n"
+        "here._POOLS['cuda'] = lambda: tuple(\n"
+        "    here.Gpu(str(i), f'GPU-{i}', 'NVIDIA H100', '580', 2**36) for i in range(2)\n"
         ")\n"
         f"include: {str(measured / 'Snakefile')!r}\n"
         "for one in ROUNDS:\n"
@@ -354,15 +354,23 @@ def test_two_cards_share_a_round_by_shapes(measured):
 
 def test_only_measuring_asks_for_a_gpu():
     text = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
-    rules = re.split(r"\n(?=\s*rule\b)", text)
-    asking = [rule for rule in rules if "gpu=" in rule]
-    assert len(asking) == 1 and asking[0].startswith("rule measure:")
+    rules = re.split(r"\n(?=\s*(?:use )?rule\b)", text)
+    asking = [
+        rule.strip().partition(":")[0] for rule in rules if re.search(r"^\s+gpu=", rule, re.M)
+    ]
+    assert asking == ["rule measure", "use rule measure as measure_ranks with"]
 
 
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ("sorce=published", "--config sorce: expected one of source, tier, device, rounds, hours"),
+        (
+            "sorce=published",
+            "--config sorce: expected one of source, tier, rounds, hours, device, partition, "
+            "gpu_model, machine",
+        ),
+        ("partition=gpu", "--config partition: expected where a cluster runs the jobs"),
+        ("device=stand-in", "--device stand-in: not here; there is cpu"),
         ("source=remote", "--config source=remote: expected local or published"),
         ("tier=huge", "tier 'huge': expected one of smoke, quick, full, laptop, gpu"),
         ("rounds=0", "--config rounds=0: expected an integer from 1 to 1000"),
