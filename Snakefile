@@ -23,8 +23,7 @@ include: "rules/failures.smk"
 
 onstart:
     lock_run()
-    # Those of a run that was killed would be measured twice.
-    cancel_jobs()
+    note_jobs()
     BEGAN.append(datetime.now(UTC))
     if SOURCE == "local":
         print(told_before(), file=sys.stderr)

@@ -79,6 +79,8 @@ def _list(options) -> int:
 
 
 def _plan(options) -> int:
+    if options.rounds and options.round:
+        raise ValueError("--rounds: expected alone, without --round")
     device = machine.choose_device(options.device)
     here, reference = machine.describe(device), None
     kind, name = here.device_kind, here.device
@@ -155,6 +157,8 @@ def _tiers_table(names: list[str], kind: str, name: str, count: int) -> str:
 
 
 def _run(options) -> int:
+    if options.rounds and (options.round or options.budget):
+        raise ValueError("--rounds: expected alone, without --round and --budget")
     tick = stop.check_stop()
     device = machine.choose_device(options.device)
     here = machine.describe(device)
@@ -171,8 +175,6 @@ def _run(options) -> int:
     if options.budget:
         rank = {one.task.name: one.rank for one in value.ordered(tier)}
         tasks.sort(key=lambda task: rank[task.name])
-    if options.rounds and (options.round or options.budget):
-        raise ValueError("--rounds: expected alone, without --round and --budget")
     numbers, failed = range(1, options.rounds + 1) if options.rounds else [options.round], []
     spent = {}
     for place, number in enumerate(numbers, start=1):
@@ -344,7 +346,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--round", type=_number, metavar="N", help="default: the first that is not complete"
         )
-        sub.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:INDEX")
+        sub.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:INDEX or stand-in")
         sub.add_argument(
             "--out",
             type=console.folder,
@@ -406,7 +408,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_arguments(sub)
     sub = command("machine", _machine, "the machine and the device that would be measured, as JSON")
-    sub.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:INDEX")
+    sub.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:INDEX or stand-in")
     command("schema", _schema, "the JSON schema of records, as kept in record.schema.json")
     return parser
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -30,6 +31,8 @@ class Gpu:
     name: str
     driver: str
     memory_bytes: int
+    # The UUID of the card that this is an instance of.
+    divided: str = ""
 
 
 # In the environment: how many stand-ins there are.
@@ -55,9 +58,11 @@ def gpus() -> tuple[Gpu, ...]:
         cards = [
             _card(line) for line in _nvidia_smi(query, "--format=csv,noheader,nounits").splitlines()
         ]
-        instances = _instances(_nvidia_smi("-L"), {card.uuid: card for card in cards})
     except (FileNotFoundError, subprocess.SubprocessError, metadata.PackageNotFoundError):
         return ()
+    instances = {}
+    with suppress(subprocess.SubprocessError):
+        instances = _instances(_nvidia_smi("-L"), {card.uuid: card for card in cards})
     return _visible([one for card in cards for one in instances.get(card.uuid, [card])])
 
 
@@ -116,7 +121,8 @@ def _instances(listing: str, cards: dict[str, Gpu]) -> dict[str, list[Gpu]]:
             size = _GIGABYTES.search(match["profile"])
             memory = int(size[1]) * 2**30 if size else card.memory_bytes
             name = f"{card.name} MIG {match['profile']}"
-            own.append(Gpu(f"{card.index}:{len(own)}", match["uuid"], name, card.driver, memory))
+            index = f"{card.index}:{len(own)}"
+            own.append(Gpu(index, match["uuid"], name, card.driver, memory, card.uuid))
     return found
 
 
@@ -140,5 +146,5 @@ def _is_named(gpu: Gpu, part: str) -> bool:
     # A UUID may be cut short; a card that MIG divides is its first instance.
     return bool(part) and (
         part in (gpu.index, gpu.index.partition(":")[0])
-        or (not part.isdecimal() and gpu.uuid.startswith(part))
+        or (not part.isdecimal() and (gpu.uuid.startswith(part) or gpu.divided.startswith(part)))
     )

@@ -25,9 +25,9 @@ def hold(device: str, count: int = 1, tick: Callable[[], object] | None = None) 
     """Wait for and hold `device`: "cpu", or a card by kind ("cuda") or by name ("cuda:INDEX").
 
     Yields the device held and, for a card, sets CUDA_VISIBLE_DEVICES to it alone. count: how
-    many cards to hold, from "cuda:INDEX" or the first on; where there are fewer, as many as
-    there are. tick: called at least once per second while it waits. A card that a scheduler has
-    given to this job is locked as well: another job may not have asked that scheduler.
+    many cards of a kind to hold; where there are fewer, as many as there are. tick: called at least
+    once per second while it waits. A card that a scheduler has given to this job is locked as well:
+    another job may not have asked that scheduler.
     """
     if device == "cpu":
         with _locked([["cpu"]], tick):
@@ -35,9 +35,7 @@ def hold(device: str, count: int = 1, tick: Callable[[], object] | None = None) 
         return
     cards = list(pool(device))
     if ":" in device:
-        names = [name_of(device, card) for card in cards]
-        cards = cards[names.index(device) :]
-        cards = cards[:1] if count == 1 else cards
+        cards = [card for card in cards if name_of(device, card) == device]
     else:
         # Cards of one kind only: a machine's records must be of one device.
         cards = [card for card in cards if card.name == cards[0].name]
@@ -86,7 +84,7 @@ def _wait(names: list[str], tick: Callable[[], object] | None) -> tuple[int, str
     is_announced = False
     while True:
         for name in names:
-            descriptor = open_lock(f"{name}.lock")
+            descriptor = open_lock(f"{name.replace('/', '-')}.lock")
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return descriptor, name

@@ -52,7 +52,7 @@ def publish(root: Path, published: Path = PUBLISHED) -> list[Path]:
     for line in found.left_out:
         raise record.RecordError(line)
     for path, one in found.records.items():
-        is_aside = path.absolute().parts[-3] == rounds.OUTDATED
+        is_aside = Path(os.path.abspath(path)).parts[-3] == rounds.OUTDATED
         reason = "place: was set aside, as other code measured it" if is_aside else why_not(one)
         if reason:
             raise record.RecordError(f"{shown(path)}: {reason}")

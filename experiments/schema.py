@@ -234,7 +234,7 @@ class Card(_Strict):
 
 
 class Machine(_Strict):
-    id: Name = Field(description="follows from device, cpu, cores and memory")
+    id: Name = Field(description="follows from device and cpu; of a CPU from cores and memory too")
     host: Host | None = Field(description="null in records older than the field")
     device: Name
     device_kind: Literal["cpu", "cuda"]

@@ -7,26 +7,29 @@ from experiments.cards import DeviceError
 
 # What jobs on a cluster ask for, beside cards and time.
 ON_NODES = {}
-for key, resource in (("partition", "slurm_partition"), ("gpu_model", "gpu_model")):
+for key, resource, form in (
+    ("partition", "slurm_partition", r"[\w.,-]{1,200}"),
+    ("gpu_model", "gpu_model", r"[\w.]{1,200}"),
+):
     if key in config:
-        if not re.fullmatch(r"[\w.-]{1,200}", str(config[key]), re.ASCII):
+        if not re.fullmatch(form, str(config[key]), re.ASCII):
             raise WorkflowError(f"--config {key}={config[key]}: expected a name")
         ON_NODES[resource] = str(config[key])
-MACHINE = config.get("machine")
-if MACHINE is not None and not re.fullmatch(r"[a-z0-9-]{1,200}", str(MACHINE)):
-    raise WorkflowError(
-        f"--config machine={MACHINE}: expected what `python -m experiments machine` says"
-    )
 DEVICE = config.get("device")
 if not isinstance(DEVICE, str | None):
     raise WorkflowError(f"--config device={DEVICE}: expected a name, as cpu or cuda:0")
-# Where a cluster's jobs learn which machine their run is for.
-MACHINE_OF_RUN = "ATTENTION_MACHINE"
+# Where a cluster's jobs learn which machine their run is for, and how many cards a node of it has.
+OF_RUN = "ATTENTION_MACHINE"
+# The name of the jobs that this folder has submitted.
+JOBS = Path(".snakemake/slurm-jobs")
 # Whether other hosts run the jobs, and whether this is one of them.
 IS_SUBMITTED = workflow.is_main_process and workflow.resource_settings.nodes is not None
 IS_JOB = not workflow.is_main_process
 IS_CLUSTER = IS_SUBMITTED or IS_JOB
 CORES_OF_JOB, MINUTES_TO_START = 4, 2
+if IS_CLUSTER:
+    # Cards of one job are of one node.
+    ON_NODES["nodes"] = 1
 # The names of cases over ranks that run at once.
 SPREAD = r".+_p\d+(_seed\d+)?"
 
@@ -34,16 +37,16 @@ SPREAD = r".+_p\d+(_seed\d+)?"
 def of_nodes():
     """The id of the machine that jobs are given, what its device is called, and its cards."""
     if IS_JOB:
-        return MACHINE or os.environ[MACHINE_OF_RUN], "", 1
-    if MACHINE:
-        return MACHINE, "", 1
+        machine, cards = os.environ[OF_RUN].split()
+        return machine, "", int(cards)
+    if config.get("source") == "published":
+        return "none", "", 1
     if not slurm.is_here():
-        raise WorkflowError(
-            "--config machine=ID: needed where other hosts run the jobs; there "
-            "`python -m experiments machine` says it"
+        raise slurm.SlurmError(
+            "no sbatch here: of executors for other hosts only SLURM's is known"
         )
-    count = slurm.cards_of_a_node(ON_NODES) if DEVICE != "cpu" else 0
-    node = slurm.node(DEVICE, ON_NODES, Path(".snakemake"))
+    count = slurm.cards_of_a_node(ON_NODES) if DEVICE != "cpu" else 1
+    node = slurm.node(DEVICE, ON_NODES, CORES_OF_JOB, Path(".snakemake"))
     return node["id"], node["device"], count
 
 
@@ -53,14 +56,18 @@ def cards_of(case):
 
 
 def cancel_jobs():
-    """Cancel the jobs that this folder has on the cluster."""
-    if not (IS_SUBMITTED and slurm.is_here()):
-        return
-    try:
-        if count := slurm.cancel_jobs_of(Path.cwd()):
+    """Cancel the jobs that the last run in this folder has on the cluster."""
+    if IS_SUBMITTED and JOBS.exists():
+        count = slurm.cancel(JOBS.read_text(encoding="utf-8").strip())
+        if count:
             print(f"{count} jobs on the cluster are cancelled", file=sys.stderr)
-    except slurm.SlurmError as error:
-        print(f"{error}: its jobs go on", file=sys.stderr)
+
+
+def note_jobs():
+    """Cancel what a run that was killed has left, which would be measured twice; note our own."""
+    if IS_SUBMITTED:
+        cancel_jobs()
+        JOBS.write_text(workflow.scheduler._executor.run_uuid, encoding="utf-8")
 
 
 def minutes_of(task):
@@ -85,14 +92,14 @@ except (DeviceError, slurm.SlurmError) as error:
     raise WorkflowError(str(error)) from None
 KIND = "cuda" if DEVICE.startswith("cuda") else "cpu"
 
-if not IS_CLUSTER and (of_jobs := {"partition", "gpu_model", "machine"} & set(config)):
+if not IS_CLUSTER and (of_jobs := {"partition", "gpu_model"} & set(config)):
     raise WorkflowError(
         f"--config {min(of_jobs)}: expected where a cluster runs the jobs, as with "
         "--workflow-profile profiles/slurm"
     )
 if IS_SUBMITTED:
     WHEN_STOPPED.append(cancel_jobs)
-    os.environ[MACHINE_OF_RUN] = HERE
+    os.environ[OF_RUN] = f"{HERE} {CARDS}"
     # On a node this process is none.
     os.environ.pop(ENDS_WITH, None)
 elif not IS_JOB and DEVICE != "cpu":

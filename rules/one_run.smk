@@ -47,7 +47,10 @@ def stop_run(number, frame=None):
                 pass
         jobs = psutil.wait_procs(jobs, JOBS_END_S)[1]
     for call in WHEN_STOPPED:
-        call()
+        try:
+            call()
+        except Exception as error:  # Whatever it was, this process ends.
+            os.write(2, f"\n{error}: jobs on the cluster may go on\n".encode())
     name = signal.Signals(number).name
     text = f"\nstopped by {name}: what is done is kept, and the same command goes on\n"
     try:

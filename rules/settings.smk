@@ -36,7 +36,7 @@ console.in_any_locale()
 mimetypes.add_type("text/plain", ".typ")
 
 OPTIONS = {"source": "local", "tier": None, "rounds": None, "hours": None}
-ON_WHAT = ["device", "partition", "gpu_model", "machine"]
+ON_WHAT = ["device", "partition", "gpu_model"]
 for key in set(config) - {*OPTIONS, *ON_WHAT}:
     raise WorkflowError(
         f"--config {key}: expected one of {', '.join([*OPTIONS, *ON_WHAT])}"
@@ -132,14 +132,14 @@ def about(wildcards):
 
 def seconds(task):
     """What a case is expected to take here."""
-    found = cost.seconds(task.case, task.limits, KIND, DEVICE_NAME, cards=len(DEVICES))
+    found = cost.seconds(task.case, task.limits, KIND, DEVICE_NAME, cards=CARDS)
     return found.total
 
 
 @cache
 def expected(name):
     """Device-seconds that a case is expected to take here: a ring takes those of all its cards."""
-    return hours.expected_s(TASKS[name], KIND, DEVICE_NAME, len(DEVICES))
+    return hours.expected_s(TASKS[name], KIND, DEVICE_NAME, CARDS)
 
 
 def device_of(round, case):

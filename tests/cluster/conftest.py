@@ -16,7 +16,7 @@ from tests.pipeline.conftest import fresh_copy
 
 NODES, CARDS = 2, 2
 # Cases of one card, and over two ranks.
-ALONE, SPREAD = 16, 2
+ALONE, SPREAD = 8, 2
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +65,7 @@ def on_cluster(cluster, copy):
     where = Path("results/local") / json.loads(machine.stdout)["id"] / "round-1"
     arguments = [
         *("--workflow-profile", "profiles/slurm", "--config", "tier=smoke", "device=stand-in"),
-        *("--group-components", "cases=4", "--default-resources", "mem_mb=400", "runtime=10"),
+        *("--group-components", "cases=2", "--default-resources", "mem_mb=400", "runtime=10"),
         *(
             "--set-resources",
             "measure:mem_mb=400",

@@ -81,6 +81,10 @@ def test_cases_find_the_same_as_on_one_machine_and_no_card_is_used_twice_at_once
         # When a record was begun is told to the second.
         assert all(a[1] <= b[0] + 1 for a, b in pairwise(sorted(times)))
     assert 2 <= most_at_once([span for times in by_card.values() for span in times]) <= 4
+    for name in copy.names:
+        log = (copy.folder / f"build/logs/round-1/{name}.log").read_text()
+        held = re.search(r"^    on (.*)$", log, re.M)[1].split(",")
+        assert len(set(held)) == (2 if name.endswith("_p2") else 1)
     # One machine with as many stand-ins, by its own executor.
     targets = [str(on_cluster.where.relative_to(copy.folder) / f"{n}.json") for n in copy.names]
     for path in on_cluster.where.glob("*.json"):
@@ -129,7 +133,7 @@ def test_a_run_that_ends_early_goes_on_and_leaves_no_job(on_cluster, copy, numbe
     )  # fmt: skip
     until(lambda: records(on_cluster.where))
     going.send_signal(number)
-    going.communicate()
+    told = going.communicate()[0]
     listed = ("squeue", "-h", "-t", "pending,running", "-o", "%A")
     left = asked(environment, *listed)
     if number == signal.SIGTERM:
@@ -140,6 +144,8 @@ def test_a_run_that_ends_early_goes_on_and_leaves_no_job(on_cluster, copy, numbe
     assert done.returncode == 0, done.stdout + done.stderr
     if number == signal.SIGKILL:
         assert f"{len(left)} jobs on the cluster are cancelled" in done.stderr
+    else:
+        assert "jobs on the cluster are cancelled" in told and "stopped by SIGTERM" in told
     found = records(on_cluster.where)
     assert set(found) == set(copy.names)
     assert {name: found[name]["started_at"] for name in kept} == {
@@ -152,7 +158,7 @@ def test_a_run_that_ends_early_goes_on_and_leaves_no_job(on_cluster, copy, numbe
     ("config", "told"),
     [
         ("gpu_model=a100", "no node of gpu_model=a100 has a card: gpu:h100:2"),
-        ("partition=other", "srun: error: invalid partition specified: other"),
+        ("partition=other", "no node of slurm_partition=other has a card"),
         ("device=cuda:1", "--config device=cuda:1: a cluster chooses the card"),
     ],
 )

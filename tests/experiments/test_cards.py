@@ -90,6 +90,7 @@ def test_instances_stand_for_the_card_that_mig_divides(here):
     assert indices(here("MIG-2222", divided=DIVIDED)) == ["1:1"]
     # CUDA shows the first instance of a card that is named whole.
     assert indices(here("1", divided=DIVIDED)) == ["1:0"]
+    assert indices(here("GPU-bbbb", divided=DIVIDED)) == ["1:0"]
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "65", "two", "1.5", ""])

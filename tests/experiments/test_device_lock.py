@@ -76,9 +76,11 @@ def test_any_free_gpu_is_taken_and_shown_alone(own_folder, monkeypatch, put):
 
 def test_a_ring_holds_its_cards_together(own_folder, put):
     put(*H100)
-    with device_lock.hold("cuda:1"), device_lock.hold("cuda:3", 3) as alone:
-        # Fewer are there from that one on.
-        assert (alone, shown()) == ("cuda:3", "GPU-3a")
+    with device_lock.hold("cuda:1", 3) as alone:
+        # One that is named is that one.
+        assert (alone, shown()) == ("cuda:1", "GPU-1a")
+        with device_lock.hold("cuda:2"), device_lock.hold("cuda:0"):
+            pass
     with device_lock.hold("cuda", 2) as first:
         assert (first, shown()) == ("cuda:0", "GPU-0a,GPU-1a")
         with device_lock.hold("cuda") as third:

@@ -106,6 +106,8 @@ def test_what_stands_aside_is_not_published(tmp_path, put):
     assert target.parent.name == "2026-11-28T113000Z"
     with pytest.raises(record.RecordError, match="place: was set aside"):
         publish(aside.parents[1], tmp_path / "elsewhere")
+    with pytest.raises(record.RecordError, match="place: was set aside"):
+        publish(aside.parent / ".." / aside.parent.name, tmp_path / "elsewhere")
     assert not (tmp_path / "elsewhere").exists()
 
 

@@ -367,7 +367,7 @@ def test_only_measuring_asks_for_a_gpu():
         (
             "sorce=published",
             "--config sorce: expected one of source, tier, rounds, hours, device, partition, "
-            "gpu_model, machine",
+            "gpu_model",
         ),
         ("partition=gpu", "--config partition: expected where a cluster runs the jobs"),
         ("device=stand-in", "--device stand-in: not here; there is cpu"),
