@@ -91,14 +91,9 @@ include: "rules/across.smk"
 include: "rules/documents.smk"
 
 
-# Of a cluster's jobs one measures several cases, and one does all of the analysis.
+# On a cluster one job measures several cases; all that is no measuring takes minutes, here.
 if IS_SUBMITTED:
-    for one in workflow.rules:
-        if one.name not in (
-            "all",
-            "experiments",
-            "records",
-            "round_complete",
-            "measure_ranks",
-        ):
-            one.group = "cases" if one.name == "measure" else "analysis"
+    workflow.get_rule("measure").group = "cases"
+    workflow.localrules(
+        *(one.name for one in workflow.rules if not one.name.startswith("measure"))
+    )
