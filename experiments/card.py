@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 
+from experiments.cards import listed_instances, nvidia_smi
+
 # Of a record, as `nvidia-smi --help-query-gpu` calls them; the first three say which card it is.
 _FIELDS = {
     "index": "index",
@@ -29,9 +31,6 @@ _FIELDS = {
     "mig": "mig.mode.current",
 }
 _IS_ON = {"Enabled": True, "Disabled": False}
-_SECONDS = 30
-# Of `nvidia-smi -L`: a card, and below it its instances; older drivers name the card in these.
-_LISTED = re.compile(r"\(UUID: ((?:GPU|MIG)-[^)]+)\)")
 _WHOLE = re.compile(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _OLD_INSTANCE = re.compile(r"MIG-(GPU-[0-9a-f-]{36})/\d+/\d+")
 
@@ -76,7 +75,11 @@ def _named(name: str, listed: list[dict]) -> dict | None:
 
 def _listed() -> list[dict]:
     """All cards of the machine, by one call."""
-    text = _asked(f"--query-gpu={','.join(_FIELDS.values())}", "--format=csv,noheader,nounits")
+    text = ""
+    # A driver that tells nothing takes no measurement away.
+    with suppress(OSError, ValueError, subprocess.SubprocessError):
+        fields = f"--query-gpu={','.join(_FIELDS.values())}"
+        text = nvidia_smi(fields, "--format=csv,noheader,nounits")
     rows = [[part.strip() for part in line.split(",")] for line in text.splitlines()]
     return [_read(dict(zip(_FIELDS, row, strict=True))) for row in rows if len(row) == len(_FIELDS)]
 
@@ -108,19 +111,6 @@ def _parent_of(instance: str) -> str | None:
 @cache
 def _parents() -> dict[str, str]:
     """By the UUID of each MIG instance its card's; they are the same for as long as it is held."""
-    found, card = {}, ""
-    for uuid in _LISTED.findall(_asked("-L")):
-        if uuid.startswith("MIG-"):
-            found[uuid] = card
-        else:
-            card = uuid
-    return found
-
-
-def _asked(*arguments: str) -> str:
-    """What `nvidia-smi` tells; nothing where it cannot."""
-    limits = {"capture_output": True, "encoding": "utf-8", "timeout": _SECONDS, "check": True}
-    try:
-        return subprocess.run(["nvidia-smi", *arguments], **limits).stdout
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return ""
+    with suppress(OSError, ValueError, subprocess.SubprocessError):
+        return {uuid: card for card, _, uuid in listed_instances()}
+    return {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -39,6 +40,8 @@ class Gpu:
 STAND_INS = "ATTENTION_STAND_INS"
 STAND_IN = "stand-in card"
 _MOST_STAND_INS = 64
+# That nvidia-smi may take.
+_SECONDS = 30
 
 _CARD = re.compile(r"GPU \d+: .*\(UUID: (?P<uuid>[^)]+)\)")
 _INSTANCE = re.compile(r" +MIG (?P<profile>\S+) .*\(UUID: (?P<uuid>[^)]+)\)")
@@ -55,14 +58,13 @@ def gpus() -> tuple[Gpu, ...]:
         if metadata.version("torch").endswith("+cpu"):
             return ()
         query = "--query-gpu=index,uuid,name,driver_version,memory.total"
-        cards = [
-            _card(line) for line in _nvidia_smi(query, "--format=csv,noheader,nounits").splitlines()
-        ]
+        listed = nvidia_smi(query, "--format=csv,noheader,nounits")
+        cards = [_card(line) for line in listed.splitlines()]
     except (FileNotFoundError, subprocess.SubprocessError, metadata.PackageNotFoundError):
         return ()
     instances = {}
     with suppress(subprocess.SubprocessError):
-        instances = _instances(_nvidia_smi("-L"), {card.uuid: card for card in cards})
+        instances = _instances({card.uuid: card for card in cards})
     return _visible([one for card in cards for one in instances.get(card.uuid, [card])])
 
 
@@ -96,11 +98,21 @@ def name_of(device: str, card: Gpu) -> str:
     return f"{device.partition(':')[0]}:{card.index}"
 
 
-def _nvidia_smi(*arguments: str) -> str:
+def nvidia_smi(*arguments: str) -> str:
+    """What nvidia-smi prints; OSError where it is not there, SubprocessError where it fails."""
     command = ["nvidia-smi", *arguments]
-    return subprocess.run(
-        command, capture_output=True, encoding="utf-8", timeout=30, check=True
-    ).stdout
+    limits = {"encoding": "utf-8", "timeout": _SECONDS}
+    return subprocess.run(command, capture_output=True, check=True, **limits).stdout
+
+
+def listed_instances() -> Iterator[tuple[str, str, str]]:
+    """The UUID of the card, profile and UUID of each MIG instance; raises as `nvidia_smi`."""
+    card = ""
+    for line in nvidia_smi("-L").splitlines():
+        if match := _CARD.match(line):
+            card = match["uuid"]
+        elif match := _INSTANCE.match(line):
+            yield card, match["profile"], match["uuid"]
 
 
 def _card(line: str) -> Gpu:
@@ -109,20 +121,17 @@ def _card(line: str) -> Gpu:
     return Gpu(index, uuid, name, driver, int(mib) * 2**20 if mib.isdigit() else 0)
 
 
-def _instances(listing: str, cards: dict[str, Gpu]) -> dict[str, list[Gpu]]:
-    """The MIG instances that `nvidia-smi -L` lists, by the UUID of the card that has them."""
+def _instances(cards: dict[str, Gpu]) -> dict[str, list[Gpu]]:
+    """The MIG instances of `cards`, which are by UUID, by the UUID of the card that has them."""
     found: dict[str, list[Gpu]] = {}
-    card = None
-    for line in listing.splitlines():
-        if match := _CARD.match(line):
-            card = cards.get(match["uuid"])
-        elif card and (match := _INSTANCE.match(line)):
-            own = found.setdefault(card.uuid, [])
-            size = _GIGABYTES.search(match["profile"])
+    for uuid, profile, instance in listed_instances():
+        if card := cards.get(uuid):
+            own = found.setdefault(uuid, [])
+            size = _GIGABYTES.search(profile)
             memory = int(size[1]) * 2**30 if size else card.memory_bytes
-            name = f"{card.name} MIG {match['profile']}"
+            name = f"{card.name} MIG {profile}"
             index = f"{card.index}:{len(own)}"
-            own.append(Gpu(index, match["uuid"], name, card.driver, memory, card.uuid))
+            own.append(Gpu(index, instance, name, card.driver, memory, card.uuid))
     return found
 
 

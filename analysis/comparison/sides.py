@@ -61,7 +61,7 @@ def of_machines(found: Iterable[File], asked: str | None = None) -> dict[str, Si
     order = records.machines(frame, _reporting(frame))
     made = {}
     for machine in order:
-        # One row a case: it has others where it is a point of several grids.
+        # One row per case: it has others where it is a point of several grids.
         rows = frame[frame["machine"] == machine].drop_duplicates([*COLUMNS]).to_dict("records")
         of_cases = {cases[machine, row["path"]]: row for row in rows}
         made[machine] = Side(
