@@ -91,9 +91,12 @@ include: "rules/across.smk"
 include: "rules/documents.smk"
 
 
-# On a cluster one job measures several cases; all that is no measuring takes minutes, here.
+# On a cluster one job measures the cases of several shapes; all that is no measuring takes minutes,
+# here.
 if IS_SUBMITTED:
-    workflow.get_rule("measure").group = "cases"
+    workflow.get_rule("measure").group = lambda wildcards: group_of(
+        wildcards.round, wildcards.case
+    )
     workflow.localrules(
         *(one.name for one in workflow.rules if not one.name.startswith("measure"))
     )

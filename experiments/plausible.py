@@ -62,7 +62,7 @@ _OLD_COMMAND = re.compile(r"python -m experiments run( [A-Za-z0-9_.,+=-]+)+", re
 def faults(found: Record, procedure: Procedure) -> Iterator[str]:
     """What cannot be in a valid record of a case that `procedure` measures: "field: reason"."""
     yield from _when(found)
-    yield from _where(found.machine.model_dump_json(exclude={"cards"}))
+    yield from _where(found.machine.model_dump_json(exclude={"cards", "nodes"}))
     yield from plausible_cards.faults(found)
     yield from _command(found)
     yield from _fields(found, procedure)
@@ -107,7 +107,7 @@ def _where(machine: str) -> tuple[str, ...]:
 
 
 def _faults_of(found: Machine) -> Iterator[str]:
-    made = machines.Machine(None, **found.model_dump(exclude={"id", "host", "cards"}))
+    made = machines.Machine(None, **found.model_dump(exclude={"id", "host", "cards", "nodes"}))
     if found.id != made.id:
         yield f"machine.id: is {found.id}, and {made.id} follows from its device and memory"
     if found.host is not None:

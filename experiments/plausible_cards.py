@@ -12,20 +12,26 @@ _OVER = 1.5
 
 def faults(found: Record) -> Iterator[str]:
     """What cannot be: "field: reason"."""
-    cards = found.machine.cards
+    cards, nodes, case = found.machine.cards, found.machine.nodes, found.to_case()
+    needed = case.world_size if case.is_spread else 1
+    if needed % nodes:
+        yield f"machine.nodes: expected 1 or a divisor of {needed}, which the case takes"
+        return
     if cards is None:
         return
     if found.machine.device_kind == "cpu":
         yield "machine.cards: expected null on a CPU"
         return
+    # Of each node they are counted anew.
+    of_node = needed // nodes if nodes > 1 else len(cards)
     for name in ("index", "bus_id"):
-        own = {(getattr(one, name), one.instance) for one in cards}
-        if None not in {value for value, _ in own} and len(own) < len(cards):
+        own = {
+            (place // of_node, getattr(one, name), one.instance) for place, one in enumerate(cards)
+        }
+        if None not in {value for _, value, _ in own} and len(own) < len(cards):
             yield f"machine.cards: two have the same {name}"
     if len({(one.uuid, one.instance) for one in cards}) < len(cards):
         yield "machine.cards: two are the same card"
-    case = found.to_case()
-    needed = case.world_size if case.is_spread else 1
     if len(cards) > needed or (found.status == "ok" and len(cards) < needed):
         yield f"machine.cards: expected {needed}, which the case holds"
     for place, one in enumerate(cards):

@@ -20,6 +20,7 @@ from experiments.device_lock import hold
 from experiments.digest import ROOT, code_digest
 from experiments.grid import Task
 from experiments.machine import Machine, describe
+from experiments.nodes.allocation import Nodes, job, nodes_of
 from experiments.private_folder import sweep
 from experiments.workers import Workers
 
@@ -139,6 +140,7 @@ class _Pass:
         self.tier, self.machine, self.device = tier, machine, device
         self.out, self.round_, self.workers, self.tick = out, round_, workers, tick
         self.count = len(schedule.devices(device))
+        self._job = cache(job)
         self.references = references.of(out, machine)
         self.ratios: list[float] = []
         # On which card, and what it was.
@@ -169,7 +171,9 @@ class _Pass:
             place = f"{self.round_}, {number}/{len(tasks)}"
             _say(f"[{place}, about {left} left] {label(task.case)}")
             began = time.monotonic()
+            nodes = self.nodes(task)
             count = task.case.world_size if task.case.is_spread else 1
+            count = nodes.ranks_of_each if nodes else count
             with hold(self.device, count, self.tick) as held:
                 # Another run may have measured it while this one waited.
                 is_there = not again and self.is_done(task)
@@ -177,7 +181,8 @@ class _Pass:
                     cards = card.held(held, count)
                     if held != "cpu":
                         _say(f"    on {os.environ['CUDA_VISIBLE_DEVICES']}")
-                    self.measure(task, digests[_behind(task)], describe(held), cards, again)
+                    here = describe(held)
+                    self.measure(task, digests[_behind(task)], here, cards, nodes, again)
             if is_there:
                 self.last_gauge = None
                 _say("    measured by another run meanwhile")
@@ -192,6 +197,7 @@ class _Pass:
         digest: str,
         machine: Machine,
         cards: list[dict] | None,
+        nodes: Nodes | None = None,
         again: bool = False,
     ) -> None:
         """Measure one and write its record. again: what is there stands, whatever fails."""
@@ -210,6 +216,7 @@ class _Pass:
             references=self.references,
             ceilings=ceilings_beside(before, task.case.dtype, self.machine.torch_device),
             cards=cards,
+            nodes=nodes,
         )
         after = self.gauge()
         self.last_gauge = here, after
@@ -252,10 +259,22 @@ class _Pass:
         off = gauge.disturbed({path.stem: record.read(path) or {} for path in files})
         return [task for task in tasks if task.name in off]
 
+    def nodes(self, task: Task) -> Nodes | None:
+        """Those over which a case is spread: where it has more ranks than there are cards here."""
+        # To look for a job takes commands, and most cases are of one card.
+        is_larger = task.case.is_spread and task.case.world_size > self.count
+        if not is_larger or self.device not in ("cuda", "stand-in") or self._job() is None:
+            return None
+        count = nodes_of(task.case, self.count, self._job().nodes)
+        ranks = task.case.world_size // count
+        return Nodes(self._job(), count, ranks, self.device) if count > 1 else None
+
     def expected(self, task: Task) -> float:
         """Seconds, by the rates of `experiments.cost`."""
         kind, name = self.machine.device_kind, self.machine.device
-        return cost.seconds(task.case, task.limits, kind, name, cards=self.count).total
+        nodes = self.nodes(task)
+        cards = task.case.world_size if nodes else self.count
+        return cost.seconds(task.case, task.limits, kind, name, cards=cards).total
 
 
 def read_gauge(

@@ -9,6 +9,7 @@ round to round each moves on by a card, or nothing could tell a slow card from a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -68,16 +69,36 @@ def turns(
     return sorted(found, key=lambda one: (one.starts_s, one.devices))
 
 
-def _longest_first(tasks: Iterable[Task], seconds: Callable[[Task], float]) -> list[list[Task]]:
-    """The tasks of each shape in their order, the shape that takes longest first."""
+def bundles(tasks: Iterable[Task], most: int) -> list[list[str]]:
+    """The names of tasks in their order, in lists of whole shapes: of at most so many cases each.
+
+    A shape that is larger by itself is one list.
+    """
+    found: list[list[str]] = []
+    for of_shape in _shapes(tasks):
+        names = [task.name for task in of_shape]
+        if found and len(found[-1]) + len(names) <= most:
+            found[-1] += names
+        else:
+            found.append(names)
+    return found
+
+
+def _shapes(tasks: Iterable[Task]) -> list[list[Task]]:
+    """The tasks of each shape, in their order."""
     shapes: dict[tuple, list[Task]] = {}
     for task in tasks:
         shapes.setdefault(rounds.shape_of(task.case), []).append(task)
+    return [*shapes.values()]
+
+
+def _longest_first(tasks: Iterable[Task], seconds: Callable[[Task], float]) -> list[list[Task]]:
+    """The tasks of each shape in their order, the shape that takes longest first."""
 
     def longest(of_shape: list[Task]) -> tuple[float, str]:
         return -sum(map(seconds, of_shape)), min(task.name for task in of_shape)
 
-    return sorted(shapes.values(), key=longest)
+    return sorted(_shapes(tasks), key=longest)
 
 
 def _one_after_another(
@@ -95,11 +116,22 @@ def wall_s(found: Sequence[Turn]) -> float:
     return max((one.ends_s for one in found), default=0.0)
 
 
-def fitting(costs: Mapping[str, float], limit: float) -> list[str]:
-    """The names, in order, that fit into a limit together; a smaller one where one does not."""
-    found, spent = [], 0.0
-    for name, one in costs.items():
-        if spent + one <= limit:
+def fitting(
+    asked: Mapping[str, Sequence[tuple[str, tuple[int, ...], float]]], limit: float
+) -> list[str]:
+    """The names, in order, that are all done after `limit` seconds; a smaller one where one is not.
+
+    asked: of each name the rounds that it is measured in, and in each its devices, by their place,
+    and for how many seconds it holds them. A round begins when the one before is complete.
+    """
+    found, spent = [], {}
+    for name, parts in asked.items():
+        then = {round_: dict(of_device) for round_, of_device in spent.items()}
+        for round_, held, seconds in parts:
+            of_device = then.setdefault(round_, {})
+            for one in held:
+                of_device[one] = of_device.get(one, 0.0) + seconds
+        if math.fsum(max(of_device.values()) for of_device in then.values()) <= limit:
             found.append(name)
-            spent += one
+            spent = then
     return found

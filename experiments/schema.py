@@ -247,7 +247,10 @@ class Machine(_Strict):
     cards: Annotated[list[Card], Field(min_length=1, max_length=1024)] | None = Field(
         default=None,
         description="those that the case held; null on a CPU, where the driver told nothing of "
-        "them, and in records older than the field",
+        "them, and in records older than the field; of several nodes one after another",
+    )
+    nodes: int = Field(
+        default=1, ge=1, le=1024, description="over which its ranks were spread, as many on each"
     )
 
 

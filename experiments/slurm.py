@@ -16,9 +16,11 @@ from experiments.atomic_write import atomic_write
 _ASK_MIN = 5
 # A stopped run waits for its answers.
 _ANSWER_S = 10.0
+# States of nodes that take jobs, now or later.
+_TAKES_JOBS = "idle,mixed,allocated,completing"
 
 
-class SlurmError(RuntimeError):
+class SlurmError(OSError):
     """SLURM did not do what it was asked."""
 
 
@@ -64,28 +66,48 @@ def _machine(text: str) -> dict:
     raise SlurmError(f"no node says what it is: {text.strip()[-200:] or 'nothing came'}")
 
 
-def cards_of_a_node(asked: dict) -> int:
-    """How many of the cards that jobs ask for a node has at most; SlurmError where none has any."""
+def cards_of_nodes(asked: dict) -> tuple[int, int]:
+    """How many of the cards that jobs ask for a node has at most, and how many nodes have so many.
+
+    Nodes that are down count for the first alone. SlurmError where none has any.
+    """
     partition = [f"--partition={asked['slurm_partition']}"] if "slurm_partition" in asked else []
-    listed = _answer(["sinfo", "--noheader", *partition, "--format=%G"])
-    model = re.escape(asked["gpu_model"]) + ":" if "gpu_model" in asked else "(?:[^:,()]+:)?"
-    # As gpu:h100:4(S:0-1), or gpu:4 where the cluster does not tell models apart.
-    found = [int(count) for count in re.findall(rf"\bgpu:{model}(\d+)(?![^,(\s])", listed)]
+    command = ["sinfo", "--noheader", "--Node", *partition, "--format=%N %G"]
+    listed = answer(command)
+    found = _cards_by_node(listed, asked)
     if not found:
         shown = " ".join(f"{key}={value}" for key, value in asked.items() if key != "nodes")
-        raise SlurmError(f"no node of {shown or 'any partition'} has a card: {listed.strip()}")
-    return max(found)
+        told = " ".join(sorted({line.partition(" ")[2].strip() for line in listed.splitlines()}))
+        raise SlurmError(f"no node of {shown or 'any partition'} has a card: {told}")
+    most = max(found.values())
+    there = _cards_by_node(answer([*command, f"--states={_TAKES_JOBS}"]), asked)
+    return most, sum(count == most for count in there.values())
+
+
+def _cards_by_node(listed: str, asked: dict) -> dict[str, int]:
+    """By the name of each node that has any its cards; a node of several partitions is one."""
+    model = re.escape(asked["gpu_model"]) + ":" if "gpu_model" in asked else "(?:[^:,()]+:)?"
+    # As gpu:h100:4(S:0-1), or gpu:4 where the cluster does not tell models apart.
+    card = re.compile(rf"\bgpu:{model}(\d+)(?![^,(\s])")
+    found = {}
+    for line in listed.splitlines():
+        name, _, cards = line.partition(" ")
+        counts = [int(count) for count in card.findall(cards)]
+        if counts:
+            found[name] = max(counts)
+    return found
 
 
 def cancel(name: str) -> int:
     """Cancel one's jobs of that name; returns how many there were. SlurmError without an answer."""
-    count = len(_answer(["squeue", "--me", "--noheader", f"--name={name}", "--format=%A"]).split())
+    count = len(answer(["squeue", "--me", "--noheader", f"--name={name}", "--format=%A"]).split())
     if count:
-        _answer(["scancel", "--me", f"--name={name}"])
+        answer(["scancel", "--me", f"--name={name}"])
     return count
 
 
-def _answer(command: list[str]) -> str:
+def answer(command: list[str]) -> str:
+    """What a command of SLURM's prints; SlurmError where it fails, or says nothing for long."""
     try:
         return subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", timeout=_ANSWER_S,

@@ -22,6 +22,7 @@ from experiments.children import Outcome
 from experiments.forked_process import adopting_orphans
 from experiments.grid import Limits
 from experiments.machine import Machine
+from experiments.nodes.allocation import Nodes, end_steps
 from experiments.private_folder import temporary
 from experiments.procedures import PROCEDURES, Procedure
 from experiments.references import NOT_KEPT, References
@@ -79,6 +80,7 @@ def supervise(
     references: References = NOT_KEPT,
     ceilings: dict | None = None,
     cards: list[dict] | None = None,
+    nodes: Nodes | None = None,
 ) -> dict:
     """Measure `case` in child processes on the device held: always comes to a record.
 
@@ -89,7 +91,8 @@ def supervise(
     workers: the processes of a run of several cases; None for the case's own. tick: called at
     least once per second. account: is filled in. references: those kept of earlier cases.
     ceilings: the record's, as just found; measured where None. cards: those held, likewise
-    (`experiments.card`); None on a CPU.
+    (`experiments.card`); None on a CPU. nodes: those over which its ranks are spread; None where
+    all are here.
     """
     account = Account() if account is None else account
     started, start = datetime.now(UTC), load.Start.now()
@@ -101,8 +104,11 @@ def supervise(
         workers = workers or stack.enter_context(Workers.of(device))
         stack.callback(workers.end_case)
         folder = stack.enter_context(temporary("case"))
-        what = (case, PROCEDURES[procedure], machine, folder / "reference.pt", limits)
+        what = (case, PROCEDURES[procedure], machine, folder / "reference.pt", limits, nodes)
         watch = _Watch(*what, references, start, workers, tick, account)
+        if nodes:
+            end_steps(nodes)
+            stack.callback(end_steps, nodes)
         try:
             watch.check_inputs()
             known = watch.reference()
@@ -112,7 +118,7 @@ def supervise(
             known["ceilings"] = ceilings or watch.ceilings()
             for left in reversed(range(limits.replicates)):
                 result = watch.replicate(is_last=left == 0)
-                error = result.pop("error")
+                error, cards = result.pop("error"), result.pop("cards", cards)
                 replicates.append(result)
         except _Stop as stop:
             # Replicates already there are good: only when there are none is it a time-out.
@@ -122,13 +128,13 @@ def supervise(
     if status == "ok":
         known |= {"replicates": replicates, "error": error}
     known |= {"status": status, "reason": reason, "cause": cause, "wall_s": round(wall_s, 3)}
-    return _record(tier, case, machine, digest, started, cards, **known)
+    return _record(tier, case, machine, digest, started, cards, nodes, **known)
 
 
 def not_measured(tier: str, case: Case, machine: Machine, digest: str, reason: str) -> dict:
     """The record of a case that was not begun, since what it runs is known to fail."""
     known = {"status": "failed", "reason": reason, "cause": "case", "wall_s": 0.0}
-    return _record(tier, case, machine, digest, datetime.now(UTC), None, **known)
+    return _record(tier, case, machine, digest, datetime.now(UTC), None, None, **known)
 
 
 def _record(
@@ -138,6 +144,7 @@ def _record(
     digest: str,
     started: datetime,
     cards: list[dict] | None,
+    nodes: Nodes | None,
     **known,
 ) -> dict:
     """A record with what it says of its case and of where it was made; known: its other fields."""
@@ -148,7 +155,7 @@ def _record(
         tier=tier,
         variant=case.variant,
         case=case.to_json(),
-        machine={**machine.to_json(), "cards": cards},
+        machine={**machine.to_json(), "cards": cards, "nodes": nodes.count if nodes else 1},
         software=provenance.software(digest),
         started_at=started.isoformat(timespec="seconds"),
         command=provenance.command(tier, case),
@@ -165,6 +172,7 @@ class _Watch:
     machine: Machine
     path: Path
     limits: Limits
+    nodes: Nodes | None
     references: References
     start: load.Start
     workers: Workers
@@ -192,7 +200,7 @@ class _Watch:
         begin = time.monotonic()
         # The oracle may take what the machine has: the limit is the variant's.
         outcome = self.workers.reference(
-            f"procedures.{self.procedure.name}.make_reference",
+            f"{self._module}.make_reference",
             (self.case, self.device, self.path, self.references.get),
             memory_gib=math.inf if self.device == "cpu" else None,
             ahead=not self.case.is_spread,
@@ -227,10 +235,16 @@ class _Watch:
         self.account.add(time.monotonic() - begin, outcome, self.procedure.times)
         return self._value(outcome)
 
+    @property
+    def _module(self) -> str:
+        """What makes the reference and the replicates, under `experiments`."""
+        return "nodes.spread" if self.nodes else f"procedures.{self.procedure.name}"
+
     def _replicate(self, memory_gib: float | None, is_last: bool) -> Outcome:
+        over = (self.nodes,) if self.nodes else ()
         return self.workers.replicate(
-            f"procedures.{self.procedure.name}.replicate",
-            (self.case, self.device, self.path, asdict(self.limits)),
+            f"{self._module}.replicate",
+            (self.case, self.device, self.path, asdict(self.limits), *over),
             memory_gib=memory_gib,
             forks=self.case.is_spread,
             ahead=not is_last and not self.case.is_spread,
@@ -254,7 +268,7 @@ class _Watch:
 
     def _import(self) -> None:
         """What the processes need is imported before they are forked, so that they need not."""
-        for module in (*VARIANTS[self.case.variant].modules, self.procedure.module):
+        for module in (*VARIANTS[self.case.variant].modules, f"experiments.{self._module}"):
             importlib.import_module(module)
         if self.case.pass_ == "forward_backward":
             # What torch.autograd.grad imports when it is given cotangents, 0.4 s a process.

@@ -73,7 +73,9 @@ def _run(server: socket.socket, arguments: list[str]) -> int:
 def _address() -> Path:
     """The socket of the server for this environment and the files as they are."""
     loaded = sorted(item for item in os.environ.items() if item[0].startswith(_AT_LOAD))
-    sha = hashlib.sha256(f"{sys.executable} {ROOT} {loaded} {_limits()}".encode())
+    # A job's server ends with the job, and has the devices that the job was given.
+    job = os.environ.get("SLURM_JOB_ID")
+    sha = hashlib.sha256(f"{sys.executable} {ROOT} {loaded} {_limits()} {job}".encode())
     for name in ("experiments", "models"):
         for path in sorted((ROOT / name).rglob("*")):
             if path.suffix in (".py", ".yaml", ".json"):

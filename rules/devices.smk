@@ -4,6 +4,7 @@ import re
 from experiments import machine as machines
 from experiments import schedule, slurm
 from experiments.cards import DeviceError
+from experiments.nodes.allocation import nodes_of
 
 # What jobs on a cluster ask for, beside cards and time.
 ON_NODES = {}
@@ -18,7 +19,8 @@ for key, resource, form in (
 DEVICE = config.get("device")
 if not isinstance(DEVICE, str | None):
     raise WorkflowError(f"--config device={DEVICE}: expected a name, as cpu or cuda:0")
-# Where a cluster's jobs learn which machine their run is for, and how many cards a node of it has.
+# Where a cluster's jobs learn which machine their run is for, how many cards a node of it has, and
+# how many such nodes there are.
 OF_RUN = "ATTENTION_MACHINE"
 # The name of the jobs that this folder has submitted.
 JOBS = Path(".snakemake/slurm-jobs")
@@ -27,32 +29,58 @@ IS_SUBMITTED = workflow.is_main_process and workflow.resource_settings.nodes is 
 IS_JOB = not workflow.is_main_process
 IS_CLUSTER = IS_SUBMITTED or IS_JOB
 CORES_OF_JOB, MINUTES_TO_START = 4, 2
+# What the profile calls the cases that share a job.
+GROUP = "cases"
 if IS_CLUSTER:
-    # Cards of one job are of one node.
+    # Cards of one job are of one node, but for a ring that needs more.
     ON_NODES["nodes"] = 1
 # The names of cases over ranks that run at once.
 SPREAD = r".+_p\d+(_seed\d+)?"
 
 
 def of_nodes():
-    """The id of the machine that jobs are given, what its device is called, and its cards."""
+    """The id of the machine that jobs get, what its device is called, its cards, and how many."""
     if IS_JOB:
-        machine, cards = os.environ[OF_RUN].split()
-        return machine, "", int(cards)
+        machine, cards, nodes = os.environ[OF_RUN].split()
+        return machine, "", int(cards), int(nodes)
     if config.get("source") == "published":
-        return "none", "", 1
+        return "none", "", 1, 1
     if not slurm.is_here():
         raise slurm.SlurmError(
             "no sbatch here: of executors for other hosts only SLURM's is known"
         )
-    count = slurm.cards_of_a_node(ON_NODES) if DEVICE != "cpu" else 1
+    found = slurm.cards_of_nodes(ON_NODES) if DEVICE != "cpu" else (1, 1)
     node = slurm.node(DEVICE, ON_NODES, CORES_OF_JOB, Path(".snakemake"))
-    return node["id"], node["device"], count
+    return node["id"], node["device"], *found
+
+
+def cards_for(case):
+    """How many cards there are for a case: of a node, and of several where ranks need those."""
+    return CARDS * nodes_for(case)
 
 
 def cards_of(case):
     """How many cards a case over ranks holds: where there are fewer, its record says so."""
-    return schedule.cards_of(case, CARDS) if DEVICE != "cpu" else 0
+    return schedule.cards_of(case, cards_for(case)) if DEVICE != "cpu" else 0
+
+
+def nodes_for(case):
+    """Over how many nodes its ranks are spread."""
+    return nodes_of(case, CARDS, NODES)
+
+
+def gres_of(case):
+    """The cards that a case over several nodes asks for on each, as SLURM has it."""
+    parts = ["gpu", ON_NODES.get("gpu_model"), f"{case.world_size // nodes_for(case)}"]
+    return ":".join(filter(None, parts))
+
+
+def cores_of(case):
+    """The cores of a job on each node: beside cards each rank has one."""
+    if not IS_CLUSTER:
+        return max(1, workflow.cores // len(DEVICES))
+    ranks = cards_of(case) // nodes_for(case) if KIND == "cuda" else 1
+    return max(CORES_OF_JOB, ranks)
 
 
 def cancel_jobs():
@@ -81,11 +109,11 @@ try:
         if DEVICE not in ("cpu", "cuda", "stand-in"):
             raise DeviceError(f"--config device={DEVICE}: a cluster chooses the card")
         DEVICES = (DEVICE,)
-        HERE, DEVICE_NAME, CARDS = of_nodes()
+        HERE, DEVICE_NAME, CARDS, NODES = of_nodes()
     else:
         DEVICE = machines.choose_device(DEVICE)
         DEVICES = schedule.devices(DEVICE)
-        CARDS = len(DEVICES)
+        CARDS, NODES = len(DEVICES), 1
         here = machines.describe(DEVICE)
         HERE, DEVICE_NAME = here.id, here.device
 except (DeviceError, slurm.SlurmError) as error:
@@ -99,7 +127,7 @@ if not IS_CLUSTER and (of_jobs := {"partition", "gpu_model"} & set(config)):
     )
 if IS_SUBMITTED:
     WHEN_STOPPED.append(cancel_jobs)
-    os.environ[OF_RUN] = f"{HERE} {CARDS}"
+    os.environ[OF_RUN] = f"{HERE} {CARDS} {NODES}"
     # On a node this process is none.
     os.environ.pop(ENDS_WITH, None)
 elif not IS_JOB and DEVICE != "cpu":

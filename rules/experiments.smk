@@ -16,7 +16,7 @@ rule measure:
     conda:
         "../envs/reproduce.yaml"
     # On a CPU the cores are the device: nothing else runs beside a measurement.
-    threads: CORES_OF_JOB if IS_CLUSTER else max(1, workflow.cores // len(DEVICES))
+    threads: lambda wildcards: cores_of(TASKS[wildcards.case].case)
     resources:
         **ON_NODES,
         **ON_CARDS,
@@ -57,6 +57,32 @@ use rule measure as measure_ranks with:
         runtime=lambda wildcards: minutes_of(TASKS[wildcards.case]),
         on=lambda wildcards: device_of(wildcards.round, wildcards.case),
         progress=lambda wildcards: about(wildcards),
+
+
+# Ranks of more cards than a node has: `run` starts them over the nodes of its job.
+WIDE = {
+    str(task.case.world_size) for task in TASKS.values() if nodes_for(task.case) > 1
+}
+if WIDE:
+
+    ruleorder: measure_nodes > measure_ranks
+
+    use rule measure as measure_nodes with:
+        wildcard_constraints:
+            case=rf".+_p({'|'.join(sorted(WIDE))})(_seed\d+)?",
+        resources:
+            **{key: asked for key, asked in ON_NODES.items() if key != "gpu_model"}
+            | {
+                # Not a step of SLURM's: it makes one over its nodes, a process on each.
+                "mpi": "srun",
+                "nodes": lambda wildcards: nodes_for(TASKS[wildcards.case].case),
+                "tasks": lambda wildcards: nodes_for(TASKS[wildcards.case].case),
+                "tasks_per_gpu": 0,
+                "gres": lambda wildcards: gres_of(TASKS[wildcards.case].case),
+            },
+            runtime=lambda wildcards: minutes_of(TASKS[wildcards.case]),
+            on=DEVICE,
+            progress=lambda wildcards: about(wildcards),
 
 
 rule round_complete:

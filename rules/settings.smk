@@ -47,6 +47,8 @@ if SOURCE not in ("local", "published"):
 
 
 include: "devices.smk"
+include: "order.smk"
+include: "costs.smk"
 
 
 try:
@@ -91,107 +93,6 @@ def of_round(round, experiment=None):
         for name, task in ASKED.items()
         if experiment is None or experiment in task.experiments
     ]
-
-
-@cache
-def turns(round):
-    """The cases of a round, the first first, each with the devices that take it.
-
-    Of all cases, so that a shape stays on its card where a limit leaves some to the next run.
-    """
-    seed, number = f"{machines.host().id} {round}", ROUNDS.index(round) + 1
-    found = schedule.turns(TASKS.values(), seconds, len(DEVICES), seed, number)
-    return {one.task.name: one for one in found}
-
-
-@cache
-def places(round):
-    """The order of a round: the first has the highest number."""
-    return {name: place for place, name in enumerate(reversed(turns(round)), start=1)}
-
-
-@cache
-def progress(round):
-    """Where each case stands among all that is measured, and what is expected to be left then."""
-    further = len(ROUNDS) - ROUNDS.index(round) - 1
-    left = (1 + further) * sum(map(expected, ASKED))
-    found = {}
-    ordered = [name for name in turns(round) if name in ASKED]
-    for place, name in enumerate(ordered, start=1):
-        where = f"{round} of {len(ROUNDS)}, {place}/{len(ASKED)}"
-        about = f"about {duration(left / len(DEVICES))} to measure"
-        found[name] = f"{where}, {about}: {label(TASKS[name].case)}"
-        left -= expected(name)
-    return found
-
-
-def about(wildcards):
-    """A case and its place; to a cluster's jobs nothing, which share what is asked for in words."""
-    return TIER if IS_CLUSTER else progress(wildcards.round)[wildcards.case]
-
-
-def seconds(task):
-    """What a case is expected to take here."""
-    found = cost.seconds(task.case, task.limits, KIND, DEVICE_NAME, cards=CARDS)
-    return found.total
-
-
-@cache
-def expected(name):
-    """Device-seconds that a case is expected to take here: a ring takes those of all its cards."""
-    return hours.expected_s(TASKS[name], KIND, DEVICE_NAME, CARDS)
-
-
-def device_of(round, case):
-    """What a case is measured on: of several cards its own, for what holds several the first on."""
-    if len(DEVICES) == 1:
-        return DEVICE
-    held = turns(round)[case].devices
-    return DEVICE if len(held) > 1 else DEVICES[held[0]]
-
-
-def holds(round, case, place):
-    """Whether a case holds the device of this place: 1 or 0."""
-    return int(place in turns(round)[case].devices)
-
-
-def within_hours():
-    """What a limit leaves: all that is measured, and the most valuable cases that fit into it."""
-    cost_of = {
-        one.task.name: expected(one.task.name) * count
-        for one in value.ordered(TIER)
-        if (count := sum(one.task.name in names for names in WAITING.values()))
-        and one.task.name in TASKS
-    }
-    limit = 3600 * HOURS * len(DEVICES)
-    chosen = {*schedule.fitting(cost_of, limit)}
-    left = [spent for name, spent in cost_of.items() if name not in chosen]
-    told = f"hours={HOURS}: {len(chosen)} cases, the most valuable of those that fit"
-    if not cost_of:
-        told = f"hours={HOURS}: all {len(TASKS)} cases are measured"
-    elif not chosen:
-        told = f"hours={HOURS}: no case fits that is not measured yet"
-    if left:
-        told += f"; left out: {len(left)} cases, {hours.in_words(sum(left))}, of which the least "
-        told += f"takes {duration(min(left))}"
-    logger.warning(told)
-    done = {name for name in TASKS if name not in cost_of}
-    return {name: task for name, task in TASKS.items() if name in done | chosen}
-
-
-def told_before():
-    """What is still to be measured, in a line."""
-    per_round = sum(expected(name) for names in WAITING.values() for name in names)
-    count = sum(map(len, WAITING.values()))
-    beside = "" if len(DEVICES) == 1 else f", on {len(DEVICES)} cards at the same time"
-    return f"{count} cases to measure, {hours.in_words(per_round)} expected{beside}"
-
-
-def told_after(began):
-    """What was measured since then, beside what was expected of it."""
-    paths = [Path(path) for round in ROUNDS for path in of_round(round)]
-    spent = hours.measured(paths, began)
-    return hours.comparison(spent.values(), (expected(path.stem) for path in spent))
 
 
 def failed_cases():

@@ -232,6 +232,9 @@ def _setting(rows: Sequence[Mapping], files: Sequence[Sequence[File]]) -> str:
     tiers = [row["tier"] for row in rows]
     if tiers[0] != tiers[1] and "smoke" in tiers:
         return f"limits of the tier: {' / '.join(tiers)}"
+    nodes = [row["nodes"] for row in rows]
+    if nodes[0] != nodes[1]:
+        return f"nodes of the ring: {nodes[0]} / {nodes[1]}"
     if not all(map(_is_timed, rows)):
         return ""
     replicates = [

@@ -165,9 +165,9 @@ def counting(files: Iterable[File]) -> dict[tuple[str, Case], list[File]]:
 
     What a machine measured that nobody vouches for is another machine's, and counts there.
 
-    These are the local ones where there are any, and of these those of the code that measured the
-    case last. Smoke records count where there are no others. Raises RecordsError where two are of
-    one round, which `read` lets none be.
+    These are the local ones where there are any, and of these those of the code, and over as many
+    nodes, as measured the case last. Smoke records count where there are no others. Raises
+    RecordsError where two are of one round, which `read` lets none be.
     """
     found: dict[tuple[str, Case], list[File]] = {}
     for one in files:
@@ -177,12 +177,16 @@ def counting(files: Iterable[File]) -> dict[tuple[str, Case], list[File]]:
     return {key: _counting(of_case) for key, of_case in found.items()}
 
 
+def _how(record: Record) -> tuple:
+    return record.software.code_digest, record.machine.nodes
+
+
 def _counting(of_case: list[File]) -> list[File]:
     for is_better in (lambda one: one.record.tier != "smoke", lambda one: one.origin == "local"):
         of_case = [one for one in of_case if is_better(one)] or of_case
     of_case = sorted(of_case, key=lambda one: (one.record.started_at, one.path))
-    last = of_case[-1].record.software.code_digest
-    of_case = [one for one in of_case if one.record.software.code_digest == last]
+    last = _how(of_case[-1].record)
+    of_case = [one for one in of_case if _how(one.record) == last]
     by_round: dict[str, File] = {}
     for one in of_case:
         if one.round in by_round:

@@ -37,7 +37,7 @@ def load(*roots) -> pd.DataFrame:
       where rounds differ, errors and software are those of the newest that is of the row's status
     - `path`: of that record, from the repository root; `paths`, `commands`: of all that count
     - `samples`: a tuple of `RoundSamples`; `rounds`, `occasions`, `hosts`, `cards`: of
-      how many
+      how many; `nodes`: over which the ranks were spread in each of them
     - `began`: (round, start of the case) of all that count; `gauges`: these and the drift gauge
       before and after it
     - `median_ms`, `low_ms`, `high_ms`: see `analysis.statistics.intervals`; NaN bounds of one round
@@ -224,6 +224,7 @@ def _row(case: Case, found: list[File], samples: tuple[RoundSamples, ...], sprea
         "occasions": len({one.at[:2] for one in samples}),
         "hosts": len({one.host for one in samples}),
         "cards": len({(one.host, one.card) for one in samples}),
+        "nodes": record.machine.nodes,
         "spread": spread,
         "median_ms": time.value,
         "low_ms": time.low,

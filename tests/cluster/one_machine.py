@@ -67,8 +67,9 @@ _NODE = (
     "CPUs={cpus} RealMemory=16000 Gres=gpu:{model}:{cards} State=UNKNOWN\n"
 )
 
-# Snakemake's jobstep plugin takes SLURM_CONF out of the environment of srun.
-_SRUN = '#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec /usr/bin/srun "$@"\n'
+# Snakemake's jobstep plugin takes SLURM_CONF out of the environment of jobs.
+_COMMAND = '#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec /usr/bin/{name} "$@"\n'
+_COMMANDS = ("srun", "squeue", "scontrol", "scancel")
 # Without accounting sacct fails, and Snakemake's executor would wait for its answer for good.
 _SACCT = """\
 #!/bin/sh
@@ -117,8 +118,9 @@ def start(folder: Path, *, nodes: int = 2, cards: int = 2, cpus: int = 16) -> di
     _write(folder / "slurm.conf", conf)
     _write(folder / "gres.conf", "".join(devices))
     _write(folder / "cgroup.conf", "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
-    for name, text in (("srun", _SRUN), ("sacct", _SACCT)):
-        _write(folder / "bin" / name, text.format(folder=folder) if name == "srun" else text)
+    programs = {name: _COMMAND.format(folder=folder, name=name) for name in _COMMANDS}
+    for name, text in {**programs, "sacct": _SACCT}.items():
+        _write(folder / "bin" / name, text)
         (folder / "bin" / name).chmod(0o755)
     key = folder / "munge.key"
     key.write_bytes(secrets.token_bytes(128))

@@ -37,11 +37,17 @@ def spans(folder):
     for path in folder.glob("*.json"):
         record = json.loads(path.read_text())
         began = datetime.fromisoformat(record["started_at"]).timestamp()
-        log = folder.parents[3] / f"build/logs/round-1/{path.stem}.log"
-        named = re.search(r"^    on (.*)$", log.read_text(), re.M)[1]
-        for card in named.split(","):
+        for card in cards_in(folder.parents[3] / f"build/logs/round-1/{path.stem}.log"):
             by_card.setdefault(card, []).append((began, began + record["wall_s"]))
     return by_card
+
+
+def cards_in(log):
+    """The cards that a case was measured on; none where its job came again, and found a record."""
+    text = log.read_text()
+    held = [card for line in re.findall(r"^    on (.*)$", text, re.M) for card in line.split(",")]
+    assert held or "0 cases to measure, 1 kept" in text
+    return held
 
 
 def most_at_once(times):
@@ -82,9 +88,9 @@ def test_cases_find_the_same_as_on_one_machine_and_no_card_is_used_twice_at_once
         assert all(a[1] <= b[0] + 1 for a, b in pairwise(sorted(times)))
     assert 2 <= most_at_once([span for times in by_card.values() for span in times]) <= 4
     for name in copy.names:
-        log = (copy.folder / f"build/logs/round-1/{name}.log").read_text()
-        held = re.search(r"^    on (.*)$", log, re.M)[1].split(",")
-        assert len(set(held)) == (2 if name.endswith("_p2") else 1)
+        held = cards_in(copy.folder / f"build/logs/round-1/{name}.log")
+        assert len(held) == len(set(held)) == (2 if name.endswith("_p2") else 1)
+        assert ours[name]["machine"]["nodes"] == len({card.split("-")[2] for card in held}) == 1
     # One machine with as many stand-ins, by its own executor.
     targets = [str(on_cluster.where.relative_to(copy.folder) / f"{n}.json") for n in copy.names]
     for path in on_cluster.where.glob("*.json"):
@@ -97,6 +103,28 @@ def test_cases_find_the_same_as_on_one_machine_and_no_card_is_used_twice_at_once
     for name, record in theirs.items():
         assert {key: record[key] for key in FOUND} == {key: ours[name][key] for key in FOUND}
     assert len(spans(on_cluster.where)) == NODES * CARDS
+
+
+def test_a_ring_of_more_cards_than_a_node_has_is_measured_over_two(on_single_cards, copy):
+    done = run(on_single_cards)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (found,) = records(on_single_cards.where).values()
+    assert (found["status"], found["machine"]["nodes"]) == ("ok", 2), found["reason"]
+    assert [*spans(on_single_cards.where)] == ["stand-in-node0-0", "stand-in-node1-0"]
+    # On one node, by the local executor.
+    (path,) = on_single_cards.where.glob("*.json")
+    path.unlink()
+    target = str(path.relative_to(copy.folder))
+    here = copy.command("--config", "tier=smoke", "device=stand-in", "--cores", "2", "--", target)
+    environment = {**copy.environment, STAND_INS: "2"}
+    subprocess.run(here, env=environment, cwd=copy.folder, check=True, capture_output=True)
+    (alone,) = records(on_single_cards.where).values()
+    assert {key: found[key] for key in FOUND} == {key: alone[key] for key in FOUND}
+    sent = [
+        [(one["bytes_sent"], one["messages_sent"]) for one in ranks]
+        for ranks in (record["replicates"][0]["ranks"] for record in (found, alone))
+    ]
+    assert sent[0] == sent[1] and all(count > 0 for count, _ in sent[0])
 
 
 def test_a_drained_node_and_a_killed_job_lose_nothing(on_cluster, copy):

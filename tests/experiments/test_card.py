@@ -240,3 +240,27 @@ def test_as_many_cards_as_a_case_holds_each_once(valid):
         with pytest.raises(record.RecordError) as refused:
             admitted(valid, cards)
         assert str(refused.value).startswith(f"it: {told}")
+
+
+def test_a_ring_over_nodes_names_the_cards_of_each(valid):
+    cases = (one for one in synthetic.cases("ring", "gpu") if one.is_spread)
+    four = next(one for one in cases if one.world_size == 4)
+    ring = synthetic_cards.record(four, synthetic_cards.H200)
+    assert ring["status"] == "unsupported"
+    on_nodes = [
+        FOUND
+        | {
+            "uuid": f"{UUIDS[0][:-2]}{node}{place}",
+            "index": place,
+            "bus_id": f"00000000:{place}B:00.0",
+        }
+        for node in range(2)
+        for place in range(2)
+    ]
+    admitted(ring, on_nodes, nodes=2)
+    with pytest.raises(record.RecordError, match=r"^it: machine\.cards: two have the same index"):
+        admitted(ring, on_nodes)
+    for made, ranks, nodes in ((ring, 4, 3), (ring, 4, 8), (valid, 1, 2)):
+        told = rf"machine\.nodes: expected 1 or a divisor of {ranks}"
+        with pytest.raises(record.RecordError, match=told):
+            admitted(made, None, nodes=nodes)

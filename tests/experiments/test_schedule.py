@@ -97,9 +97,23 @@ def test_a_ring_holds_its_cards_first_and_counts_each(tasks, ring, seconds):
 
 def test_what_fits_into_a_limit_in_the_order_of_value():
     costs = {"a": 5.0, "b": 4.0, "c": 1.0, "d": 0.5}
-    assert schedule.fitting(costs, 6.0) == ["a", "c"]
-    assert schedule.fitting(costs, 10.5) == [*costs]
-    assert schedule.fitting(costs, 0.4) == [] and schedule.fitting({}, 1.0) == []
+    alone = {name: [("round-1", (0,), seconds)] for name, seconds in costs.items()}
+    assert schedule.fitting(alone, 6.0) == ["a", "c"]
+    assert schedule.fitting(alone, 10.5) == [*costs]
+    assert schedule.fitting(alone, 0.4) == [] and schedule.fitting({}, 1.0) == []
+
+
+def test_what_fits_is_done_by_then_on_several_devices():
+    asked = {
+        "ring": [("round-1", (0, 1), 2.0), ("round-2", (0, 1), 2.0)],
+        "a": [("round-1", (0,), 3.0), ("round-2", (1,), 3.0)],
+        "b": [("round-1", (1,), 3.0), ("round-2", (0,), 1.0)],
+        "c": [("round-2", (0,), 2.0)],
+    }
+    # Each round takes as long as its longest device: 5 s on both.
+    assert schedule.fitting(asked, 10.0) == ["ring", "a", "b", "c"]
+    assert schedule.fitting(asked, 9.0) == ["ring", "b"]
+    assert schedule.fitting(asked, 6.5) == ["ring", "c"]
 
 
 def test_the_devices_are_the_cards_of_one_kind_or_the_one_that_is_named(put):
@@ -137,3 +151,13 @@ def test_a_ring_moves_when_shapes_begin_and_not_where(tasks, ring, seconds):
     for shape, own in by_shape(schedule.turns(tasks, seconds, 2, "a", 1)).items():
         assert [one.devices for one in found[shape]] == [one.devices for one in own]
         assert found[shape][0].starts_s == own[0].starts_s + 2.0
+
+
+@pytest.mark.parametrize(
+    ("most", "sizes"), [(1, [3] * 4), (3, [3] * 4), (5, [3] * 4), (8, [6, 6]), (9, [9, 3])]
+)
+def test_jobs_are_whole_shapes_in_their_order(tasks, most, sizes):
+    ordered = rounds.in_random_order(tasks, 3)
+    found = schedule.bundles(ordered, most)
+    assert [name for names in found for name in names] == [task.name for task in ordered]
+    assert [len(names) for names in found] == sizes

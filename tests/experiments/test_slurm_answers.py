@@ -32,27 +32,31 @@ def answers(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("listed", "model", "count"),
     [
-        ("gpu:h100:4(S:0-1)\n(null)\n", "h100", 4),
-        ("gpu:a100:8,gpu:2080ti:2", "2080ti", 2),
-        ("gpu:a100:8,gpu:2080ti:2", None, 8),
-        ("gpu:4", None, 4),
-        ("gpu:2080ti:4", None, 4),
-        ("craynetwork:2,gpu:a100:2\ngpu:a100:6\n", "a100", 6),
+        ("n0 gpu:h100:4(S:0-1)\nn1 (null)\n", "h100", (4, 1)),
+        ("n0 gpu:a100:8,gpu:2080ti:2", "2080ti", (2, 1)),
+        ("n0 gpu:a100:8,gpu:2080ti:2\nn1 gpu:a100:8", None, (8, 2)),
+        ("n0 gpu:4\nn1 gpu:4\nn2 gpu:4", None, (4, 3)),
+        ("n0 gpu:2080ti:4", None, (4, 1)),
+        ("n0 craynetwork:2,gpu:a100:2\nn1 gpu:a100:6\n", "a100", (6, 1)),
+        # Of two partitions.
+        ("n0 gpu:h100:4\nn0 gpu:h100:4\nn1 gpu:h100:4\n", "h100", (4, 2)),
     ],
 )
-def test_the_cards_of_a_node_are_read_from_its_resources(answers, listed, model, count):
-    answers("sinfo", listed.encode())
-    asked = {"nodes": 1} | ({"gpu_model": model} if model else {})
-    assert slurm.cards_of_a_node(asked) == count
+def test_the_cards_of_nodes_are_read_from_their_resources(answers, listed, model, count):
+    called = answers("sinfo", listed.encode())
+    asked = {"nodes": 1, "slurm_partition": "a"} | ({"gpu_model": model} if model else {})
+    assert slurm.cards_of_nodes(asked) == count
+    every = "--noheader --Node --partition=a --format=%N %G"
+    assert called() == [every, f"{every} --states=idle,mixed,allocated,completing"]
 
 
 @pytest.mark.parametrize(
-    ("listed", "model"), [("gpu:2080ti:4", "a100"), ("gpu:4", "a100"), ("(null)", None)]
+    ("listed", "model"), [("n0 gpu:2080ti:4", "a100"), ("n0 gpu:4", "a100"), ("n0 (null)", None)]
 )
 def test_a_card_that_no_node_has_is_told(answers, listed, model):
     answers("sinfo", listed.encode())
     with pytest.raises(slurm.SlurmError, match=r"no node of .* has a card: [g(]"):
-        slurm.cards_of_a_node({"gpu_model": model} if model else {})
+        slurm.cards_of_nodes({"gpu_model": model} if model else {})
 
 
 def test_a_node_is_asked_once_for_what_is_asked_of_it(answers, tmp_path):

@@ -86,10 +86,15 @@ def test_a_caller_that_goes_before_it_has_asked_leaves_nothing_at_work(copy, mon
         assert caller.recv(1) == b"\x01"
 
 
-def test_a_server_is_of_its_limits(monkeypatch):
-    before = warm._address()
+def test_a_server_is_of_its_limits_and_its_job(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    found = [warm._address()]
+    for number in ("7", "8"):
+        monkeypatch.setenv("SLURM_JOB_ID", number)
+        found.append(warm._address())
     monkeypatch.setattr(warm.os, "sched_getaffinity", lambda _: {0})
-    assert warm._address() != before
+    found.append(warm._address())
+    assert len(set(found)) == 4
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])

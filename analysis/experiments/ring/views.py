@@ -195,12 +195,11 @@ def sent_share(row: pd.Series) -> float | None:
 
 
 def ranks_in_words(row: pd.Series) -> str:
-    """The ranks of a record for a table: "2", or "4, simulated"."""
+    """The ranks of a record for a table: "2", "4, simulated", or "16, on 2 nodes"."""
     if math.isnan(row["world_size"]):
         return "1"
-    if not row["simulated"]:
-        return f"{row['world_size']:.0f}"
-    return f"{row['world_size']:.0f}, simulated"
+    words = [f"{row['world_size']:.0f}", *(["simulated"] if row["simulated"] else [])]
+    return ", ".join(words + ([f"on {row['nodes']} nodes"] if row["nodes"] > 1 else []))
 
 
 def order(variant: str) -> str:

@@ -1,0 +1,97 @@
+"""On one of the nodes of a ring: hold its cards, and have `torchrun` start its ranks.
+
+python -m experiments.nodes.node JSON        # a process of the step, by `spread.replicate`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import struct
+import sys
+
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main as torchrun
+
+from experiments import card
+from experiments.cards import pool
+from experiments.device_lock import hold
+from experiments.nodes.rank import CARDS, tell_failure
+
+_RANK = ("-m", "experiments.nodes.rank")
+# Of gloo, which reads it when a process group is made.
+_INTERFACE = "GLOO_SOCKET_IFNAME"
+# Of Linux: the address of an interface.
+_SIOCGIFADDR = 0x8915
+
+
+def main(text: str) -> int:
+    """Start the ranks of this node and wait for them; returns the exit status."""
+    asked, place = json.loads(text), int(os.environ["SLURM_PROCID"])
+    count = asked["ranks_of_each"]
+    with contextlib.ExitStack() as stack:
+        if place == 0:
+            # Its supervisor holds them.
+            held, os.environ["CUDA_VISIBLE_DEVICES"] = asked["cards"], asked["held"]
+        else:
+            here = len(pool(asked["cards"]))
+            if here < count:
+                name = os.environ["SLURMD_NODENAME"]
+                tell_failure(f"node {name}: {count} ranks need a card each, and here are {here}")
+                return 1
+            held = stack.enter_context(hold(asked["cards"], count))
+            print(f"    on {os.environ['CUDA_VISIBLE_DEVICES']}", file=sys.stderr, flush=True)
+        os.environ[CARDS] = json.dumps(card.held(held, count))
+        _bind_gloo(asked["address"])
+        # What torchrun sets, and says that it does; a rank has one core, as on one machine.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        options = {
+            "nnodes": asked["nodes"],
+            "nproc-per-node": count,
+            "node-rank": place,
+            "master-addr": asked["address"],
+            "master-port": asked["port"],
+            "max-restarts": 0,
+        }
+        try:
+            torchrun([*(f"--{k}={v}" for k, v in options.items()), *_RANK, text])
+        except ChildFailedError:
+            # The rank has told.
+            return 1
+    return 0
+
+
+def _bind_gloo(address: str) -> None:
+    """Have gloo talk to the other nodes by the interface that leads to the first one's address.
+
+    By itself it takes that of the host's name, which on many hosts is the loopback.
+    """
+    loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
+    if os.environ.get(_INTERFACE, "lo") in ("lo", *loopback):
+        name = _interface(address)
+        if name is None:
+            os.environ.pop(_INTERFACE, None)
+        else:
+            os.environ[_INTERFACE] = name
+
+
+def _interface(address: str) -> str | None:
+    """The interface whose address packets to `address` come from; None of none that is known."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+        # Sends nothing: it chooses a way.
+        opened.connect((address, 9))
+        own = opened.getsockname()[0]
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):
+                asked = struct.pack("256s", name.encode()[:15])
+                answer = fcntl.ioctl(opened.fileno(), _SIOCGIFADDR, asked)
+                if socket.inet_ntoa(answer[20:24]) == own:
+                    return name
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
