@@ -171,7 +171,9 @@ def test_a_run_that_ends_early_goes_on_and_leaves_no_job(on_cluster, copy, numbe
     done = run(on_cluster)
     assert done.returncode == 0, done.stdout + done.stderr
     if number == signal.SIGKILL:
-        assert f"{len(left)} jobs on the cluster are cancelled" in done.stderr
+        # Some may have ended by themselves before these were counted.
+        cancelled = re.search(r"^(\d+) jobs on the cluster are cancelled$", done.stderr, re.M)
+        assert 1 <= int(cancelled[1]) <= len(left)
     else:
         assert "jobs on the cluster are cancelled" in told and "stopped by SIGTERM" in told
     found = records(on_cluster.where)
