@@ -6,7 +6,9 @@ import os
 import socket
 
 # Of gloo, which reads it when a process group is made.
-_VARIABLE = "GLOO_SOCKET_IFNAME"
+INTERFACE = "GLOO_SOCKET_IFNAME"
+# What the loopback is called.
+NAMES = ("lo", "lo0")
 
 
 def bind_ranks() -> None:
@@ -14,6 +16,6 @@ def bind_ranks() -> None:
 
     Else gloo takes the address of the host's name, which others may reach.
     """
-    names = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
+    names = [name for _, name in socket.if_nameindex() if name in NAMES]
     if names:
-        os.environ.setdefault(_VARIABLE, names[0])
+        os.environ.setdefault(INTERFACE, names[0])

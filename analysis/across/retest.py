@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from analysis.findings.retests import Retest, most
+from analysis.findings.retests import Retest, Retests, elsewhere, most
 from analysis.rendering.style import GREY, PAGE, style
 from analysis.rendering.text import number
 from analysis.selection import views
@@ -22,26 +22,32 @@ NONE = "no intervals to compare: fewer than two occasions, or one round each"
 
 
 def retest(frame: pd.DataFrame, machine: str = "auto") -> Figure:
-    """How far off other occasions are against half the interval: below the diagonal it holds."""
+    """How far off other occasions are against half the interval: below the diagonal it holds.
+
+    Where a machine was measured on several hosts, in a second panel those of one beside others.
+    """
     machine, found = most(frame, machine)
     device = views.device(frame[frame["machine"] == machine].iloc[0])
+    before, after = map(_rounds, found.rounds)
+    panels = [(found, f"{device}: {before}, and {after} {number(found.hours)} h later")]
+    other = elsewhere(frame, machine)
+    if other.found:
+        one, others = map(_rounds, other.rounds)
+        panels.append((other, f"{one} of one host, and {others} of another"))
     with style():
         figure = Figure(figsize=(PAGE, 2.5))
         if not found.found:
             figure.text(0.5, 0.5, NONE, ha="center", color=GREY)
             return figure
-        ax = figure.subplots()
-        figure.subplots_adjust(0.075, 0.18, 0.995, 0.91)
-        _draw(ax, found.found)
-        before, after = found.rounds
-        ax.set_title(
-            f"{device}: {_rounds(before)}, and {_rounds(after)} {number(found.hours)} h later", x=0
-        )
-        share = number(100 * found.held / len(found.found))
-        ax.text(
-            0.01, 0.97, f"{share} % of {len(found.found)} intervals hold what was measured again",
-            transform=ax.transAxes, va="top", fontsize=7,
-        )  # fmt: skip
+        figure.subplots_adjust(0.075, 0.18, 0.995, 0.91, wspace=0.12)
+        limits = _limits([retest for one, _ in panels for retest in one.found])
+        for ax, (one, title) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        ):
+            _draw(ax, one, limits)
+            ax.set_title(title, x=0)
+        figure.axes[0].set_ylabel("measured again, off by (%)")
+        figure.axes[-1].legend(loc="lower right", ncols=2, fontsize=6.5)
     return figure
 
 
@@ -49,28 +55,41 @@ def _rounds(count: int) -> str:
     return "one round" if count == 1 else f"{count} rounds"
 
 
-def _draw(ax: Axes, found: Sequence[Retest]) -> None:
+def _limits(found: Sequence[Retest]) -> tuple[float, float, float, float]:
+    """Of both axes, the same in all panels."""
     halves = [_per_cent(one.half) for one in found]
-    offs = [max(_per_cent(abs(one.off)), LEAST) for one in found]
-    ends = np.array([0.8 * min(*halves, *offs), 1.25 * max(*halves, *offs)])
+    offs = [_off(one) for one in found]
+    ends = 0.8 * min(*halves, *offs), 1.25 * max(*halves, *offs)
+    return 0.8 * min(halves), 1.25 * max(halves), *ends
+
+
+def _off(one: Retest) -> float:
+    return max(_per_cent(abs(one.off)), LEAST)
+
+
+def _draw(ax: Axes, found: Retests, limits: tuple[float, float, float, float]) -> None:
+    ends = np.array(limits[2:])
     ax.fill_between(ends, [ends[0], ends[0]], ends, color=GREY, alpha=0.12, linewidth=0)
     for is_held, color, label in ((True, "#3B4CC0", "held"), (False, "#B40426", "not held")):
-        own = [at for at, one in enumerate(found) if one.is_held == is_held]
+        own = [one for one in found.found if one.is_held == is_held]
         ax.plot(
-            [halves[at] for at in own], [offs[at] for at in own], linestyle="none", marker="o",
-            markersize=2.6, markeredgewidth=0, alpha=0.8, color=color, label=label,
+            [_per_cent(one.half) for one in own], [_off(one) for one in own], linestyle="none",
+            marker="o", markersize=2.6, markeredgewidth=0, alpha=0.8, color=color, label=label,
         )  # fmt: skip
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.set_xlim(0.8 * min(halves), 1.25 * max(halves))
-    ax.set_ylim(*ends)
+    ax.set_xlim(*limits[:2])
+    ax.set_ylim(*limits[2:])
     ax.set_xlabel("half the interval (%)")
-    ax.set_ylabel("measured again, off by (%)")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    ax.legend(loc="lower right", ncols=2, fontsize=6.5)
+    share = number(found.share)
+    ax.text(
+        0.01, 0.97, f"{share} % of {len(found.found)} intervals hold what was measured again",
+        transform=ax.transAxes, va="top", fontsize=7,
+    )  # fmt: skip
 
 
 def _per_cent(log: float) -> float:

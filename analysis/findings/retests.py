@@ -3,7 +3,7 @@
 The occasions of one host are split in two where they lie furthest apart in time. Speed-ups over
 dense attention, with intervals from the earlier ones alone, are set beside those of the first of
 the later ones, and the other way round beside those of the last of the earlier ones; a part of one
-round has no intervals.
+round has no intervals. What one host alone says is set beside what others found, too.
 """
 
 from __future__ import annotations
@@ -61,6 +61,11 @@ class Retests:
         """How many intervals hold the other value."""
         return sum(one.is_held for one in self.found)
 
+    @property
+    def share(self) -> float | None:
+        """Of all intervals, in per cent; None of none."""
+        return 100 * self.held / len(self.found) if self.found else None
+
 
 def retests(frame: pd.DataFrame, machine: str) -> Retests:
     """Those of the host of a machine that was measured on most occasions."""
@@ -92,6 +97,22 @@ def retests(frame: pd.DataFrame, machine: str) -> Retests:
     return Retests(tuple(found), hours, (len(earlier), len(later)))
 
 
+def elsewhere(frame: pd.DataFrame, machine: str) -> Retests:
+    """Those of the host with the most rounds, beside what other hosts of the machine found."""
+    rows = frame[frame["machine"] == machine].drop_duplicates("path")
+    began = _began(rows)
+    hosts: dict[str, list[At]] = {}
+    for at in sorted(began, key=began.get):
+        hosts.setdefault(at.host, []).append(at)
+    first = max(hosts.values(), key=len, default=[])
+    again = [at for own in hosts.values() if own is not first for at in own]
+    if len(first) < 2 or not again:
+        return Retests()
+    hours = abs((began[again[0]] - began[first[-1]]).total_seconds()) / 3600
+    found = _by_rounds(rows, first, again)
+    return Retests(tuple(found), hours, (len(first), len(again)))
+
+
 def most(frame: pd.DataFrame, machine: str = "auto") -> tuple[str, Retests]:
     """A machine and its own; "auto": that with the most, of several the one to report."""
     ids = [machine]
@@ -102,14 +123,18 @@ def most(frame: pd.DataFrame, machine: str = "auto") -> tuple[str, Retests]:
 
 
 def entries(frame: pd.DataFrame) -> dict[str, dict]:
-    """Number entries: the share (%) of so many intervals that held, and the hours between."""
-    _, found = most(frame)
-    share = 100 * found.held / len(found.found) if found.found else None
-    hours = found.hours if found.found else None
+    """Number entries: the share (%) of so many intervals that held, and the hours between.
+
+    And of those of one host the share that held on others, and the rounds that they are of.
+    """
+    machine, found = most(frame)
+    other = elsewhere(frame, machine)
     return {
-        "retest.share": numbers.entry(share, unit="%"),
+        "retest.share": numbers.entry(found.share, unit="%"),
         "retest.intervals": numbers.entry(len(found.found) or None, unit="intervals"),
-        "retest.hours": numbers.entry(hours, unit="h"),
+        "retest.hours": numbers.entry(found.hours if found.found else None, unit="h"),
+        "retest.elsewhere": numbers.entry(other.share, unit="%"),
+        "retest.elsewhere_rounds": numbers.entry(other.rounds[0] or None, unit="rounds"),
     }
 
 

@@ -1,6 +1,6 @@
 """On one of the nodes of a ring: hold its cards, and have `torchrun` start its ranks.
 
-python -m experiments.nodes.node JSON        # a process of the step, by `spread.replicate`
+`python -m experiments.nodes.node JSON`, a process of the step that `spread.replicate` makes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from torch.distributed.run import main as torchrun
 from experiments import card
 from experiments.cards import pool
 from experiments.device_lock import hold
+from experiments.loopback import INTERFACE, NAMES
 from experiments.nodes.rank import CARDS, tell_failure
 
 _RANK = ("-m", "experiments.nodes.rank")
-# Of gloo, which reads it when a process group is made.
-_INTERFACE = "GLOO_SOCKET_IFNAME"
 # Of Linux: the address of an interface.
 _SIOCGIFADDR = 0x8915
 
@@ -69,13 +68,11 @@ def _bind_gloo(address: str) -> None:
 
     By itself it takes that of the host's name, which on many hosts is the loopback.
     """
-    loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
-    if os.environ.get(_INTERFACE, "lo") in ("lo", *loopback):
-        name = _interface(address)
-        if name is None:
-            os.environ.pop(_INTERFACE, None)
-        else:
-            os.environ[_INTERFACE] = name
+    # The loopback is what ranks of one machine were given: no user's choice.
+    if os.environ.get(INTERFACE, NAMES[0]) in NAMES:
+        os.environ.pop(INTERFACE, None)
+        if name := _interface(address):
+            os.environ[INTERFACE] = name
 
 
 def _interface(address: str) -> str | None:

@@ -5,11 +5,12 @@ import io
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from analysis.across.retest import LEAST, NONE, retest
-from analysis.findings.retests import Retest, entries, retests
+from analysis.findings.retests import Retest, elsewhere, entries, retests
 from analysis.records import frame as records
 from analysis.rendering import figure_csv
 from analysis.statistics.intervals import Interval
@@ -114,10 +115,39 @@ def test_rounds_of_one_occasion_are_one_part(laptop_alone, tmp_path):
     assert set(frame["occasions"]) == {2}
 
 
+def test_intervals_of_one_host_are_set_beside_another(laptop_alone, tmp_path):
+    other = replace(synthetic._HOST, family=26)
+    for path in record_files(laptop_alone):
+        target = tmp_path / path.relative_to(laptop_alone.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        record = json.loads(path.read_text())
+        if path.parent.name == synthetic.round_name(3):
+            record["machine"]["host"] = other.to_json()
+        target.write_text(json.dumps(record))
+    frame = records.load(synthetic.vouch(tmp_path / "published"))
+    found = elsewhere(frame, synthetic.CPU)
+    assert found.rounds == (2, 1) and found.hours == 24
+    logs = [_logs(frame, number) for number in (1, 2, 3)]
+    for one, a, b, c in zip(found.found, *logs, strict=True):
+        assert math.log(one.first.value) == pytest.approx((a + b) / 2)
+        assert math.log(one.again) == pytest.approx(c)
+    assert found.share == 100 * found.held / len(logs[0])
+    told = entries(frame)
+    assert told["retest.elsewhere"]["value"] == found.share
+    assert told["retest.elsewhere_rounds"]["value"] == 2
+    left, right = retest(frame).axes
+    assert right.get_title(loc="left") == "2 rounds of one host, and one round of another"
+    assert f"of {len(found.found)} intervals" in right.texts[0].get_text()
+    assert left.get_xlim() == right.get_xlim() and left.get_ylim() == right.get_ylim()
+    # Of one host there is none, and one panel.
+    alone = records.load(laptop_alone)
+    assert elsewhere(alone, synthetic.CPU).found == () and len(retest(alone).axes) == 1
+
+
 def test_two_rounds_say_nothing(laptop_alone, tmp_path):
     frame = _with_rounds(laptop_alone, tmp_path, (1, 2))
     assert retests(frame, synthetic.CPU).found == ()
-    assert [one["value"] for one in entries(frame).values()] == [None] * 3
+    assert [one["value"] for one in entries(frame).values()] == [None] * 5
     (said,) = retest(frame).texts
     assert said.get_text() == NONE
 
