@@ -28,26 +28,25 @@ def retest(frame: pd.DataFrame, machine: str = "auto") -> Figure:
     """
     machine, found = most(frame, machine)
     device = views.device(frame[frame["machine"] == machine].iloc[0])
-    before, after = map(_rounds, found.rounds)
-    panels = [(found, f"{device}: {before}, and {after} {number(found.hours)} h later")]
     other = elsewhere(frame, machine)
-    if other.found:
-        one, others = map(_rounds, other.rounds)
-        panels.append((other, f"{one} of one host, and {others} of another"))
+    panels = [
+        (found, f"{{}}, and {{}} {number(found.hours)} h later"),
+        (other, "{} of one host, and {} of another"),
+    ]
+    panels = [(one, title.format(*map(_rounds, one.rounds))) for one, title in panels if one.found]
     with style():
         figure = Figure(figsize=(PAGE, 2.5))
-        if not found.found:
+        if not panels:
             figure.text(0.5, 0.5, NONE, ha="center", color=GREY)
             return figure
         figure.subplots_adjust(0.075, 0.18, 0.995, 0.91, wspace=0.12)
         limits = _limits([retest for one, _ in panels for retest in one.found])
-        for ax, (one, title) in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-        ):
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for ax, (one, title) in zip(axes, panels, strict=True):
             _draw(ax, one, limits)
-            ax.set_title(title, x=0)
-        figure.axes[0].set_ylabel("measured again, off by (%)")
-        figure.axes[-1].legend(loc="lower right", ncols=2, fontsize=6.5)
+            ax.set_title(f"{device}: {title}" if ax is axes[0] else title, x=0)
+        axes[0].set_ylabel("measured again, off by (%)")
+        axes[-1].legend(loc="lower right", ncols=2, fontsize=6.5)
     return figure
 
 
