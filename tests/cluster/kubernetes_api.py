@@ -104,7 +104,7 @@ class Cluster:
                 sent = json.loads(self.rfile.read(length) or "null")
                 try:
                     status, answer = cluster.answer(self.command, self.path, sent)
-                except (AssertionError, KeyError) as error:
+                except (AssertionError, AttributeError, KeyError) as error:
                     status, answer = 422, {"kind": "Status", "message": repr(error)}
                 if status >= 400:
                     cluster.refused.append(f"{status} {self.command} {self.path} {answer}")

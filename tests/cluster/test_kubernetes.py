@@ -83,7 +83,7 @@ def test_what_the_cluster_needs_once_is_what_the_schema_says():
     kinds = ["PersistentVolumeClaim", "ServiceAccount", "Role", "RoleBinding", "Pod", "Job"]
     assert [one["kind"] for one in manifests()] == kinds
     for one in manifests():
-        check(one, {"RoleBinding": "V1RoleBinding"}.get(one["kind"], f"V1{one['kind']}"))
+        check(one, f"V1{one['kind']}")
     profile = yaml.safe_load((PROFILE / "profile.yaml").read_text())
     (volume,) = profile["kubernetes-persistent-volumes"]
     for pod in (manifest("Pod")["spec"], manifest("Job")["spec"]["template"]["spec"]):
@@ -183,9 +183,8 @@ def test_cases_become_pods_with_their_cards_and_a_killed_one_is_sent_again(clust
         told = container["args"][1]
         assert told.startswith(f"{sys.executable} -m snakemake --snakefile {cluster.folder}/Snake")
         assert "pip install" not in told and "--deploy-sources" not in told
-    assert sorted(cards)[:2] == ["1", "1"] and set(cards) == {"1", "2"} or sorted(cards) == [
-        "1", "2", "2",
-    ]  # fmt: skip
+    # Either may be the one that was killed.
+    assert sorted(cards) in (["1", "1", "2"], ["1", "2", "2"])
     # One after another, though a pod has more cores than a case takes.
     times = sorted(
         (record["started_at"], record["wall_s"])
@@ -193,9 +192,9 @@ def test_cases_become_pods_with_their_cards_and_a_killed_one_is_sent_again(clust
         if not name.endswith("_p2")
     )
     assert len(times) == 4
-    # Nothing is left, and nothing was refused but what was not there.
+    # Nothing is left, and nothing was refused.
     assert cluster.api.jobs == {} and cluster.api.secrets == {}
-    assert [one for one in cluster.api.refused if not one.startswith("404 DELETE")] == []
+    assert cluster.api.refused == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -273,12 +272,12 @@ def test_a_type_of_machine_is_asked_for_and_a_cpu_takes_no_card(cluster):
 
 
 def test_outside_of_a_cluster_this_is_told(cluster):
+    if shutil.which("sbatch", path=os.defpath):
+        pytest.skip("SLURM is here")
     environment = {"PATH": os.defpath, "HOME": str(cluster.folder)}
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", "-n", *cluster.options],
         env=environment, cwd=cluster.folder, capture_output=True, text=True,
     )  # fmt: skip
-    if shutil.which("sbatch", path=os.defpath):
-        pytest.skip("SLURM is here")
     assert done.returncode == 1
     assert "no sbatch here, and this is no pod" in done.stdout + done.stderr
