@@ -28,7 +28,7 @@ OF_RUN = "ATTENTION_MACHINE"
 IS_SUBMITTED = workflow.is_main_process and workflow.resource_settings.nodes is not None
 IS_JOB = not workflow.is_main_process
 IS_CLUSTER = IS_SUBMITTED or IS_JOB
-IS_KUBERNETES = IS_SUBMITTED and kubernetes.is_here() and not slurm.is_here()
+IS_KUBERNETES = IS_SUBMITTED and kubernetes.is_here()
 # The name of the run whose jobs this folder has submitted.
 JOBS = Path(f".snakemake/{'kubernetes' if IS_KUBERNETES else 'slurm'}-jobs")
 CORES_OF_JOB, MINUTES_TO_START = 4, 2

@@ -108,7 +108,9 @@ def test_the_image_holds_the_pinned_environment(tmp_path):
     assert {word for word, _ in rows} == {"FROM", "WORKDIR", "COPY", "RUN", "ENV", "USER"}
     of = {word: [rest for one, rest in rows if one == word] for word, _ in rows}
     (base,) = of["FROM"]
-    assert re.fullmatch(r"docker\.io/library/python:3\.1[1-3]\.\d+-\w+(@sha256:[0-9a-f]{64})?", base)
+    assert re.fullmatch(
+        r"docker\.io/library/python:3\.1[1-3]\.\d+-\w+(@sha256:[0-9a-f]{64})?", base
+    )
     place, at = of["WORKDIR"]
     assert at == manifest("Pod")["spec"]["containers"][0]["volumeMounts"][0]["mountPath"]
     assert of["ENV"][0].startswith(f"PATH={place}/.venv/bin:$PATH ")
@@ -141,9 +143,7 @@ def test_pins_that_roles_share_are_the_same():
 
 
 def test_a_dry_run_plans_what_this_machine_would_do(cluster):
-    local = cluster.run(
-        "-n", "--config", "tier=smoke", "device=stand-in", **{STAND_INS: "1"}
-    )
+    local = cluster.run("-n", "--config", "tier=smoke", "device=stand-in", **{STAND_INS: "1"})
     told = cluster.run("-n", *cluster.options)
     assert jobs(told) == jobs(local) and jobs(told)["measure"] > 100
     assert cluster.api.seen == {} and cluster.api.secrets == {}
