@@ -23,7 +23,7 @@ PIPFLAGS_torch := --prefer-binary
 
 BASE := $(addprefix $(VENV)/.stamp-,run torch pipeline)
 
-.PHONY: help reproduce round test kills scale lint paper report lab peers cluster clean lock
+.PHONY: help reproduce round test kills scale lint paper report lab peers cluster kubernetes clean lock
 .NOTPARALLEL:
 
 help: ## this list
@@ -73,8 +73,9 @@ lock: $(VENV)/.stamp-python ## envs/*.in -> pins; ARGS=--upgrade takes newer ver
 # --- set-up -----------------------------------------------------------------
 
 $(VENV)/.ready-reproduce: $(BASE)
-$(VENV)/.ready-test: $(BASE) $(VENV)/.stamp-triton $(VENV)/.stamp-dev $(VENV)/.stamp-slurm
+$(VENV)/.ready-test: $(BASE) $(VENV)/.stamp-triton $(VENV)/.stamp-dev $(VENV)/.stamp-slurm $(VENV)/.stamp-kubernetes
 $(VENV)/.ready-cluster: $(BASE) $(VENV)/.stamp-slurm
+$(VENV)/.ready-kubernetes: $(BASE) $(VENV)/.stamp-kubernetes
 $(VENV)/.ready-lab: $(BASE) $(VENV)/.stamp-lab
 $(VENV)/.ready-peers: $(BASE) $(VENV)/.stamp-peers
 

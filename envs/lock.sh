@@ -6,7 +6,7 @@
 # part of it, so that any of them can be installed together.
 set -eu
 cd "$(dirname "$0")"
-roles="run pipeline dev lab peers"
+roles="run pipeline dev lab peers kubernetes"
 work=../build/lock
 mkdir -p "$work"
 

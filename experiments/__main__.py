@@ -262,7 +262,9 @@ def _need_pydantic(command: str) -> None:
 
 
 def _machine(options) -> int:
-    print(json.dumps(machine.describe(machine.choose_device(options.device)).to_json(), indent=1))
+    device = machine.choose_device(options.device)
+    found = machine.describe(device).to_json()
+    print(json.dumps({**found, "devices": len(schedule.devices(device))}, indent=1))
     return 0
 
 

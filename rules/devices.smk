@@ -1,6 +1,9 @@
 # The device that cases are measured on: of this machine, or of those that a cluster gives to jobs.
 import re
 
+from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
+
+from experiments import kubernetes
 from experiments import machine as machines
 from experiments import schedule, slurm
 from experiments.cards import DeviceError
@@ -11,6 +14,7 @@ ON_NODES = {}
 for key, resource, form in (
     ("partition", "slurm_partition", r"[\w.,-]{1,200}"),
     ("gpu_model", "gpu_model", r"[\w.]{1,200}"),
+    ("machine_type", "machine_type", r"[\w.-]{1,63}"),
 ):
     if key in config:
         if not re.fullmatch(form, str(config[key]), re.ASCII):
@@ -22,16 +26,19 @@ if not isinstance(DEVICE, str | None):
 # Where a cluster's jobs learn which machine their run is for, how many cards a node of it has, and
 # how many such nodes there are.
 OF_RUN = "ATTENTION_MACHINE"
-# The name of the jobs that this folder has submitted.
-JOBS = Path(".snakemake/slurm-jobs")
 # Whether other hosts run the jobs, and whether this is one of them.
 IS_SUBMITTED = workflow.is_main_process and workflow.resource_settings.nodes is not None
 IS_JOB = not workflow.is_main_process
 IS_CLUSTER = IS_SUBMITTED or IS_JOB
+IS_KUBERNETES = IS_SUBMITTED and kubernetes.is_here()
+# The name of the run whose jobs this folder has submitted.
+JOBS = Path(f".snakemake/{'kubernetes' if IS_KUBERNETES else 'slurm'}-jobs")
 CORES_OF_JOB, MINUTES_TO_START = 4, 2
-# What the profile calls the cases that share a job.
+# What the profiles call the cases that share a job.
 GROUP = "cases"
-if IS_CLUSTER:
+if IS_KUBERNETES:
+    ON_NODES.update(kubernetes.ASKED)
+elif IS_CLUSTER:
     # Cards of one job are of one node, but for a ring that needs more.
     ON_NODES["nodes"] = 1
 # The names of cases over ranks that run at once.
@@ -45,9 +52,12 @@ def of_nodes():
         return machine, "", int(cards), int(nodes)
     if config.get("source") == "published":
         return "none", "", 1, 1
+    if IS_KUBERNETES:
+        return *kubernetes.node(DEVICE, Path(".snakemake")), 1
     if not slurm.is_here():
         raise slurm.SlurmError(
-            "no sbatch here: of executors for other hosts only SLURM's is known"
+            "no sbatch here, and this is no pod: of executors for other hosts only "
+            "SLURM's and Kubernetes' are known"
         )
     found = slurm.cards_of_nodes(ON_NODES) if DEVICE != "cpu" else (1, 1)
     node = slurm.node(DEVICE, ON_NODES, CORES_OF_JOB, Path(".snakemake"))
@@ -86,7 +96,11 @@ def cores_of(case):
 def cancel_jobs():
     """Cancel the jobs that the last run in this folder has on the cluster."""
     if IS_SUBMITTED and JOBS.exists():
-        count = slurm.cancel(JOBS.read_text(encoding="utf-8").strip())
+        name = JOBS.read_text(encoding="utf-8").strip()
+        if IS_KUBERNETES:
+            count = kubernetes.cancel(workflow.scheduler._executor.namespace, name)
+        else:
+            count = slurm.cancel(name)
         if count:
             print(f"{count} jobs on the cluster are cancelled", file=sys.stderr)
 
@@ -95,7 +109,12 @@ def note_jobs():
     """Cancel what a run that was killed has left, which would be measured twice; note our own."""
     if IS_SUBMITTED:
         cancel_jobs()
-        JOBS.write_text(workflow.scheduler._executor.run_uuid, encoding="utf-8")
+        executor = workflow.scheduler._executor
+        name = executor.run_namespace if IS_KUBERNETES else executor.run_uuid
+        JOBS.write_text(name, encoding="utf-8")
+        WHEN_STOPPED.append(cancel_jobs)
+        if IS_KUBERNETES:
+            kubernetes.read_logs_of_failed(executor)
 
 
 def minutes_of(task):
@@ -116,21 +135,33 @@ try:
         CARDS, NODES = len(DEVICES), 1
         here = machines.describe(DEVICE)
         HERE, DEVICE_NAME = here.id, here.device
-except (DeviceError, slurm.SlurmError) as error:
+except (DeviceError, slurm.SlurmError, kubernetes.KubernetesError) as error:
     raise WorkflowError(str(error)) from None
 KIND = "cuda" if DEVICE.startswith("cuda") else "cpu"
 
-if not IS_CLUSTER and (of_jobs := {"partition", "gpu_model"} & set(config)):
+NOT_HERE = {"partition", "gpu_model", "machine_type"} & set(config)
+if IS_CLUSTER:
+    NOT_HERE &= {"partition", "gpu_model"} if IS_KUBERNETES else {"machine_type"}
+if not IS_JOB and NOT_HERE:
     raise WorkflowError(
-        f"--config {min(of_jobs)}: expected where a cluster runs the jobs, as with "
-        "--workflow-profile profiles/slurm"
+        f"--config {min(NOT_HERE)}: expected where a cluster of its kind runs the jobs: "
+        "partition and gpu_model with --workflow-profile profiles/slurm, machine_type with "
+        "profiles/kubernetes"
     )
 if IS_SUBMITTED:
-    WHEN_STOPPED.append(cancel_jobs)
     os.environ[OF_RUN] = f"{HERE} {CARDS} {NODES}"
     # On a node this process is none.
     os.environ.pop(ENDS_WITH, None)
-elif not IS_JOB and DEVICE != "cpu":
+if IS_KUBERNETES:
+    # A pod inherits nothing.
+    workflow.register_envvars(OF_RUN)
+    # The executor implies that no folder is shared; ours lies on a volume that all pods mount.
+    plugin = ExecutorPluginRegistry().get_plugin("kubernetes")
+    plugin.common_settings.implies_no_shared_fs = False
+elif IS_JOB:
+    # Without SLURM's steps, it is this that keeps the cases of a job from running at once.
+    workflow.register_resource("in_turn", 1)
+elif not IS_CLUSTER and DEVICE != "cpu":
     asked = workflow.global_resources.get("gpu").value
     if isinstance(asked, int) and asked > CARDS:
         raise WorkflowError(

@@ -36,7 +36,7 @@ console.in_any_locale()
 mimetypes.add_type("text/plain", ".typ")
 
 OPTIONS = {"source": "local", "tier": None, "rounds": None, "hours": None}
-ON_WHAT = ["device", "partition", "gpu_model"]
+ON_WHAT = ["device", "partition", "gpu_model", "machine_type"]
 for key in set(config) - {*OPTIONS, *ON_WHAT}:
     raise WorkflowError(
         f"--config {key}: expected one of {', '.join([*OPTIONS, *ON_WHAT])}"

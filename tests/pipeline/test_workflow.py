@@ -367,9 +367,9 @@ def test_only_measuring_asks_for_a_gpu():
         (
             "sorce=published",
             "--config sorce: expected one of source, tier, rounds, hours, device, partition, "
-            "gpu_model",
+            "gpu_model, machine_type",
         ),
-        ("partition=gpu", "--config partition: expected where a cluster runs the jobs"),
+        ("partition=gpu", "--config partition: expected where a cluster of its kind runs the jobs"),
         ("device=stand-in", "--device stand-in: not here; there is cpu"),
         ("source=remote", "--config source=remote: expected local or published"),
         ("tier=huge", "tier 'huge': expected one of smoke, quick, full, laptop, gpu"),
