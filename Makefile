@@ -64,6 +64,8 @@ peers: $(VENV)/.ready-peers ## set up other people's ring attention, to compare 
 
 cluster: $(VENV)/.ready-cluster ## set up what jobs on a SLURM cluster need (docs/cluster.md)
 
+kubernetes: $(VENV)/.ready-kubernetes ## set up what jobs on a Kubernetes cluster need (docs/kubernetes.md)
+
 clean: ## remove build/ and .snakemake/; results/ and .venv stay
 	rm -rf build .snakemake
 

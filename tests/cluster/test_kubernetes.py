@@ -9,12 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from experiments import grid, rounds
 from experiments.cards import STAND_INS
 from tests.cluster.kubernetes_api import Cluster, check, check_pod
 from tests.pipeline.conftest import ROOT, jobs
@@ -35,6 +38,15 @@ def manifest(kind):
     return found
 
 
+def of_one_shape(count):
+    """The names of so many cases of one card, which share a job."""
+    shapes = {}
+    for task in grid.tasks("smoke"):
+        if not task.case.is_spread:
+            shapes.setdefault(rounds.shape_of(task.case), []).append(task.name)
+    return next(names for names in shapes.values() if len(names) >= count)[:count]
+
+
 @pytest.fixture
 def cluster(copy, tmp_path):
     """One that jobs can be sent to; `command` sends those of a ring and of four cases."""
@@ -50,7 +62,7 @@ def cluster(copy, tmp_path):
     kept = json.loads((copy.folder / ".snakemake/kubernetes-stand-in.json").read_text())
     assert kept["devices"] == CARDS
     where = copy.folder / "results/local" / kept["id"] / "round-1"
-    names = [copy.names[0], *copy.names[2:6]]
+    names = [copy.names[0], *of_one_shape(4)]
     options = (
         *("--workflow-profile", "profiles/kubernetes", "--config", "tier=smoke", "device=stand-in"),
         *("--kubernetes-persistent-volumes", f"attention:{copy.folder}", "--latency-wait", "5"),
@@ -181,17 +193,19 @@ def test_cases_become_pods_with_their_cards_and_a_killed_one_is_sent_again(clust
         assert [one["name"] for one in container["env"]] == ["ATTENTION_MACHINE"]
         assert container["command"] == ["/bin/sh"] and container["args"][0] == "-c"
         told = container["args"][1]
-        assert told.startswith(f"{sys.executable} -m snakemake --snakefile {cluster.folder}/Snake")
+        assert told.startswith(f"{sys.executable} -m snakemake --snakefile ")
+        assert f"{cluster.folder}/Snakefile" in told
         assert "pip install" not in told and "--deploy-sources" not in told
     # Either may be the one that was killed.
     assert sorted(cards) in (["1", "1", "2"], ["1", "2", "2"])
-    # One after another, though a pod has more cores than a case takes.
+    # One after another, though a pod has more cores than a case takes; begun is told to the second.
     times = sorted(
-        (record["started_at"], record["wall_s"])
+        (datetime.fromisoformat(record["started_at"]).timestamp(), record["wall_s"])
         for name, record in found.items()
         if not name.endswith("_p2")
     )
     assert len(times) == 4
+    assert all(a + seconds <= b + 1 for (a, seconds), (b, _) in pairwise(times))
     # Nothing is left, and nothing was refused.
     assert cluster.api.jobs == {} and cluster.api.secrets == {}
     assert cluster.api.refused == []
@@ -253,18 +267,18 @@ def test_a_type_of_machine_is_asked_for_and_a_cpu_takes_no_card(cluster):
     kept = cluster.folder / ".snakemake"
     shutil.copy(kept / "kubernetes-stand-in.json", kept / "kubernetes-cpu.json")
     cluster.api.starts = False
-    command = [one.replace("stand-in", "cpu") for one in cluster.command]
+    command = [one.replace("device=stand-in", "device=cpu") for one in cluster.command]
     command.insert(command.index("device=cpu"), "machine_type=n2-standard-8")
     going = subprocess.Popen(
         [str(Path(sys.executable).with_name("snakemake")), *command],
         env=cluster.environment, cwd=cluster.folder,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     while len(cluster.api.seen) < 2:
-        assert going.poll() is None
+        assert going.poll() is None, going.communicate()[0]
         time.sleep(0.1)
     going.terminate()
-    going.wait()
+    going.communicate()
     for one in cluster.api.seen.values():
         pod = one["spec"]["template"]["spec"]
         assert pod["nodeSelector"] == {"node.kubernetes.io/instance-type": "n2-standard-8"}
