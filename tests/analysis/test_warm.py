@@ -3,11 +3,13 @@
 import gc
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from analysis import warm
@@ -71,7 +73,7 @@ def test_it_is_what_a_process_reads_for_itself(root, admitted):
     looked(root)
     kept = files.sifted(root)
     assert [one.path for one in kept[0]] == [one.path for one in own[0]] and kept[1] == own[1]
-    assert frame.load(root).to_json(default_handler=str) == rows.to_json(default_handler=str)
+    pd.testing.assert_frame_equal(frame.load(root), rows)
 
 
 def slower(text: str) -> str:
@@ -150,11 +152,13 @@ def test_a_warm_command_says_and_writes_what_a_cold_one_does(root, tmp_path):
             done = command(*start, module + name, *given)
             assert done.returncode == status, done.stderr
             told.setdefault((name, status), []).append((done.stdout + done.stderr)[-200:])
-        # The notebook says how long it took.
+        # The notebook says how long it took; its parameters stand in a cell with a random name.
         for path in sorted(out.rglob("*.*")):
             if path.suffix != ".ipynb":
-                made.setdefault(path.relative_to(out), []).append(path.read_bytes())
+                content = path.read_bytes().replace(bytes(out), b"")
+                content = re.sub(rb'injected-parameters" id="cell-id=\w+', b"", content)
+                made.setdefault(path.relative_to(out), []).append(content)
     for both in (told, made):
         assert {name: len(found) for name, found in both.items()} == dict.fromkeys(both, 2)
         assert [name for name, found in both.items() if found[0] != found[1]] == []
-    assert len(made) > 60
+    assert len(made) > 50
