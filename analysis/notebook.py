@@ -2,7 +2,8 @@
 
     python -m analysis.notebook EXPERIMENT [--out FILE] [--build DIR] [--machine ID] [RECORDS ...]
 
-executes one by papermill, with a message of one line where papermill shows its stack.
+executes one by papermill, with a message of one line where papermill shows its stack, in a kernel
+that is a fork: it has imported already what this process has.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pandas as pd
 from IPython.display import SVG, Markdown
 
 from analysis import catalogue
+from analysis.forked_kernel import kernel_manager
 from analysis.records import frame as sources
 from analysis.records.frame import RecordsError
 from analysis.rendering import numbers, style, table
@@ -42,7 +44,8 @@ class Page:
         root = sources.repository()
         self.experiment = _one_of("experiment", experiment, published.EXPERIMENTS)
         self.build = root / _text("build", build)
-        self.frame = sources.load(*_paths(root, records))
+        # As other commands call them, which start there.
+        self.frame = sources.load(*_paths(Path() if root == Path.cwd() else root, records))
         rows = sources.of_experiment(self.frame, experiment)
         self.machine = _text("machine", machine)
         sources.reporting_machine(rows, self.machine)
@@ -115,10 +118,6 @@ def _writing(path: Path) -> Iterator[None]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Execute a notebook by papermill; returns the exit status, 1 with one line on stderr."""
-    # Imported here: a notebook that imports this module is run by papermill already.
-    from papermill.exceptions import PapermillException, PapermillExecutionError
-    from papermill.execute import execute_notebook
-
     parser = argparse.ArgumentParser(description="Execute an experiment's notebook.")
     parser.add_argument("experiment", choices=published.EXPERIMENTS)
     parser.add_argument("--out", type=Path, help="default: BUILD/notebooks/EXPERIMENT.ipynb")
@@ -133,14 +132,22 @@ def main(arguments: list[str] | None = None) -> int:
         "build": options.build,
         "machine": options.machine,
     }
+    with kernel_manager() as manager:
+        return _execute(Path(__file__).parent / "notebooks" / name, out, parameters, manager)
+
+
+def _execute(source: Path, out: Path, parameters: dict, manager: type) -> int:
+    # Imported here: a notebook that imports this module is run by papermill already.
+    from papermill.exceptions import PapermillException, PapermillExecutionError
+    from papermill.execute import execute_notebook
+
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        source = Path(__file__).parent / "notebooks" / name
-        execute_notebook(source, out, parameters, progress_bar=False)
+        execute_notebook(source, out, parameters, progress_bar=False, kernel_manager_class=manager)
     except PapermillExecutionError as error:
         print(f"{source.name}: {error.ename}: {error.evalue}", file=sys.stderr)
     except (PapermillException, OSError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{source.name}: {error}", file=sys.stderr)
     else:
         return 0
     return 1

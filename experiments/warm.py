@@ -3,6 +3,7 @@
 The first call starts a server, which imports torch once and forks for each call; it ends when none
 has come for a while. A call costs a fork then, where an interpreter and the import of torch cost
 seconds. A server stands for the files as they were when it started: after an edit another one does.
+`analysis.warm` has servers of its own kind.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from experiments import stop
-from experiments.console import in_words
+from experiments import console, stop
 from experiments.private_folder import SHARED, private
 
 ROOT = Path(__file__).parent.parent
@@ -32,20 +34,41 @@ ROOT = Path(__file__).parent.parent
 _IDLE_S, _START_S = 20.0, 120.0
 # And for what runs to end in order.
 _STOP_S = 20.0
-# Read when libraries are loaded, which a server does once.
-_AT_LOAD = ("CUDA_", "GOMP_", "KMP_", "MKL_", "OMP_", "PYTHON", "TORCH_", "TRITON_")
+# Read when Python and libraries are loaded, which a server does once.
+_AT_LOAD = (
+    *("CUDA_", "GOMP_", "KMP_", "MKL_", "OMP_", "OPENBLAS_", "PYTHON", "TORCH_", "TRITON_"),
+    *("LANG", "LC_", "MPL"),
+)
 
 
-def main(arguments: list[str]) -> int:
+@dataclass(frozen=True)
+class Kind:
+    """What a server has ready, and what it does with a call.
+
+    module: `python -m module --serve ADDRESS LOCK ...` is the server, with `given` at the end.
+    folders: it stands for their files as they are, from the repository root. warm_up: done before
+    the first call, and look: before each, in the server. run: a call's arguments to its exit
+    status, in a fork.
+    """
+
+    module: str
+    folders: tuple[str, ...]
+    warm_up: Callable[[], None]
+    run: Callable[[list[str]], int]
+    look: Callable[[], None] = lambda: None
+    given: tuple[str, ...] = ()
+
+
+def call(kind: Kind, arguments: list[str]) -> int:
     """Have a server run the command; its exit status, or 1 where the process that ran it died."""
     stop.raise_when_told()
     try:
-        with _connected(_address()) as server:
+        with _connected(kind, _address(kind)) as server:
             return _run(server, arguments)
     except stop.Stopped as stopped:
         return stopped.status
     except OSError as error:
-        print(f"error: {in_words(error)}", file=sys.stderr)
+        print(f"error: {console.in_words(error)}", file=sys.stderr)
         return 2
 
 
@@ -70,13 +93,14 @@ def _run(server: socket.socket, arguments: list[str]) -> int:
     return status[0] if status else 1
 
 
-def _address() -> Path:
+def _address(kind: Kind) -> Path:
     """The socket of the server for this environment and the files as they are."""
     loaded = sorted(item for item in os.environ.items() if item[0].startswith(_AT_LOAD))
     # A job's server ends with the job, and has the devices that the job was given.
     job = os.environ.get("SLURM_JOB_ID")
-    sha = hashlib.sha256(f"{sys.executable} {ROOT} {loaded} {_limits()} {job}".encode())
-    for name in ("experiments", "models"):
+    of_server = (kind.module, kind.given, sys.executable, ROOT, loaded, _limits(), job)
+    sha = hashlib.sha256(repr(of_server).encode())
+    for name in kind.folders:
         for path in sorted((ROOT / name).rglob("*")):
             if path.suffix in (".py", ".yaml", ".json"):
                 sha.update(f"{path} {path.stat().st_mtime_ns}".encode())
@@ -93,7 +117,7 @@ def _limits() -> tuple:
     )
 
 
-def _connected(address: Path) -> socket.socket:
+def _connected(kind: Kind, address: Path) -> socket.socket:
     """A connection to the server at `address`, which is started where there is none."""
     with open(address.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -101,9 +125,9 @@ def _connected(address: Path) -> socket.socket:
             return _connection(address)
         log = address.with_suffix(".log")
         with open(log, "wb") as errors:
-            command = [sys.executable, "-m", "experiments.warm", "--serve", str(address)]
             # It holds the lock until it listens, even if this process is gone by then.
-            command.append(str(lock.fileno()))
+            where = (str(address), str(lock.fileno()))
+            command = [sys.executable, "-m", kind.module, "--serve", *where, *kind.given]
             server = subprocess.Popen(
                 command,
                 cwd=ROOT,
@@ -133,12 +157,14 @@ def _connection(address: Path) -> socket.socket:
     return made
 
 
-def serve(address: Path, lock: int) -> None:
+def serve(kind: Kind, address: Path, lock: int) -> None:
     """Fork for each call, until none is at work and none has come for a while.
 
     lock: the descriptor of what others wait for until this one listens.
     """
-    _warm_up()
+    # Once a call's streams have taken their place, these cannot be changed any more.
+    console.in_any_locale()
+    kind.warm_up()
     address.unlink(missing_ok=True)
     running: set[int] = set()
     with socket.socket(socket.AF_UNIX) as listening:
@@ -147,25 +173,26 @@ def serve(address: Path, lock: int) -> None:
         own = address.stat().st_ino
         os.close(lock)
         while select.select([listening], [], [], _IDLE_S)[0] or _still(running):
-            _take(listening, running)
+            _take(kind, listening, running)
         # Whoever has connected by now is still served.
         with suppress(FileNotFoundError):
             if address.stat().st_ino == own:
                 address.unlink()
-        while _take(listening, running):
+        while _take(kind, listening, running):
             pass
 
 
-def _take(listening: socket.socket, running: set[int]) -> bool:
+def _take(kind: Kind, listening: socket.socket, running: set[int]) -> bool:
     """Fork for a caller, if there is one."""
     if not select.select([listening], [], [], 0)[0]:
         return False
     caller, _ = listening.accept()
     _still(running)
+    kind.look()
     pid = os.fork()
     if pid == 0:
         listening.close()
-        _answer(caller)
+        _answer(kind, caller)
     running.add(pid)
     caller.close()
     return True
@@ -181,18 +208,22 @@ def _warm_up() -> None:
     """Import what calls need. No operation runs: forks would inherit a broken thread pool."""
     import torch
 
-    from experiments import console, grid, supervise  # noqa: F401
+    from experiments import grid, supervise  # noqa: F401
     from experiments.digest import code_digest
 
-    # Once a call's streams have taken their place, these cannot be changed any more.
-    console.in_any_locale()
     torch.set_num_threads(1)
     # What they read is remembered, and the files are the same for as long as this server stands.
     for task in grid.tasks("smoke"):
         code_digest(task.case.variant, task.procedure)
 
 
-def _answer(caller: socket.socket) -> None:
+def _measure(arguments: list[str]) -> int:
+    from experiments.__main__ import main as run
+
+    return run(arguments)
+
+
+def _answer(kind: Kind, caller: socket.socket) -> None:
     """Run the command of a caller, with its streams, folder and environment, and end."""
     status = 1
     try:
@@ -205,9 +236,7 @@ def _answer(caller: socket.socket) -> None:
         os.environ.clear()
         os.environ.update(request["env"])
         _end_with(caller)
-        from experiments.__main__ import main as run
-
-        status = run(request["arguments"])
+        status = kind.run(request["arguments"])
     except stop.Stopped as stopped:
         status = stopped.status
     except SystemExit as end:
@@ -246,8 +275,10 @@ def _end_with(caller: socket.socket) -> None:
     told()
 
 
+MEASURING = Kind("experiments.warm", ("experiments", "models"), _warm_up, _measure)
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
-        serve(Path(sys.argv[2]), int(sys.argv[3]))
+        serve(MEASURING, Path(sys.argv[2]), int(sys.argv[3]))
     else:
-        sys.exit(main(sys.argv[1:]))
+        sys.exit(call(MEASURING, sys.argv[1:]))

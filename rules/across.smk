@@ -12,7 +12,7 @@ rule on_all_records:
         code="",
         command="",
     shell:
-        "python -m analysis.{params.command} {params.roots:q} > {log:q} 2>&1"
+        "{WARM} {params.command} {params.roots:q} > {log:q} 2>&1"
 
 
 use rule on_all_records as claims with:
@@ -168,7 +168,7 @@ rule numbers:
     message:
         "joining every number that the prose may use"
     shell:
-        "python -m analysis.rendering.numbers --out {output:q} {input:q} > {log:q} 2>&1"
+        "{WARM} rendering.numbers --out {output:q} {input:q} > {log:q} 2>&1"
 
 
 rule ledger:
@@ -187,7 +187,7 @@ rule ledger:
     message:
         "every claim down to its records, as a page"
     shell:
-        "python -m analysis.pages.ledger_page --claims {input:q} --out {output:q} > {log:q} 2>&1"
+        "{WARM} pages.ledger_page --claims {input:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule numbers_page:
@@ -207,4 +207,4 @@ rule numbers_page:
     message:
         "every number down to its records, as a page"
     shell:
-        "python -m analysis.pages.numbers_page --out {output:q} > {log:q} 2>&1"
+        "{WARM} pages.numbers_page --out {output:q} > {log:q} 2>&1"

@@ -18,7 +18,7 @@ rule writeup:
     message:
         "the write-up {wildcards.name}, published beside measured"
     shell:
-        "python -m analysis.documents.writeups {wildcards.name:q} --out {output:q} > {log:q} 2>&1"
+        "{WARM} documents.writeups {wildcards.name:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule paper:
@@ -39,7 +39,7 @@ rule paper:
     message:
         "typesetting the paper"
     shell:
-        "python -m analysis.documents.paper --out {output:q} > {log:q} 2>&1"
+        "{WARM} documents.paper --out {output:q} > {log:q} 2>&1"
 
 
 use rule on_all_records as index_page with:

@@ -154,7 +154,7 @@ for name in EXPERIMENTS:
         message:
             "executing the notebook: its figures, tables and numbers"
         shell:
-            "python -m analysis.notebook {params.experiment:q} {params.roots:q} > {log:q} 2>&1"
+            "{WARM} notebook {params.experiment:q} {params.roots:q} > {log:q} 2>&1"
 
     rule:
         name:
@@ -173,7 +173,7 @@ for name in EXPERIMENTS:
         message:
             "what the report says of the notebook's figures and tables"
         shell:
-            "python -m analysis.outputs {params.experiment:q} > {log:q} 2>&1"
+            "{WARM} outputs {params.experiment:q} > {log:q} 2>&1"
 
 
 rule notebook_page:
@@ -186,9 +186,10 @@ rule notebook_page:
     conda:
         "../envs/reproduce.yaml"
     params:
-        code=modules_digest(data=["analysis/pages/notebook/*"]),
+        code=modules_digest(
+            "analysis.pages.notebook_page", data=["analysis/pages/notebook/*"]
+        ),
     message:
         "the notebook {wildcards.name} as a page"
     shell:
-        "jupyter nbconvert --to html --log-level WARN --template notebook"
-        " --TemplateExporter.extra_template_basedirs=analysis/pages {input:q} > {log:q} 2>&1"
+        "{WARM} pages.notebook_page {input:q} > {log:q} 2>&1"

@@ -2,6 +2,7 @@
 import math
 import mimetypes
 import os
+import shlex
 import sys
 from datetime import UTC, datetime
 from functools import cache
@@ -75,6 +76,8 @@ WRITEUPS = glob_wildcards("paper/writeups/{name}.md.j2").name
 # The folders that analysis reads, and whose numbers the prose gives.
 ROOTS = ["results/published"] if PUBLISHED else []
 ROOTS += [LOCAL] if SOURCE == "local" else []
+# What the commands of the analysis are called by: they find imported and read what they share.
+WARM = f"python -m analysis.warm {shlex.join(ROOTS)} --"
 # Figures of all experiments.
 ACROSS = ["overview", "scaling", "variation", "retest", "gauges"]
 # Every case asks for its variant's.

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("models", "experiments", "analysis")
 # From the ground up; rooms of one floor do not import each other.
 FLOORS = (
-    {"statistics", "command"},
+    {"statistics", "command", "forked_kernel"},
     {"records"},
     {"rendering"},
     {"claims", "documents", "outputs"},
@@ -24,6 +24,7 @@ FLOORS = (
     {"comparison"},
     {"across", "pages", "catalogue"},
     {"notebook"},
+    {"warm"},
 )
 
 

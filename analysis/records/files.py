@@ -17,6 +17,8 @@ from experiments.shown import shown
 UNVOUCHED = " (not vouched for)"
 NOBODY = "no record that somebody vouches for (results/published/TRUSTED)"
 DEFAULT_ROOTS = ("results/published", "results/local")
+# What `analysis.warm` has read for the forks of its process, by what `asked` says of the roots.
+kept: dict[tuple[Path, ...], tuple[list[File], list[str]]] = {}
 
 
 class RecordsError(ValueError):
@@ -134,6 +136,8 @@ def sifted(*roots) -> tuple[list[File], list[str]]:
         if not roots:
             raise RecordsError(f"{base}: has none of {', '.join(DEFAULT_ROOTS)}")
     roots = [*map(Path, roots)]
+    if asked(roots) in kept:
+        return kept[asked(roots)]
     for root in roots:
         if not root.exists():
             raise RecordsError(f"{shown(root)}: no such records folder or file")
@@ -142,6 +146,11 @@ def sifted(*roots) -> tuple[list[File], list[str]]:
         named = ", ".join(map(shown, roots))
         raise RecordsError(f"{named}: no record (*.json) in there; run the experiments first")
     return _files(found.records), found.left_out
+
+
+def asked(roots: Iterable[Path]) -> tuple[Path, ...]:
+    """Roots as they are called, in the folder where they are."""
+    return (Path.cwd(), *roots)
 
 
 def _files(records: dict[Path, Record]) -> list[File]:

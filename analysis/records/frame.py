@@ -23,6 +23,9 @@ from analysis.statistics.spread import Spread, estimate
 from experiments import gate, grid, rounds
 from experiments.case import Case
 
+# The files that `analysis.warm` has read for the forks of its process, and their frame.
+kept: tuple[list[File], pd.DataFrame] | None = None
+
 
 def load(*roots) -> pd.DataFrame:
     """One row per machine, experiment and case, of all rounds whose records count.
@@ -58,6 +61,10 @@ def load(*roots) -> pd.DataFrame:
 @gate.uncollected()
 def of_files(found: Iterable[File]) -> pd.DataFrame:
     """`load` of records that were read before."""
+    found = list(found)
+    # Equal where they are the same objects, at which a comparison of lists looks first.
+    if kept is not None and found == kept[0]:
+        return kept[1]
     of_cases = files.counting(found)
     occasions = _occasions(one for own in of_cases.values() for one in own)
     samples = {key: _samples(own, occasions) for key, own in of_cases.items()}

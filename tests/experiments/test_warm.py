@@ -63,12 +63,12 @@ def test_output_and_exit_status_are_those_of_the_command(copy):
 
 def test_one_server_answers_until_the_files_change(copy, monkeypatch):
     monkeypatch.setattr(warm, "ROOT", copy)
-    before = warm._address()
+    before = warm._address(warm.MEASURING)
     assert run(copy, ".warm", "list").returncode == 0
-    assert before.exists() and warm._address() == before
+    assert before.exists() and warm._address(warm.MEASURING) == before
     grid = copy / "experiments/dilated.yaml"
     grid.write_text(grid.read_text().replace("title: ", "title: Edited, ", 1))
-    assert warm._address() != before
+    assert warm._address(warm.MEASURING) != before
     assert "Edited, " in run(copy, ".warm", "list").stdout
 
 
@@ -76,7 +76,7 @@ def test_a_caller_that_goes_before_it_has_asked_leaves_nothing_at_work(copy, mon
     monkeypatch.setattr(warm, "ROOT", copy)
     assert run(copy, ".warm", "list").returncode == 0
     with socket.socket(socket.AF_UNIX) as caller:
-        caller.connect(str(warm._address()))
+        caller.connect(str(warm._address(warm.MEASURING)))
         streams = array.array("i", [1, 2])
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)]
         caller.sendmsg([(1000).to_bytes(4, "big")], ancillary)
@@ -88,12 +88,12 @@ def test_a_caller_that_goes_before_it_has_asked_leaves_nothing_at_work(copy, mon
 
 def test_a_server_is_of_its_limits_and_its_job(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    found = [warm._address()]
+    found = [warm._address(warm.MEASURING)]
     for number in ("7", "8"):
         monkeypatch.setenv("SLURM_JOB_ID", number)
-        found.append(warm._address())
+        found.append(warm._address(warm.MEASURING))
     monkeypatch.setattr(warm.os, "sched_getaffinity", lambda _: {0})
-    found.append(warm._address())
+    found.append(warm._address(warm.MEASURING))
     assert len(set(found)) == 4
 
 

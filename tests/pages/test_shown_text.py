@@ -192,9 +192,8 @@ def pages(once, build):
 
 def _notebook_page(build: Path) -> Path:
     source = build / "notebooks" / "comprehensive.ipynb"
-    command = [sys.executable, "-m", "nbconvert", "--to", "html", "--template", "notebook"]
-    command.append(f"--TemplateExporter.extra_template_basedirs={ROOT / 'analysis/pages'}")
-    subprocess.run([*command, "--log-level", "ERROR", source], check=True)
+    command = [sys.executable, "-m", "analysis.pages.notebook_page", source]
+    subprocess.run(command, cwd=ROOT, check=True)
     return source.with_suffix(".html")
 
 

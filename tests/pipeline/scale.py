@@ -3,9 +3,9 @@
     python -m tests.pipeline.scale [--counts 100 1000 10000] [--rounds 1] [--out FOLDER]
 
 works in copies of the repository, with synthetic grids and records that pass the gate, and measures
-nothing. Each command is a fresh process; memory is the largest sum of what it and its children hold
-(RSS; pages that they share count once for each). Writes `scale.json` and draws `scale.svg` and
-`scale.png`.
+nothing. Each command is a fresh process; memory is the largest sum of what it, its children and the
+servers that they start hold (RSS; pages that they share count once for each). Writes `scale.json`
+and draws `scale.svg` and `scale.png`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import psutil
 from analysis.across.overview import FIGURES
 from analysis.rendering import style
 from experiments import grid
+from experiments.forked_process import adopting_orphans
 from tests.pipeline import scale_cases
 from tests.pipeline.conftest import fresh_copy
 from tests.pipeline.scale_drawn import drawn
@@ -90,7 +91,7 @@ def resuming(rounds: int) -> list[Step]:
 
 
 def analysing() -> list[Step]:
-    """Every command that reads all records, one after another, and then all of the build."""
+    """Every command that reads all records, one after another, each for itself."""
     notebooks = {name: python("analysis.notebook", name, PUBLISHED) for name in grid.names()}
     figures = ("--out", "build/figures/overview.svg", "--figure", *FIGURES)
     claims = ("--claims", "paper/claims.yaml", "--out", "build/claims.json")
@@ -111,7 +112,20 @@ def analysing() -> list[Step]:
     return [Step("analysis", name, command) for name, command in commands.items()]
 
 
-BUILD = Step("build", "snakemake -c2", (_SNAKEMAKE, "-c2", "--config", "source=published"))
+_BUILD = (_SNAKEMAKE, "-c2", "--config", "source=published")
+
+
+def building() -> list[Step]:
+    """The build up to its last number, verdict, figure and page of records, and then the rest."""
+    pages = [f"{name}.html" for name in ("reproduction", "results", "compare", "ledger", "numbers")]
+    made = [*pages, "tables/advice.csv", "figures/overview.svg"]
+    made += [f"notebooks/{name}.ipynb" for name in grid.names()]
+    targets = (f"build/{path}" for path in made)
+    # Targets before the option, which takes several values.
+    return [
+        Step("build", "snakemake -c2, the analysis", (*_BUILD[:2], *targets, *_BUILD[2:])),
+        Step("build", "snakemake -c2, its documents", _BUILD),
+    ]
 
 
 def take(step: Step, copy: Path, cases: int, rounds: int) -> Taken:
@@ -120,26 +134,30 @@ def take(step: Step, copy: Path, cases: int, rounds: int) -> Taken:
     log.parent.mkdir(exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": ""}
     began, before, peak = time.monotonic(), _processor_s(), 0
-    with open(log, "wb") as told:
+    with open(log, "wb") as told, adopting_orphans():
         run = psutil.Popen(
             step.command, cwd=copy, env=environment, stdin=subprocess.DEVNULL,
             stdout=told, stderr=told,
         )  # fmt: skip
         while run.poll() is None:
             held = 0
-            for one in _tree(run):
+            for one in _started():
                 with suppress(psutil.Error):
                     held += one.memory_info().rss
             peak = max(peak, held)
             if time.monotonic() - began > _MOST_S:
-                for one in _tree(run):
+                for one in _started():
                     one.kill()
             time.sleep(_LOOK_S)
-    wall = time.monotonic() - began
+        wall = time.monotonic() - began
+        # Servers, which would wait for more.
+        for one in psutil.Process().children():
+            one.terminate()
+            one.wait()
     spent = _processor_s() - before
     made = Taken(cases, rounds, step.stage, step.name, wall, spent, peak, run.returncode)
     ended = f"  status {run.returncode}: {log}" if run.returncode else ""
-    name = f"{step.stage:9} {step.name:24}"
+    name = f"{step.stage:9} {step.name:28}"
     _say(f"{cases:6} {name} {wall:7.1f} s {spent:7.1f} s {peak / 2**20:7.0f} MiB{ended}")
     return made
 
@@ -150,9 +168,10 @@ def _processor_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _tree(run: psutil.Process) -> list[psutil.Process]:
+def _started() -> list[psutil.Process]:
+    """All that this process has started, and what that has."""
     with suppress(psutil.Error):
-        return [run, *run.children(recursive=True)]
+        return psutil.Process().children(recursive=True)
     return []
 
 
@@ -181,7 +200,8 @@ def measured(folder: Path, cases: int, rounds: int, stages: set[str]) -> Iterato
             yield take(step, copy, cases, rounds)
         shutil.rmtree(copy / "build")
     if "build" in stages:
-        yield take(BUILD, copy, cases, rounds)
+        for step in building():
+            yield take(step, copy, cases, rounds)
 
 
 def table(found: list[Taken]) -> str:

@@ -55,7 +55,7 @@ def _summed(lines: dict) -> dict:
             total[count] = total.get(count, 0.0) + seconds
     slowest = sorted(single, key=lambda name: -max(single[name].values()))[:_SLOWEST]
     whole = {name: line for name, line in lines.items() if name[0] == "build"}
-    summed = {("analysis", "sum of all"): total} if total else {}
+    summed = {("analysis", "all, each for itself"): total} if total else {}
     return {**whole, **summed, **{name: single[name] for name in slowest}}
 
 

@@ -10,6 +10,7 @@ from analysis.records import systems
 from analysis.rendering.table import Cell, Table, brief
 from analysis.rendering.text import number, tokens
 from analysis.selection import published, rates, views
+from analysis.selection.row_index import RowIndex
 from analysis.standard import cells, in_words
 from analysis.standard.beside import named
 from analysis.standard.cells import time_cell
@@ -96,15 +97,16 @@ def _matrix(
     body: list[tuple[Cell, ...]] = []
     main = view.setting.dtype
     groups = sorted(rows.groupby(SHAPE), key=lambda group: (group[0][0] != main, group[0]))
-    for (_, _, heads, head_dim, batch, n), own in groups:
+    index = RowIndex(rows, (*SHAPE, "system"))
+    for shape, own in groups:
+        _, _, heads, head_dim, batch, n = shape
         line: list[Cell] = [
             in_words.case(own.iloc[0], "type", "causal"),
             f"{batch} × {heads} × {head_dim}",
             tokens(n),
         ]
         for system in shown:
-            same = own[own["system"] == system]
-            row = None if same.empty else same.iloc[0]
+            row = index.first(*shape, system)
             if row is None:
                 line.append(None)
             elif row["status"] != "ok":
