@@ -46,11 +46,15 @@ def node(device: str, asked: dict, cores: int, folder: Path) -> dict:
         command.append(f"--partition={named['slurm_partition']}")
     if device != "cpu":
         command.append(f"--gpus={named['gpu_model']}:1" if "gpu_model" in named else "--gpus=1")
-    print(f"asking a node what it is: {' '.join(command)}", file=sys.stderr, flush=True)
+    told = f"asking a node what it is, once one is free: {' '.join(command)}"
+    print(told, file=sys.stderr, flush=True)
     command += [sys.executable, "-m", "experiments", "machine", "--device", device]
     try:
         found = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
+    except subprocess.CalledProcessError as error:
+        told = f"no node says what it is: srun ended with status {error.returncode}"
+        raise SlurmError(told) from None
+    except OSError as error:
         raise SlurmError(f"no node says what it is: {error}") from None
     answer = _machine(found.stdout)
     with atomic_write(kept) as partial:
@@ -75,6 +79,9 @@ def cards_of_nodes(asked: dict) -> tuple[int, int]:
     command = ["sinfo", "--noheader", "--Node", *partition, "--format=%N %G"]
     listed = answer(command)
     found = _cards_by_node(listed, asked)
+    if not listed.strip():
+        there = " ".join(sorted({*answer(["sinfo", "--noheader", "--format=%R"]).split()}))
+        raise SlurmError(f"no partition {asked.get('slurm_partition', '')} with nodes: {there}")
     if not found:
         shown = " ".join(f"{key}={value}" for key, value in asked.items() if key != "nodes")
         told = " ".join(sorted({line.partition(" ")[2].strip() for line in listed.splitlines()}))

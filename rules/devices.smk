@@ -126,7 +126,9 @@ try:
     if IS_CLUSTER:
         DEVICE = DEVICE or "cuda"
         if DEVICE not in ("cpu", "cuda", "stand-in"):
-            raise DeviceError(f"--config device={DEVICE}: a cluster chooses the card")
+            raise DeviceError(
+                f"--config device={DEVICE}: expected cpu, cuda or stand-in: a cluster chooses the card"
+            )
         DEVICES = (DEVICE,)
         HERE, DEVICE_NAME, CARDS, NODES = of_nodes()
     else:

@@ -37,7 +37,7 @@ rule measure:
         limits=lambda wildcards: str(TASKS[wildcards.case].limits),
         code=lambda wildcards: code_of(TASKS[wildcards.case]),
     message:
-        "{resources.progress}"
+        "{wildcards.round}: {wildcards.case}" if IS_CLUSTER else "{resources.progress}"
     shell:
         "python -m experiments.warm run --tier {params.tier} --device {resources.on}"
         " --machine {params.machine}"

@@ -38,14 +38,16 @@ def stop_run(number, frame=None):
     """End the jobs, then this process: nothing of Snakemake's is waited for."""
     for one in STOPS:
         signal.signal(one, signal.SIG_IGN)
-    jobs = psutil.Process().children(recursive=True)
-    for kill in (psutil.Process.terminate, psutil.Process.kill):
+    jobs = set()
+    for kill in (psutil.Process.terminate, psutil.Process.kill, psutil.Process.kill):
+        # Listed each time: one may just have started. Of what has lost its parent the last list knows.
+        jobs |= {*psutil.Process().children(recursive=True)}
         for job in jobs:
             try:
                 kill(job)
             except psutil.NoSuchProcess:
                 pass
-        jobs = psutil.wait_procs(jobs, JOBS_END_S)[1]
+        jobs = {*psutil.wait_procs(jobs, JOBS_END_S)[1]}
     for call in WHEN_STOPPED:
         try:
             call()

@@ -253,7 +253,7 @@ def test_a_run_that_ends_early_leaves_no_job_to_the_next(cluster, number):
         ("device=cuda", ".snakemake/kubernetes-cuda.json: does not say what a node is; profiles/"),
         ("partition=gpu", "--config partition: expected where a cluster of its kind runs the jobs"),
         ("machine_type=a,b", "--config machine_type=a,b: expected a name"),
-        ("device=cuda:1", "--config device=cuda:1: a cluster chooses the card"),
+        ("device=cuda:1", "--config device=cuda:1: expected cpu, cuda or stand-in"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_starts(cluster, config, told):

@@ -188,8 +188,8 @@ def test_a_run_that_ends_early_goes_on_and_leaves_no_job(on_cluster, copy, numbe
     ("config", "told"),
     [
         ("gpu_model=a100", "no node of gpu_model=a100 has a card: gpu:h100:2"),
-        ("partition=other", "no node of slurm_partition=other has a card"),
-        ("device=cuda:1", "--config device=cuda:1: a cluster chooses the card"),
+        ("partition=other", "no partition other with nodes: cards"),
+        ("device=cuda:1", "--config device=cuda:1: expected cpu, cuda or stand-in"),
     ],
 )
 def test_what_no_node_has_is_told_before_anything_starts(on_cluster, copy, config, told):
