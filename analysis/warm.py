@@ -3,7 +3,7 @@
 A server has imported what the commands need and has read the records at the roots, through the gate
 as any command does, and forks for each call (see `experiments.warm`). A command of these same roots
 finds them read, and their frame made. They live in memory alone; before each call the server looks
-at all files that they depend on, and reads anew where one is another than it was.
+at all of them and at who vouches for them, and reads anew where a file is another than it was.
 """
 
 from __future__ import annotations

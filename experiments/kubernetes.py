@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,11 +15,6 @@ ASKED = {"gpu_manufacturer": "nvidia", "scale": 0}
 
 class KubernetesError(RuntimeError):
     """A cluster has not said what is needed of it."""
-
-
-def is_here() -> bool:
-    """Whether this is a pod."""
-    return "KUBERNETES_SERVICE_HOST" in os.environ
 
 
 def node(device: str, folder: Path) -> tuple[str, str, int]:

@@ -22,6 +22,7 @@ from experiments.grid import Task
 from experiments.machine import Machine, describe
 from experiments.nodes.allocation import Nodes, job, nodes_of
 from experiments.private_folder import sweep
+from experiments.slurm import SlurmError
 from experiments.workers import Workers
 
 LOCAL = ROOT / "results" / "local"
@@ -171,7 +172,11 @@ class _Pass:
             place = f"{self.round_}, {number}/{len(tasks)}"
             _say(f"[{place}, about {left} left] {label(task.case)}")
             began = time.monotonic()
-            nodes = self.nodes(task)
+            try:
+                nodes = self.nodes(task)
+            except SlurmError as error:
+                _say(f"    not measured: {error}")
+                continue
             count = task.case.world_size if task.case.is_spread else 1
             count = nodes.ranks_of_each if nodes else count
             with hold(self.device, count, self.tick) as held:
@@ -267,13 +272,16 @@ class _Pass:
             return None
         count = nodes_of(task.case, self.count, self._job().nodes)
         ranks = task.case.world_size // count
-        return Nodes(self._job(), count, ranks, self.device) if count > 1 else None
+        here = (ranks, self.device, self.machine.id)
+        return Nodes(self._job(), count, *here) if count > 1 else None
 
     def expected(self, task: Task) -> float:
         """Seconds, by the rates of `experiments.cost`."""
         kind, name = self.machine.device_kind, self.machine.device
-        nodes = self.nodes(task)
-        cards = task.case.world_size if nodes else self.count
+        cards = self.count
+        # Where SLURM does not answer, the case is told when it comes.
+        with contextlib.suppress(SlurmError):
+            cards = task.case.world_size if self.nodes(task) else cards
         return cost.seconds(task.case, task.limits, kind, name, cards=cards).total
 
 

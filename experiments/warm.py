@@ -30,8 +30,9 @@ from experiments import console, stop
 from experiments.private_folder import SHARED, private
 
 ROOT = Path(__file__).parent.parent
-# Seconds without a call after which a server ends, and that its start may take.
-_IDLE_S, _START_S = 20.0, 120.0
+# Seconds without a call after which a server ends, that its start may take with all that it reads,
+# and between two looks at whether a caller is to stop.
+_IDLE_S, _START_S, _LOOK_S = 20.0, 900.0, 0.5
 # And for what runs to end in order.
 _STOP_S = 20.0
 # Read when Python and libraries are loaded, which a server does once.
@@ -63,8 +64,9 @@ def call(kind: Kind, arguments: list[str]) -> int:
     """Have a server run the command; its exit status, or 1 where the process that ran it died."""
     stop.raise_when_told()
     try:
+        check = stop.check_stop()
         with _connected(kind, _address(kind)) as server:
-            return _run(server, arguments)
+            return _run(server, arguments, check)
     except stop.Stopped as stopped:
         return stopped.status
     except OSError as error:
@@ -72,7 +74,7 @@ def call(kind: Kind, arguments: list[str]) -> int:
         return 2
 
 
-def _run(server: socket.socket, arguments: list[str]) -> int:
+def _run(server: socket.socket, arguments: list[str], check: Callable[[], None]) -> int:
     request = json.dumps({"arguments": arguments, "folder": os.getcwd(), "env": {**os.environ}})
     streams = array.array("i", [1, 2])
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)]
@@ -80,6 +82,9 @@ def _run(server: socket.socket, arguments: list[str]) -> int:
     server.sendmsg([len(body).to_bytes(4, "big")], ancillary)
     server.sendall(body)
     try:
+        # A killed scheduler tells nobody.
+        while not select.select([server], [], [], _LOOK_S)[0]:
+            check()
         status = server.recv(1)
     except stop.Stopped:
         # It is told by this end, cleans up and says how to go on.
@@ -109,8 +114,11 @@ def _address(kind: Kind) -> Path:
 
 def _limits() -> tuple:
     """What a server has from whoever starts it, and its forks from it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
     limits = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
     return (
+        mask,
         sorted(os.sched_getaffinity(0)),
         os.getpriority(os.PRIO_PROCESS, 0),
         [resource.getrlimit(limit) for limit in sorted(set(limits))],

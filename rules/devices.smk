@@ -30,12 +30,12 @@ OF_RUN = "ATTENTION_MACHINE"
 IS_SUBMITTED = workflow.is_main_process and workflow.resource_settings.nodes is not None
 IS_JOB = not workflow.is_main_process
 IS_CLUSTER = IS_SUBMITTED or IS_JOB
-IS_KUBERNETES = IS_SUBMITTED and kubernetes.is_here()
+# The executor is not told here; its profile is known by what it calls cases that share a job.
+IS_KUBERNETES = IS_SUBMITTED and "pod" in workflow.group_settings.group_components
+GROUP = "pod" if IS_KUBERNETES else "cases"
 # The name of the run whose jobs this folder has submitted.
 JOBS = Path(f".snakemake/{'kubernetes' if IS_KUBERNETES else 'slurm'}-jobs")
 CORES_OF_JOB, MINUTES_TO_START = 4, 2
-# What the profiles call the cases that share a job.
-GROUP = "cases"
 if IS_KUBERNETES:
     ON_NODES.update(kubernetes.ASKED)
 elif IS_CLUSTER:
@@ -56,8 +56,8 @@ def of_nodes():
         return *kubernetes.node(DEVICE, Path(".snakemake")), 1
     if not slurm.is_here():
         raise slurm.SlurmError(
-            "no sbatch here, and this is no pod: of executors for other hosts only "
-            "SLURM's and Kubernetes' are known"
+            "no sbatch here: executors for other hosts are SLURM's, with profiles/slurm, and "
+            "Kubernetes', with profiles/kubernetes"
         )
     found = slurm.cards_of_nodes(ON_NODES) if DEVICE != "cpu" else (1, 1)
     node = slurm.node(DEVICE, ON_NODES, CORES_OF_JOB, Path(".snakemake"))

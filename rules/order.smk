@@ -63,7 +63,8 @@ def groups(round):
     found = {}
     for number, names in enumerate(schedule.bundles(waiting, most)):
         group = f"{GROUP}-{round}-{number}"
-        workflow.parent_groupids[group] = GROUP
+        # Or each would be a job of its own.
+        workflow.group_settings.group_components[group] = len(names)
         found |= dict.fromkeys(names, group)
     return found
 

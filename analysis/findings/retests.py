@@ -125,7 +125,7 @@ def most(frame: pd.DataFrame, machine: str = "auto") -> tuple[str, Retests]:
 def entries(frame: pd.DataFrame) -> dict[str, dict]:
     """Number entries: the share (%) of so many intervals that held, and the hours between.
 
-    And of those of one host the share that held on others, and the rounds that they are of.
+    And of so many intervals of one host the share that held on others, and the rounds of both.
     """
     machine, found = most(frame)
     other = elsewhere(frame, machine)
@@ -135,6 +135,8 @@ def entries(frame: pd.DataFrame) -> dict[str, dict]:
         "retest.hours": numbers.entry(found.hours if found.found else None, unit="h"),
         "retest.elsewhere": numbers.entry(other.share, unit="%"),
         "retest.elsewhere_rounds": numbers.entry(other.rounds[0] or None, unit="rounds"),
+        "retest.elsewhere_again": numbers.entry(other.rounds[1] or None, unit="rounds"),
+        "retest.elsewhere_intervals": numbers.entry(len(other.found) or None, unit="intervals"),
     }
 
 

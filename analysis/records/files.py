@@ -186,16 +186,17 @@ def counting(files: Iterable[File]) -> dict[tuple[str, Case], list[File]]:
     return {key: _counting(of_case) for key, of_case in found.items()}
 
 
-def _how(record: Record) -> tuple:
-    return record.software.code_digest, record.machine.nodes
-
-
 def _counting(of_case: list[File]) -> list[File]:
     for is_better in (lambda one: one.record.tier != "smoke", lambda one: one.origin == "local"):
         of_case = [one for one in of_case if is_better(one)] or of_case
     of_case = sorted(of_case, key=lambda one: (one.record.started_at, one.path))
-    last = _how(of_case[-1].record)
-    of_case = [one for one in of_case if _how(one.record) == last]
+    last = of_case[-1].record.software.code_digest
+    of_case = [one for one in of_case if one.record.software.code_digest == last]
+    # What was not measured says nothing of over how many.
+    over = [one.record.machine.nodes for one in of_case if one.record.status == "ok"][-1:]
+    of_case = [
+        one for one in of_case if one.record.status != "ok" or [one.record.machine.nodes] == over
+    ]
     by_round: dict[str, File] = {}
     for one in of_case:
         if one.round in by_round:

@@ -4,41 +4,47 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import socket
 import sys
+import time
 from dataclasses import dataclass
 
 from experiments.case import Case
 from experiments.slurm import SlurmError, answer
 
-# What steps of rings are called.
-_STEP = "attention-ranks"
+# Seconds that a step may take to end.
+_END_S = 30.0
 
 
 @dataclass(frozen=True)
 class Job:
     """A job of several nodes, of which this process is on the first.
 
-    cores: of the job on each node. address: this node's, to the others.
+    host: this node's name. cores: of the job on each node. address: this node's, to the others.
+    step: what this run's steps are called, and nobody else's.
     """
 
     id: str
+    host: str
     nodes: int
     cores: int
     address: str
+    step: str
 
 
 @dataclass(frozen=True)
 class Nodes:
     """Those over which a ring is spread: as many ranks on each of them, each with a card.
 
-    cards: how these are called: "cuda" or "stand-in".
+    cards: how these are called: "cuda" or "stand-in". machine: the id that each node must have.
     """
 
     job: Job
     count: int
     ranks_of_each: int
     cards: str
+    machine: str
 
 
 def job() -> Job | None:
@@ -46,15 +52,18 @@ def job() -> Job | None:
     number, here = (os.environ.get(key) for key in ("SLURM_JOB_ID", "SLURMD_NODENAME"))
     if not number or not here:
         return None
-    told = answer(["squeue", "--noheader", f"--jobs={number}", "--format=%D %C %N"]).split()
-    if len(told) != 3 or int(told[0]) == 1:
+    # Of an array all its jobs are listed.
+    listed = answer(["squeue", "--noheader", f"--jobs={number}", "--format=%A %D %C %N"])
+    told = next((row for row in map(str.split, listed.splitlines()) if row[:1] == [number]), [])
+    if len(told) != 4 or int(told[1]) == 1:
         return None
-    names = answer(["scontrol", "show", "hostnames", told[2]]).split()
+    names = answer(["scontrol", "show", "hostnames", told[3]]).split()
     if names[0] != here:
         return None
     shown = answer(["scontrol", "--oneliner", "show", "node", names[-1]])
     other = re.search(r"\bNodeAddr=(\S+)", shown)
-    return Job(number, len(names), int(told[1]) // len(names), _own_address(other and other[1]))
+    address, step = _own_address(other and other[1]), f"attention-{secrets.token_hex(4)}"
+    return Job(number, here, len(names), int(told[2]) // len(names), address, step)
 
 
 def _own_address(other: str | None) -> str:
@@ -88,23 +97,43 @@ def step_over(nodes: Nodes) -> list[str]:
     """How a command begins that is to be run once on each of these nodes."""
     count = nodes.count
     return [
-        *("srun", "--quiet", f"--jobid={nodes.job.id}", f"--job-name={_STEP}"),
-        # The supervisor may itself be a step, of the same cards and cores.
-        *("--overlap", f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1"),
+        *("srun", "--quiet", f"--jobid={nodes.job.id}", f"--job-name={nodes.job.step}"),
+        # The supervisor may itself be a step, of the same cards and cores. From the first node on:
+        # that is where it is.
+        *("--overlap", f"--nodes={count}", "--relative=0", f"--ntasks={count}"),
+        "--ntasks-per-node=1",
         *(f"--cpus-per-task={nodes.job.cores}", "--kill-on-bad-exit=1"),
     ]
 
 
+def environment() -> dict[str, str]:
+    """That of a step: of SLURM's variables, which would change what `step_over` asks, hardly any.
+
+    Which of its cards a node gives to the step it says itself.
+    """
+    kept = ("SLURM_CONF", "SLURM_JOB_ID", "SLURM_CLUSTER_NAME")
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in kept or not name.startswith(("SLURM_", "SRUN_", "CUDA_VISIBLE_DEVICES"))
+    }
+
+
 def end_steps(nodes: Nodes) -> None:
-    """End what a ring has left: SLURM goes on with a step whose `srun` was killed.
+    """End what a ring has left, and wait: SLURM goes on with a step whose `srun` was killed.
 
     Where SLURM does not answer it says so: what was measured is no less a result.
     """
     asked = ["squeue", "--steps", "--noheader", f"--jobs={nodes.job.id}", "--format=%i %j"]
     try:
-        lines = [line.split() for line in answer(asked).splitlines()]
-        steps = [line[0] for line in lines if line[1:] == [_STEP]]
-        if steps:
+        end = time.monotonic() + _END_S
+        while time.monotonic() < end:
+            lines = [line.split() for line in answer(asked).splitlines()]
+            steps = [line[0] for line in lines if line[1:] == [nodes.job.step]]
+            if not steps:
+                return
             answer(["scancel", "--signal=KILL", *steps])
+            time.sleep(0.2)
+        print("    ranks on other nodes go on", file=sys.stderr, flush=True)
     except SlurmError as error:
         print(f"    {error}: ranks on other nodes may go on", file=sys.stderr, flush=True)

@@ -12,6 +12,8 @@ import os
 import socket
 import struct
 import sys
+import threading
+import time
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
@@ -20,7 +22,8 @@ from experiments import card
 from experiments.cards import pool
 from experiments.device_lock import hold
 from experiments.loopback import INTERFACE, NAMES
-from experiments.nodes.rank import CARDS, tell_failure
+from experiments.machine import describe
+from experiments.nodes.rank import BUSY, CARDS, tell_failure
 
 _RANK = ("-m", "experiments.nodes.rank")
 # Of Linux: the address of an interface.
@@ -30,18 +33,28 @@ _SIOCGIFADDR = 0x8915
 def main(text: str) -> int:
     """Start the ranks of this node and wait for them; returns the exit status."""
     asked, place = json.loads(text), int(os.environ["SLURM_PROCID"])
-    count = asked["ranks_of_each"]
+    count, name = asked["ranks_of_each"], os.environ["SLURMD_NODENAME"]
     with contextlib.ExitStack() as stack:
+        if (place == 0) != (name == asked["host"]):
+            tell_failure(f"node {name}: is place {place} of the step, and the first is not its own")
+            return 1
         if place == 0:
             # Its supervisor holds them.
             held, os.environ["CUDA_VISIBLE_DEVICES"] = asked["cards"], asked["held"]
+            _end_with(asked["supervisor"])
         else:
             here = len(pool(asked["cards"]))
             if here < count:
-                name = os.environ["SLURMD_NODENAME"]
                 tell_failure(f"node {name}: {count} ranks need a card each, and here are {here}")
                 return 1
-            held = stack.enter_context(hold(asked["cards"], count))
+            try:
+                held = stack.enter_context(hold(asked["cards"], count, _others_hold_them))
+            except BlockingIOError as error:
+                tell_failure(f"node {name}: {error}", BUSY)
+                return 1
+            if (found := describe(held).id) != asked["machine"]:
+                tell_failure(f"node {name}: is {found}, and the first node {asked['machine']}")
+                return 1
             print(f"    on {os.environ['CUDA_VISIBLE_DEVICES']}", file=sys.stderr, flush=True)
         os.environ[CARDS] = json.dumps(card.held(held, count))
         _bind_gloo(asked["address"])
@@ -61,6 +74,25 @@ def main(text: str) -> int:
             # The rank has told.
             return 1
     return 0
+
+
+def _others_hold_them() -> None:
+    # To wait would count as time of the case.
+    raise BlockingIOError("its cards are held by another run")
+
+
+def _end_with(supervisor: int) -> None:
+    """End this process, and its ranks with it, once the one that holds the cards is gone."""
+
+    def watch() -> None:
+        while True:
+            time.sleep(1.0)
+            try:
+                os.kill(supervisor, 0)
+            except ProcessLookupError:
+                os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _bind_gloo(address: str) -> None:

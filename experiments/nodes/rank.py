@@ -21,8 +21,9 @@ from experiments.workload import build
 CARDS = "ATTENTION_CARDS_OF_NODE"
 # A line of what failed begins so; it is of one of these kinds, the first of which says most.
 TOLD = "rank failed: "
-WRONG, OUT_OF_MEMORY, FAILED = "wrong", "out of memory", "failed"
-_LONGEST = 2000
+WRONG, OUT_OF_MEMORY, FAILED, BUSY = "wrong", "out of memory", "failed", "busy"
+# Characters: their JSON is then shorter than what a pipe takes whole.
+_LONGEST = 600
 
 
 def tell_failure(text: str, kind: str = FAILED) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +20,18 @@ from experiments import check, measure
 from experiments.case import Case
 from experiments.die_with_parent import die_with_parent
 from experiments.digest import ROOT
-from experiments.nodes.allocation import Nodes, step_over
-from experiments.nodes.rank import FAILED, OUT_OF_MEMORY, TOLD, WRONG
+from experiments.nodes.allocation import Nodes, environment, step_over
+from experiments.nodes.rank import BUSY, FAILED, OUT_OF_MEMORY, TOLD, WRONG
 from experiments.procedures.ranks import RankFailed
 from experiments.workload import build
 from models.errors import UnsupportedBackend
 
-_RAISED = {WRONG: check.CheckFailed, OUT_OF_MEMORY: MemoryError, FAILED: RankFailed}
+_RAISED = {
+    WRONG: check.CheckFailed,
+    OUT_OF_MEMORY: MemoryError,
+    BUSY: ChildProcessError,
+    FAILED: RankFailed,
+}
 
 
 def make_reference(case: Case, device: str, reference: Path, kept: Callable = check.anew) -> dict:
@@ -46,8 +52,12 @@ def replicate(case: Case, device: str, reference: Path, limits: dict, nodes: Nod
     """As `ranks.replicate`, and "cards": those of all nodes, as `experiments.card` has them.
 
     Raises what a rank did (RankFailed, where it is no wrong result nor want of memory);
-    ChildProcessError where the step ended and none told why.
+    ChildProcessError where a node's cards are held by others, and where the step ended and none
+    told why.
     """
+    job, count = nodes.job, nodes.ranks_of_each
+    if job.cores < count:
+        raise RankFailed(f"{count} ranks on a node, of which the job has {job.cores} cores")
     with tempfile.TemporaryDirectory(prefix="attention-nodes-") as folder:
         result = Path(folder) / "result.json"
         asked = {
@@ -57,19 +67,20 @@ def replicate(case: Case, device: str, reference: Path, limits: dict, nodes: Nod
             "limits": limits,
             "result": str(result),
             "nodes": nodes.count,
-            "ranks_of_each": nodes.ranks_of_each,
-            "address": nodes.job.address,
+            "ranks_of_each": count,
+            "address": job.address,
             "port": _free_port(),
+            "machine": nodes.machine,
             "cards": nodes.cards,
-            # Of this node, where they are held already.
+            # Of this node, where they are held already, and by whom.
+            "host": job.host,
             "held": os.environ["CUDA_VISIBLE_DEVICES"],
+            "supervisor": os.getpid(),
         }
         command = [sys.executable, "-m", "experiments.nodes.node", json.dumps(asked)]
-        # Which of its cards a node gives to the step it says itself.
-        environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
         step = subprocess.run(
             [*step_over(nodes), *command],
-            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             encoding="utf-8", errors="replace", preexec_fn=die_with_parent,
         )  # fmt: skip
         if step.returncode or not result.exists():
@@ -95,7 +106,11 @@ def _free_port() -> int:
 def _failure(step: subprocess.CompletedProcess) -> Exception:
     """What a rank told that failed: what says most of the case before the rest."""
     lines = [line for line in step.stdout.splitlines() if line.startswith(TOLD)]
-    told = [json.loads(line.removeprefix(TOLD)) for line in lines]
+    told = []
+    for line in lines:
+        # One that was cut in two is none.
+        with suppress(ValueError):
+            told.append(json.loads(line.removeprefix(TOLD)))
     for kind, raised in _RAISED.items():
         for one in told:
             if one["kind"] == kind:

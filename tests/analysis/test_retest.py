@@ -135,6 +135,8 @@ def test_intervals_of_one_host_are_set_beside_another(laptop_alone, tmp_path):
     told = entries(frame)
     assert told["retest.elsewhere"]["value"] == found.share
     assert told["retest.elsewhere_rounds"]["value"] == 2
+    assert told["retest.elsewhere_again"]["value"] == 1
+    assert told["retest.elsewhere_intervals"]["value"] == len(found.found)
     (ax,) = retest(frame).axes
     assert ax.get_title(loc="left").endswith(": 2 rounds of one host, and one round of another")
     assert f"of {len(found.found)} intervals" in ax.texts[0].get_text()
@@ -144,7 +146,7 @@ def test_intervals_of_one_host_are_set_beside_another(laptop_alone, tmp_path):
 def test_two_rounds_say_nothing(laptop_alone, tmp_path):
     frame = _with_rounds(laptop_alone, tmp_path, (1, 2))
     assert retests(frame, synthetic.CPU).found == ()
-    assert [one["value"] for one in entries(frame).values()] == [None] * 5
+    assert [one["value"] for one in entries(frame).values()] == [None] * 7
     (said,) = retest(frame).texts
     assert said.get_text() == NONE
 

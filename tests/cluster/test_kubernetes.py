@@ -1,7 +1,6 @@
 """The workflow as jobs of Kubernetes: what would be sent to a cluster, and what comes of it."""
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -283,15 +282,3 @@ def test_a_type_of_machine_is_asked_for_and_a_cpu_takes_no_card(cluster):
         pod = one["spec"]["template"]["spec"]
         assert pod["nodeSelector"] == {"node.kubernetes.io/instance-type": "n2-standard-8"}
         assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "0"
-
-
-def test_outside_of_a_cluster_this_is_told(cluster):
-    if shutil.which("sbatch", path=os.defpath):
-        pytest.skip("SLURM is here")
-    environment = {"PATH": os.defpath, "HOME": str(cluster.folder)}
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "-n", *cluster.options],
-        env=environment, cwd=cluster.folder, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "no sbatch here, and this is no pod" in done.stdout + done.stderr
