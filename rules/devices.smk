@@ -30,9 +30,12 @@ OF_RUN = "ATTENTION_MACHINE"
 IS_SUBMITTED = workflow.is_main_process and workflow.resource_settings.nodes is not None
 IS_JOB = not workflow.is_main_process
 IS_CLUSTER = IS_SUBMITTED or IS_JOB
-# The executor is not told here; its profile is known by what it calls cases that share a job.
-IS_KUBERNETES = IS_SUBMITTED and "pod" in workflow.group_settings.group_components
-GROUP = "pod" if IS_KUBERNETES else "cases"
+# The executor is not told here; its profile is known by a resource that it names for that.
+IS_KUBERNETES = (
+    IS_SUBMITTED and "pod" in workflow.resource_settings.overwrite_resource_scopes
+)
+# What the profiles call the cases that share a job.
+GROUP = "cases"
 # The name of the run whose jobs this folder has submitted.
 JOBS = Path(f".snakemake/{'kubernetes' if IS_KUBERNETES else 'slurm'}-jobs")
 CORES_OF_JOB, MINUTES_TO_START = 4, 2
