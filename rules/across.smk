@@ -12,7 +12,7 @@ rule on_all_records:
         code="",
         command="",
     shell:
-        "{WARM} {params.command} {params.roots:q} > {log:q} 2>&1"
+        warm("{params.command} {params.roots:q} > {log:q} 2>&1")
 
 
 use rule on_all_records as claims with:
@@ -168,7 +168,7 @@ rule numbers:
     message:
         "joining every number that the prose may use"
     shell:
-        "{WARM} rendering.numbers --out {output:q} {input:q} > {log:q} 2>&1"
+        warm("rendering.numbers --out {output:q} {input:q} > {log:q} 2>&1")
 
 
 rule ledger:
@@ -187,7 +187,7 @@ rule ledger:
     message:
         "every claim down to its records, as a page"
     shell:
-        "{WARM} pages.ledger_page --claims {input:q} --out {output:q} > {log:q} 2>&1"
+        warm("pages.ledger_page --claims {input:q} --out {output:q} > {log:q} 2>&1")
 
 
 rule numbers_page:
@@ -207,4 +207,4 @@ rule numbers_page:
     message:
         "every number down to its records, as a page"
     shell:
-        "{WARM} pages.numbers_page --out {output:q} > {log:q} 2>&1"
+        warm("pages.numbers_page --out {output:q} > {log:q} 2>&1")

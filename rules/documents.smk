@@ -18,7 +18,7 @@ rule writeup:
     message:
         "the write-up {wildcards.name}, published beside measured"
     shell:
-        "{WARM} documents.writeups {wildcards.name:q} --out {output:q} > {log:q} 2>&1"
+        warm("documents.writeups {wildcards.name:q} --out {output:q} > {log:q} 2>&1")
 
 
 rule paper:
@@ -39,7 +39,7 @@ rule paper:
     message:
         "typesetting the paper"
     shell:
-        "{WARM} documents.paper --out {output:q} > {log:q} 2>&1"
+        warm("documents.paper --out {output:q} > {log:q} 2>&1")
 
 
 use rule on_all_records as index_page with:

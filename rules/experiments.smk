@@ -154,7 +154,7 @@ for name in EXPERIMENTS:
         message:
             "executing the notebook: its figures, tables and numbers"
         shell:
-            "{WARM} notebook {params.experiment:q} {params.roots:q} > {log:q} 2>&1"
+            warm("notebook {params.experiment:q} {params.roots:q} > {log:q} 2>&1")
 
     rule:
         name:
@@ -173,7 +173,7 @@ for name in EXPERIMENTS:
         message:
             "what the report says of the notebook's figures and tables"
         shell:
-            "{WARM} outputs {params.experiment:q} > {log:q} 2>&1"
+            warm("outputs {params.experiment:q} > {log:q} 2>&1")
 
 
 rule notebook_page:
@@ -192,4 +192,4 @@ rule notebook_page:
     message:
         "the notebook {wildcards.name} as a page"
     shell:
-        "{WARM} pages.notebook_page {input:q} > {log:q} 2>&1"
+        warm("pages.notebook_page {input:q} > {log:q} 2>&1")

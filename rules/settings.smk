@@ -76,12 +76,15 @@ WRITEUPS = glob_wildcards("paper/writeups/{name}.md.j2").name
 # The folders that analysis reads, and whose numbers the prose gives.
 ROOTS = ["results/published"] if PUBLISHED else []
 ROOTS += [LOCAL] if SOURCE == "local" else []
-# What the commands of the analysis are called by: they find imported and read what they share.
-WARM = f"python -m analysis.warm {shlex.join(ROOTS)} --"
 # Figures of all experiments.
 ACROSS = ["overview", "scaling", "variation", "retest", "gauges"]
 # Every case asks for its variant's.
 digest = cache(code_digest)
+
+
+def warm(command):
+    """The shell line of a command of the analysis: it finds imported and read what all share."""
+    return f"python -m analysis.warm {shlex.join(ROOTS)} -- {command}"
 
 
 def code_of(task):
