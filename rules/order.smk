@@ -53,9 +53,10 @@ def holds(round, case, place):
 
 @cache
 def groups(round):
-    """Of each case that is still to be measured on one card, the cases that it shares a job with.
+    """Of each case that is still to be measured on one card, the group of cases that share its job.
 
-    All systems of a shape share one, and so a card; the profile says how many cases at most.
+    All systems of a shape share one, and so a card; the profile says how many cases at most beyond
+    a shape.
     """
     most = workflow.group_settings.group_components.get(GROUP, 1)
     tasks = (one.task for one in turns(round).values() if not one.task.case.is_spread)
