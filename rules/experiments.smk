@@ -137,6 +137,8 @@ for name in EXPERIMENTS:
             ],
         log:
             f"build/logs/notebook_{name}.log",
+        # What has most records takes longest: it does not begin last, when nothing runs beside it.
+        priority: shares()[name]
         conda:
             "../envs/reproduce.yaml"
         params:

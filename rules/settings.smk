@@ -139,6 +139,13 @@ def records(name):
     return [*map(str, published), *local_records(name), *map(str, further)]
 
 
+@cache
+def shares():
+    """Of each experiment, its share of the records that notebooks read."""
+    counts = {name: len(records(name)) for name in EXPERIMENTS}
+    return {name: count / max(sum(counts.values()), 1) for name, count in counts.items()}
+
+
 def speaks(path):
     """Whether somebody vouches for a record, or this machine measured it."""
     path = Path(path)

@@ -20,8 +20,11 @@ def scaling(experiment: str) -> Callable[[pd.DataFrame, str], Table]:
 
     def make(frame: pd.DataFrame, machine: str) -> Table:
         rows: list[tuple[Cell, ...]] = []
+        is_cut = False
         for view in views.all_views(frame, experiment, machine):
-            for series in view.series():
+            found = view.series()
+            is_cut = is_cut or len(found) >= views.MOST_SERIES
+            for series in found:
                 for system in series.systems:
                     time, memory = (series.growth(system, q) for q in ("time", "memory"))
                     if time is None and memory is None:
@@ -41,6 +44,8 @@ def scaling(experiment: str) -> Callable[[pd.DataFrame, str], Table]:
             "k of a power of the length, with a constant beside it where at least four "
             "lengths allow one; 95 % interval. Points out of memory or time are left out."
         )
+        if is_cut:
+            note += f" Of each machine at most {views.MOST_SERIES} series, nearest to published."
         return Table(f"{title(experiment)}, growth with length", columns, rows, note)
 
     return make

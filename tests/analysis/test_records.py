@@ -231,6 +231,27 @@ def test_dense_series_are_told_apart_by_heads_and_masking(both):
     assert "dense-eager" in found[0].systems
 
 
+def test_of_many_dense_series_the_nearest_to_the_published_are_shown(both):
+    """Ten thousand cases had 41 series of `backends`, in a table of 288 lines."""
+    import pandas as pd
+
+    from analysis.standard.tables import scaling
+
+    own = both[both["experiment"] == "backends"]
+    many = pd.concat([own.assign(batch=own["batch"] * factor) for factor in (1, 2, 3, 4)])
+    found = views.view(many, "backends", synthetic.GPU).series()
+    assert len(found) == views.MOST_SERIES == 12
+    # Causality, type and head size before the batch.
+    batches = sorted(set(many[many["machine"] == synthetic.GPU]["batch"]))[:4]
+    assert [(s.head_dim, s.is_causal) for s in found] == [
+        *4 * [(64, False)], *4 * [(128, False)], *4 * [(64, True)],
+    ]  # fmt: skip
+    assert [s.batch for s in found] == 3 * batches
+    told = "at most 12 series"
+    assert told in scaling("backends")(many, "auto").note
+    assert told not in scaling("backends")(both, "auto").note
+
+
 def test_smoke_records_speak_only_where_there_are_no_others(laptop, smoke):
     import pandas as pd
 

@@ -13,7 +13,13 @@ from analysis.experiments.ring import views as ring_views
 from analysis.rendering.style import look
 from analysis.selection import views
 from analysis.standard import in_words, quantities
-from analysis.standard.panels import bars_of, draw_bar, draw_bar_interval, draw_bar_text
+from analysis.standard.panels import (
+    bars_of,
+    draw_bar,
+    draw_bar_interval,
+    draw_bar_text,
+    shortlist,
+)
 from analysis.statistics.intervals import Interval
 
 NOTE = (
@@ -28,10 +34,10 @@ SEEN = 0.01  # a share of waiting below it is not worth a word
 def efficiency(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     """Parallel efficiency (%) of every system over real ranks, and the share that it waited.
 
-    One panel per machine, one bar per pass, length, system and number of ranks; ideal is 100 %.
-    Simulated ranks are not in it.
+    One panel per machine, one bar per pass, length, system and number of ranks, of the
+    `shortlist`; ideal is 100 %. Simulated ranks are not in it.
     """
-    panels = []
+    panels, left_out = [], ""
     measured = views.all_views(frame, experiment, machine)
     for view in measured:
         found = [
@@ -39,6 +45,8 @@ def efficiency(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> F
             for row, alone in ring_views.strong(view.rows)
             if (amount := quantities.strong_efficiency(alone, row).amount) is not None
         ]
+        found, said = shortlist(found, lambda one: one[0])
+        left_out = left_out or said
         if found:
             # One bar beside another is a system at the same length.
             found.sort(key=lambda one: (one[0]["pass"], one[0]["dtype"], one[0]["seq_len"]))
@@ -53,7 +61,8 @@ def efficiency(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> F
             title = f"{view.device}, {', '.join(dtype)}, {ranks}"
             panels.append((title, labels, lambda ax, x=found: _draw(ax, x)))
     is_cpu = [view.is_cpu for view in measured]
-    return bars_of(panels, NOTE + ONE_CORE * any(is_cpu) + NO_HOPS * (not all(is_cpu)))
+    note = NOTE + ONE_CORE * any(is_cpu) + NO_HOPS * (not all(is_cpu)) + left_out
+    return bars_of(panels, note)
 
 
 def _label(row: pd.Series, differ: Collection[str]) -> str:

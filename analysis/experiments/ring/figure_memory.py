@@ -15,7 +15,14 @@ from analysis.experiments.ring.views import EXPERIMENT, SINGLE, Family
 from analysis.records.units import KIB
 from analysis.rendering.style import Look, label_lines, length_axis, look
 from analysis.selection import published, views
-from analysis.standard.panels import UNFITTED, draw_fit, grid_of, log_height, worth_drawing
+from analysis.standard.panels import (
+    MAX_PANELS,
+    UNFITTED,
+    draw_fit,
+    grid_of,
+    log_height,
+    worth_drawing,
+)
 from analysis.statistics import scaling
 
 # One of each pattern: no order of tokens, and nobody's module, holds more or less.
@@ -46,6 +53,8 @@ def memory_ranks(frame: pd.DataFrame, experiment: str, machine: str = "auto") ->
             panels.append((f"{view.device}, one device, {_dtype(alone)}", alone))
         rows = view.rows[view.rows["pass"] == "forward"]
         for family in ring_views.families(rows[rows["variant"].isin(VARIANTS)]):
+            if len(panels) >= MAX_PANELS:  # none of these is drawn
+                break
             sizes = len(family.lengths), len(family.world_sizes)
             lines = _by_ranks(family)
             if lines and min(sizes) > 1 and max(sizes) > 2:

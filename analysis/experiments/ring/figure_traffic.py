@@ -11,15 +11,16 @@ from analysis.rendering.style import look
 from analysis.rendering.text import number
 from analysis.selection import views
 from analysis.standard import in_words, quantities
-from analysis.standard.panels import bars_of, draw_bar, draw_bar_text
+from analysis.standard.panels import bars_of, draw_bar, draw_bar_text, shortlist
 
 
 def traffic(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     """Counted bytes of the busiest rank over the dense formula; one bar per system and pass.
 
-    Real ranks, each system at its longest length and most ranks; the label says how much it is.
+    Real ranks, each system at its longest length and most ranks, of the `shortlist`; the label
+    says how much it is.
     """
-    panels = []
+    panels, left_out = [], ""
     for view in views.all_views(frame, experiment, machine):
         rows = view.rows[(view.rows["world_size"] > 1) & view.rows["bytes_sent"].notna()]
         rows = rows[rows["simulated"].eq(False)]
@@ -29,13 +30,15 @@ def traffic(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figu
             label = look(row["system"].partition("/")[0]).label
             case = in_words.case(row, "length", "not causal", "training")
             bars.append((f"{label}, {case}", row))
+        bars, said = shortlist(bars, lambda bar: bar[1])
+        left_out = left_out or said
         if bars:
             count = max(int(row["world_size"]) for _, row in bars)
             labels = [label for label, _ in bars]
             title = f"{view.device}, {count} ranks, counted"
             panels.append((title, labels, lambda ax, x=bars: _draw(ax, x)))
     note = "Line at 100 %: a dense ring that is not causal sends every key to every rank."
-    return bars_of(panels, note)
+    return bars_of(panels, note + left_out)
 
 
 def _draw(ax: Axes, bars: list[tuple[str, pd.Series]]) -> None:
