@@ -1,4 +1,4 @@
-"""`python -m analysis.warm [ROOT ...] -- NAME ...`: as `python -m analysis.NAME ...`, warm.
+"""`python -m analysis.warm [ROOT ...] -- [NAME ...]`: as `python -m analysis.NAME ...`, warm.
 
 A server has imported what the commands need and has read the records at the roots, through the gate
 as any command does, and forks for each call (see `experiments.warm`). A command of these same roots
@@ -131,12 +131,19 @@ def _kind(roots: Sequence[str]) -> warm.Kind:
 
 
 def main(arguments: list[str]) -> int:
-    """Have a server of the roots run the command; its exit status."""
-    if "--" not in arguments[:-1]:
-        print("analysis.warm: expected [ROOT ...] -- NAME ...", file=sys.stderr)
+    """Have a server of the roots run the command; its exit status.
+
+    Without a command it begins to read, for those to come, and nothing is waited for.
+    """
+    if "--" not in arguments:
+        print("analysis.warm: expected [ROOT ...] -- [NAME ...]", file=sys.stderr)
         return 2
     place = arguments.index("--")
-    return warm.call(_kind(arguments[:place]), arguments[place + 1 :])
+    kind, command = _kind(arguments[:place]), arguments[place + 1 :]
+    if command:
+        return warm.call(kind, command)
+    warm.ahead(kind)
+    return 0
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _KEY = re.compile(r"([A-Za-z_][\w.-]*):(?:\s+(.*))?$")
 _TOKEN = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'[^']*'|[\[\]{},:]|[^\[\]{},:"'\s][^\[\]{},:]*)""")
@@ -95,7 +96,7 @@ def _block(lines: list[_Line], indent: int):
 
 def _flow(text: str, number: int):
     if text[0] not in "[{\"'":
-        return _scalar(text, number)
+        return _scalar(text.strip(), number)
     tokens = _TOKEN.findall(text)
     if "".join(tokens).replace(" ", "") != text.replace(" ", ""):
         raise PlainYamlError(f"line {number}: cannot read {text!r}")
@@ -108,7 +109,7 @@ def _flow(text: str, number: int):
 def _flow_value(tokens: list[str], number: int):
     token = _next(tokens, number)
     if token not in "[{":
-        return _scalar(token, number)
+        return _scalar(token.strip(), number)
     close = {"[": "]", "{": "}"}[token]
     items: list = []
     while tokens and tokens[0] != close:
@@ -137,12 +138,19 @@ def _next(tokens: list[str], number: int) -> str:
 
 
 def _scalar(text: str, number: int):
-    text = text.strip()
+    try:
+        return _plain(text)
+    except PlainYamlError as error:
+        raise PlainYamlError(f"line {number}: {error}") from None
+
+
+@lru_cache(maxsize=4096)  # A long grid says the same few words again and again.
+def _plain(text: str):
     if text[:1] == '"':
         try:
             return json.loads(text)
         except json.JSONDecodeError:
-            raise PlainYamlError(f"line {number}: cannot read {text}") from None
+            raise PlainYamlError(f"cannot read {text}") from None
     if text[:1] == "'":
         return text[1:-1]
     if text.lower() in _WORDS:
@@ -151,9 +159,9 @@ def _scalar(text: str, number: int):
         if form.fullmatch(text):
             # More digits than 64 bits have, Python would refuse, or be long about.
             if not math.isfinite(float(text)) or (kind is int and abs(float(text)) >= 2**63):
-                raise PlainYamlError(f"line {number}: {text[:20]}: too large a number")
+                raise PlainYamlError(f"{text[:20]}: too large a number")
             return kind(text)
     if _NO_PLAIN_NUMBER.fullmatch(text):
         expected = "a decimal number without _, or text in quotes"
-        raise PlainYamlError(f"line {number}: {text}: expected {expected}")
+        raise PlainYamlError(f"{text}: expected {expected}")
     return text

@@ -131,20 +131,7 @@ def _connected(kind: Kind, address: Path) -> socket.socket:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with suppress(OSError):
             return _connection(address)
-        log = address.with_suffix(".log")
-        with open(log, "wb") as errors:
-            # It holds the lock until it listens, even if this process is gone by then.
-            where = (str(address), str(lock.fileno()))
-            command = [sys.executable, "-m", kind.module, "--serve", *where, *kind.given]
-            server = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=errors,
-                stderr=errors,
-                start_new_session=True,
-                pass_fds=[lock.fileno()],
-            )
+        log, server = _started(kind, address, lock.fileno())
         end = time.monotonic() + _START_S
         while time.monotonic() < end and server.poll() is None:
             with suppress(OSError):
@@ -153,6 +140,39 @@ def _connected(kind: Kind, address: Path) -> socket.socket:
         raise SystemExit(
             f"error: no server could be started: {log.read_text('utf-8', 'replace')[-2000:]}"
         )
+
+
+def _started(kind: Kind, address: Path, lock: int) -> tuple[Path, subprocess.Popen]:
+    """A server that starts, and the log of what goes wrong.
+
+    It holds the lock until it listens, even if this process is gone by then.
+    """
+    log = address.with_suffix(".log")
+    command = [sys.executable, "-m", kind.module, "--serve", str(address), str(lock), *kind.given]
+    with open(log, "wb") as errors:
+        server = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+            start_new_session=True,
+            pass_fds=[lock],
+        )
+    return log, server
+
+
+def ahead(kind: Kind) -> None:
+    """Have a server start for calls to come, unless there is one; nothing is waited for.
+
+    What goes wrong those calls meet themselves.
+    """
+    with suppress(OSError):
+        address = _address(kind)
+        with open(address.with_suffix(".lock"), "w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not address.exists():
+                _started(kind, address, lock.fileno())
 
 
 def _connection(address: Path) -> socket.socket:

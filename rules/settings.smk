@@ -10,6 +10,7 @@ from pathlib import Path
 
 from snakemake.io import report as in_report
 from snakemake.logging import logger
+from snakemake.shell import shell
 
 from analysis.outputs import caption_path, captions, place, written
 from analysis.rendering.text import FIGURE_FORMS, TABLE_FORMS
@@ -143,7 +144,9 @@ def records(name):
 def shares():
     """Of each experiment, its share of the records that notebooks read."""
     counts = {name: len(records(name)) for name in EXPERIMENTS}
-    return {name: count / max(sum(counts.values()), 1) for name, count in counts.items()}
+    return {
+        name: count / max(sum(counts.values()), 1) for name, count in counts.items()
+    }
 
 
 def speaks(path):
@@ -224,6 +227,15 @@ for name in [name for name in EXPERIMENTS if not any(map(speaks, records(name)))
     logger.warning(f"{name}: left out, it has no record here")
     del EXPERIMENTS[name]
     WRITEUPS = [writeup for writeup in WRITEUPS if writeup != name]
+
+# To read all records takes as long as to plan, on another core.
+if (
+    SOURCE == "published"
+    and workflow.is_main_process
+    and not workflow.output_settings.dryrun
+    and not Path("build/logs/records.complete").exists()
+):
+    shell(warm(""))
 
 for name in EXPERIMENTS:
     if not Path(f"analysis/notebooks/{name}.ipynb").exists():

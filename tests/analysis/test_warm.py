@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from analysis import warm
@@ -134,6 +135,25 @@ def test_what_is_just_being_written_is_not_kept(root, admitted, monkeypatch):
 def command(*arguments: str) -> subprocess.CompletedProcess:
     started = [sys.executable, "-m", *arguments]
     return subprocess.run(started, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+
+
+def test_a_server_that_begins_ahead_is_the_one_that_answers(root):
+    """Without a command nothing is waited for, and a second start is none."""
+
+    def serving() -> list[int]:
+        asked = ["analysis.warm", "--serve"]
+        found = (one.info for one in psutil.process_iter(["pid", "cmdline"]))
+        lines = [(one["pid"], one["cmdline"] or []) for one in found]
+        return [pid for pid, line in lines if line[2:4] == asked and line[-1] == str(root)]
+
+    for _ in range(2):
+        done = command("analysis.warm", str(root), "--")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert len(serving()) == 1
+    (server,) = serving()
+    done = command("analysis.warm", str(root), "--", "across.overview", "--figure", "none")
+    assert done.returncode == 2 and "invalid choice: 'none'" in done.stderr
+    assert serving() == [server]
 
 
 def test_a_warm_command_says_and_writes_what_a_cold_one_does(root, tmp_path):

@@ -138,11 +138,10 @@ def peers(rows: pd.DataFrame) -> list[tuple[pd.Series, pd.Series | None]]:
     # Of no rows at all the mask has no type, and would choose columns.
     theirs = rows[rows["variant"].map(is_peer).astype(bool)]
     theirs = theirs.sort_values([*CASE, "seq_len", "world_size"], kind="stable")
+    keys = (*CASE, "seq_len", "world_size")
+    of_ours = RowIndex(ours, keys)
     for _, row in theirs.iterrows():
-        same = ours
-        for column in (*CASE, "seq_len", "world_size"):
-            same = same[same[column] == row[column]]
-        found.append((row, None if same.empty else same.iloc[0]))
+        found.append((row, of_ours.first(*row[[*keys]])))
     return found
 
 
