@@ -88,6 +88,16 @@ def warm(command):
     return f"python -m analysis.warm {shlex.join(ROOTS)} -- {command}"
 
 
+# To read all records takes as long as to plan, on another core.
+if (
+    SOURCE == "published"
+    and workflow.is_main_process
+    and not workflow.output_settings.dryrun
+    and not Path("build/logs/records.complete").exists()
+):
+    shell(warm(""))
+
+
 def code_of(task):
     """The digest of the code that measures a case."""
     return digest(task.case.variant, task.procedure)
@@ -227,15 +237,6 @@ for name in [name for name in EXPERIMENTS if not any(map(speaks, records(name)))
     logger.warning(f"{name}: left out, it has no record here")
     del EXPERIMENTS[name]
     WRITEUPS = [writeup for writeup in WRITEUPS if writeup != name]
-
-# To read all records takes as long as to plan, on another core.
-if (
-    SOURCE == "published"
-    and workflow.is_main_process
-    and not workflow.output_settings.dryrun
-    and not Path("build/logs/records.complete").exists()
-):
-    shell(warm(""))
 
 for name in EXPERIMENTS:
     if not Path(f"analysis/notebooks/{name}.ipynb").exists():

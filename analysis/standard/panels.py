@@ -7,7 +7,6 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -95,26 +94,6 @@ def bars_of(
             ax.set_title(title, fontsize=7, x=-BAR_LABELS / BAR_SIDE + 0.04)
         finish(figure, lines, empty=not panels)
     return figure
-
-
-def shortlist(
-    bars: Sequence[tuple], row: Callable[[tuple], pd.Series]
-) -> tuple[Sequence[tuple], str]:
-    """Of more bars than can be read the MOST_BARS to show, in their order; and what is then said.
-
-    Of the smallest batches and the fewest heads, and of these the longest lengths. `row`: the
-    record behind a bar.
-    """
-    if len(bars) <= MOST_BARS:
-        return bars, ""
-
-    def rank(place: int) -> tuple:
-        one = row(bars[place])
-        return one["batch"], one["heads"], -one["seq_len"]
-
-    kept = sorted(sorted(range(len(bars)), key=rank)[:MOST_BARS])
-    said = f" Of {len(bars)} bars the {MOST_BARS} of the smallest batches and fewest heads, and of "
-    return [bars[place] for place in kept], said + "these the longest lengths."
 
 
 def foot_of(note: str, width: float) -> tuple[list[str], float]:

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 
+import pandas as pd
 import pytest
 
 from analysis import catalogue
@@ -112,6 +113,17 @@ def test_cards_are_compared_at_their_own_shape(both, laptop):
     here = {(row["Length"], row["System"]): row for row in _rows(laptop, "vram")}
     missing = here["32768", "MultiheadDilatedAttention"]
     assert (missing["Published (MiB)"], missing["Forward: peak (MiB)"]) == ("8,192", "")
+
+
+def test_of_many_shapes_twelve_of_each_pass_are_fitted(laptop):
+    few = memory_views.together(_view(laptop))
+    many = pd.concat([laptop.assign(batch=laptop["batch"] * 2**i) for i in range(14)])
+    found = memory_views.together(_view(many))
+    assert [one.training for one in found] == 12 * [False] + 12 * [True]
+    assert {one.batch for one in found[:12]} == {few[0].batch * 2**i for i in range(12)}
+    told = "at most 12 shapes"
+    for frame, is_cut in ((many, True), (laptop, False)):
+        assert (told in catalogue.tables("memory")["growth"](frame, "auto").note) == is_cut
 
 
 def test_growth_has_the_weights_of_all_models_and_what_ran_out(both):

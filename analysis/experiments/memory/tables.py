@@ -121,8 +121,11 @@ def growth(frame: pd.DataFrame, machine: str) -> Table:
     """The fits of every machine: exponent, model taken, weights of all that were compared."""
     body: list[tuple[Cell, ...]] = []
     measured = views.all_views(frame, EXPERIMENT, machine)
+    is_cut = False
     for view in measured:
-        for one in memory_views.together(view):
+        found = memory_views.together(view)
+        is_cut = is_cut or len(found) >= views.MOST_SERIES
+        for one in found:
             case = in_words.case(vars(one), *CASE)
             for system in one.systems:
                 fit = one.growth(system, "memory")
@@ -158,6 +161,8 @@ def growth(frame: pd.DataFrame, machine: str) -> Table:
         "out: the model fitted without the longest length, there, over the peak, less 1. Ran out: "
         f"lengths out of memory or time, in no fit.{resident(measured)}"
     )
+    if is_cut:
+        note += f" Of each machine and pass at most {views.MOST_SERIES} shapes, of most systems."
     return Table("Memory, growth with length", columns, body, note)
 
 

@@ -21,8 +21,9 @@ TOKEN_LENGTH, TOKEN_BATCH = 512, 2
 
 
 def together(view: views.View) -> list[views.Series]:
-    """Every series of three lengths or more, of all systems at one shape; forward passes first.
+    """Series of three lengths or more, of all systems at one shape; forward passes first.
 
+    Of each pass the `views.MOST_SERIES` of most systems, of these the smallest shapes first.
     Unlike `View.series` each system has its own lengths here: those that it could be given.
     """
     found = []
@@ -37,7 +38,9 @@ def together(view: views.View) -> list[views.Series]:
                 view.machine, view.device, pattern="", training=training, rows=ordered, **fixed
             )
         )
-    return sorted(found, key=lambda one: (one.training, -len(one.systems)))
+    found.sort(key=lambda one: -len(one.systems))
+    passes = ([one for one in found if one.training == training] for training in (False, True))
+    return [one for own in passes for one in own[: views.MOST_SERIES]]
 
 
 def growth(view: views.View, pass_: str) -> views.Series | None:

@@ -12,13 +12,14 @@ from matplotlib.figure import Figure
 from analysis.experiments.ring import views as ring_views
 from analysis.rendering.style import look
 from analysis.selection import views
+from analysis.selection.shortlist import shortlist
 from analysis.standard import in_words, quantities
 from analysis.standard.panels import (
+    MOST_BARS,
     bars_of,
     draw_bar,
     draw_bar_interval,
     draw_bar_text,
-    shortlist,
 )
 from analysis.statistics.intervals import Interval
 
@@ -45,7 +46,7 @@ def efficiency(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> F
             for row, alone in ring_views.strong(view.rows)
             if (amount := quantities.strong_efficiency(alone, row).amount) is not None
         ]
-        found, said = shortlist(found, lambda one: one[0])
+        found, said = shortlist(found, lambda one: one[0], MOST_BARS, "bars")
         left_out = left_out or said
         if found:
             # One bar beside another is a system at the same length.

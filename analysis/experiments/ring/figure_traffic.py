@@ -10,8 +10,9 @@ from analysis.experiments.ring import views as ring_views
 from analysis.rendering.style import look
 from analysis.rendering.text import number
 from analysis.selection import views
+from analysis.selection.shortlist import shortlist
 from analysis.standard import in_words, quantities
-from analysis.standard.panels import bars_of, draw_bar, draw_bar_text, shortlist
+from analysis.standard.panels import MOST_BARS, bars_of, draw_bar, draw_bar_text
 
 
 def traffic(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
@@ -30,7 +31,7 @@ def traffic(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figu
             label = look(row["system"].partition("/")[0]).label
             case = in_words.case(row, "length", "not causal", "training")
             bars.append((f"{label}, {case}", row))
-        bars, said = shortlist(bars, lambda bar: bar[1])
+        bars, said = shortlist(bars, lambda bar: bar[1], MOST_BARS, "bars")
         left_out = left_out or said
         if bars:
             count = max(int(row["world_size"]) for _, row in bars)

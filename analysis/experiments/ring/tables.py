@@ -10,6 +10,7 @@ from analysis.records import systems
 from analysis.rendering.table import Cell, Table
 from analysis.rendering.text import DASH, span, tokens
 from analysis.selection import published, views
+from analysis.selection.shortlist import shortlist
 from analysis.standard import in_words
 from analysis.standard.beside import measured_on, named, printed
 from analysis.standard.cells import (
@@ -22,6 +23,7 @@ from analysis.standard.cells import (
 )
 
 CASE = ("type", "causal", "heads", "batch")
+_MOST_FAMILIES = 24
 
 
 def single(frame: pd.DataFrame, machine: str) -> Table:
@@ -67,7 +69,7 @@ def memory(frame: pd.DataFrame, machine: str) -> Table:
     """Kibibytes per token of the whole batch that a rank holds beyond its inputs."""
     view = ring_views.view(frame, machine)
     body: list[tuple[Cell, ...]] = []
-    found = _with_memory(view)
+    found, left_out = _with_memory(view)
     lengths = sorted({n for family in found for n in family.lengths})
     batch = published.shapes(EXPERIMENT)[0][0]
     for family in found:
@@ -100,7 +102,7 @@ def memory(frame: pd.DataFrame, machine: str) -> Table:
         f"Measured: {view.device}; the peak of a rank beyond its inputs over the tokens of the "
         "whole batch. Published: at 512 tokens, one device. k: growth of the peak with the length, "
         "95 % interval. Of simulated ranks one is run alone, with no network. A real ring of few "
-        "lengths is in the table of strong scaling."
+        f"lengths is in the table of strong scaling.{left_out}"
     )
     return Table("Ring, memory per token", columns, body, note)
 
@@ -108,8 +110,11 @@ def memory(frame: pd.DataFrame, machine: str) -> Table:
 def growth(frame: pd.DataFrame, machine: str) -> Table:
     """Growth of a rank's memory with 1 / ranks at a length: O(n / p) is k = 1."""
     body: list[tuple[Cell, ...]] = []
+    left_out = ""
     for view in views.all_views(frame, EXPERIMENT, machine):
-        for family in _with_memory(view):
+        found, said = _with_memory(view)
+        left_out = left_out or said
+        for family in found:
             for n in family.lengths:
                 fit = family.memory_over_ranks(n)
                 if fit is None:
@@ -128,21 +133,25 @@ def growth(frame: pd.DataFrame, machine: str) -> Table:
     columns = ("Machine", "System", "Case", "Length", "Ranks", "1/p: k")
     note = (
         "k of a power of 1 over the number of ranks at one length, with a constant beside it from "
-        "four numbers of ranks on; 95 % interval. 1 is O(n / p), 0 is no saving."
+        f"four numbers of ranks on; 95 % interval. 1 is O(n / p), 0 is no saving.{left_out}"
     )
     return Table("Ring, memory of a rank against ranks", columns, body, note)
 
 
-def _with_memory(view: views.View) -> list[Family]:
-    """Our forward families of three lengths or three numbers of ranks, whose memory was seen."""
+def _with_memory(view: views.View) -> tuple[list[Family], str]:
+    """Our forward families of three lengths or three numbers of ranks, whose memory was seen.
+
+    Of those the shortlist, and what is said of it.
+    """
     rows = view.rows[view.rows["pass"] == "forward"]
-    return [
+    found = [
         family
         for family in ring_views.families(rows)
         if max(len(family.lengths), len(family.world_sizes)) > 2
         and not ring_views.is_peer(family.variant)
         and (family.rows["peak_memory_bytes"] > 0).any()
     ]
+    return shortlist(found, lambda family: family.first, _MOST_FAMILIES, "series")
 
 
 def _ranks(family: Family, world_size: int) -> str:
