@@ -257,7 +257,9 @@ def _block_sparse(config, is_causal, scale) -> Callable:
 def _pattern_of(config, name: str, setter: str) -> dict[str, Any]:
     pattern = getattr(config, name, None)
     if pattern is None:
-        raise ValueError(f"config.{name} is missing: models.transformers_attention.{setter} sets it")
+        raise ValueError(
+            f"config.{name} is missing: models.transformers_attention.{setter} sets it"
+        )
     return pattern
 
 

@@ -49,9 +49,14 @@ def test_it_is_the_last_rows_with_their_gradients(problem, data):
     outputs = attend(problem, q[:, rows[0] :], k, v, scale=0.3, return_lse=True)
     torch.testing.assert_close(outputs[0], want, rtol=1e-11, atol=1e-12)
     torch.testing.assert_close(outputs[1], want_lse, rtol=1e-11, atol=1e-12)
+    if want_lse.isneginf().all():
+        assert not any(x.requires_grad for x in outputs)  # of no query and no key
+        return
     cotangents = (grad_out[:, rows], grad_lse[..., rows])
     grads = torch.autograd.grad(outputs, (q, k, v), cotangents)
-    wanted = reference_gradients(q, k, v, cotangents[0], rows=rows, grad_lse=cotangents[1], **options)
+    wanted = reference_gradients(
+        q, k, v, cotangents[0], rows=rows, grad_lse=cotangents[1], **options
+    )
     for got, one in zip(grads, wanted, strict=True):
         torch.testing.assert_close(got, one, rtol=1e-10, atol=1e-11)
 
@@ -147,7 +152,9 @@ def test_bad_arguments_are_named(pattern, change, message):
     arguments = {"q": torch.zeros(1, 1, 4, 8), "k": torch.zeros(1, 8, 4, 8)}
     arguments |= {"v": torch.zeros(1, 8, 4, 8), "scale": None} | change
     q, k, v, scale = arguments.values()
-    function = dilated_attention_at_offset if len(pattern) == 2 else block_sparse_attention_at_offset
+    function = (
+        dilated_attention_at_offset if len(pattern) == 2 else block_sparse_attention_at_offset
+    )
     with pytest.raises(ValueError, match=message):
         function(q, k, v, *pattern, scale=scale)
 

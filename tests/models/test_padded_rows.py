@@ -41,7 +41,7 @@ def test_each_row_attends_as_it_would_alone(mask, data):
     out = PaddedRows.of(mask).attend(attend, dirty[0][:, n - queries :], *dirty[1:])
     assert out.shape == (batch, queries, 4, 8) and out.isfinite().all()
     grad_out = grad_out[:, n - queries :].masked_fill(hidden[:, n - queries :], 0.0)
-    grads = torch.autograd.grad(out, dirty, grad_out)
+    grads = torch.autograd.grad(out, dirty, grad_out, materialize_grads=True)
     wanted, alone = torch.zeros_like(q), [torch.zeros_like(x) for x in (q, k, v)]
     for row, tokens in enumerate(mask):
         if tokens.any():

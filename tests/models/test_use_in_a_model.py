@@ -1,6 +1,8 @@
 """What the README says of our attention in other people's models, run as it stands there."""
 
+import importlib
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,11 @@ def test_torchs_own_example_with_our_module_in_it():
     torch.testing.assert_close(out, want, rtol=1e-5, atol=1e-5)
     out.square().sum().backward()
     assert all(p.grad.abs().max() > 0 for p in transformer_encoder.parameters())
+
+
+def test_without_transformers_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    for name in ("models.transformers_attention", "models.transformers_masks"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(ImportError, match="make peers.*envs/peers.txt"):
+        importlib.import_module("models.transformers_attention")
