@@ -54,11 +54,7 @@ def dilated_attention_at_offset(
     pattern = DilatedBranches(segment_lengths, dilation_rates, head_offset)
     q, k, v, scale = _prepared(q, k, v, scale)
 
-    def attend(q, k, v):
-        parts = [_attend_branch(q, k, v, scale, *branch) for branch in _one_by_one(pattern)]
-        return merge([out for out, _ in parts], [lse for _, lse in parts])
-
-    return _in_pieces(attend, q, k, v, return_lse)
+    return _in_pieces(partial(_attend_branches, pattern, scale), q, k, v, return_lse)
 
 
 def block_sparse_attention_at_offset(
@@ -132,40 +128,50 @@ def _in_pieces(attend, q, k, v, return_lse):
     return (out, lse) if return_lse else out
 
 
-def _one_by_one(pattern: DilatedBranches):
-    """Each branch as a pattern of its own: offsets do not depend on the other branches."""
+def _attend_branches(pattern, scale, q, k, v):
+    parts = []
     for w, r in pattern.branches():
-        yield w, r, DilatedBranches((w,), (r,), pattern.head_offset)
+        # Offsets of a branch do not depend on the other branches.
+        branch = DilatedBranches((w,), (r,), pattern.head_offset)
+        parts.append(_attend_branch(w, r, _heads(branch, q, k), scale, q, k, v))
+    return merge([out for out, _ in parts], [lse for _, lse in parts])
 
 
-def _attend_branch(q, k, v, scale, w, r, pattern):
-    _, n, heads, _ = q.shape
-    total = k.shape[1]
+def _heads(branch: DilatedBranches, q, k) -> dict[tuple, list[int]]:
+    """The heads of a branch that read the same keys: {(offset, key heads): places in the group}."""
+    per_head = q.shape[2] // k.shape[2]
+    found: dict[tuple, list[int]] = {}
+    for group in branch.head_groups(q.shape[2], k.shape[2]):
+        heads = (group.kv_heads.start, group.kv_heads.stop, group.kv_heads.step)
+        place = group.q_heads.start - group.kv_heads.start * per_head
+        found.setdefault((group.offset, heads), []).append(place)
+    return found
+
+
+def _attend_branch(w, r, heads, scale, q, k, v):
+    n, total = q.shape[1], k.shape[1]
     first = total - n
-    out, lse = _nothing(q)
-    for group in pattern.head_groups(heads, k.shape[2]):
+    q, out, lse = _by_key_head(q, k)
+    for (offset, of_keys), places in heads.items():
+        own = slice(*of_keys)
         for segment in range(first // w * w, total, w):
             end = min(segment + w, total)
-            least = segment + group.offset
-            # The first query that the group keeps in this segment.
+            least = segment + offset
+            # The first query that these heads keep in this segment.
             query = least + -(-max(0, first - least) // r) * r
             if query >= end:
                 continue
             rows, keys = slice(query - first, end - first, r), slice(least, end, r)
-            part = (k[:, keys, group.kv_heads], v[:, keys, group.kv_heads])
-            part_out, part_lse = _softmax(q[:, rows, group.q_heads], *part, scale)
-            out[:, rows, group.q_heads] = part_out
-            lse[:, group.q_heads, rows] = part_lse
-    return out, lse
+            part = (q[:, rows, own, places], k[:, keys, own], v[:, keys, own])
+            out[:, rows, own, places], lse[:, own, places, rows] = _softmax(*part, scale)
+    return out.flatten(2, 3), lse.flatten(1, 2)
 
 
 def _attend_blocks(mask, scale, q, k, v):
-    _, n, heads, _ = q.shape
-    total, size = k.shape[1], mask.block_size
-    first = total - n
-    per_head = heads // k.shape[2]
+    n, total, size = q.shape[1], k.shape[1], mask.block_size
+    first, per_head = total - n, q.shape[2] // k.shape[2]
     pointers, columns = _on_the_host(mask)
-    out, lse = _nothing(q)
+    q, out, lse = _by_key_head(q, k)
     for block in range(first // size, -(-total // size)):
         start, end = max(first, block * size), min((block + 1) * size, total)
         rows = slice(start - first, end - first)
@@ -175,16 +181,15 @@ def _attend_blocks(mask, scale, q, k, v):
             keys = keys[keys < end]
             if len(keys) == 0:
                 continue
-            # One list for all heads, or a list and a key head for each.
-            own = slice(0, heads) if mask.heads == 1 else slice(i, i + 1)
-            of_keys = slice(own.start // per_head, -(-own.stop // per_head))
             hidden = (keys > torch.arange(start, end)[:, None]).to(q.device)
             keys = keys.to(q.device)
-            part = (k[:, keys, of_keys], v[:, keys, of_keys])
-            part_out, part_lse = _softmax(q[:, rows, own], *part, scale, hidden)
-            out[:, rows, own] = part_out
-            lse[:, own, rows] = part_lse
-    return out, lse
+            # One list for all heads, or one for each.
+            own, places = slice(None), slice(None)
+            if mask.heads > 1:
+                own, places = slice(i // per_head, i // per_head + 1), [i % per_head]
+            part = (q[:, rows, own, places], k[:, keys, own], v[:, keys, own])
+            out[:, rows, own, places], lse[:, own, places, rows] = _softmax(*part, scale, hidden)
+    return out.flatten(2, 3), lse.flatten(1, 2)
 
 
 def _on_the_host(mask: BlockMask) -> tuple[list[list[int]], torch.Tensor]:
@@ -194,16 +199,18 @@ def _on_the_host(mask: BlockMask) -> tuple[list[list[int]], torch.Tensor]:
     return mask.plans["on the host"]
 
 
-def _nothing(q) -> tuple[torch.Tensor, torch.Tensor]:
-    """out (B, n, H, D) and LSE (B, H, n) of queries without keys."""
-    batch, n, heads, _ = q.shape
+def _by_key_head(q, k) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """q (B, n, Hkv, G, D), and out likewise and LSE (B, Hkv, G, n) of queries without keys."""
+    q = q.unflatten(2, (k.shape[2], -1))
     accumulator = torch.promote_types(q.dtype, torch.float32)
     out = q.new_zeros(q.shape, dtype=accumulator)
-    return out, q.new_full((batch, heads, n), -torch.inf, dtype=accumulator)
+    batch, n, kv_heads, group_size, _ = q.shape
+    shape = (batch, kv_heads, group_size, n)
+    return q, out, q.new_full(shape, -torch.inf, dtype=accumulator)
 
 
-def _softmax(q, k, v, scale, hidden=None):
-    """Attention of (B, n, H, D) to (B, K, Hkv, D); out in the accumulator's dtype.
+def _softmax(q, k, v, scale, hidden=None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of (B, n, Hkv, G, D) to (B, K, Hkv, D): out and LSE in the accumulator's dtype.
 
     hidden: (n, K) bool, True where a query does not attend; None where the queries are the last n
     of the keys.
@@ -211,19 +218,15 @@ def _softmax(q, k, v, scale, hidden=None):
     n, keys = q.shape[1], k.shape[1]
     accumulator = torch.promote_types(q.dtype, torch.float32)
     q, k, v = (x.to(accumulator) for x in (q, k, v))
-    q = q.unflatten(2, (k.shape[2], -1))
     scores = scale * torch.einsum("bqhgd,bkhd->bhgqk", q, k)
     if hidden is None and n > 1:
         hidden = torch.ones(n, keys, dtype=torch.bool, device=q.device).triu(keys - n + 1)
-    if hidden is None:
-        lse, is_empty = scores.logsumexp(dim=-1), None
-    else:
+    if hidden is not None:
         # A finite filler, so that rows without keys have no NaN gradients.
         scores = scores.masked_fill(hidden, torch.finfo(accumulator).min / 4)
-        lse, is_empty = scores.logsumexp(dim=-1), hidden.all(dim=1)
+    lse = scores.logsumexp(dim=-1)
     weights = (scores - lse[..., None]).exp()
-    if is_empty is not None:
+    if hidden is not None:
         weights = weights.masked_fill(hidden, 0.0)
-        lse = lse.masked_fill(is_empty, -torch.inf)
-    out = torch.einsum("bhgqk,bkhd->bqhgd", weights, v)
-    return out.flatten(2, 3), lse.flatten(1, 2)
+        lse = lse.masked_fill(hidden.all(dim=1), -torch.inf)
+    return torch.einsum("bhgqk,bkhd->bqhgd", weights, v), lse

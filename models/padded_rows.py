@@ -14,32 +14,54 @@ import torch
 import torch.nn.functional as F
 
 
+class Rows:
+    """The sequences of a batch."""
+
+    def attend(
+        self, function: Callable, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> torch.Tensor:
+        """Attention of each sequence, as it would be alone; differentiable where `function` is.
+
+        Args:
+            function: (q, k, v) -> out of sequences without padding, of which q has the last tokens
+                alone where it is shorter; for q as long as k also with `key_padding_mask` or
+                `document_ids`, as of `models.dilated_attention`.
+            q: (B, n, H, D), the last n tokens.
+            k, v: (B, N, Hkv, D).
+
+        Returns:
+            out (B, n, H, D), finite; of padding it means nothing.
+        """
+        raise NotImplementedError
+
+
+class WholeRows(Rows):
+    """One sequence in a row, without padding."""
+
+    def attend(
+        self, function: Callable, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> torch.Tensor:
+        return function(q, k, v)
+
+
 @dataclass(frozen=True)
-class PackedRows:
-    """Several sequences one after the other in a row.
+class PackedRows(Rows):
+    """Several sequences one after the other in a row, and all their tokens in q.
 
     Attributes:
-        document_ids: (B, N) integers, as of `models.dilated_attention`.
+        document_ids: (B, N) integers, the sequence that each token is of.
     """
 
     document_ids: torch.Tensor
 
-    def attend(self, function: Callable, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor):
-        """Attention within each sequence.
-
-        Args:
-            function: (q, k, v, document_ids=) -> out.
-            q: (B, N, H, D).
-            k, v: (B, N, Hkv, D).
-
-        Returns:
-            out (B, N, H, D).
-        """
+    def attend(
+        self, function: Callable, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> torch.Tensor:
         return function(q, k, v, document_ids=self.document_ids.to(q.device))
 
 
 @dataclass(frozen=True)
-class PaddedRows:
+class PaddedRows(Rows):
     """One sequence in a row, with padding before it, after it or on both sides.
 
     Attributes:
@@ -78,21 +100,10 @@ class PaddedRows:
             )
         return cls(tuple(zip(starts, ends, strict=True)), ~attention_mask)
 
-    def attend(self, function: Callable, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor):
-        """Attention of each row's tokens; differentiable where `function` is.
-
-        Neighbouring rows of the same run go together, and so do all where all start at 0.
-
-        Args:
-            function: (q, k, v) -> out of sequences without padding, of which q has the last tokens
-                alone where it is shorter, and (q, k, v, key_padding_mask=) -> out for q as long as
-                k.
-            q: (B, n, H, D), the last n tokens.
-            k, v: (B, N, Hkv, D).
-
-        Returns:
-            out (B, n, H, D), finite; of padding it means nothing.
-        """
+    def attend(
+        self, function: Callable, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> torch.Tensor:
+        # Neighbouring rows of one run go together, and all do where all start at 0.
         n, offset = q.shape[1], k.shape[1] - q.shape[1]
         if offset == 0 and all(start == 0 for start, _ in self.runs):
             return function(q, k, v, key_padding_mask=self.padded.to(q.device))

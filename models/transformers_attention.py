@@ -32,7 +32,7 @@ from models.attention_at_offset import (
 from models.block_sparse import block_sparse_attention
 from models.dilated import dilated_attention
 from models.errors import as_integer, check_choice
-from models.padded_rows import PackedRows, PaddedRows
+from models.padded_rows import Rows, WholeRows
 from models.patterns import block_builders
 from models.patterns.block_leading import leading
 from models.patterns.block_mask import BlockMask
@@ -48,16 +48,9 @@ DILATED = "long-context-dilated"
 BLOCK_SPARSE = "long-context-block-sparse"
 BLOCK_PATTERNS = ("local_window", "dilated", "global_local", "strided", "random")
 
-# What models pass along that changes nothing in attention over the tokens it is given.
-_WITHOUT_EFFECT = {
-    "cache_position",
-    "num_items_in_batch",
-    "output_hidden_states",
-    "output_router_logits",
-    "position_ids",
-    "return_dict",
-    "use_cache",
-}
+# What models pass along that changes nothing in attention.
+_WITHOUT_EFFECT = {"cache_position", "num_items_in_batch", "output_hidden_states"}
+_WITHOUT_EFFECT |= {"output_router_logits", "position_ids", "return_dict", "use_cache"}
 
 
 def use_dilated(
@@ -158,7 +151,7 @@ def _forward(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: PaddedRows | PackedRows | None,
+    attention_mask: Rows | None,
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
@@ -169,14 +162,15 @@ def _forward(
 
     Args:
         name: under which it is registered.
-        make: (config, is_causal, scale) -> the function for `PaddedRows.attend`.
+        make: (config, is_causal, scale) -> the function for `Rows.attend`.
         module: of attention, with its config.
         query: (B, H, n, D).
         key, value: (B, Hkv, N, D), those of a cache and then the new ones.
-        attention_mask: what `models.transformers_masks.rows` returns.
+        attention_mask: what `models.transformers_masks.rows` returns, with which attention is
+            causal; None from models that make no mask.
         scaling: factor on q.k, None for 1/sqrt(D).
         dropout: must be 0.
-        is_causal: None for what the module says.
+        is_causal: without a mask; None for what the module says.
         others: must be without effect.
 
     Returns:
@@ -199,17 +193,18 @@ def _forward(
         raise ValueError("config.output_attentions=True: attention weights are never computed")
     if "Cross" in type(module).__name__:
         raise ValueError(f"module={type(module).__name__}: {name} is self-attention")
-    if is_causal is None:
-        is_causal = getattr(module, "is_causal", True)
-    if not isinstance(attention_mask, PaddedRows | PackedRows | None):
+    if not isinstance(attention_mask, Rows | None):
         raise ValueError(
             f"attention_mask={_shown(attention_mask)}: expected None, or (batch, tokens) as the "
             "argument of the model"
         )
+    if attention_mask is not None:
+        is_causal = True  # some models say False then, as a mask of N x N pairs would have it
+    elif is_causal is None:
+        is_causal = getattr(module, "is_causal", True)
     attend = make(config, bool(is_causal), scaling)
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-    out = attend(q, k, v) if attention_mask is None else attention_mask.attend(attend, q, k, v)
-    return out, None
+    return (attention_mask or WholeRows()).attend(attend, q, k, v), None
 
 
 def _shown(value: object) -> str:
@@ -257,9 +252,7 @@ def _block_sparse(config, is_causal, scale) -> Callable:
 def _pattern_of(config, name: str, setter: str) -> dict[str, Any]:
     pattern = getattr(config, name, None)
     if pattern is None:
-        raise ValueError(
-            f"config.{name} is missing: models.transformers_attention.{setter} sets it"
-        )
+        raise ValueError(f"config.{name} is missing: {setter} of {__name__} sets it")
     return pattern
 
 

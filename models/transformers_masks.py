@@ -2,7 +2,7 @@
 
 Its models make the mask of a call once, by the function that an attention implementation has
 registered, and pass what it returns to every layer as `attention_mask`. Here that is no N x N mask
-but a `PaddedRows` or `PackedRows`.
+but the rows of `models.padded_rows`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from models.padded_rows import PackedRows, PaddedRows
+from models.padded_rows import PackedRows, PaddedRows, Rows, WholeRows
 
 try:
     from transformers import AttentionInterface as AttentionInterface
@@ -38,7 +38,7 @@ def rows(
     *,
     local_size: int | None = None,
     **_: Any,
-) -> PaddedRows | PackedRows | None:
+) -> Rows:
     """What models pass to their layers as `attention_mask`: made once per call of a model.
 
     Args:
@@ -52,7 +52,7 @@ def rows(
         _: the dtype of masks, and whether a causal mask may be left out.
 
     Returns:
-        None for a batch without padding.
+        The rows, in which attention is causal.
 
     Raises:
         ValueError: for what cannot be done.
@@ -72,13 +72,13 @@ def rows(
     if document_ids is not None and bool((document_ids != document_ids[:, :1]).any()):
         return PackedRows(document_ids)
     if attention_mask is None:
-        return None
+        return WholeRows()
     if attention_mask.shape != (batch_size, kv_length):
         raise ValueError(
             f"attention_mask.shape={tuple(attention_mask.shape)}: expected (batch, keys) = "
             f"{(batch_size, kv_length)}"
         )
-    return None if bool(attention_mask.all()) else PaddedRows.of(attention_mask.bool())
+    return WholeRows() if bool(attention_mask.all()) else PaddedRows.of(attention_mask.bool())
 
 
 def _packed(mask_function: Callable) -> torch.Tensor | None:

@@ -1,5 +1,7 @@
 """Queries at the end of longer sequences: the last rows of attention over all of it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -84,14 +86,22 @@ def test_few_scores_at_a_time_change_nothing(problem, monkeypatch):
 
 
 @pytest.mark.parametrize("n", (33, 40, 61))
-def test_a_step_reads_kept_keys_alone(n):
+@pytest.mark.parametrize(
+    "problem",
+    (
+        Problem(heads=4, kv_heads=2, branches=((8, 2), (32, 4))),
+        BlockProblem(heads=4, kv_heads=2, kept=0.6),
+        BlockProblem(heads=4, kv_heads=2, kept=0.15, per_head=True),
+    ),
+)
+def test_a_step_reads_kept_keys_alone(problem, n):
     """What no head keeps may hold anything."""
-    problem = Problem(1, n, 4, 2, 8, branches=((8, 2), (32, 4)))
+    problem = replace(problem, n=n)
     q, k, v, *_ = problem.tensors(torch.float64)
     row = torch.tensor([n - 1])
     counts = [problem.pattern.counts(head, 4, row, n)[0] for head in range(4)]
     unread = torch.stack(counts).sum(0) == 0
-    assert n // 4 < unread.sum() < n
+    assert 0 < unread.sum() < n
     want = attend(problem, q[:, row], k, v)
     k, v = (x.masked_fill(unread[:, None, None], torch.nan) for x in (k, v))
     assert torch.equal(attend(problem, q[:, row], k, v), want)

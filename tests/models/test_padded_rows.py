@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from models import dilated_attention
 from models.attention_at_offset import dilated_attention_at_offset
-from models.padded_rows import PackedRows, PaddedRows
+from models.padded_rows import PackedRows, PaddedRows, WholeRows
 from tests.models.helpers import Problem
 
 LISTS = ((4, 16), (1, 3))
@@ -72,6 +72,13 @@ def test_padding_between_tokens_is_refused():
     mask = torch.tensor([[1, 1, 1, 1], [0, 1, 0, 1]]).bool()
     with pytest.raises(ValueError, match="row 1 has it between its tokens 1 and 3"):
         PaddedRows.of(mask)
+
+
+def test_whole_rows_attend_as_they_are():
+    q, k, v, *_ = Problem(2, 24, 4, 2, 8).tensors(torch.float64)
+    for n in (1, 24):
+        got = WholeRows().attend(attend, q[:, -n:], k, v)
+        assert torch.equal(got, attend(q[:, -n:], k, v))
 
 
 def test_packed_sequences_are_documents():

@@ -1,4 +1,4 @@
-"""Hugging Face's language models on our attention: logits, gradients, padding, caches, refusals."""
+"""Hugging Face's language models on our attention: logits, gradients, padding, caches."""
 
 import pytest
 import torch
@@ -8,80 +8,40 @@ pytest.importorskip("transformers", reason="no transformers (envs/peers.txt)")
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
-    AutoConfig,
     AutoModelForCausalLM,
-    CodeGenConfig,
     DynamicCache,
-    Gemma2Config,
-    LlamaConfig,
-    MistralConfig,
-    Qwen2Config,
-    Qwen3Config,
-    T5Config,
 )
 
 from models.oracle import attend_rows
 from models.patterns import DilatedBranches, global_local, local_window, random, strided
 from models.patterns.block_leading import leading
-from models.transformers_attention import BLOCK_SPARSE, DILATED, use_block_sparse, use_dilated
-
-LISTS = ((8, 32), (1, 3))
-LIMIT = 96
-VOCABULARY = 53
-SIZES = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": LIMIT,
-    # Large, so that attention is far from uniform.
-    "initializer_range": 0.3,
-    "pad_token_id": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
-CONFIGS = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
-each_model = pytest.mark.parametrize("kind", CONFIGS)
-both = pytest.mark.parametrize("name", (DILATED, BLOCK_SPARSE))
+from models.transformers_attention import use_block_sparse, use_dilated
+from tests.models.language_models import (
+    AROUND,
+    BLOCK_SPARSE,
+    DILATED,
+    LEFT,
+    LIMIT,
+    LISTS,
+    RIGHT,
+    both,
+    close,
+    config,
+    each_model,
+    ids,
+    model,
+    twin,
+)
 
 
-def config(kind="llama", **options):
-    made = CONFIGS[kind](**(SIZES | options))
-    use_dilated(made, *LISTS)
-    use_block_sparse(made, "random", sparsity=0.5, block_size=8, heads=4)
-    return made
-
-
-def model(name, made=None, **options):
-    torch.manual_seed(0)
-    made = config(**options) if made is None else made
-    return AutoModelForCausalLM.from_config(made, attn_implementation=name).eval()
-
-
-def twin(source, name):
-    """The same weights with other attention."""
-    other = model(name, AutoConfig.for_model(**source.config.to_dict()))
-    other.load_state_dict(source.state_dict())
-    return other
-
-
-def ids(batch=2, n=45, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(1, VOCABULARY, (batch, n), generator=generator)
-
-
-def close(a, b):
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= 1e-5 * max(1.0, b.abs().max())
-
-
-def gradients(source, tokens, **options):
-    """Logits, and the gradient of every parameter of the loss."""
+def gradients(source, tokens, mask=None):
+    """Logits, and the gradient of every parameter of the loss of what comes after a token."""
     source.zero_grad()
-    out = source(tokens, labels=tokens, use_cache=False, **options)
+    labels = tokens.clone()
+    if mask is not None:
+        labels[mask == 0] = -100
+        labels[:, 1:][mask[:, :-1] == 0] = -100
+    out = source(tokens, labels=labels, attention_mask=mask, use_cache=False)
     out.loss.backward()
     return out.logits, {name: x.grad for name, x in source.named_parameters()}
 
@@ -124,34 +84,18 @@ def by_oracle(source, name):
 
 
 @each_model
-def test_one_branch_of_everything_is_eager_attention(kind):
+@both
+def test_all_pairs_are_eager_attention(kind, name):
+    """One branch of everything, a full block mask; the second row's first tokens are padding."""
     made = config(kind)
     use_dilated(made, [45], [1])
-    ours = model(DILATED, made)
-    got, grads = gradients(ours, ids())
-    want, wanted = gradients(twin(ours, "eager"), ids())
-    close(got, want)
-    for name in wanted:
-        close(grads[name], wanted[name])
-
-
-@each_model
-def test_a_full_block_mask_is_eager_attention(kind):
-    made = config(kind)
     use_block_sparse(made, "local_window", sparsity=0.0, block_size=8)
-    ours = model(BLOCK_SPARSE, made)
-    got, grads = gradients(ours, ids())
-    want, wanted = gradients(twin(ours, "eager"), ids())
-    close(got, want)
-    for name in wanted:
-        close(grads[name], wanted[name])
-
-
-LEFT, RIGHT, AROUND = (
-    torch.tensor([[start <= i < end for i in range(45)] for start, end in runs]).long()
-    for runs in (((0, 45), (11, 45)), ((0, 45), (0, 29)), ((3, 40), (0, 0)))
-)
-HOLE = LEFT.roll(3, dims=1)
+    ours = model(name, made)
+    got, grads = gradients(ours, ids(), LEFT)
+    want, wanted = gradients(twin(ours, "eager"), ids(), LEFT)
+    close(got[LEFT.bool()], want[LEFT.bool()])
+    for parameter in wanted:
+        close(grads[parameter], wanted[parameter])
 
 
 @both
@@ -159,20 +103,16 @@ HOLE = LEFT.roll(3, dims=1)
     "mask", (None, LEFT, RIGHT, AROUND), ids=("none", "left", "right", "around")
 )
 def test_patterns_are_the_oracles(name, mask):
-    """Logits and gradients; those of padding mean nothing and are left out of the loss."""
+    """Logits and gradients; those of padding mean nothing."""
     ours = model(name, kind="qwen2")
     kept = torch.ones(2, 45, dtype=bool) if mask is None else mask.bool()
-    labels = ids().masked_fill(~kept, -100)
-    results = []
-    for one in (ours, by_oracle(ours, name)):
-        one.zero_grad()
-        out = one(ids(), labels=labels, attention_mask=mask, use_cache=False)
-        out.loss.backward()
-        results.append([out.logits[kept], *(x.grad for x in one.parameters())])
-    for got, want in zip(*results, strict=True):
-        close(got, want)
+    got, grads = gradients(ours, ids(), mask)
+    want, wanted = gradients(by_oracle(ours, name), ids(), mask)
+    close(got[kept], want[kept])
+    for parameter in wanted:
+        close(grads[parameter], wanted[parameter])
     dense = twin(ours, "eager")(ids(), attention_mask=mask).logits[kept]
-    assert (results[0][0] - dense).abs().max() > 0.1
+    assert (got[kept] - dense).abs().max() > 0.1
 
 
 @both
@@ -215,10 +155,11 @@ def greedy(source, tokens, steps, attention_mask=None):
 
 @torch.no_grad()
 @both
+@pytest.mark.parametrize("kind", ("qwen3", "gpt2"))
 @pytest.mark.parametrize("padded", (False, True), ids=("whole", "padded"))
-def test_generating_with_a_cache_is_generating_without(name, padded):
+def test_generating_with_a_cache_is_generating_without(name, kind, padded):
     """From 13 tokens over the ends of segments and blocks, token by token."""
-    ours = model(name, kind="qwen3")
+    ours = model(name, kind=kind)
     tokens = ids(3, 13)
     mask = torch.ones_like(tokens)
     if padded:
@@ -286,9 +227,9 @@ def test_a_saved_model_keeps_its_pattern(name, tmp_path):
 @both
 def test_checkpoints_give_the_same_gradients(name):
     ours = model(name).train()
-    want = gradients(ours, ids(), attention_mask=LEFT)[1]
+    want = gradients(ours, ids(), LEFT)[1]
     ours.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    got = gradients(ours, ids(), attention_mask=LEFT)[1]
+    got = gradients(ours, ids(), LEFT)[1]
     for one in want:
         close(got[one], want[one])
 
@@ -337,134 +278,6 @@ def test_every_builder_has_its_options(pattern, options, build):
     other.config.patterns = {BLOCK_SPARSE: lambda n: leading(whole, -(-n // 4))}
     with torch.no_grad():
         close(ours(ids()).logits, other(ids()).logits)
-
-
-@both
-@pytest.mark.parametrize(
-    ("options", "message"),
-    (
-        ({"output_attentions": True}, "output_attentions=True: .* cannot do this"),
-        ({"attention_mask": torch.zeros(2, 1, 45, 45)}, r"attention_mask=torch.float32 \(2, 1, 45"),
-        ({"attention_mask": torch.ones(2, 44).long()}, r"attention_mask.shape=\(2, 44\): expected"),
-        ({"attention_mask": HOLE}, "padding before or after the tokens"),
-        ({"cache_position": torch.arange(45) + 1}, "cache_position=1 to 45 and 45 keys"),
-        ({"cu_seq_lens_q": torch.tensor([0, 45])}, r"cu_seq_lens_q=torch.int64 \(2,\)"),
-    ),
-)
-@pytest.mark.filterwarnings("ignore:.*output_attentions=True")
-def test_what_a_call_may_not_ask_is_refused_by_name(name, options, message):
-    if options.get("attention_mask") is not None and options["attention_mask"].dim() == 2:
-        options = {"position_ids": torch.arange(45)[None]} | options
-    with pytest.raises(ValueError, match=message):
-        model(name)(ids(), **options)
-
-
-@both
-def test_a_static_cache_is_refused(name):
-    with pytest.raises(ValueError, match="as of a DynamicCache"):
-        model(name).generate(ids(), max_new_tokens=4, cache_implementation="static")
-
-
-@both
-def test_dropout_of_attention_is_refused_in_training_alone(name):
-    ours = model(name, attention_dropout=0.1)
-    close(ours(ids()).logits, model(name)(ids()).logits)
-    with pytest.raises(ValueError, match="dropout=0.1 .config.attention_dropout.: expected 0"):
-        ours.train()(ids())
-
-
-@both
-@pytest.mark.parametrize(
-    ("made", "message"),
-    (
-        (MistralConfig(**SIZES, sliding_window=8), "sliding_window .*=8: expected None"),
-        (
-            Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=8, max_window_layers=0),
-            "sliding_window .*=8: expected None",
-        ),
-        (Gemma2Config(**SIZES, sliding_window=8), "sliding_window .*=8: expected None"),
-        (LlamaConfig(**SIZES), "is missing: models.transformers_attention.use_"),
-    ),
-    ids=("mistral", "qwen2", "gemma2", "no pattern"),
-)
-def test_what_a_model_needs_beside_is_refused_by_name(name, made, message):
-    if not isinstance(made, LlamaConfig):
-        use_dilated(made, *LISTS)
-        use_block_sparse(made, "local_window", sparsity=0.5)
-    with pytest.raises(ValueError, match=message):
-        model(name, made)(ids())
-
-
-@pytest.mark.parametrize(
-    ("made", "message"),
-    (
-        (T5Config(), "config.is_encoder_decoder=True: expected a model with self-attention only"),
-        (LlamaConfig(add_cross_attention=True), "config.add_cross_attention=True"),
-        (CodeGenConfig(), "config=CodeGenConfig: CodeGenModel takes no attention by name"),
-        ("llama", "config=str: expected a transformers config"),
-    ),
-)
-def test_models_that_cannot_are_refused(made, message):
-    with pytest.raises(ValueError, match=message):
-        use_dilated(made, *LISTS)
-    with pytest.raises(ValueError, match=message):
-        use_block_sparse(made, "local_window", sparsity=0.5)
-
-
-@pytest.mark.parametrize(
-    ("use", "message"),
-    (
-        (lambda c: use_dilated(c, [8], [1, 2]), r"dilation_rates=\(1, 2\): expected 1 rates"),
-        (lambda c: use_dilated(c, [8], [1], head_offset="?"), "head_offset='[?]': expected one of"),
-        (lambda c: use_block_sparse(c, "top_k", sparsity=0.5), "pattern='top_k': expected another"),
-        (lambda c: use_block_sparse(c, "ring", sparsity=0.5), "pattern='ring': expected one of"),
-        (lambda c: use_block_sparse(c, "random", sparsity=1), "sparsity=1: expected at least 0"),
-        (
-            lambda c: use_block_sparse(c, "random", sparsity=0, heads=3),
-            "heads=3: expected 1 or .* 4",
-        ),
-        (lambda c: use_block_sparse(c, "strided", sparsity=0, seed=3), "seed=3: strided takes no"),
-        (
-            lambda c: use_block_sparse(c, "random", sparsity=0, device=0),
-            "device=0: random takes no",
-        ),
-    ),
-)
-def test_bad_patterns_are_refused(use, message):
-    with pytest.raises(ValueError, match=message):
-        use(LlamaConfig(**SIZES))
-
-
-def test_longer_than_the_mask_is_refused():
-    with pytest.raises(ValueError, match="key has 97 tokens: .*max_position_embeddings=96"):
-        model(BLOCK_SPARSE)(ids(n=97))
-
-
-@both
-def test_what_is_no_causal_self_attention_is_refused(name):
-    """As a model that makes its own masks could call it."""
-    attend = AttentionInterface()[name]
-    ours = model(name).model.layers[0].self_attn
-    q, k = torch.zeros(1, 4, 3, 8), torch.zeros(1, 2, 9, 8)
-    for options, message in (
-        ({"is_causal": False}, "query has 3 tokens and key 9: expected as many"),
-        ({"head_mask": torch.ones(4)}, r"head_mask=torch.float32 \(4,\)"),
-        ({"s_aux": torch.ones(4)}, r"s_aux=torch.float32 \(4,\)"),
-        ({"sliding_window": 4}, "sliding_window=4"),
-        ({"softcap": 50.0}, "softcap=50.0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            attend(ours, q, k, k, None, **options)
-    with pytest.raises(ValueError, match=r"q.shape=\(1, 9, 4, 8\): expected at most k's 3 tokens"):
-        attend(ours, torch.zeros(1, 4, 9, 8), k[:, :, :3], k[:, :, :3], None)
-
-
-def test_a_part_of_the_heads_is_refused():
-    """Offsets are by head, so that a part of them is other attention."""
-    ours = model(DILATED).model.layers[0].self_attn
-    q = torch.zeros(1, 2, 9, 8)
-    with pytest.raises(ValueError, match="query has 2 heads: expected the model's 4"):
-        AttentionInterface()[DILATED](ours, q, q[:, :1], q[:, :1], None)
 
 
 def test_without_causality_tokens_attend_both_ways():
