@@ -115,6 +115,7 @@ def use_block_sparse(
     heads, of_model = options.get("heads", 1), getattr(config, "num_attention_heads", None)
     if heads not in (1, of_model):
         raise ValueError(f"heads={heads}: expected 1 or the model's {of_model}")
+    as_integer("config.max_position_embeddings", getattr(config, "max_position_embeddings", None))
     # The builder checks what it is given.
     mask = getattr(block_builders, pattern)(1, sparsity=sparsity, block_size=block_size, **options)
     kept = {"pattern": pattern, "sparsity": float(sparsity), "block_size": mask.block_size}

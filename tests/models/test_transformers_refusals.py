@@ -13,6 +13,7 @@ from transformers import (
     MistralConfig,
     Qwen2Config,
     T5Config,
+    ViTConfig,
 )
 
 from models.transformers_attention import use_block_sparse, use_dilated
@@ -123,6 +124,11 @@ def test_models_that_cannot_are_refused(made, message):
 def test_bad_patterns_are_refused(use, message):
     with pytest.raises(ValueError, match=message):
         use(LlamaConfig(**SIZES))
+
+
+def test_a_block_mask_needs_a_length():
+    with pytest.raises(ValueError, match="config.max_position_embeddings=None: expected an int"):
+        use_block_sparse(ViTConfig(), "local_window", sparsity=0.5)
 
 
 def test_longer_than_the_mask_is_refused():
