@@ -60,7 +60,7 @@ lint: $(VENV)/.ready-test ## style of the Python code and of the workflow
 lab: $(VENV)/.ready-lab ## the notebooks, in JupyterLab
 	jupyter lab $(ARGS) analysis/notebooks
 
-peers: $(VENV)/.ready-peers ## set up other people's ring attention, to compare with
+peers: $(VENV)/.ready-peers ## set up other people's ring attention, to compare with, and Hugging Face's models
 
 cluster: $(VENV)/.ready-cluster ## set up what jobs on a SLURM cluster need (docs/cluster.md)
 
