@@ -59,7 +59,7 @@ class Origin:
     modules: frozenset[str] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Corpus:
     """Two texts that share no file: bytes as (L,) uint8 arrays, read-only.
 
