@@ -125,6 +125,20 @@ def test_the_hash_follows_names_and_contents_alone(many, tmp_path):
     assert _gather(many).sha256 != first.sha256
 
 
+def test_the_hash_is_over_sorted_lines_of_part_name_and_content(many):
+    read = _gather(many)
+    parts = {one: "train" for one in _files(read.train)}
+    parts |= {one: "validation" for one in _files(read.validation)}
+    lines = []
+    for path in many.folder.rglob("*.py"):
+        name = f"some/{path.parent.name}/{path.name}"
+        content = path.read_bytes()
+        sha = hashlib.sha256(b"\0" + content).hexdigest()
+        lines.append(f"{parts[content]}\t{name}\t{sha}\n")
+    assert len(lines) == 300
+    assert read.sha256 == hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
 def test_the_last_file_is_cut_at_the_size(many):
     whole = _gather(many)
     cut = _gather(many, train_bytes=1001, validation_bytes=101)
