@@ -133,6 +133,20 @@ def test_greedy_generation_is_that_without_a_cache(attention, pattern):
     assert torch.equal(made, ids)
 
 
+@pytest.mark.parametrize(
+    ("attention", "pattern"), [("dilated-sdpa", None), ("block-sparse", "top_k")]
+)
+def test_cached_is_full_under_autocast_and_in_half_precision(attention, pattern):
+    for half in (False, True):
+        network, ids = model(attention, pattern, dtype=torch.bfloat16 if half else None), tokens()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=not half):
+            want = network(ids)
+            _, cache = network.prefill(ids[:, :PROMPT])
+            for n in range(PROMPT, 45):
+                got = network.step(ids[:, n : n + 1], cache)
+                torch.testing.assert_close(got, want[:, n], rtol=0, atol=0.1)
+
+
 def test_a_left_padded_prompt_is_not_attended_to():
     network, ids = model(), tokens(2, 19)
     mask = torch.zeros_like(ids, dtype=torch.bool)
@@ -157,6 +171,9 @@ def test_memory_grows_by_doubling_up_to_the_longest():
     assert sorted(set(found)) == [20, 40, 50]
     with pytest.raises(ValueError, match=r"50 \+ 1 tokens: expected at most max_seq_len=50"):
         cache.check_room(1)
+    cache = KeyValueCache(1, 50, reserved=32)
+    cache.write(0, x[:, :10], x[:, :10])
+    assert cache.capacity == 32
 
 
 def test_drawn_tokens_have_the_probabilities_of_the_temperature():
