@@ -75,8 +75,11 @@ def test_two_ranks_are_one_process(rings, kind, attention, padded):
 def refused_on_rank():
     network, rank = model("ring-striped", group=dist.group.WORLD), dist.get_rank()
     messages = []
+    mask = torch.zeros(2, 10, dtype=torch.bool) if rank else None
     for run in (
         lambda: network(tokens(2, 10 + 5 * rank)),
+        lambda: network(tokens(2 + rank, 10)),
+        lambda: network(tokens(2, 10), key_padding_mask=mask),
         lambda: network(tokens(2, 40)),
         lambda: network.generate(tokens(2, 10), 3),
         lambda: model("dense", group=dist.group.WORLD),
@@ -89,9 +92,11 @@ def refused_on_rank():
 
 def test_what_ranks_cannot_do_is_told_on_each(rings):
     found = rings.run(2, refused_on_rank)
-    assert found[0][:3] == found[1][:3]
-    lengths, longest, generation, group = found[0]
+    assert found[0][:5] == found[1][:5]
+    lengths, batches, padding, longest, generation, group = found[0]
     assert "the ranks have [10, 15]: expected [13, 12] of 25 in the order 'striped'" in lengths
+    assert "batch sizes: the ranks have [2, 3]" in batches
+    assert "key_padding_mask: the ranks have [0, 1]: expected the same" in padding
     assert longest == "80 tokens: expected at most max_seq_len=64"
     assert generation.startswith("generation over several ranks")
     assert "expected None with attention='dense', which takes the whole sequence" in group
