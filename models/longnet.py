@@ -162,6 +162,7 @@ class LongNetLM(LongNetLayers):
         Raises:
             ValueError, UnsupportedBackend: as `generate`.
         """
+        reserved = as_integer("reserved", reserved, least=0)
         self.check_tokens(prompt, key_padding_mask)
         if prompt.shape[1] == 0:
             raise ValueError(f"prompt.shape={tuple(prompt.shape)}: expected 1 token or more")
