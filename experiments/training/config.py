@@ -233,7 +233,7 @@ def from_values(values: object) -> RunConfig:
     }
     if not isinstance(values, Mapping):
         raise ValueError(f"expected the sections model, {', '.join(sections)}")
-    _check_names(RunConfig, "", values)
+    check_names(RunConfig, "", values)
     model = values["model"]
     if not isinstance(model, Mapping):
         raise ValueError(f"model={model!r}: expected a mapping of the fields of LongNetConfig")
@@ -252,7 +252,7 @@ def _built(kind: type, where: str, values: object):
     if not isinstance(values, Mapping):
         names = ", ".join(one.name for one in fields(kind))
         raise ValueError(f"{where}={values!r}: expected a mapping of {names}")
-    _check_names(kind, f"{where}.", values)
+    check_names(kind, f"{where}.", values)
     try:
         return kind(**values)
     except ValueError as error:
@@ -260,7 +260,17 @@ def _built(kind: type, where: str, values: object):
         raise ValueError(f"{where}.{error}") from None
 
 
-def _check_names(kind: type, before: str, values: Mapping) -> None:
+def check_names(kind: type, before: str, values: Mapping) -> None:
+    """Check that a dataclass has fields of these names, and that none it needs is missing.
+
+    Args:
+        kind: the dataclass.
+        before: what stands before a name in messages, as "training.".
+        values: by name.
+
+    Raises:
+        ValueError: naming the field.
+    """
     known = {one.name: one for one in fields(kind)}
     for name in values:
         if name not in known:

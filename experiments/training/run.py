@@ -13,7 +13,7 @@ import torch.distributed as dist
 from experiments import machine, provenance, stop
 from experiments.digest import modules_digest
 from experiments.training import checkpoint, parallel, sources
-from experiments.training.config import RunConfig
+from experiments.training.config import RunConfig, check_names
 from experiments.training.folder import Folder
 from experiments.training.loop import StepReport, train
 from experiments.training.progress import Progress
@@ -68,10 +68,12 @@ def language_model(config: RunConfig, source) -> LongNetConfig:
     Raises:
         ValueError: naming the field as it is called in the file.
     """
-    given = {"max_seq_len": config.data.seq_len, **config.model}
+    sizes = {"vocab_size": source.vocab_size, "max_seq_len": config.data.seq_len}
+    given = {**sizes, **config.model}
+    check_names(LongNetConfig, "model.", given)
     try:
-        made = LongNetConfig(vocab_size=source.vocab_size, **given)
-    except (TypeError, ValueError) as error:
+        made = LongNetConfig(**given)
+    except ValueError as error:
         raise ValueError(f"model.{error}") from None
     if made.max_seq_len < config.data.seq_len:
         raise ValueError(

@@ -91,7 +91,7 @@ def test_what_is_wrong_is_told_with_its_section(changes, told):
         ({"data_options": {"pairs": 99}}, "data.pairs=99: expected at most 4"),
         ({"model_attention": "dilated-streamed"}, "model.attention='dilated-streamed'"),
         ({"model_attention": "attention"}, "model.attention='attention'"),
-        ({"model_colour": 1}, "model.colour: no such field; there are layers, "),
+        ({"model_colour": 1}, "model.colour: no such field; there are vocab_size, "),
         ({"model_max_seq_len": 8}, "model.max_seq_len=8: expected at least data.seq_len=16"),
     ],
 )
