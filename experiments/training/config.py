@@ -16,6 +16,11 @@ PRECISIONS = ("float32", "bfloat16")
 _ABOVE_1 = math.nextafter(1.0, 2.0)
 
 
+def _set(config: object, **values) -> None:
+    for name, value in values.items():
+        object.__setattr__(config, name, value)
+
+
 @dataclass(frozen=True)
 class OptimiserConfig:
     """AdamW (arXiv 1711.05101) with a linear warm-up and a cosine decay.
@@ -84,10 +89,8 @@ class TrainingConfig:
     evaluation_batches: int = 8
 
     def __post_init__(self):
-        if isinstance(self.optimiser, Mapping):
+        if not isinstance(self.optimiser, OptimiserConfig):
             _set(self, optimiser=_built(OptimiserConfig, "optimiser", self.optimiser))
-        elif not isinstance(self.optimiser, OptimiserConfig):
-            raise ValueError(f"optimiser={self.optimiser!r}: expected an OptimiserConfig")
         if self.precision == "float16":
             raise ValueError(
                 "precision='float16': expected float32 or bfloat16; small gradients vanish in "
@@ -279,11 +282,6 @@ def check_names(kind: type, before: str, values: Mapping) -> None:
         is_needed = one.default is MISSING and one.default_factory is MISSING
         if is_needed and name not in values:
             raise ValueError(f"{before}{name}: missing")
-
-
-def _set(config: object, **values) -> None:
-    for name, value in values.items():
-        object.__setattr__(config, name, value)
 
 
 def _or_zero(name: str, value: object, below: float, expected: str) -> float:

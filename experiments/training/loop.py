@@ -213,9 +213,7 @@ class _Stepping:
             return None
         self.state.model.eval()
         batches = self.config.evaluation_batches
-        return evaluate(
-            self.forward, self.source, step=number, batches=batches, **self.parts
-        )
+        return evaluate(self.forward, self.source, step=number, batches=batches, **self.parts)
 
 
 def _check_evaluation(config: TrainingConfig, source, place: Place) -> None:

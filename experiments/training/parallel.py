@@ -167,9 +167,7 @@ def of_this_process(device: str, context: int, batch: int, order: str | None) ->
     check(ranks, context, batch, order)
     if not is_one_of_many:
         return Place(order=order)
-    mesh = init_device_mesh(
-        device, (ranks // context, context), mesh_dim_names=("data", "context")
-    )
+    mesh = init_device_mesh(device, (ranks // context, context), mesh_dim_names=("data", "context"))
     data_rank, context_rank = mesh.get_coordinate()
     share = batch // (ranks // context)
     return Place(

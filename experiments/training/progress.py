@@ -28,9 +28,7 @@ class Progress:
         clock: seconds, from any beginning.
     """
 
-    def __init__(
-        self, stream: TextIO, steps: int, *, clock: Callable[[], float] = time.monotonic
-    ):
+    def __init__(self, stream: TextIO, steps: int, *, clock: Callable[[], float] = time.monotonic):
         self._stream, self._steps, self._clock = stream, steps, clock
         self._is_terminal = stream.isatty()
         self._recent: deque[tuple[float, StepReport]] = deque(maxlen=_RECENT)

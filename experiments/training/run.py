@@ -164,7 +164,9 @@ def _finish(config: RunConfig, folder: Folder, progress: Progress, result) -> No
 def _what_runs(config: RunConfig, place: parallel.Place, device: str) -> dict:
     """What the speed of a training depends on besides its configuration."""
     return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else machine.describe(device).cpu,
+        "device": torch.cuda.get_device_name()
+        if device == "cuda"
+        else machine.describe(device).cpu,
         "threads": torch.get_num_threads(),
         "ranks": place.ranks,
         "context": place.context,

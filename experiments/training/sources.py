@@ -49,4 +49,6 @@ def _by_keyword(function: Callable) -> set[str]:
 def _check_options(options: Collection[str], known: set[str]) -> None:
     for name in options:
         if name not in known:
-            raise ValueError(f"options.{name}: no such option; there are {', '.join(sorted(known))}")
+            raise ValueError(
+                f"options.{name}: no such option; there are {', '.join(sorted(known))}"
+            )

@@ -60,12 +60,12 @@ def test_a_file_that_is_no_checkpoint_runs_nothing_and_is_named(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     path = checkpoint.save(tmp_path, state(1))
     if content == "code":
-        path.write_bytes(pickle.dumps(Hostile()))
+        path.write_bytes(pickle.dumps(Hostile(), protocol=2))
     elif content == "half":
         path.write_bytes(path.read_bytes()[:300])
     else:
         torch.save({"step": 1}, path)
-    with pytest.raises(ValueError, match=r"step-00000001\.pt: (cannot be read \(|expected a check)"):
+    with pytest.raises(ValueError, match=r"step-00000001\.pt: (cannot be read|expected a check)"):
         checkpoint.load(path)
     assert not (tmp_path / "owned").exists()
 

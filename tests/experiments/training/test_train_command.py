@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from models.longnet import LongNetLM
 
 from experiments import __main__
 from experiments.training import checkpoint, metrics
 from experiments.training.folder import Folder
-from models.longnet import LongNetLM
 from tests.experiments.training.tiny import values
 
 ROOT = Path(__file__).parents[3]
@@ -28,9 +28,7 @@ def told(tmp_path, handlers, capsys):
         path = tmp_path / "config.yaml"
         path.write_text(yaml.safe_dump(made))
         out = out or tmp_path / "out"
-        status = __main__.main(
-            ["train", str(path), "--out", str(out), "--device", "cpu", *options]
-        )
+        status = __main__.main(["train", str(path), "--out", str(out), "--device", "cpu", *options])
         return status, capsys.readouterr().err
 
     return told
