@@ -184,3 +184,17 @@ def test_evaluations_read_plainly():
             assert one.tokens == len(inside) > 0
             assert one.loss == pytest.approx(sum(x[2] for x in inside) / len(inside), rel=1e-6)
             assert one.accuracy == sum(x[3] for x in inside) / len(inside)
+
+
+def test_compiled_it_takes_the_same_steps(monkeypatch):
+    """By Dynamo without a code generator, which would take its time and not be ours."""
+    compiled, compile_ = [], torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda model: compiled.append(model) or compile_(model, backend="eager")
+    )
+    model = Tiny()
+    found = train(training(compile=True), source=SOURCE, model=model)
+    assert compiled == [model]
+    assert found.losses == pytest.approx(
+        train(training(), source=SOURCE, model=Tiny()).losses, rel=1e-6
+    )
