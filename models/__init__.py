@@ -8,6 +8,9 @@ from models.lazy import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
+        "LongNetConfig": "models.language.config",
+        "LongNetEncoder": "models.longnet",
+        "LongNetLM": "models.longnet",
         "MultiheadDilatedAttention": "models.modules",
         "UnsupportedBackend": "models.errors",
         "block_sparse_attention": "models.block_sparse",

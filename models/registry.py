@@ -193,6 +193,13 @@ VARIANTS = _variants(
         "models.dilated:dilated_attention",
         MappingProxyType({"backend": "gluon"}),
     ),
+    Variant(
+        "dilated-detached",
+        "Dilated, weights detached",
+        "LongNet attention with no gradient through the mixing weights, as torchscale trains it",
+        "models.detached_mixing:detached_dilated_attention",
+        MappingProxyType({"backend": "sdpa"}),
+    ),
     _streamed("", "generated", "chunk by chunk from a generator, in bounded memory"),
     _streamed("-mapped", "mapped", "chunk by chunk from mapped files, in bounded memory"),
     _streamed("-host", "host", "chunk by chunk from host memory"),

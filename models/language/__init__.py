@@ -1,0 +1,1 @@
+"""The parts of the LongNet language model: see `models.longnet`."""
