@@ -9,7 +9,7 @@ import torch
 from experiments.training.batch import Batch
 from experiments.training.loop import Diverged, train
 from experiments.training.state import TrainingState
-from experiments.training.tasks import AssociativeRecall
+from experiments.training.tasks import AssociativeRecall, Copy
 from tests.experiments.training.tiny import Tiny, training, weights
 
 SOURCE = AssociativeRecall(16, 4, vocab_size=16, pairs=2)
@@ -161,11 +161,11 @@ def test_a_learnable_task_is_learnt():
 
 def test_evaluations_read_plainly():
     """Bits, right guesses and their ranges, token by token."""
-    model = Tiny()
-    found = train(training(steps=1, learning_rate=1e-9), source=SOURCE, model=model).evaluations[0]
-    rows = []
+    model, source, rows = Tiny(dropout=0.5), Copy(16, 4, vocab_size=16), []
+    found = train(training(steps=1, learning_rate=1e-9), source=source, model=model).evaluations[0]
     for index in range(2):
-        inputs, targets, distances = SOURCE.batch("validation", index)
+        inputs, targets, distances = source.batch("validation", index)
+        model.eval()
         logits = model(inputs).detach().double()
         for b in range(4):
             for n in range(16):
@@ -173,11 +173,11 @@ def test_evaluations_read_plainly():
                     bits = -logits[b, n].log_softmax(-1)[targets[b, n]].item() / math.log(2)
                     right = logits[b, n].argmax() == targets[b, n]
                     rows.append((n + 1, distances[b, n].item(), bits, float(right)))
-    assert len(rows) == 16 == found.tokens
-    assert found.loss == pytest.approx(sum(row[2] for row in rows) / 16, rel=1e-6)
-    assert found.accuracy == sum(row[3] for row in rows) / 16
+    assert len(rows) == found.tokens > 40 and {row[0] % 2 for row in rows} == {0, 1}
+    assert found.loss == pytest.approx(sum(row[2] for row in rows) / len(rows), rel=1e-6)
+    assert found.accuracy == sum(row[3] for row in rows) / len(rows)
     for column, bins in ((0, found.by_position), (1, found.by_distance)):
-        assert sum(one.tokens for one in bins) == 16
+        assert sum(one.tokens for one in bins) == len(rows)
         for one in bins:
             assert one.last == 2 * one.first - 1
             inside = [row for row in rows if one.first <= row[column] <= one.last]
