@@ -59,12 +59,12 @@ class Origin:
     modules: frozenset[str] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Corpus:
     """Two texts that share no file: bytes as (L,) uint8 arrays, read-only.
 
-    sha256: over split, name and content of every file in it. packages: name, version,
-    licence, files and bytes of each origin.
+    sha256: over the sorted lines of split, name and SHA-256 of every file in it, as far as it
+    is in it. packages: name, version, licence, files and bytes of each origin.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """An n-gram model of bytes: what a neural model of text has to beat.
 
 Interpolated, modified Kneser-Ney smoothing of Chen and Goodman, "An empirical study of smoothing
-techniques for language modeling", Computer Speech and Language 13 (1999), 359-394, equations
-in section 3; the uniform distribution lies below the unigrams.
+techniques for language modeling", Computer Speech and Language 13 (1999), 359-394; the
+uniform distribution lies below the unigrams.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from models.errors import as_integer
 _BYTES = 256
 # Seven bytes of a gram fit into an int64.
 _HIGHEST_ORDER = 7
-# Where the text has no gram of a count that the closed form needs, as with at most 256 unigrams.
-_DISCOUNTS_WITHOUT_COUNTS = (0.5, 1.0, 1.5)
+# Where no gram has a count that the closed form needs, as with at most 256 unigrams.
+_WITHOUT_COUNTS = (0.5, 1.0, 1.5)
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Level:
     """The grams of one length, sorted, as numbers of base 256.
 
@@ -44,7 +44,7 @@ class KneserNey:
     """
 
     def __init__(self, text: np.ndarray, order: int = 3) -> None:
-        """Fit on `text`, (L,) uint8; 8 MiB take some seconds and up to 1 GB.
+        """Fit on `text`, (L,) uint8; 8 MiB take about a second and 0.5 GB at most.
 
         Args:
             text: the bytes, at least `order` of them.
@@ -111,20 +111,20 @@ def discounts(counts: np.ndarray) -> tuple[float, float, float]:
     """What is taken of counts of 1, of 2 and of 3 or more: Chen and Goodman's closed form.
 
     With n_c grams of count c and Y = n_1 / (n_1 + 2 n_2): D_c = c - (c + 1) Y n_(c+1) / n_c.
-    0.5, 1 and 1.5, all three, where an n_1 ... n_4 is zero or a D_c lies outside 0 to c.
+    0.5, 1 or 1.5 (as KenLM's `--discount_fallback`) where n_1, n_c or n_(c+1) is zero, or the
+    form gives a D_c outside 0 to c.
 
     Args:
         counts: of the grams, positive integers.
     """
-    of_count = np.bincount(np.minimum(counts, 5), minlength=6)
-    if of_count[1:5].all():
-        share = of_count[1] / (of_count[1] + 2 * of_count[2])
-        found = tuple(
-            float(c - (c + 1) * share * of_count[c + 1] / of_count[c]) for c in (1, 2, 3)
-        )
-        if all(0 <= one <= c for c, one in enumerate(found, 1)):
-            return found
-    return _DISCOUNTS_WITHOUT_COUNTS
+    of_count = np.bincount(np.minimum(counts, 5), minlength=6).tolist()
+    found = list(_WITHOUT_COUNTS)
+    for c in (1, 2, 3):
+        if of_count[1] and of_count[c] and of_count[c + 1]:
+            share = of_count[1] / (of_count[1] + 2 * of_count[2])
+            closed = c - (c + 1) * share * of_count[c + 1] / of_count[c]
+            found[c - 1] = closed if 0 <= closed <= c else found[c - 1]
+    return tuple(found)
 
 
 def _level(grams: np.ndarray, counts: np.ndarray) -> Level:

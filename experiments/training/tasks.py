@@ -3,8 +3,9 @@
 Each is a source (see `batch.Source`) without end, and each batch is drawn anew. A position
 that is asked has its answer exactly once before it where the rule of the task looks,
 `distances` tokens back, so that accuracy can be told by distance. Distances are spread
-logarithmically over what the length allows: an octave has as many as the next. What blind
-guessing gets is `chance_accuracy` in `description`.
+logarithmically over what the length allows, an octave having as many as the next; in
+`AssociativeRecall` the gaps are, and distances span the pairs too. What blind guessing
+gets is `chance_accuracy` in `description`.
 """
 
 from __future__ import annotations
@@ -137,22 +138,17 @@ class Induction(Task):
 
     def _draw(self, rng):
         tokens = self._permuted(rng, self.vocab_size)
-        noise = rng.integers(
-            self.queries, self.vocab_size, (self.batch_size, self.seq_len + 1)
-        )
+        noise = rng.integers(self.queries, self.vocab_size, (self.batch_size, self.seq_len + 1))
         inputs = np.take_along_axis(tokens, noise, axis=1)
         distances = self._nothing_asked()
         is_taken = np.zeros(inputs.shape, bool)
         every = np.arange(self.batch_size)
         for pair in range(self.queries):
             distance = log_uniform(rng, 1, self.seq_len - 2, self.batch_size)
-            tries = rng.integers(
-                1, self.seq_len - distance[:, None], (self.batch_size, _TRIES)
-            )
-            # A, B and A, B of every try: (B, tries, 4).
-            places = tries[..., None] + np.stack(
-                [np.full_like(distance, -1), np.zeros_like(distance), distance, distance + 1], 1
-            )[:, None]
+            tries = rng.integers(1, self.seq_len - distance[:, None], (self.batch_size, _TRIES))
+            # Where A, B and A, B would stand, by the place of the first B: (B, tries, 4).
+            steps = distance[:, None] * (0, 0, 1, 1) + (-1, 0, 0, 1)
+            places = tries[..., None] + steps[:, None]
             is_free = ~is_taken[every[:, None, None], places].any(-1)
             rows = np.flatnonzero(is_free.any(-1))
             before, first, query, after = places[rows, is_free.argmax(-1)[rows]].T
@@ -167,15 +163,15 @@ class Induction(Task):
 
 
 class AssociativeRecall(Task):
-    """Multi-query associative recall (MQAR; Zoology, arXiv 2312.04927, section 3.1).
+    """Multi-query associative recall (MQAR; Zoology, arXiv 2312.04927).
 
     `pairs` keys, each followed by its value, then each key once more, at every second position
     at most: its value is the target there. Keys are distinct tokens of the lower half of the
-    vocabulary, values any of the upper half, and so is what fills the rest. Queries lie
-    from the end of the pairs by gaps of which g has a weight of 1 / g, without repetition, as
-    with the paper's power law near its default exponent. Unlike there, values are drawn
-    with replacement, so that none can be told by the others, and nothing that fills is a key.
-    Who picks among the row's values blindly is right once in `pairs`: `among_values_accuracy`.
+    vocabulary, values any of the upper half, and so is what fills the rest. The query in the
+    g-th such position after the pairs has a weight of 1 / g, each being drawn once at
+    most; the published code's default is g ** -0.99. Unlike there, values are drawn with
+    replacement, so that none can be told by the others, and nothing that fills is a key.
+    Who picks among the row's pairs blindly is right once in `pairs`: `among_pairs_accuracy`.
     """
 
     name = "associative_recall"
@@ -223,7 +219,7 @@ class AssociativeRecall(Task):
         return {
             "pairs": self.pairs,
             "chance_accuracy": 1 / values,
-            "among_values_accuracy": 1 / self.pairs,
+            "among_pairs_accuracy": 1 / self.pairs,
         }
 
 

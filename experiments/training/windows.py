@@ -88,6 +88,6 @@ class Windows:
             held = len(getattr(self.corpus, split))
             raise ValueError(
                 f"seq_len={self.seq_len}, batch={self.batch_size}: expected a batch that "
-                f"fits into the {held:,} bytes of {split}, which hold {max(0, windows)} such windows"
+                f"fits into the {held:,} bytes of {split}, which hold {max(0, windows)} windows"
             )
         return windows // self.batch_size

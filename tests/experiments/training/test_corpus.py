@@ -39,7 +39,13 @@ def _files(text):
 @pytest.fixture
 def many(tmp_path):
     """300 files of a few words each."""
-    return _write(tmp_path, {f"m{i // 50}/f{i}.py": b"word %d\n" % i * 3 for i in range(300)})
+    return _write(
+        tmp_path,
+        {
+            f"m{i // 50}/f{i}.py": b"some words, and then %d more of them\n" % i * 3
+            for i in range(300)
+        },
+    )
 
 
 def test_the_default_corpus_has_its_sizes_and_says_what_is_in_it(python):
@@ -90,7 +96,7 @@ def test_every_file_lies_in_the_part_that_its_name_says(many):
     read = _gather(many)
     for text, is_validation in ((read.train, False), (read.validation, True)):
         for content in _files(text):
-            i = int(content.split()[1])
+            i = int(content.split()[4])
             key = hashlib.sha256(f"some/m{i // 50}/f{i}.py".encode()).digest()[0]
             assert (key < 26) == is_validation
     assert len(_files(read.train)) + len(_files(read.validation)) == 300
@@ -119,6 +125,20 @@ def test_the_hash_follows_names_and_contents_alone(many, tmp_path):
     assert _gather(many).sha256 != first.sha256
 
 
+def test_the_hash_is_over_sorted_lines_of_part_name_and_content(many):
+    read = _gather(many)
+    parts = {one: "train" for one in _files(read.train)}
+    parts |= {one: "validation" for one in _files(read.validation)}
+    lines = []
+    for path in many.folder.rglob("*.py"):
+        name = f"some/{path.parent.name}/{path.name}"
+        content = path.read_bytes()
+        sha = hashlib.sha256(b"\0" + content).hexdigest()
+        lines.append(f"{parts[content]}\t{name}\t{sha}\n")
+    assert len(lines) == 300
+    assert read.sha256 == hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
 def test_the_last_file_is_cut_at_the_size(many):
     whole = _gather(many)
     cut = _gather(many, train_bytes=1001, validation_bytes=101)
@@ -133,15 +153,15 @@ def test_equal_files_are_taken_once(tmp_path):
     with pytest.raises(ValueError, match="expected a file of text for validation"):
         _gather(origin)
     for i in range(100):
-        (tmp_path / f"g{i}.py").write_bytes(b"mine %d\n" % i)
+        (tmp_path / f"g{i}.py").write_bytes(b"words of my own, %d\n" % i)
     read = _gather(origin)
     assert sorted(_files(read.train) + _files(read.validation)) == sorted(
-        [b"the same\n", b"another\n"] + [b"mine %d\n" % i for i in range(100)]
+        [b"the same\n", b"another\n"] + [b"words of my own, %d\n" % i for i in range(100)]
     )
 
 
 def test_only_python_files_outside_folders_of_tests_count(tmp_path):
-    words = {f"f{i}.py": b"words %d\n" % i for i in range(60)}
+    words = {f"f{i}.py": b"words and more words: %d\n" % i for i in range(60)}
     others = ("tests/a.py", "sub/test/b.py", "testing/c.py", "__pycache__/d.py", "e.txt", "f.pyc")
     origin = _write(tmp_path, words | {name: b"left out\n" for name in others})
     read = _gather(origin)
@@ -149,7 +169,9 @@ def test_only_python_files_outside_folders_of_tests_count(tmp_path):
 
 
 def test_of_a_shared_folder_only_the_modules_named_count(tmp_path):
-    inside = {f"own/f{i}.py": b"words %d\n" % i for i in range(60)} | {"one.py": b"module\n"}
+    inside = {f"own/f{i}.py": b"words and more words: %d\n" % i for i in range(60)} | {
+        "one.py": b"module\n"
+    }
     others = ("two.py", "site-packages/own/x.py", "alien/own.py")
     folder = _write(tmp_path, inside | {name: b"left out\n" for name in others}).folder
     read = _gather(Origin("some", "1", "MIT", folder, frozenset({"own", "one"})))

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from experiments.training.corpus import corpus
 from experiments.training.kneser_ney import KneserNey, discounts
 
-SAMPLE = b"the cat sat on the mat; the rat sat on the cat. " * 3 + b"a bat ate the hat, that was that. "
+SAMPLE = (
+    b"the cat sat on the mat; the rat sat on the cat. " * 3 + b"a bat ate the hat, that was that. "
+)
 
 
 def _bytes(text):
@@ -35,12 +37,13 @@ class ByDictionary:
     @staticmethod
     def _discounts(counts):
         n = Counter(counts.values())
-        if min(n[1], n[2], n[3], n[4]) > 0:
-            y = n[1] / (n[1] + 2 * n[2])
-            d = (1 - 2 * y * n[2] / n[1], 2 - 3 * y * n[3] / n[2], 3 - 4 * y * n[4] / n[3])
-            if 0 <= d[0] <= 1 and 0 <= d[1] <= 2 and 0 <= d[2] <= 3:
-                return d
-        return (0.5, 1.0, 1.5)
+        y = n[1] / max(1, n[1] + 2 * n[2])
+        found = []
+        for c, default in ((1, 0.5), (2, 1.0), (3, 1.5)):
+            is_defined = n[1] and n[c] and n[c + 1]
+            closed = c - (c + 1) * y * n[c + 1] / n[c] if is_defined else default
+            found.append(closed if 0 <= closed <= c else default)
+        return found
 
     def probability(self, byte, context):
         """P(byte | context), of which as many bytes count as the order allows."""
@@ -112,9 +115,11 @@ def test_discounts_are_the_closed_form():
     assert discounts(counts) == pytest.approx(
         (1 - 2 * y * 0.4, 2 - 3 * y * 0.5, 3 - 4 * y * 0.5), rel=1e-12
     )
-    assert discounts(np.repeat([1, 2, 3], [100, 40, 20])) == (0.5, 1.0, 1.5)
+    without_fours = discounts(np.repeat([1, 2, 3], [100, 40, 20]))
+    assert without_fours == pytest.approx((1 - 2 * y * 0.4, 2 - 3 * y * 0.5, 1.5), rel=1e-12)
     # n_3 so far above n_2 that the discount of twos would be below zero.
-    assert discounts(np.repeat([1, 2, 3, 4], [100, 10, 50, 10])) == (0.5, 1.0, 1.5)
+    assert discounts(np.repeat([1, 2, 3, 4], [100, 40, 50, 10]))[1] == 1.0
+    assert discounts(np.repeat([2, 3, 4], [40, 20, 10])) == (0.5, 1.0, 1.5)
 
 
 def test_text_in_chunks_costs_what_it_costs_whole(monkeypatch):
@@ -128,7 +133,7 @@ def test_uniform_bytes_cost_eight_bits():
     random = np.random.default_rng(0).integers(0, 256, 1 << 18).astype(np.uint8)
     held_out = np.random.default_rng(1).integers(0, 256, 1 << 14).astype(np.uint8)
     assert KneserNey(random, 1).bits_per_byte(held_out) == pytest.approx(8, abs=0.002)
-    assert 8 < KneserNey(random, 3).bits_per_byte(held_out) < 8.1
+    assert 8 < KneserNey(random, 3).bits_per_byte(held_out) < 8.2
 
 
 def test_longer_grams_beat_the_entropy_of_single_bytes_on_code():
@@ -138,7 +143,7 @@ def test_longer_grams_beat_the_entropy_of_single_bytes_on_code():
     entropy = -(share * np.log2(share)).sum()
     bits = [KneserNey(text.train, order).bits_per_byte(text.validation) for order in (1, 2, 3, 4)]
     assert entropy < bits[0] < entropy + 0.3
-    assert bits[0] - 1 > bits[1] > bits[2] + 0.3
+    assert bits[0] - 0.8 > bits[1] > bits[2] + 0.5
     assert bits[2] > bits[3]
 
 

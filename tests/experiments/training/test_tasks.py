@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.training.batch import IGNORED
-from experiments.training.tasks import TASKS, AssociativeRecall, Copy, Induction, Needle, log_uniform
+from experiments.training.tasks import (
+    TASKS,
+    AssociativeRecall,
+    Copy,
+    Induction,
+    Needle,
+    log_uniform,
+)
 
 ALL = pytest.mark.parametrize("name", sorted(TASKS))
 sizes = {
@@ -76,7 +83,9 @@ def test_a_solver_finds_every_target(name, seq_len, batch, vocab_size, seed, ind
     assert inputs.dtype == targets.dtype == distances.dtype == torch.int64
     assert inputs.shape == targets.shape == distances.shape == (batch, seq_len)
     assert inputs.min() >= 0 and inputs.max() < vocab_size
-    for tokens, answers, back in zip(*map(torch.Tensor.tolist, (inputs, targets, distances)), strict=True):
+    for tokens, answers, back in zip(
+        *map(torch.Tensor.tolist, (inputs, targets, distances)), strict=True
+    ):
         asked = [i for i, answer in enumerate(answers) if answer != IGNORED]
         assert asked == [i for i, distance in enumerate(back) if distance != -1]
         found = list(solve(source, tokens, asked))
@@ -150,8 +159,10 @@ def test_gaps_of_recall_fall_off_as_the_inverse_and_fill_the_length():
     assert (counts[1:] > 0.08).all() and (counts < 0.16).all()
     drawn = _distances(AssociativeRecall(512, 64, seed=1))
     assert drawn.min() == 1 and drawn.max() > 480
-    counts, _ = _octaves(drawn, 1, 511)
-    assert counts[3:].min() > 0.05
+    # 32 pairs take the first 64 tokens: most values are that far away at least.
+    from_32, from_64, from_128, from_256 = _octaves(drawn, 1, 511)[0][5:]
+    assert min(from_32, from_64, from_128, from_256) > 0.1
+    assert max(from_32, from_64, from_128, from_256) < 0.35
 
 
 @ALL
@@ -190,7 +201,9 @@ def test_a_batch_is_a_pure_function_of_seed_split_and_number(name):
 @pytest.mark.parametrize("rows", [slice(0, 2), slice(2, 4), slice(1, None, 2)])
 def test_rows_are_those_of_the_whole_batch(name, rows):
     source = TASKS[name](30, 4, 5)
-    for whole, part in zip(source.batch("train", 2), source.batch("train", 2, rows=rows), strict=True):
+    for whole, part in zip(
+        source.batch("train", 2), source.batch("train", 2, rows=rows), strict=True
+    ):
         assert torch.equal(whole[rows], part)
         assert part.is_contiguous()
 
@@ -207,7 +220,7 @@ def test_the_description_is_json_and_names_task_sizes_and_chance(name):
         "associative_recall": {
             "pairs": 4,
             "chance_accuracy": 1 / 8,
-            "among_values_accuracy": 1 / 4,
+            "among_pairs_accuracy": 1 / 4,
         },
         "needle": {"distance": None, "chance_accuracy": 1 / 15},
     }

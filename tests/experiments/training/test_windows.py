@@ -100,7 +100,9 @@ def test_validation_is_the_text_in_order_without_gaps():
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_rows_are_those_of_the_whole_batch(rows, split):
     windows = Windows(CORPUS, 25, 4, seed=5)
-    for whole, part in zip(windows.batch(split, 2), windows.batch(split, 2, rows=rows), strict=True):
+    for whole, part in zip(
+        windows.batch(split, 2), windows.batch(split, 2, rows=rows), strict=True
+    ):
         assert torch.equal(whole[rows], part)
 
 
@@ -116,9 +118,9 @@ def test_the_description_has_all_that_the_batches_follow_from():
         ((0, 1), "seq_len=0: expected an integer >= 1"),
         ((8, 0), "batch=0: expected an integer >= 1"),
         ((8, 1, -1), "seed=-1: expected an integer >= 0"),
-        ((1300, 1), "fits into the 1,200 bytes of validation, which hold 0 such windows"),
-        ((1000, 5), "fits into the 5,000 bytes of train, which hold 4 such windows"),
-        ((6000, 1), "fits into the 5,000 bytes of train, which hold 0 such windows"),
+        ((1300, 1), "fits into the 1,200 bytes of validation, which hold 0 windows"),
+        ((1000, 5), "fits into the 5,000 bytes of train, which hold 4 windows"),
+        ((6000, 1), "fits into the 5,000 bytes of train, which hold 0 windows"),
     ],
 )
 def test_bad_sizes_are_named(arguments, message):
