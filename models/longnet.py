@@ -133,7 +133,8 @@ class LongNetLM(LongNetLayers):
                 f"max_new_tokens={count}: expected at most {self.config.max_seq_len} - "
                 f"{prompt.shape[1]}, max_seq_len less the prompt"
             )
-        logits, cache = self.prefill(prompt, key_padding_mask=key_padding_mask)
+        room = prompt.shape[1] + count
+        logits, cache = self.prefill(prompt, key_padding_mask=key_padding_mask, reserved=room)
         found = [prompt]
         for made in range(1, count + 1):
             found.append(next_tokens(logits, temperature, generator))
@@ -143,12 +144,17 @@ class LongNetLM(LongNetLayers):
 
     @torch.no_grad()
     def prefill(
-        self, prompt: torch.Tensor, *, key_padding_mask: torch.Tensor | None = None
+        self,
+        prompt: torch.Tensor,
+        *,
+        key_padding_mask: torch.Tensor | None = None,
+        reserved: int = 0,
     ) -> tuple[torch.Tensor, KeyValueCache]:
         """Read a prompt.
 
         Args:
             prompt, key_padding_mask: as of `generate`.
+            reserved: tokens, the prompt's included, for which the cache gets memory at once.
 
         Returns:
             Logits (B, V) of the token after the prompt, and the cache for `step`.
@@ -167,7 +173,7 @@ class LongNetLM(LongNetLayers):
         if key_padding_mask is not None and bool(key_padding_mask[:, -1].any()):
             raise ValueError("key_padding_mask: expected prompts padded on the left")
         n = prompt.shape[1]
-        cache = KeyValueCache(self.config.layers, self.config.max_seq_len)
+        cache = KeyValueCache(self.config.layers, self.config.max_seq_len, reserved)
         cache.check_room(n)
         cache.mask(key_padding_mask)
         attend = self.variant.over(n, prompt.device, key_padding_mask, in_order=True)

@@ -63,29 +63,38 @@ class VariantAttention:
             if variant.pattern_class == "DilatedBranches":
                 self._options["head_offset"] = self.branches.head_offset
 
-    def places(self, tokens: torch.Tensor) -> tuple[torch.Tensor, int]:
+    def places(
+        self, tokens: torch.Tensor, key_padding_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, int]:
         """Where this process's tokens are in the whole sequence; over ranks, a collective call.
 
         Args:
             tokens: (B, n), this rank's.
+            key_padding_mask: (B, n) bool, or None.
 
         Returns:
             positions (n,) int64 on their device, and the length of the whole sequence.
 
         Raises:
-            ValueError: where the ranks' numbers of tokens are not those of the variant's order; on
-                every rank.
+            ValueError: where the ranks' numbers of tokens are not those of the variant's order,
+                their batches differ, or some have padding masks and some none; on every rank.
         """
         n = tokens.shape[1]
         if self.order is None:
             return torch.arange(n, device=tokens.device), n
         group = process_group(self.group_name)
         rank, ranks = (0, 1) if group is None else (dist.get_rank(group), group.size())
-        lengths = [n]
+        own = [n, tokens.shape[0], int(key_padding_mask is not None)]
+        found = [own]
         if ranks > 1:
-            found = [torch.zeros(1, dtype=torch.int64, device=tokens.device) for _ in range(ranks)]
-            dist.all_gather(found, found[0].new_tensor([n]), group=group)
-            lengths = [int(one) for one in found]
+            sent = torch.tensor(own, device=tokens.device)
+            received = [torch.empty_like(sent) for _ in range(ranks)]
+            dist.all_gather(received, sent, group=group)
+            found = [one.tolist() for one in received]
+        lengths, batches, padded = ([one[i] for one in found] for i in range(3))
+        for name, values in (("tokens: batch sizes", batches), ("key_padding_mask", padded)):
+            if len(set(values)) > 1:
+                raise ValueError(f"{name}: the ranks have {values}: expected the same on each")
         seq_len = sum(lengths)
         held = [positions(self.order, seq_len, one, ranks) for one in range(ranks)]
         if lengths != [len(one) for one in held]:
@@ -153,7 +162,7 @@ class VariantAttention:
         if self.order is not None:
             pattern = self.branches if self.masks is None else self.masks.of(seq_len, device)
             options |= {"pattern": pattern, "group": process_group(self.group_name)}
-            # Given, so that the ranks do not compare their arguments again in every layer.
+            # Given, so that the ranks do not compare their arguments in every layer: see `places`.
             options |= {"seq_len": seq_len}
             if in_order:
                 options["order"] = "contiguous"

@@ -19,10 +19,11 @@ class KeyValueCache:
     Args:
         layers: of the model.
         max_seq_len: tokens that it may hold at most.
+        reserved: tokens for which there is memory from the first on; further ones make it grow.
     """
 
-    def __init__(self, layers: int, max_seq_len: int):
-        self.max_seq_len = max_seq_len
+    def __init__(self, layers: int, max_seq_len: int, reserved: int = 0):
+        self.max_seq_len, self.reserved = max_seq_len, reserved
         self.length = 0
         self.keys_read = 0
         self.choices: list[torch.Tensor | None] = [None] * layers
@@ -102,7 +103,7 @@ class KeyValueCache:
         """Memory for `stop` tokens or more, what is held copied into it."""
         if held is not None and held.shape[1] >= stop:
             return held
-        room = stop if held is None else max(stop, 2 * held.shape[1])
+        room = max(stop, self.reserved if held is None else 2 * held.shape[1])
         grown = like.new_zeros(like.shape[0], min(room, self.max_seq_len), *like.shape[2:])
         if held is not None:
             grown[:, : held.shape[1]] = held

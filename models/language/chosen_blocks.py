@@ -17,6 +17,7 @@ from __future__ import annotations
 import torch
 
 from models.block_sparse import block_sparse_attention
+from models.ops import without_autocast
 from models.patterns import csr
 from models.patterns.block_mask import BlockMask
 
@@ -69,7 +70,7 @@ def chosen_row(q: torch.Tensor, means: torch.Tensor, kept: int) -> torch.Tensor:
     batch, heads, dim = q.shape
     before = means.shape[2]
     grouped = q.detach().to(means.dtype).view(batch, means.shape[1], -1, dim)
-    scores = (grouped @ means.mT).view(batch, heads, before)
+    scores = _products(grouped, means).view(batch, heads, before)
     best = _best_first(scores)[..., : kept - 1].sort(dim=-1).values
     return torch.cat([best, best.new_full((batch, heads, 1), before)], dim=-1)
 
@@ -92,7 +93,7 @@ def chosen_mask(
     means = block_means(k[None], block_size)[0]
     first = q.detach()[::block_size].to(means.dtype).transpose(0, 1)
     heads, blocks = first.shape[:2]
-    scores = first @ means.repeat_interleave(heads // means.shape[0], dim=0).mT
+    scores = _products(first, means.repeat_interleave(heads // means.shape[0], dim=0))
     own = torch.arange(blocks, device=q.device)
     if is_causal:
         scores.masked_fill_(own > own[:, None], -torch.inf)
@@ -146,7 +147,13 @@ def chosen_attention(
                 key_padding_mask=padded,
             )
         )
-    return torch.cat(outs)
+    return torch.cat(outs) if outs else torch.empty_like(q)
+
+
+def _products(q: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
+    """q . means, not rounded by autocast: a prompt and a step must choose the same blocks."""
+    with without_autocast(q.device):
+        return q @ means.mT
 
 
 def _best_first(scores: torch.Tensor) -> torch.Tensor:

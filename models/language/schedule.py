@@ -19,7 +19,7 @@ def schedule(seq_len: int, *, shortest: int = 64) -> tuple[tuple[int, ...], tupl
     branch, of rate 1, holds every token in every head, and where the number of heads is below a
     rate, tokens that no head keeps in that branch are in the first.
 
-    At 32,768 tokens this is LongNet's own setting (arXiv 2307.02486, section 4):
+    At 32,768 tokens this is LongNet's own setting (arXiv 2307.02486, section 4.1):
     w = 2048, 4096, 8192, 16384, 32768 and r = 1, 2, 4, 6, 12.
 
     Args:

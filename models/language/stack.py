@@ -143,7 +143,7 @@ class LongNetLayers(nn.Module):
     def hidden(self, tokens, key_padding_mask, document_ids) -> torch.Tensor:
         """Hidden states (B, N, E); arguments as of `models.LongNetLM.forward`."""
         self.check_tokens(tokens, key_padding_mask, document_ids)
-        positions, seq_len = self.variant.places(tokens)
+        positions, seq_len = self.variant.places(tokens, key_padding_mask)
         if seq_len > self.config.max_seq_len:
             raise ValueError(
                 f"{seq_len} tokens: expected at most max_seq_len={self.config.max_seq_len}"
