@@ -162,13 +162,14 @@ class LongNetLM(LongNetLayers):
         Raises:
             ValueError, UnsupportedBackend: as `generate`.
         """
+        reserved = as_integer("reserved", reserved, least=0)
         self.check_tokens(prompt, key_padding_mask)
         if prompt.shape[1] == 0:
             raise ValueError(f"prompt.shape={tuple(prompt.shape)}: expected 1 token or more")
         if self.variant.is_sharded:
             raise ValueError(
-                "generation over several ranks: expected a model of one; load it without a group, "
-                "with the attention of one device"
+                "generation over several ranks: expected a process that is a ring of one, as "
+                "`LongNetLM.load` makes where torch.distributed has no group of several"
             )
         if key_padding_mask is not None and bool(key_padding_mask[:, -1].any()):
             raise ValueError("key_padding_mask: expected prompts padded on the left")
@@ -200,8 +201,11 @@ class LongNetLM(LongNetLayers):
             ValueError: on bad arguments, and where max_seq_len tokens are held.
         """
         self.check_tokens(tokens, None)
-        if tokens.shape[1] != 1:
-            raise ValueError(f"tokens.shape={tuple(tokens.shape)}: expected (batch, 1)")
+        if tokens.shape != (cache.batch, 1):
+            raise ValueError(
+                f"tokens.shape={tuple(tokens.shape)}: expected {(cache.batch, 1)}, one more of "
+                "each sequence that the cache holds"
+            )
         cache.check_room(1)
         attends = [
             step_attention(self.variant, cache, layer) for layer in range(self.config.layers)

@@ -33,6 +33,11 @@ class KeyValueCache:
         self._padded: torch.Tensor | None = None
 
     @property
+    def batch(self) -> int:
+        """B, sequences held; 0 before the first."""
+        return 0 if self._keys[0] is None else self._keys[0].shape[0]
+
+    @property
     def capacity(self) -> int:
         """Tokens for which there is memory."""
         return 0 if self._keys[0] is None else self._keys[0].shape[1]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 
 from models.fused_ops import as_operand, fused_op, head_dim_multiple
 from models.merge import merge_into
-from models.patterns.branches import DilatedBranches, HeadPartition
+from models.patterns.branches import DilatedBranches, HeadGroup, HeadPartition
 
 Step = tuple[torch.Tensor, int]
 
@@ -42,7 +44,7 @@ def attend_in_branches(
     """The dilated step: per branch a strided view of the cache, joined by LSE.
 
     At position n the branch (w, r) is of the heads whose offset is `(n mod w) mod r`; they read
-    every r-th key from the segment's start and their offset on. Nothing is gathered.
+    every r-th key from the segment's start and their offset on. No key is copied.
 
     Args:
         q, k, v, padded: as of `attend_to_all`.
@@ -56,21 +58,32 @@ def attend_in_branches(
     out = q.new_zeros(q.shape, dtype=accumulator)[:, 0]
     lse = q.new_full(out.shape[:2], -torch.inf, dtype=accumulator)
     keys_read = 0
-    for group in pattern.head_groups(q.shape[2], k.shape[2]):
-        start = n // group.segment_length * group.segment_length
-        if (n - start) % group.dilation_rate != group.offset:
-            continue
-        places = slice(start + group.offset, n + 1, group.dilation_rate)
+    for groups in _concerned(pattern, q.shape[2], k.shape[2], n):
+        start = n // groups[0].segment_length * groups[0].segment_length
+        places = slice(start + groups[0].offset, n + 1, groups[0].dilation_rate)
         part_out, part_lse = _attend(
-            q[:, 0, group.q_heads, None],
-            k[:, places, group.kv_heads],
-            v[:, places, group.kv_heads],
+            torch.stack([q[:, 0, group.q_heads] for group in groups], dim=2),
+            k[:, places, groups[0].kv_heads],
+            v[:, places, groups[0].kv_heads],
             None if padded is None else padded[:, None, places],
         )
-        into = (out[:, group.q_heads], lse[:, group.q_heads])
-        merge_into(*into, part_out[:, :, 0], part_lse[:, :, 0])
-        keys_read += part_out.shape[1] * len(range(*places.indices(n + 1)))
+        for row, group in enumerate(groups):
+            into = (out[:, group.q_heads], lse[:, group.q_heads])
+            merge_into(*into, part_out[:, :, row], part_lse[:, :, row])
+        keys_read += part_lse[0].numel() * len(range(*places.indices(n + 1)))
     return out[:, None].to(q.dtype), keys_read
+
+
+def _concerned(pattern, heads, kv_heads, n) -> Iterable[list[HeadGroup]]:
+    """The head groups of the branches that hold position n, those that read the same keys together:
+    with grouped queries they are rows of one small attention, which reads each key once."""
+    found: dict[tuple, list[HeadGroup]] = {}
+    for group in pattern.head_groups(heads, kv_heads):
+        if n % group.segment_length % group.dilation_rate == group.offset:
+            kv = group.kv_heads
+            keys = (group.segment_length, group.dilation_rate, kv.start, kv.stop, kv.step)
+            found.setdefault(keys, []).append(group)
+    return found.values()
 
 
 def attend_to_blocks(

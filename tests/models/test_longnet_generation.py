@@ -196,6 +196,7 @@ def test_the_same_generator_draws_the_same():
 
 def test_bad_input_is_told_before_any_work():
     network, ids = model(), tokens(2, 60)
+    _, cache = network.prefill(ids)
     network.layers[0].register_forward_pre_hook(lambda *_: pytest.fail("work"))
     mask = torch.zeros_like(ids, dtype=torch.bool)
     mask[:, -1] = True
@@ -210,3 +211,8 @@ def test_bad_input_is_told_before_any_work():
     for message, options in bad.items():
         with pytest.raises(ValueError, match=message):
             network.generate(ids, **{"max_new_tokens": 4} | options)
+    for wrong in (ids[:1, :1], ids[:, :2]):
+        with pytest.raises(ValueError, match=r"expected \(2, 1\), one more of each sequence"):
+            network.step(wrong, cache)
+    with pytest.raises(ValueError, match="reserved=-1: expected an integer >= 0"):
+        network.prefill(ids, reserved=-1)
