@@ -1,4 +1,4 @@
-"""`python -m experiments`: list, plan, run, publish, compare and validate experiments; tune."""
+"""`python -m experiments`: list, plan, run, publish, compare, validate experiments; tune; train."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from experiments.cost import hours
 from experiments.device_lock import hold
 from experiments.digest import code_digest
 from experiments.record import RecordError
+from experiments.training import train_command
 from models.kernels.tile_tables import HOME
 
 # Failed cases that are named.
@@ -409,6 +410,8 @@ def _parser() -> argparse.ArgumentParser:
         "campaign", campaign, "a device for so many minutes: check, time, tune, measure, pack"
     )
     add_arguments(sub)
+    sub = command("train", train_command.train, "train a language model; the same again goes on")
+    train_command.add_arguments(sub)
     sub = command("machine", _machine, "the machine and the device that would be measured, as JSON")
     sub.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:INDEX or stand-in")
     command("schema", _schema, "the JSON schema of records, as kept in record.schema.json")

@@ -72,6 +72,11 @@ def deferred() -> Iterator[None]:
             stop(_told)
 
 
+def told() -> int | None:
+    """The signal that said to stop and waits for the end of `deferred`; None where none does."""
+    return _told if _is_waiting else None
+
+
 def check_stop() -> Callable[[], None]:
     """A function, to be called often, that raises Stopped where it is due.
 

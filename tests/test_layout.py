@@ -20,7 +20,7 @@ FLOORS = (
     {"claims", "documents", "outputs"},
     {"selection"},
     {"standard"},
-    {"experiments", "advise", "findings"},
+    {"experiments", "advise", "findings", "training_curve"},
     {"comparison"},
     {"across", "pages", "catalogue"},
     {"notebook"},
