@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from models.longnet import LongNetLM
 
 from experiments import __main__
 from experiments.training import checkpoint, metrics
 from experiments.training.folder import Folder
+from models.longnet import LongNetLM
 from tests.experiments.training.tiny import values
 
 ROOT = Path(__file__).parents[3]
