@@ -62,7 +62,8 @@ class LongNetLM(LongNetLayers):
         group: a ProcessGroup or 1-D DeviceMesh over whose ranks the sequence is sharded, of a
             variant with a `shard_order`. The model then takes this rank's tokens, as
             `models.ring.shard(tokens, rank, world_size, order)` cuts them, and positions are those
-            in the whole sequence. None for the default group or, where there is none, this process.
+            in the whole sequence. None for the default group or, where there is none, this process,
+            which takes the whole sequence as it is read, whatever the variant's order.
             Parameters are the same on all ranks, and so must be their gradients: add them up.
         device, dtype: of the parameters.
 

@@ -80,10 +80,10 @@ class VariantAttention:
                 their batches differ, or some have padding masks and some none; on every rank.
         """
         n = tokens.shape[1]
-        if self.order is None:
+        group = None if self.order is None else process_group(self.group_name)
+        if group is None:
             return torch.arange(n, device=tokens.device), n
-        group = process_group(self.group_name)
-        rank, ranks = (0, 1) if group is None else (dist.get_rank(group), group.size())
+        rank, ranks = dist.get_rank(group), group.size()
         own = [n, tokens.shape[0], int(key_padding_mask is not None)]
         found = [own]
         if ranks > 1:
@@ -149,8 +149,8 @@ class VariantAttention:
             device: of the tokens.
             key_padding_mask: (B, n) bool, this rank's, or None.
             document_ids: (B, N), or None.
-            in_order: whether the one rank of a ring takes the tokens as they follow each other,
-                and not in the variant's order.
+            in_order: whether the one rank of a group takes the tokens as they follow each other,
+                and not in the variant's order; without a group they always do.
 
         Returns:
             (q (B, n, H, D), k, v (B, n, Hkv, D)) -> (B, n, H, D).
@@ -161,10 +161,11 @@ class VariantAttention:
             return partial(chosen_attention, **options)
         if self.order is not None:
             pattern = self.branches if self.masks is None else self.masks.of(seq_len, device)
-            options |= {"pattern": pattern, "group": process_group(self.group_name)}
+            group = process_group(self.group_name)
+            options |= {"pattern": pattern, "group": group}
             # Given, so that the ranks do not compare their arguments in every layer: see `places`.
             options |= {"seq_len": seq_len}
-            if in_order:
+            if in_order or group is None:
                 options["order"] = "contiguous"
             return partial(self._entry, **options)
         options |= {"document_ids": document_ids}

@@ -1,4 +1,4 @@
-"""Tiny LongNet models of every variant that runs on a CPU, and their forward pass in text order."""
+"""Tiny LongNet models of every variant that runs on a CPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import torch
 
 from models import LongNetConfig, LongNetLM
 from models.registry import VARIANTS
-from models.ring import shard, unshard
 
 VOCAB, LONGEST = 50, 64
 BRANCHES = {"segment_lengths": (8, 32), "dilation_rates": (1, 3)}
@@ -71,12 +70,3 @@ def model(
 
 def tokens(batch=2, n=45, seed=1):
     return torch.randint(VOCAB, (batch, n), generator=torch.Generator().manual_seed(seed))
-
-
-def in_text_order(network, ids, key_padding_mask=None, **options):
-    """The forward pass of one process on a sequence as it is read, whatever the variant's order."""
-    order = network.variant.order
-    if order is None:
-        return network(ids, key_padding_mask=key_padding_mask, **options)
-    ids, padded = (None if x is None else shard(x, 0, 1, order) for x in (ids, key_padding_mask))
-    return unshard([network(ids, key_padding_mask=padded, **options)], order)

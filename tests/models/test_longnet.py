@@ -20,7 +20,6 @@ from tests.models.longnet_models import (
     SYSTEMS,
     VOCAB,
     config,
-    in_text_order,
     model,
     tokens,
 )
@@ -48,12 +47,12 @@ def test_a_token_changes_nothing_before_it(attention, pattern):
     for row, t in enumerate(first, start=1):
         ids[row, t:] = (ids[row, t:] + 1 + torch.arange(45 - t) % 7) % VOCAB
     with torch.no_grad():
-        logits = in_text_order(network, ids)
+        logits = network(ids)
         for row, t in enumerate(first, start=1):
             assert (logits[row, :t] - logits[0, :t]).abs().max() <= 1e-6
             assert (logits[row, t] - logits[0, t]).abs().max() > 1e-2
         for n in (1, 8, 23, 40):
-            shorter = in_text_order(network, ids[:1, :n])
+            shorter = network(ids[:1, :n])
             torch.testing.assert_close(shorter, logits[:1, :n], rtol=0, atol=1e-5)
 
 
@@ -66,7 +65,7 @@ def test_what_padding_holds_changes_nothing(attention, pattern, side):
     others = ids.masked_fill(padded, 0)
     with torch.no_grad():
         got, want, plain = (
-            in_text_order(network, x, mask)
+            network(x, key_padding_mask=mask)
             for x, mask in ((others, padded), (ids, padded), (ids, None))
         )
     assert torch.equal(got[~padded], want[~padded])

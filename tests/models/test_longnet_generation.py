@@ -14,7 +14,7 @@ from models.language.schedule import schedule
 from models.oracle import reference
 from models.patterns import DilatedBranches
 from tests.models.helpers import problems
-from tests.models.longnet_models import SYSTEMS, config, in_text_order, model, tokens
+from tests.models.longnet_models import SYSTEMS, config, model, tokens
 
 PROMPT = 19
 
@@ -27,7 +27,7 @@ def test_cached_is_full(attention, pattern, padded):
     mask[1, :11] = True
     mask = mask if padded else None
     with torch.no_grad():
-        want = in_text_order(network, ids, mask)
+        want = network(ids, key_padding_mask=mask)
     last, cache = network.prefill(
         ids[:, :PROMPT], key_padding_mask=None if mask is None else mask[:, :PROMPT]
     )
