@@ -67,9 +67,9 @@ def chosen_row(q: torch.Tensor, means: torch.Tensor, kept: int) -> torch.Tensor:
     Returns:
         (B, H, kept) int64, ascending.
     """
-    batch, heads, dim = q.shape
+    batch, heads = q.shape[:2]
     before = means.shape[2]
-    grouped = q.detach().to(means.dtype).view(batch, means.shape[1], -1, dim)
+    grouped = q.detach().to(means.dtype).unflatten(1, (means.shape[1], heads // means.shape[1]))
     scores = _products(grouped, means).view(batch, heads, before)
     best = _best_first(scores)[..., : kept - 1].sort(dim=-1).values
     return torch.cat([best, best.new_full((batch, heads, 1), before)], dim=-1)

@@ -70,7 +70,7 @@ def attend_in_branches(
         for row, group in enumerate(groups):
             into = (out[:, group.q_heads], lse[:, group.q_heads])
             merge_into(*into, part_out[:, :, row], part_lse[:, :, row])
-        keys_read += part_lse[0].numel() * len(range(*places.indices(n + 1)))
+        keys_read += part_lse.shape[1:].numel() * len(range(*places.indices(n + 1)))
     return out[:, None].to(q.dtype), keys_read
 
 

@@ -216,3 +216,13 @@ def test_bad_input_is_told_before_any_work():
             network.step(wrong, cache)
     with pytest.raises(ValueError, match="reserved=-1: expected an integer >= 0"):
         network.prefill(ids, reserved=-1)
+
+
+@pytest.mark.parametrize(("attention", "pattern"), SYSTEMS)
+def test_a_batch_of_none(attention, pattern):
+    network, ids = model(attention, pattern), tokens()
+    assert network.generate(ids[:0, :PROMPT], 9).shape == (0, PROMPT + 9)
+    caches = [network.prefill(ids[:size, :PROMPT])[1] for size in (0, 2)]
+    for size, cache in zip((0, 2), caches, strict=True):
+        network.step(ids[:size, :1], cache)
+    assert caches[0].keys_read == caches[1].keys_read > 0
