@@ -15,6 +15,8 @@ from models.registry import Variant
 # Patterns of blocks by builder, and "top_k", which each layer chooses by its queries and keys.
 BLOCK_PATTERNS = ("local_window", "dilated", "global_local", "strided", "random", "top_k")
 _OF_BLOCKS = ("pattern", "sparsity", "block_size")
+# xPos' scales are within 0.2857 ** +-64 then, 1e35, to be multiplied with queries and keys.
+_LONGEST_IN_BASES = 128
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class LongNetConfig:
             keeping its activations.
         xpos_scale_base: tokens over which scores decay, in a decoder; None for the larger of
             512, as in xPos' paper, and max_seq_len / 8, so that scales stay within 0.2857 ** +-4,
-            which float16 holds.
+            which float16 holds. At least max_seq_len / 128, for float32 and bfloat16.
 
     Raises:
         ValueError: on bad arguments.
@@ -89,6 +91,12 @@ class LongNetConfig:
         scale_base = _or(self.xpos_scale_base, max(512, self.max_seq_len / 8))
         expected = "a positive number of tokens or None"
         self._set("xpos_scale_base", as_number("xpos_scale_base", scale_base, 1e12, expected))
+        if self.xpos_scale_base * _LONGEST_IN_BASES < self.max_seq_len:
+            raise ValueError(
+                f"xpos_scale_base={self.xpos_scale_base}: expected at least max_seq_len / "
+                f"{_LONGEST_IN_BASES} = {self.max_seq_len / _LONGEST_IN_BASES}, or scales of "
+                "positions overflow float32"
+            )
         self._check_branches(self.variant)
         self._check_blocks(self.variant)
 

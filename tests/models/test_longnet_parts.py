@@ -9,7 +9,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from models import LongNetConfig
+from models import LongNetConfig, LongNetLM
 from models.language.block_masks import BlockMasks
 from models.language.chosen_blocks import block_means, chosen_mask, chosen_row, kept_blocks
 from models.language.schedule import schedule
@@ -95,6 +95,17 @@ def test_scales_fit_into_float16_at_any_length(longest):
         length = torch.hypot(cos, sin)
         assert 1 / bound <= length.min() and length.max() <= bound * (1 + 1e-6)
     assert turned.of_queries(torch.full((1, 2, 1, 64), 8.0, dtype=torch.float16)).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("base", "n"), [(1, 128), (512, 64)])
+def test_the_smallest_scale_base_is_finite(dtype, base, n):
+    network = LongNetLM(
+        config(attention="dense", max_seq_len=128 * base, xpos_scale_base=base), dtype=dtype
+    )
+    ids = torch.randint(50, (1, n), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert network(ids).isfinite().all()
 
 
 def test_far_positions_are_turned_exactly():
@@ -187,6 +198,10 @@ BAD = [
     ({"ffn_dim": -1}, "ffn_dim=-1: expected an integer >= 1"),
     ({"tied_embeddings": 1}, "tied_embeddings=1: expected True or False"),
     ({"xpos_scale_base": 0}, "xpos_scale_base=0: expected a positive number of tokens or None"),
+    (
+        {"xpos_scale_base": 511, "max_seq_len": 65536},
+        "xpos_scale_base=511.0: expected at least max_seq_len / 128 = 512.0",
+    ),
     ({"attention": "peers"}, "attention='peers': expected one of dense"),
     ({"dilation_rates": None}, "dilation_rates=None: expected both lists"),
     ({"segment_lengths": (8,)}, r"dilation_rates=\(1, 3\): expected 1"),
