@@ -1,7 +1,8 @@
-"""Batches padded on either side, and packed ones: each sequence attends as it would alone.
+"""Batches padded on either side, and packed ones, whose sequences do not attend to each other.
 
 Positions are counted from the first token of a row that is no padding, so that a pattern does not
-depend on how much padding the other sequences of the batch need.
+depend on how much padding the other sequences of the batch need: a sequence attends as it would
+alone. So does a packed one in dilated attention; blocks of a mask are counted from the row's start.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Rows:
     def attend(
         self, function: Callable, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
     ) -> torch.Tensor:
-        """Attention of each sequence, as it would be alone; differentiable where `function` is.
+        """Attention of each sequence to itself; differentiable where `function` is.
 
         Args:
             function: (q, k, v) -> out of sequences without padding, of which q has the last tokens

@@ -9,7 +9,8 @@ Here
 for each sequence and head by itself. The first token's blocks serve the whole block, all of whose
 tokens come after it, and only complete blocks before its own are scored. Its own block is always
 kept, with the `kept_blocks(i) - 1` best; equal scores go to the earlier block. No gradient. An
-encoder scores all blocks but its own, a short last one with the mean of what it has.
+encoder scores all blocks but its own, a short last one with the mean of what it has. The lists
+depend on what tensors hold, so torch.compile breaks its graph here and refuses `fullgraph=True`.
 """
 
 from __future__ import annotations
