@@ -29,7 +29,7 @@ class Place:
         context_rank: of this process within its row.
         context: processes that share a row.
         order: in which the tokens of a row go to these, as of `models.ring.shard`; None where
-            the model takes whole rows.
+            the model takes whole rows, as it does without a group.
         group: of these, for a model over ranks; None where there is one process only.
     """
 
@@ -166,7 +166,8 @@ def of_this_process(device: str, context: int, batch: int, order: str | None) ->
     ranks = dist.get_world_size() if is_one_of_many else 1
     check(ranks, context, batch, order)
     if not is_one_of_many:
-        return Place(order=order)
+        # Without a group a model over ranks takes whole rows, as they are read.
+        return ALONE
     mesh = init_device_mesh(device, (ranks // context, context), mesh_dim_names=("data", "context"))
     data_rank, context_rank = mesh.get_coordinate()
     share = batch // (ranks // context)

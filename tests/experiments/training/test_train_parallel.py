@@ -65,6 +65,7 @@ MODELS = {
     "rows": (tiny, None),
     "ring-dilated": (longnet("ring-dilated", **BRANCHES), "ring-dilated"),
     "ring-distributed": (longnet("ring-distributed"), "ring-distributed"),
+    "ring-hilbert": (longnet("ring-hilbert"), "ring-hilbert"),
     "distributed-dilated": (longnet("distributed-dilated", **BRANCHES), "distributed-dilated"),
 }
 
@@ -104,14 +105,13 @@ def ranges(evaluation):
         ("ring-dilated", 2, 2),
         ("ring-distributed", 2, 2),
         ("ring-distributed", 2, 1),
+        ("ring-hilbert", 2, 2),
         ("distributed-dilated", 4, 2),
     ],
 )
 def test_processes_train_to_what_one_does(rings, name, ranks, context):
     changes = {"steps": 4, "micro_batch": 1, "clip": 0.5, "evaluate_every": 4}
-    losses, norms, (evaluation,), gradients, expected = trained(
-        name, Place(order=order(name)), changes
-    )
+    losses, norms, (evaluation,), gradients, expected = trained(name, ALONE, changes)
     for found in rings.run(ranks, job, name, context, changes):
         assert found[0] == pytest.approx(losses, rel=1e-5)
         assert found[1] == pytest.approx(norms, rel=1e-4)
@@ -172,6 +172,8 @@ def test_a_single_process_has_all_of_it():
     x = torch.arange(12).view(2, 6)
     assert ALONE.tokens(x) is x and ALONE.positions(6).tolist() == list(range(6))
     assert ALONE.add_up(x) is x and ALONE.by_the_first(lambda: 3) == 3 and ALONE.is_first
+    # A model over ranks too takes the tokens as they are read.
+    assert parallel.of_this_process("cpu", 1, 4, "hilbert") is ALONE
     ordered = Place(order="hilbert")
     assert sorted(ordered.positions(6).tolist()) == list(range(6))
     assert torch.equal(ordered.tokens(x)[1] - 6, ordered.positions(6))
