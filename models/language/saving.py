@@ -1,4 +1,8 @@
-"""A model in a folder: `config.json`, its configuration, and `model.safetensors`, its weights."""
+"""A model in a folder: `model.safetensors`, its weights and configuration, and `config.json`.
+
+The latter is the configuration once more, to be looked at: a model is one file, so that whenever a
+process is killed it is the new one or the one before.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,11 @@ import torch
 from models.language.config import LongNetConfig
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-_KIND = "model"
+_KIND, _CONFIG = "model", "config"
 
 
 def write(folder: str | Path, kind: str, config: LongNetConfig, state: dict) -> None:
-    """Write a model; each file is complete or as it was before.
+    """Write a model; what `read` gives is all of it or what it gave before.
 
     Args:
         folder: made where it is missing.
@@ -31,10 +35,9 @@ def write(folder: str | Path, kind: str, config: LongNetConfig, state: dict) -> 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: x.detach().contiguous() for name, x in state.items()}
-    metadata = {"format": "pt", _KIND: kind}
-    # Weights last: where a new folder has them, it is complete.
-    _replace(folder / CONFIG, lambda path: path.write_text(config.to_json(), encoding="utf-8"))
+    metadata = {"format": "pt", _KIND: kind, _CONFIG: config.to_json()}
     _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata))
+    _replace(folder / CONFIG, lambda path: path.write_text(config.to_json(), encoding="utf-8"))
 
 
 def read(
@@ -43,7 +46,7 @@ def read(
     """Read what `write` wrote.
 
     Args:
-        folder: with both files.
+        folder: with the weights.
         kind: name of the model's class.
         device: of the tensors; None for the CPU.
 
@@ -52,17 +55,18 @@ def read(
 
     Raises:
         ValueError: where the folder holds a model of another class, or a bad configuration.
-        FileNotFoundError: where a file is missing.
+        FileNotFoundError: where there are no weights.
         ModuleNotFoundError: without the package safetensors.
     """
     from safetensors import safe_open
 
     folder = Path(folder)
-    config = LongNetConfig.from_json((folder / CONFIG).read_text(encoding="utf-8"))
     with safe_open(folder / WEIGHTS, "pt", device=str(device or "cpu")) as opened:
-        found = (opened.metadata() or {}).get(_KIND)
-        if found != kind:
+        metadata = opened.metadata() or {}
+        if metadata.get(_KIND) != kind or _CONFIG not in metadata:
+            found = metadata.get(_KIND, "model of another kind")
             raise ValueError(f"folder={str(folder)!r} holds a {found}: expected a {kind}")
+        config = LongNetConfig.from_json(metadata[_CONFIG])
         return config, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
 
 
