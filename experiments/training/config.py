@@ -13,6 +13,7 @@ from experiments import plain_yaml
 from models.errors import as_integer, as_number, check_choice
 
 PRECISIONS = ("float32", "bfloat16")
+_RATE = "a positive number below 1000"
 _ABOVE_1 = math.nextafter(1.0, 2.0)
 
 
@@ -47,13 +48,13 @@ class OptimiserConfig:
     def __post_init__(self):
         _set(
             self,
-            learning_rate=as_number("learning_rate", self.learning_rate, 1e3, "a positive number"),
+            learning_rate=as_number("learning_rate", self.learning_rate, 1e3, _RATE),
             final_fraction=_or_zero(
                 "final_fraction", self.final_fraction, _ABOVE_1, "a number from 0 to 1"
             ),
             warm_up_steps=as_integer("warm_up_steps", self.warm_up_steps, least=0),
             betas=_betas(self.betas),
-            weight_decay=_or_zero("weight_decay", self.weight_decay, 1e3, "a number >= 0"),
+            weight_decay=_or_zero("weight_decay", self.weight_decay, 1e3, "0, or " + _RATE),
         )
         if self.clip is not None:
             clip = as_number("clip", self.clip, 1e30, "a positive number or null")
