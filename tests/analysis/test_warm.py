@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -149,8 +150,12 @@ def test_a_server_that_begins_ahead_is_the_one_that_answers(root):
     for _ in range(2):
         done = command("analysis.warm", str(root), "--")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        assert len(serving()) == 1
-    (server,) = serving()
+        # A process that has just begun has no command line yet.
+        end = time.monotonic() + 20
+        while not (found := serving()) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert len(found) == 1
+    (server,) = found
     done = command("analysis.warm", str(root), "--", "across.overview", "--figure", "none")
     assert done.returncode == 2 and "invalid choice: 'none'" in done.stderr
     assert serving() == [server]
