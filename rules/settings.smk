@@ -141,6 +141,7 @@ def local_records(name):
     return [path for round in ROUNDS for path in of_round(round, name)]
 
 
+@cache
 def records(name):
     """The records that an experiment's notebook reads: published by any machine, and local."""
     tiers = EXPERIMENTS[name].tiers.values()
