@@ -1,8 +1,8 @@
 """The folder of a training: what it is, its checkpoints, its lines; one process writes at a time.
 
 run.json           the configuration, the data's content and the number of weights
-metrics.jsonl      a line a step, which these determine: the same bytes again, on a CPU
-times.jsonl        a line a step with its milliseconds, a line a start with what it ran on
+metrics.jsonl      one line per step, which these determine: the same bytes again, on a CPU
+times.jsonl        one line per step with its milliseconds, one per start with what it ran on
 checkpoints/       the last two
 model/             the trained model, at the end
 """

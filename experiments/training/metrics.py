@@ -1,4 +1,4 @@
-"""JSON lines, one a step, that a training which goes on cuts back to its checkpoint. No torch."""
+"""JSON lines, one per step, that a training which goes on cuts back to its checkpoint. No torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from experiments.atomic_write import atomic_write
 
 
 class JsonLines:
-    """A file of JSON objects, one a line, each with its "step"."""
+    """A file of JSON objects, one per line, each with its "step"."""
 
     def __init__(self, path: Path):
         self.path = Path(path)

@@ -26,17 +26,10 @@ class LongNetLayers(nn.Module):
     """What both models are: embedding, layers, a last LayerNorm; a subclass says `is_causal`.
 
     Args:
-        config: of the model.
-        group: a ProcessGroup or 1-D DeviceMesh over whose ranks the sequence is sharded, of a
-            variant with a `shard_order`. The model then takes this rank's tokens, as
-            `models.ring.shard(tokens, rank, world_size, order)` cuts them, and positions are those
-            in the whole sequence. None for the default group or, where there is none, this process,
-            which takes the whole sequence as it is read, whatever the variant's order.
-            Parameters are the same on all ranks, and so must be their gradients: add them up.
-        device, dtype: of the parameters.
+        config, group, device, dtype: as of `models.LongNetLM`.
 
     Raises:
-        ValueError: for a group with a variant that takes the whole sequence.
+        ValueError: as `models.LongNetLM`.
     """
 
     is_causal: bool
@@ -74,7 +67,7 @@ class LongNetLayers(nn.Module):
             initialise_embedding(self.head.weight)
 
     def save(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`, each whole or not at all.
+        """Write `model.safetensors`, whole or not at all, and `config.json`, to be looked at.
 
         Args:
             folder: made where it is missing.
@@ -103,7 +96,7 @@ class LongNetLayers(nn.Module):
 
         Raises:
             ValueError: where the folder holds a model of another class, or a bad configuration.
-            FileNotFoundError: where a file is missing.
+            FileNotFoundError: where there are no weights.
             RuntimeError: where the weights are not those of the configuration.
             ModuleNotFoundError: without the package safetensors.
         """
