@@ -23,6 +23,8 @@ from models.registry import VARIANTS
 ROOT = Path(__file__).parent.parent
 # The registry names every variant; of it, only the variant's own entry counts.
 _REGISTRY = "models.registry"
+# What is beside a module under its name, and belongs to it.
+_DATA = (".json", ".mplstyle", ".yaml")
 # Backends that may run a Triton kernel. Another, named, never falls back to one: new
 # tiles leave its numbers as they are.
 _KERNELS, _BY_KERNEL = "models.kernels", ("auto", "triton", "triton-tf32", "gluon")
@@ -82,7 +84,7 @@ def reached(
                 queue.extend(_imports(opened.read()))
     files = [path for path in found.values() if path]
     # A module's data lies beside it under its name: the tile table of a kernel.
-    data = [path.removesuffix(".py") + kind for path in files for kind in (".json", ".mplstyle")]
+    data = [path.removesuffix(".py") + kind for path in files for kind in _DATA]
     return sorted(Path(path) for path in [*files, *filter(os.path.isfile, data)])
 
 

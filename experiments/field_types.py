@@ -31,9 +31,14 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ()@.,+/:_-]{1,100}
 Milliseconds = Annotated[float, Field(gt=0, le=MOST_MS)]
 Span = Annotated[float, Field(ge=0, le=MOST_MS)]
 Bytes = Annotated[int, Field(ge=0, le=MOST_BYTES)]
+Count = Annotated[int, Field(ge=1, le=2**53)]
+# Bits per token, and a share of tokens.
+Bits = Annotated[float, Field(ge=0, le=1e4)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Distance = Annotated[float, Field(ge=0)]
 Hex8 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 Hex16 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+Hex64 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 Time = Annotated[datetime, Field(strict=False), BeforeValidator(_with_zone)]
 # As the driver writes them; a MIG instance of older drivers is named after its card.

@@ -10,9 +10,9 @@ from dataclasses import astuple, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
-from experiments.case import COLUMNS, PATTERN_FIELDS, RANK_FIELDS, Case, CaseError, as_text
+from experiments.case import PATTERN_FIELDS, RANK_FIELDS, Case, as_text
 from experiments.plain_yaml import PlainYamlError, loads
-from experiments.procedures import PROCEDURES, choose
+from experiments.procedures import BY_VARIANT, PROCEDURES, choose, columns
 from models.registry import VARIANTS
 
 GRIDS = Path(__file__).parent
@@ -86,7 +86,7 @@ class Grid:
     """One experiment: a question and the tiers that answer it at three sizes.
 
     procedures: names of how its cases are measured, each variant by the one that can; where the
-    file names none, all there are.
+    file names none, all that are told from the variant.
     """
 
     name: str
@@ -222,12 +222,15 @@ def _parsed(name: str, where: str, text: str) -> Grid:
     for key in ("title", "question"):
         if not isinstance(data[key], str):
             raise GridError(f"{where}: {key}: expected text, got {data[key]!r}")
-    procedures = _as_list(data.get("procedure", [*PROCEDURES]))
+    procedures = _as_list(data.get("procedure", [*BY_VARIANT]))
     for one in procedures:
         if not isinstance(one, str) or one not in PROCEDURES:
             raise GridError(f"{where}: procedure {one!r}: expected one of {', '.join(PROCEDURES)}")
     _check_keys(f"{where}: tiers", data["tiers"], required=TIERS)
-    tiers = {tier: _tier(f"{where}: {tier}", tier, data["tiers"][tier]) for tier in TIERS}
+    tiers = {
+        tier: _tier(f"{where}: {tier}", tier, data["tiers"][tier], tuple(procedures))
+        for tier in TIERS
+    }
     grid = Grid(
         name,
         data["title"],
@@ -240,7 +243,7 @@ def _parsed(name: str, where: str, text: str) -> Grid:
     return grid
 
 
-def _tier(where: str, name: str, data) -> Tier:
+def _tier(where: str, name: str, data, procedures: tuple[str, ...]) -> Tier:
     _check_keys(where, data, required=("cases",), optional=("limits",))
     limits = data.get("limits") or {}
     _check_keys(f"{where}: limits", limits, optional=tuple(f.name for f in fields(Limits)))
@@ -255,7 +258,7 @@ def _tier(where: str, name: str, data) -> Tier:
     quick: set[Case] = set()
     for number, block in enumerate(data["cases"], start=1):
         at = f"{where}: cases, block {number}"
-        found = expand(at, block)
+        found = expand(at, block, procedures)
         cases.update(dict.fromkeys(found))
         quick |= _quick(at, block.get("quick", False), found)
     return Tier(name, Limits(**limits), tuple(cases), frozenset(quick))
@@ -268,20 +271,26 @@ def _quick(where: str, asked, cases: list[Case]) -> set[Case]:
     """
     if type(asked) is bool:
         return {*cases} if asked else set()
-    if not isinstance(asked, dict) or not set(asked) <= set(COLUMNS):
+    if not isinstance(asked, dict) or not set(asked) <= {*columns()}:
         raise GridError(f"{where}: quick: expected true, false or fields of cases, got {asked!r}")
     values = {key: [*map(as_text, _as_list(value))] for key, value in asked.items()}
-    fits = [all(c.params()[key] in (*values[key], "none") for key in values) for c in cases]
+    given = [case.params() for case in cases]
+    fits = [all(one.get(key, "none") in (*values[key], "none") for key in values) for one in given]
     chosen = {*itertools.compress(cases, fits)}
     for key, wanted in values.items():
         for value in wanted:
-            if all(case.params()[key] != value for case in chosen):
+            if all(case.params().get(key) != value for case in chosen):
                 raise GridError(f"{where}: quick: no case with {key}={value}")
     return chosen
 
 
-def expand(where: str, block: dict) -> list[Case]:
-    """All combinations of a block's lists; `shapes` lists mappings whose keys go together."""
+def expand(
+    where: str, block: dict, procedures: tuple[str, ...] = BY_VARIANT
+) -> list[Case]:
+    """All combinations of a block's lists; `shapes` lists mappings whose keys go together.
+
+    procedures: those of the grid, one of which says of what class a variant's case is.
+    """
     if not isinstance(block, dict) or not isinstance(block.get("shapes"), list):
         raise GridError(f"{where}: expected a mapping with a list of `shapes`")
     block = {key: value for key, value in block.items() if key != "quick"}
@@ -303,11 +312,11 @@ def expand(where: str, block: dict) -> list[Case]:
             raise GridError(f"{where}: {min(twice)!r} stands in the block and in its shapes")
         point = dict(zip(axes, values, strict=True)) | shape
         for variant in variants:
-            cases.append(_case(where, variant, point))
+            cases.append(_case(where, variant, point, procedures))
     return cases
 
 
-def _case(where: str, variant, point: dict) -> Case:
+def _case(where: str, variant, point: dict, procedures: tuple[str, ...]) -> Case:
     if not isinstance(variant, str) or variant not in VARIANTS:
         raise GridError(f"{where}: variant {variant!r}: expected one of {', '.join(VARIANTS)}")
     entry = VARIANTS[variant]
@@ -319,8 +328,9 @@ def _case(where: str, variant, point: dict) -> Case:
     if point.get("simulated") and not entry.can_be_simulated:
         raise GridError(f"{where}: {variant} cannot be simulated: expected simulated: false")
     try:
-        case = Case.from_mapping({"variant": variant, **point})
-    except CaseError as error:
+        case_class = PROCEDURES[choose(variant, procedures)].case_class
+        case = case_class.from_mapping({"variant": variant, **point})
+    except ValueError as error:
         raise GridError(f"{where}: {error}") from error
     if len(case.name) > _LONGEST:
         raise GridError(f"{where}: {case.name[:60]}...: a longer name than a file can have")
@@ -330,6 +340,8 @@ def _case(where: str, variant, point: dict) -> Case:
 def applicable(variant: str, fields: Mapping) -> dict:
     """Those fields that apply to a variant: of blocks, branches and ranks what it takes."""
     left_out = {key for keys, is_needed in _needs(variant).items() if not is_needed for key in keys}
+    if VARIANTS[variant].takes != "branches":
+        left_out.add("head_offset")
     return {key: value for key, value in fields.items() if key not in left_out}
 
 

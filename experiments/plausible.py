@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import cache, lru_cache
 
 from experiments import machine as machines
-from experiments import plausible_cards
+from experiments import plausible_cards, plausible_trainings
 from experiments.case import Case
 from experiments.cost.pairs import dense_pairs, useful_flops, whole_pairs
 from experiments.digest import ROOT
@@ -136,6 +136,8 @@ def _fields(found: Record, procedure: Procedure) -> Iterator[str]:
         yield f"replicates: {procedure.name} gives {' and '.join(procedure.fields)}"
     if is_ok and found.ceilings is None and found.started_at >= CEILINGS_SINCE:
         yield "ceilings: is null, which it is only in records older than the field"
+    if is_ok and (found.learning is None) == ("trainings" in procedure.fields):
+        yield "learning: expected null unless models were trained"
     is_replica = VARIANTS[found.variant].replica_of
     if is_ok and (found.deviation is None) == bool(is_replica):
         yield "deviation: expected null unless of a replica"
@@ -189,7 +191,7 @@ def _least_ms(found: Record) -> tuple[float, float]:
 
 
 def _replicate(found: Record, one: Replicate, procedure: Procedure) -> Iterator[str]:
-    for name in ("source_ms", "ranks", "calls"):
+    for name in ("source_ms", "ranks", "calls", "trainings"):
         if getattr(one, name) is not None and name not in procedure.fields:
             yield f"{name}: expected null, {procedure.name} does not give it"
     anywhere, here = _least_ms(found)
@@ -207,6 +209,8 @@ def _replicate(found: Record, one: Replicate, procedure: Procedure) -> Iterator[
     if one.peak_memory_bytes == 0 and found.tier != "smoke":
         yield "peak_memory_bytes: is 0, which the output alone is not"
     yield from _memory(found, one)
+    if one.trainings is not None:
+        yield from plausible_trainings.faults(found, one.trainings)
     if one.ranks is None:
         return
     if sorted(rank.rank for rank in one.ranks) != list(range(found.case.world_size or 1)):

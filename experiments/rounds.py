@@ -40,7 +40,7 @@ RESUME_S = 6 * 3600.0
 # is tried again: it is to be mended; that somebody else's system fails is a result.
 _FINAL = ("ok", "oom", "timeout", "unsupported")
 # The systems of one shape share these, and are measured one after another.
-_SHAPE = ("batch", "seq_len", "heads", "head_dim", "dtype", "is_causal", "pass_")
+_SHAPE = ("batch", "seq_len", "heads", "head_dim", "dtype", "is_causal", "pass_", "recipe")
 # Of a variant and a procedure, as `code_digest`.
 Digest = Callable[[str, str | None], str]
 
@@ -111,7 +111,7 @@ def well_placed(root: Path) -> list[Path]:
 
 def shape_of(case: Case) -> tuple:
     """What a case shares with those that it is compared with."""
-    return tuple(getattr(case, key) for key in _SHAPE)
+    return tuple(getattr(case, key, None) for key in _SHAPE)
 
 
 def in_random_order(tasks: Iterable[Task], seed: int | str) -> list[Task]:

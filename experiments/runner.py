@@ -15,14 +15,16 @@ from statistics import median
 
 from experiments import card, cost, record, references, rounds, schedule
 from experiments.atomic_write import in_words
-from experiments.case import COLUMNS, Case
+from experiments.case import Case
 from experiments.device_lock import hold
 from experiments.digest import ROOT, code_digest
 from experiments.grid import Task
 from experiments.machine import Machine, describe
 from experiments.nodes.allocation import Nodes, job, nodes_of
 from experiments.private_folder import sweep
+from experiments.procedures import columns
 from experiments.slurm import SlurmError
+from experiments.training.case import TrainingCase
 from experiments.workers import Workers
 
 LOCAL = ROOT / "results" / "local"
@@ -43,8 +45,8 @@ def parse_only(texts: list[str]) -> dict[str, str]:
         key, separator, value = text.partition("=")
         if key in only:
             raise ValueError(f"--only {text}: {key} is given twice")
-        if not separator or key not in COLUMNS:
-            raise ValueError(f"--only {text}: expected k=v with k one of {', '.join(COLUMNS)}")
+        if not separator or key not in columns():
+            raise ValueError(f"--only {text}: expected k=v with k one of {', '.join(columns())}")
         only[key] = value.strip("[]").replace(" ", "").replace(",", "+")
     return only
 
@@ -54,7 +56,7 @@ def select(tasks: Iterable[Task], only: dict[str, str]) -> list[Task]:
     return [
         task
         for task in tasks
-        if all(task.case.params()[key] == value for key, value in only.items())
+        if all(task.case.params().get(key) == value for key, value in only.items())
     ]
 
 
@@ -323,6 +325,8 @@ def label(case: Case) -> str:
     ranks = ""
     if case.world_size is not None:
         ranks = f", {case.world_size} {'simulated ' if case.simulated else ''}ranks"
+    if isinstance(case, TrainingCase):
+        passes = f", trained by {case.recipe}"
     return f"{case.variant}: {shape}{mask}{ranks}, {case.dtype}{causal}{passes}"
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, Literal, Union, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -28,23 +28,27 @@ from experiments.field_types import (
     MOST_BYTES,
     MOST_MS,
     BusId,
+    Bits,
     Bytes,
     CardUuid,
     Commit,
+    Count,
     Distance,
     Hex8,
     Hex16,
+    Hex64,
     InstanceUuid,
     Megahertz,
     Milliseconds,
     Name,
+    Share,
     Span,
     Text,
     Time,
     Watts,
 )
 from experiments.grid import TIERS
-from experiments.procedures import PROCEDURES
+from experiments.procedures import PROCEDURES, case_classes, case_from
 from experiments.provenance import command
 from experiments.record import SCHEMA_VERSION, RecordError, parse
 from experiments.shown import shown
@@ -57,10 +61,10 @@ class _Strict(BaseModel):
     )
 
 
-def _case_fields() -> type[BaseModel]:
-    """The model of a record's `case` object: the fields of `Case` without `variant`."""
-    hints, made = get_type_hints(Case), {}
-    for f in fields(Case):
+def _case_fields(case_class: type[Case]) -> type[BaseModel]:
+    """The model of a record's `case` object: the fields of a class of cases without `variant`."""
+    hints, made = get_type_hints(case_class), {}
+    for f in fields(case_class):
         if f.name != "variant":
             said = dict(f.metadata)
             choices = said.pop("one_of", None)
@@ -68,13 +72,16 @@ def _case_fields() -> type[BaseModel]:
             if hint == tuple[int, ...] | None:
                 # JSON has lists.
                 hint = Annotated[tuple[int, ...], Field(strict=False)] | None
-            default = ... if f.default is MISSING else f.default
+            # What a class has beyond `Case` is always there: by it the two are told apart.
+            is_needed = f.default is MISSING or f.name not in _COMMON
+            default = ... if is_needed else f.default
             alias = {"alias": f.name.rstrip("_")} if f.name.endswith("_") else {}
             made[f.name] = (hint, Field(default, **said, **alias))
-    return create_model("CaseFields", __base__=_Strict, **made)
+    return create_model(f"{case_class.__name__}Fields", __base__=_Strict, **made)
 
 
-CaseFields = _case_fields()
+_COMMON = {one.name for one in fields(Case)}
+CaseFields = Union[tuple(map(_case_fields, case_classes()))]
 
 
 class Rank(_Strict):
@@ -102,6 +109,70 @@ class Calls(_Strict):
     second_peak_bytes: Bytes | None = Field(description="of the next, identical call")
     kept_bytes: Bytes = Field(description="tensors made by a call and alive after it")
     dropped_bytes: Bytes = Field(description="the same once the output is let go")
+
+
+class Range(_Strict):
+    """The asked tokens of one range of positions, or of distances back to the answer."""
+
+    first: int = Field(ge=0, le=2**62, description="the last is twice the first, less one")
+    tokens: Count
+    loss: Bits
+    accuracy: Share
+
+
+class Evaluated(_Strict):
+    """What a model makes of the validation batches after a step."""
+
+    step: Count
+    loss: Bits
+    accuracy: Share
+
+
+class Training(_Strict):
+    """One training of a model, from weights and an order of the data drawn by its seed."""
+
+    seed: int = Field(ge=0, le=2**32)
+    steps: Count
+    steps_s: float = Field(gt=0, le=MOST_MS / 1e3, description="in steps, seconds")
+    step_losses: list[Bits] = Field(
+        min_length=1,
+        max_length=100,
+        description="bits per asked token of the batches, means of equally many steps in order",
+    )
+    evaluations: list[Evaluated] = Field(min_length=1, max_length=100)
+    tokens: Count = Field(description="asked in an evaluation")
+    by_position: list[Range] = Field(
+        max_length=64, description="of the last evaluation, by the place in the row, from 1"
+    )
+    by_distance: list[Range] = Field(
+        max_length=64, description="likewise, by the tokens back to where the answer stands"
+    )
+
+
+class Package(_Strict):
+    """One that a corpus is made of."""
+
+    name: Name
+    version: Name
+    licence: Text
+    files: int = Field(ge=0)
+    bytes: Bytes
+
+
+class Learning(_Strict):
+    """What is learnt, and what others make of it."""
+
+    source: Name
+    sha256: Hex64 | None = Field(description="of a corpus")
+    packages: Annotated[list[Package], Field(max_length=64)] | None
+    facts: dict[Name, int | float | Name] = Field(
+        max_length=32, description="of a task, chance_accuracy among them; sizes of a corpus"
+    )
+    parameters: Count = Field(description="of the model")
+    n_gram_losses: dict[Name, Bits] | None = Field(
+        description="bits per byte on the validated text of Kneser-Ney models of the training "
+        "text, by order; null where no text is learnt"
+    )
 
 
 class Replicate(_Strict):
@@ -135,6 +206,9 @@ class Replicate(_Strict):
         description="null unless over ranks; of a simulated ring one is timed",
     )
     calls: Calls | None = Field(default=None, description="null unless of a replica")
+    trainings: Annotated[list[Training], Field(min_length=1, max_length=64)] | None = Field(
+        default=None, description="null unless models were trained; samples are then of steps"
+    )
 
 
 class Agreement(_Strict):
@@ -152,7 +226,9 @@ class Error(_Strict):
     reference: Text
     rows_checked: int = Field(ge=1, description="query rows per batch element")
     output: Agreement
-    gradient: Agreement | None = Field(description="null on the forward pass")
+    gradient: Agreement | None = Field(
+        description="null on the forward pass, and of gradients that are not those of the values"
+    )
 
 
 class Deviation(_Strict):
@@ -302,6 +378,7 @@ class Record(_Strict):
         default=None, description="null where none were taken, and in records older than the field"
     )
     deviation: Deviation | None = Field(default=None, description="null unless of a replica")
+    learning: Learning | None = Field(default=None, description="null unless models were trained")
     machine: Machine
     software: Software
     started_at: Time
@@ -318,7 +395,7 @@ class Record(_Strict):
             raise ValueError(f"variant: is {self.variant!r}, and there is no such variant")
         try:
             fields = {"variant": self.variant, **self.case.model_dump(by_alias=True)}
-            self._case = Case.from_mapping(fields)
+            self._case = case_from(fields)
         except CaseError as error:
             raise ValueError(f"case: {error}") from error
         if (self.status == "ok") != (self.reason is None):
@@ -332,7 +409,8 @@ class Record(_Strict):
             for name in ("error", "backend", "realised_density", "useful_flops"):
                 if getattr(self, name) is None:
                     raise ValueError(f"{name}: is null, which it may not be when status is ok")
-            if (self.error.gradient is None) != (self.case.pass_ == "forward"):
+            has_none = self.case.pass_ == "forward" or not VARIANTS[self.variant].has_exact_gradients
+            if (self.error.gradient is None) != has_none:
                 raise ValueError("error.gradient: expected null exactly on the forward pass")
         else:
             for name in ("replicates", "error"):

@@ -38,6 +38,11 @@ class Variant:
         return "peer" in self.options
 
     @property
+    def has_exact_gradients(self) -> bool:
+        """Whether its gradients are those of its values, and not of a training rule of its own."""
+        return self.module != "models.detached_mixing"
+
+    @property
     def is_streamed(self) -> bool:
         """Whether it reads the sequence chunk by chunk from a source."""
         return "source" in self.options

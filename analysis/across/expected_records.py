@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from functools import cache
 
+from analysis.across import expected_trainings
 from analysis.records.units import ITEM_BYTES
 from experiments import cost
 from experiments.case import Case
@@ -16,6 +17,7 @@ from experiments.cost.pairs import dense_pairs, pairs, useful_flops, whole_pairs
 from experiments.digest import code_digest
 from experiments.grid import Task
 from experiments.record import SCHEMA_VERSION
+from experiments.training.case import TrainingCase
 from models.registry import VARIANTS
 
 _EPS = {"float64": 2.2e-16, "float32": 1.2e-7, "float16": 4.9e-4, "bfloat16": 3.9e-3}
@@ -30,7 +32,7 @@ def expected_record(task: Task, seconds: float) -> dict:
     """The record of a task of the gpu tier, as a dictionary; seconds: its wall time."""
     case = task.case
     one = cost.seconds(case, task.limits, "cuda")
-    ok = one.status == "ok"
+    ok, is_training = one.status == "ok", isinstance(case, TrainingCase)
     return {
         "schema_version": SCHEMA_VERSION,
         "tier": "gpu",
@@ -45,6 +47,7 @@ def expected_record(task: Task, seconds: float) -> dict:
         "replicates": [_replicate(case, one.pass_ms)] if ok else [],
         "error": _error(case) if ok else None,
         "deviation": _deviation(case) if ok and VARIANTS[case.variant].replica_of else None,
+        "learning": expected_trainings.learning(case) if ok and is_training else None,
         "machine": _machine(one.device),
         "software": _SOFTWARE | {"code_digest": _digest(case.variant, task.procedure)},
         "started_at": datetime.now(UTC).isoformat(),
@@ -55,6 +58,7 @@ def expected_record(task: Task, seconds: float) -> dict:
 
 def _replicate(case: Case, median_ms: float) -> dict:
     variant = VARIANTS[case.variant]
+    is_training = isinstance(case, TrainingCase)
     samples = [median_ms * factor for factor in _SPREAD for _ in range(4)]
     memory = _memory(case)
     streamed = variant.is_streamed
@@ -64,6 +68,7 @@ def _replicate(case: Case, median_ms: float) -> dict:
         "peak_memory_bytes": memory,
         "ranks": _ranks(case, median_ms, memory) if case.world_size else None,
         "calls": _calls(case, median_ms, memory) if variant.replica_of else None,
+        "trainings": expected_trainings.trainings(case, median_ms) if is_training else None,
     }
 
 
@@ -116,12 +121,14 @@ def _calls(case: Case, median_ms: float, memory: int) -> dict:
 
 def _error(case: Case) -> dict:
     eps = _EPS[case.dtype]
+    has_own = VARIANTS[case.variant].has_exact_gradients
+    is_backward = case.pass_ == "forward_backward" and has_own
     output = {"max_abs": 9 * eps, "relative_rms": eps, "baseline_relative_rms": eps}
     return {
         "reference": "expected",
         "rows_checked": 16,
         "output": output,
-        "gradient": output if case.pass_ == "forward_backward" else None,
+        "gradient": output if is_backward else None,
     }
 
 

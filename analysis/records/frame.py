@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 import pandas as pd
 
-from analysis.records import files, rank_columns, replica_columns, systems
+from analysis.records import files, rank_columns, replica_columns, systems, training_columns
 from analysis.records.files import DEFAULT_ROOTS as DEFAULT_ROOTS
 from analysis.records.files import NOBODY, UNVOUCHED, File, RecordsError
 from analysis.records.files import repository as repository
@@ -48,7 +48,7 @@ def load(*roots) -> pd.DataFrame:
     - errors, `rows_checked`, and the measured ceilings: FLOP/s, and bytes read and written per
       second; NaN in old records
     - `source_ms`: time of a streamed pass in its source, NaN of others: median over processes
-    - see `analysis.records.rank_columns` and `analysis.records.replica_columns`
+    - see `analysis.records.rank_columns`, `replica_columns` and `training_columns` there
 
     A case without block mask has NaN as sparsity and block size; one without ranks has NaN as
     world size and None as `simulated`.
@@ -240,6 +240,7 @@ def _row(case: Case, found: list[File], samples: tuple[RoundSamples, ...], sprea
         "peak_memory_bytes": float(max(memory)) if ok and memory else nan,
         **rank_columns.columns(record),
         **replica_columns.columns(record),
+        **training_columns.columns(case, record),
         "rows_checked": record.error.rows_checked if ok else nan,
         "relative_rms": output.relative_rms if output else nan,
         "baseline_relative_rms": output.baseline_relative_rms if output else nan,

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from experiments.case import Case
+from experiments.cost import training
 from experiments.cost.pairs import (
     attention_flops,
     dense_pairs,
@@ -23,6 +24,7 @@ from experiments.cost.pairs import (
 )
 from experiments.cost.rates import Device, Family, device
 from experiments.grid import Limits
+from experiments.training.case import TrainingCase
 from experiments.warm_up import LONG_MS, WARM_UP_MS
 from models.registry import VARIANTS
 
@@ -38,7 +40,7 @@ class Cost:
     """Expected seconds of a case, by part, cut off at its limit.
 
     start_up: processes, compiling and inputs. reference: the oracle and the ceilings. untimed:
-    measuring memory, checking and warming up. samples: what is timed. status: how the case is
+    measuring memory, checking and warming up, and trainings. samples: what is timed. status: how the case is
     expected to end. pass_ms: one timed pass, NaN where there is none. device: whose rates it used.
     """
 
@@ -98,10 +100,13 @@ def seconds(
     if family is None or case.dtype not in family.gflops or few:
         start = 2 * rates.process_s if device_kind == "cuda" else rates.process_s
         return Cost(start, 0.0, 0.0, 0.0, "unsupported", math.nan, name)
-    model = _Model(case, limits, rates, family, units)
-    return _bounded(
-        model.cost(limits.replicates if replicates is None else replicates, name), limits
-    )
+    replicates = limits.replicates if replicates is None else replicates
+    if isinstance(case, TrainingCase):
+        *parts, step = training.parts(case, limits, rates, units, replicates)
+        one = Cost(*parts, "ok", 1e3 * step, name)
+    else:
+        one = _Model(case, limits, rates, family, units).cost(replicates, name)
+    return _bounded(one, limits)
 
 
 def _bounded(cost: Cost, limits: Limits) -> Cost:

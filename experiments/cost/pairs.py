@@ -9,6 +9,9 @@ import math
 from functools import cache
 
 from experiments.case import Case
+from experiments.training.case import TrainingCase
+from experiments.training.flops import matrix_flops
+from experiments.training.recipes import RECIPES
 from models.registry import VARIANTS
 
 # As `experiments.workload.BACKWARD_OVER_FORWARD` has it.
@@ -21,8 +24,11 @@ def useful_flops(case: Case) -> float:
     """FLOPs of one pass, as `experiments.workload.Workload.useful_flops` counts them.
 
     Exact where segments, not blocks, say who attends to whom; of a simulated ring that of the
-    busiest rank, of blocks over ranks and of curves within a few percent.
+    busiest rank, of blocks over ranks and of curves within a few percent. Of a training those of a
+    step.
     """
+    if isinstance(case, TrainingCase):
+        return RECIPES[case.recipe].layers * attention_flops(case) + matrix_flops(case)
     return attention_flops(case) + projection_flops(case)
 
 

@@ -10,13 +10,19 @@ A module has two functions, which run in processes of their own:
                                                    raises `check.CheckFailed` if the output is wrong
 
 and an entry in `PROCEDURES`, which is read without torch.
+
+What a procedure measures is a `Case`, or a class of its own with more fields.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
 
+from experiments.case import Case
+from experiments.training.case import TrainingCase
+from models.language.serving import why_not
 from models.registry import VARIANTS, Variant
 
 
@@ -25,7 +31,8 @@ class Procedure:
     """How a case is measured: the module `experiments.procedures.<name>`.
 
     result: what it measures, in words. fields: of a replicate, never empty. times: those of
-    them that are milliseconds of measuring.
+    them that are milliseconds of measuring. case_class: of its cases; of another than `Case` a
+    grid names the procedure, or its variants would have two.
     """
 
     name: str
@@ -33,6 +40,7 @@ class Procedure:
     result: str = "timed samples"
     fields: tuple[str, ...] = ("samples_ms",)
     times: tuple[str, ...] = ("samples_ms",)
+    case_class: type[Case] = Case
 
     @property
     def module(self) -> str:
@@ -68,11 +76,49 @@ PROCEDURES = {
             lambda variant: variant.replica_of is not None,
             fields=("samples_ms", "calls"),
         ),
+        Procedure(
+            "training",
+            lambda variant: variant.shard_order is None and why_not(variant) is None,
+            result="trainings",
+            fields=("samples_ms", "trainings"),
+            case_class=TrainingCase,
+        ),
     )
 }
 
 
-def choose(variant: str, names: Iterable[str] = PROCEDURES) -> str:
+# Those that a grid need not name, since what they measure is told from the variant.
+BY_VARIANT = tuple(name for name, one in PROCEDURES.items() if one.case_class is Case)
+
+
+@cache
+def case_classes() -> tuple[type[Case], ...]:
+    """The classes of cases, each once, that with the fewest fields first."""
+    found = dict.fromkeys(one.case_class for one in PROCEDURES.values())
+    return tuple(sorted(found, key=lambda one: len(columns_of(one))))
+
+
+@cache
+def columns_of(case_class: type[Case]) -> tuple[str, ...]:
+    """Every field of a class of cases, as it is called outside."""
+    return tuple(one.name.rstrip("_") for one in fields(case_class))
+
+
+@cache
+def columns() -> tuple[str, ...]:
+    """Every field of all classes of cases."""
+    return tuple(dict.fromkeys(name for one in case_classes() for name in columns_of(one)))
+
+
+def case_from(values: Mapping) -> Case:
+    """The case of whichever class has these keys, of a grid or record; CaseError as there."""
+    for one in case_classes():
+        if set(values) <= {*columns_of(one)}:
+            break
+    return one.from_mapping(values)
+
+
+def choose(variant: str, names: Iterable[str] = BY_VARIANT) -> str:
     """The one procedure of `names` that can measure `variant`.
 
     ValueError where none or several can, and for a name that is no procedure or no variant.

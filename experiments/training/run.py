@@ -13,12 +13,13 @@ import torch.distributed as dist
 from experiments import machine, provenance, stop
 from experiments.digest import modules_digest
 from experiments.training import checkpoint, parallel, sources
-from experiments.training.config import RunConfig, check_names
+from experiments.training.config import RunConfig
 from experiments.training.folder import Folder
 from experiments.training.loop import StepReport, train
+from experiments.training.model import language_model
 from experiments.training.progress import Progress
 from experiments.training.state import TrainingState
-from models.longnet import LongNetConfig, LongNetLM
+from models.longnet import LongNetLM
 from models.registry import VARIANTS
 
 _HAS_SAFETENSORS = find_spec("safetensors") is not None
@@ -60,27 +61,6 @@ def run(config: RunConfig, *, out: Path, device: str, until: int | None = None) 
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
     return 0
-
-
-def language_model(config: RunConfig, source) -> LongNetConfig:
-    """The configuration of the model, for the tokens of a source.
-
-    Raises:
-        ValueError: naming the field as it is called in the file.
-    """
-    sizes = {"vocab_size": source.vocab_size, "max_seq_len": config.data.seq_len}
-    given = {**sizes, **config.model}
-    check_names(LongNetConfig, "model.", given)
-    try:
-        made = LongNetConfig(**given)
-    except ValueError as error:
-        raise ValueError(f"model.{error}") from None
-    if made.max_seq_len < config.data.seq_len:
-        raise ValueError(
-            f"model.max_seq_len={made.max_seq_len}: expected at least "
-            f"data.seq_len={config.data.seq_len}"
-        )
-    return made
 
 
 def check_place(config: RunConfig, ranks: int, order: str | None) -> None:

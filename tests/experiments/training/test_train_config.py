@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from experiments import plain_yaml
-from experiments.training import config, run, sources
+from experiments.training import config, model, run, sources
 from models.registry import VARIANTS
 from tests.experiments.training.tiny import values
 
@@ -98,7 +98,7 @@ def test_what_is_wrong_is_told_with_its_section(changes, told):
 def test_what_the_model_and_the_data_refuse_is_told_as_the_file_calls_it(changes, told):
     asked = config.from_values(values(**changes))
     with pytest.raises(ValueError) as caught:
-        run.language_model(asked, sources.build(asked.data))
+        model.language_model(asked, sources.build(asked.data))
     assert str(caught.value).startswith(told) and "\n" not in str(caught.value)
 
 
@@ -144,7 +144,7 @@ def test_examples_are_configurations_that_can_be_run(path):
     made = config.read(path)
     source = sources.build(made.data)
     source.batch("validation", made.training.evaluation_batches - 1)
-    order = VARIANTS[run.language_model(made, source).attention].shard_order
+    order = VARIANTS[model.language_model(made, source).attention].shard_order
     run.check_place(made, made.parallel.context, order)
     assert path.relative_to(Path(config.__file__).parents[2]).as_posix() in text
 

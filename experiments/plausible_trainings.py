@@ -1,0 +1,41 @@
+"""Whether what a record says of trainings can be: a part of `experiments.plausible`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from experiments.schema import Record, Training
+from experiments.training.recipes import RECIPES
+
+# Of a cross-entropy in float32 over many tokens, relative.
+_ROUNDING = 1e-3
+
+
+def faults(found: Record, trainings: Sequence[Training]) -> Iterator[str]:
+    """What cannot be in the trainings of a replicate: "field: reason"."""
+    recipe = RECIPES[found.to_case().recipe]
+    if len(trainings) != recipe.seeds:
+        yield f"trainings: are {len(trainings)}, and {recipe.name} asks for {recipe.seeds}"
+    if len({one.seed for one in trainings}) < len(trainings):
+        yield "trainings: two are of one seed"
+    every, last = recipe.training.evaluate_every, recipe.training.steps
+    steps = sorted({*range(every, last + 1, every), last})
+    for place, one in enumerate(trainings):
+        at = f"trainings.{place}"
+        if one.steps != last:
+            yield f"{at}.steps: is {one.steps}, and {recipe.name} has {last}"
+        if [evaluated.step for evaluated in one.evaluations] != steps:
+            yield f"{at}.evaluations: expected those after the steps {steps}"
+        if one.steps_s > 1.02 * found.wall_s + 0.05:
+            yield f"{at}.steps_s: is {one.steps_s:g}, and wall_s {found.wall_s:g}"
+        for name, ranges in (("by_position", one.by_position), ("by_distance", one.by_distance)):
+            if [part.first for part in ranges] != sorted({part.first for part in ranges}):
+                yield f"{at}.{name}: expected rising ranges"
+            if any(part.first & (part.first - 1) for part in ranges):
+                yield f"{at}.{name}: expected ranges that begin at powers of 2"
+            if sum(part.tokens for part in ranges) > one.tokens:
+                yield f"{at}.{name}: has more tokens than were asked, {one.tokens}"
+        told = sum(part.tokens * part.loss for part in one.by_position) / one.tokens
+        if not math.isclose(told, one.evaluations[-1].loss, rel_tol=_ROUNDING, abs_tol=1e-6):
+            yield f"{at}.by_position: its mean loss is {told:g}, and that of the last evaluation not"
