@@ -62,6 +62,15 @@ def test_nothing_after_a_token_changes_what_comes_out_there(case):
         assert not torch.equal(changed[:, first:], out[:, first:])
 
 
+def _assert_near_the_oracle(work):
+    """All rows: of few tokens dense attention's own error is as it happens to be."""
+    rows = torch.arange(work.case.seq_len)
+    out, gradients = work.recompute(rows, torch.float64, dense=False)
+    assert (work.step() - out).abs().max() < 5e-6
+    for got, exact in zip(work.gradients(), gradients, strict=True):
+        assert (got - exact).abs().max() < 2e-5
+
+
 @settings(max_examples=12)
 @given(
     variant=st.sampled_from(DILATED),
@@ -72,7 +81,7 @@ def test_nothing_after_a_token_changes_what_comes_out_there(case):
     head_offset=st.sampled_from(["modulo", "block"]),
 )
 def test_ragged_branches_agree_with_the_oracle(
-    tmp_path_factory, variant, seq_len, kv_heads, group, branches, head_offset
+    variant, seq_len, kv_heads, group, branches, head_offset
 ):
     lengths, rates = zip(*branches, strict=True)
     case = training_case(
@@ -86,7 +95,7 @@ def test_ragged_branches_agree_with_the_oracle(
     )
     work = attention_of(case, "cpu")
     assert work.pattern == DilatedBranches(lengths, rates, head_offset)
-    _agreement(work, tmp_path_factory.mktemp("ragged") / "reference.pt")
+    _assert_near_the_oracle(work)
 
 
 @settings(max_examples=12)
@@ -96,13 +105,11 @@ def test_ragged_branches_agree_with_the_oracle(
     block_size=st.integers(1, 20),
     sparsity=st.sampled_from([0.0, 0.3, 0.5, 0.9]),
 )
-def test_ragged_blocks_agree_with_the_oracle(
-    tmp_path_factory, pattern, seq_len, block_size, sparsity
-):
+def test_ragged_blocks_agree_with_the_oracle(pattern, seq_len, block_size, sparsity):
     mask = {"pattern": pattern, "block_size": block_size, "sparsity": sparsity}
     case = training_case(variant="block-sparse-sdpa", heads=2, kv_heads=1, seq_len=seq_len, **mask)
     work = attention_of(case, "cpu")
-    _agreement(work, tmp_path_factory.mktemp("ragged") / "reference.pt")
+    _assert_near_the_oracle(work)
 
 
 def test_the_offsets_of_heads_are_those_of_the_case():

@@ -178,7 +178,7 @@ HOSTILE = [
     ("learning.facts", {"a\nb": 1}, "learning.facts.a\\nb"),
     ("learning.parameters", 0),
     ("learning.parameters", 1e6),
-    ("learning.source", "../../x"),
+    ("learning.source", "<b>python</b>"),
     ("learning.sha256", "0"),
     ("learning.packages", [{"name": "x"}], "learning.packages.0"),
     ("learning.n_gram_losses", {"3": NAN}, "learning.n_gram_losses.3"),
