@@ -31,6 +31,7 @@ class Recipe:
         source: what it learns, one of `experiments.training.sources.SOURCES`.
         options: of the source.
         training: see `TrainingConfig`; its seed is drawn.
+        ffn_ratio: width of the feed-forward layers over that of the model.
         seeds: trainings of a case in a round, each from a seed of its own.
 
     Raises:
@@ -42,10 +43,11 @@ class Recipe:
     source: str
     training: TrainingConfig
     options: Mapping[str, object] = field(default_factory=dict)
+    ffn_ratio: int = 4
     seeds: int = 4
 
     def __post_init__(self):
-        for name in ("layers", "seeds"):
+        for name in ("layers", "ffn_ratio", "seeds"):
             object.__setattr__(self, name, as_integer(name, getattr(self, name)))
         if not isinstance(self.training, TrainingConfig):
             check_names(TrainingConfig, "training.", self.training)
@@ -76,7 +78,7 @@ def run_config(case, seed: int) -> RunConfig:
 
     Args:
         case: a `experiments.training.case.TrainingCase`.
-        seed: of the first weights and of the order of the data; validation is the same for all.
+        seed: of the first weights and of the data, but for the text that is validated.
     """
     recipe = RECIPES[case.recipe]
     model = {
@@ -85,6 +87,7 @@ def run_config(case, seed: int) -> RunConfig:
         "embed_dim": case.heads * case.head_dim,
         "heads": case.heads,
         "kv_heads": case.kv_heads,
+        "ffn_dim": recipe.ffn_ratio * case.heads * case.head_dim,
     }
     if case.segment_lengths is not None:
         model |= {
