@@ -34,6 +34,7 @@ class Recipe:
         source: what it learns, one of `experiments.training.sources.SOURCES`.
         options: of the source.
         training: see `TrainingConfig`; its seed is drawn.
+        ffn_ratio: width of the feed-forward layers over that of the model.
         seeds: trainings of a case in a round, each from a seed of its own.
 
     Raises:
@@ -45,12 +46,13 @@ class Recipe:
     source: str
     training: TrainingConfig
     options: Mapping[str, object] = field(default_factory=dict)
+    ffn_ratio: int = 4
     seeds: int = 4
 
     def __post_init__(self):
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"name={self.name!r}: expected a-z, 0-9 and -")
-        for name in ("layers", "seeds"):
+        for name in ("layers", "ffn_ratio", "seeds"):
             object.__setattr__(self, name, as_integer(name, getattr(self, name)))
         if not isinstance(self.training, TrainingConfig):
             check_names(TrainingConfig, "training.", self.training)
@@ -81,8 +83,7 @@ def run_config(case, seed: int) -> RunConfig:
 
     Args:
         case: a `experiments.training.case.TrainingCase`.
-        seed: of the first weights and of the data: of the order of a text, whose validation is
-            the same for all, and of all that a task draws.
+        seed: of the first weights and of the data, but for the text that is validated.
     """
     recipe = RECIPES[case.recipe]
     model = {
@@ -91,6 +92,7 @@ def run_config(case, seed: int) -> RunConfig:
         "embed_dim": case.heads * case.head_dim,
         "heads": case.heads,
         "kv_heads": case.kv_heads,
+        "ffn_dim": recipe.ffn_ratio * case.heads * case.head_dim,
     }
     if case.segment_lengths is not None:
         model |= {

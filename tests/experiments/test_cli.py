@@ -118,12 +118,13 @@ def test_a_budget_takes_the_most_valuable_first(monkeypatch, tmp_path, capsys):
     assert asked == [by_value, grids.tasks("gpu"), *2 * [grids.tasks("smoke")]]
     assert asked[0] != asked[1]
     first, last = capsys.readouterr().err.splitlines()[-2:]
-    per_round, in_all = re.fullmatch(
-        rf"{len(asked[-1])} cases \(smoke\), expected to take (\d+) s per round, "
+    minutes, seconds, in_all = re.fullmatch(
+        rf"{len(asked[-1])} cases \(smoke\), expected to take (?:(\d+) min )?(\d+) s per round, "
         r"(0\.\d+) device-hours where none is measured yet",
         first,
     ).groups()
-    assert float(in_all) == pytest.approx(2 * int(per_round) / 3600, rel=0.02)
+    per_round = 60 * int(minutes or 0) + int(seconds)
+    assert float(in_all) == pytest.approx(2 * per_round / 3600, rel=0.02)
     assert last == "measured nothing: all records were there"
 
 

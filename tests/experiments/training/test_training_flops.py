@@ -69,7 +69,7 @@ def test_the_flops_of_matrices_are_those_of_a_step(case):
 def test_a_step_of_one_layer_by_hand():
     case = training_case(variant="dense", heads=4, kv_heads=2, head_dim=8, seq_len=16, batch=3)
     recipe = RECIPES[case.recipe]
-    layer = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 2 * 4 * 32 * 32
+    layer = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 2 * recipe.ffn_ratio * 32 * 32
     weights = recipe.layers * layer + recipe.vocab_size * 32
     assert matrix_flops(case) == 6 * 3 * 16 * weights
     attention = recipe.layers * 3.5 * 4 * 8 * 3 * 4 * (16 * 17 // 2)

@@ -200,6 +200,7 @@ def test_the_configuration_of_a_case_is_its_recipe_with_its_attention():
         "embed_dim": 32,
         "heads": 4,
         "kv_heads": 2,
+        "ffn_dim": 32 * recipe.ffn_ratio,
         "segment_lengths": [8, 32],
         "dilation_rates": [1, 4],
         "head_offset": "block",
