@@ -6,6 +6,7 @@ a training run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ PATH = Path(__file__).with_suffix(".yaml")
 TEXT = "text"
 # What may be told of a validation: Kneser-Ney models of these orders, in grams of bytes.
 ORDERS = (3, 5)
+# Files are named after cases, and these after recipes.
+_NAME = re.compile(r"[a-z0-9-]+")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Recipe:
     seeds: int = 4
 
     def __post_init__(self):
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"name={self.name!r}: expected a-z, 0-9 and -")
         for name in ("layers", "ffn_ratio", "seeds"):
             object.__setattr__(self, name, as_integer(name, getattr(self, name)))
         if not isinstance(self.training, TrainingConfig):
