@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from analysis.across import expected_trainings
+from analysis.comparison import sides
+from analysis.records import files
 from analysis.records import frame as records
 from analysis.selection import learnt
 from analysis.statistics import seeds
@@ -189,6 +191,21 @@ def test_rows_of_one_shape_are_told_apart_by_recipe(loaded):
     rows = loaded[loaded["experiment"] == "quality"]
     assert {*rows["recipe"]} == {task.case.recipe for task in grid.tasks("smoke", ["quality"])}
     assert len(rows.drop_duplicates("path")) == len(rows)
+
+
+def test_a_comparison_has_a_side_of_each_recipe_of_a_shape(tmp_path):
+    """Rows that differ in nothing but the recipe are two cases."""
+    (of_text,) = (
+        task.case
+        for task in grid.tasks("smoke", ["quality"])
+        if (task.case.variant, task.case.recipe) == ("dense", "text-smoke")
+    )
+    root = tmp_path / "published"
+    for task in grid.tasks("smoke", ["quality"]):
+        _write(root, task.case, 1)
+    (side,) = sides.of_machines(files.read(synthetic.vouch(root))).values()
+    assert {*side.rows} == {task.case for task in grid.tasks("smoke", ["quality"])}
+    assert side.rows[of_text]["recipe"] == "text-smoke"
 
 
 def test_a_row_of_attention_has_no_trainings(loaded):
