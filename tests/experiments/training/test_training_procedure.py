@@ -67,6 +67,8 @@ def test_a_record_holds_what_its_trainings_gave(recipe):
     assert task.limits.min_samples <= len(one.samples_ms) <= task.limits.max_samples
     assert len(one.trainings) == recipe.seeds and one.ranks is None
     assert len({training.seed for training in one.trainings}) == recipe.seeds
+    # Some thousand weights, and not the modules that a first step would import.
+    assert one.peak_memory_bytes < 50 * 2**20
     for training in one.trainings:
         result = _by_hand(case, training.seed)
         last = result.evaluations[-1]
