@@ -104,7 +104,10 @@ def seconds(
     replicates = limits.replicates if replicates is None else replicates
     if isinstance(case, TrainingCase):
         *parts, step = training.parts(case, limits, rates, units, replicates)
-        one = Cost(*parts, "ok", 1e3 * step, name)
+        # The first replicate is what a case has to come to.
+        *first, _ = training.parts(case, limits, rates, units, 1)
+        status = "ok" if math.fsum(first) <= limits.timeout_s else "timeout"
+        one = Cost(*parts, status, 1e3 * step, name)
     else:
         one = _Model(case, limits, rates, family, units).cost(replicates, name)
     return _bounded(one, limits)

@@ -2,17 +2,22 @@
 
 import json
 import math
+from dataclasses import fields
 
 import pandas as pd
 import pytest
 
 from analysis.across import expected_trainings
+from analysis.comparison import sides
+from analysis.records import files
 from analysis.records import frame as records
 from analysis.selection import learnt
 from analysis.statistics import seeds
 from experiments import grid, rounds
+from experiments.case import Case
 from experiments.schema import Training
 from experiments.training.recipes import RECIPES
+from models.registry import VARIANTS
 from tests.analysis import synthetic
 
 RECIPE = "recall-smoke"
@@ -142,13 +147,15 @@ def test_a_difference_is_the_first_less_the_second():
     assert accuracy.value == pytest.approx(0.75 - 0.75)
 
 
-def _write(root, case, number):
-    made = synthetic.record(case, "smoke", synthetic.CPU, number=number)
+def _write(root, case, number, tier="smoke"):
+    made = synthetic.record(case, tier, synthetic.CPU, number=number)
     trainings = expected_trainings.trainings(case, 1.0)
     made["replicates"][0]["trainings"] = [
         {**one, "seed": 100 * number + one["seed"]} for one in trainings
     ]
     made["learning"] = expected_trainings.learning(case)
+    if not VARIANTS[case.variant].has_exact_gradients:
+        made["error"]["gradient"] = None
     path = rounds.path_of(root, synthetic.CPU, synthetic.round_name(number), case)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(made))
@@ -189,6 +196,19 @@ def test_rows_of_one_shape_are_told_apart_by_recipe(loaded):
     rows = loaded[loaded["experiment"] == "quality"]
     assert {*rows["recipe"]} == {task.case.recipe for task in grid.tasks("smoke", ["quality"])}
     assert len(rows.drop_duplicates("path")) == len(rows)
+
+
+def test_a_comparison_has_a_row_of_each_case_of_a_shape(tmp_path):
+    """Of those too that differ in the recipe or the offset of heads alone."""
+    cases = [task.case for task in grid.tasks("laptop", ["quality"])]
+    attention = [tuple(getattr(case, f.name) for f in fields(Case)) for case in cases]
+    assert len(set(attention)) < len(cases)
+    for case in cases:
+        _write(tmp_path / "published", case, 1, "laptop")
+    (side,) = sides.of_machines(files.read(synthetic.vouch(tmp_path / "published"))).values()
+    assert {*side.rows} == {*side.files} == {*cases}
+    for case, row in side.rows.items():
+        assert (row["recipe"], row["head_offset"]) == (case.recipe, case.head_offset)
 
 
 def test_a_row_of_attention_has_no_trainings(loaded):

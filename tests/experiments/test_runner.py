@@ -181,7 +181,10 @@ def test_a_digest_covers_the_variant_and_the_measuring_but_no_other_variant():
         )
         assert ("models/modules.py" in names[variant]) == entry.multihead
         of_blocks = entry.takes == "blocks"
-        assert ("models/block_sparse.py" in names[variant]) == (whole and of_blocks)
+        is_masked = variant == "block-sparse-masked"
+        assert ("models/masked.py" in names[variant]) == is_masked
+        by_lists = whole and of_blocks and not is_masked
+        assert ("models/block_sparse.py" in names[variant]) == by_lists
         assert ("models/patterns/block_builders.py" in names[variant]) == of_blocks
         over_ranks = entry.shard_order is not None
         assert ("experiments/procedures/ranks.py" in names[variant]) == over_ranks
@@ -246,7 +249,11 @@ def test_a_digest_follows_what_code_does_not_its_words(copied):
                 or (entry.takes == "branches" and not entry.shard_order and not entry.replica_of)
             },
         ),
-        ("models/block_sparse.py", {v for v in VARIANTS if v.startswith("block-sparse")}),
+        (
+            "models/block_sparse.py",
+            {v for v in VARIANTS if v.startswith("block-sparse")} - {"block-sparse-masked"},
+        ),
+        ("models/masked.py", {"block-sparse-masked"}),
         ("experiments/ceilings.py", set(VARIANTS)),
     ):
         with (copied / file).open("a") as opened:

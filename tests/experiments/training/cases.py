@@ -9,7 +9,8 @@ PATTERNS = {
 }
 # Those that run on any CPU.
 DILATED = ("dilated-gather", "dilated-sdpa", "dilated-detached")
-ON_A_CPU = ("dense", "dense-eager", *DILATED, "head-partitioned", "block-sparse-sdpa")
+BLOCKS = ("block-sparse-sdpa", "block-sparse-masked")
+ON_A_CPU = ("dense", "dense-eager", *DILATED, "head-partitioned", *BLOCKS)
 
 
 def training_case(**changes) -> TrainingCase:

@@ -11,14 +11,15 @@ from experiments import check
 from experiments.case import PATTERNS
 from experiments.training.layer_attention import attention_of
 from models.patterns.branches import DilatedBranches
-from tests.experiments.training.cases import DILATED, ON_A_CPU, training_case
+from tests.experiments.training.cases import BLOCKS, DILATED, ON_A_CPU, training_case
 
 OFFSETS = [("dilated-sdpa", "block"), ("dilated-detached", "block")]
 CASES = [
     *(training_case(variant=variant, heads=4, kv_heads=2) for variant in ON_A_CPU),
     *(training_case(variant=name, heads=4, head_offset=offset) for name, offset in OFFSETS),
     *(
-        training_case(variant="block-sparse-sdpa", heads=4, kv_heads=2, pattern=pattern, seed=1)
+        training_case(variant=variant, heads=4, kv_heads=2, pattern=pattern, seed=1)
+        for variant in BLOCKS
         for pattern in PATTERNS
     ),
     training_case(variant="block-sparse-sdpa", recipe="text-smoke", seq_len=64, sparsity=0.9),
@@ -100,14 +101,15 @@ def test_ragged_branches_agree_with_the_oracle(
 
 @settings(max_examples=12)
 @given(
+    variant=st.sampled_from(BLOCKS),
     pattern=st.sampled_from(PATTERNS),
     seq_len=st.integers(2, 75),
     block_size=st.integers(1, 20),
     sparsity=st.sampled_from([0.0, 0.3, 0.5, 0.9]),
 )
-def test_ragged_blocks_agree_with_the_oracle(pattern, seq_len, block_size, sparsity):
+def test_ragged_blocks_agree_with_the_oracle(variant, pattern, seq_len, block_size, sparsity):
     mask = {"pattern": pattern, "block_size": block_size, "sparsity": sparsity}
-    case = training_case(variant="block-sparse-sdpa", heads=2, kv_heads=1, seq_len=seq_len, **mask)
+    case = training_case(variant=variant, heads=2, kv_heads=1, seq_len=seq_len, **mask)
     work = attention_of(case, "cpu")
     _assert_near_the_oracle(work)
 

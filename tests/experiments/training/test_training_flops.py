@@ -33,6 +33,8 @@ CASES = [
     training_case(variant="head-partitioned", heads=4, **RAGGED),
     training_case(variant="block-sparse-sdpa", heads=4, kv_heads=2),
     training_case(variant="block-sparse-sdpa", pattern="top_k"),
+    training_case(variant="block-sparse-masked", pattern="top_k", heads=4, kv_heads=2),
+    training_case(variant="block-sparse-masked", sparsity=0.9, block_size=2, seq_len=64),
     training_case(variant="block-sparse-sdpa", pattern="random", sparsity=0.7, seq_len=64),
 ]
 

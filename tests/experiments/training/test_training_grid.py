@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from experiments import digest, grid, runner
+from experiments import digest, grid, references, runner
 from experiments.case import Case
 from experiments.training import recipes
 from experiments.training.case import TrainingCase
@@ -262,3 +262,16 @@ def test_a_digest_of_trainings_follows_recipes_and_the_loop_and_not_the_runner(c
     assert changed("models/dilated.py") == {("dilated-sdpa", "training")}
     names = {path.relative_to(copied).as_posix() for path in digest.sources(*keys[0])}
     assert {recipes_file, "experiments/training/recipes.py", "models/oracle.py"} <= names
+
+
+def test_n_grams_that_are_kept_are_made_anew_when_their_model_changes(copied):
+    def changed(path):
+        before, file = references._code.__wrapped__(), copied / path
+        file.write_text(f"{file.read_text()}\nADDED = 1\n")
+        return references._code.__wrapped__() != before
+
+    assert changed("experiments/training/kneser_ney.py")
+    # What trains makes no reference of attention.
+    assert not changed("experiments/training/loop.py")
+    assert not changed("models/longnet.py")
+    assert changed("models/oracle.py")

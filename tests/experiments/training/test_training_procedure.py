@@ -9,17 +9,20 @@ import pytest
 import torch
 
 from experiments import check, gate, grid
+from experiments.cost.pairs import dense_pairs, useful_flops, whole_pairs
 from experiments.machine import describe
 from experiments.procedures import training as procedure
 from experiments.schema import Record
 from experiments.supervise import supervise
 from experiments.training import sources
 from experiments.training.kneser_ney import KneserNey
+from experiments.training.layer_attention import attention_of
 from experiments.training.loop import train
 from experiments.training.model import language_model
 from experiments.training.recipes import ORDERS, RECIPES, run_config
 from models.dilated_op import PASSES
 from models.longnet import LongNetLM
+from models.registry import VARIANTS
 from tests.experiments.training.cases import training_case
 
 LIMITS = grid.Limits(min_samples=1, max_samples=2, sample_seconds=0.01, timeout_s=60)
@@ -67,6 +70,8 @@ def test_a_record_holds_what_its_trainings_gave(recipe):
     assert task.limits.min_samples <= len(one.samples_ms) <= task.limits.max_samples
     assert len(one.trainings) == recipe.seeds and one.ranks is None
     assert len({training.seed for training in one.trainings}) == recipe.seeds
+    # Some thousand weights, and not the modules that a first step would import.
+    assert one.peak_memory_bytes < 50 * 2**20
     for training in one.trainings:
         result = _by_hand(case, training.seed)
         last = result.evaluations[-1]
@@ -281,3 +286,24 @@ def test_the_same_weights_begin_a_training_of_a_seed_whatever_was_drawn_before()
     _, other = made()
     for name, value in one.state_dict().items():
         assert torch.equal(value, other.state_dict()[name])
+
+
+@pytest.mark.parametrize("tier", ["smoke", "laptop"])
+def test_every_case_of_a_cpu_agrees_with_the_oracle_and_its_closed_form(
+    tier, tmp_path, one_core, monkeypatch
+):
+    monkeypatch.setattr(procedure, "_learning", lambda config, kept: {})
+    path = tmp_path / "reference.pt"
+    for task in grid.tasks(tier, ["quality"]):
+        known = _reference(task.case, path)
+        assert known["useful_flops"] == useful_flops(task.case), task.name
+        density = whole_pairs(task.case) / dense_pairs(task.case)
+        assert known["realised_density"] == pytest.approx(density, rel=1e-12), task.name
+        work = attention_of(task.case, "cpu")
+        found = check.compare_whole(work, work.step(), path)
+        for name, allowance in (("output", 2.0), ("gradient", 3.0)):
+            if found[name] is not None:
+                one = found[name]
+                assert one["relative_rms"] <= allowance * one["baseline_relative_rms"], task.name
+        is_exact = VARIANTS[task.case.variant].has_exact_gradients
+        assert (found["gradient"] is not None) == is_exact
