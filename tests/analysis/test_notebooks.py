@@ -217,6 +217,15 @@ def of_as_published(frame):
     return "published-over-heads", row["deviation_relative_rms"], 1000 * row["median_ms"] / 8192
 
 
+def of_quality(frame):
+    rows = frame[
+        (frame["experiment"] == "quality") & frame["recipe"].str.startswith("text", na=False)
+    ]
+    row = one(rows[rows["seq_len"] == rows["seq_len"].max()], "quality", system="dense")
+    ends = [training.evaluations[-1].loss for training in row["trainings"]]
+    return "dense", row["median_ms"], sum(ends) / len(ends)
+
+
 # Of every experiment a point of its plain figure, worked out from the frame: its label, x and y.
 POINTS = {
     "dilated": of_dilated,
@@ -227,6 +236,7 @@ POINTS = {
     "backends": of_backends,
     "comprehensive": of_comprehensive,
     "as_published": of_as_published,
+    "quality": of_quality,
 }
 
 
