@@ -135,11 +135,9 @@ def _draw(
         for x, column in enumerate(["all", *distances]):
             of_cell = found.get(column)
             _draw_cell(ax, x + 0.12 * (x > 0), y, of_cell, guess, size)
-            values = (
-                (math.nan,) * 3 if of_cell is None else (of_cell.value, of_cell.low, of_cell.high)
-            )
-            cells = dict(zip(("accuracy", "low", "high"), values, strict=True))
-            noted(ax, name, "cell", distance=column, **cells)
+            known = Interval.without_spread(math.nan) if of_cell is None else of_cell
+            values = {"accuracy": known.value, "low": known.low, "high": known.high}
+            noted(ax, name, "cell", distance=column, **values)
     ax.set_xlim(0, len(distances) + 1.12)
     ax.set_ylim(len(rows), 0)
     at = [0.5, *(x + 1.62 for x in range(len(distances)))]

@@ -10,7 +10,6 @@ All functions take a row of the frame, or the cells of a case.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib.colors import to_hex, to_rgb
@@ -88,9 +87,11 @@ def names(rows: Sequence[Mapping]) -> list[str]:
     """The label of each; those that share one say more of themselves."""
     found = [label(row) for row in rows]
     for more in (_all_branches, _backend, _blocks):
-        count = Counter(found)
+        said: dict[str, set[str]] = {}
+        for name, row in zip(found, rows, strict=True):
+            said.setdefault(name, set()).add(more(row))
         found = [
-            f"{name}{more(row)}" if count[name] > 1 else name
+            f"{name}{more(row)}" if len(said[name]) > 1 else name
             for name, row in zip(found, rows, strict=True)
         ]
     return found

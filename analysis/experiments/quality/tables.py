@@ -43,8 +43,8 @@ def text(frame: pd.DataFrame, machine: str) -> Table:
     )
     note = (
         f"Measured: {view.device}. Validation text, after equally many steps; the last column "
-        "after as many FLOPs as the cheaper of the two trainings took. Density: pairs computed, over "
-        f"those of dense attention. {OVER_SEEDS}"
+        "after as many FLOPs as the cheaper of the two trainings took. Density: pairs computed, "
+        f"over those of dense attention. {OVER_SEEDS}"
     )
     return Table("Quality, text", columns, body, note)
 
@@ -73,8 +73,8 @@ def recall(frame: pd.DataFrame, machine: str) -> Table:
     )
     note = (
         f"Measured: {view.device}. Per cent of the answers that are right, after equally many "
-        "steps; less than dense: in points. Half of dense from: the first distance to the answer, a power "
-        f"of two, from which on to the next fewer than half as many are right. {OVER_SEEDS}"
+        "steps; less than dense: in points. Half of dense from: the first range of distances, from "
+        f"a power of two to the next, in which fewer than half as many are right. {OVER_SEEDS}"
     )
     return Table("Quality, recall", columns, body, note)
 
@@ -112,8 +112,8 @@ def choices_table(frame: pd.DataFrame, machine: str) -> Table:
     )
     note = (
         f"Measured: {view.device}. Gain: bits per byte fewer on text, points of accuracy more on "
-        "the other tasks, after equally many steps and after equally many FLOPs. A verdict is by the "
-        f"interval. {OVER_SEEDS}"
+        "the other tasks, after equally many steps and after equally many FLOPs. A verdict is by "
+        f"the interval. {OVER_SEEDS}"
     )
     return Table("Quality, choices within dilated attention", columns, body, note)
 
@@ -148,8 +148,8 @@ def data(frame: pd.DataFrame, machine: str) -> Table:
     )
     note = (
         "SHA-256: the first digits, of the corpus; tasks are drawn anew for each batch. Chance: "
-        "the accuracy of a blind guess. n-grams: Kneser-Ney models of the training text, by order, on "
-        "the bytes that the models are validated on."
+        "the accuracy of a blind guess. n-grams: Kneser-Ney models of the training text, by order, "
+        "on the bytes that the models are validated on."
     )
     return Table("Quality, what is learnt", columns, body, note)
 
