@@ -113,7 +113,7 @@ def _sign(way: float, size: float) -> float:
 
 def _extent(text: str, size: float) -> tuple[float, float]:
     """Width and height of a text, in points."""
-    return TextPath((0, 0), text, size, prop=FontProperties()).get_extents().width, 0.95 * size
+    return TextPath((0, 0), text, size, prop=FontProperties()).get_extents().width, 1.15 * size
 
 
 def _beside(
