@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
-# Where a label may stand: directions in degrees, the most usual first, and points of distance.
-_DIRECTIONS = (0, 180, 90, 270, 35, 325, 145, 215, 60, 300, 120, 240)
-_DISTANCES = (4, 8, 13, 19, 26, 34, 44, 56, 70)
+# Where a label may stand: directions in degrees, first those off the bars of its own point, and
+# points of distance.
+_DIRECTIONS = (40, 320, 140, 220, 0, 180, 90, 270, 65, 295, 115, 245)
+_DISTANCES = (2, 5, 8, 13, 19, 26, 34, 44, 56, 70)
 # From here on a line leads from the label to its point.
 _LED = 8
 _OUTSIDE, _COVERED, _MARGIN = 50.0, 6.0, 1.0

@@ -30,12 +30,8 @@ def curves(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figur
 
     Of several machines that on which most systems were trained.
     """
-
-    def systems(found: list[Lesson]) -> int:
-        return sum(len(one.learners) for one in found)
-
     _, found = reporting_machine.fullest(
-        frame, experiment, machine, quality_views.main_lessons, systems
+        frame, experiment, machine, quality_views.main_lessons, quality_views.count
     )
     panels = [
         (one.heading, lambda ax, x=one, flops=flops: _draw(ax, x, flops))

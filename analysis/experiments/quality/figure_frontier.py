@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,9 @@ from analysis.experiments.quality.views import Learner, Lesson
 from analysis.records.frame import time_interval
 from analysis.rendering.placing import Beside, label_points
 from analysis.rendering.style import GREY, PAGE, style
+from analysis.selection import reporting_machine
 from analysis.standard.panels import arms, finish, foot_of, log_width
 
-# More are not read.
-MOST_MACHINES = 2
 PANEL, LEFT, KEY, HEAD, TAIL = 2.1, 0.52, 1.95, 0.36, 0.42  # inches
 LINE = 0.125  # of the key
 NOTE = (
@@ -30,26 +29,32 @@ NOTE = (
 
 
 def frontier(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
-    """Score against step time (ms), a panel a task, with the Pareto frontier.
+    """Score against step time (ms), a panel a task, with the Pareto frontier, on one machine.
 
-    The panels of a machine stand below each other, beside the names of its systems.
+    Of several machines that on which most systems were trained.
     """
-    found = [
-        quality_views.main_lessons(view) for view in quality_views.all_machines(frame, machine)
-    ]
-    shown, note = found[:MOST_MACHINES], NOTE
-    if len(found) > len(shown):
-        note += f" Of {len(found)} machines the first {len(shown)}."
+    _, lessons = reporting_machine.fullest(
+        frame, experiment, machine, quality_views.main_lessons, quality_views.count
+    )
+    systems = _systems(lessons)
+    note = NOTE + naming.how_blocks_are_computed(one.row for one in systems)
     with style():
         lines, foot = foot_of(note, PAGE)
-        tall = [max(PANEL * len(one), LINE * (len(_systems(one)) + 2) + TAIL) for one in shown]
-        height = (sum(tall) or PANEL) + foot
+        height = max(PANEL * max(len(lessons), 1), LINE * len(systems) + HEAD) + foot
         figure = Figure(figsize=(PAGE, height))
-        top = height
-        for lessons, high in zip(shown, tall, strict=True):
-            _machine(figure, lessons, top, height)
-            top -= high
-        finish(figure, lines, empty=not shown)
+        numbers = {one.slug: place for place, one in enumerate(systems, start=1)}
+        wide, high = PAGE - LEFT - KEY, PANEL - HEAD - TAIL
+        for place, lesson in enumerate(lessons):
+            low = height - PANEL * place - HEAD - high
+            ax = figure.add_axes((LEFT / PAGE, low / height, wide / PAGE, high / height))
+            _draw(ax, lesson, numbers)
+            ax.set_title(lesson.heading.replace("\n", ", "), fontsize=7)
+        if lessons:
+            down = LINE * len(systems)
+            box = ((PAGE - KEY) / PAGE, (height - HEAD - down) / height, KEY / PAGE, down / height)
+            on_front = {one.slug for lesson in lessons for one in pareto(lesson)}
+            _key(figure.add_axes(box), systems, on_front)
+        finish(figure, lines, empty=not lessons)
     return figure
 
 
@@ -76,26 +81,15 @@ def _systems(lessons: Sequence[Lesson]) -> list[Learner]:
     return sorted(each.values(), key=lambda one: naming.order(one.row))
 
 
-def _machine(figure: Figure, lessons: Sequence[Lesson], top: float, height: float) -> None:
-    systems = _systems(lessons)
-    numbers = {one.slug: place for place, one in enumerate(systems, start=1)}
-    wide, high = PAGE - LEFT - KEY, PANEL - HEAD - TAIL
-    for place, lesson in enumerate(lessons):
-        low = top - PANEL * place - HEAD - high
-        box = (LEFT / PAGE, low / height, wide / PAGE, high / height)
-        ax = figure.add_axes(box)
-        _draw(ax, lesson, numbers)
-        ax.set_title(lesson.heading.replace("\n", ", "), fontsize=7)
-    on_front = {one.slug for lesson in lessons for one in pareto(lesson)}
-    box = ((PAGE - KEY) / PAGE, (top - HEAD - LINE * len(systems)) / height)
-    ax = figure.add_axes((*box, KEY / PAGE, LINE * len(systems) / height))
+def _key(ax: Axes, systems: Sequence[Learner], on_front: Collection[str]) -> None:
+    """Number, mark and name of each system, as in the panels."""
     ax.set_axis_off()
     ax.set_xlim(0, KEY)
     ax.set_ylim(len(systems), 0)
     for y, one in enumerate(systems):
         bold = {"fontweight": "bold"} if one.slug in on_front else {}
         words = {"va": "center", "fontsize": 6.2, "color": one.look.ink, **bold}
-        ax.text(0.24, y + 0.5, f"{numbers[one.slug]}", ha="right", **words)
+        ax.text(0.24, y + 0.5, f"{y + 1}", ha="right", **words)
         mark = {"marker": one.look.marker, "color": one.look.color, "markersize": 4}
         ax.plot([0.33], [y + 0.5], clip_on=False, **mark)
         ax.text(0.42, y + 0.52, one.look.label, **words)

@@ -18,7 +18,7 @@ from analysis.standard.panels import draw_points, grid_of
 TASK = "text"
 # Where there are fewer positions before a token, all systems have next to nothing to see.
 FIRST = 8
-MOST_LINES = 12
+MOST_LINES, MOST_TICKS = 12, 8
 NOTE = (
     "Left: means over seeds of each kind of attention's system that learnt most; a mark stands in "
     f"the middle of a range from one power of two to the next, from position {FIRST} on. Right: "
@@ -55,9 +55,9 @@ def _by_position(ax: Axes, lesson: Lesson) -> None:
         drawn = {"color": one.look.color, "marker": one.look.marker, "label": one.name}
         ax.plot(x, y, zorder=5 if one is lesson.dense else 4, **drawn)
         ends.append((x[-1], y[-1], one.name, one.look.ink))
-    starts = [start for start in by if start < n]
-    length_axis(ax, [*starts, n])
-    ax.set_xlim(starts[0] / 1.1, 1.1 * n)
+    places = [*by, n]
+    length_axis(ax, places[:: -1 if len(places) <= MOST_TICKS else -2][::-1])
+    ax.set_xlim(places[0] / 1.1, 1.1 * n)
     ax.set_xlabel("position in the context (bytes)")
     _finish(ax, lesson, ends)
 

@@ -76,7 +76,7 @@ def _map(lessons: Sequence[Lesson]) -> _Map | None:
         for one in lesson.learners:
             scores.setdefault(one.name, []).append(lesson.score(one).value)
     dense = {one.name for lesson in own for one in lesson.learners if one.kind == DENSE}
-    means = {name: sum(found) / len(own) for name, found in scores.items()}
+    means = {name: sum(found) / len(found) for name, found in scores.items()}
     ranked = sorted(means, key=lambda name: (name not in dense, -means[name]))
     return _Map(own, ranked[:MOST_ROWS], max(0, len(ranked) - MOST_ROWS))
 

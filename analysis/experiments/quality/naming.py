@@ -23,6 +23,7 @@ from models.registry import VARIANTS
 KINDS = {
     "dense": ("Dense", "#000000", "o"),
     "dilated-sdpa": ("Dilated", "#0072B2", "^v<>dH8"),
+    "dilated-triton": ("Fused", "#56B4E9", "v<>"),
     "dilated-detached": ("Detached", "#CC79A7", "hd"),
     "local_window": ("Local window", "#E69F00", "s"),
     "dilated": ("Dilated blocks", "#009E73", "D"),
@@ -95,6 +96,13 @@ def names(rows: Sequence[Mapping]) -> list[str]:
             for name, row in zip(found, rows, strict=True)
         ]
     return found
+
+
+def how_blocks_are_computed(rows: Iterable[Mapping]) -> str:
+    """A sentence on what computes the block-sparse systems; "" where there are none."""
+    found = dict.fromkeys(row["variant"] for row in rows if takes(row) == "blocks")
+    said = "; ".join(VARIANTS[variant].summary for variant in found)
+    return f" Patterns of blocks: {said}." if said else ""
 
 
 def order(of: Mapping) -> tuple:

@@ -5,7 +5,7 @@ A lesson is a task, its recipe and a shape. The systems of a lesson differ in th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -188,6 +188,11 @@ def main_lessons(view: views.View) -> list[Lesson]:
     for one in lessons(view):
         found.setdefault(one.task, one)
     return list(found.values())
+
+
+def count(found: Iterable[Lesson]) -> int:
+    """The systems of some lessons, each as often as it was taught."""
+    return sum(len(one.learners) for one in found)
 
 
 def all_machines(frame: pd.DataFrame, machine: str = "auto") -> list[views.View]:
