@@ -113,8 +113,9 @@ def _sign(way: float, size: float) -> float:
 
 
 def _extent(text: str, size: float) -> tuple[float, float]:
-    """Width and height of a text, in points."""
-    return TextPath((0, 0), text, size, prop=FontProperties()).get_extents().width, 1.15 * size
+    """Width and height of a text, in points, with what a coarse canvas adds to its letters."""
+    outline = TextPath((0, 0), text, size, prop=FontProperties())
+    return 1.06 * outline.get_extents().width, 1.2 * size
 
 
 def _beside(

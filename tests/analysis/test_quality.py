@@ -158,10 +158,10 @@ def test_choices_differ_in_one_thing_and_are_judged_by_their_interval(frame):
     by = {(row["First"], row["Second"]): row for row in rows}
     mixing = by["exact", "detached"]
     assert mixing["Gain of the first"].value == pytest.approx(known.DETACHED)
-    assert (mixing["The first is"], mixing["FLOPs, over the second"]) == ("better", 1.0)
+    assert (mixing["It is"], mixing["FLOPs, over the second"]) == ("better", 1.0)
     offset = by["modulo", "block"]
     assert offset["Gain of the first"].value == pytest.approx(known.BLOCK_OFFSET)
-    assert offset["The first is"] == "cannot tell"
+    assert offset["It is"] == "cannot tell"
     names = [naming.branches(branched(TEXT, one).cells()) for one in (MAIN, WHOLE)]
     schedules = by[tuple(names)]
     assert schedules["Gain of the first"].value == pytest.approx(-known.OF_BRANCH)
@@ -226,7 +226,7 @@ def test_of_one_seed_nothing_is_told_apart(frame, keys):
     alone = frame.assign(trainings=[one[:1] for one in frame["trainings"]])
     by = {row["System"]: row for row in _rows(alone, "text") if row["Length"] == "256"}
     assert by["Local window 90 %"]["More than dense"].text == "+0.040"
-    assert {row["The first is"] for row in _rows(alone, "choices")} == {"cannot tell"}
+    assert {row["It is"] for row in _rows(alone, "choices")} == {"cannot tell"}
     found = catalogue.numbers(alone, "quality")
     assert found["quality.text.loss.dense"]["low"] is None
 

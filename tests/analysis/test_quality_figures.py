@@ -219,7 +219,8 @@ def test_labels_cover_neither_points_nor_each_other():
         ax.set_ylim(0, 2)
         labels = [placing.Beside(x, y, f"system {i}", "black") for i, (x, y) in enumerate(points)]
         placing.label_points(ax, labels)
-        ax.figure.canvas.draw()
+        for text in ax.texts:
+            text.get_window_extent()  # which puts it in its place
         # Without the line that leads to the point, and what is rounded to whole pixels.
         boxes = [Text.get_window_extent(text).padded(-1) for text in ax.texts]
     assert len(boxes) == len(points)

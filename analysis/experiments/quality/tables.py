@@ -107,8 +107,8 @@ def choices_table(frame: pd.DataFrame, machine: str) -> Table:
                 )
             )
     columns = (
-        *("Choice", "Task", "First", "Second", "Gain of the first", "The first is"),
-        *("Gain, equal FLOPs", "The first is, equal FLOPs", "FLOPs, over the second"),
+        *("Choice", "Task", "First", "Second", "Gain of the first", "It is"),
+        *("Gain, equal FLOPs", "It is, equal FLOPs", "FLOPs, over the second"),
         "Step time, over the second",
     )
     note = (
