@@ -193,6 +193,7 @@ def test_what_is_learnt_is_said_with_its_licences(frame):
     rows = _rows(frame, "data")
     text, recall = rows[0], rows[-1]
     assert (text["SHA-256"], text["Packages and licences"]) == (12 * "a", "stdlib 3.12 (PSF-2.0)")
+    assert (text["Task"], text["Lengths"]) == ("text", "64, 128, 256")
     assert text["n-grams (bits per byte)"] == "3: 2.900, 5: 2.300"
     assert (recall["Task"], recall["Chance (%)"], recall["SHA-256"]) == ("recall", "6.25", "–")
 
@@ -229,6 +230,24 @@ def test_of_one_seed_nothing_is_told_apart(frame, keys):
     assert {row["It is"] for row in _rows(alone, "choices")} == {"cannot tell"}
     found = catalogue.numbers(alone, "quality")
     assert found["quality.text.loss.dense"]["low"] is None
+
+
+def test_a_share_has_bounds_between_nothing_and_all(frame):
+    recall = _main(frame, "recall")
+    for one in recall.learners:
+        assert 0 <= recall.score(one).low <= recall.score(one).high <= 100
+    wide = [
+        tuple(
+            one.model_copy(
+                update={"evaluations": [one.evaluations[-1].model_copy(update={"accuracy": share})]}
+            )
+            for one, share in zip(trainings[:2], (0.0, 0.9), strict=True)
+        )
+        for trainings in frame["trainings"]
+    ]
+    recall = _main(frame.assign(trainings=wide), "recall")
+    found = recall.score(recall.dense)
+    assert (found.low, found.value, found.high) == pytest.approx((0.0, 45.0, 100.0))
 
 
 def test_without_dense_attention_nothing_is_set_against_it(frame, keys):

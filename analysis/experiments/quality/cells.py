@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from analysis.experiments.quality.views import Lesson
-from analysis.rendering.table import Cell, Measured, measured
+from analysis.rendering.table import Cell, Measured
 from analysis.rendering.text import DASH
 from analysis.statistics.intervals import Interval
 
@@ -21,7 +21,12 @@ def score_cell(lesson: Lesson, found: Interval | None) -> Cell:
     """A mean over seeds with its interval."""
     if found is None:
         return None
-    return measured(found.value, found.low, found.high, f"{{:.{decimals(lesson)}f}}")
+    return Measured(found.value, found.low, found.high, score_text(lesson, found))
+
+
+def score_text(lesson: Lesson, found: Interval) -> str:
+    """`2.413 [2.401, 2.425]`; without bounds of a single seed."""
+    return f"{found:.{decimals(lesson)}f}"
 
 
 def difference_cell(lesson: Lesson, found: Interval | None) -> Cell:

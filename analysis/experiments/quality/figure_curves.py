@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.experiments.quality import views as quality_views
 from analysis.experiments.quality.views import Lesson
@@ -23,6 +23,8 @@ NOTE = (
 )
 # Of text what is before this share of the steps is left out: there all lines fall alike.
 FROM = 0.1
+# Multiples of powers of ten with a tick, where an axis spans less than so many times.
+_MULTIPLES = {4.0: (1, 1.5, 2, 3, 4, 6), 12.0: (1, 2, 5), 50.0: (1, 3)}
 
 
 def curves(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
@@ -73,16 +75,19 @@ def _draw(ax: Axes, lesson: Lesson, by_flops: bool) -> None:
 
 
 def _flops_ticks(ax: Axes) -> None:
-    """Powers of ten; over less than two decades their doubles and halves too."""
+    """Powers of ten; over few of them multiples too, as many as there is room for."""
     low, high = ax.get_xlim()
-    subs = (1, 2, 5) if high / low < 12 else (1, 3) if high / low < 50 else (1,)
-    ax.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    within = next(most for most in (*_MULTIPLES, math.inf) if high / low < most)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [times * 10.0**power for power in powers for times in _MULTIPLES.get(within, (1,))]
+    ax.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(_power))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xlim(low, high)
 
 
 def _power(x: float, _: object) -> str:
     power = math.floor(math.log10(x) + 1e-9)
-    times = round(x / 10**power)
-    mantissa = "" if times == 1 else rf"{times}\cdot "
+    times = f"{x / 10**power:.2g}"
+    mantissa = "" if times == "1" else rf"{times}\cdot "
     return f"${mantissa}10^{{{power}}}$"

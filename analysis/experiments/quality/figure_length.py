@@ -20,16 +20,19 @@ TASK = "text"
 FIRST = 8
 MOST_LINES, MOST_TICKS = 12, 8
 NOTE = (
-    "Left: means over seeds of each kind of attention's system that learnt most; a mark stands in "
-    f"the middle of a range from one power of two to the next, from position {FIRST} on. Right: "
-    "whole rows, of all systems that were trained at several lengths; bars: 95 % intervals over "
-    "seeds. Dashed: n-gram models (Kneser-Ney) of the same text."
+    "By position: means over seeds, of each kind of attention the system that learnt most; a mark "
+    "stands in the middle of a range from one power of two to the next."
 )
+OVER_LENGTHS = (
+    " By length: whole rows, of all systems that were trained at several; bars: 95 % intervals "
+    "over seeds."
+)
+N_GRAMS = " Dashed: n-gram models (Kneser-Ney) of the same text."
 
 
 def length(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     """Bits per byte against position and against length; a row of two panels a machine."""
-    panels, left_out = [], 0
+    panels, left_out, has_lengths = [], 0, False
     for view in quality_views.all_machines(frame, machine):
         lessons = [one for one in quality_views.main_lessons(view) if one.task == TASK]
         for one in lessons:
@@ -37,11 +40,14 @@ def length(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figur
         over = [*quality_views.over_length(view, TASK).values()]
         left_out = max(left_out, len(over) - MOST_LINES)
         over = over[:MOST_LINES]
+        has_lengths = has_lengths or bool(over)
         if over:
             title = f"{view.device}, {TASK}\nby the length trained at"
             panels.append((title, lambda ax, x=over: _by_length(ax, x)))
-    note = NOTE + (f" Right: without the last {left_out} systems." if left_out > 0 else "")
-    return grid_of(panels, note)
+    note = NOTE + OVER_LENGTHS * has_lengths
+    if left_out > 0:
+        note += f" Left out there: {left_out} systems."
+    return grid_of(panels, note + N_GRAMS)
 
 
 def _by_position(ax: Axes, lesson: Lesson) -> None:

@@ -16,7 +16,6 @@ from analysis.experiments.quality import views as quality_views
 from analysis.experiments.quality.choices import MIXING, OFFSET, SCHEDULE
 from analysis.experiments.quality.views import EXPERIMENT, Learner, Lesson
 from analysis.rendering.numbers import entry
-from analysis.rendering.text import interval
 from analysis.selection import learnt, views
 from analysis.standard import number_entries
 from analysis.statistics.intervals import Interval
@@ -92,7 +91,7 @@ def _system(lesson: Lesson | None, of: Learner | None, slug: str) -> dict[str, d
     if of is not None and dense is not None:
         pair = [dense.row, row]
     of_seeds = {
-        name: None if row is None else learnt.interval(row, name) for name in learnt.MEASURES
+        name: None if row is None else quality_views.mean(row, name) for name in learnt.MEASURES
     }
     less, less_flops = (
         None if of is None else lesson.shortfall(of, equal_flops) for equal_flops in (False, True)
@@ -104,8 +103,8 @@ def _system(lesson: Lesson | None, of: Learner | None, slug: str) -> dict[str, d
     base = None if dense is None else dense.row
     return {
         f"name.{slug}": entry(None if of is None else of.name, rows=rows),
-        f"loss.{slug}": _interval(of_seeds[learnt.LOSS], "{:.3f}", rows, unit="bits"),
-        f"accuracy.{slug}": _interval(of_seeds[learnt.ACCURACY], "{:.1f}", rows, 100, "%"),
+        f"loss.{slug}": _interval(of_seeds[learnt.LOSS], ".3f", rows, unit="bits"),
+        f"accuracy.{slug}": _interval(of_seeds[learnt.ACCURACY], ".1f", rows, 100, "%"),
         **_difference(f"shortfall.{slug}", lesson, less, pair),
         **_difference(f"shortfall_flops.{slug}", lesson, less_flops, pair),
         f"half_from.{slug}": number_entries.tokens(falls, pair),
@@ -123,7 +122,7 @@ def _best(lesson: Lesson | None, kind: str) -> dict[str, dict]:
     ranked = [one for one in lesson.best_first() if one in own] if own else []
     best = ranked[0] if ranked else None
     rows = [best.row] if best else []
-    form = f"{{:.{cells.decimals(lesson)}f}}" if lesson else "{}"
+    form = f".{cells.decimals(lesson)}f" if lesson else ""
     score = lesson.score(best) if best else None
     less = lesson.shortfall(best) if best else None
     return {
@@ -181,13 +180,12 @@ def _difference(
 
 
 def _interval(
-    found: Interval | None, form: str, rows: Sequence, factor: float = 1.0, unit: str = ""
+    found: Interval | None, spec: str, rows: Sequence, factor: float = 1.0, unit: str = ""
 ) -> dict:
     if found is None:
         return entry(None, unit=unit, rows=rows)
     one = found.times(factor)
-    bounds = (one.value, one.low, one.high)
-    return entry(*bounds, unit=unit, text=interval(*bounds, form), rows=rows)
+    return entry(one.value, one.low, one.high, unit, f"{one:{spec}}", rows)
 
 
 def _number(value: float | None, form: str, unit: str, rows: Sequence) -> dict:

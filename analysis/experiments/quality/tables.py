@@ -122,29 +122,14 @@ def choices_table(frame: pd.DataFrame, machine: str) -> Table:
 def data(frame: pd.DataFrame, machine: str) -> Table:
     """What was learnt: sources, sizes, licences, and what is got without attention."""
     view = views.view(frame, EXPERIMENT, machine)
-    body: list[tuple[Cell, ...]] = []
+    lengths: dict[tuple[str, ...], list[int]] = {}
     for lesson in quality_views.lessons(view):
-        row = lesson.first
-        found, packages = row["learning"], row["learning"].packages or ()
-        facts = {name.replace("_", " "): value for name, value in found.facts.items()}
-        facts.pop("chance accuracy", None)
-        counted = (f"{name} {_fact(value)}" for name, value in facts.items())
-        n_grams = (f"{order}: {loss:.3f}" for order, loss in (found.n_gram_losses or {}).items())
-        body.append(
-            (
-                lesson.task,
-                tokens(lesson.seq_len),
-                str(row["recipe"]),
-                (found.sha256 or DASH)[:12],
-                ", ".join(counted) or DASH,
-                f"{found.parameters:,}",
-                ", ".join(f"{p.name} {p.version} ({p.licence})" for p in packages) or DASH,
-                DASH if lesson.chance is None else f"{lesson.chance:.2f}",
-                ", ".join(n_grams) or DASH,
-            )
-        )
+        lengths.setdefault(_learnt(lesson), []).append(lesson.seq_len)
+    body: list[tuple[Cell, ...]] = [
+        (task, ", ".join(map(tokens, sorted(own))), *more) for (task, *more), own in lengths.items()
+    ]
     columns = (
-        *("Task", "Length", "Recipe", "SHA-256", "Sizes", "Parameters"),
+        *("Task", "Lengths", "Recipe", "SHA-256", "Sizes", "Parameters"),
         *("Packages and licences", "Chance (%)", "n-grams (bits per byte)"),
     )
     note = (
@@ -153,6 +138,24 @@ def data(frame: pd.DataFrame, machine: str) -> Table:
         "on the bytes that the models are validated on."
     )
     return Table("Quality, what is learnt", columns, body, note)
+
+
+def _learnt(lesson: Lesson) -> tuple[str, ...]:
+    """What is said of a lesson: its task, and the columns after its length."""
+    found, packages = lesson.first["learning"], lesson.first["learning"].packages or ()
+    facts = {name.replace("_", " "): value for name, value in found.facts.items()}
+    facts.pop("chance accuracy", None)
+    n_grams = found.n_gram_losses or {}
+    return (
+        lesson.task,
+        str(lesson.first["recipe"]),
+        (found.sha256 or DASH)[:12],
+        ", ".join(f"{name} {_fact(value)}" for name, value in facts.items()) or DASH,
+        f"{found.parameters:,}",
+        ", ".join(f"{p.name} {p.version} ({p.licence})" for p in packages) or DASH,
+        DASH if lesson.chance is None else f"{lesson.chance:.2f}",
+        ", ".join(f"{order}: {loss:.3f}" for order, loss in n_grams.items()) or DASH,
+    )
 
 
 def _lessons(view: views.View, text: bool) -> list[Lesson]:
