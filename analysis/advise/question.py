@@ -98,6 +98,8 @@ def rows_of_machine(frame: pd.DataFrame, device: str | None) -> pd.DataFrame:
             raise Refused(f"device {device!r}: {what}: {listed}")
         machine = matching[0]
     rows = frame[(frame["machine"] == machine) & ~frame["experiment"].isin(NOT_SYSTEMS)]
+    # The step of a training is more than a pass of its attention.
+    rows = rows[rows["recipe"].isna()]
     alone = rows["world_size"].isna() | (rows["world_size"] == 1)
     rows = rows[alone & (rows["kv_heads"] == rows["heads"])]
     # A rank on a CPU has one core: it is not compared with systems that use all cores.

@@ -74,6 +74,10 @@ class Pair:
             words.append(branches_in_words(row["segment_lengths"], row["dilation_rates"]))
         if not math.isnan(row["sparsity"]):
             words.append(views.blocks_in_words(row))
+        if row["head_offset"] == "block":
+            words.append("block offset")
+        if isinstance(row["recipe"], str):
+            words.append(f"trained by {row['recipe']}")
         if row["world_size"] == 1:
             words.append("one simulated rank" if row["simulated"] else "one rank")
         if row["seed"]:

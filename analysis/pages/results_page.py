@@ -186,6 +186,13 @@ def _experiments(frame: pd.DataFrame) -> list[str]:
 
 
 def _pattern(row: pd.Series) -> str:
+    """Who attends to whom; of a training what is learnt, too."""
+    offset = ", block offset" if row["head_offset"] == "block" else ""
+    recipe = "" if pd.isna(row["recipe"]) else f", {row['recipe']}"
+    return f"{_attends(row)}{offset}{recipe}"
+
+
+def _attends(row: pd.Series) -> str:
     if not math.isnan(row["sparsity"]):
         return views.blocks_in_words(row)
     if row["segment_lengths"] is None:

@@ -7,7 +7,7 @@ training of so many steps gives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -62,7 +62,12 @@ def by_range(row: Mapping, name: str, measure: str) -> dict[int, list[float]]:
 def interval(row: Mapping, measure: str = LOSS, at_flops: float | None = None) -> Interval | None:
     """The mean over seeds with its interval; None where nothing was trained so far."""
     found = values(row, measure) if at_flops is None else values_at(row, at_flops, measure)
-    return seeds.mean(found, _again(row)) if found else None
+    return of_seeds(row, found) if found else None
+
+
+def of_seeds(row: Mapping, found: Sequence[float]) -> Interval:
+    """The mean of a value of each seed of the row, with its interval; ValueError of none."""
+    return seeds.mean(found, _again(row))
 
 
 def difference(

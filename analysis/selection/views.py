@@ -153,7 +153,8 @@ class View:
         smallest batch. Where nothing but dense attention was measured: in that order the first
         MOST_SERIES of several lengths.
         """
-        rows = self.rows[self.rows["pass"] == pass_]
+        # A step of a training is no pass of an attention.
+        rows = self.rows[(self.rows["pass"] == pass_) & self.rows["recipe"].isna()]
         patterned = rows[_patterned(rows)]
         families = self._families(patterned)
         if patterned.empty:

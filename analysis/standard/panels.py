@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from analysis.rendering.style import COLUMN, GREY, PAGE, Look, look, style
 from analysis.rendering.text import tokens
@@ -123,7 +123,10 @@ def log_height(ax: Axes) -> None:
 def log_width(ax: Axes) -> None:
     """Ticks of a logarithmic x axis; over less than a decade or two as plain numbers."""
     low, high = ax.get_xlim()
-    if high / low < 100:
+    if high / low < 4:
+        ax.xaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
+        ax.xaxis.set_major_formatter(FuncFormatter(_plain))
+    elif high / low < 100:
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(FuncFormatter(_plain))
     ax.xaxis.set_minor_formatter(NullFormatter())

@@ -17,9 +17,11 @@ from experiments import grid, rounds, trusted
 from experiments.case import Case
 from experiments.cost.pairs import dense_pairs, useful_flops, whole_pairs
 from experiments.machine import Host, Machine
+from experiments.procedures import case_from
 from experiments.provenance import command
 from experiments.record import SCHEMA_VERSION
-from tests.analysis import synthetic_ranks, synthetic_replicas
+from models.registry import VARIANTS
+from tests.analysis import synthetic_ranks, synthetic_replicas, synthetic_trainings
 
 # Milliseconds at 1024 tokens and growth of each variant on the synthetic CPU; block-sparse ones are
 # of no sparsity, and have a fixed cost of FIXED.
@@ -82,6 +84,9 @@ STREAM_BYTES, SOURCE_SHARE = 300 * 2**20, 0.25
 
 def median_ms(case: Case, machine: str) -> float:
     """The median that the samples of `case` are made to have."""
+    if synthetic_trainings.is_training(case):
+        time = synthetic_trainings.step_ms(case)
+        return time / 40 if machine == GPU else time
     scale, power = SPEED.get(case.variant, RING)
     if case.sparsity is not None and not synthetic_replicas.is_replica(case):
         scale *= 1 - case.sparsity
@@ -118,7 +123,9 @@ def record(case: Case, tier: str, machine: str, status: str = "ok", number: int 
     eps = {"float32": 1.2e-7, "float16": 4.9e-4, "bfloat16": 3.9e-3}[case.dtype]
     own = eps * (0.9 + 0.2 * rng.random())
     agreement = {"max_abs": 9 * own, "relative_rms": own * 1.15, "baseline_relative_rms": own}
-    training = case.pass_ == "forward_backward"
+    variant = VARIANTS[case.variant]
+    training = case.pass_ == "forward_backward" and variant.has_exact_gradients
+    trains = ok and synthetic_trainings.is_training(case)
     memory = tokens * case.heads * case.head_dim * 4 * (8 if "gather" in case.variant else 2)
     if case.variant.startswith("dilated-streamed"):
         memory = STREAM_BYTES
@@ -137,7 +144,7 @@ def record(case: Case, tier: str, machine: str, status: str = "ok", number: int 
         "realised_density": whole_pairs(case) / dense_pairs(case),
         "useful_flops": round(useful_flops(case)),
         "ceilings": CEILINGS[kind] if ok else None,
-        "replicates": [_replicate(case, time, memory, rng)] if ok else [],
+        "replicates": [_replicate(case, time, memory, rng, number)] if ok else [],
         "error": {
             "reference": "float64 oracle",
             "rows_checked": min(64, case.seq_len),
@@ -149,6 +156,7 @@ def record(case: Case, tier: str, machine: str, status: str = "ok", number: int 
         "deviation": synthetic_replicas.deviation(case)
         if ok and synthetic_replicas.is_replica(case)
         else None,
+        "learning": synthetic_trainings.learning(case) if trains else None,
         "machine": MACHINES[machine != CPU].to_json(),
         "software": {
             "python": "3.11.9",
@@ -162,15 +170,15 @@ def record(case: Case, tier: str, machine: str, status: str = "ok", number: int 
             "code_digest": "feedface" * 2,
         },
         "started_at": f"2026-01-0{number}T03:04:05Z",
-        # All samples, a first call and what is not timed.
-        "wall_s": 3.0 + 0.02 * time,
+        # All samples, a first call, trainings and what is not timed.
+        "wall_s": 3.0 + 0.02 * time + synthetic_trainings.seconds(case, time),
         "command": command(tier, case),
     }
 
 
 def place(root: Path, record: dict, number: int = 1) -> Path:
     """Where a record lies under `root`, in a round from 1; its folder is made."""
-    case = Case.from_mapping({"variant": record["variant"], **record["case"]})
+    case = case_from({"variant": record["variant"], **record["case"]})
     path = rounds.path_of(root, record["machine"]["id"], round_name(number), case)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
@@ -227,15 +235,20 @@ def write_all(root: Path) -> Path:
     write(root, "as_published", "gpu", {("published-dense-ring", 16384): "oom"})
     write(root, "memory")
     write(root, "memory", "gpu", {("dense-eager", n): "oom" for n in (65536, 131072)})
+    write(root, "quality")
+    write(root, "quality", "gpu")
     return root
 
 
-def _replicate(case: Case, median: float, memory: int, rng: np.random.Generator) -> dict:
+def _replicate(
+    case: Case, median: float, memory: int, rng: np.random.Generator, number: int
+) -> dict:
     # Symmetric offsets around the median: it is exact.
     half = np.sort(rng.gamma(2.0, 0.01, SAMPLES // 2)) * median
     samples = np.concatenate([median - half, [median], median + 2 * half])
     streamed = case.variant.startswith("dilated-streamed")
     replica = synthetic_replicas.is_replica(case)
+    trains = synthetic_trainings.is_training(case)
     return {
         "samples_ms": [float(s) for s in rng.permutation(samples)],
         "source_ms": [float(s) * SOURCE_SHARE for s in samples] if streamed else None,
@@ -243,4 +256,5 @@ def _replicate(case: Case, median: float, memory: int, rng: np.random.Generator)
         "energy_j": None,
         "ranks": synthetic_ranks.of(case, median, memory) if case.world_size else None,
         "calls": synthetic_replicas.calls(case, median, memory) if replica else None,
+        "trainings": synthetic_trainings.trainings(case, median, number) if trains else None,
     }

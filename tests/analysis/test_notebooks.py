@@ -217,6 +217,13 @@ def of_as_published(frame):
     return "published-over-heads", row["deviation_relative_rms"], 1000 * row["median_ms"] / 8192
 
 
+def of_quality(frame):
+    rows = frame[frame["recipe"].astype(str).str.startswith("recall")]
+    row = one(rows[rows["seq_len"] == rows["seq_len"].max()], "quality", system="dense")
+    ends = [training.evaluations[-1].accuracy for training in row["trainings"]]
+    return "dense", row["median_ms"], sum(ends) / len(ends)
+
+
 # Of every experiment a point of its plain figure, worked out from the frame: its label, x and y.
 POINTS = {
     "dilated": of_dilated,
@@ -227,6 +234,7 @@ POINTS = {
     "backends": of_backends,
     "comprehensive": of_comprehensive,
     "as_published": of_as_published,
+    "quality": of_quality,
 }
 
 
