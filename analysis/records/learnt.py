@@ -35,7 +35,9 @@ def values_at(row: Mapping, flops: float, measure: str = LOSS) -> list[float] | 
     if not steps or not steps[0] * (1 - 1e-9) <= step <= steps[-1] * (1 + 1e-9):
         return None
     return [
-        float(np.interp(np.log(step), np.log(steps), [getattr(e, measure) for e in one.evaluations]))
+        float(
+            np.interp(np.log(step), np.log(steps), [getattr(e, measure) for e in one.evaluations])
+        )
         for one in row["trainings"]
     ]
 

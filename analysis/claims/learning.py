@@ -1,0 +1,247 @@
+"""Predicates on what models learnt: one attention beside another, longer rows beside shorter ones.
+
+A trend that large models showed is judged at our scale, which is part of the verdict. A statement
+about models of a size is judged by models of that size alone. Models that learnt next to nothing,
+or few of them, leave either undecided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+from analysis.claims.claim import Predicate
+from analysis.claims.evidence import ANY_CUDA
+from analysis.claims.machines import of_all_machines
+from analysis.claims.planned import planned
+from analysis.claims.scale import Scale, named, ours
+from analysis.claims.schema import (
+    CARD,
+    FAILS,
+    HOLDS,
+    METHOD,
+    NONE,
+    NOT_MEASURED,
+    RECORDS,
+    UNDECIDED,
+    Judgement,
+    Number,
+    Shape,
+    SystemName,
+)
+from analysis.claims.wording import comma_separated, interval_text, measured_as
+from analysis.records import learnt
+from analysis.statistics.intervals import Interval
+from experiments.training.recipes import RECIPES, TEXT
+
+# Models of text have learnt something where they are better than counts of so many bytes, which
+# need no attention; those of a task, where this share of their answers is right.
+ORDER, LEARNT = 3, 0.95
+# Fewer on either side decide nothing.
+SEEDS = 3
+_SOURCES = tuple(sorted({recipe.source for recipe in RECIPES.values()}))
+_LITTLE = {
+    True: f"no model here is better than counts of {ORDER} bytes, so none shows what attention adds",
+    False: f"no model here answers {100 * LEARNT:g} % rightly, so none has learnt the task",
+}
+
+
+class _OfTrainings(Predicate):
+    """Base: a difference of `measure` between trainings, at one length or several.
+
+    by: the least difference that counts; where negative, how much more still counts as none. Holds
+    where the whole interval over seeds lies beyond it at every length; does not hold where that of
+    the longest rows lies on the other side.
+    """
+
+    needs_card: ClassVar[bool] = False
+    judged_sides: ClassVar[tuple[str, ...]] = (METHOD,)
+    system: SystemName
+    at: Shape = Shape()
+    learns: Literal[_SOURCES]
+    measure: Literal[learnt.MEASURES] = learnt.LOSS
+    by: Number = 0
+    scale: Scale | None = None
+
+    @property
+    def _unit(self) -> str:
+        """Of the measure."""
+        if self.measure == learnt.ACCURACY:
+            return ""
+        return "bits/byte" if self.learns == TEXT else "bits"
+
+    def _relation(self) -> str:
+        if self.by == 0:
+            return "below"
+        size = f"{abs(self.by):g} {self._unit}".strip()
+        return f"at most {size} above" if self.by < 0 else f"more than {size} below"
+
+    def _needed(self) -> list[tuple[str, Mapping]]:
+        """(system, shape) of each side."""
+        raise NotImplementedError
+
+    def _pairs(self, sides: list[list[Mapping]]) -> list[tuple[Mapping, Mapping]]:
+        """What is compared, the longest rows last; sides: rows of one machine and recipe."""
+        raise NotImplementedError
+
+    def _at_flops(self, pair: Sequence[Mapping]) -> float | None:
+        """After how many FLOPs the two are compared; None for at the end of both."""
+        return None
+
+    def judge(self, claim, evidence):
+        groups: dict[tuple, list[list[Mapping]]] = {}
+        needed = self._needed()
+        for place, (system, at) in enumerate(needed):
+            for row in evidence.trainings(claim, system, at):
+                if _learns(row, self.learns) and (self.scale is None or self.scale.holds(row)):
+                    key = row["machine"], row["recipe"]
+                    groups.setdefault(key, [[] for _ in needed])[place].append(row)
+        compared: dict[str, list] = {}
+        for (machine, _), sides in sorted(groups.items()):
+            pairs = self._pairs(sides)
+            if pairs and _size(pairs) > _size(compared.get(machine, [])):
+                compared[machine] = pairs
+        if not compared:
+            return self._waits(claim, evidence)
+        results = [self._of_machine(pairs) for pairs in compared.values()]
+        return of_all_machines(sorted(results, key=lambda one: one.rows[0]["device_kind"] == "cpu"))
+
+    def _of_machine(self, pairs) -> Judgement:
+        rows = tuple(row for pair in pairs for row in pair)
+        found = [learnt.difference(*pair, self.measure, self._at_flops(pair)) for pair in pairs]
+        text = "; ".join(self._told(*one) for one in zip(pairs, found, strict=True))
+        fewest = min(len(row["trainings"]) for row in rows)
+        verdict = UNDECIDED
+        if not any(map(_has_learnt, rows)):
+            text = f"{_LITTLE[self.learns == TEXT]}: {text}"
+        elif fewest < SEEDS:
+            text = f"by {fewest} seeds, where {SEEDS} are needed: {text}"
+        elif found[-1] is not None and found[-1].low > -self.by:
+            verdict = FAILS
+        elif all(one is not None and one.high < -self.by for one in found):
+            verdict = HOLDS
+        last = next((one for one in reversed(found) if one is not None), None)
+        measured = None if last is None else measured_as(last, self._unit)
+        return Judgement(verdict, RECORDS, text, measured, rows, ours(rows))
+
+    def _told(self, pair, found: Interval | None) -> str:
+        lengths = " and ".join(dict.fromkeys(str(row["seq_len"]) for row in pair))
+        if found is None:
+            return f"at {lengths} tokens the two were never tested after as many FLOPs"
+        at = self._at_flops(pair)
+        own, base = (learnt.interval(row, self.measure, at).value for row in pair)
+        unit = f" {self._unit}".rstrip()
+        when = "" if at is None else f" after {at:.2g} FLOPs"
+        return (
+            f"at {lengths} tokens {own:.4g} beside {base:.4g}{unit}{when}, a difference of "
+            f"{interval_text(found)}"
+        )
+
+    def _waits(self, claim, evidence) -> Judgement:
+        """What is missing, and which tier of the grid has it."""
+        if self.scale is not None:
+            text = f"said of {self.scale.words}; no training of ours is that large"
+            needs = f"trainings of {self.scale.words}, on {ANY_CUDA}"
+            return Judgement(CARD, NONE, text, needs=needs)
+        variants = list(dict.fromkeys(evidence.variant(system) for system, _ in self._needed()))
+        text = f"missing: trainings of {comma_separated(variants)} on {named(self.learns)}"
+        experiment = evidence.claims_file.writeups[claim.writeup].experiment
+        for tier, verdict, needs in (("laptop", NOT_MEASURED, "a run"), ("gpu", CARD, ANY_CUDA)):
+            has = {
+                row["variant"]
+                for row in planned(tier)
+                if row["experiment"] == experiment and _learns(row, self.learns)
+            }
+            if has.issuperset(variants):
+                command = f"python -m experiments run {experiment} --tier {tier}"
+                return Judgement(verdict, NONE, text, needs=needs, command=command)
+        text = f"{text}; no experiment of ours has that case"
+        return Judgement(NOT_MEASURED, NONE, text, needs="a case")
+
+
+class Learns(_OfTrainings):
+    """The `measure` of `system` is below that of `against`, at each length that both have.
+
+    After as many FLOPs, all that the cheaper training took, or after as many steps. Both sides have
+    the recipe, heads and tokens of a step in common; of several schedules of branches or sparsities
+    those two are compared whose steps are closest in FLOPs.
+    """
+
+    against: SystemName
+    against_at: Shape = Shape()
+    after: Literal["equal FLOPs", "equal steps"]
+
+    def words(self, claim):
+        size = "" if self.scale is None else f", by {self.scale.words}"
+        return (
+            f"{self.measure} of {self.system} on {named(self.learns)} is {self._relation()} that of "
+            f"{self.against} after {self.after}, at every length{size}"
+        )
+
+    def _needed(self):
+        return [(self.system, self.at.given()), (self.against, self.against_at.given())]
+
+    def _pairs(self, sides):
+        shared = set.intersection(*({_shape(row) for row in rows} for rows in sides))
+        found = []
+        for shape in sorted(shared):
+            own, base = ([row for row in rows if _shape(row) == shape] for rows in sides)
+            found.append(min(((one, other) for one in own for other in base), key=_apart))
+        return found
+
+    def _at_flops(self, pair):
+        return learnt.equal_flops(*pair) if self.after == "equal FLOPs" else None
+
+
+class LongerContext(_OfTrainings):
+    """Trained and tested on the longest rows, `system` has a `measure` below that on the shortest.
+
+    After as many steps of as many tokens each, by the same recipe and heads. Of several schedules
+    of branches at a length that with the most FLOPs is taken.
+    """
+
+    def words(self, claim):
+        return (
+            f"{self.measure} of {self.system} on {named(self.learns)} is, trained on the longest "
+            f"rows, {self._relation()} that on the shortest, after equal steps"
+        )
+
+    def _needed(self):
+        return [(self.system, self.at.given())]
+
+    def _pairs(self, sides):
+        groups: dict[tuple, dict[int, Mapping]] = {}
+        for row in sorted(sides[0], key=lambda row: row["useful_flops"]):
+            length, batch, *others = _shape(row)
+            groups.setdefault((length * batch, *others), {})[length] = row
+        own = max(groups.values(), key=len, default={})
+        return [(own[max(own)], own[min(own)])] if len(own) > 1 else []
+
+
+def _learns(row: Mapping, source: str) -> bool:
+    recipe = row.get("recipe")
+    return recipe in RECIPES and RECIPES[recipe].source == source
+
+
+def _shape(row: Mapping) -> tuple:
+    """What the two sides of a comparison share, the length first."""
+    return tuple(row[name] for name in ("seq_len", "batch", "heads", "head_dim", "dtype"))
+
+
+def _apart(pair: Sequence[Mapping]) -> tuple:
+    """How far the FLOPs of two steps are apart; of as far ones, the denser pair first."""
+    one, other = (row["useful_flops"] for row in pair)
+    return max(one / other, other / one), -one - other, *(row["path"] for row in pair)
+
+
+def _size(pairs: Sequence[Sequence[Mapping]]) -> tuple[int, int]:
+    """Parameters and length of the largest."""
+    rows = [row for pair in pairs for row in pair]
+    return max(((row["learning"].parameters, row["seq_len"]) for row in rows), default=(0, 0))
+
+
+def _has_learnt(row: Mapping) -> bool:
+    counts = row["learning"].n_gram_losses
+    if counts is None:
+        return learnt.interval(row, learnt.ACCURACY).value >= LEARNT
+    return learnt.interval(row).value < counts[str(ORDER)]

@@ -1,0 +1,55 @@
+"""How large models, rows and data were: of a statement, and of what stands in for them here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import Field
+
+from analysis.claims.schema import Strict
+from experiments.training.recipes import TEXT
+
+
+class Scale(Strict):
+    """What a statement was said of: rows and models of at least this size."""
+
+    seq_len: int = Field(ge=1)
+    parameters: int = Field(ge=1)
+
+    def holds(self, row: Mapping) -> bool:
+        """Whether a row of trainings is of that size."""
+        return row["seq_len"] >= self.seq_len and row["learning"].parameters >= self.parameters
+
+    @property
+    def words(self) -> str:
+        return f"{count(self.parameters)} parameters on rows of {self.seq_len} tokens"
+
+
+def ours(rows: Sequence[Mapping]) -> str:
+    """In place of the published scale: models, rows, data, seeds and device, in words."""
+    largest = max(rows, key=lambda row: row["learning"].parameters)
+    source = largest["learning"].source
+    data = "bytes of Python sources" if source == TEXT else f"tokens of {named(source)}"
+    models = f"models of {count(largest['learning'].parameters)} parameters"
+    lengths = _span(row["seq_len"] for row in rows)
+    seeds = _span(len(row["trainings"]) for row in rows)
+    on = "on a CPU" if largest["device_kind"] == "cpu" else f"on {largest['device']}"
+    return f"at our scale: {models}, rows of {lengths} {data}, {seeds} seeds each, {on}"
+
+
+def named(source: str) -> str:
+    """What is learnt, in words."""
+    return "text" if source == TEXT else source.replace("_", " ")
+
+
+def count(number: int) -> str:
+    """125M, 0.84M, 12K."""
+    for unit, size, least in (("B", 10**9, 10**9), ("M", 10**6, 10**5), ("K", 10**3, 10**3)):
+        if number >= least:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
+def _span(numbers) -> str:
+    numbers = list(numbers)
+    return " to ".join(map(str, dict.fromkeys((min(numbers), max(numbers)))))
