@@ -14,7 +14,7 @@ from analysis.claims.claim import Predicate
 from analysis.claims.evidence import ANY_CUDA
 from analysis.claims.machines import of_all_machines
 from analysis.claims.planned import planned
-from analysis.claims.scale import Scale, named, ours
+from analysis.claims.scale import Scale, named, ours, pattern, reaching, schedule
 from analysis.claims.schema import (
     CARD,
     FAILS,
@@ -41,7 +41,7 @@ ORDER, LEARNT = 3, 0.95
 SEEDS = 3
 _SOURCES = tuple(sorted({recipe.source for recipe in RECIPES.values()}))
 _LITTLE = {
-    True: f"no model here is better than counts of {ORDER} bytes, so none shows what attention adds",
+    True: f"no model here is better than counts of {ORDER} bytes, so none shows what more adds",
     False: f"no model here answers {100 * LEARNT:g} % rightly, so none has learnt the task",
 }
 
@@ -131,10 +131,11 @@ class _OfTrainings(Predicate):
         at = self._at_flops(pair)
         own, base = (learnt.interval(row, self.measure, at).value for row in pair)
         unit = f" {self._unit}".rstrip()
+        of = " beside ".join(filter(None, dict.fromkeys(map(pattern, pair))))
         when = "" if at is None else f" after {at:.2g} FLOPs"
         return (
             f"at {lengths} tokens {own:.4g} beside {base:.4g}{unit}{when}, a difference of "
-            f"{interval_text(found)}"
+            f"{interval_text(found)}{f' ({of})' if of else ''}"
         )
 
     def _waits(self, claim, evidence) -> Judgement:
@@ -163,8 +164,9 @@ class Learns(_OfTrainings):
     """The `measure` of `system` is below that of `against`, at each length that both have.
 
     After as many FLOPs, all that the cheaper training took, or after as many steps. Both sides have
-    the recipe, heads and tokens of a step in common; of several schedules of branches or sparsities
-    those two are compared whose steps are closest in FLOPs.
+    the recipe, heads and tokens of a step in common. Of several schedules of branches those count
+    whose longest segment is the whole row, where there are any. Of these, and of several
+    sparsities, the two are compared whose steps are closest in FLOPs.
     """
 
     against: SystemName
@@ -174,8 +176,8 @@ class Learns(_OfTrainings):
     def words(self, claim):
         size = "" if self.scale is None else f", by {self.scale.words}"
         return (
-            f"{self.measure} of {self.system} on {named(self.learns)} is {self._relation()} that of "
-            f"{self.against} after {self.after}, at every length{size}"
+            f"{self.measure} of {self.system} on {named(self.learns)} is {self._relation()} that "
+            f"of {self.against} after {self.after}, at every length{size}"
         )
 
     def _needed(self):
@@ -185,7 +187,7 @@ class Learns(_OfTrainings):
         shared = set.intersection(*({_shape(row) for row in rows} for rows in sides))
         found = []
         for shape in sorted(shared):
-            own, base = ([row for row in rows if _shape(row) == shape] for rows in sides)
+            own, base = (reaching([row for row in rows if _shape(row) == shape]) for rows in sides)
             found.append(min(((one, other) for one in own for other in base), key=_apart))
         return found
 
@@ -196,8 +198,9 @@ class Learns(_OfTrainings):
 class LongerContext(_OfTrainings):
     """Trained and tested on the longest rows, `system` has a `measure` below that on the shortest.
 
-    After as many steps of as many tokens each, by the same recipe and heads. Of several schedules
-    of branches at a length that with the most FLOPs is taken.
+    After as many steps of as many tokens each, by the same recipe and heads, with the same branches
+    but for their size. Of several schedules that at most lengths is taken, of these one whose
+    longest segment is the whole row, then that with the most FLOPs.
     """
 
     def words(self, claim):
@@ -211,11 +214,18 @@ class LongerContext(_OfTrainings):
 
     def _pairs(self, sides):
         groups: dict[tuple, dict[int, Mapping]] = {}
-        for row in sorted(sides[0], key=lambda row: row["useful_flops"]):
+        for row in sides[0]:
             length, batch, *others = _shape(row)
-            groups.setdefault((length * batch, *others), {})[length] = row
-        own = max(groups.values(), key=len, default={})
+            key = (schedule(row), length * batch, *others)
+            groups.setdefault(key, {})[length] = row
+        own = max(groups.values(), key=_most_telling, default={})
         return [(own[max(own)], own[min(own)])] if len(own) > 1 else []
+
+
+def _most_telling(rows: Mapping[int, Mapping]) -> tuple:
+    longest = rows[max(rows)]
+    is_whole = max(longest["segment_lengths"] or (0,)) >= longest["seq_len"]
+    return len(rows), is_whole, longest["useful_flops"]
 
 
 def _learns(row: Mapping, source: str) -> bool:

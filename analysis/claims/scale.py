@@ -37,6 +37,32 @@ def ours(rows: Sequence[Mapping]) -> str:
     return f"at our scale: {models}, rows of {lengths} {data}, {seeds} seeds each, {on}"
 
 
+def pattern(row: Mapping) -> str:
+    """What a system attends to, in words; "" of dense attention."""
+    if row["segment_lengths"]:
+        segments, rates = (
+            ", ".join(map(str, row[name])) for name in ("segment_lengths", "dilation_rates")
+        )
+        return f"segments {segments} at rates {rates}"
+    if isinstance(row["pattern"], str):
+        return f"{row['pattern'].replace('_', ' ')} blocks, {100 * row['sparsity']:.4g} % sparse"
+    return ""
+
+
+def schedule(row: Mapping) -> tuple:
+    """The same, with segments as shares of the row: equal of one system at two lengths."""
+    if row["segment_lengths"]:
+        shares = (length / row["seq_len"] for length in row["segment_lengths"])
+        return (*shares, *row["dilation_rates"])
+    return (row["pattern"], row["sparsity"]) if isinstance(row["pattern"], str) else ()
+
+
+def reaching(rows: Sequence[Mapping]) -> list[Mapping]:
+    """Those whose longest segment is the whole row, as the paper has it, where there are any."""
+    whole = [row for row in rows if max(row["segment_lengths"] or (0,)) >= row["seq_len"]]
+    return whole or list(rows)
+
+
 def named(source: str) -> str:
     """What is learnt, in words."""
     return "text" if source == TEXT else source.replace("_", " ")

@@ -124,8 +124,9 @@ class Verdict:
     line: where the write-up makes it, of a paper a place such as "table 2". unit: of the published
     figure. sort: one of SORTS. predicate: in words. headline: the finding that it belongs to, None
     of context. as_published, method: of a claim or a restatement, where its kind judges that side,
-    else None. consistency: of a consistency check or a restatement, else None. mechanism: name of how the published figure arose; None where the method does the same, or
-    nothing is known of it. see: tables and figures, from the build folder, without suffix.
+    else None. consistency: of a consistency check or a restatement, else None. mechanism: name of
+    how the published figure arose; None where the method does the same, or nothing is known of it.
+    see: tables and figures, from the build folder, without suffix.
     """
 
     id: str

@@ -115,7 +115,7 @@ class _Page:
         return address(os.path.relpath(path, self.out.parent))
 
     def in_short(self) -> str:
-        """How many claims the write-up has, and how many of them hold, on each side that is judged."""
+        """How many claims the write-up has, and how many hold, on each side that is judged."""
         count = {
             word: self.n(f"claims.{self.name}.{word}")
             for side in ("as-published", "method")

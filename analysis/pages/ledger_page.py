@@ -108,7 +108,7 @@ def _shown(claim: dict, ledger: dict, folder: Path, root: Path) -> dict:
 
 
 def _source(writeup: dict, line: str) -> str:
-    """The address of a line of a write-up, of the first where it is several; of a paper its page."""
+    """The address of a line of a write-up, of the first of several; of a paper its page."""
     if not line[0].isdigit():
         return writeup["url"]
     return f"{writeup['url']}#L{line.partition(',')[0].partition('-')[0]}"

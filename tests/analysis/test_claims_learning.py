@@ -9,7 +9,7 @@ from analysis.records import learnt
 from analysis.statistics import seeds
 from experiments.training.recipes import RECIPES
 from tests.analysis.claims_cases import AT, SPEEDUP, data, entry, load, row, times
-from tests.analysis.synthetic_trainings import HALF_WAY, blocks, trained
+from tests.analysis.trained_rows import HALF_WAY, blocks, trained
 
 LESS = {
     "kind": "learns",
@@ -172,7 +172,8 @@ def test_machines_that_oppose_each_other_differ(judge):
 
 def test_longer_rows_are_compared_with_as_many_tokens_a_step(judge):
     def at(length, loss, batch):
-        return trained("dilated-sdpa", around(loss), seq_len=length, batch=batch)
+        whole = {"segment_lengths": (length,), "dilation_rates": (1,)}
+        return trained("dilated-sdpa", around(loss), seq_len=length, batch=batch, **whole)
 
     rows = [at(64, 2.5, 32), at(128, 2.6, 16), at(256, 2.2, 8)]
     found = judge(LONGER, rows=rows)
@@ -268,3 +269,31 @@ def test_rows_without_trainings_are_none(judge):
     rows = [one | {"recipe": None} for one in (row("dilated-sdpa"), row("dense"))]
     assert judge(LESS, rows=rows).verdict in (CARD, NOT_MEASURED)
     assert learnt.MEASURES == ("loss", "accuracy")
+
+
+def test_the_schedule_that_covers_the_whole_row_is_the_paper_s(judge):
+    """Whatever is closer in FLOPs."""
+    short = {"segment_lengths": (16, 64), "dilation_rates": (1, 4), "step_flops": 990}
+    whole = {"segment_lengths": (64, 256), "dilation_rates": (1, 4), "step_flops": 500}
+    rows = [
+        trained("dilated-sdpa", around(2.6), **short),
+        trained("dilated-sdpa", around(2.0), **whole),
+        trained("dense", around(2.3)),
+    ]
+    found = judge(LESS, rows=rows)
+    assert found.verdict == HOLDS
+    assert found.reason.split("; on ")[0].endswith("(segments 64, 256 at rates 1, 4)")
+    assert judge(LESS, rows=[rows[0], rows[2]]).verdict == FAILS
+
+
+def test_longer_rows_are_compared_by_the_same_branches_but_for_their_size(judge):
+    def at(length, loss, *shares, step_flops=1000):
+        segments = tuple(length // share for share in shares)
+        rates = tuple(4**place for place in range(len(shares)))
+        own = {"segment_lengths": segments, "dilation_rates": rates, "step_flops": step_flops}
+        return trained("dilated-sdpa", around(loss), seq_len=length, batch=2048 // length, **own)
+
+    rows = [at(64, 2.5, 4, 1), at(256, 2.2, 4, 1), at(256, 2.9, 2, step_flops=3000)]
+    found = judge(LONGER, rows=rows)
+    assert found.verdict == HOLDS
+    assert "(segments 64, 256 at rates 1, 4 beside segments 16, 64 at rates 1, 4)" in found.reason
