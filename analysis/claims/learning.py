@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from analysis.claims.claim import Predicate
 from analysis.claims.evidence import ANY_CUDA
 from analysis.claims.machines import of_all_machines
@@ -110,12 +112,9 @@ class _OfTrainings(Predicate):
         rows = tuple(row for pair in pairs for row in pair)
         found = [learnt.difference(*pair, self.measure, self._at_flops(pair)) for pair in pairs]
         text = "; ".join(self._told(*one) for one in zip(pairs, found, strict=True))
-        fewest = min(len(row["trainings"]) for row in rows)
-        verdict = UNDECIDED
-        if not any(map(_has_learnt, rows)):
-            text = f"{_LITTLE[self.learns == TEXT]}: {text}"
-        elif fewest < SEEDS:
-            text = f"by {fewest} seeds, where {SEEDS} are needed: {text}"
+        verdict, refusal = UNDECIDED, self._refusal(pairs)
+        if refusal is not None:
+            text = f"{refusal}: {text}"
         elif found[-1] is not None and found[-1].low > -self.by:
             verdict = FAILS
         elif all(one is not None and one.high < -self.by for one in found):
@@ -123,6 +122,14 @@ class _OfTrainings(Predicate):
         last = next((one for one in reversed(found) if one is not None), None)
         measured = None if last is None else measured_as(last, self._unit)
         return Judgement(verdict, RECORDS, text, measured, rows, ours(rows))
+
+    def _refusal(self, pairs: Sequence[Sequence[Mapping]]) -> str | None:
+        """Why nobody should sign what these trainings say, whatever it is; None where one may."""
+        rows = [row for pair in pairs for row in pair]
+        fewest = min(len(row["trainings"]) for row in rows)
+        if not any(map(_has_learnt, rows)):
+            return _LITTLE[self.learns == TEXT]
+        return f"by {fewest} seeds, where {SEEDS} are needed" if fewest < SEEDS else None
 
     def _told(self, pair, found: Interval | None) -> str:
         lengths = " and ".join(dict.fromkeys(str(row["seq_len"]) for row in pair))
@@ -132,7 +139,8 @@ class _OfTrainings(Predicate):
         own, base = (learnt.interval(row, self.measure, at).value for row in pair)
         unit = f" {self._unit}".rstrip()
         of = " beside ".join(filter(None, dict.fromkeys(map(pattern, pair))))
-        when = "" if at is None else f" after {at:.2g} FLOPs"
+        cost = f", where a step takes {_share(*pair):.2g} of the FLOPs"
+        when = "" if at is None else f" after {at:.2g} FLOPs{cost}"
         return (
             f"at {lengths} tokens {own:.4g} beside {base:.4g}{unit}{when}, a difference of "
             f"{interval_text(found)}{f' ({of})' if of else ''}"
@@ -166,18 +174,22 @@ class Learns(_OfTrainings):
     After as many FLOPs, all that the cheaper training took, or after as many steps. Both sides have
     the recipe, heads and tokens of a step in common. Of several schedules of branches those count
     whose longest segment is the whole row, where there are any. Of these, and of several
-    sparsities, the two are compared whose steps are closest in FLOPs.
+    sparsities, the two are compared whose steps are closest in FLOPs. saves: by what factor a step
+    of `system` has to be cheaper, where the statement is about what that gains; nothing is decided
+    where rows are too short to save as much.
     """
 
     against: SystemName
     against_at: Shape = Shape()
     after: Literal["equal FLOPs", "equal steps"]
+    saves: Number | None = Field(None, gt=1)
 
     def words(self, claim):
         size = "" if self.scale is None else f", by {self.scale.words}"
+        cheaper = "" if self.saves is None else f" where a step is {self.saves:g} times cheaper"
         return (
             f"{self.measure} of {self.system} on {named(self.learns)} is {self._relation()} that "
-            f"of {self.against} after {self.after}, at every length{size}"
+            f"of {self.against} after {self.after}, at every length{cheaper}{size}"
         )
 
     def _needed(self):
@@ -188,8 +200,18 @@ class Learns(_OfTrainings):
         found = []
         for shape in sorted(shared):
             own, base = (reaching([row for row in rows if _shape(row) == shape]) for rows in sides)
-            found.append(min(((one, other) for one in own for other in base), key=_apart))
-        return found
+            pairs = [(one, other) for one in own for other in base]
+            enough = [pair for pair in pairs if self._saves_enough(pair)]
+            found.append(min(enough or pairs, key=_apart))
+        return [pair for pair in found if self._saves_enough(pair)] or found[-1:]
+
+    def _saves_enough(self, pair: Sequence[Mapping]) -> bool:
+        return self.saves is None or _share(*pair) <= 1 / self.saves
+
+    def _refusal(self, pairs):
+        if not self._saves_enough(pairs[-1]):
+            return "on such rows a step saves too few FLOPs to tell"
+        return super()._refusal(pairs)
 
     def _at_flops(self, pair):
         return learnt.equal_flops(*pair) if self.after == "equal FLOPs" else None
@@ -240,8 +262,13 @@ def _shape(row: Mapping) -> tuple:
 
 def _apart(pair: Sequence[Mapping]) -> tuple:
     """How far the FLOPs of two steps are apart; of as far ones, the denser pair first."""
-    one, other = (row["useful_flops"] for row in pair)
-    return max(one / other, other / one), -one - other, *(row["path"] for row in pair)
+    share, work = _share(*pair), sum(row["useful_flops"] for row in pair)
+    return max(share, 1 / share), -work, *(row["path"] for row in pair)
+
+
+def _share(one: Mapping, other: Mapping) -> float:
+    """FLOPs of a step of one over those of a step of the other."""
+    return one["useful_flops"] / other["useful_flops"]
 
 
 def _size(pairs: Sequence[Sequence[Mapping]]) -> tuple[int, int]:

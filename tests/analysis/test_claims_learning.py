@@ -90,6 +90,28 @@ def test_after_as_many_flops_the_dearer_side_is_read_half_way(judge):
     assert f"bits/byte after {500 * steps:.2g} FLOPs" in found.reason
 
 
+def test_what_saved_flops_gain_is_told_where_enough_are_saved(judge):
+    asked = AT_FLOPS | {"saves": 1.25}
+
+    def rows(step_flops, loss=2.3, seq_len=256):
+        return [
+            trained("dilated-sdpa", around(loss), step_flops=step_flops, seq_len=seq_len),
+            trained("dense", around(2.0), step_flops=1000, seq_len=seq_len),
+        ]
+
+    found = judge(asked, rows=rows(900))
+    assert found.verdict == UNDECIDED
+    assert found.reason.startswith("on such rows a step saves too few FLOPs to tell: at 256 tokens")
+    assert judge(asked, rows=rows(500)).verdict == HOLDS
+    # Shorter rows that save less are left out.
+    found = judge(asked, rows=[*rows(500), *rows(950, seq_len=64)])
+    assert found.verdict == HOLDS and "rows of 256 bytes" in found.stand_in
+    # The schedule that saves enough is taken, though another is closer in FLOPs.
+    found = judge(asked, rows=[*rows(500), *rows(900, 2.6)[:1]])
+    assert found.verdict == HOLDS
+    assert found.predicate.endswith("at every length where a step is 1.25 times cheaper")
+
+
 def test_what_was_never_tested_after_as_many_flops_decides_nothing(judge):
     rows = [
         trained("dilated-sdpa", around(2.3), step_flops=100),
