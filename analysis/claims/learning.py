@@ -36,15 +36,15 @@ from analysis.records import learnt
 from analysis.statistics.intervals import Interval
 from experiments.training.recipes import RECIPES, TEXT
 
-# Models of text have learnt something where they are better than counts of so many bytes, which
-# need no attention; those of a task, where this share of their answers is right.
+# Models of text have learnt something where they are better than an n-gram model of this order,
+# which needs no attention; those of a task, where this share of their answers is right.
 ORDER, LEARNT = 3, 0.95
 # Fewer on either side decide nothing.
 SEEDS = 3
 _SOURCES = tuple(sorted({recipe.source for recipe in RECIPES.values()}))
 _LITTLE = {
-    True: f"no model here is better than counts of {ORDER} bytes, so none shows what more adds",
-    False: f"no model here answers {100 * LEARNT:g} % rightly, so none has learnt the task",
+    True: f"no model here is better than a Kneser-Ney model of order {ORDER}",
+    False: f"no model here gives {100 * LEARNT:g} % of the answers rightly",
 }
 
 

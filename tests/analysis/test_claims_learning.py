@@ -122,10 +122,10 @@ def test_what_was_never_tested_after_as_many_flops_decides_nothing(judge):
     assert "never tested after as many FLOPs" in found.reason
 
 
-def test_models_that_counts_of_three_bytes_beat_decide_nothing(judge):
+def test_models_that_an_n_gram_model_beats_decide_nothing(judge):
     found = judge(LESS, rows=pair(around(2.0), around(2.3), of_three=1.9))
     assert found.verdict == UNDECIDED
-    assert found.reason.startswith("no model here is better than counts of 3 bytes")
+    assert found.reason.startswith("no model here is better than a Kneser-Ney model of order 3: ")
     # One side that has learnt something is enough: the other's failure is what is asked for.
     assert judge(LESS, rows=pair(around(2.0), around(2.3), of_three=2.1)).verdict == HOLDS
 
@@ -139,7 +139,7 @@ def test_a_task_that_nobody_learnt_decides_nothing(judge):
     assert judge(RECALL, rows=recall(0.97, 0.98)).verdict == FAILS
     found = judge(RECALL, rows=recall(0.2, 0.9))
     assert found.verdict == UNDECIDED
-    assert found.reason.startswith("no model here answers 95 % rightly")
+    assert found.reason.startswith("no model here gives 95 % of the answers rightly: ")
     assert "tokens of associative recall" in found.stand_in
     # A recipe of another source is no training of what is asked for.
     assert judge(LESS, rows=recall(0.5, 0.98)).verdict in (CARD, NOT_MEASURED)
