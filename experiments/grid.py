@@ -284,9 +284,7 @@ def _quick(where: str, asked, cases: list[Case]) -> set[Case]:
     return chosen
 
 
-def expand(
-    where: str, block: dict, procedures: tuple[str, ...] = BY_VARIANT
-) -> list[Case]:
+def expand(where: str, block: dict, procedures: tuple[str, ...] = BY_VARIANT) -> list[Case]:
     """All combinations of a block's lists; `shapes` lists mappings whose keys go together.
 
     procedures: those of the grid, one of which says of what class a variant's case is.
@@ -340,7 +338,7 @@ def _case(where: str, variant, point: dict, procedures: tuple[str, ...]) -> Case
 def applicable(variant: str, fields: Mapping) -> dict:
     """Those fields that apply to a variant: of blocks, branches and ranks what it takes."""
     left_out = {key for keys, is_needed in _needs(variant).items() if not is_needed for key in keys}
-    if VARIANTS[variant].takes != "branches":
+    if VARIANTS[variant].pattern_class != "DilatedBranches":
         left_out.add("head_offset")
     return {key: value for key, value in fields.items() if key not in left_out}
 

@@ -136,7 +136,8 @@ def _fields(found: Record, procedure: Procedure) -> Iterator[str]:
         yield f"replicates: {procedure.name} gives {' and '.join(procedure.fields)}"
     if is_ok and found.ceilings is None and found.started_at >= CEILINGS_SINCE:
         yield "ceilings: is null, which it is only in records older than the field"
-    if is_ok and (found.learning is None) == ("trainings" in procedure.fields):
+    is_training = "trainings" in procedure.fields
+    if (is_ok or found.learning is not None) and (found.learning is not None) != is_training:
         yield "learning: expected null unless models were trained"
     is_replica = VARIANTS[found.variant].replica_of
     if is_ok and (found.deviation is None) == bool(is_replica):
@@ -209,7 +210,7 @@ def _replicate(found: Record, one: Replicate, procedure: Procedure) -> Iterator[
     if one.peak_memory_bytes == 0 and found.tier != "smoke":
         yield "peak_memory_bytes: is 0, which the output alone is not"
     yield from _memory(found, one)
-    if one.trainings is not None:
+    if one.trainings is not None and "trainings" in procedure.fields:
         yield from plausible_trainings.faults(found, one.trainings)
     if one.ranks is None:
         return

@@ -29,13 +29,26 @@ def faults(found: Record, trainings: Sequence[Training]) -> Iterator[str]:
             yield f"{at}.evaluations: expected those after the steps {steps}"
         if one.steps_s > 1.02 * found.wall_s + 0.05:
             yield f"{at}.steps_s: is {one.steps_s:g}, and wall_s {found.wall_s:g}"
-        for name, ranges in (("by_position", one.by_position), ("by_distance", one.by_distance)):
-            if [part.first for part in ranges] != sorted({part.first for part in ranges}):
-                yield f"{at}.{name}: expected rising ranges"
-            if any(part.first & (part.first - 1) for part in ranges):
-                yield f"{at}.{name}: expected ranges that begin at powers of 2"
-            if sum(part.tokens for part in ranges) > one.tokens:
-                yield f"{at}.{name}: has more tokens than were asked, {one.tokens}"
-        told = sum(part.tokens * part.loss for part in one.by_position) / one.tokens
-        if not math.isclose(told, one.evaluations[-1].loss, rel_tol=_ROUNDING, abs_tol=1e-6):
-            yield f"{at}.by_position: its mean loss is {told:g}, and that of the last evaluation not"
+        for fault in _ranges(one, found.case.seq_len):
+            yield f"{at}.{fault}"
+
+
+def _ranges(one: Training, seq_len: int) -> Iterator[str]:
+    """Of the ranges of positions and distances of one training."""
+    for name, ranges in (("by_position", one.by_position), ("by_distance", one.by_distance)):
+        if [part.first for part in ranges] != sorted({part.first for part in ranges}):
+            yield f"{name}: expected rising ranges"
+        if any(part.first & (part.first - 1) or not part.first for part in ranges):
+            yield f"{name}: expected ranges that begin at powers of 2"
+        if any(part.first > seq_len for part in ranges):
+            yield f"{name}: has a range beyond seq_len={seq_len}"
+        if sum(part.tokens for part in ranges) > one.tokens:
+            yield f"{name}: has more tokens than were asked, {one.tokens}"
+    # Every token has a position; where its answer stands is not known of all.
+    if sum(part.tokens for part in one.by_position) < one.tokens:
+        yield f"by_position: has less tokens than were asked, {one.tokens}"
+    for name in ("loss", "accuracy"):
+        told = sum(part.tokens * getattr(part, name) for part in one.by_position) / one.tokens
+        stated = getattr(one.evaluations[-1], name)
+        if not math.isclose(told, stated, rel_tol=_ROUNDING, abs_tol=1e-6):
+            yield f"by_position: its mean {name} is {told:g}, of the last evaluation {stated:g}"

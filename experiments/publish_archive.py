@@ -20,7 +20,7 @@ from experiments.archive import MANIFEST, SUMMARY, unpack
 from experiments.atomic_write import atomic_write
 from experiments.digest import ROOT
 from experiments.gate import check_result
-from experiments.procedures import PROCEDURES, choose
+from experiments.procedures import of_case
 from experiments.publish import began, check_target, own_failure, why_not
 from experiments.record import parse
 from experiments.schema import Record, check
@@ -212,7 +212,7 @@ def _check_place(name: str, found: Record, manifest: Manifest | None) -> None:
         return
     # Its cases are smaller than those of any grid.
     _check_time("started_at", found.started_at, name)
-    procedure = PROCEDURES[choose(found.variant)]
+    procedure = of_case(found.to_case())
     if found.status == "ok" and not procedure.is_in(found.replicates):
         fields = " and ".join(procedure.fields)
         raise record.RecordError(f"{name}: replicates: {procedure.name} gives {fields}")

@@ -87,7 +87,9 @@ def _code() -> str:
     """The digest of what makes references."""
     procedures = ("attention", "replica", "streamed")
     modules = [f"experiments.procedures.{name}" for name in procedures]
-    made_by = modules_digest(*modules, data=["models/modules.py", "models/as_published/*.py"])
+    n_grams = "experiments/training/kneser_ney.py"
+    data = ["models/modules.py", "models/as_published/*.py", n_grams]
+    made_by = modules_digest(*modules, data=data)
     return _digest({"made_by": made_by, "torch": release("torch")})
 
 

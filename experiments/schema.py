@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import MISSING, fields
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Annotated, Literal, Union, get_type_hints
+from typing import Annotated, Literal, get_type_hints
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     PrivateAttr,
+    Tag,
     ValidationError,
     create_model,
     model_validator,
@@ -27,8 +31,8 @@ from experiments.case import Case, CaseError
 from experiments.field_types import (
     MOST_BYTES,
     MOST_MS,
-    BusId,
     Bits,
+    BusId,
     Bytes,
     CardUuid,
     Commit,
@@ -48,7 +52,7 @@ from experiments.field_types import (
     Watts,
 )
 from experiments.grid import TIERS
-from experiments.procedures import PROCEDURES, case_classes, case_from
+from experiments.procedures import PROCEDURES, case_classes, case_from, class_of
 from experiments.provenance import command
 from experiments.record import SCHEMA_VERSION, RecordError, parse
 from experiments.shown import shown
@@ -81,7 +85,19 @@ def _case_fields(case_class: type[Case]) -> type[BaseModel]:
 
 
 _COMMON = {one.name for one in fields(Case)}
-CaseFields = Union[tuple(map(_case_fields, case_classes()))]
+_CASE_FIELDS = {one: _case_fields(one) for one in case_classes()}
+
+
+def _tag(given: object) -> str:
+    """The class of cases that a record's `case` object, whatever it is, is read as."""
+    keys = given if isinstance(given, dict) else getattr(type(given), "model_fields", ())
+    return class_of(keys).__name__
+
+
+CaseFields = Annotated[
+    reduce(or_, (Annotated[made, Tag(one.__name__)] for one, made in _CASE_FIELDS.items())),
+    Discriminator(_tag),
+]
 
 
 class Rank(_Strict):
@@ -409,9 +425,11 @@ class Record(_Strict):
             for name in ("error", "backend", "realised_density", "useful_flops"):
                 if getattr(self, name) is None:
                     raise ValueError(f"{name}: is null, which it may not be when status is ok")
-            has_none = self.case.pass_ == "forward" or not VARIANTS[self.variant].has_exact_gradients
+            has_none = (
+                self.case.pass_ == "forward" or not VARIANTS[self.variant].has_exact_gradients
+            )
             if (self.error.gradient is None) != has_none:
-                raise ValueError("error.gradient: expected null exactly on the forward pass")
+                raise ValueError("error.gradient: expected null exactly where none is checked")
         else:
             for name in ("replicates", "error"):
                 if getattr(self, name):
@@ -445,7 +463,10 @@ def check(data: object, name: Path | str) -> Record:
         return Record.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"]))
+        loc = first["loc"]
+        # Behind the case stands the class that it was read as.
+        loc = (*loc[:1], *loc[2:]) if loc[:1] == ("case",) else loc
+        field = ".".join(map(str, loc))
         told = f"{field or 'record'}: {first['msg']}"
         if not field and "error" in first.get("ctx", {}):
             # Of a whole record: it names the field.

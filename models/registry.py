@@ -250,6 +250,14 @@ VARIANTS = _variants(
         "flex",
         "block-sparse attention by PyTorch's compiled FlexAttention",
     ),
+    Variant(
+        "block-sparse-masked",
+        "Block-Sparse (masked)",
+        "block-sparse attention by masking the scores of a dense pass",
+        "models.masked:masked_block_attention",
+        MappingProxyType({"backend": "sdpa"}),
+        pattern_class="BlockMask",
+    ),
     _dense("dense-flash", "SDPA flash", "sdpa-flash", "PyTorch's flash attention"),
     _dense(
         "dense-efficient",

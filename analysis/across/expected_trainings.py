@@ -17,7 +17,7 @@ def learning(case: TrainingCase) -> dict:
     is_text = recipe.source == TEXT
     package = {"name": "stdlib", "version": "3.12", "licence": "PSF-2.0", "files": 1, "bytes": 1}
     return {
-        "source": recipe.source,
+        "source": recipe.options.get("corpus", "python") if is_text else recipe.source,
         "sha256": 64 * "0" if is_text else None,
         "packages": [package] if is_text else None,
         "facts": {} if is_text else {"chance_accuracy": 1 / recipe.vocab_size},

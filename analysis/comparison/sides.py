@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.records import files
 from analysis.records import frame as records
 from analysis.records.files import DEFAULT_ROOTS, UNVOUCHED, File, RecordsError, repository
-from experiments.case import COLUMNS, Case
+from experiments.case import Case
 from experiments.shown import shown
 
 
@@ -62,7 +62,7 @@ def of_machines(found: Iterable[File], asked: str | None = None) -> dict[str, Si
     made = {}
     for machine in order:
         # One row per case: it has others where it is a point of several grids.
-        rows = frame[frame["machine"] == machine].drop_duplicates([*COLUMNS]).to_dict("records")
+        rows = frame[frame["machine"] == machine].drop_duplicates("path").to_dict("records")
         of_cases = {cases[machine, row["path"]]: row for row in rows}
         made[machine] = Side(
             machine if asked is None else asked,

@@ -7,7 +7,7 @@ from experiments.schema import Record
 
 
 def columns(case: Case, record: Record) -> dict:
-    """Columns of a case of training; None, and no trainings, of others.
+    """Columns of a case of training; of others missing (in a frame NaN), and no trainings.
 
     recipe, head_offset: of the case. learning: what is learnt (`experiments.schema.Learning`).
     trainings: a tuple of `experiments.schema.Training`, of all replicates; empty unless ok.

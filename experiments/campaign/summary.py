@@ -8,12 +8,16 @@ from pathlib import Path
 from experiments import grid, rounds
 from experiments.campaign.folder import Folder
 from experiments.case import Case
+from experiments.procedures import case_from
 from experiments.record import parse
 from experiments.runner import label
 
 # What times are set beside, by the fields that two cases must share.
 _BASELINE = "dense"
-_SHARED = ("batch", "seq_len", "heads", "kv_heads", "head_dim", "dtype", "is_causal", "pass_")
+_SHARED = (
+    *("batch", "seq_len", "heads", "kv_heads", "head_dim", "dtype", "is_causal", "pass_"),
+    "recipe",
+)
 
 
 def write(folder: Folder) -> None:
@@ -47,7 +51,7 @@ def records_table(found: list[dict]) -> str:
         return "No case is measured yet.\n"
     of_case: dict[Case, list[dict]] = {}
     for one in found:
-        case = Case.from_mapping({"variant": one["variant"], **one["case"]})
+        case = case_from({"variant": one["variant"], **one["case"]})
         of_case.setdefault(case, []).append(one)
     times = {case: _ms_of_rounds(records) for case, records in of_case.items()}
     dense = {_setting(case): ms for case, ms in times.items() if case.variant == _BASELINE}
@@ -85,7 +89,7 @@ def _ms_of_rounds(found: list[dict]) -> float | None:
 
 
 def _setting(case: Case) -> tuple:
-    return tuple(getattr(case, key) for key in _SHARED)
+    return tuple(getattr(case, key, None) for key in _SHARED)
 
 
 def _looked(found: dict | None) -> str:

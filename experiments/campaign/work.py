@@ -83,7 +83,7 @@ def _blocks(name: str, tier: str) -> list[Selected]:
     for block in loads((_HERE / name).read_text(encoding="utf-8")):
         fields = {key: of for key, of in block.items() if key != "experiment"}
         asked_by = grid.load(block["experiment"])
-        for case in grid.expand(name, fields):
+        for case in grid.expand(name, fields, asked_by.procedures):
             how = (asked_by.procedure(case.variant), asked_by.check_tier(tier).limits)
             task = of_tier.get(case) or grid.Task(case, (asked_by.name,), *how)
             found.setdefault(case, Selected(asked_by.name, task, "before tuning", len(found)))

@@ -40,8 +40,9 @@ class Cost:
     """Expected seconds of a case, by part, cut off at its limit.
 
     start_up: processes, compiling and inputs. reference: the oracle and the ceilings. untimed:
-    measuring memory, checking and warming up, and trainings. samples: what is timed. status: how the case is
-    expected to end. pass_ms: one timed pass, NaN where there is none. device: whose rates it used.
+    measuring memory, checking and warming up, and trainings. samples: what is timed. status: how
+    the case is expected to end. pass_ms: one timed pass, NaN where there is none. device: whose
+    rates it used.
     """
 
     start_up: float

@@ -6,6 +6,7 @@ Held by the tests to `experiments.workload`, which counts the tensors and lists 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from functools import cache
 
 from experiments.case import Case
@@ -89,6 +90,9 @@ def _branches(case: Case):
     for i, (w, r) in enumerate(zip(case.segment_lengths, case.dilation_rates, strict=True)):
         if is_partition:
             yield w, r, {i % r: base + (i < extra)}
+        elif getattr(case, "head_offset", "modulo") == "block":
+            size = -(-case.heads // r)
+            yield w, r, dict(Counter(head // size for head in range(case.heads)))
         else:
             yield w, r, {o: len(range(o, case.heads, r)) for o in range(min(r, case.heads))}
 

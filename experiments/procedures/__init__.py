@@ -110,12 +110,20 @@ def columns() -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for one in case_classes() for name in columns_of(one)))
 
 
+def class_of(keys: Iterable[str]) -> type[Case]:
+    """The class of cases that knows most of these keys, of several that with the fewest fields."""
+    return max(case_classes(), key=lambda one: len({*columns_of(one)} & {*keys}))
+
+
 def case_from(values: Mapping) -> Case:
-    """The case of whichever class has these keys, of a grid or record; CaseError as there."""
-    for one in case_classes():
-        if set(values) <= {*columns_of(one)}:
-            break
-    return one.from_mapping(values)
+    """The case of whichever class has these keys, of a record; CaseError as there."""
+    return class_of(values).from_mapping(values)
+
+
+def of_case(case: Case) -> Procedure:
+    """The one that measures a case, of those whose cases are of its class."""
+    names = [name for name, one in PROCEDURES.items() if one.case_class is type(case)]
+    return PROCEDURES[choose(case.variant, names)]
 
 
 def choose(variant: str, names: Iterable[str] = BY_VARIANT) -> str:

@@ -49,10 +49,12 @@ def make_reference(
     """
     measure.prepare(device)
     work = attention_of(case, device)
+    # A backward pass is made, whether or not it is checked.
+    counted = replace(work, case=replace(work.case, pass_=case.pass_))
     layers = RECIPES[case.recipe].layers
     known = {
         "realised_density": work.density(),
-        "useful_flops": layers * case.batch * work.useful_flops() + matrix_flops(case),
+        "useful_flops": layers * case.batch * counted.useful_flops() + matrix_flops(case),
     }
     try:
         known["backend"] = work.backend()
@@ -120,13 +122,15 @@ def _measured(case: TrainingCase, device: str, reference: Path, limits: dict) ->
         taken.append(report.ms)
 
     train(endless, **made, on_step=note, should_stop=is_enough)
-    return {"samples_ms": _warm(taken), "peak_memory_bytes": peak, "error": error}
+    # It stops after the step in which it is told to.
+    samples = _warm(taken)[: limits["max_samples"]]
+    return {"samples_ms": samples, "peak_memory_bytes": peak, "error": error}
 
 
 def _warm(taken: list[float]) -> list[float]:
-    """The times without those of the first WARM_UP_MS, and of the first step."""
+    """The times of the steps that begin after WARM_UP_MS, and after the first."""
     ends = np.cumsum(taken)
-    return taken[max(1, int(np.searchsorted(ends, WARM_UP_MS))) :]
+    return taken[int(np.searchsorted(ends, WARM_UP_MS)) + 1 :]
 
 
 def _made(config: RunConfig, device: str) -> tuple[Source, LongNetLM]:

@@ -9,6 +9,7 @@ from experiments.training.recipes import RECIPES
 from models.registry import VARIANTS
 
 HEAD_OFFSETS = ("modulo", "block")
+_DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,22 @@ class TrainingCase(Case):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.recipe not in RECIPES:
+        if not isinstance(self.recipe, str) or self.recipe not in RECIPES:
             raise CaseError(f"recipe={self.recipe!r}: expected one of {', '.join(RECIPES)}")
         if self.head_offset not in HEAD_OFFSETS:
             expected = ", ".join(HEAD_OFFSETS)
             raise CaseError(f"head_offset={self.head_offset!r}: expected one of {expected}")
-        if self.head_offset != "modulo" and VARIANTS[self.variant].takes != "branches":
-            raise CaseError(f"head_offset={self.head_offset!r}: {self.variant} has no branches")
-        if not self.is_causal or self.pass_ != "forward_backward":
-            raise CaseError("recipe: expected is_causal=true and pass=forward_backward beside it")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise CaseError(f"dtype={self.dtype!r}: expected float32 or bfloat16, of a training")
+        has_offsets = VARIANTS[self.variant].pattern_class == "DilatedBranches"
+        if self.head_offset != "modulo" and not has_offsets:
+            expected = f"modulo, {self.variant} has no other"
+            raise CaseError(f"head_offset={self.head_offset!r}: expected {expected}")
+        if not self.is_causal:
+            raise CaseError(f"is_causal={self.is_causal}: expected true, of a training")
+        if self.pass_ != "forward_backward":
+            raise CaseError(f"pass={self.pass_!r}: expected forward_backward, of a training")
+        if self.dtype not in _DTYPES:
+            expected = " or ".join(_DTYPES)
+            raise CaseError(f"dtype={self.dtype!r}: expected {expected}, of a training")
         if self.world_size is not None:
             raise CaseError(f"world_size={self.world_size}: expected none, of a training")
 

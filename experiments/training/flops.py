@@ -5,15 +5,12 @@ from __future__ import annotations
 from experiments.training.case import TrainingCase
 from experiments.training.recipes import RECIPES
 
-# The width of the feed-forward layers over that of the model, as `models.LongNetConfig` has it.
-_FFN = 4
-
 
 def matrices(case: TrainingCase) -> int:
     """Weights that each token is multiplied by: projections, feed-forward layers and the output."""
     recipe = RECIPES[case.recipe]
     width, kv_width = case.heads * case.head_dim, case.kv_heads * case.head_dim
-    of_layer = width * (2 * width + 2 * kv_width) + 2 * _FFN * width**2
+    of_layer = width * (2 * width + 2 * kv_width) + 2 * recipe.ffn_ratio * width**2
     return recipe.layers * of_layer + recipe.vocab_size * width
 
 

@@ -6,6 +6,7 @@ a training run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ PATH = Path(__file__).with_suffix(".yaml")
 TEXT = "text"
 # What may be told of a validation: Kneser-Ney models of these orders, in grams of bytes.
 ORDERS = (3, 5)
+# Files are named after cases, and these after recipes.
+_NAME = re.compile(r"[a-z0-9-]+")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Recipe:
         source: what it learns, one of `experiments.training.sources.SOURCES`.
         options: of the source.
         training: see `TrainingConfig`; its seed is drawn.
+        ffn_ratio: width of the feed-forward layers over that of the model.
         seeds: trainings of a case in a round, each from a seed of its own.
 
     Raises:
@@ -42,10 +46,13 @@ class Recipe:
     source: str
     training: TrainingConfig
     options: Mapping[str, object] = field(default_factory=dict)
+    ffn_ratio: int = 4
     seeds: int = 4
 
     def __post_init__(self):
-        for name in ("layers", "seeds"):
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"name={self.name!r}: expected a-z, 0-9 and -")
+        for name in ("layers", "ffn_ratio", "seeds"):
             object.__setattr__(self, name, as_integer(name, getattr(self, name)))
         if not isinstance(self.training, TrainingConfig):
             check_names(TrainingConfig, "training.", self.training)
@@ -76,7 +83,7 @@ def run_config(case, seed: int) -> RunConfig:
 
     Args:
         case: a `experiments.training.case.TrainingCase`.
-        seed: of the first weights and of the order of the data; validation is the same for all.
+        seed: of the first weights and of the data, but for the text that is validated.
     """
     recipe = RECIPES[case.recipe]
     model = {
@@ -85,6 +92,7 @@ def run_config(case, seed: int) -> RunConfig:
         "embed_dim": case.heads * case.head_dim,
         "heads": case.heads,
         "kv_heads": case.kv_heads,
+        "ffn_dim": recipe.ffn_ratio * case.heads * case.head_dim,
     }
     if case.segment_lengths is not None:
         model |= {

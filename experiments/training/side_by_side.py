@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
 from experiments.die_with_parent import die_with_parent
+
+# Between the end of a process's pipe and its own.
+_END_S = 1.0
 
 
 class TrainingFailed(Exception):
@@ -19,26 +23,30 @@ class TrainingFailed(Exception):
 class Prepared:
     """Processes that wait to be told to begin."""
 
-    def __init__(self, connections: list, count: int):
-        self._connections, self._count = connections, count
+    def __init__(self, children: list, connections: list, count: int):
+        self._children, self._connections, self._count = children, connections, count
 
     def results(self) -> list:
         """Begin, and wait for what the function returns, in the order of the arguments.
 
         Raises:
             TrainingFailed: where a call raised or its process ended.
+            MemoryError: where that is what a call raised.
         """
         for connection in self._connections:
-            connection.send("begin")
+            # Of one that has ended it is told below.
+            with suppress(BrokenPipeError):
+                connection.send("begin")
         found = [None] * self._count
         for number in range(self._count):
-            connection = self._connections[number % len(self._connections)]
+            place = number % len(self._connections)
             try:
-                error, found[number] = connection.recv()
-            except EOFError:
-                raise TrainingFailed("a training's process ended without a result") from None
+                error, found[number] = self._connections[place].recv()
+            except (EOFError, ConnectionResetError):
+                raise TrainingFailed(_ending(self._children[place])) from None
             if error is not None:
-                raise TrainingFailed(error)
+                kind, told = error
+                raise kind(told)
         return found
 
 
@@ -59,16 +67,28 @@ def prepared(function: Callable, arguments: Sequence[tuple]) -> Iterator[Prepare
     try:
         for place, core in enumerate(cores):
             ours, theirs = context.Pipe()
-            own = arguments[place :: len(cores)]
-            children.append(context.Process(target=_serve, args=(function, own, core, theirs)))
-            children[-1].start()
-            theirs.close()
             connections.append(ours)
-        yield Prepared(connections, len(arguments))
+            own = arguments[place :: len(cores)]
+            child = context.Process(target=_serve, args=(function, own, core, theirs))
+            child.start()
+            children.append(child)
+            theirs.close()
+        yield Prepared(children, connections, len(arguments))
     finally:
         for child in children:
             child.kill()
             child.join()
+        for connection in connections:
+            connection.close()
+
+
+def _ending(child) -> str:
+    """How a process ended without a result."""
+    child.join(_END_S)
+    code = child.exitcode
+    if code is not None and code < 0:
+        return f"a training's process was killed by {signal.Signals(-code).name}"
+    return "a training's process ended without a result"
 
 
 def _serve(function: Callable, arguments: Sequence[tuple], core: int, pipe) -> None:
@@ -79,9 +99,8 @@ def _serve(function: Callable, arguments: Sequence[tuple], core: int, pipe) -> N
         torch.set_num_threads(1)
         for one in arguments:
             pipe.send((None, function(*one)))
-    except EOFError:
-        # The parent needs no result.
-        pass
+    except MemoryError as error:
+        pipe.send(((MemoryError, str(error)), None))
     except Exception as error:  # The parent raises it: nothing is swallowed.
-        pipe.send((f"{type(error).__name__}: {error}", None))
+        pipe.send(((TrainingFailed, f"{type(error).__name__}: {error}"), None))
     os._exit(0)

@@ -158,6 +158,7 @@ class VariantAttention:
         options = self._options | {"key_padding_mask": key_padding_mask}
         if self.chooses_blocks:
             options |= {"sparsity": self.sparsity, "block_size": self.block_size}
+            options |= {"attend": self._entry}
             return partial(chosen_attention, **options)
         if self.order is not None:
             pattern = self.branches if self.masks is None else self.masks.of(seq_len, device)

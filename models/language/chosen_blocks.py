@@ -15,6 +15,8 @@ depend on what tensors hold, so torch.compile breaks its graph here and refuses 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from models.block_sparse import block_sparse_attention
@@ -117,6 +119,7 @@ def chosen_attention(
     is_causal: bool,
     backend: str,
     key_padding_mask: torch.Tensor | None = None,
+    attend: Callable[..., torch.Tensor] = block_sparse_attention,
 ) -> torch.Tensor:
     """Block-sparse attention, each sequence of the batch by the blocks that it chooses.
 
@@ -124,8 +127,9 @@ def chosen_attention(
         q: (B, N, H, D).
         k, v: (B, N, Hkv, D).
         sparsity, block_size, is_causal: as of `chosen_mask`.
-        backend: as of `models.block_sparse_attention`.
+        backend: as `attend` takes it.
         key_padding_mask: (B, N) bool, True where a key is not attended to.
+        attend: the attention, with the arguments of `models.block_sparse_attention`.
 
     Returns:
         (B, N, H, D).
@@ -138,7 +142,7 @@ def chosen_attention(
         options = {"sparsity": sparsity, "block_size": block_size, "is_causal": is_causal}
         mask = chosen_mask(q[one], keys, **options)
         outs.append(
-            block_sparse_attention(
+            attend(
                 q[element],
                 k[element],
                 v[element],

@@ -17,6 +17,7 @@ from experiments.__main__ import main
 from experiments.case import Case
 from experiments.cost.rates import PATH, device
 from experiments.plain_yaml import loads
+from experiments.procedures import case_from
 from experiments.workload import build
 from models.registry import VARIANTS
 
@@ -84,7 +85,7 @@ def _published():
         machine = record["machine"]
         if machine["device_kind"] != "cpu":
             continue
-        case = Case.from_mapping({"variant": record["variant"], **record["case"]})
+        case = case_from({"variant": record["variant"], **record["case"]})
         # Those from before there were rounds have several replicates.
         options = {"cores": machine["cores"], "replicates": len(record["replicates"]) or 1}
         task = tasks[record["tier"]][case]

@@ -168,11 +168,11 @@ def test_without_a_procedure_each_variant_takes_the_only_one_that_can(tmp_path):
 
 
 def test_two_procedures_for_one_variant_are_no_choice(monkeypatch):
-    other = replace(procedures.PROCEDURES["attention"], name="training")
-    monkeypatch.setitem(procedures.PROCEDURES, "training", other)
-    with pytest.raises(ValueError, match="attention and training can both measure dense: name one"):
-        procedures.choose("dense")
-    assert procedures.choose("dense", ["training"]) == "training"
+    other = replace(procedures.PROCEDURES["attention"], name="other")
+    monkeypatch.setitem(procedures.PROCEDURES, "other", other)
+    with pytest.raises(ValueError, match="attention and other can both measure dense: name one"):
+        procedures.choose("dense", ["attention", "other"])
+    assert procedures.choose("dense", ["other"]) == "other"
 
 
 BLOCKS = """

@@ -56,7 +56,9 @@ def test_a_shared_case_is_that_of_the_first_entry_that_takes_it(tmp_path):
 
 def test_other_tiers_take_from_all_experiments_in_turn():
     order = value.ordered("smoke")
-    assert {one.experiment for one in order[:20]} == set(grid.names())
+    # Of three turns: the first cases of one may be those of another too.
+    turns = order[: 3 * len(grid.names())]
+    assert {one.experiment for one in turns} == set(grid.names())
     assert all(one.why == value.REST for one in order)
 
 

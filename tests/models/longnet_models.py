@@ -21,6 +21,7 @@ ON_CPU = (
     "head-partitioned",
     "block-sparse",
     "block-sparse-sdpa",
+    "block-sparse-masked",
     "ring-standard",
     "ring-distributed",
     "ring-striped",
@@ -48,6 +49,7 @@ PATTERNS = ("local_window", "dilated", "global_local", "strided", "random", "top
 SYSTEMS = [(name, None) for name in ON_CPU if not name.startswith("block-sparse")]
 SYSTEMS += [("block-sparse", pattern) for pattern in PATTERNS]
 SYSTEMS += [("block-sparse-sdpa", "top_k")]
+SYSTEMS += [("block-sparse-masked", pattern) for pattern in ("strided", "top_k")]
 
 
 def config(attention="dilated-sdpa", pattern=None, **options):
