@@ -150,18 +150,28 @@ class Evidence:
 
         That of the paper, where a system has offsets of heads; each holds trainings.
         """
-        found = self._matching(self._rows, claim, system, at, trained=True)
-        found = (row for row in found if row["trainings"] and row["head_offset"] != "block")
+        found = (
+            row
+            for variant in self.variants(system)
+            for row in self._matching(self._rows, claim, system, at, trained_as=variant)
+            if row["trainings"] and row["head_offset"] != "block"
+        )
         return sorted(found, key=lambda row: row["path"])
 
+    def variants(self, system: str) -> tuple[str, ...]:
+        """Those that a system is trained as."""
+        known = self.claims_file.systems[system]
+        return known.variant, *known.also
+
     def _matching(
-        self, rows: _Rows, claim: Claim, system: str, at: Mapping, *, trained: bool = False
+        self, rows: _Rows, claim: Claim, system: str, at: Mapping, *, trained_as: str | None = None
     ) -> list[dict]:
         """Those of `rows`, as `_by_system` has them, that are of the system at the shape.
 
-        Of trainings, or of attention alone: a step of a model is no pass of attention.
+        trained_as: of trainings with that variant; a step of a model is no pass of attention.
         """
-        writeup, variant = self.claims_file.writeups[claim.writeup], self.variant(system)
+        writeup = self.claims_file.writeups[claim.writeup]
+        variant = trained_as or self.variant(system)
         if variant is None:
             return []
         known = VARIANTS[variant]
@@ -189,7 +199,7 @@ class Evidence:
         for row in among.values():
             if any(row[k] != v for k, v in shape.items()) or row["kv_heads"] != row["heads"]:
                 continue
-            if _is_training(row) != trained:
+            if _is_training(row) != (trained_as is not None):
                 continue
             segments = tuple(zip(*(row[k] or () for k in _BRANCHES), strict=True))
             if branches and pairs is not None and segments != tuple(map(tuple, pairs)):

@@ -152,8 +152,9 @@ class _OfTrainings(Predicate):
             text = f"said of {self.scale.words}; no training of ours is that large"
             needs = f"trainings of {self.scale.words}, on {ANY_CUDA}"
             return Judgement(CARD, NONE, text, needs=needs)
-        variants = list(dict.fromkeys(evidence.variant(system) for system, _ in self._needed()))
-        text = f"missing: trainings of {comma_separated(variants)} on {named(self.learns)}"
+        sides = [evidence.variants(system) for system, _ in self._needed()]
+        names = comma_separated(dict.fromkeys(side[0] for side in sides))
+        text = f"missing: trainings of {names} on {named(self.learns)}"
         experiment = evidence.claims_file.writeups[claim.writeup].experiment
         for tier, verdict, needs in (("laptop", NOT_MEASURED, "a run"), ("gpu", CARD, ANY_CUDA)):
             has = {
@@ -161,7 +162,7 @@ class _OfTrainings(Predicate):
                 for row in planned(tier)
                 if row["experiment"] == experiment and _learns(row, self.learns)
             }
-            if has.issuperset(variants):
+            if all(has.intersection(side) for side in sides):
                 command = f"python -m experiments run {experiment} --tier {tier}"
                 return Judgement(verdict, NONE, text, needs=needs, command=command)
         text = f"{text}; no experiment of ours has that case"

@@ -233,7 +233,8 @@ class System(Strict):
     experiment: of whose tables it is, if not of those of the write-up; dilated systems, whose
     branches differ from one to another, are judged by its records.
     mechanism: what the published times of it come from, where a claim names none.
-    replica: the variant that computes what the published code did, where there is one. one_code:
+    also: variants that compute the same, of which trainings count too. replica: the variant that
+    computes what the published code did, where there is one. one_code:
     the system whose published code ran under this name too. scores: so many whole score matrices
     are in memory at once. fused: the same attention without its scores written down, given beside
     every comparison.
@@ -241,6 +242,7 @@ class System(Strict):
 
     name: str
     variant: VariantName
+    also: list[VariantName] = []
     replica: VariantName | None = None
     one_code: SystemName | None = None
     scores: int = 0

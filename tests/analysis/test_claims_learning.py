@@ -207,6 +207,14 @@ def test_longer_rows_are_compared_with_as_many_tokens_a_step(judge):
     assert other.verdict in (CARD, NOT_MEASURED)
 
 
+def test_a_system_is_trained_as_any_variant_that_computes_the_same(tmp_path):
+    content = data(entry(LESS))
+    content["systems"]["fast"]["also"] = ["dilated-triton"]
+    claims_file = load(tmp_path, content)
+    rows = [trained("dilated-triton", around(2.0)), trained("dense", around(2.3))]
+    assert claims.evaluate(claims_file, pd.DataFrame(rows))[0].method.verdict == HOLDS
+
+
 def test_what_is_said_of_large_models_needs_large_models(judge):
     scale = {"seq_len": 8192, "parameters": 125_000_000}
     asked = LESS | {"scale": scale}
