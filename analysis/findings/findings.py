@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -209,6 +209,8 @@ def _learnt(quantity: str, row: pd.Series, base: pd.Series | None = None) -> Int
     if base is not None:
         return learnt.difference(row, base, measure)
     found = learnt.interval(row, measure)
+    if measure == learnt.ACCURACY:  # a share, whatever Student's t has room for
+        found = replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
     if quantity.startswith(_OVER):
         return found.over(row["learning"].n_gram_losses[quantity.removeprefix(_OVER)])
     return found
