@@ -31,7 +31,7 @@ from analysis.claims.schema import (
     Shape,
     SystemName,
 )
-from analysis.claims.wording import comma_separated, interval_text, measured_as
+from analysis.claims.wording import comma_separated, interval_text, measured_as, shape_words
 from analysis.records import learnt
 from analysis.statistics.intervals import Interval
 from experiments.training.recipes import RECIPES, TEXT
@@ -139,7 +139,7 @@ class _OfTrainings(Predicate):
         own, base = (learnt.interval(row, self.measure, at).value for row in pair)
         unit = f" {self._unit}".rstrip()
         of = " beside ".join(filter(None, dict.fromkeys(map(pattern, pair))))
-        cost = f", where a step takes {_share(*pair):.2g} of the FLOPs"
+        cost = f", in steps of {_share(*pair):.2g} times as many"
         when = "" if at is None else f" after {at:.2g} FLOPs{cost}"
         return (
             f"at {lengths} tokens {own:.4g} beside {base:.4g}{unit}{when}, a difference of "
@@ -188,9 +188,10 @@ class Learns(_OfTrainings):
     def words(self, claim):
         size = "" if self.scale is None else f", by {self.scale.words}"
         cheaper = "" if self.saves is None else f" where a step is {self.saves:g} times cheaper"
+        own, other = _at(self.system, self.at), _at(self.against, self.against_at)
         return (
-            f"{self.measure} of {self.system} on {named(self.learns)} is {self._relation()} that "
-            f"of {self.against} after {self.after}, at every length{cheaper}{size}"
+            f"{self.measure} of {own} on {named(self.learns)} is {self._relation()} that of "
+            f"{other} after {self.after}, at every length{cheaper}{size}"
         )
 
     def _needed(self):
@@ -227,9 +228,10 @@ class LongerContext(_OfTrainings):
     """
 
     def words(self, claim):
+        own = _at(self.system, self.at)
         return (
-            f"{self.measure} of {self.system} on {named(self.learns)} is, trained on the longest "
-            f"rows, {self._relation()} that on the shortest, after equal steps"
+            f"{self.measure} of {own} on {named(self.learns)} is, trained on the longest rows, "
+            f"{self._relation()} that on the shortest, after equal steps"
         )
 
     def _needed(self):
@@ -249,6 +251,11 @@ def _most_telling(rows: Mapping[int, Mapping]) -> tuple:
     longest = rows[max(rows)]
     is_whole = max(longest["segment_lengths"] or (0,)) >= longest["seq_len"]
     return len(rows), is_whole, longest["useful_flops"]
+
+
+def _at(system: str, shape: Shape) -> str:
+    words = shape_words(shape.given())
+    return f"{system} ({words})" if words else system
 
 
 def _learns(row: Mapping, source: str) -> bool:
