@@ -52,8 +52,8 @@ class Part:
 class Finding:
     """A headline, judged. rank: from 1. claims, restatements: ids of all that belongs to it.
 
-    of_paper: whether it is a paper's, of which no code is judged. as_published, method: None where it
-    is a matter of the write-up's own arithmetic, which `consistency` then judges.
+    of_paper: whether it is a paper's, of which no code is judged. as_published, method: None where
+    it is a matter of the write-up's own arithmetic, which `consistency` then judges.
     """
 
     name: str
