@@ -8,6 +8,7 @@ or few of them, leave either undecided.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -16,7 +17,18 @@ from analysis.claims.claim import Predicate
 from analysis.claims.evidence import ANY_CUDA
 from analysis.claims.machines import of_all_machines
 from analysis.claims.planned import planned
-from analysis.claims.scale import Scale, named, ours, pattern, reaching, schedule
+from analysis.claims.scale import (
+    Scale,
+    flops_apart,
+    flops_over,
+    named,
+    ours,
+    pattern,
+    reaching,
+    schedule,
+    shape_of,
+    size_of,
+)
 from analysis.claims.schema import (
     CARD,
     FAILS,
@@ -24,6 +36,7 @@ from analysis.claims.schema import (
     METHOD,
     NONE,
     NOT_MEASURED,
+    OPEN,
     RECORDS,
     UNDECIDED,
     Judgement,
@@ -101,12 +114,13 @@ class _OfTrainings(Predicate):
         compared: dict[str, list] = {}
         for (machine, _), sides in sorted(groups.items()):
             pairs = self._pairs(sides)
-            if pairs and _size(pairs) > _size(compared.get(machine, [])):
+            if pairs and size_of(pairs) > size_of(compared.get(machine, [])):
                 compared[machine] = pairs
         if not compared:
             return self._waits(claim, evidence)
-        results = [self._of_machine(pairs) for pairs in compared.values()]
-        return of_all_machines(sorted(results, key=lambda one: one.rows[0]["device_kind"] == "cpu"))
+        return _of_largest(
+            [(size_of(pairs), self._of_machine(pairs)) for pairs in compared.values()]
+        )
 
     def _of_machine(self, pairs) -> Judgement:
         rows = tuple(row for pair in pairs for row in pair)
@@ -139,7 +153,7 @@ class _OfTrainings(Predicate):
         own, base = (learnt.interval(row, self.measure, at).value for row in pair)
         unit = f" {self._unit}".rstrip()
         of = " beside ".join(filter(None, dict.fromkeys(map(pattern, pair))))
-        cost = f", in steps of {_share(*pair):.2g} times as many"
+        cost = f", in steps of {flops_over(*pair):.2g} times as many"
         when = "" if at is None else f" after {at:.2g} FLOPs{cost}"
         return (
             f"at {lengths} tokens {own:.4g} beside {base:.4g}{unit}{when}, a difference of "
@@ -198,17 +212,19 @@ class Learns(_OfTrainings):
         return [(self.system, self.at.given()), (self.against, self.against_at.given())]
 
     def _pairs(self, sides):
-        shared = set.intersection(*({_shape(row) for row in rows} for rows in sides))
+        shared = set.intersection(*({shape_of(row) for row in rows} for rows in sides))
         found = []
         for shape in sorted(shared):
-            own, base = (reaching([row for row in rows if _shape(row) == shape]) for rows in sides)
+            own, base = (
+                reaching([row for row in rows if shape_of(row) == shape]) for rows in sides
+            )
             pairs = [(one, other) for one in own for other in base]
             enough = [pair for pair in pairs if self._saves_enough(pair)]
-            found.append(min(enough or pairs, key=_apart))
+            found.append(min(enough or pairs, key=flops_apart))
         return [pair for pair in found if self._saves_enough(pair)] or found[-1:]
 
     def _saves_enough(self, pair: Sequence[Mapping]) -> bool:
-        return self.saves is None or _share(*pair) <= 1 / self.saves
+        return self.saves is None or flops_over(*pair) <= 1 / self.saves
 
     def _refusal(self, pairs):
         if not self._saves_enough(pairs[-1]):
@@ -240,7 +256,7 @@ class LongerContext(_OfTrainings):
     def _pairs(self, sides):
         groups: dict[tuple, dict[int, Mapping]] = {}
         for row in sides[0]:
-            length, batch, *others = _shape(row)
+            length, batch, *others = shape_of(row)
             key = (schedule(row), length * batch, *others)
             groups.setdefault(key, {})[length] = row
         own = max(groups.values(), key=_most_telling, default={})
@@ -253,6 +269,21 @@ def _most_telling(rows: Mapping[int, Mapping]) -> tuple:
     return len(rows), is_whole, longest["useful_flops"]
 
 
+def _of_largest(results: Sequence[tuple[tuple[int, int], Judgement]]) -> Judgement:
+    """By the largest models, then the longest rows, of those that settle it; others are told.
+
+    Machines of one size that oppose each other differ; a smaller size is no other opinion.
+    """
+    settled = [one for one in results if one[1].verdict not in OPEN] or results
+    largest = max(size for size, _ in settled)
+    deciding = [found for size, found in settled if size == largest]
+    found = of_all_machines(sorted(deciding, key=lambda one: one.rows[0]["machine"]))
+    others = [one for _, one in results if one not in deciding]
+    told = [f"{one.verdict} {one.stand_in}: {one.reason}" for one in others]
+    rows = found.rows + tuple(row for one in others for row in one.rows)
+    return replace(found, reason="; ".join([found.reason, *told]), rows=rows)
+
+
 def _at(system: str, shape: Shape) -> str:
     words = shape_words(shape.given())
     return f"{system} ({words})" if words else system
@@ -261,28 +292,6 @@ def _at(system: str, shape: Shape) -> str:
 def _learns(row: Mapping, source: str) -> bool:
     recipe = row.get("recipe")
     return recipe in RECIPES and RECIPES[recipe].source == source
-
-
-def _shape(row: Mapping) -> tuple:
-    """What the two sides of a comparison share, the length first."""
-    return tuple(row[name] for name in ("seq_len", "batch", "heads", "head_dim", "dtype"))
-
-
-def _apart(pair: Sequence[Mapping]) -> tuple:
-    """How far the FLOPs of two steps are apart; of as far ones, the denser pair first."""
-    share, work = _share(*pair), sum(row["useful_flops"] for row in pair)
-    return max(share, 1 / share), -work, *(row["path"] for row in pair)
-
-
-def _share(one: Mapping, other: Mapping) -> float:
-    """FLOPs of a step of one over those of a step of the other."""
-    return one["useful_flops"] / other["useful_flops"]
-
-
-def _size(pairs: Sequence[Sequence[Mapping]]) -> tuple[int, int]:
-    """Parameters and length of the largest."""
-    rows = [row for pair in pairs for row in pair]
-    return max(((row["learning"].parameters, row["seq_len"]) for row in rows), default=(0, 0))
 
 
 def _has_learnt(row: Mapping) -> bool:

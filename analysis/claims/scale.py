@@ -1,4 +1,4 @@
-"""How large models, rows and data were: of a statement, and of what stands in for them here."""
+"""How large models, rows and data were: of a statement, and of the trainings that stand in here."""
 
 from __future__ import annotations
 
@@ -61,6 +61,28 @@ def reaching(rows: Sequence[Mapping]) -> list[Mapping]:
     """Those whose longest segment is the whole row, as the paper has it, where there are any."""
     whole = [row for row in rows if max(row["segment_lengths"] or (0,)) >= row["seq_len"]]
     return whole or list(rows)
+
+
+def shape_of(row: Mapping) -> tuple:
+    """What the two sides of a comparison share, the length first."""
+    return tuple(row[name] for name in ("seq_len", "batch", "heads", "head_dim", "dtype"))
+
+
+def flops_over(one: Mapping, other: Mapping) -> float:
+    """FLOPs of a step of one over those of a step of the other."""
+    return one["useful_flops"] / other["useful_flops"]
+
+
+def flops_apart(pair: Sequence[Mapping]) -> tuple:
+    """How far the FLOPs of two steps are apart; of as far ones, the denser pair first."""
+    share, work = flops_over(*pair), sum(row["useful_flops"] for row in pair)
+    return max(share, 1 / share), -work, *(row["path"] for row in pair)
+
+
+def size_of(pairs: Sequence[Sequence[Mapping]]) -> tuple[int, int]:
+    """Parameters and length of the largest."""
+    rows = [row for pair in pairs for row in pair]
+    return max(((row["learning"].parameters, row["seq_len"]) for row in rows), default=(0, 0))
 
 
 def named(source: str) -> str:

@@ -189,7 +189,24 @@ def test_machines_that_oppose_each_other_differ(judge):
     there = pair(around(2.3), around(2.0), machine="cuda-new")
     found = judge(LESS, rows=[*pair(around(2.0), around(2.3)), *there])
     assert found.verdict == DIFFERS
-    assert "on a CPU and at our scale" in found.stand_in or "on New Card and" in found.stand_in
+    assert "on a CPU and at our scale" in found.stand_in
+
+
+def test_the_largest_models_decide_and_smaller_ones_are_told(judge):
+    here, there = (
+        pair(around(own), around(base), **case)
+        for own, base, case in (
+            (2.3, 2.0, {}),
+            (2.0, 2.3, {"machine": "cuda-new", "parameters": 10**7}),
+        )
+    )
+    found = judge(LESS, rows=[*here, *there])
+    assert found.verdict == HOLDS and found.stand_in.startswith("at our scale: models of 10M")
+    assert "; does not hold at our scale: models of 1M parameters" in found.reason
+    assert len(found.evidence) == 4
+    # Where the larger ones tell nothing, those that do decide.
+    open_there = pair(around(2.0), around(2.0), machine="cuda-new", parameters=10**7)
+    assert judge(LESS, rows=[*here, *open_there]).verdict == FAILS
 
 
 def test_longer_rows_are_compared_with_as_many_tokens_a_step(judge):
