@@ -12,8 +12,9 @@ physics         a time below the card's FLOP or bandwidth floor, a memory below 
 construction    a system cannot be faster than one that it contains; what a pattern or an order of
                 tokens is, counted; two names of one computation;
 public history  what reading or running the published code shows, at the commit that is named;
-records         what was measured: what stands in for the published card, type or batch is part of
-                the verdict; machines that disagree make it "differs by machine";
+records         what was measured: what stands in for the published card, type or batch, or for the
+                published size of models that were trained, is part of the verdict; machines that
+                disagree make it "differs by machine";
 none            nothing above applies: it needs a card or was not measured, and says what would do.
 
 A mechanism (`mechanisms` in the file) says how a published figure arose, once for all claims that

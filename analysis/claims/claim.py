@@ -27,10 +27,11 @@ class Predicate(Strict):
 
     sort: what an entry of this kind is, one of `schema.SORTS`. judged_sides: which verdicts it has.
     figure_unit: of the published figure, where the kind alone says it; "x" a ratio, "exponent" the
-    power of a growth.
+    power of a growth. needs_card: whether it asks what the figures were taken on.
     """
 
     needs_figure: ClassVar[bool] = False
+    needs_card: ClassVar[bool] = True
     figure_unit: ClassVar[str] = ""
     sort: ClassVar[str] = CLAIM
     judged_sides: ClassVar[tuple[str, ...]] = SIDES
@@ -93,9 +94,10 @@ class Subject:
 class Claim:
     """One published statement, in our words.
 
-    section, line: where the write-up makes it. strength: one of `schema.STRENGTHS`. scope: a card,
-    where it says that it is about that hardware alone. subject: "class" where it is about what was
-    published, "method" where it is about the method by that name. history: what the public history
+    section, line: where the write-up makes it; of a paper `line` is a place such as "table 2".
+    strength: one of `schema.STRENGTHS`. scope: a card, where it says that it is about that hardware
+    alone. subject: "class" where it is about what was published, "method" where it is about the
+    method by that name. history: what the public history
     of the code shows of it. unit: of the figure, "" where it has none.
     """
 

@@ -38,7 +38,7 @@ from models.registry import VARIANTS
 _BRANCHES = ("segment_lengths", "dilation_rates")
 # Where replicas of the published code are measured.
 _REPLICAS = "as_published"
-_ANY_CUDA = "any CUDA device"
+ANY_CUDA = "any CUDA device"
 
 
 class Evidence:
@@ -145,9 +145,33 @@ class Evidence:
         # Longest segments last: the last one is used where the write-up states no segments.
         return sorted(found, key=lambda r: (r["segment_lengths"] or (), r["seed"], r["path"]))
 
-    def _matching(self, rows: _Rows, claim: Claim, system: str, at: Mapping) -> list[dict]:
-        """Those of `rows`, as `_by_system` has them, that are of the system at the shape."""
-        writeup, variant = self.claims_file.writeups[claim.writeup], self.variant(system)
+    def trainings(self, claim: Claim, system: str, at: Mapping) -> list[dict]:
+        """Records of trainings with the system at the shape, on any machine, by the rule of heads.
+
+        That of the paper, where a system has offsets of heads; each holds trainings.
+        """
+        found = (
+            row
+            for variant in self.variants(system)
+            for row in self._matching(self._rows, claim, system, at, trained_as=variant)
+            if row["trainings"] and row["head_offset"] != "block"
+        )
+        return sorted(found, key=lambda row: row["path"])
+
+    def variants(self, system: str) -> tuple[str, ...]:
+        """Those that a system is trained as."""
+        known = self.claims_file.systems[system]
+        return known.variant, *known.also
+
+    def _matching(
+        self, rows: _Rows, claim: Claim, system: str, at: Mapping, *, trained_as: str | None = None
+    ) -> list[dict]:
+        """Those of `rows`, as `_by_system` has them, that are of the system at the shape.
+
+        trained_as: of trainings with that variant; a step of a model is no pass of attention.
+        """
+        writeup = self.claims_file.writeups[claim.writeup]
+        variant = trained_as or self.variant(system)
         if variant is None:
             return []
         known = VARIANTS[variant]
@@ -174,6 +198,8 @@ class Evidence:
         }
         for row in among.values():
             if any(row[k] != v for k, v in shape.items()) or row["kv_heads"] != row["heads"]:
+                continue
+            if _is_training(row) != (trained_as is not None):
                 continue
             segments = tuple(zip(*(row[k] or () for k in _BRANCHES), strict=True))
             if branches and pairs is not None and segments != tuple(map(tuple, pairs)):
@@ -272,7 +298,7 @@ class Evidence:
         for name in dict.fromkeys(system for one, (system, _) in needs.items() if one not in have):
             if self.variant(name) is None:
                 text = f"no replica of {self.claims_file.systems[name].name} to measure"
-                device = self.claims_file.cards[card].device if card else device_kind and _ANY_CUDA
+                device = self.claims_file.cards[card].device if card else device_kind and ANY_CUDA
                 lacks = " and ".join(filter(None, ["a replica", device]))
                 return Judgement(NOT_MEASURED, NONE, "; ".join([text, *more]), needs=lacks)
         if card is not None:
@@ -285,7 +311,7 @@ class Evidence:
             tier, command = self._planned(claim, system, at, device_kind)
             commands.setdefault(tier, command)
         if device_kind == "cuda" or ("gpu" in commands and None not in commands):
-            return Judgement(CARD, NONE, reason, needs=_ANY_CUDA, command=commands.get("gpu"))
+            return Judgement(CARD, NONE, reason, needs=ANY_CUDA, command=commands.get("gpu"))
         if None in commands:
             text = f"{reason}; no experiment of ours has that case"
             return Judgement(NOT_MEASURED, NONE, text, needs="a case")
@@ -392,13 +418,21 @@ class Evidence:
 
 
 def _of_newest_code(rows: Iterable[dict]) -> list[dict]:
-    """Of each system the rows of the code that measured it last; what it superseded is history."""
-    rows = list(rows)
-    newest: dict[str, tuple[str, str]] = {}
-    for row in rows:
+    """Of each system the rows of the code that measured it last; what it superseded is history.
+
+    Trainings with it are of other code, and for themselves.
+    """
+    rows = [(row, (row["variant"], _is_training(row))) for row in rows]
+    newest: dict[tuple[str, bool], tuple[str, str]] = {}
+    for row, of in rows:
         told = (str(row["started_at"]), row["code_digest"])
-        newest[row["variant"]] = max(told, newest.get(row["variant"], told))
-    return [row for row in rows if row["code_digest"] == newest[row["variant"]][1]]
+        newest[of] = max(told, newest.get(of, told))
+    return [row for row, of in rows if row["code_digest"] == newest[of][1]]
+
+
+def _is_training(row: Mapping) -> bool:
+    """Whether models were trained, by code that is more than that of their attention."""
+    return isinstance(row.get("recipe"), str)
 
 
 # By (experiment, variant), then by length.

@@ -52,8 +52,8 @@ class Part:
 class Finding:
     """A headline, judged. rank: from 1. claims, restatements: ids of all that belongs to it.
 
-    as_published, method: None where it is a matter of the write-up's own arithmetic, which
-    `consistency` then judges.
+    of_paper: whether it is a paper's, of which no code is judged. as_published, method: None where
+    it is a matter of the write-up's own arithmetic, which `consistency` then judges.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Finding:
     title: str
     published: str
     why: str
+    of_paper: bool
     as_published: Part | None
     method: Part | None
     consistency: Part | None
@@ -82,6 +83,7 @@ def findings(claims_file: ClaimsFile, verdicts: Sequence[Verdict]) -> list[Findi
                 title=headline.title,
                 published=headline.published,
                 why=headline.why,
+                of_paper=any(claims_file.writeups[v.writeup].paper for v in deciding),
                 **{side: _part(deciding, side) for side in (*SIDES, CONSISTENCY)},
                 claims=[v.id for v in own if v.sort == CLAIM],
                 restatements=[v.id for v in own if v.sort in (RESTATEMENT, CONSISTENCY)],

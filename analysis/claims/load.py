@@ -50,15 +50,17 @@ _ANNOTATIONS = (
 _ENTRY = ("id", "section", "claim", "published", "predicate", "note", *_ANNOTATIONS)
 _SECTIONS = ("cards", "mechanisms", "systems", "writeups", "headlines")
 _PLACE = re.compile(r"\{([\w.-]+)\}")
+_LINES = r"\d+(-\d+)?(, \d+(-\d+)?)*"
+_PLACES = r"(abstract|(section|table|figure) \d+(\.\d+)?)(, (section|table|figure) \d+(\.\d+)?)*"
 
 
 class _Annotations(Strict):
-    """See `Claim`. line: of the write-up, or several: 17, "17-19", "17, 21".
+    """See `Claim`. line: of the write-up, or several: 17, "17-19", "17, 21"; of a paper its places.
 
     unit: of a figure whose kind of predicate does not say it.
     """
 
-    line: int | Annotated[str, Field(pattern=r"^\d+(-\d+)?(, \d+(-\d+)?)*$")]
+    line: int | Annotated[str, Field(pattern=rf"^({_LINES}|{_PLACES})$")]
     strength: Literal[STRENGTHS] = "states"
     scope: CardName | None = None
     subject: Literal["class", "method"] = "class"
@@ -312,10 +314,17 @@ def _check(claims_file: ClaimsFile, claim: Claim) -> None:
             fail(str(field), f"no claim has the id {other!r}")
         if not _is_number(claims_file.claims[other].published):
             fail(str(field), f"{other} has no published number")
+    writeup = claims_file.writeups[claim.writeup]
+    where = f"{claims_file.path}: {claim.id}"
+    if (writeup.paper is None) != claim.line[0].isdigit():
+        kind = "a line" if writeup.paper is None else "a section, table or figure"
+        raise ClaimsError(f"{where}: line: is {claim.line!r}, expected {kind}")
+    if writeup.card is None and predicate.needs_card:
+        raise ClaimsError(f"{where}: the write-up names no card, which {claim.kind} needs")
     for system in predicate.named_systems():
         if claims_file.experiment(claim.writeup, system) is None:
             message = f"neither the write-up nor the system {system!r} names an experiment"
-            raise ClaimsError(f"{claims_file.path}: {claim.id}: {message}")
+            raise ClaimsError(f"{where}: {message}")
     match predicate:
         case Restates(of=other) if isinstance(claims_file.claims[other].predicate, Restates):
             fail("of", f"{other} restates a figure itself")

@@ -10,6 +10,7 @@ from analysis.claims.comparisons import Ordering, Speedup
 from analysis.claims.construction import Locality, Sparsity
 from analysis.claims.differences import Distinct, FastestVaries
 from analysis.claims.growth import Crossover, Growth, RisingSpeedup, WorkGrowth
+from analysis.claims.learning import Learns, LongerContext
 from analysis.claims.rank_memory import RankMemory
 from analysis.claims.speedup_range import SpeedupRange
 from analysis.claims.stated_numbers import (
@@ -21,6 +22,7 @@ from analysis.claims.stated_numbers import (
     Support,
     Throughput,
 )
+from analysis.claims.unmeasured import Unmeasured
 
 KINDS: Mapping[str, type[Predicate]] = {
     "speedup": Speedup,
@@ -39,9 +41,12 @@ KINDS: Mapping[str, type[Predicate]] = {
     "fits": Fits,
     "sparsity": Sparsity,
     "locality": Locality,
+    "learns": Learns,
+    "longer_context": LongerContext,
     "arithmetic": Arithmetic,
     "support": Support,
     "restates": Restates,
     "about_code": AboutCode,
+    "unmeasured": Unmeasured,
     "context": Context,
 }

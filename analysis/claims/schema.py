@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
 
 from experiments.case import DTYPES, PATTERNS
 
@@ -114,11 +121,12 @@ class Side:
 class Verdict:
     """An entry of the claims file, judged.
 
-    line: where the write-up makes it. unit: of the published figure. sort: one of SORTS. predicate:
-    in words. headline: the finding that it belongs to, None of context. as_published, method: of a
-    claim or a restatement, else None. consistency: of a consistency check or a restatement, else
-    None. mechanism: name of how the published figure arose; None where the method does the same, or
-    nothing is known of it. see: tables and figures, from the build folder, without suffix.
+    line: where the write-up makes it, of a paper a place such as "table 2". unit: of the published
+    figure. sort: one of SORTS. predicate: in words. headline: the finding that it belongs to, None
+    of context. as_published, method: of a claim or a restatement, where its kind judges that side,
+    else None. consistency: of a consistency check or a restatement, else None. mechanism: name of
+    how the published figure arose; None where the method does the same, or nothing is known of it.
+    see: tables and figures, from the build folder, without suffix.
     """
 
     id: str
@@ -225,7 +233,8 @@ class System(Strict):
     experiment: of whose tables it is, if not of those of the write-up; dilated systems, whose
     branches differ from one to another, are judged by its records.
     mechanism: what the published times of it come from, where a claim names none.
-    replica: the variant that computes what the published code did, where there is one. one_code:
+    also: variants that compute the same, of which trainings count too. replica: the variant that
+    computes what the published code did, where there is one. one_code:
     the system whose published code ran under this name too. scores: so many whole score matrices
     are in memory at once. fused: the same attention without its scores written down, given beside
     every comparison.
@@ -233,6 +242,7 @@ class System(Strict):
 
     name: str
     variant: VariantName
+    also: list[VariantName] = []
     replica: VariantName | None = None
     one_code: SystemName | None = None
     scores: int = 0
@@ -263,7 +273,7 @@ class History(Strict):
 
 
 class Source(Strict):
-    """Where a write-up stands, and the code that it reports on."""
+    """Where a write-up of a repository stands, and the code that it reports on."""
 
     repository: str
     file: str
@@ -275,6 +285,19 @@ class Source(Strict):
     def url(self) -> str:
         """The write-up at its commit."""
         return f"https://github.com/{self.repository}/blob/{self.commit}/{self.file}"
+
+
+class Paper(Strict):
+    """Where a write-up is a paper, whose places are sections and tables; its code is not judged."""
+
+    title: str
+    arxiv: str = Field(pattern=r"^\d{4}\.\d{5}$")
+    date: str
+
+    @property
+    def url(self) -> str:
+        """Its page, with all versions."""
+        return f"https://arxiv.org/abs/{self.arxiv}"
 
 
 class Headline(Strict):
@@ -295,13 +318,28 @@ class Headline(Strict):
 class Writeup(Strict):
     """branches: length -> [segment length, dilation rate] pairs used there, where stated.
 
-    experiment: what it is judged by; null where every system that it mentions names its own.
-    card: what its figures were taken on.
+    source, paper: one of them. experiment: what it is judged by; null where every system that it
+    mentions names its own. card: what its figures were taken on; none of a paper that says nothing
+    of it.
     """
 
-    source: Source
+    source: Source | None = None
+    paper: Paper | None = None
     experiment: str | None
-    card: CardName
+    card: CardName | None = None
     conditions: Shape
     branches: dict[int, list[list[int]]] = {}
     stand_ins: list[Shape] = []
+
+    @model_validator(mode="after")
+    def _of_one_origin(self) -> Writeup:
+        if (self.source is None) == (self.paper is None):
+            raise ValueError("source, paper: expected one of them")
+        if self.paper is None and self.card is None:
+            raise ValueError("card: missing")
+        return self
+
+    @property
+    def origin(self) -> Source | Paper:
+        """Where it stands."""
+        return self.source or self.paper

@@ -138,6 +138,7 @@ class Arithmetic(Predicate):
     published numbers are meant.
     """
 
+    needs_card: ClassVar[bool] = False
     sort: ClassVar[str] = CONSISTENCY
     right: str
     left: str = "published"
@@ -302,6 +303,7 @@ class AboutCode(Predicate):
 class Context(Predicate):
     """Set-up, plans, files, opinions: kept, and not judged. `reason`: why not."""
 
+    needs_card: ClassVar[bool] = False
     sort: ClassVar[str] = CONTEXT
     reason: str
 

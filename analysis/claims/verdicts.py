@@ -133,7 +133,7 @@ def to_json(claims_file: ClaimsFile, verdicts: list[Verdict]) -> str:
     data = {
         "counts": counts(verdicts),
         "writeups": {
-            name: one.source.model_dump() | {"url": one.source.url}
+            name: one.origin.model_dump() | {"url": one.origin.url}
             for name, one in claims_file.writeups.items()
         },
         "mechanisms": {name: m.model_dump() for name, m in claims_file.mechanisms.items()},

@@ -115,7 +115,7 @@ class _Page:
         return address(os.path.relpath(path, self.out.parent))
 
     def in_short(self) -> str:
-        """How many claims the write-up has, and how many of them hold, on both sides."""
+        """How many claims the write-up has, and how many hold, on each side that is judged."""
         count = {
             word: self.n(f"claims.{self.name}.{word}")
             for side in ("as-published", "method")
@@ -123,12 +123,20 @@ class _Page:
         }
         total, agree = (self.n(f"claims.{self.name}.{word}") for word in ("total", "agrees"))
         contradict = self.n(f"claims.{self.name}.contradicts")
+        checked = (
+            f"Of its figures checked against each other {agree} agree and {contradict} do not."
+        )
+        if not any(claim["as_published"] for claim in self._claims.values()):
+            return (
+                f"Of its {total} claims, which are about the method, {count['method.holds']} hold "
+                f"and {count['method.does-not-hold']} do not, by what stands in for the published "
+                f"setting; the others are undecided, need a card or were not measured. {checked}"
+            )
         return (
             f"Of its {total} claims the published code does {count['as-published.holds']} and "
             f"does not do {count['as-published.does-not-hold']}; of the methods, computed exactly, "
             f"{count['method.holds']} hold and {count['method.does-not-hold']} do not; the others "
-            f"are undecided, need a card or were not measured. Of its figures checked against each "
-            f"other {agree} agree and {contradict} do not."
+            f"are undecided, need a card or were not measured. {checked}"
         )
 
     def verdict_and_reason(self, claim: str) -> str:
@@ -176,7 +184,10 @@ class _Page:
         found = [c for c in self._claims.values() if c["section"] == section]
         if not found:
             raise WriteupError(f"{self.where}: no claim of section {section!r}")
-        lines = ["| Line | Claim | Published | As published | Computed exactly | Measured | Why |"]
+        place = "Line" if found[0]["line"][0].isdigit() else "Place"
+        lines = [
+            f"| {place} | Claim | Published | As published | Computed exactly | Measured | Why |"
+        ]
         lines.append("| --- | --- | --- | --- | --- | --- | --- |")
         for claim in found:
             said = (claim["line"], claim["claim"], published_text(claim))

@@ -138,7 +138,9 @@ def _text(finding: Finding, result: Result) -> str:
     if value.low == value.high:  # counted, not sampled
         return f"{number(value.value)}{finding.unit}"
     text = interval(value.value, *value.shown)
-    return f"{text}{finding.unit}" + (" (one round)" if result.rounds == 1 else "")
+    return f"{text}{finding.unit}" + (
+        " (one round)" if result.rounds == 1 and not finding.is_learnt else ""
+    )
 
 
 def entries(findings: list[Finding], column: Column, frame: pd.DataFrame) -> dict[str, dict]:

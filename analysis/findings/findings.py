@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,10 +13,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from analysis.claims.criteria import exponent, judged_ratio
+from analysis.records import learnt
 from analysis.selection import views
 from analysis.statistics.intervals import Interval, speedup
 from experiments.case import Case, CaseError
 from experiments.grid import applicable
+from experiments.procedures import case_from
+from experiments.training.recipes import ORDERS
 from models.registry import VARIANTS
 
 HOLDS, NOT, UNDECIDED, MISSING = (
@@ -27,7 +30,17 @@ HOLDS, NOT, UNDECIDED, MISSING = (
 )
 VERDICTS = (HOLDS, NOT, UNDECIDED, MISSING)
 GROWTH = {"time growth": "time", "memory growth": "memory"}
-_UNITS = {"speedup": "x", "memory ratio": "x"}
+# Of two systems, with the unit.
+_PAIRS = {
+    "speedup": "x",
+    "memory ratio": "x",
+    "loss difference": " bits",
+    "accuracy difference": "",
+}
+# Of trainings, with intervals over seeds; the last ones over a model of so many bytes.
+_OVER = "loss over order "
+_LEARNT = (*learnt.MEASURES, *(f"{one} difference" for one in learnt.MEASURES))
+_LEARNT += tuple(f"{_OVER}{order}" for order in ORDERS)
 
 
 class FindingsError(ValueError):
@@ -35,7 +48,10 @@ class FindingsError(ValueError):
 
 
 class Finding(BaseModel):
-    """One finding, as the file has it."""
+    """One finding, as the file has it.
+
+    quick: whether the quick cases of a tier are enough to judge it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,11 +66,13 @@ class Finding(BaseModel):
     lengths: list[int] = Field(default=[], max_length=12)
     above: float = -math.inf
     below: float = math.inf
+    quick: bool = True
 
     @model_validator(mode="after")
     def _consistent(self) -> Finding:
-        if (self.quantity in _UNITS) != (self.against is not None):
-            raise ValueError("against: expected for a speedup or a memory ratio, and only there")
+        if (self.quantity in _PAIRS) != (self.against is not None):
+            told = "a speedup, memory ratio or difference"
+            raise ValueError(f"against: expected for {told}, and only there")
         if (self.quantity in GROWTH) != bool(self.lengths):
             raise ValueError("lengths: expected for a growth, and only there")
         if not self.above < self.below:
@@ -65,7 +83,17 @@ class Finding(BaseModel):
     @property
     def unit(self) -> str:
         """What stands behind its values."""
-        return _UNITS.get(self.quantity, "")
+        return _PAIRS.get(self.quantity, " bits" if self.quantity == learnt.LOSS else "")
+
+    @property
+    def is_learnt(self) -> bool:
+        """Whether trainings say it, by seeds and not by rounds."""
+        return self.quantity in _LEARNT
+
+    @property
+    def words(self) -> str:
+        """The title, and which cases it takes where the quick ones do not suffice."""
+        return self.title if self.quick else f"{self.title} (full tier)"
 
     @property
     def expected(self) -> str:
@@ -95,7 +123,7 @@ def _case(fields: Mapping) -> Case:
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant!r}: is none")
     try:
-        return Case.from_mapping(applicable(variant, fields))
+        return case_from(applicable(variant, fields))
     except CaseError as error:
         raise ValueError(str(error)) from error
 
@@ -168,9 +196,24 @@ def _value(finding: Finding, rows: list[pd.Series]) -> Interval:
         return judged_ratio(speedup(other["samples"], first["samples"], first["spread"]))
     if finding.quantity == "memory ratio":
         return Interval.exact(rows[1]["peak_memory_bytes"] / first["peak_memory_bytes"])
+    if finding.is_learnt:
+        return _learnt(finding.quantity, *rows)
     if finding.quantity not in first or not math.isfinite(first[finding.quantity]):
         raise FindingsError(f"{finding.id}: the record has no number {finding.quantity!r}")
     return Interval.exact(float(first[finding.quantity]))
+
+
+def _learnt(quantity: str, row: pd.Series, base: pd.Series | None = None) -> Interval:
+    """Over seeds, after all steps: of a system, less another one, or over an n-gram model."""
+    measure = quantity.partition(" ")[0]
+    if base is not None:
+        return learnt.difference(row, base, measure)
+    found = learnt.interval(row, measure)
+    if measure == learnt.ACCURACY:  # a share, whatever Student's t has room for
+        found = replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
+    if quantity.startswith(_OVER):
+        return found.over(row["learning"].n_gram_losses[quantity.removeprefix(_OVER)])
+    return found
 
 
 def _verdict(finding: Finding, value: Interval) -> str:

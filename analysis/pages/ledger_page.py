@@ -99,6 +99,7 @@ def _shown(claim: dict, ledger: dict, folder: Path, root: Path) -> dict:
             claim["strength"], ""
         ),
         "source": _source(ledger["writeups"][claim["writeup"]], claim["line"]),
+        "place": f"line {claim['line']}" if claim["line"][0].isdigit() else claim["line"],
         "data": data,
         "sides": sides,
         "evidence": list(records.values()),
@@ -107,7 +108,9 @@ def _shown(claim: dict, ledger: dict, folder: Path, root: Path) -> dict:
 
 
 def _source(writeup: dict, line: str) -> str:
-    """The address of a line of a write-up, of the first where it is several."""
+    """The address of a line of a write-up, of the first of several; of a paper its page."""
+    if not line[0].isdigit():
+        return writeup["url"]
     return f"{writeup['url']}#L{line.partition(',')[0].partition('-')[0]}"
 
 

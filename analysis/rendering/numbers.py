@@ -116,7 +116,8 @@ def _verdict_counts(judged: dict) -> dict[str, dict]:
     claims.<all or write-up>: .<sort> of entries; .total of claims; .as-published.<verdict>,
     .method.<verdict>; .by-record of those that records decide for the method; .agrees,
     .contradicts of figures checked against each other; .mechanism.* of claims of which the method
-    does not hold. claims.headlines: .total, .<side>.<verdict>.
+    does not hold. claims.headlines: .total; .of-code, those of write-ups whose code is judged, and
+    of these .<side>.<verdict>.
     """
     groups = {"all": judged["claims"]}
     for verdict in judged["claims"]:
@@ -134,7 +135,9 @@ def _verdict_counts(judged: dict) -> dict[str, dict]:
         fallen = [one["mechanism"] for one in own if _fails(one)]
         counts |= {f"mechanism.{one}": fallen.count(one) for one in judged["mechanisms"]}
         found |= {f"claims.{name}.{key}": entry(n, unit="claims") for key, n in counts.items()}
-    counts = {"total": len(judged["headlines"])} | _by_verdict(judged["headlines"])
+    # What small models say of a paper is no verdict on the code that the others report on.
+    of_code = [one for one in judged["headlines"] if not one["of_paper"]]
+    counts = {"total": len(judged["headlines"]), "of-code": len(of_code)} | _by_verdict(of_code)
     found |= {f"claims.headlines.{key}": entry(n, unit="claims") for key, n in counts.items()}
     return found
 

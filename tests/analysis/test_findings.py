@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -10,9 +11,12 @@ from analysis.findings import __main__ as reproduction
 from analysis.findings import findings as module
 from analysis.findings.findings import HOLDS, MISSING, NOT, UNDECIDED, Finding, FindingsError
 from analysis.rendering import numbers
+from analysis.statistics import seeds
 from analysis.statistics.intervals import Interval, speedup
 from experiments import grid
+from experiments.training.recipes import RECIPES
 from tests.analysis import synthetic
+from tests.analysis.trained_rows import trained
 
 FILE = Path(__file__).parents[2] / "paper/findings.yaml"
 SHAPE = {
@@ -52,13 +56,39 @@ def rows(both):
     return rows_of(both)
 
 
+RECALL = {
+    "batch": 2,
+    "seq_len": 32,
+    "heads": 2,
+    "head_dim": 8,
+    "dtype": "float32",
+    "is_causal": True,
+    "pass": "forward_backward",
+    "recipe": "recall-smoke",
+}
+
+
+def learnt_rows(one: Finding, rows: dict, *values, **fields) -> dict:
+    """Trainings of each case of a finding, with these values, on the machine of `rows`."""
+    machine = next(iter(rows.values())).to_dict()
+    kept = ("trainings", "learning", "useful_flops", "recipe")
+    return {
+        case.name: pd.Series(
+            machine | {k: v for k, v in trained("dense", own, **fields).items() if k in kept}
+        )
+        for case, own in zip(one.cases("cpu"), values, strict=True)
+    }
+
+
 def test_every_finding_of_the_file_is_measured_by_the_quick_cases_of_a_cpu():
+    """Or by all of them, where it says so."""
     quick = {task.case for task in grid.tasks("laptop", quick=True)}
+    full = {task.case for task in grid.tasks("laptop")}
     every = {task.case for task in grid.tasks("gpu")}
     found = module.load(FILE)
     assert len(found) >= 15
     for one in found:
-        assert set(one.cases("cpu")) <= quick, one.id
+        assert set(one.cases("cpu")) <= (quick if one.quick else full), one.id
     on_cards = [one.id for one in found if set(one.cases("cuda")) <= every]
     assert len(on_cards) >= 14
 
@@ -93,6 +123,52 @@ def test_what_is_not_there_or_not_timed_is_named(rows, both):
     late = {**SHAPE, "seq_len": 8192, "segment_lengths": [1024, 2048, 4096]}
     result = module.judge(finding(system={"variant": "dilated-gather"}, shape=late), rows, "cpu")
     assert result.missing[0].startswith("dilated-gather_b1_n8192")
+
+
+def test_what_models_learnt_has_intervals_over_seeds(rows):
+    base = {"system": {"variant": "dense"}, "against": None, "shape": RECALL}
+    one = finding(**base, quantity="accuracy", above=0.95)
+    assert one.cases("cpu")[0].name.endswith("_recall-smoke")
+    own = learnt_rows(one, rows, [0.97, 0.98, 0.99], measure="accuracy", recipe="recall-smoke")
+    result = module.judge(one, own, "cpu")
+    expected = seeds.mean([0.97, 0.98, 0.99], RECIPES["recall-smoke"].seeds)
+    assert expected.high > 1 == result.value.high
+    assert (result.value.value, result.value.low) == (expected.value, expected.low)
+    assert result.verdict == UNDECIDED  # 0.98 give or take 0.04
+    few = module.judge(
+        one, {name: row.to_dict() | {"rounds": 1} for name, row in own.items()}, "cpu"
+    )
+    assert reproduction._text(one, few) == "0.980 [0.941, 1.000]"
+    text = finding(
+        **base | {"shape": RECALL | {"recipe": "text-smoke"}}, quantity="loss over order 3"
+    )
+    own = learnt_rows(text, rows, [1.5, 1.5, 1.5], of_three=3.0)
+    assert module.judge(text, own, "cpu").value.value == 0.5
+
+
+def test_a_difference_is_that_of_the_system_less_the_other(rows):
+    window = {"pattern": "local_window", "sparsity": 0.9, "block_size": 2}
+    one = finding(
+        quantity="accuracy difference",
+        system={"variant": "block-sparse-sdpa", **window},
+        against={"variant": "dense"},
+        shape=RECALL,
+        above=-math.inf,
+        below=-0.05,
+    )
+    assert (one.expected, one.unit) == ("below -0.05", "")
+    sides = [0.4, 0.41, 0.42], [0.98, 0.99, 0.99]
+    own = learnt_rows(one, rows, *sides, measure="accuracy", recipe="recall-smoke")
+    result = module.judge(one, own, "cpu")
+    assert result.value == seeds.difference(*sides, RECIPES["recall-smoke"].seeds)
+    assert result.verdict == HOLDS
+    other = one.model_copy(update={"below": -0.9})
+    assert module.judge(other, own, "cpu").verdict == NOT
+
+
+def test_a_finding_that_takes_all_cases_says_so():
+    assert finding().words == "a title"
+    assert finding(quick=False).words == "a title (full tier)"
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,8 @@ def test_every_claim_is_a_row_with_what_it_is_filtered_by(ledger, text):
         for field in ("writeup", "sort", "headline", "mechanism"):
             assert row[f"data-{field}"] == (claim[field] or ""), claim["id"]
         shown = " ".join(row["text"].split())
-        parts = [claim["claim"], f"line {claim['line']}"]
+        line = claim["line"]
+        parts = [claim["claim"], f"line {line}" if line[0].isdigit() else f"longnet, {line}"]
         for side in SIDES:
             one = claim[side]
             assert row[f"data-{side}"] == (one["verdict"] if one else ""), claim["id"]

@@ -123,7 +123,11 @@ def test_join_merges_numbers_and_counts_verdicts(tmp_path):
         claim("comprehensive", "claim", None, as_published=fails),
         claim("comprehensive", "restatement", "slip", method=fails, consistency=holds),
     ]
-    heads = [{"as_published": holds, "method": fails}, {"as_published": None, "method": fails}]
+    heads = [
+        {"as_published": holds, "method": fails, "of_paper": False},
+        {"as_published": None, "method": fails, "of_paper": False},
+        {"as_published": None, "method": fails, "of_paper": True},
+    ]
     data = {"mechanisms": {"slip": {}, "unknown": {}}, "headlines": heads, "claims": judged}
     measured = tmp_path / "a.json"
     numbers.save({"a.x": numbers.entry(1.5), "a.y": numbers.entry(None)}, measured)
@@ -151,7 +155,8 @@ def test_join_merges_numbers_and_counts_verdicts(tmp_path):
         "comprehensive.method.does-not-hold": 0,  # restatements are not counted again
         "all.mechanism.slip": 1,  # of those that do not hold
         "dilated.mechanism.unknown": 1,
-        "headlines.total": 2,
+        "headlines.total": 3,
+        "headlines.of-code": 2,
         "headlines.as-published.holds": 1,
         "headlines.method.does-not-hold": 2,
     }

@@ -14,11 +14,12 @@ from analysis.selection import published
 def test_a_write_up_has_numbers_tables_figures_and_every_verdict(build, name):
     text = writeups.render(name, build, build / "writeups" / f"{name}.md")
     joined = read(build / "numbers.json")
-    figure = f"{name}-" if name in published.EXPERIMENTS else f"{name}.svg"
+    figure = {"overview": "overview.svg", "longnet": "quality-"}.get(name, f"{name}-")
     assert f"(../figures/{figure}" in text
     if name not in claims.load(published.CLAIMS).writeups:  # nothing was published of it
         return
-    assert f"Of its {joined[f'claims.{name}.total']['text']} claims the published code" in text
+    subject = ", which are about the method" if name == "longnet" else " the published code"
+    assert f"Of its {joined[f'claims.{name}.total']['text']} claims{subject}" in text
     ledger = text[text.index("## All verdicts") :]
     rows = [line for line in ledger.splitlines() if line.startswith("|")]
     headings = 2 * ledger.count("\n### ")
