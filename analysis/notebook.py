@@ -9,13 +9,14 @@ that is a fork: it has imported already what this process has.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import SVG, Markdown
+from IPython.display import Markdown
 
 from analysis import catalogue
 from analysis.forked_kernel import kernel_manager
@@ -27,6 +28,21 @@ from experiments.atomic_write import in_words
 
 # A notebook would look for mathematics in the cells of a frame, which are data.
 pd.set_option("display.html.use_mathjax", False)
+
+
+class Drawing:
+    """An SVG as a notebook shows it: IPython's class would parse all of it, which takes longer."""
+
+    def __init__(self, path: Path):
+        text = path.read_text(encoding="utf-8")
+        # A break in the data of a path is a space; a notebook would hold each line by itself.
+        self.data = re.sub(r'\n(?=[CLMQz"])', " ", text[text.index("<svg") :]).rstrip()
+
+    def _repr_svg_(self) -> str:
+        return self.data
+
+    def __repr__(self) -> str:
+        return "a figure"
 
 
 class Page:
@@ -58,14 +74,14 @@ class Page:
         rows = views.view(self.frame, self.experiment, self.machine).rows
         return rows[rows["status"] == "ok"].reset_index(drop=True)
 
-    def figure(self, name: str) -> SVG:
+    def figure(self, name: str) -> Drawing:
         """Draw figure `name`, write it to `figures/` of the build folder, and show it."""
         known = catalogue.figures(self.experiment)
         draw = known[_one_of("figure", name, known)]
         path = self.build / "figures" / f"{self.experiment}-{name}.svg"
         with _writing(path):
             style.save(draw(self.frame, self.experiment, self.machine), path)
-        return SVG(path)
+        return Drawing(path)
 
     def table(self, name: str) -> Markdown:
         """Make table `name`, write it to `tables/` of the build folder, and show it."""
@@ -143,7 +159,15 @@ def _execute(source: Path, out: Path, parameters: dict, manager: type) -> int:
 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        execute_notebook(source, out, parameters, progress_bar=False, kernel_manager_class=manager)
+        # Written once, and not after each cell: Snakemake and readers look at it when it is done.
+        execute_notebook(
+            source,
+            out,
+            parameters,
+            request_save_on_cell_execute=False,
+            progress_bar=False,
+            kernel_manager_class=manager,
+        )
     except PapermillExecutionError as error:
         print(f"{source.name}: {error.ename}: {error.evalue}", file=sys.stderr)
     except (PapermillException, OSError) as error:

@@ -125,6 +125,9 @@ def _kind(roots: Sequence[str]) -> warm.Kind:
             import_module(name)
         for experiment in published.EXPERIMENTS:
             catalogue.figures(experiment)
+            # Of the claims file, which takes long to read; what is wrong there commands tell.
+            with suppress(Exception):
+                published.setting(experiment)
         records.look()
 
     return warm.Kind("analysis.warm", FOLDERS, warm_up, _run, records.look, (*roots,))

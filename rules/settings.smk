@@ -46,6 +46,14 @@ for key in set(config) - {*OPTIONS, *ON_WHAT}:
 SOURCE, TIER, ROUNDS, HOURS = ({**OPTIONS, **config}[key] for key in OPTIONS)
 if SOURCE not in ("local", "published"):
     raise WorkflowError(f"--config source={SOURCE}: expected local or published")
+# To read all records takes longer than to plan, on another core: it begins before anything else.
+if (
+    SOURCE == "published"
+    and workflow.is_main_process
+    and not workflow.output_settings.dryrun
+    and not Path("build/logs/records.complete").exists()
+):
+    shell("python -m analysis.warm results/published --")
 
 
 include: "devices.smk"
@@ -86,16 +94,6 @@ digest = cache(code_digest)
 def warm(command):
     """The shell line of a command of the analysis: it finds imported and read what all share."""
     return f"python -m analysis.warm {shlex.join(ROOTS)} -- {command}"
-
-
-# To read all records takes as long as to plan, on another core.
-if (
-    SOURCE == "published"
-    and workflow.is_main_process
-    and not workflow.output_settings.dryrun
-    and not Path("build/logs/records.complete").exists()
-):
-    shell(warm(""))
 
 
 def code_of(task):

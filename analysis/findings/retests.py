@@ -143,9 +143,9 @@ def entries(frame: pd.DataFrame) -> dict[str, dict]:
 def _began(rows: pd.DataFrame) -> dict[At, datetime]:
     """When each round began that most of the cases have."""
     times: dict[At, list[datetime]] = {}
-    for _, row in rows.iterrows():
-        started: Mapping[str, datetime] = dict(row["began"])
-        for one in row["samples"]:
+    for began, samples in zip(rows["began"], rows["samples"], strict=True):
+        started: Mapping[str, datetime] = dict(began)
+        for one in samples:
             times.setdefault(one.at.anywhere, []).append(started[one.round])
     most = max(map(len, times.values()), default=0)
     return {at: min(own) for at, own in times.items() if len(own) >= WHOLE * most}

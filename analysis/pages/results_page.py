@@ -67,7 +67,7 @@ def data(frame: pd.DataFrame) -> dict:
     texts: dict[str, int] = {}
     columns: dict[str, list] = {}
     for row in rows.to_dict("records"):
-        for name, value in _record(pd.Series(row)).items():
+        for name, value in _record(row).items():
             if name in TEXTS:
                 value = None if value is None else texts.setdefault(value, len(texts))
             columns.setdefault(name, []).append(value)
@@ -122,17 +122,16 @@ def _published(experiment: str) -> list[dict]:
 
 def with_lines(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with `line`: the system, and its pattern where it has several at one length."""
-    rows = frame.assign(pattern_words=[_pattern(row) for _, row in frame.iterrows()])
+    told = frame[["sparsity", "pattern", "block_size", "segment_lengths", "dilation_rates"]]
+    rows = frame.assign(pattern_words=[_pattern(row) for row in told.to_dict("records")])
     lines = pd.Series(rows["system"], rows.index, dtype=object)
     for _, group in rows.groupby([*SETTING, "kv_heads", "head_dim", "system"], sort=False):
         if group["seq_len"].duplicated().any():
-            lines[group.index] = [
-                f"{row['system']}, {row['pattern_words']}" for _, row in group.iterrows()
-            ]
+            lines[group.index] = group["system"] + ", " + group["pattern_words"]
     return rows.assign(line=lines)
 
 
-def _record(row: pd.Series) -> dict:
+def _record(row: dict) -> dict:
     """A record's values for the page; what is not known is None."""
     stem = PurePosixPath(row["path"]).stem
     rate = rates.useful(row)
@@ -185,14 +184,14 @@ def _experiments(frame: pd.DataFrame) -> list[str]:
     return sorted(set(frame["experiment"]), key=lambda name: (order.get(name, len(order)), name))
 
 
-def _pattern(row: pd.Series) -> str:
+def _pattern(row: dict) -> str:
     """Who attends to whom; of a training what is learnt, too."""
     offset = ", block offset" if row["head_offset"] == "block" else ""
     recipe = "" if pd.isna(row["recipe"]) else f", {row['recipe']}"
     return f"{_attends(row)}{offset}{recipe}"
 
 
-def _attends(row: pd.Series) -> str:
+def _attends(row: dict) -> str:
     if not math.isnan(row["sparsity"]):
         return views.blocks_in_words(row)
     if row["segment_lengths"] is None:
@@ -200,7 +199,7 @@ def _attends(row: pd.Series) -> str:
     return branches_in_words(row["segment_lengths"], row["dilation_rates"])
 
 
-def _heads(row: pd.Series) -> str:
+def _heads(row: dict) -> str:
     few = "" if row["kv_heads"] == row["heads"] else f", {row['kv_heads']} for keys"
     return f"{row['heads']} of {row['head_dim']}{few}"
 

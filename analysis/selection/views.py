@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -273,7 +274,7 @@ def _patterned(rows: pd.DataFrame) -> pd.Series:
     return rows["segment_lengths"].notna() | rows["sparsity"].notna()
 
 
-def blocks_in_words(row: pd.Series) -> str:
+def blocks_in_words(row: Mapping) -> str:
     """The blocks of a record's mask, as words."""
     return f"{row['pattern'].replace('_', ' ')} blocks of {row['block_size']:.0f}"
 

@@ -58,7 +58,8 @@ def grid_of(panels: Sequence[tuple[str, Callable[[Axes], None]]], note: str = ""
             bottom = (rows - 1 - row) * PANEL + 0.4 + foot
             ax = figure.add_axes((left / width, bottom / height, SIDE / width, SIDE / height))
             draw(ax)
-            ax.set_title(title, fontsize=7, linespacing=1.15)
+            # A y of its own: matplotlib need not look for what the title would touch.
+            ax.set_title(title, y=1.0, fontsize=7, linespacing=1.15)
         finish(figure, lines, empty=not panels)
     return figure
 
@@ -91,7 +92,7 @@ def bars_of(
             ax.set_ylim(max(len(labels), 3) - 0.4, -0.6)
             ax.grid(False, axis="y")
             ax.tick_params(axis="y", length=0)
-            ax.set_title(title, fontsize=7, x=-BAR_LABELS / BAR_SIDE + 0.04)
+            ax.set_title(title, y=1.0, fontsize=7, x=-BAR_LABELS / BAR_SIDE + 0.04)
         finish(figure, lines, empty=not panels)
     return figure
 

@@ -50,12 +50,16 @@ def values(model: str, theta: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def log_curves(model: str, theta: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Logs (B, n) of `values`, and their Jacobian (B, parameters, n)."""
-    logs = theta[:, : len(MODELS[model]), None] + exponents(model, theta)[:, :, None] * x
-    terms = np.exp(logs)
-    total = terms.sum(axis=1)
-    shares = terms / total[:, None]
-    if MODELS[model][-1][1] is None:
-        shares = np.concatenate([shares, shares[:, -1:] * x], axis=1)
+    terms = len(MODELS[model])
+    shares = np.empty((*theta.shape, len(x)))
+    for place, (_, power) in enumerate(MODELS[model]):
+        power = theta[:, -1:] if power is None else power
+        np.add(theta[:, place, None], power * x, out=shares[:, place])
+    np.exp(shares[:, :terms], out=shares[:, :terms])
+    total = shares[:, :terms].sum(axis=1)
+    shares[:, :terms] /= total[:, None]
+    if theta.shape[1] > terms:
+        np.multiply(shares[:, terms - 1], x, out=shares[:, terms])
     return np.log(total), shares
 
 
@@ -81,12 +85,15 @@ def descend(model: str, x: np.ndarray, log_y: np.ndarray, start: np.ndarray) -> 
         slope = np.einsum("bpn,bn->bp", jacobian, log_y - curves)
         # Held: at a bound and pushed outwards. Free, it would spoil the step of the others.
         held = ((theta <= low) & (slope < 0)) | ((theta >= high) & (slope > 0))
-        rows = np.where(held[:, :, None], 0.0, jacobian)
+        rows = jacobian
+        if held.any():
+            rows, slope = np.where(held[:, :, None], 0.0, rows), np.where(held, 0.0, slope)
         normal = np.einsum("bpn,bqn->bpq", rows, rows)
-        scale = np.einsum("bii->bi", normal) * damping[:, None] + np.where(held, 1.0, 1e-18)
-        normal += scale[:, :, None] * np.eye(len(low))
-        step = np.linalg.solve(normal, np.where(held, 0.0, slope)[:, :, None])[:, :, 0]
-        trial = np.clip(theta + np.clip(step, -2, 2), low, high)
+        diagonal = np.einsum("bii->bi", normal)
+        diagonal += diagonal * damping[:, None] + np.where(held, 1.0, 1e-18)
+        step = np.linalg.solve(normal, slope[:, :, None])[:, :, 0]
+        step = np.minimum(np.maximum(step, -2.0), 2.0)
+        trial = np.minimum(np.maximum(theta + step, low), high)
         trial_curves, trial_jacobian = log_curves(model, trial, x)
         trial_cost = ((log_y - trial_curves) ** 2).sum(axis=1)
         better = trial_cost < cost
@@ -95,7 +102,7 @@ def descend(model: str, x: np.ndarray, log_y: np.ndarray, start: np.ndarray) -> 
         over = (abs(cost - trial_cost) <= rounding) | (~better & (damping >= 1e3))
         theta[better], cost[better] = trial[better], trial_cost[better]
         curves[better], jacobian[better] = trial_curves[better], trial_jacobian[better]
-        damping = np.where(better, damping * 0.2, damping * 5).clip(1e-9, 1e9)
+        damping = np.minimum(np.maximum(damping * np.where(better, 0.2, 5.0), 1e-9), 1e9)
         if over.any():
             found[places[over]] = theta[over]
             rest = ~over

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from numbers import Real
 
 import numpy as np
@@ -149,7 +149,9 @@ def _fit(
         raise ValueError(f"models: expected some of {tuple(MODELS)}, got {models!r}")
     rng = np.random.default_rng(seed)
     x, log_y, noise = _points(lengths, values, spread)
-    weights, not_compared = _akaike(models, x, log_y)
+    # Models that are compared, and the one that is taken, are solved once.
+    solved = cache(lambda name: curves.solve(name, x, log_y))
+    weights, not_compared = _akaike(models, solved, x, log_y)
     exponent_model = OFFSET_POWER if x.size >= 4 else POWER
     if len(models) == 1:
         model, selection = models[0], "given"
@@ -162,15 +164,18 @@ def _fit(
     if x.size <= curves.size(model):
         raise ValueError(f"lengths: expected > {curves.size(model)} for {model!r}, got {x.size}")
 
+    is_of_one_round = noise is not None and not noise.components
     fitted = {}
     for name in dict.fromkeys((model, exponent_model)):
-        theta = curves.solve(name, x, log_y)
+        theta = solved(name)
         drawn, noisy = _deviating(name, theta, x, log_y, noise, confidence, draws, rng)
-        fitted[name] = theta, curves.descend(name, x, noisy, np.tile(theta, (draws, 1))), drawn
+        if is_of_one_round and name != exponent_model:  # Its curves have no draws.
+            noisy = noisy[:0]
+        fitted[name] = theta, _refitted(name, theta, x, noisy), drawn
     theta, theta_draws, drawn = fitted[model]
     k, k_draws = (array[..., -1] for array in fitted[exponent_model][:2])
     margin = exponent = Interval.of_draws(float(k), k_draws, confidence)
-    if noise is not None and not noise.components:
+    if is_of_one_round:
         margin, exponent = replace(margin, confidence=0.0), Interval.without_spread(float(k))
         theta_draws, drawn = theta_draws[:0], "nothing"
     shorter = curves.solve(model, x[:-1], log_y[:-1])
@@ -283,24 +288,38 @@ def _noise(logs: np.ndarray, rounds: Sequence[At], spread: Spread) -> Noise:
 
 
 def _akaike(
-    models: Sequence[str], x: np.ndarray, log_y: np.ndarray
+    models: Sequence[str],
+    solved: Callable[[str], np.ndarray],
+    x: np.ndarray,
+    log_y: np.ndarray,
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Akaike weights of the models with P >= parameters + 3, and why the others have none."""
+    """Akaike weights of the models with P >= parameters + 3, and why the others have none.
+
+    solved: the best fit (parameters,) of a model.
+    """
     scores, not_compared, points = {}, {}, x.size
     for model in models:
         free = curves.size(model) + 1  # and the noise
         if points < free + 2:
             not_compared[model] = f"{points} points, AICc needs {free + 2}"
             continue
-        misfit = (
-            (curves.log_curves(model, curves.solve(model, x, log_y)[None], x)[0] - log_y) ** 2
-        ).mean()
+        misfit = ((curves.log_curves(model, solved(model)[None], x)[0] - log_y) ** 2).mean()
         scores[model] = points * np.log(max(misfit, EXACT**2))
         scores[model] += 2 * free + 2 * free * (free + 1) / (points - free - 1)
     best = min(scores.values(), default=0.0)
     relative = {model: float(np.exp((best - score) / 2)) for model, score in scores.items()}
     total = sum(relative.values())
     return {model: value / total for model, value in relative.items()}, not_compared
+
+
+def _refitted(model: str, theta: np.ndarray, x: np.ndarray, noisy: np.ndarray) -> np.ndarray:
+    """The fits (draws, parameters) to log values (draws, P), each from `theta` (parameters,)."""
+    if not len(noisy):
+        return np.empty((0, len(theta)))
+    # Of few points many draws are the same.
+    different, place = np.unique(noisy, axis=0, return_inverse=True)
+    starts = np.tile(theta, (len(different), 1))
+    return curves.descend(model, x, different, starts)[place.ravel()]
 
 
 def _deviating(

@@ -8,16 +8,19 @@ import re
 import sys
 from dataclasses import dataclass
 from itertools import takewhile
+from xml.etree import ElementTree
 
 import nbformat
 import pandas as pd
 import pytest
+from IPython.display import SVG
 from matplotlib import pyplot
 from matplotlib.container import Container
 from matplotlib.figure import Figure
 
 from analysis import catalogue, notebook, outputs
 from analysis.records.frame import RecordsError
+from analysis.rendering import style
 from analysis.selection import published
 from experiments import grid
 
@@ -66,6 +69,15 @@ def test_a_bad_parameter_is_named(laptop_root, tmp_path, parameters, message):
         notebook.Page("dilated", **given)
     # IPython shows this instead of a stack.
     assert error.value._render_traceback_() == [f"RecordsError: {error.value}"]
+
+
+def test_a_drawing_is_shown_as_it_was_drawn(tmp_path):
+    figure = Figure(figsize=(3, 2))
+    figure.add_subplot(title="a < b & c").plot([1, 2, 4], label="one")
+    path = style.save(figure, tmp_path / "drawn.svg")
+    shown = notebook.Drawing(path)._repr_svg_()
+    assert ElementTree.canonicalize(shown) == ElementTree.canonicalize(SVG(path).data)
+    assert shown.startswith("<svg") and "\nL" not in shown
 
 
 def test_a_build_folder_that_cannot_be_written_is_named(laptop_root, tmp_path):

@@ -140,6 +140,23 @@ def test_times_of_one_round_have_no_interval_and_are_judged_by_their_residuals()
     assert np.isnan(found.band(LENGTHS)).all() and found.band(LENGTHS).shape == (2, 7)
 
 
+def test_draws_that_are_alike_are_fitted_once_and_as_each_by_itself(monkeypatch):
+    x, log_y = np.log(LENGTHS[:3]), np.log([1.0, 2.5, 4.0])
+    theta = curves.solve("a n^k", x, log_y)
+    picks = np.random.default_rng(0).integers(3, size=(500, 3))
+    noisy = log_y + 0.1 * (picks - 1)
+    each = curves.descend("a n^k", x, noisy, np.tile(theta, (500, 1)))
+    asked, descend = [], curves.descend
+
+    def counted(model, x, log_y, start):
+        asked.append(len(log_y))
+        return descend(model, x, log_y, start)
+
+    monkeypatch.setattr(curves, "descend", counted)
+    assert np.array_equal(scaling._refitted("a n^k", theta, x, noisy), each)
+    assert asked == [27]
+
+
 def test_points_are_compared_in_the_rounds_that_all_have():
     values = in_rounds(TRUTHS["linear"][1], np.random.default_rng(5))
     short = [values[0][:2], *values[1:]]
