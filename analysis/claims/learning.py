@@ -56,8 +56,8 @@ ORDER, LEARNT = 3, 0.95
 SEEDS = 3
 _SOURCES = tuple(sorted({recipe.source for recipe in RECIPES.values()}))
 _LITTLE = {
-    True: f"no model here is better than a Kneser-Ney model of order {ORDER}",
-    False: f"no model here gives {100 * LEARNT:g} % of the answers rightly",
+    True: f"no model of the longest rows is better than a Kneser-Ney model of order {ORDER}",
+    False: f"no model of the longest rows gives {100 * LEARNT:g} % of the answers rightly",
 }
 
 
@@ -123,6 +123,8 @@ class _OfTrainings(Predicate):
         )
 
     def _of_machine(self, pairs) -> Judgement:
+        # Of shorter rows those count that something was learnt of.
+        pairs = [*filter(self._have_learnt, pairs[:-1]), pairs[-1]]
         rows = tuple(row for pair in pairs for row in pair)
         found = [learnt.difference(*pair, self.measure, self._at_flops(pair)) for pair in pairs]
         text = "; ".join(self._told(*one) for one in zip(pairs, found, strict=True))
@@ -141,9 +143,13 @@ class _OfTrainings(Predicate):
         """Why nobody should sign what these trainings say, whatever it is; None where one may."""
         rows = [row for pair in pairs for row in pair]
         fewest = min(len(row["trainings"]) for row in rows)
-        if not any(map(_has_learnt, rows)):
+        if not self._have_learnt(pairs[-1]):
             return _LITTLE[self.learns == TEXT]
         return f"by {fewest} seeds, where {SEEDS} are needed" if fewest < SEEDS else None
+
+    def _have_learnt(self, pair: Sequence[Mapping]) -> bool:
+        """Whether one side has, so that what the other lacks is a finding."""
+        return any(map(_has_learnt, pair))
 
     def _told(self, pair, found: Interval | None) -> str:
         lengths = " and ".join(dict.fromkeys(str(row["seq_len"]) for row in pair))
@@ -240,7 +246,8 @@ class LongerContext(_OfTrainings):
 
     After as many steps of as many tokens each, by the same recipe and heads, with the same branches
     but for their size. Of several schedules that at most lengths is taken, of these one whose
-    longest segment is the whole row, then that with the most FLOPs.
+    longest segment is the whole row, then that with the most FLOPs. Both must have learnt
+    something: a model that n-grams beat does not use what a longer row gives.
     """
 
     def words(self, claim):
@@ -261,6 +268,9 @@ class LongerContext(_OfTrainings):
             groups.setdefault(key, {})[length] = row
         own = max(groups.values(), key=_most_telling, default={})
         return [(own[max(own)], own[min(own)])] if len(own) > 1 else []
+
+    def _have_learnt(self, pair):
+        return all(map(_has_learnt, pair))
 
 
 def _most_telling(rows: Mapping[int, Mapping]) -> tuple:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import Field
 
 from analysis.claims.schema import Strict
-from experiments.training.recipes import TEXT
+from experiments.training.recipes import RECIPES, TEXT
 
 
 class Scale(Strict):
@@ -28,7 +28,7 @@ class Scale(Strict):
 def ours(rows: Sequence[Mapping]) -> str:
     """In place of the published scale: models, rows, data, seeds and device, in words."""
     largest = max(rows, key=lambda row: row["learning"].parameters)
-    source = largest["learning"].source
+    source = RECIPES[largest["recipe"]].source
     data = "bytes of Python sources" if source == TEXT else f"tokens of {named(source)}"
     models = f"models of {count(largest['learning'].parameters)} parameters"
     lengths = _span(row["seq_len"] for row in rows)

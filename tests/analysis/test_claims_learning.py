@@ -125,7 +125,9 @@ def test_what_was_never_tested_after_as_many_flops_decides_nothing(judge):
 def test_models_that_an_n_gram_model_beats_decide_nothing(judge):
     found = judge(LESS, rows=pair(around(2.0), around(2.3), of_three=1.9))
     assert found.verdict == UNDECIDED
-    assert found.reason.startswith("no model here is better than a Kneser-Ney model of order 3: ")
+    assert found.reason.startswith(
+        "no model of the longest rows is better than a Kneser-Ney model of order 3: "
+    )
     # One side that has learnt something is enough: the other's failure is what is asked for.
     assert judge(LESS, rows=pair(around(2.0), around(2.3), of_three=2.1)).verdict == HOLDS
 
@@ -139,7 +141,9 @@ def test_a_task_that_nobody_learnt_decides_nothing(judge):
     assert judge(RECALL, rows=recall(0.97, 0.98)).verdict == FAILS
     found = judge(RECALL, rows=recall(0.2, 0.9))
     assert found.verdict == UNDECIDED
-    assert found.reason.startswith("no model here gives 95 % of the answers rightly: ")
+    assert found.reason.startswith(
+        "no model of the longest rows gives 95 % of the answers rightly: "
+    )
     assert "tokens of associative recall" in found.stand_in
     # A recipe of another source is no training of what is asked for.
     assert judge(LESS, rows=recall(0.5, 0.98)).verdict in (CARD, NOT_MEASURED)
@@ -230,6 +234,27 @@ def test_a_system_is_trained_as_any_variant_that_computes_the_same(tmp_path):
     claims_file = load(tmp_path, content)
     rows = [trained("dilated-triton", around(2.0)), trained("dense", around(2.3))]
     assert claims.evaluate(claims_file, pd.DataFrame(rows))[0].method.verdict == HOLDS
+
+
+def test_the_longest_rows_must_have_been_learnt_and_both_lengths_where_these_are_compared(judge):
+    short = pair(around(2.0), around(2.3), seq_len=64, of_three=2.9)
+    long = pair(around(2.6), around(2.7), of_three=2.5)
+    found = judge(LESS, rows=[*short, *long])
+    assert found.verdict == UNDECIDED
+    assert found.reason.startswith("no model of the longest rows is better")
+    # Of shorter rows that nobody learnt nothing is told.
+    learnt_long = pair(around(2.0), around(2.3))
+    found = judge(
+        LESS, rows=[*learnt_long, *pair(around(2.9), around(2.8), seq_len=64, of_three=2)]
+    )
+    assert found.verdict == HOLDS and "at 64 tokens" not in found.reason
+
+    def at(length, loss):
+        own = {"segment_lengths": (length,), "dilation_rates": (1,), "of_three": 2.5}
+        return trained("dilated-sdpa", around(loss), seq_len=length, batch=2048 // length, **own)
+
+    assert judge(LONGER, rows=[at(64, 2.3), at(256, 2.6)]).verdict == UNDECIDED
+    assert judge(LONGER, rows=[at(64, 2.2), at(256, 2.4)]).verdict == FAILS
 
 
 def test_what_is_said_of_large_models_needs_large_models(judge):

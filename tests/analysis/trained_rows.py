@@ -50,7 +50,7 @@ def _learning(recipe, parameters, of_three):
     source = RECIPES[recipe].source
     is_text = source == TEXT
     return Learning(
-        source=source,
+        source="python" if is_text else source,
         sha256=64 * "0" if is_text else None,
         packages=[] if is_text else None,
         facts={},
