@@ -9,9 +9,8 @@ import pytest
 
 from analysis.across import expected_trainings
 from analysis.comparison import sides
-from analysis.records import files
+from analysis.records import files, learnt
 from analysis.records import frame as records
-from analysis.selection import learnt
 from analysis.statistics import seeds
 from experiments import grid, rounds
 from experiments.case import Case

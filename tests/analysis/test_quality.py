@@ -10,7 +10,8 @@ from analysis.experiments.quality import cells, naming
 from analysis.experiments.quality import choices as quality_choices
 from analysis.experiments.quality import numbers as quality_numbers
 from analysis.experiments.quality import views as quality_views
-from analysis.selection import learnt, views
+from analysis.records import learnt
+from analysis.selection import views
 from analysis.statistics.intervals import Interval
 from experiments.cost.pairs import useful_flops
 from tests.analysis import synthetic

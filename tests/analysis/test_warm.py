@@ -187,5 +187,5 @@ def test_a_warm_command_says_and_writes_what_a_cold_one_does(root, tmp_path):
                 made.setdefault(path.relative_to(out), []).append(content)
     for both in (told, made):
         assert {name: len(found) for name, found in both.items()} == dict.fromkeys(both, 2)
-        assert [name for name, found in both.items() if found[0] != found[1]] == []
+        assert {n: f for n, f in both.items() if f[0] != f[1]} == {}
     assert len(made) > 50

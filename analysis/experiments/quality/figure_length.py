@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from analysis.experiments.quality import views as quality_views
 from analysis.experiments.quality.views import Learner, Lesson
+from analysis.records import learnt
 from analysis.rendering.style import GREY, label_lines, length_axis
-from analysis.selection import learnt
 from analysis.standard.panels import draw_points, grid_of
 
 TASK = "text"

@@ -14,10 +14,10 @@ from matplotlib.patches import Rectangle
 
 from analysis.experiments.quality import views as quality_views
 from analysis.experiments.quality.views import DENSE, Learner, Lesson
+from analysis.records import learnt
 from analysis.rendering.figure_csv import note as noted
 from analysis.rendering.style import GREY, PAGE, style
 from analysis.rendering.text import tokens
-from analysis.selection import learnt
 from analysis.standard.panels import finish, foot_of
 from analysis.statistics.intervals import Interval
 

@@ -15,8 +15,9 @@ from analysis.experiments.quality import cells, choices, naming
 from analysis.experiments.quality import views as quality_views
 from analysis.experiments.quality.choices import MIXING, OFFSET, SCHEDULE
 from analysis.experiments.quality.views import EXPERIMENT, Learner, Lesson
+from analysis.records import learnt
 from analysis.rendering.numbers import entry
-from analysis.selection import learnt, views
+from analysis.selection import views
 from analysis.standard import number_entries
 from analysis.statistics.intervals import Interval
 from experiments import grid

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from analysis.experiments.quality import naming
+from analysis.records import learnt
 from analysis.rendering.style import Look
-from analysis.selection import learnt, views
+from analysis.selection import views
 from analysis.standard import in_words
 from analysis.statistics.intervals import Interval
 from experiments.training.recipes import RECIPES, TEXT
