@@ -122,7 +122,8 @@ def _published(experiment: str) -> list[dict]:
 
 def with_lines(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with `line`: the system, and its pattern where it has several at one length."""
-    told = frame[["sparsity", "pattern", "block_size", "segment_lengths", "dilation_rates"]]
+    blocks, branches = ["sparsity", "pattern", "block_size"], ["segment_lengths", "dilation_rates"]
+    told = frame[[*blocks, *branches, "head_offset", "recipe"]]
     rows = frame.assign(pattern_words=[_pattern(row) for row in told.to_dict("records")])
     lines = pd.Series(rows["system"], rows.index, dtype=object)
     for _, group in rows.groupby([*SETTING, "kv_heads", "head_dim", "system"], sort=False):
