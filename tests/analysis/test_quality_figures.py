@@ -106,7 +106,7 @@ def test_a_cell_of_the_map_is_the_accuracy_at_a_distance(laptop):
     assert len(cells) == len(lesson(RECALL)) * (len(known.distances(made)) + 1)
     named = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert named[0] == "Dense" and named[-1] == "Random 90 %"
-    assert any("recall, chance: 6.2 %" in text for text in _texts(figure))
+    assert any("recall: chance 6.2 %" in text for text in _texts(figure))
 
 
 def test_what_a_blind_guess_gets_is_hatched(laptop):

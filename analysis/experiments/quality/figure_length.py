@@ -54,6 +54,8 @@ def _by_position(ax: Axes, lesson: Lesson) -> None:
     n, ends = lesson.seq_len, []
     for one in lesson.best_of_kinds():
         by = quality_views.by_range(one, "by_position", learnt.LOSS)
+        # The last place of a row of 2^k is a range of its own, of one token a row.
+        by = {start: loss for start, loss in by.items() if start < n} or by
         late = {start: loss for start, loss in by.items() if start >= FIRST}
         by = late if len(late) > 2 else by
         x = [math.sqrt(start * min(2 * start - 1, n)) for start in by]

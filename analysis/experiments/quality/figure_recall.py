@@ -193,11 +193,12 @@ def _scale(figure: Figure, maps: Sequence[_Map], foot: float, height: float) -> 
     lessons = {one.task: one for made in maps for one in made.lessons}
     said = []
     for task, one in lessons.items():
+        named = [f"{name} {guess:.2g} %" for name, guess in one.guesses.items()]
+        said.append(f"{task}: {', '.join(named)}")
         for name, guess in one.guesses.items():
             ax.plot([guess, guess], [0, 1.6], color=GREY, linewidth=0.8, clip_on=False)
             noted(ax, f"{task}: {name}", "mark", accuracy=guess)
-            said.append(f"{task}, {name}: {guess:.2g} %")
     words = {"va": "center", "fontsize": 6, "color": GREY, "linespacing": 1.15}
-    ax.text(105, 0.5, "Blind guess: " + "; ".join(said), **words)
+    ax.text(105, 0.5, "\n".join(["By a blind guess", *said]), **words)
     ax.set_xlim(0, 100)
     ax.set_ylim(0, 1)
