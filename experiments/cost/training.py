@@ -11,7 +11,7 @@ from experiments.training.case import TrainingCase
 from experiments.training.recipes import RECIPES
 
 # Of small matrices, over the rate of large ones; and of a step's small operations, per layer.
-_SHARE, _LAYER_MS = {"cpu": 0.35, "cuda": 0.25}, {"cpu": 1.5, "cuda": 3.0}
+_SHARE, _LAYER_MS = {"cpu": 0.3, "cuda": 0.25}, {"cpu": 2.5, "cuda": 3.0}
 # Passes over validation cost a third of a step per batch. The check, the data, the models.
 _FORWARD, _REFERENCE_S = 1 / 3, 1.5
 
