@@ -81,7 +81,7 @@ def test_nothing_begins_before_it_is_told_to(tmp_path):
         pytest.raises(KeyError, match="of the body"),
         side_by_side.prepared(_touch, [(path,)]) as calls,
     ):
-        (child,) = multiprocessing.active_children()
+        (child,) = _own_children()
         raise KeyError("of the body")
     assert not path.exists() and not _is_there(child.pid)
     with side_by_side.prepared(_touch, [(path,)]) as calls:
