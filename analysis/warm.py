@@ -126,7 +126,7 @@ def _kind(roots: Sequence[str]) -> warm.Kind:
         for experiment in published.EXPERIMENTS:
             catalogue.figures(experiment)
             # Of the claims file, which takes long to read; what is wrong there commands tell.
-            with suppress(Exception):
+            with suppress(ValueError, OSError):
                 published.setting(experiment)
         records.look()
 

@@ -6,10 +6,17 @@ import math
 from collections.abc import Iterator, Sequence
 
 from experiments.schema import Record, Training
+from experiments.training.config import TrainingConfig
 from experiments.training.recipes import RECIPES
 
 # Of a cross-entropy in float32 over many tokens, relative.
 _ROUNDING = 1e-3
+
+
+def evaluated_after(training: TrainingConfig) -> list[int]:
+    """The steps that an evaluation follows, ascending; the last one of the training is one."""
+    every, last = training.evaluate_every, training.steps
+    return sorted({*range(every, last + 1, every), last})
 
 
 def faults(found: Record, trainings: Sequence[Training]) -> Iterator[str]:
@@ -19,8 +26,8 @@ def faults(found: Record, trainings: Sequence[Training]) -> Iterator[str]:
         yield f"trainings: are {len(trainings)}, and {recipe.name} asks for {recipe.seeds}"
     if len({one.seed for one in trainings}) < len(trainings):
         yield "trainings: two are of one seed"
-    every, last = recipe.training.evaluate_every, recipe.training.steps
-    steps = sorted({*range(every, last + 1, every), last})
+    steps = evaluated_after(recipe.training)
+    last = steps[-1]
     for place, one in enumerate(trainings):
         at = f"trainings.{place}"
         if one.steps != last:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from experiments.cost.pairs import dense_pairs, whole_pairs
+from experiments.plausible_trainings import evaluated_after
 from experiments.training.case import TrainingCase
 from experiments.training.flops import matrices
 from experiments.training.recipes import ORDERS, RECIPES, TEXT
@@ -36,8 +37,7 @@ def _training(case: TrainingCase, step_ms: float, seed: int) -> dict:
     is_text, plan = recipe.source == TEXT, recipe.training
     kept = min(1.0, whole_pairs(case) / dense_pairs(case))
     last = _LAST[is_text] * (1.5 - 0.5 * kept) + 0.01 * seed
-    every = plan.evaluate_every
-    steps = sorted({*range(every, plan.steps + 1, every), plan.steps})
+    steps = evaluated_after(plan)
     losses = [last + (_FIRST[is_text] - last) * (1 - step / plan.steps) ** 2 for step in steps]
     tokens = 4096
     lengths = [2**k for k in range(case.seq_len.bit_length() - 1)]

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.case import Case
 from experiments.cost.pairs import useful_flops
+from experiments.plausible_trainings import evaluated_after
 from experiments.training.case import TrainingCase
 from experiments.training.flops import matrices
 from experiments.training.recipes import ORDERS, RECIPES, TEXT
@@ -124,8 +125,7 @@ def _training(case: TrainingCase, median_ms: float, seed: int, offset: float) ->
     plan = RECIPES[case.recipe].training
     is_text = RECIPES[case.recipe].source == TEXT
     last, share = loss(case) + offset, accuracy(case) - offset / 10
-    every = plan.evaluate_every
-    steps = sorted({*range(every, plan.steps + 1, every), plan.steps})
+    steps = evaluated_after(plan)
     left = [(1 - step / plan.steps) ** 2 for step in steps]
     losses = [last + (FIRST_LOSS[is_text] - last) * part for part in left]
     places = distances(case)

@@ -32,9 +32,7 @@ def text(frame: pd.DataFrame, machine: str) -> Table:
                     one.name,
                     tokens(lesson.seq_len),
                     *_costs(one),
-                    cells.score_cell(lesson, lesson.score(one)),
-                    cells.difference_cell(lesson, lesson.shortfall(one)),
-                    cells.difference_cell(lesson, lesson.shortfall(one, equal_flops=True)),
+                    *_learnt_cells(lesson, one),
                 )
             )
     columns = (
@@ -61,9 +59,7 @@ def recall(frame: pd.DataFrame, machine: str) -> Table:
                     tokens(lesson.seq_len),
                     one.name,
                     *_costs(one),
-                    cells.score_cell(lesson, lesson.score(one)),
-                    cells.difference_cell(lesson, lesson.shortfall(one)),
-                    cells.difference_cell(lesson, lesson.shortfall(one, equal_flops=True)),
+                    *_learnt_cells(lesson, one),
                     _falls_off(lesson, one),
                 )
             )
@@ -117,6 +113,15 @@ def choices_table(frame: pd.DataFrame, machine: str) -> Table:
         f"the interval. {OVER_SEEDS}"
     )
     return Table("Quality, choices within dilated attention", columns, body, note)
+
+
+def _learnt_cells(lesson: Lesson, one: Learner) -> tuple[Cell, Cell, Cell]:
+    """What a system learnt, and how much less than dense: after as many steps, as many FLOPs."""
+    return (
+        cells.score_cell(lesson, lesson.score(one)),
+        cells.difference_cell(lesson, lesson.shortfall(one)),
+        cells.difference_cell(lesson, lesson.shortfall(one, equal_flops=True)),
+    )
 
 
 def data(frame: pd.DataFrame, machine: str) -> Table:
