@@ -50,20 +50,12 @@ def masked_block_attention(
         raise ValueError(f"mask={type(mask).__name__}: expected a models.patterns.BlockMask")
     mask.check_fits(q.shape[1], q.shape[2])
     resolve_backend(q, mask, backend)
-    if return_lse or document_ids is not None:
-        what = "no LSE" if return_lse else "no document_ids"
-        raise UnsupportedBackend(f"masked blocks: {what}; block_sparse_attention has it")
+    refuse("masked blocks", "block_sparse_attention", return_lse, document_ids)
     kept = token_mask(mask, q.shape[1], is_causal)[None]
     if key_padding_mask is not None:
         kept = kept & ~key_padding_mask[:, None, None]
-    # A row without keys attends to all of them, so that nothing is NaN, and then is 0.
     is_empty = ~kept.any(dim=-1, keepdim=True)
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    grouped = q.shape[1] != k.shape[1]
-    out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=kept | is_empty, scale=scale, enable_gqa=grouped
-    )
-    return out.masked_fill(is_empty, 0.0).transpose(1, 2)
+    return attend(q, k, v, kept | is_empty, is_empty, scale)
 
 
 def token_mask(mask: BlockMask, seq_len: int, is_causal: bool) -> torch.Tensor:
@@ -79,3 +71,36 @@ def resolve_backend(q: torch.Tensor, mask: BlockMask, backend: str) -> str:
     """The backend that a call runs: "sdpa"; ValueError for another."""
     check_choice("backend", backend, BACKENDS)
     return backend
+
+
+def attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor,
+    is_empty: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """PyTorch's attention with a mask.
+
+    Args:
+        q, k, v: as of `masked_block_attention`.
+        mask: broadcast to (B, H, N, N): True where a query attends to a key, or what is added to
+            the scores. A query without keys attends to all in it, so that nothing is NaN.
+        is_empty: broadcast to (B, H, N, 1), the queries without keys, whose output is 0.
+        scale: factor on q.k.
+
+    Returns:
+        (B, N, H, D).
+    """
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    grouped = q.shape[1] != k.shape[1]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped)
+    return out.masked_fill(is_empty, 0.0).transpose(1, 2)
+
+
+def refuse(what: str, other: str, return_lse: bool, document_ids: torch.Tensor | None) -> None:
+    """UnsupportedBackend for what masked scores have not and the function `other` has."""
+    if return_lse or document_ids is not None:
+        lacks = "no LSE" if return_lse else "no document_ids"
+        raise UnsupportedBackend(f"{what}: {lacks}; {other} has it")

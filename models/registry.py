@@ -205,6 +205,13 @@ VARIANTS = _variants(
         "models.detached_mixing:detached_dilated_attention",
         MappingProxyType({"backend": "sdpa"}),
     ),
+    Variant(
+        "dilated-masked",
+        "Dilated (masked)",
+        "LongNet attention by a dense pass, to whose scores logs of the branches' counts are added",
+        "models.masked_dilated:masked_dilated_attention",
+        MappingProxyType({"backend": "sdpa"}),
+    ),
     _streamed("", "generated", "chunk by chunk from a generator, in bounded memory"),
     _streamed("-mapped", "mapped", "chunk by chunk from mapped files, in bounded memory"),
     _streamed("-host", "host", "chunk by chunk from host memory"),

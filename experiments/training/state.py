@@ -32,6 +32,7 @@ def adamw(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
         ],
         lr=config.learning_rate,
         betas=config.betas,
+        fused=True,
     )
 
 

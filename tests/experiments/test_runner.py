@@ -176,14 +176,16 @@ def test_a_digest_covers_the_variant_and_the_measuring_but_no_other_variant():
         assert ("experiments/procedures/replica.py" in names[variant]) == replica
         assert ("models/dense.py" in names[variant]) == (whole and entry.takes is None)
         of_branches = entry.takes == "branches"
+        is_masked = variant == "dilated-masked"
+        assert ("models/masked_dilated.py" in names[variant]) == is_masked
         assert ("models/dilated.py" in names[variant]) == (
-            entry.multihead or (whole and of_branches)
+            entry.multihead or (whole and of_branches and not is_masked)
         )
         assert ("models/modules.py" in names[variant]) == entry.multihead
         of_blocks = entry.takes == "blocks"
-        is_masked = variant == "block-sparse-masked"
-        assert ("models/masked.py" in names[variant]) == is_masked
-        by_lists = whole and of_blocks and not is_masked
+        by_masks = variant == "block-sparse-masked"
+        assert ("models/masked.py" in names[variant]) == (is_masked or by_masks)
+        by_lists = whole and of_blocks and not by_masks
         assert ("models/block_sparse.py" in names[variant]) == by_lists
         assert ("models/patterns/block_builders.py" in names[variant]) == of_blocks
         over_ranks = entry.shard_order is not None
@@ -247,13 +249,14 @@ def test_a_digest_follows_what_code_does_not_its_words(copied):
                 for v, entry in VARIANTS.items()
                 if entry.multihead
                 or (entry.takes == "branches" and not entry.shard_order and not entry.replica_of)
-            },
+            }
+            - {"dilated-masked"},
         ),
         (
             "models/block_sparse.py",
             {v for v in VARIANTS if v.startswith("block-sparse")} - {"block-sparse-masked"},
         ),
-        ("models/masked.py", {"block-sparse-masked"}),
+        ("models/masked.py", {"block-sparse-masked", "dilated-masked"}),
         ("experiments/ceilings.py", set(VARIANTS)),
     ):
         with (copied / file).open("a") as opened:

@@ -18,6 +18,7 @@ ON_CPU = (
     "dilated-gather",
     "dilated-sdpa",
     "dilated-detached",
+    "dilated-masked",
     "head-partitioned",
     "block-sparse",
     "block-sparse-sdpa",

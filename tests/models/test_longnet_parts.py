@@ -114,6 +114,23 @@ def test_far_positions_are_turned_exactly():
     assert turned.q_cos[0, 0].item() == pytest.approx(math.cos(500_001), abs=1e-6)
 
 
+def test_queries_are_turned_alike_eagerly_and_compiled():
+    """Complex and real arithmetic; of a view that is not contiguous, with its gradients."""
+    turned = rotation(torch.arange(5), 8, center=2.0, scale_base=512.0)
+    x = torch.randn(5, 2, 3, 8, generator=torch.Generator().manual_seed(0)).transpose(0, 1)
+    x.requires_grad_()
+    cotangent = torch.randn(2, 5, 3, 8, generator=torch.Generator().manual_seed(1))
+    eager = turned.of_queries(x)
+    compiled = torch.compile(turned.of_queries, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(eager, compiled, rtol=0, atol=1e-6)
+    gradients = [torch.autograd.grad(out, x, cotangent)[0] for out in (eager, compiled)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-6)
+    by_hand = torch.view_as_complex(x.detach().double().reshape(2, 5, 3, 4, 2))
+    by_hand = by_hand * torch.complex(turned.q_cos, turned.q_sin).to(torch.complex128)[:, None]
+    by_hand = torch.view_as_real(by_hand).flatten(-2)
+    torch.testing.assert_close(eager.double(), by_hand, rtol=0, atol=1e-6)
+
+
 @given(n=st.integers(1, 100), pattern=st.sampled_from(PATTERNS[:-1]), is_causal=st.booleans())
 def test_a_shorter_sequence_has_the_upper_left_part(n, pattern, is_causal):
     masks = BlockMasks(config("block-sparse", pattern, max_seq_len=100), is_causal)

@@ -8,7 +8,7 @@ PATTERNS = {
     "blocks": {"pattern": "local_window", "sparsity": 0.5, "block_size": 4},
 }
 # Those that run on any CPU.
-DILATED = ("dilated-gather", "dilated-sdpa", "dilated-detached")
+DILATED = ("dilated-gather", "dilated-sdpa", "dilated-masked", "dilated-detached")
 BLOCKS = ("block-sparse-sdpa", "block-sparse-masked")
 ON_A_CPU = ("dense", "dense-eager", *DILATED, "head-partitioned", *BLOCKS)
 

@@ -13,7 +13,7 @@ from experiments.training.layer_attention import attention_of
 from models.patterns.branches import DilatedBranches
 from tests.experiments.training.cases import BLOCKS, DILATED, ON_A_CPU, training_case
 
-OFFSETS = [("dilated-sdpa", "block"), ("dilated-detached", "block")]
+OFFSETS = [(name, "block") for name in ("dilated-sdpa", "dilated-masked", "dilated-detached")]
 CASES = [
     *(training_case(variant=variant, heads=4, kv_heads=2) for variant in ON_A_CPU),
     *(training_case(variant=name, heads=4, head_offset=offset) for name, offset in OFFSETS),

@@ -32,7 +32,7 @@ def _supervise(case, limits=LIMITS) -> dict:
     return supervise("smoke", case, limits, describe("cpu"), "0" * 16, procedure="training")
 
 
-def _of_grid(recipe, variant="dilated-sdpa"):
+def _of_grid(recipe, variant="dilated-masked"):
     """A task of the quick tier."""
     return next(
         task

@@ -16,7 +16,7 @@ NAN, INF = float("nan"), float("inf")
 GONE = object()
 
 
-def _task(recipe="recall-smoke", variant="dilated-sdpa"):
+def _task(recipe="recall-smoke", variant="dilated-masked"):
     return next(
         task
         for task in grid.tasks("smoke", ["quality"])
