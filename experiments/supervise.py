@@ -45,13 +45,14 @@ class _Stop(Exception):
 class Account:
     """What a case's time was spent on.
 
-    seconds: in the reference; in samples; in the checks, all else that a replicate's process did
-    at its job; and in processes, waiting for them to start and to end. is_cut: whether its limit
-    of time ended it, be it in the reference, where that is no time-out of the variant's.
+    seconds: in the reference; in samples; in the rest, all else that a replicate's process did at
+    its job, checks and trainings; and in processes, waiting for them to start and to end. is_cut:
+    whether its limit of time ended it, be it in the reference, where that is no time-out of the
+    variant's.
     """
 
     seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("reference", "processes", "checks", "samples"), 0.0)
+        default_factory=lambda: dict.fromkeys(("reference", "processes", "rest", "samples"), 0.0)
     )
     is_cut: bool = False
 
@@ -59,7 +60,7 @@ class Account:
         """Book a replicate whose outcome came after `elapsed` s; times: its fields in ms."""
         samples = sum(sum((outcome.value or {}).get(key, ())) for key in times) / 1e3
         self.seconds["processes"] += elapsed - outcome.seconds
-        self.seconds["checks"] += max(0.0, outcome.seconds - samples)
+        self.seconds["rest"] += max(0.0, outcome.seconds - samples)
         self.seconds["samples"] += samples
 
     def __str__(self) -> str:

@@ -7,7 +7,6 @@ each on one; on a card one after another.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,9 @@ from random import SystemRandom
 
 import numpy as np
 import torch
+
+# What an optimiser's first step imports, a second and 100 MB: here it is before the forks.
+import torch._dynamo
 
 from experiments import check, measure
 from experiments.training import side_by_side, sources
@@ -71,8 +73,6 @@ def replicate(case: TrainingCase, device: str, reference: Path, limits: dict) ->
     To be called in a process that has not yet run a torch op on several threads: on a CPU it forks.
     CheckFailed if the attention is wrong, before any training.
     """
-    # What an optimiser's first step imports: a second and 100 MB, which are not of the step.
-    importlib.import_module("torch._dynamo")
     count, random = RECIPES[case.recipe].seeds, SystemRandom()
     calls = [(case, random.randrange(_SEEDS), device) for _ in range(count)]
     if device != "cpu":

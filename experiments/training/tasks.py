@@ -10,6 +10,7 @@ gets is `chance_accuracy` in `description`.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import numpy as np
@@ -171,7 +172,8 @@ class AssociativeRecall(Task):
     g-th such position after the pairs has a weight of 1 / g, each being drawn once at
     most; the published code's default is g ** -0.99. Unlike there, values are drawn with
     replacement, so that none can be told by the others, and nothing that fills is a key.
-    Who picks among the row's pairs blindly is right once in `pairs`: `among_pairs_accuracy`.
+    Who has read the row's pairs without knowing which key had which value does best to answer
+    with the commonest of their values: `commonest_value_accuracy`.
     """
 
     name = "associative_recall"
@@ -219,7 +221,7 @@ class AssociativeRecall(Task):
         return {
             "pairs": self.pairs,
             "chance_accuracy": 1 / values,
-            "among_pairs_accuracy": 1 / self.pairs,
+            "commonest_value_accuracy": expected_largest_count(self.pairs, values) / self.pairs,
         }
 
 
@@ -269,6 +271,24 @@ class Needle(Task):
 
 
 TASKS = {task.name: task for task in (Copy, Induction, AssociativeRecall, Needle)}
+
+
+def expected_largest_count(draws: int, kinds: int) -> float:
+    """How often the commonest of `kinds` equally likely kinds comes in so many draws, on average.
+
+    By exponential generating functions: the draws in which no kind comes more than m times are
+    draws! times the coefficient of x^draws in (1 + x + x^2/2! + ... + x^m/m!)^kinds.
+    """
+    inverse = np.array([1 / math.factorial(count) for count in range(draws + 1)])
+    outcomes = math.factorial(draws) / kinds**draws
+    expected = 0.0
+    for most in range(draws):
+        powers = np.array([1.0])
+        for _ in range(kinds):
+            powers = np.convolve(powers, inverse[: most + 1])[: draws + 1]
+        within = outcomes * powers[draws] if len(powers) > draws else 0.0
+        expected += 1.0 - within
+    return expected
 
 
 def log_uniform(rng: np.random.Generator, least: int, most: int, size: int) -> np.ndarray:

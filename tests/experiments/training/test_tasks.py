@@ -1,5 +1,6 @@
 """Each task by a solver that knows its rule and nothing else, and where its answers stand."""
 
+import itertools
 import json
 import math
 
@@ -16,6 +17,7 @@ from experiments.training.tasks import (
     Copy,
     Induction,
     Needle,
+    expected_largest_count,
     log_uniform,
 )
 
@@ -220,11 +222,32 @@ def test_the_description_is_json_and_names_task_sizes_and_chance(name):
         "associative_recall": {
             "pairs": 4,
             "chance_accuracy": 1 / 8,
-            "among_pairs_accuracy": 1 / 4,
+            "commonest_value_accuracy": expected_largest_count(4, 8) / 4,
         },
         "needle": {"distance": None, "chance_accuracy": 1 / 15},
     }
     assert said == sizes | own[name]
+
+
+@pytest.mark.parametrize(("draws", "kinds"), [(1, 1), (2, 3), (4, 2), (5, 3), (3, 4)])
+def test_the_commonest_of_all_outcomes_counted_by_hand(draws, kinds):
+    outcomes = list(itertools.product(range(kinds), repeat=draws))
+    largest = [max(map(outcome.count, outcome)) for outcome in outcomes]
+    assert expected_largest_count(draws, kinds) == pytest.approx(sum(largest) / len(outcomes))
+
+
+def test_the_commonest_value_of_a_rows_pairs_answers_so_often():
+    source = AssociativeRecall(64, 256, 0, vocab_size=16, pairs=8)
+    right = []
+    for index in range(8):
+        inputs, targets, _ = source.batch("train", index)
+        values = inputs[:, 1:16:2]
+        commonest = values.mode(dim=1).values
+        asked = targets != IGNORED
+        right.append((commonest[:, None].expand_as(targets) == targets)[asked].double().mean())
+    told = source.description["commonest_value_accuracy"]
+    # 16,384 answers, those of a row not independent.
+    assert sum(right).item() / len(right) == pytest.approx(told, abs=0.012)
 
 
 @pytest.mark.parametrize(
