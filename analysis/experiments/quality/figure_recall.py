@@ -155,7 +155,10 @@ def _draw(
 def _accuracies(lesson: Lesson, of: Learner) -> dict[int | str, Interval]:
     """Accuracy (%) in all, and by the first distance of each range."""
     found = learnt.by_range(of.row, "by_distance", learnt.ACCURACY)
-    own = {first: learnt.of_seeds(of.row, values).times(100) for first, values in found.items()}
+    own = {
+        first: learnt.of_seeds(of.row, values, learnt.ACCURACY).times(100)
+        for first, values in found.items()
+    }
     return {"all": lesson.score(of), **own}
 
 

@@ -92,7 +92,7 @@ def _system(lesson: Lesson | None, of: Learner | None, slug: str) -> dict[str, d
     if of is not None and dense is not None:
         pair = [dense.row, row]
     of_seeds = {
-        name: None if row is None else quality_views.mean(row, name) for name in learnt.MEASURES
+        name: None if row is None else learnt.interval(row, name) for name in learnt.MEASURES
     }
     less, less_flops = (
         None if of is None else lesson.shortfall(of, equal_flops) for equal_flops in (False, True)

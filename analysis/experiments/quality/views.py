@@ -5,9 +5,8 @@ A lesson is a task, its recipe and a shape. The systems of a lesson differ in th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -113,7 +112,7 @@ class Lesson:
 
     def score(self, of: Learner) -> Interval:
         """The mean over seeds, in `unit`."""
-        return self._scaled(mean(of.row, self.measure))
+        return self._scaled(learnt.interval(of.row, self.measure))
 
     def scores(self, of: Learner) -> list[float]:
         """The value of each seed, in `unit`."""
@@ -155,14 +154,6 @@ class Lesson:
 
     def _scaled(self, found: Interval) -> Interval:
         return found.times(self._factor)
-
-
-def mean(row: pd.Series, measure: str) -> Interval:
-    """The mean over seeds, with bounds that a loss or a share can have."""
-    found = learnt.interval(row, measure)
-    most = math.inf if measure == learnt.LOSS else 1.0
-    # In this order what is not known stays so.
-    return replace(found, low=max(found.low, 0.0), high=min(found.high, most))
 
 
 def task_of(recipe: str) -> str:
