@@ -37,7 +37,7 @@ def frontier(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Fig
         frame, experiment, machine, quality_views.main_lessons, quality_views.count
     )
     systems = _systems(lessons)
-    note = NOTE + naming.how_blocks_are_computed(one.row for one in systems)
+    note = NOTE + naming.how_computed(one.row for one in systems)
     with style():
         lines, foot = foot_of(note, PAGE)
         height = max(PANEL * max(len(lessons), 1), LINE * len(systems) + HEAD) + foot

@@ -20,8 +20,9 @@ TASK = "text"
 FIRST = 8
 MOST_LINES, MOST_TICKS = 12, 8
 NOTE = (
-    "By position: means over seeds, of each kind of attention the system that learnt most; a mark "
-    "stands in the middle of a range from one power of two to the next."
+    "By position: means over seeds, of each kind of attention the system with the most branches, "
+    "or the least sparse one; a mark stands in the middle of a range from one power of two to the "
+    "next."
 )
 OVER_LENGTHS = (
     " By length: whole rows, of all systems that were trained at several; bars: 95 % intervals "
@@ -52,7 +53,7 @@ def length(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figur
 
 def _by_position(ax: Axes, lesson: Lesson) -> None:
     n, ends = lesson.seq_len, []
-    for one in lesson.best_of_kinds():
+    for one in lesson.of_each_kind():
         by = quality_views.by_range(one, "by_position", learnt.LOSS)
         # The last place of a row of 2^k is a range of its own, of one token a row.
         by = {start: loss for start, loss in by.items() if start < n} or by

@@ -55,8 +55,9 @@ def recall(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figur
     note = (
         "Per cent of the answers that are right, means over seeds, by the tokens back to where the "
         "answer stands: from each number to the next. Systems by their mean over the tasks. "
-        "Hatched: not above a blind guess, marked on the scale, by the interval over seeds. Empty: "
-        "no question at that distance, or no such training."
+        "Hatched: not above a blind guess, marked on the scale, by the interval over seeds; above "
+        "it need not be recall, as values frequent in a row are better guesses. Empty: no question "
+        "at that distance, or no such training."
     )
     left_out = max((one.left_out for one in maps), default=0)
     if left_out:
@@ -180,8 +181,8 @@ def _draw_cell(
 
 
 def _is_guessed(of: Interval, guess: float) -> bool:
-    """Whether a blind guess is as good, as far as the seeds can tell."""
-    return of.value <= guess or of.low <= guess
+    """Whether a blind guess may be as good: of a single seed nobody can tell."""
+    return not of.low > guess
 
 
 def _scale(figure: Figure, maps: Sequence[_Map], foot: float, height: float) -> None:

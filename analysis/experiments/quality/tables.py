@@ -42,7 +42,7 @@ def text(frame: pd.DataFrame, machine: str) -> Table:
     note = (
         f"Measured: {view.device}. Validation text, after equally many steps; the last column "
         "after as many FLOPs as the cheaper of the two trainings took. Density: pairs computed, "
-        f"over those of dense attention. {OVER_SEEDS}{_blocks(view)}"
+        f"over those of dense attention. {OVER_SEEDS}{_how(view)}"
     )
     return Table("Quality, text", columns, body, note)
 
@@ -71,7 +71,7 @@ def recall(frame: pd.DataFrame, machine: str) -> Table:
         f"Measured: {view.device}. Per cent of the answers that are right, after equally many "
         "steps; less than dense: in points. Half of dense from: the first range of distances, from "
         "a power of two to the next, in which fewer than half as many are right. "
-        f"{OVER_SEEDS}{_blocks(view)}"
+        f"{OVER_SEEDS}{_how(view)}"
     )
     return Table("Quality, recall", columns, body, note)
 
@@ -167,8 +167,8 @@ def _lessons(view: views.View, text: bool) -> list[Lesson]:
     return [one for one in quality_views.lessons(view) if one.is_text == text]
 
 
-def _blocks(view: views.View) -> str:
-    return naming.how_blocks_are_computed(row for _, row in view.rows.iterrows())
+def _how(view: views.View) -> str:
+    return naming.how_computed(row for _, row in view.rows.iterrows())
 
 
 def _costs(one: Learner) -> tuple[Cell, ...]:

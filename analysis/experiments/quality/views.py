@@ -44,7 +44,7 @@ class Learner:
 
     @property
     def kind(self) -> str:
-        """Who builds its blocks, or its variant."""
+        """See `naming.kind`."""
         return naming.kind(self.row)
 
 
@@ -141,12 +141,15 @@ class Lesson:
             self.learners, key=lambda one: (one.kind != DENSE, sign * self.score(one).value)
         )
 
-    def best_of_kinds(self) -> list[Learner]:
-        """Of each kind the one with the best score, best first."""
+    def of_each_kind(self) -> list[Learner]:
+        """Of each kind the one that stands for it (`naming.first_of_kind`), in order.
+
+        Whichever scored best on these seeds would on others score less, by what luck it had.
+        """
         found: dict[str, Learner] = {}
-        for one in self.best_first():
+        for one in sorted(self.learners, key=lambda one: naming.first_of_kind(one.row)):
             found.setdefault(one.kind, one)
-        return list(found.values())
+        return sorted(found.values(), key=lambda one: naming.order(one.row))
 
     @property
     def _factor(self) -> float:
