@@ -72,7 +72,7 @@ def _lesson(lesson: Lesson | None) -> dict[str, dict]:
         "tokens": number_entries.tokens(tokens, rows),
         "batch": entry(None if first is None else int(first["batch"]), rows=rows),
         "systems": entry(len(lesson.learners) if lesson else None, rows=rows),
-        "seeds": entry(len(first["trainings"]) if lesson else None, rows=rows),
+        "seeds": _seeds(lesson),
         "steps": entry(first["trainings"][0].steps if lesson else None, rows=rows),
         "parameters": entry(first["learning"].parameters if lesson else None, rows=rows),
         "chance": number_entries.per_cent(None if chance is None else chance / 100, rows),
@@ -82,6 +82,15 @@ def _lesson(lesson: Lesson | None) -> dict[str, dict]:
             for order in ORDERS
         },
     }
+
+
+def _seeds(lesson: Lesson | None) -> dict:
+    """Of each system: `4`, or `4 to 8` where some were trained in more rounds than others."""
+    if lesson is None:
+        return entry(None)
+    text = " to ".join(map(str, dict.fromkeys(lesson.seeds)))
+    fewest, most = lesson.seeds
+    return entry(fewest, fewest, most, text=text, rows=[one.row for one in lesson.learners])
 
 
 def _system(lesson: Lesson | None, of: Learner | None, slug: str) -> dict[str, dict]:

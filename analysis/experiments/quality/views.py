@@ -22,8 +22,8 @@ EXPERIMENT = "quality"
 DENSE = "dense"
 # Sources by the names that they have here, in the order in which they are shown.
 _TASKS = {TEXT: "text", "associative_recall": "recall", "induction": "induction"}
-# What the systems of a lesson share.
-_SHAPE = ["recipe", "seq_len", "batch", "heads", "kv_heads", "head_dim", "dtype"]
+# What the systems of a lesson share, the text by its hash.
+_SHAPE = ["recipe", "text", "seq_len", "batch", "heads", "kv_heads", "head_dim", "dtype"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +70,12 @@ class Lesson:
     def seq_len(self) -> int:
         """Tokens of each row of a batch."""
         return int(self.first["seq_len"])
+
+    @property
+    def seeds(self) -> tuple[int, int]:
+        """The fewest and the most of a system: not every round may have every case."""
+        counts = [len(one.row["trainings"]) for one in self.learners]
+        return min(counts), max(counts)
 
     @property
     def measure(self) -> str:
@@ -168,6 +174,7 @@ def task_of(recipe: str) -> str:
 def lessons(view: views.View) -> list[Lesson]:
     """Every lesson of a machine: by task, of each that of most systems first, then the longest."""
     rows = view.rows[(view.rows["status"] == "ok") & view.rows["trainings"].map(bool)]
+    rows = rows.assign(text=[one.sha256 or "" for one in rows["learning"]])
     drawn = naming.looks(row for _, row in rows.iterrows())
     found = []
     for _, own in rows.groupby(_SHAPE, sort=True):
