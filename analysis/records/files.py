@@ -175,8 +175,8 @@ def counting(files: Iterable[File]) -> dict[tuple[str, Case], list[File]]:
     What a machine measured that nobody vouches for is another machine's, and counts there.
 
     These are the local ones where there are any, and of these those of the code, over as many
-    nodes, and trained on the text, that measured the case last. Smoke records count where there are no others. Raises
-    RecordsError where two are of one round, which `read` lets none be.
+    nodes, and trained on the text, that measured the case last. Smoke records count where there are
+    no others. Raises RecordsError where two are of one round, which `read` lets none be.
     """
     found: dict[tuple[str, Case], list[File]] = {}
     for one in files:

@@ -87,9 +87,15 @@ def difference(
         values(one, measure) if at_flops is None else values_at(one, at_flops, measure)
         for one in (row, base)
     ]
+    return difference_of_seeds(row, *sides, measure) if all(sides) else None
+
+
+def difference_of_seeds(
+    row: Mapping, found: Sequence[float], base: Sequence[float], measure: str
+) -> Interval:
+    """Of a value of each seed of the row, less those of other seeds, within the measure's range."""
     least, most = _RANGES[measure]
-    found = seeds.difference(*sides, _again(row)) if all(sides) else None
-    return None if found is None else found.within(least - most, most - least)
+    return seeds.difference(found, base, _again(row)).within(least - most, most - least)
 
 
 def equal_flops(*rows: Mapping) -> float:

@@ -209,6 +209,26 @@ def test_the_table_of_recall_says_from_where_on_answers_are_missed(frame):
     assert rows["Top-k 90 %"]["Half of dense from"] == "64"
 
 
+def test_from_where_on_answers_are_missed_is_by_the_whole_interval(frame):
+    """A tenth at far distances of every seed; or of half of them, and all of the others."""
+    recall = _main(frame, "recall")
+    own = next(one for one in recall.learners if one.name == "Top-k 90 %")
+    assert quality_views.falls_off(own, recall.dense) == 64
+
+    def found(share, place):
+        parts = [
+            one.model_copy(update={"accuracy": share if one.first >= 64 else 0.95})
+            for one in own.row["trainings"][place].by_distance
+        ]
+        return own.row["trainings"][place].model_copy(update={"by_distance": parts})
+
+    seeds = [found(0.0 if place % 2 else 0.9, place) for place in range(6)]
+    other = replace(own, row=own.row.to_dict() | {"trainings": seeds})
+    means = quality_views.by_range(other, "by_distance", learnt.ACCURACY)
+    assert means[64] == pytest.approx(0.45) and known.DENSE_NEAR / 2 == 0.49
+    assert quality_views.falls_off(other, recall.dense) is None
+
+
 def test_choices_differ_in_one_thing_and_are_judged_by_their_interval(frame):
     rows = [row for row in _rows(frame, "choices") if row["Task"] == "text, 256"]
     by = {(row["First"], row["Second"]): row for row in rows}

@@ -24,7 +24,8 @@ LINE = 0.125  # of the key
 NOTE = (
     "A step: forward, backward and the update of all weights. Large marks: means over seeds; "
     "small: each seed; bars: 95 % intervals, over seeds upright and over rounds across. Grey: the "
-    "frontier, of systems that no other one beats in both; bold: on a frontier."
+    "frontier, of systems that no other one's means beat in both; bold: on a frontier. Where bars "
+    "overlap, others may be on it."
 )
 
 

@@ -235,12 +235,18 @@ def by_range(of: Learner, name: str, measure: str) -> Mapping[int, float]:
 
 
 def falls_off(of: Learner, dense: Learner | None) -> int | None:
-    """The first distance from which a range has less than half of dense attention's accuracy.
+    """The first of a range of distances with less than half of dense attention's accuracy.
 
-    None where there is no such range, and without dense attention.
+    By the whole interval of what is lacking. None where there is no such range, and without dense
+    attention.
     """
     if dense is None:
         return None
-    base = by_range(dense, "by_distance", learnt.ACCURACY)
-    own = by_range(of, "by_distance", learnt.ACCURACY)
-    return next((first for first in base if first in own and own[first] < base[first] / 2), None)
+    base, own = (learnt.by_range(one.row, "by_distance", learnt.ACCURACY) for one in (dense, of))
+    halves = {first: [value / 2 for value in values] for first, values in base.items()}
+    found = {
+        first: learnt.difference_of_seeds(of.row, own[first], half, learnt.ACCURACY)
+        for first, half in halves.items()
+        if first in own
+    }
+    return next((first for first, less in found.items() if less.high < 0), None)
