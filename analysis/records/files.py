@@ -156,16 +156,21 @@ def asked(roots: Iterable[Path]) -> tuple[Path, ...]:
 def _files(records: dict[Path, Record]) -> list[File]:
     """The same as files, of which those published are looked up among those vouched for."""
     holding: dict[Path, set[tuple[str, str]]] = {}
+    # Of a round's folder, by any of its records: those that are vouched for; None where all are.
+    of_folder: dict[Path, tuple[set[tuple[str, str]] | None, str]] = {}
     found = []
     for path, record in records.items():
-        one = File(record, path)
-        if one.origin == "published":
-            published = one._folder.parents[1]
-            if published not in holding:
-                holding[published] = trusted.holding(published)
-            is_vouched = (record.machine.id, one.round) in holding[published]
-            one = File(record, path, is_vouched)
-        found.append(one)
+        folder = path.parent
+        if folder not in of_folder:
+            one = File(record, path)
+            of_folder[folder] = None, one.round
+            if one.origin == "published":
+                published = one._folder.parents[1]
+                if published not in holding:
+                    holding[published] = trusted.holding(published)
+                of_folder[folder] = holding[published], one.round
+        held, round_ = of_folder[folder]
+        found.append(File(record, path, held is None or (record.machine.id, round_) in held))
     return found
 
 
