@@ -47,6 +47,7 @@ class Records:
     def look(self) -> None:
         """Read them where they are not read as they are now."""
         from analysis.records import files, frame
+        from experiments import gate
 
         if not self.roots:
             return
@@ -59,14 +60,15 @@ class Records:
         files.kept.clear()
         frame.kept = self._state = None
         # Whatever goes wrong: a command meets it itself, and says it to whoever called it.
-        with suppress(Exception):
-            found = files.sifted(*self.roots) if state else ([], [])
-            made = frame.of_files(found[0])
-            if state == _state(self.roots):
-                files.kept[files.asked(self.roots)] = found
-                frame.kept, self._state = (found[0], made), state
-        # In forks no search for garbage goes through them, which would also copy them.
-        gc.freeze()
+        with gate.uncollected():
+            with suppress(Exception):
+                found = files.sifted(*self.roots) if state else ([], [])
+                made = frame.of_files(found[0])
+                if state == _state(self.roots):
+                    files.kept[files.asked(self.roots)] = found
+                    frame.kept, self._state = (found[0], made), state
+            # No search for garbage goes through them, here or in forks, which would also copy them.
+            gc.freeze()
 
 
 def _settled(roots: Sequence[Path]) -> State | None:

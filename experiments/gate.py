@@ -107,7 +107,7 @@ def _check_place(path: Path, root: Path, found: Record) -> None:
 
     # What was set aside has a time behind the name of its case.
     case = path.stem.partition("@")[0] if base == rounds.OUTDATED else path.stem
-    depth = len(path.relative_to(root).parts) if path != root else 0
+    depth = len(path.parts) - len(root.parts)
     need(depth <= 3, "place: lies deeper than machine/round/case.json")
     for what, is_there, expected in (
         ("case", case, found.to_case().name),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import MISSING, fields
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import or_
 from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
@@ -52,7 +52,7 @@ from experiments.field_types import (
     Watts,
 )
 from experiments.grid import TIERS
-from experiments.procedures import PROCEDURES, case_classes, case_from, class_of
+from experiments.procedures import PROCEDURES, case_classes, class_of
 from experiments.provenance import command
 from experiments.record import SCHEMA_VERSION, RecordError, parse
 from experiments.shown import shown
@@ -86,11 +86,18 @@ def _case_fields(case_class: type[Case]) -> type[BaseModel]:
 
 _COMMON = {one.name for one in fields(Case)}
 _CASE_FIELDS = {one: _case_fields(one) for one in case_classes()}
+_CLASS_OF = {made: one for one, made in _CASE_FIELDS.items()}
 
 
 def _tag(given: object) -> str:
     """The class of cases that a record's `case` object, whatever it is, is read as."""
     keys = given if isinstance(given, dict) else getattr(type(given), "model_fields", ())
+    return _class_named(tuple(keys))
+
+
+# Thousands of records have the same keys.
+@lru_cache(maxsize=64)
+def _class_named(keys: tuple[str, ...]) -> str:
     return class_of(keys).__name__
 
 
@@ -411,7 +418,7 @@ class Record(_Strict):
             raise ValueError(f"variant: is {self.variant!r}, and there is no such variant")
         try:
             fields = {"variant": self.variant, **self.case.model_dump(by_alias=True)}
-            self._case = case_from(fields)
+            self._case = _CLASS_OF[type(self.case)].from_mapping(fields)
         except CaseError as error:
             raise ValueError(f"case: {error}") from error
         if (self.status == "ok") != (self.reason is None):

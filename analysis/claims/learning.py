@@ -96,7 +96,7 @@ class _OfTrainings(Predicate):
         raise NotImplementedError
 
     def _pairs(self, sides: list[list[Mapping]]) -> list[tuple[Mapping, Mapping]]:
-        """What is compared, the longest rows last; sides: rows of one machine and recipe."""
+        """What is compared, the longest rows last; sides: rows of one machine, recipe and text."""
         raise NotImplementedError
 
     def _at_flops(self, pair: Sequence[Mapping]) -> float | None:
@@ -109,10 +109,10 @@ class _OfTrainings(Predicate):
         for place, (system, at) in enumerate(needed):
             for row in evidence.trainings(claim, system, at):
                 if _learns(row, self.learns) and (self.scale is None or self.scale.holds(row)):
-                    key = row["machine"], row["recipe"]
+                    key = row["machine"], row["recipe"], row["learning"].sha256 or ""
                     groups.setdefault(key, [[] for _ in needed])[place].append(row)
         compared: dict[str, list] = {}
-        for (machine, _), sides in sorted(groups.items()):
+        for (machine, *_), sides in sorted(groups.items()):
             pairs = self._pairs(sides)
             if pairs and size_of(pairs) > size_of(compared.get(machine, [])):
                 compared[machine] = pairs

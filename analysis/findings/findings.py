@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -209,14 +209,14 @@ def _learnt(quantity: str, row: pd.Series, base: pd.Series | None = None) -> Int
     if base is not None:
         return learnt.difference(row, base, measure)
     found = learnt.interval(row, measure)
-    if measure == learnt.ACCURACY:  # a share, whatever Student's t has room for
-        found = replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
     if quantity.startswith(_OVER):
         return found.over(row["learning"].n_gram_losses[quantity.removeprefix(_OVER)])
     return found
 
 
 def _verdict(finding: Finding, value: Interval) -> str:
+    if finding.is_learnt and math.isnan(value.low):  # of one seed, after which any may follow
+        return UNDECIDED
     low, high = (value.value,) * 2 if math.isnan(value.low) else (value.low, value.high)
     if finding.above < low and high < finding.below:
         return HOLDS

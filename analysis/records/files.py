@@ -156,16 +156,21 @@ def asked(roots: Iterable[Path]) -> tuple[Path, ...]:
 def _files(records: dict[Path, Record]) -> list[File]:
     """The same as files, of which those published are looked up among those vouched for."""
     holding: dict[Path, set[tuple[str, str]]] = {}
+    # Of a round's folder, by any of its records: those that are vouched for; None where all are.
+    of_folder: dict[Path, tuple[set[tuple[str, str]] | None, str]] = {}
     found = []
     for path, record in records.items():
-        one = File(record, path)
-        if one.origin == "published":
-            published = one._folder.parents[1]
-            if published not in holding:
-                holding[published] = trusted.holding(published)
-            is_vouched = (record.machine.id, one.round) in holding[published]
-            one = File(record, path, is_vouched)
-        found.append(one)
+        folder = path.parent
+        if folder not in of_folder:
+            one = File(record, path)
+            of_folder[folder] = None, one.round
+            if one.origin == "published":
+                published = one._folder.parents[1]
+                if published not in holding:
+                    holding[published] = trusted.holding(published)
+                of_folder[folder] = holding[published], one.round
+        held, round_ = of_folder[folder]
+        found.append(File(record, path, held is None or (record.machine.id, round_) in held))
     return found
 
 
@@ -174,9 +179,9 @@ def counting(files: Iterable[File]) -> dict[tuple[str, Case], list[File]]:
 
     What a machine measured that nobody vouches for is another machine's, and counts there.
 
-    These are the local ones where there are any, and of these those of the code, and over as many
-    nodes, as measured the case last. Smoke records count where there are no others. Raises
-    RecordsError where two are of one round, which `read` lets none be.
+    These are the local ones where there are any, and of these those of the code, over as many
+    nodes, and trained on the text, that measured the case last. Smoke records count where there are
+    no others. Raises RecordsError where two are of one round, which `read` lets none be.
     """
     found: dict[tuple[str, Case], list[File]] = {}
     for one in files:
@@ -192,10 +197,10 @@ def _counting(of_case: list[File]) -> list[File]:
     of_case = sorted(of_case, key=lambda one: (one.record.started_at, one.path))
     last = of_case[-1].record.software.code_digest
     of_case = [one for one in of_case if one.record.software.code_digest == last]
-    # What was not measured says nothing of over how many.
-    over = [one.record.machine.nodes for one in of_case if one.record.status == "ok"][-1:]
+    # What was not measured says nothing of over how many, nor of what data.
+    like = [_of_one_kind(one.record) for one in of_case if one.record.status == "ok"][-1:]
     of_case = [
-        one for one in of_case if one.record.status != "ok" or [one.record.machine.nodes] == over
+        one for one in of_case if one.record.status != "ok" or [_of_one_kind(one.record)] == like
     ]
     by_round: dict[str, File] = {}
     for one in of_case:
@@ -204,3 +209,8 @@ def _counting(of_case: list[File]) -> list[File]:
             raise RecordsError(f"{both}: expected one record of a case in round {one.round}")
         by_round[one.round] = one
     return of_case
+
+
+def _of_one_kind(record: Record) -> tuple[int | None, str | None]:
+    """Nodes, and the hash of the text that was learnt: what rounds of one code may differ in."""
+    return record.machine.nodes, None if record.learning is None else record.learning.sha256

@@ -15,6 +15,7 @@ from analysis.records import files, rank_columns, replica_columns, systems, trai
 from analysis.records.files import DEFAULT_ROOTS as DEFAULT_ROOTS
 from analysis.records.files import NOBODY, UNVOUCHED, File, RecordsError
 from analysis.records.files import repository as repository
+from analysis.records.of_frame import of_frame
 from analysis.statistics import intervals
 from analysis.statistics.intervals import Interval
 from analysis.statistics.rounds import RoundSamples, log_medians
@@ -95,6 +96,7 @@ def vouched(frame: pd.DataFrame) -> pd.DataFrame:
     return rows if len(rows) < len(frame) else frame
 
 
+@of_frame
 def of_experiment(frame: pd.DataFrame, experiment: str) -> pd.DataFrame:
     """The rows of one experiment. Raises RecordsError if it has no record."""
     rows = frame[frame["experiment"] == experiment]

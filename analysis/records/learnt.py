@@ -7,6 +7,7 @@ training of so many steps gives.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,7 +17,9 @@ from analysis.statistics.intervals import Interval
 from experiments.training.recipes import RECIPES
 
 LOSS, ACCURACY = "loss", "accuracy"
-MEASURES = (LOSS, ACCURACY)
+# The least and the most that each can be: bits, and a share. Intervals over seeds end there.
+_RANGES = {LOSS: (0.0, math.inf), ACCURACY: (0.0, 1.0)}
+MEASURES = tuple(_RANGES)
 
 
 def values(row: Mapping, measure: str = LOSS) -> list[float]:
@@ -62,23 +65,37 @@ def by_range(row: Mapping, name: str, measure: str) -> dict[int, list[float]]:
 def interval(row: Mapping, measure: str = LOSS, at_flops: float | None = None) -> Interval | None:
     """The mean over seeds with its interval; None where nothing was trained so far."""
     found = values(row, measure) if at_flops is None else values_at(row, at_flops, measure)
-    return of_seeds(row, found) if found else None
+    return of_seeds(row, found, measure) if found else None
 
 
-def of_seeds(row: Mapping, found: Sequence[float]) -> Interval:
-    """The mean of a value of each seed of the row, with its interval; ValueError of none."""
-    return seeds.mean(found, _again(row))
+def of_seeds(row: Mapping, found: Sequence[float], measure: str) -> Interval:
+    """The mean of a value of each seed of the row, with its interval within the measure's range.
+
+    ValueError of none.
+    """
+    return seeds.mean(found, _again(row)).within(*_RANGES[measure])
 
 
 def difference(
     row: Mapping, base: Mapping, measure: str = LOSS, at_flops: float | None = None
 ) -> Interval | None:
-    """Of two systems, the first less the second; None where one was not trained so far."""
+    """Of two systems, the first less the second; None where one was not trained so far.
+
+    In the unit of the measure; of accuracies from -1 to 1.
+    """
     sides = [
         values(one, measure) if at_flops is None else values_at(one, at_flops, measure)
         for one in (row, base)
     ]
-    return seeds.difference(*sides, _again(row)) if all(sides) else None
+    return difference_of_seeds(row, *sides, measure) if all(sides) else None
+
+
+def difference_of_seeds(
+    row: Mapping, found: Sequence[float], base: Sequence[float], measure: str
+) -> Interval:
+    """Of a value of each seed of the row, less those of other seeds, within the measure's range."""
+    least, most = _RANGES[measure]
+    return seeds.difference(found, base, _again(row)).within(least - most, most - least)
 
 
 def equal_flops(*rows: Mapping) -> float:

@@ -133,13 +133,20 @@ def chosen(
     for key in machine_of:
         if series := _SERIES.fullmatch(key):
             machine_of[key] = homes[series["id"]]
-    by_path = {path: row for _, row in rows.iterrows() for path in row["paths"]}
+    by_path = _by_path(rows, found)
     devices = {machine: views.device(rows[rows["machine"] == machine].iloc[0]) for machine in ids}
     return {
         key: _placed(key, found[machine][key], by_path, first, homes, devices)
         | {"device": devices[machine]}
         for key, machine in machine_of.items()
     }
+
+
+def _by_path(rows: pd.DataFrame, found: Mapping[str, Mapping[str, dict]]) -> dict[str, pd.Series]:
+    """The row of each record that is behind an entry: of a few of thousands."""
+    named = {path for own in found.values() for entry in own.values() for path in entry["records"]}
+    places = [place for place, paths in enumerate(rows["paths"]) if not named.isdisjoint(paths)]
+    return {path: row for row in map(rows.iloc.__getitem__, places) for path in row["paths"]}
 
 
 def _statement(key: str) -> tuple[int, re.Match]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import pandas as pd
 
 from analysis.records import frame as records
 from analysis.records import systems
+from analysis.records.of_frame import of_frame
 from analysis.selection import published
 from analysis.selection.row_index import RowIndex
 from analysis.statistics import scaling
@@ -146,7 +147,7 @@ class View:
         published_pattern = self.as_published(rows, dense=True)
         return RowIndex(rows[published_pattern], ("system", "batch", "seq_len"))
 
-    def series(self, pass_: str = "forward") -> list[Series]:
+    def series(self, pass_: str = "forward") -> Sequence[Series]:
         """The length series nearest to the published setting, then a longer one if there is one.
 
         Nearest: causality, then dtype, then a head size, then a pattern that stays (the published
@@ -154,6 +155,14 @@ class View:
         smallest batch. Where nothing but dense attention was measured: in that order the first
         MOST_SERIES of several lengths.
         """
+        return self._series_of(pass_)
+
+    @cached_property
+    def _series_of(self) -> Callable[[str], Sequence[Series]]:
+        # Figures, tables and numbers ask for the same.
+        return cache(self._nearest_series)
+
+    def _nearest_series(self, pass_: str) -> Sequence[Series]:
         # A step of a training is no pass of an attention.
         rows = self.rows[(self.rows["pass"] == pass_) & self.rows["recipe"].isna()]
         patterned = rows[_patterned(rows)]
@@ -167,7 +176,7 @@ class View:
             off_pattern=("off_pattern", "first"),
         ).reset_index()
         if groups.empty:
-            return []
+            return ()
         fixed = self.setting
         groups["rank"] = [
             (
@@ -192,7 +201,7 @@ class View:
         if patterned.empty:
             longer = groups.iloc[1:MOST_SERIES]
         chosen = [first, *(row for _, row in longer.iterrows())]
-        return [self._series(rows, families, group) for group in chosen]
+        return tuple(self._series(rows, families, group) for group in chosen)
 
     def _series(self, rows: pd.DataFrame, families: pd.DataFrame, group: pd.Series) -> Series:
         own, dense = families, rows[~_patterned(rows)]
@@ -279,6 +288,7 @@ def blocks_in_words(row: Mapping) -> str:
     return f"{row['pattern'].replace('_', ' ')} blocks of {row['block_size']:.0f}"
 
 
+@of_frame
 def view(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> View:
     """The view of `experiment` on `machine` ("auto": see `records.reporting_machine`).
 

@@ -86,8 +86,9 @@ def descend(model: str, x: np.ndarray, log_y: np.ndarray, start: np.ndarray) -> 
         # Held: at a bound and pushed outwards. Free, it would spoil the step of the others.
         held = ((theta <= low) & (slope < 0)) | ((theta >= high) & (slope > 0))
         rows = jacobian
-        if held.any():
-            rows, slope = np.where(held[:, :, None], 0.0, rows), np.where(held, 0.0, slope)
+        if np.count_nonzero(held):
+            rows = rows.copy()
+            rows[held] = slope[held] = 0.0
         normal = np.einsum("bpn,bqn->bpq", rows, rows)
         diagonal = np.einsum("bii->bi", normal)
         diagonal += diagonal * damping[:, None] + np.where(held, 1.0, 1e-18)
@@ -103,7 +104,7 @@ def descend(model: str, x: np.ndarray, log_y: np.ndarray, start: np.ndarray) -> 
         theta[better], cost[better] = trial[better], trial_cost[better]
         curves[better], jacobian[better] = trial_curves[better], trial_jacobian[better]
         damping = np.minimum(np.maximum(damping * np.where(better, 0.2, 5.0), 1e-9), 1e9)
-        if over.any():
+        if np.count_nonzero(over):
             found[places[over]] = theta[over]
             rest = ~over
             places, theta, log_y, cost = places[rest], theta[rest], log_y[rest], cost[rest]

@@ -78,6 +78,15 @@ class Interval:
         """Of the value and a known amount."""
         return Interval(self.value + amount, self.low + amount, self.high + amount, self.confidence)
 
+    def within(self, least: float, most: float) -> Interval:
+        """Its part in [least, most], where alone the value can lie; bounds not known stay so.
+
+        What it loses holds no repetition, so that the part holds one as often as the whole.
+        """
+        # In this order what is not known (NaN) stays so.
+        low, high = (min(max(bound, least), most) for bound in (self.low, self.high))
+        return Interval(self.value, low, high, self.confidence)
+
     def squared(self) -> Interval:
         """Of the square of a value whose bounds are >= 0."""
         return Interval(self.value**2, self.low**2, self.high**2, self.confidence)

@@ -173,5 +173,5 @@ def sum_of_squares(logs: Logs, of: str) -> tuple[float, int]:
     together: dict[tuple, list[float]] = {}
     for name, value in _means(logs, depth).items():
         together.setdefault(name[: depth - 1], []).append(value)
-    squares = sum(len(one) * float(np.var(one)) for one in together.values())
+    squares = sum(len(one) * float(np.var(one)) for one in together.values() if len(one) > 1)
     return squares, sum(len(one) - 1 for one in together.values())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from numbers import Real
 
 import numpy as np
@@ -34,8 +34,6 @@ class ScalingFit:
         residuals alone give, of confidence 0; else `exponent` itself.
     aicc_weights: model -> Akaike weight among the models compared; sums to 1, or is empty.
     not_compared: model -> why it has no weight.
-    holdout_relative_error: `model` refitted without the largest length: its prediction there over
-        the measured value, less 1. The choice of `model` has seen that point.
     drawn: what the draws deviate by, "residuals" or "rounds"; "nothing" for times of one round, of
         which there are no draws.
     n_range: smallest and largest measured length; beyond it `predict` extrapolates.
@@ -50,12 +48,26 @@ class ScalingFit:
     exponent_model: str
     aicc_weights: dict[str, float]
     not_compared: dict[str, str]
-    holdout_relative_error: float
     drawn: str
     n_range: tuple[float, float]
     censored: tuple[tuple[int, str], ...]
     theta: np.ndarray = field(repr=False, compare=False)  # (parameters,) as in `curves.log_curves`
-    draws: np.ndarray = field(repr=False, compare=False)  # (draws, parameters)
+    points: np.ndarray = field(repr=False, compare=False)  # (2, P): log lengths, log values
+    redrawn: Callable[[], np.ndarray] = field(repr=False, compare=False)  # `draws`, solved once
+
+    @property
+    def draws(self) -> np.ndarray:
+        """The fits (draws, parameters) of `model` to deviating values, solved when asked for."""
+        return self.redrawn()
+
+    @cached_property
+    def holdout_relative_error(self) -> float:
+        """`model` refitted without the largest length: its prediction there over the measured
+        value, less 1. The choice of `model` has seen that point."""
+        x, log_y = self.points
+        shorter = curves.solve(self.model, x[:-1], log_y[:-1])
+        found = curves.log_curves(self.model, shorter[None], x[-1:])[0][0, 0]
+        return float(np.expm1(found - log_y[-1]))
 
     @property
     def is_narrow(self) -> bool:
@@ -165,21 +177,18 @@ def _fit(
         raise ValueError(f"lengths: expected > {curves.size(model)} for {model!r}, got {x.size}")
 
     is_of_one_round = noise is not None and not noise.components
-    fitted = {}
-    for name in dict.fromkeys((model, exponent_model)):
-        theta = solved(name)
-        drawn, noisy = _deviating(name, theta, x, log_y, noise, confidence, draws, rng)
-        if is_of_one_round and name != exponent_model:  # Its curves have no draws.
-            noisy = noisy[:0]
-        fitted[name] = theta, _refitted(name, theta, x, noisy), drawn
-    theta, theta_draws, drawn = fitted[model]
-    k, k_draws = (array[..., -1] for array in fitted[exponent_model][:2])
+    deviating = {
+        name: _deviating(name, solved(name), x, log_y, noise, confidence, draws, rng)
+        for name in dict.fromkeys((model, exponent_model))
+    }
+    # Of the model that gives no exponent few ask for the draws.
+    refitted = cache(lambda name: _refitted(name, solved(name), x, deviating[name][1]))
+    theta, drawn = solved(model), deviating[model][0]
+    k, k_draws = solved(exponent_model)[-1], refitted(exponent_model)[:, -1]
     margin = exponent = Interval.of_draws(float(k), k_draws, confidence)
     if is_of_one_round:
         margin, exponent = replace(margin, confidence=0.0), Interval.without_spread(float(k))
-        theta_draws, drawn = theta_draws[:0], "nothing"
-    shorter = curves.solve(model, x[:-1], log_y[:-1])
-    holdout = float(np.expm1(curves.log_curves(model, shorter[None], x[-1:])[0][0, 0] - log_y[-1]))
+        drawn = "nothing"
     return ScalingFit(
         model=model,
         parameters=curves.named_parameters(model, theta, x, log_y),
@@ -189,12 +198,12 @@ def _fit(
         exponent_model=exponent_model,
         aicc_weights=weights,
         not_compared=not_compared,
-        holdout_relative_error=holdout,
         drawn=drawn,
         n_range=(float(min(lengths)), float(max(lengths))),
         censored=tuple((int(length), str(reason)) for length, reason in censored),
         theta=theta,
-        draws=theta_draws,
+        points=np.array([x, log_y]),
+        redrawn=lambda: np.empty((0, theta.size)) if is_of_one_round else refitted(model),
     )
 
 

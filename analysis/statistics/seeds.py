@@ -1,9 +1,18 @@
 """Means over seeds and their differences, with intervals of a repetition.
 
 A training's result depends on its seed, and seeds are drawn anew in each round, so that each is an
-independent value whichever round it is of. As with times (`analysis.statistics.intervals`) an
-interval holds, in 95 % of cases, what a repetition finds: here the mean of as many seeds more as a
-round has. The interval of our own mean would be narrower, and hold less often than it says.
+independent value whichever round and host it is of: code, recipe, text and processor are those of
+the machine's other rounds, and nothing else is in a training's result. So no variance between
+rounds is assumed, where times have one; a test compares the rounds that are published. As with
+times (`analysis.statistics.intervals`) an interval holds, in 95 % of cases, what a repetition
+finds: here the mean of as many seeds more as a round has. The interval of our own mean would be
+narrower, and hold less often than it says.
+
+Student's t is that of normal values, on the scale of the values themselves. A share of right
+answers ends at 0 and 1, where t may not, so that an interval is cut to the range of what is
+measured (`Interval.within`, by `analysis.records.learnt`): no repetition lies beyond, and coverage
+stays. Logits of shares would do without the cut; of a share of 1, as models that learnt a task
+reach, there is none.
 """
 
 from __future__ import annotations

@@ -184,6 +184,14 @@ def test_both_sides_have_the_recipe_heads_and_tokens_of_a_step_in_common(judge):
         assert judge(LESS, rows=rows).verdict in (CARD, NOT_MEASURED), change
 
 
+def test_both_sides_learnt_the_same_text(judge):
+    own, base = pair(around(2.0), around(2.3))
+    other = base["learning"].model_copy(update={"sha256": 64 * "1"})
+    apart = [own, base | {"learning": other}]
+    assert judge(LESS, rows=apart).verdict in (CARD, NOT_MEASURED)
+    assert judge(LESS, rows=[*apart, base]).verdict == HOLDS
+
+
 def test_the_library_s_rule_of_heads_is_another_system(judge):
     own, base = pair(around(2.0), around(2.3))
     assert judge(LESS, rows=[own | {"head_offset": "block"}, base]).verdict in (CARD, NOT_MEASURED)

@@ -139,6 +139,8 @@ def test_what_models_learnt_has_intervals_over_seeds(rows):
         one, {name: row.to_dict() | {"rounds": 1} for name, row in own.items()}, "cpu"
     )
     assert reproduction._text(one, few) == "0.980 [0.941, 1.000]"
+    alone = learnt_rows(one, rows, [0.99], measure="accuracy", recipe="recall-smoke")
+    assert module.judge(one, alone, "cpu").verdict == UNDECIDED
     text = finding(
         **base | {"shape": RECALL | {"recipe": "text-smoke"}}, quantity="loss over order 3"
     )

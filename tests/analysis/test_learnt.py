@@ -146,6 +146,28 @@ def test_a_difference_is_the_first_less_the_second():
     assert accuracy.value == pytest.approx(0.75 - 0.75)
 
 
+def test_an_interval_of_shares_ends_where_shares_do():
+    """Of 0.5, 0.75 and 1: 0.75 give or take 0.98; of the loss nothing is cut at 1."""
+    found = learnt.interval(ALL, learnt.ACCURACY)
+    raw = seeds.mean([0.5, 0.75, 1.0], SEEDS)
+    assert raw.low < 0 < 1 < raw.high
+    assert (found.value, found.low, found.high, found.confidence) == (0.75, 0.0, 1.0, 0.95)
+    assert learnt.of_seeds(ALL, [0.5, 0.75, 1.0], learnt.ACCURACY) == found
+    assert learnt.interval(ALL).high == seeds.mean([2.0, 3.0, 2.2], SEEDS).high
+    assert learnt.of_seeds(ALL, [0.1, 0.2, 3.0], learnt.LOSS).low == 0.0
+
+
+def test_a_difference_of_shares_ends_at_one_share():
+    """Both ends of it: a seed of 0.5 and one of 1 on each side leave all open."""
+    two = _row(0, 2)
+    raw = seeds.difference([0.5, 1.0], [0.5, 1.0], SEEDS)
+    assert raw.low < -1 < 1 < raw.high
+    found = learnt.difference(two, two, learnt.ACCURACY)
+    assert (found.value, found.low, found.high) == (0.0, -1.0, 1.0)
+    losses = learnt.difference(_row(0, 1), _row(0, 1))
+    assert losses == seeds.difference([2.0, 3.0], [2.0, 3.0], SEEDS) and losses.low < -1
+
+
 def _write(root, case, number, tier="smoke"):
     made = synthetic.record(case, tier, synthetic.CPU, number=number)
     trainings = expected_trainings.trainings(case, 1.0)

@@ -1,6 +1,7 @@
 """`quality`: names of systems, lessons, tables, choices and numbers, by known records."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,8 +101,62 @@ def test_the_main_lesson_has_most_systems_and_dense_comes_first(frame):
     assert ranked[0] is text.dense
     gaps = [text.score(one).value for one in ranked]
     assert gaps == sorted(gaps)
-    kinds = [one.kind for one in text.best_of_kinds()]
+    kinds = [one.kind for one in text.of_each_kind()]
     assert len(kinds) == len(set(kinds)) == 6
+
+
+def test_what_stands_for_a_kind_is_not_chosen_by_its_score(frame):
+    """Of two schedules that of more branches, of two windows the less sparse: both learnt less."""
+    text = _main(frame, "text")
+    found = {one.kind: one for one in text.of_each_kind()}
+    assert found["branches"].slug == MAIN_SLUG
+    by = {one.slug: text.score(one).value for one in text.learners}
+    assert by[WHOLE_SLUG] < by[MAIN_SLUG]
+    assert found["local_window"].row["sparsity"] == 0.9
+    # Turned around: what had the lowest losses has the highest.
+    worse = {
+        slug: [one.model_copy(update={"evaluations": turned(one)}) for one in row["trainings"]]
+        for slug, row in ((one.slug, one.row) for one in text.learners)
+    }
+    other = replace(
+        text,
+        learners=tuple(
+            replace(one, row=one.row.to_dict() | {"trainings": worse[one.slug]})
+            for one in text.learners
+        ),
+    )
+    assert other.score(other.dense).value > other.score(other.learners[-1]).value
+    assert [one.slug for one in other.of_each_kind()] == [one.slug for one in text.of_each_kind()]
+
+
+def turned(training):
+    """The evaluations, with what is lacking to 10 bits as the loss."""
+    return [one.model_copy(update={"loss": 10.0 - one.loss}) for one in training.evaluations]
+
+
+def test_another_variant_of_the_same_values_is_the_same_kind():
+    """Names, looks, choices and keys of a kind stay where a schedule is computed by another."""
+    fused = branched(TEXT, MAIN, "dilated-triton")
+    made = [case("dense", *TEXT), fused, branched(TEXT, MAIN, "dilated-detached")]
+    rows = [one.cells() for one in made]
+    assert naming.names(rows)[1] == "Dilated n/16·n/8·n/4, r 1·2·4"
+    assert naming.kind(rows[1]) == naming.kind(branched(TEXT, MAIN).cells()) == "branches"
+    assert [one.label for one in naming.looks(rows).values()] == naming.names(rows)
+
+    def of_mixing(cells_):
+        learners = (quality_views.Learner(one, naming.label(one), None) for one in cells_)
+        found = quality_choices.choices(quality_views.Lesson(None, "text", tuple(learners)))
+        return [(one.first.row["variant"], one.second.row["variant"]) for one in found]
+
+    assert of_mixing(rows) == [("dilated-triton", "dilated-detached")]
+    # Beside the other one both say what computes them, and one is enough for a choice.
+    both = [rows[0], branched(TEXT, MAIN).cells(), *rows[1:]]
+    assert naming.names(both)[1:3] == [
+        "Dilated n/16·n/8·n/4, r 1·2·4, dilated-sdpa",
+        "Dilated n/16·n/8·n/4, r 1·2·4, dilated-triton",
+    ]
+    assert [one.label for one in naming.looks(both).values()][:3] == naming.names(both)[:3]
+    assert of_mixing(both) == [("dilated-sdpa", "dilated-detached")]
 
 
 def test_scores_are_means_over_all_seeds_of_all_rounds(frame):
@@ -152,6 +207,26 @@ def test_the_table_of_recall_says_from_where_on_answers_are_missed(frame):
         assert row["Half of dense from"] == str(first)
     assert rows["Dense"]["Half of dense from"] is None
     assert rows["Top-k 90 %"]["Half of dense from"] == "64"
+
+
+def test_from_where_on_answers_are_missed_is_by_the_whole_interval(frame):
+    """A tenth at far distances of every seed; or of half of them, and all of the others."""
+    recall = _main(frame, "recall")
+    own = next(one for one in recall.learners if one.name == "Top-k 90 %")
+    assert quality_views.falls_off(own, recall.dense) == 64
+
+    def found(share, place):
+        parts = [
+            one.model_copy(update={"accuracy": share if one.first >= 64 else 0.95})
+            for one in own.row["trainings"][place].by_distance
+        ]
+        return own.row["trainings"][place].model_copy(update={"by_distance": parts})
+
+    seeds = [found(0.0 if place % 2 else 0.9, place) for place in range(6)]
+    other = replace(own, row=own.row.to_dict() | {"trainings": seeds})
+    means = quality_views.by_range(other, "by_distance", learnt.ACCURACY)
+    assert means[64] == pytest.approx(0.45) and known.DENSE_NEAR / 2 == 0.49
+    assert quality_views.falls_off(other, recall.dense) is None
 
 
 def test_choices_differ_in_one_thing_and_are_judged_by_their_interval(frame):
@@ -210,7 +285,7 @@ def test_numbers_follow_the_records(frame, keys):
     accuracy = found["quality.recall.accuracy.dense"]
     assert accuracy["value"] == pytest.approx(100 * known.DENSE_NEAR)
     assert found["quality.text.n_gram.5"]["text"] == "2.300"
-    assert found["quality.text.best.dilated-sdpa"]["text"] == "Dilated n/4·n, r 1·4"
+    assert found["quality.text.kind.branches"]["text"] == "Dilated n/16·n/8·n/4, r 1·2·4"
     assert found["quality.text.choice.mixing.word"]["text"] == "better than"
     assert found["quality.text.choice.offset.word"]["text"] == "not told apart from"
     assert found["quality.text.choice.schedule.pairs"]["value"] == 1

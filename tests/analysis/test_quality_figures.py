@@ -15,8 +15,10 @@ from analysis.experiments.quality import (
     naming,
 )
 from analysis.experiments.quality import views as quality_views
+from analysis.records import learnt
 from analysis.rendering import figure_csv, placing, style
 from analysis.selection import views
+from analysis.statistics import seeds
 from tests.analysis import synthetic
 from tests.analysis import synthetic_trainings as known
 from tests.analysis.quality_cases import (
@@ -85,10 +87,18 @@ def test_loss_by_length_is_that_of_whole_rows_beside_n_grams(laptop):
 
 def test_loss_by_position_leaves_out_the_first_positions(laptop):
     left = figure_length.length(laptop, "quality").axes[0]
-    drawn = next(line for line in left.lines if line.get_label() == "Dense")
+    drawn = next(one for one in left.containers if one.get_label() == "Dense")
+    line, _, (bars,) = drawn.lines
     # Ranges from 8, 16, ... 128 of 256.
-    assert [round(x) for x in drawn.get_xdata()] == [11, 22, 45, 90, 181]
-    assert list(drawn.get_ydata()) == sorted(drawn.get_ydata(), reverse=True)
+    assert [round(x) for x in line.get_xdata()] == [11, 22, 45, 90, 181]
+    assert list(line.get_ydata()) == sorted(line.get_ydata(), reverse=True)
+    lessons = quality_views.main_lessons(views.view(laptop, "quality"))
+    row = next(one.dense.row for one in lessons if one.is_text)
+    losses = learnt.by_range(row, "by_position", learnt.LOSS)[8]
+    assert len(losses) == 2 * synthetic.ROUNDS
+    expected = seeds.mean(losses, again=2)
+    (_, low), (_, high) = bars.get_segments()[0]
+    assert (low, high) == pytest.approx((expected.low, expected.high))
 
 
 def test_a_cell_of_the_map_is_the_accuracy_at_a_distance(laptop):
@@ -106,7 +116,7 @@ def test_a_cell_of_the_map_is_the_accuracy_at_a_distance(laptop):
     assert len(cells) == len(lesson(RECALL)) * (len(known.distances(made)) + 1)
     named = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert named[0] == "Dense" and named[-1] == "Random 90 %"
-    assert any("recall: chance 6.2 %" in text for text in _texts(figure))
+    assert any("recall: chance 6.25 %" in text for text in _texts(figure))
 
 
 def test_what_a_blind_guess_gets_is_hatched(laptop):
@@ -145,8 +155,8 @@ def test_every_system_is_a_numbered_point_of_the_frontier(laptop):
     }
     made = blocks(TEXT, "top_k")
     assert points["Top-k 90 %"] == pytest.approx((known.step_ms(made), known.loss(made)))
-    seeds = [row for row in _rows(figure) if row["series"] == "Dense: a seed"]
-    assert len(seeds) == 2 * 2 * synthetic.ROUNDS
+    of_seeds = [row for row in _rows(figure) if row["series"] == "Dense: a seed"]
+    assert len(of_seeds) == 2 * 2 * synthetic.ROUNDS
 
 
 def test_no_system_beats_one_on_the_frontier(laptop):

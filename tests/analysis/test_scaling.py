@@ -327,6 +327,32 @@ def test_fit_is_seeded_and_free_of_the_order_of_points():
     assert back.parameters == pytest.approx(once.parameters)
 
 
+def test_what_few_ask_for_is_solved_when_asked(monkeypatch):
+    solved, drawn = [], []
+    solve, descend = curves.solve, curves.descend
+
+    def counted_solve(model, x, log_y):
+        solved.append((model, x.size))
+        return solve(model, x, log_y)
+
+    def counted_descend(model, x, log_y, start):
+        if log_y.ndim == 2:
+            drawn.append(model)
+        return descend(model, x, log_y, start)
+
+    monkeypatch.setattr(curves, "solve", counted_solve)
+    monkeypatch.setattr(curves, "descend", counted_descend)
+    scaling._fit.cache_clear()
+    found = fit(LENGTHS, noisy(TRUTHS["quadratic"][1], np.random.default_rng(0)), draws=20)
+    assert found.model == "c + b n^2" and found.exponent_model == "c + a n^k"
+    assert sorted(solved) == sorted((model, 7) for model in MODELS)
+    assert drawn == ["c + a n^k"]
+    assert found.draws.shape == (20, 2) and found.draws is found.draws
+    assert drawn == ["c + a n^k", "c + b n^2"]
+    assert abs(found.holdout_relative_error) < 0.2 and found.holdout_relative_error != 0
+    assert solved[5:] == [("c + b n^2", 6)]
+
+
 def test_prediction_and_curves_take_arrays():
     found = fit(LENGTHS, TRUTHS["linear"][1](LENGTHS).tolist(), draws=10)
     grid = LENGTHS.reshape(7, 1) * np.ones((1, 2))

@@ -8,7 +8,6 @@ from itertools import combinations
 
 from analysis.experiments.quality import naming
 from analysis.experiments.quality.views import Learner, Lesson
-from models.registry import VARIANTS
 
 MIXING, OFFSET, SCHEDULE = "mixing", "offset", "schedule"
 # What is chosen, in words.
@@ -68,9 +67,8 @@ def differing(first: Mapping, second: Mapping) -> str | None:
     offsets = first["head_offset"], second["head_offset"]
     if same_variant and offsets == ("modulo", "block"):
         return OFFSET
-    exact = [VARIANTS[of["variant"]].has_exact_gradients for of in (first, second)]
-    is_counterpart = first["variant"] == "dilated-sdpa"
-    if not same_variant and offsets[0] == offsets[1] and exact == [True, False] and is_counterpart:
+    kinds = [naming.kind(of) for of in (first, second)]
+    if offsets[0] == offsets[1] and kinds == [naming.BRANCHES, naming.DETACHED]:
         return MIXING
     return None
 
@@ -79,7 +77,8 @@ _SIDES = {MIXING: ("exact", "detached"), OFFSET: ("modulo", "block")}
 
 
 def _pairs(lesson: Lesson, own: list[Learner], what: str) -> Iterator[Choice]:
-    for first in own:
-        for second in own:
-            if differing(first.row, second.row) == what:
-                yield Choice(what, lesson, first, second, *_SIDES[what])
+    """Each second side against one first: of several variants that compute it, one in order."""
+    for second in own:
+        first = next((one for one in own if differing(one.row, second.row) == what), None)
+        if first is not None:
+            yield Choice(what, lesson, first, second, *_SIDES[what])

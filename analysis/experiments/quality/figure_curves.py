@@ -17,9 +17,10 @@ from analysis.selection import reporting_machine
 from analysis.standard.panels import grid_of, log_height, log_width
 
 NOTE = (
-    "Lines: means over seeds; thin: each seed. Of each kind of attention the system that learnt "
-    "most. The learning rate stays as it is after the warm-up: each point is what a training of so "
-    "many steps gives. Text: from a tenth of the steps on."
+    "Lines: means over seeds; thin: each seed. Of each kind of attention the system with the most "
+    "branches, or the least sparse one. The learning rate stays as it is after the warm-up: each "
+    "point is what a training of so many steps gives. FLOPs: those that the attention needs, "
+    "whatever computes it. Text: from a tenth of the steps on."
 )
 # Of text what is before this share of the steps is left out: there all lines fall alike.
 FROM = 0.1
@@ -45,7 +46,7 @@ def curves(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figur
 
 def _draw(ax: Axes, lesson: Lesson, by_flops: bool) -> None:
     ends = []
-    for one in lesson.best_of_kinds():
+    for one in lesson.of_each_kind():
         trainings = one.row["trainings"]
         each = one.row["useful_flops"] if by_flops else 1
         x = np.array([found.step for found in trainings[0].evaluations], float)

@@ -24,7 +24,8 @@ LINE = 0.125  # of the key
 NOTE = (
     "A step: forward, backward and the update of all weights. Large marks: means over seeds; "
     "small: each seed; bars: 95 % intervals, over seeds upright and over rounds across. Grey: the "
-    "frontier, of systems that no other one beats in both; bold: on a frontier."
+    "frontier, of systems that no other one's means beat in both; bold: on a frontier. Where bars "
+    "overlap, others may be on it."
 )
 
 
@@ -37,7 +38,7 @@ def frontier(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Fig
         frame, experiment, machine, quality_views.main_lessons, quality_views.count
     )
     systems = _systems(lessons)
-    note = NOTE + naming.how_blocks_are_computed(one.row for one in systems)
+    note = NOTE + naming.how_computed(one.row for one in systems)
     with style():
         lines, foot = foot_of(note, PAGE)
         height = max(PANEL * max(len(lessons), 1), LINE * len(systems) + HEAD) + foot

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -20,14 +21,12 @@ TASK = "text"
 FIRST = 8
 MOST_LINES, MOST_TICKS = 12, 8
 NOTE = (
-    "By position: means over seeds, of each kind of attention the system that learnt most; a mark "
-    "stands in the middle of a range from one power of two to the next."
+    "By position: means over seeds, of each kind of attention the system with the most branches, "
+    "or the least sparse one; a mark stands in the middle of a range from one power of two to the "
+    "next; bars: 95 % intervals over seeds."
 )
-OVER_LENGTHS = (
-    " By length: whole rows, of all systems that were trained at several; bars: 95 % intervals "
-    "over seeds."
-)
-N_GRAMS = " Dashed: n-gram models (Kneser-Ney) of the same text."
+OVER_LENGTHS = " By length: the same of whole rows, of all systems that were trained at several."
+N_GRAMS = " Dashed: n-gram models (Kneser-Ney) of the same text, over all of it."
 
 
 def length(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
@@ -52,16 +51,20 @@ def length(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figur
 
 def _by_position(ax: Axes, lesson: Lesson) -> None:
     n, ends = lesson.seq_len, []
-    for one in lesson.best_of_kinds():
-        by = quality_views.by_range(one, "by_position", learnt.LOSS)
+    for one in lesson.of_each_kind():
+        by = learnt.by_range(one.row, "by_position", learnt.LOSS)
         # The last place of a row of 2^k is a range of its own, of one token a row.
-        by = {start: loss for start, loss in by.items() if start < n} or by
-        late = {start: loss for start, loss in by.items() if start >= FIRST}
+        by = {start: losses for start, losses in by.items() if start < n} or by
+        late = {start: losses for start, losses in by.items() if start >= FIRST}
         by = late if len(late) > 2 else by
-        x = [math.sqrt(start * min(2 * start - 1, n)) for start in by]
-        y = [*by.values()]
-        drawn = {"color": one.look.color, "marker": one.look.marker, "label": one.name}
-        ax.plot(x, y, zorder=5 if one is lesson.dense else 4, **drawn)
+        points = [
+            (
+                math.sqrt(start * min(2 * start - 1, n)),
+                learnt.of_seeds(one.row, losses, learnt.LOSS),
+            )
+            for start, losses in by.items()
+        ]
+        x, y = draw_points(ax, points, replace(one.look, label=one.name))
         ends.append((x[-1], y[-1], one.name, one.look.ink))
     places = [*by, n]
     length_axis(ax, places[:: -1 if len(places) <= MOST_TICKS else -2][::-1])

@@ -44,7 +44,7 @@ class _Map:
 def recall(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:
     """Accuracy (%) by system and distance, a map a task, all tasks of a machine beside each other.
 
-    Dense attention first, then by the mean accuracy over the tasks.
+    Dense attention first, then by the accuracy in the first task that a system was trained on.
     """
     found = [
         made
@@ -54,9 +54,11 @@ def recall(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figur
     maps = found[:MOST_MAPS]
     note = (
         "Per cent of the answers that are right, means over seeds, by the tokens back to where the "
-        "answer stands: from each number to the next. Systems by their mean over the tasks. "
-        "Hatched: not above a blind guess, marked on the scale, by the interval over seeds. Empty: "
-        "no question at that distance, or no such training."
+        "answer stands: from each number to the next. Systems by their accuracy in the first task "
+        "that has them. Hatched: not above a blind guess, marked on the scale, by the interval "
+        "over seeds of each cell, however many there are; above it need not be recall, as values "
+        "frequent in a row are better guesses. Empty: no question at that distance, or no such "
+        "training."
     )
     left_out = max((one.left_out for one in maps), default=0)
     if left_out:
@@ -71,13 +73,12 @@ def _map(lessons: Sequence[Lesson]) -> _Map | None:
     own = [one for one in lessons if any(t.by_distance for t in one.first["trainings"])]
     if not own:
         return None
-    scores: dict[str, list[float]] = {}
-    for lesson in own:
+    places: dict[str, tuple] = {}
+    for place, lesson in enumerate(own):
         for one in lesson.learners:
-            scores.setdefault(one.name, []).append(lesson.score(one).value)
-    dense = {one.name for lesson in own for one in lesson.learners if one.kind == DENSE}
-    means = {name: sum(found) / len(found) for name, found in scores.items()}
-    ranked = sorted(means, key=lambda name: (name not in dense, -means[name]))
+            found = (one.kind != DENSE, place, -lesson.score(one).value)
+            places.setdefault(one.name, found)
+    ranked = sorted(places, key=places.get)
     return _Map(own, ranked[:MOST_ROWS], max(0, len(ranked) - MOST_ROWS))
 
 
@@ -155,7 +156,10 @@ def _draw(
 def _accuracies(lesson: Lesson, of: Learner) -> dict[int | str, Interval]:
     """Accuracy (%) in all, and by the first distance of each range."""
     found = learnt.by_range(of.row, "by_distance", learnt.ACCURACY)
-    own = {first: learnt.of_seeds(of.row, values).times(100) for first, values in found.items()}
+    own = {
+        first: learnt.of_seeds(of.row, values, learnt.ACCURACY).times(100)
+        for first, values in found.items()
+    }
     return {"all": lesson.score(of), **own}
 
 
@@ -177,8 +181,8 @@ def _draw_cell(
 
 
 def _is_guessed(of: Interval, guess: float) -> bool:
-    """Whether a blind guess is as good, as far as the seeds can tell."""
-    return of.value <= guess or of.low <= guess
+    """Whether a blind guess may be as good: of a single seed nobody can tell."""
+    return not of.low > guess
 
 
 def _scale(figure: Figure, maps: Sequence[_Map], foot: float, height: float) -> None:
@@ -193,7 +197,7 @@ def _scale(figure: Figure, maps: Sequence[_Map], foot: float, height: float) -> 
     lessons = {one.task: one for made in maps for one in made.lessons}
     said = []
     for task, one in lessons.items():
-        named = [f"{name} {guess:.2g} %" for name, guess in one.guesses.items()]
+        named = [f"{name} {guess:.3g} %" for name, guess in one.guesses.items()]
         said.append(f"{task}: {', '.join(named)}")
         for name, guess in one.guesses.items():
             ax.plot([guess, guess], [0, 1.6], color=GREY, linewidth=0.8, clip_on=False)

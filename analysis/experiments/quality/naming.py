@@ -19,12 +19,13 @@ from analysis.rendering.style import Look, look
 from experiments.case import PATTERNS
 from models.registry import VARIANTS
 
+# Of systems with branches, whatever variant computes them.
+BRANCHES, DETACHED = "branches", "detached"
 # Label, colour and markers of each kind. The systems of a kind share its hue.
 KINDS = {
     "dense": ("Dense", "#000000", "o"),
-    "dilated-sdpa": ("Dilated", "#0072B2", "^v<>dH8"),
-    "dilated-triton": ("Fused", "#56B4E9", "v<>"),
-    "dilated-detached": ("Detached", "#CC79A7", "hd"),
+    BRANCHES: ("Dilated", "#0072B2", "^v<>dH8"),
+    DETACHED: ("Detached", "#CC79A7", "hd"),
     "local_window": ("Local window", "#E69F00", "s"),
     "dilated": ("Dilated blocks", "#009E73", "D"),
     "global_local": ("Global + local", "#D55E00", "P"),
@@ -42,8 +43,12 @@ def takes(of: Mapping) -> str | None:
 
 
 def kind(of: Mapping) -> str:
-    """Who builds its blocks, or its variant."""
-    return of["pattern"] if takes(of) == "blocks" else of["variant"]
+    """Who builds its blocks; BRANCHES or, with gradients that leave out a part, DETACHED; dense."""
+    if takes(of) == "blocks":
+        return of["pattern"]
+    if takes(of) is None:
+        return of["variant"]
+    return BRANCHES if VARIANTS[of["variant"]].has_exact_gradients else DETACHED
 
 
 def slug(of: Mapping) -> str:
@@ -98,11 +103,11 @@ def names(rows: Sequence[Mapping]) -> list[str]:
     return found
 
 
-def how_blocks_are_computed(rows: Iterable[Mapping]) -> str:
-    """A sentence on what computes the block-sparse systems; "" where there are none."""
-    found = dict.fromkeys(row["variant"] for row in rows if takes(row) == "blocks")
+def how_computed(rows: Iterable[Mapping]) -> str:
+    """A sentence on what computes the systems that are not dense; "" where there are none."""
+    found = dict.fromkeys(row["variant"] for row in sorted(rows, key=order) if takes(row))
     said = "; ".join(VARIANTS[variant].summary for variant in found)
-    return f" Patterns of blocks: {said}." if said else ""
+    return f" Steps are timed of what computes them here: {said}." if said else ""
 
 
 def order(of: Mapping) -> tuple:
@@ -119,18 +124,30 @@ def order(of: Mapping) -> tuple:
     )
 
 
+def first_of_kind(of: Mapping) -> tuple:
+    """Ascending, which system stands for its kind: chosen by what it is, not by what it learnt.
+
+    That with the most branches, as LongNet's schedule has, by its rule of offsets; of blocks the
+    least sparse.
+    """
+    count = 0 if takes(of) != "branches" else len(of["segment_lengths"])
+    return -count, _has_block_offset(of), order(of)
+
+
 def looks(rows: Iterable[Mapping]) -> dict[str, Look]:
     """Slug -> look: a hue a kind, darker from one of its systems to the next, as in `order`."""
     of_kinds: dict[str, dict[str, Mapping]] = {}
-    for row in sorted(rows, key=order):
-        of_kinds.setdefault(kind(row), {})[slug(row)] = row
+    each = {slug(row): row for row in sorted(rows, key=order)}
+    named = dict(zip(each, names([*each.values()]), strict=True))
+    for key, row in each.items():
+        of_kinds.setdefault(kind(row), {})[key] = row
     found = {}
     for name, own in of_kinds.items():
         for place, (key, row) in enumerate(own.items()):
             base = look(row["variant"])
             _, color, markers = KINDS.get(name, (base.label, base.color, (base.marker,)))
             shade = _shade(color, place, len(own))
-            found[key] = Look(label(row), shade, markers[place % len(markers)])
+            found[key] = Look(named[key], shade, markers[place % len(markers)])
     return found
 
 
@@ -166,7 +183,7 @@ def _all_branches(of: Mapping) -> str:
 
 
 def _backend(of: Mapping) -> str:
-    return f", {of['variant']}" if takes(of) == "blocks" else ""
+    return f", {of['variant']}" if takes(of) else ""
 
 
 def _blocks(of: Mapping) -> str:

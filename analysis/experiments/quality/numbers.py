@@ -1,7 +1,7 @@
 """Numbers of `quality` for the prose, by task and system; keys follow from the grid alone.
 
 `<task>.<what>.<system>` is of the main lesson of a task, with `naming.slug` as the system;
-`<task>.best.<kind>` is the best system of a kind (`dilated-sdpa`, `strided`, ...) by name.
+`<task>.kind.<kind>` is the system that stands for a kind (`branches`, `strided`, ...) by name.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def of_lessons(frame: pd.DataFrame, view: views.View) -> dict[str, dict]:
         for slug in dict.fromkeys(map(naming.slug, cases)):
             of_task |= _system(lesson, own.get(slug), slug)
         for kind in dict.fromkeys(map(naming.kind, cases)):
-            of_task |= _best(lesson, kind)
+            of_task |= _of_kind(lesson, kind)
         of_task |= _choices(lesson)
         found |= {f"{task}.{key}": one for key, one in of_task.items()}
     return found
@@ -72,7 +72,7 @@ def _lesson(lesson: Lesson | None) -> dict[str, dict]:
         "tokens": number_entries.tokens(tokens, rows),
         "batch": entry(None if first is None else int(first["batch"]), rows=rows),
         "systems": entry(len(lesson.learners) if lesson else None, rows=rows),
-        "seeds": entry(len(first["trainings"]) if lesson else None, rows=rows),
+        "seeds": _seeds(lesson),
         "steps": entry(first["trainings"][0].steps if lesson else None, rows=rows),
         "parameters": entry(first["learning"].parameters if lesson else None, rows=rows),
         "chance": number_entries.per_cent(None if chance is None else chance / 100, rows),
@@ -84,6 +84,15 @@ def _lesson(lesson: Lesson | None) -> dict[str, dict]:
     }
 
 
+def _seeds(lesson: Lesson | None) -> dict:
+    """Of each system: `4`, or `4 to 8` where some were trained in more rounds than others."""
+    if lesson is None:
+        return entry(None)
+    text = " to ".join(map(str, dict.fromkeys(lesson.seeds)))
+    fewest, most = lesson.seeds
+    return entry(fewest, fewest, most, text=text, rows=[one.row for one in lesson.learners])
+
+
 def _system(lesson: Lesson | None, of: Learner | None, slug: str) -> dict[str, dict]:
     """`<what>.<slug>`: what was learnt, what that lacks of dense attention, and its cost."""
     row = None if of is None else of.row
@@ -92,7 +101,7 @@ def _system(lesson: Lesson | None, of: Learner | None, slug: str) -> dict[str, d
     if of is not None and dense is not None:
         pair = [dense.row, row]
     of_seeds = {
-        name: None if row is None else quality_views.mean(row, name) for name in learnt.MEASURES
+        name: None if row is None else learnt.interval(row, name) for name in learnt.MEASURES
     }
     less, less_flops = (
         None if of is None else lesson.shortfall(of, equal_flops) for equal_flops in (False, True)
@@ -117,19 +126,18 @@ def _system(lesson: Lesson | None, of: Learner | None, slug: str) -> dict[str, d
     }
 
 
-def _best(lesson: Lesson | None, kind: str) -> dict[str, dict]:
-    """`best.<kind>`: the system of a kind that learnt most by name, its score and shortfall."""
-    own = [one for one in lesson.learners if one.kind == kind] if lesson else []
-    ranked = [one for one in lesson.best_first() if one in own] if own else []
-    best = ranked[0] if ranked else None
-    rows = [best.row] if best else []
+def _of_kind(lesson: Lesson | None, kind: str) -> dict[str, dict]:
+    """`kind.<kind>`: the system that stands for a kind by name, its score and shortfall."""
+    own = lesson.of_each_kind() if lesson else []
+    one = next((one for one in own if one.kind == kind), None)
+    rows = [one.row] if one else []
     form = f".{cells.decimals(lesson)}f" if lesson else ""
-    score = lesson.score(best) if best else None
-    less = lesson.shortfall(best) if best else None
+    score = lesson.score(one) if one else None
+    less = lesson.shortfall(one) if one else None
     return {
-        f"best.{kind}": entry(best.name if best else None, rows=rows),
-        f"best.{kind}.score": _interval(score, form, rows, unit=lesson.unit if lesson else ""),
-        **_difference(f"best.{kind}.shortfall", lesson, less, rows),
+        f"kind.{kind}": entry(one.name if one else None, rows=rows),
+        f"kind.{kind}.score": _interval(score, form, rows, unit=lesson.unit if lesson else ""),
+        **_difference(f"kind.{kind}.shortfall", lesson, less, rows),
     }
 
 

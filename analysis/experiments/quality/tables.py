@@ -15,8 +15,13 @@ from analysis.standard import quantities
 from analysis.standard.cells import cell, time_cell
 
 OVER_SEEDS = (
-    "Intervals: 95 %, of a repetition with as many seeds as a round has; differences are of means "
-    "over seeds."
+    "Intervals: 95 % each, however many there are, of a repetition with as many seeds as a round "
+    "has; differences are of means over seeds."
+)
+AT_FLOPS = (
+    "Equal FLOPs: after those that the cheaper of the two trainings took; of the other one read "
+    "between two evaluations, on the logarithm of steps. FLOPs count the pairs that are attended "
+    "to, whatever computes them."
 )
 COSTS = ("Density", "GFLOPs a step")
 
@@ -40,9 +45,8 @@ def text(frame: pd.DataFrame, machine: str) -> Table:
         *("More than dense", "More than dense, equal FLOPs"),
     )
     note = (
-        f"Measured: {view.device}. Validation text, after equally many steps; the last column "
-        "after as many FLOPs as the cheaper of the two trainings took. Density: pairs computed, "
-        f"over those of dense attention. {OVER_SEEDS}{_blocks(view)}"
+        f"Measured: {view.device}. Validation text, after equally many steps. {AT_FLOPS} Density: "
+        f"pairs that are attended to, over those of dense attention. {OVER_SEEDS}{_how(view)}"
     )
     return Table("Quality, text", columns, body, note)
 
@@ -69,9 +73,9 @@ def recall(frame: pd.DataFrame, machine: str) -> Table:
     )
     note = (
         f"Measured: {view.device}. Per cent of the answers that are right, after equally many "
-        "steps; less than dense: in points. Half of dense from: the first range of distances, from "
-        "a power of two to the next, in which fewer than half as many are right. "
-        f"{OVER_SEEDS}{_blocks(view)}"
+        f"steps; less than dense: in points. {AT_FLOPS} Half of dense from: the first range of "
+        "distances, from a power of two to the next, in which fewer than half as many are right, "
+        f"by the whole interval. {OVER_SEEDS}{_how(view)}"
     )
     return Table("Quality, recall", columns, body, note)
 
@@ -109,8 +113,8 @@ def choices_table(frame: pd.DataFrame, machine: str) -> Table:
     )
     note = (
         f"Measured: {view.device}. Gain: bits per byte fewer on text, points of accuracy more on "
-        "the other tasks, after equally many steps and after equally many FLOPs. A verdict is by "
-        f"the interval. {OVER_SEEDS}"
+        f"the other tasks, after equally many steps. {AT_FLOPS} A verdict is by the interval; "
+        f"cannot tell does not say that they are equal. {OVER_SEEDS}{_how(view)}"
     )
     return Table("Quality, choices within dilated attention", columns, body, note)
 
@@ -167,8 +171,8 @@ def _lessons(view: views.View, text: bool) -> list[Lesson]:
     return [one for one in quality_views.lessons(view) if one.is_text == text]
 
 
-def _blocks(view: views.View) -> str:
-    return naming.how_blocks_are_computed(row for _, row in view.rows.iterrows())
+def _how(view: views.View) -> str:
+    return naming.how_computed(row for _, row in view.rows.iterrows())
 
 
 def _costs(one: Learner) -> tuple[Cell, ...]:

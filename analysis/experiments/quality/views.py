@@ -5,9 +5,8 @@ A lesson is a task, its recipe and a shape. The systems of a lesson differ in th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -23,8 +22,8 @@ EXPERIMENT = "quality"
 DENSE = "dense"
 # Sources by the names that they have here, in the order in which they are shown.
 _TASKS = {TEXT: "text", "associative_recall": "recall", "induction": "induction"}
-# What the systems of a lesson share.
-_SHAPE = ["recipe", "seq_len", "batch", "heads", "kv_heads", "head_dim", "dtype"]
+# What the systems of a lesson share, the text by its hash.
+_SHAPE = ["recipe", "text", "seq_len", "batch", "heads", "kv_heads", "head_dim", "dtype"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +44,7 @@ class Learner:
 
     @property
     def kind(self) -> str:
-        """Who builds its blocks, or its variant."""
+        """See `naming.kind`."""
         return naming.kind(self.row)
 
 
@@ -71,6 +70,12 @@ class Lesson:
     def seq_len(self) -> int:
         """Tokens of each row of a batch."""
         return int(self.first["seq_len"])
+
+    @property
+    def seeds(self) -> tuple[int, int]:
+        """The fewest and the most of a system: not every round may have every case."""
+        counts = [len(one.row["trainings"]) for one in self.learners]
+        return min(counts), max(counts)
 
     @property
     def measure(self) -> str:
@@ -113,7 +118,7 @@ class Lesson:
 
     def score(self, of: Learner) -> Interval:
         """The mean over seeds, in `unit`."""
-        return self._scaled(mean(of.row, self.measure))
+        return self._scaled(learnt.interval(of.row, self.measure))
 
     def scores(self, of: Learner) -> list[float]:
         """The value of each seed, in `unit`."""
@@ -142,12 +147,15 @@ class Lesson:
             self.learners, key=lambda one: (one.kind != DENSE, sign * self.score(one).value)
         )
 
-    def best_of_kinds(self) -> list[Learner]:
-        """Of each kind the one with the best score, best first."""
+    def of_each_kind(self) -> list[Learner]:
+        """Of each kind the one that stands for it (`naming.first_of_kind`), in order.
+
+        Whichever scored best on these seeds would on others score less, by what luck it had.
+        """
         found: dict[str, Learner] = {}
-        for one in self.best_first():
+        for one in sorted(self.learners, key=lambda one: naming.first_of_kind(one.row)):
             found.setdefault(one.kind, one)
-        return list(found.values())
+        return sorted(found.values(), key=lambda one: naming.order(one.row))
 
     @property
     def _factor(self) -> float:
@@ -155,14 +163,6 @@ class Lesson:
 
     def _scaled(self, found: Interval) -> Interval:
         return found.times(self._factor)
-
-
-def mean(row: pd.Series, measure: str) -> Interval:
-    """The mean over seeds, with bounds that a loss or a share can have."""
-    found = learnt.interval(row, measure)
-    most = math.inf if measure == learnt.LOSS else 1.0
-    # In this order what is not known stays so.
-    return replace(found, low=max(found.low, 0.0), high=min(found.high, most))
 
 
 def task_of(recipe: str) -> str:
@@ -174,6 +174,7 @@ def task_of(recipe: str) -> str:
 def lessons(view: views.View) -> list[Lesson]:
     """Every lesson of a machine: by task, of each that of most systems first, then the longest."""
     rows = view.rows[(view.rows["status"] == "ok") & view.rows["trainings"].map(bool)]
+    rows = rows.assign(text=[one.sha256 or "" for one in rows["learning"]])
     drawn = naming.looks(row for _, row in rows.iterrows())
     found = []
     for _, own in rows.groupby(_SHAPE, sort=True):
@@ -234,12 +235,18 @@ def by_range(of: Learner, name: str, measure: str) -> Mapping[int, float]:
 
 
 def falls_off(of: Learner, dense: Learner | None) -> int | None:
-    """The first distance from which a range has less than half of dense attention's accuracy.
+    """The first of a range of distances with less than half of dense attention's accuracy.
 
-    None where there is no such range, and without dense attention.
+    By the whole interval of what is lacking. None where there is no such range, and without dense
+    attention.
     """
     if dense is None:
         return None
-    base = by_range(dense, "by_distance", learnt.ACCURACY)
-    own = by_range(of, "by_distance", learnt.ACCURACY)
-    return next((first for first in base if first in own and own[first] < base[first] / 2), None)
+    base, own = (learnt.by_range(one.row, "by_distance", learnt.ACCURACY) for one in (dense, of))
+    halves = {first: [value / 2 for value in values] for first, values in base.items()}
+    found = {
+        first: learnt.difference_of_seeds(of.row, own[first], half, learnt.ACCURACY)
+        for first, half in halves.items()
+        if first in own
+    }
+    return next((first for first, less in found.items() if less.high < 0), None)

@@ -8,6 +8,7 @@ from functools import cache, cached_property
 
 import pandas as pd
 
+from analysis.records.of_frame import of_frame
 from analysis.records.units import ITEM_BYTES
 from analysis.selection import published, views
 from analysis.selection.row_index import RowIndex
@@ -155,6 +156,12 @@ def single(frame: pd.DataFrame, machine: str, system: str, n: int) -> pd.Series 
 
     At the published batch and heads; where the machine has not the published dtype, float32.
     """
+    return _as_published(frame, machine).first(system, n)
+
+
+@of_frame
+def _as_published(frame: pd.DataFrame, machine: str) -> RowIndex:
+    """The records on one device as published, not causal, by system and length."""
     rows = view(frame, machine).rows
     fixed = published.setting(EXPERIMENT)
     batch = published.shapes(EXPERIMENT)[0][0]
@@ -164,8 +171,7 @@ def single(frame: pd.DataFrame, machine: str, system: str, n: int) -> pd.Series 
     ]  # fmt: skip
     same = rows[rows["dtype"] == fixed.dtype]
     rows = rows[rows["dtype"] == "float32"] if same.empty else same
-    rows = rows[(rows["system"] == system) & (rows["seq_len"] == n)]
-    return None if rows.empty else rows.iloc[0]
+    return RowIndex(rows, ("system", "seq_len"))
 
 
 def per_token(row: pd.Series | None) -> Quantity:
