@@ -57,6 +57,7 @@ LOOKS = {
     "dense": Look("Dense", "#000000", "o"),
     "dilated-gather": Look("DilatedAttention", "#E69F00", "s", "//////"),
     "dilated-sdpa": Look("ImprovedDilated", "#0072B2", "^"),
+    "dilated-masked": Look("Dilated, masked", "#117733", "<"),
     "dilated-detached": Look("Detached mixing", "#AA4499", "h"),
     "dilated-cudnn": Look("Dilated, cuDNN", "#009E73", "D"),
     "dilated-triton": Look("FusedDilated", "#882255", "X"),

@@ -294,7 +294,7 @@ def test_numbers_follow_the_records(frame, keys):
 
 
 def test_a_step_of_a_training_is_no_pass_of_an_attention(frame, keys):
-    assert views.view(frame, "quality").series("forward_backward") == []
+    assert views.view(frame, "quality").series("forward_backward") == ()
     found = catalogue.numbers(frame, "quality")
     assert found["quality.training.points"]["value"] == 0
 

@@ -55,9 +55,10 @@ def recall(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figur
     note = (
         "Per cent of the answers that are right, means over seeds, by the tokens back to where the "
         "answer stands: from each number to the next. Systems by their accuracy in the first task "
-        "that has them. Hatched: not above a blind guess, marked on the scale, by the interval "
-        "over seeds of each cell, however many there are; above it need not be recall, as values "
-        "frequent in a row are better guesses. Empty: no question at that distance, or no such "
+        "that has them. Hatched: not above the best guess marked on the scale, by the interval over "
+        "seeds of each cell, however many there are. Of recall that guess is the commonest value of "
+        "a row's pairs; of induction, where tokens frequent in a row are better guesses than chance, "
+        "a little more need not be induction. Empty: no question at that distance, or no such "
         "training."
     )
     left_out = max((one.left_out for one in maps), default=0)
@@ -181,12 +182,12 @@ def _draw_cell(
 
 
 def _is_guessed(of: Interval, guess: float) -> bool:
-    """Whether a blind guess may be as good: of a single seed nobody can tell."""
+    """Whether a guess may be as good: of a single seed nobody can tell."""
     return not of.low > guess
 
 
 def _scale(figure: Figure, maps: Sequence[_Map], foot: float, height: float) -> None:
-    """The scale of colours, with the chance of each task."""
+    """The scale of colours, with the guesses of each task."""
     ax = figure.add_axes((LABELS / PAGE, (foot + 0.2) / height, 2.4 / PAGE, 0.09 / height))
     ax.imshow([[x / 255 for x in range(256)]], cmap=_SHADES, aspect="auto", extent=(0, 100, 0, 1))
     ax.set_yticks([])
@@ -203,6 +204,6 @@ def _scale(figure: Figure, maps: Sequence[_Map], foot: float, height: float) -> 
             ax.plot([guess, guess], [0, 1.6], color=GREY, linewidth=0.8, clip_on=False)
             noted(ax, f"{task}: {name}", "mark", accuracy=guess)
     words = {"va": "center", "fontsize": 6, "color": GREY, "linespacing": 1.15}
-    ax.text(105, 0.5, "\n".join(["By a blind guess", *said]), **words)
+    ax.text(105, 0.5, "\n".join(["By a guess", *said]), **words)
     ax.set_xlim(0, 100)
     ax.set_ylim(0, 1)

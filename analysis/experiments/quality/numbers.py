@@ -66,7 +66,7 @@ def _lesson(lesson: Lesson | None) -> dict[str, dict]:
     facts = {} if first is None else first["learning"].facts
     n_grams = (None if first is None else first["learning"].n_gram_losses) or {}
     chance = None if lesson is None else lesson.chance
-    among = facts.get("among_pairs_accuracy")
+    commonest = facts.get("commonest_value_accuracy")
     tokens = None if lesson is None else lesson.seq_len
     return {
         "tokens": number_entries.tokens(tokens, rows),
@@ -76,7 +76,7 @@ def _lesson(lesson: Lesson | None) -> dict[str, dict]:
         "steps": entry(first["trainings"][0].steps if lesson else None, rows=rows),
         "parameters": entry(first["learning"].parameters if lesson else None, rows=rows),
         "chance": number_entries.per_cent(None if chance is None else chance / 100, rows),
-        "chance.among_pairs": number_entries.per_cent(among, rows),
+        "chance.commonest_value": number_entries.per_cent(commonest, rows),
         **{
             f"n_gram.{order}": _number(n_grams.get(str(order)), "{:.3f}", "bits per byte", rows)
             for order in ORDERS

@@ -100,9 +100,12 @@ class Lesson:
 
     @property
     def guesses(self) -> dict[str, float]:
-        """What is got without attending to anything far, %: by name, of a task; none of text."""
+        """What is got without telling one key from another, %: by name, of a task; none of text."""
         facts = self.first["learning"].facts
-        named = {"chance_accuracy": "chance", "among_pairs_accuracy": "among the row's pairs"}
+        named = {
+            "chance_accuracy": "chance",
+            "commonest_value_accuracy": "a row's commonest value",
+        }
         return {name: 100 * facts[key] for key, name in named.items() if facts.get(key)}
 
     @property
