@@ -11,9 +11,11 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.style
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.records import systems
@@ -24,6 +26,8 @@ from experiments.atomic_write import atomic_write
 STYLE = Path(__file__).with_name("style.mplstyle")
 COLUMN, PAGE = 3.4, 7.0  # inches: a column, and two with the gutter
 GREY = "#666666"
+# Of labels beside lines: where they begin, of the axes' width, and what their threads leave free.
+_LABELS_AT, _GAP_PT = 1.05, 3
 # Of an SVG: the same figure gives the same bytes.
 _UNDATED = {"Date": None, "Creator": None}
 
@@ -230,30 +234,24 @@ def label_lines(
     if not ends:
         return
     ax.autoscale_view()
-    height = ax.get_position().height * ax.figure.get_figheight() * 72
+    # In points, of which both axes have as many to the inch.
+    place = ax.get_position()
+    size_pt = 72 * np.array([place.width, place.height]) * ax.figure.get_size_inches()
     to_axes = ax.transData + ax.transAxes.inverted()
-    heights = [to_axes.transform((x, y))[1] for x, y, _, _ in ends]
-    for (x, y, text, color), at in zip(
-        ends, spread(heights, 1.25 * size / height, 0.0, 1.0), strict=True
-    ):
-        ax.annotate(
-            text,
-            xy=(x, y),
-            xytext=(1.05, at),
-            textcoords="axes fraction",
-            color=color,
-            fontsize=size,
-            va="center",
-            parse_math=True,
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": color,
-                "linewidth": 0.4,
-                "shrinkA": 1,
-                "shrinkB": 3,
-                "relpos": (0, 0.5),
-            },
+    found = [to_axes.transform((x, y)) for x, y, _, _ in ends]
+    heights = spread([y for _, y in found], 1.25 * size / size_pt[1], 0.0, 1.0)
+    for (_, _, text, color), at, end in zip(ends, heights, found, strict=True):
+        words = {"color": color, "fontsize": size, "va": "center", "parse_math": True}
+        ax.text(_LABELS_AT, at, text, transform=ax.transAxes, **words)
+        # A thread to it, which an annotation would draw by bisection.
+        start = np.array([_LABELS_AT, at]) * size_pt - (_GAP_PT, 0)
+        way = end * size_pt - start
+        stop = start + way * max(0.0, 1 - _GAP_PT / np.hypot(*way))
+        drawn = {"color": color, "linewidth": 0.4, "zorder": 3, "clip_on": False}
+        ax.add_artist(
+            Line2D(
+                *zip(start / size_pt, stop / size_pt, strict=True), transform=ax.transAxes, **drawn
+            )
         )
 
 

@@ -53,13 +53,13 @@ def recall(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figur
     ]
     maps = found[:MOST_MAPS]
     note = (
-        "Per cent of the answers that are right, means over seeds, by the tokens back to where the "
-        "answer stands: from each number to the next. Systems by their accuracy in the first task "
-        "that has them. Hatched: not above the best guess marked on the scale, by the interval over "
-        "seeds of each cell, however many there are. Of recall that guess is the commonest value of "
-        "a row's pairs; of induction, where tokens frequent in a row are better guesses than chance, "
-        "a little more need not be induction. Empty: no question at that distance, or no such "
-        "training."
+        "Per cent of the answers that are right, means over seeds, by the tokens back to where "
+        "the answer stands: from each number to the next. Systems by their accuracy in the "
+        "first task that has them. Hatched: not above the best guess marked on the scale, by "
+        "the interval over seeds of each cell, however many there are. Of recall that guess is "
+        "the commonest value of a row's pairs; of induction, where tokens frequent in a row are "
+        "better guesses than chance, a little more need not be induction. Empty: no question at "
+        "that distance, or no such training."
     )
     left_out = max((one.left_out for one in maps), default=0)
     if left_out:
