@@ -67,20 +67,16 @@ def is_off(gauge: dict, usual: dict) -> bool:
 def disturbed(records: Mapping[str, dict]) -> set[str]:
     """The names of those records of a round beside which a gauge is off; by the gauges alone.
 
-    Of a training the gauge before it judges, after which its steps are timed; what it learns in the
-    minute that follows does not depend on the machine's speed.
+    No trainings: what they learn does not depend on the machine's speed, and to time a few steps
+    anew would be to train anew for a minute. Their gauges count in what is usual.
     """
-    gauges = {name: one["gauges"] for name, one in records.items() if one.get("gauges")}
-    usual = medians(gauge for pair in gauges.values() for gauge in pair.values())
+    gauges = {name: [*one["gauges"].values()] for name, one in records.items() if one.get("gauges")}
+    usual = medians(gauge for pair in gauges.values() for gauge in pair)
     if usual is None:
         return set()
     return {
         name
         for name, pair in gauges.items()
-        if is_off(pair["before"], usual)
-        or (is_off(pair["after"], usual) and not _is_trained(records[name]))
+        if not (records[name].get("case") or {}).get("recipe")
+        and any(is_off(one, usual) for one in pair)
     }
-
-
-def _is_trained(record: dict) -> bool:
-    return bool((record.get("case") or {}).get("recipe"))
