@@ -1,7 +1,8 @@
 """The drift gauge: three fixed things, measured between the cases of a round.
 
 What they take says how fast the machine is at that moment, whatever is measured: a case beside
-which they take longer than usual was measured beside something else, and is measured again.
+which they take longer than usual was measured beside something else, and is measured again (no
+training, see `disturbed`).
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def interval(value: float, low: float, high: float, form: str | None = None) -> 
     """`1.87 [1.80, 1.95]`; the bounds are left out where there are none.
 
     All three have the decimals of the value's three significant digits, unless `form` is given;
-    bounds that are decades away have digits of their own.
+    bounds that are decades away from it, or beyond 0, have digits of their own.
     """
     if math.isnan(value):
         return DASH
@@ -48,7 +48,8 @@ def interval(value: float, low: float, high: float, form: str | None = None) -> 
         form = f"{{:,.{min(max(decimals, 0), 9)}f}}"
     if math.isnan(low) or math.isnan(high):
         return form.format(value)
-    if low < value / WIDE or high > value * WIDE:
+    size, least, most = (value, low, high) if value >= 0 else (-value, -high, -low)
+    if least < size / WIDE or most > size * WIDE:
         return f"{form.format(value)} [{number(low)}, {number(high)}]"
     return f"{form.format(value)} [{form.format(low)}, {form.format(high)}]"
 

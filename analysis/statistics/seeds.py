@@ -1,9 +1,10 @@
 """Means over seeds and their differences, with intervals of a repetition.
 
 A training's result depends on its seed, and seeds are drawn anew in each round, so that each is an
-independent value whichever round and host it is of: code, recipe, text and processor are those of
-the machine's other rounds, and nothing else is in a training's result. So no variance between
-rounds is assumed, where times have one; a test compares the rounds that are published. As with
+independent value whichever round and host it is of: code, recipe and text are those of the
+machine's other rounds, and another processor rounds sums otherwise, which is as another seed. So no
+variance between rounds is assumed, where times have one; a test compares the rounds that are
+published, where there are several. As with
 times (`analysis.statistics.intervals`) an interval holds, in 95 % of cases, what a repetition
 finds: here the mean of as many seeds more as a round has. The interval of our own mean would be
 narrower, and hold less often than it says.

@@ -218,6 +218,8 @@ def test_intervals_share_decimals_until_they_span_decades():
     from analysis.rendering.text import interval
 
     assert interval(1.8765, 1.8, 1.954) == "1.88 [1.80, 1.95]"
+    assert interval(-0.871, -1.0, -0.711) == "-0.871 [-1.000, -0.711]"
+    assert interval(-0.871, -30.0, -0.711) == "-0.871 [-30, -0.711]"
     assert interval(836.2, 808.4, 891.0) == "836 [808, 891]"
     assert interval(1.5, float("nan"), 2.0) == "1.50"
     assert interval(0.0348, 1.2e-12, 6.7e8) == "0.0348 [1.2e-12, 6.7e8]"

@@ -142,6 +142,8 @@ def test_another_variant_of_the_same_values_is_the_same_kind():
     assert naming.names(rows)[1] == "Dilated n/16·n/8·n/4, r 1·2·4"
     assert naming.kind(rows[1]) == naming.kind(branched(TEXT, MAIN).cells()) == "branches"
     assert [one.label for one in naming.looks(rows).values()] == naming.names(rows)
+    other = branched(TEXT, MAIN, "head-partitioned").cells()
+    assert naming.kind(other) == "head-partitioned"
 
     def of_mixing(cells_):
         learners = (quality_views.Learner(one, naming.label(one), None) for one in cells_)
@@ -224,8 +226,8 @@ def test_from_where_on_answers_are_missed_is_by_the_whole_interval(frame):
 
     seeds = [found(0.0 if place % 2 else 0.9, place) for place in range(6)]
     other = replace(own, row=own.row.to_dict() | {"trainings": seeds})
-    means = quality_views.by_range(other, "by_distance", learnt.ACCURACY)
-    assert means[64] == pytest.approx(0.45) and known.DENSE_NEAR / 2 == 0.49
+    shares = learnt.by_range(other.row, "by_distance", learnt.ACCURACY)[64]
+    assert np.mean(shares) == pytest.approx(0.45) and known.DENSE_NEAR / 2 == 0.49
     assert quality_views.falls_off(other, recall.dense) is None
 
 

@@ -109,5 +109,6 @@ def test_published_rounds_of_a_case_differ_by_no_more_than_their_seeds():
         if len(rounds) > 1:
             assert all(len(own) == RECIPES[made.recipe].seeds for own in rounds)
             chances.append(stats.f_oneway(*rounds).pvalue)
-    if chances:
-        assert stats.combine_pvalues(chances).pvalue > 1e-3
+    if not chances:
+        pytest.skip("no case was trained in several published rounds")
+    assert stats.combine_pvalues(chances).pvalue > 1e-3

@@ -176,16 +176,16 @@ def test_a_digest_covers_the_variant_and_the_measuring_but_no_other_variant():
         assert ("experiments/procedures/replica.py" in names[variant]) == replica
         assert ("models/dense.py" in names[variant]) == (whole and entry.takes is None)
         of_branches = entry.takes == "branches"
-        is_masked = variant == "dilated-masked"
-        assert ("models/masked_dilated.py" in names[variant]) == is_masked
+        branches_masked = variant == "dilated-masked"
+        blocks_masked = variant == "block-sparse-masked"
+        assert ("models/masked_dilated.py" in names[variant]) == branches_masked
         assert ("models/dilated.py" in names[variant]) == (
-            entry.multihead or (whole and of_branches and not is_masked)
+            entry.multihead or (whole and of_branches and not branches_masked)
         )
         assert ("models/modules.py" in names[variant]) == entry.multihead
         of_blocks = entry.takes == "blocks"
-        by_masks = variant == "block-sparse-masked"
-        assert ("models/masked.py" in names[variant]) == (is_masked or by_masks)
-        by_lists = whole and of_blocks and not by_masks
+        assert ("models/masked.py" in names[variant]) == (branches_masked or blocks_masked)
+        by_lists = whole and of_blocks and not blocks_masked
         assert ("models/block_sparse.py" in names[variant]) == by_lists
         assert ("models/patterns/block_builders.py" in names[variant]) == of_blocks
         over_ranks = entry.shard_order is not None

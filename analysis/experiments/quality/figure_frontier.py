@@ -25,7 +25,8 @@ NOTE = (
     "A step: forward, backward and the update of all weights. Large marks: means over seeds; "
     "small: each seed; bars: 95 % intervals, over seeds upright and over rounds across. Grey: the "
     "frontier, of systems that no other one's means beat in both; bold: on a frontier. Where bars "
-    "overlap, others may be on it."
+    "overlap, others may be on it. A step is timed for about a second per round, and not again "
+    "where the machine drifts."
 )
 
 

@@ -25,8 +25,10 @@ NOTE = (
     "or the least sparse one; a mark stands in the middle of a range from one power of two to the "
     "next; bars: 95 % intervals over seeds."
 )
-OVER_LENGTHS = " By length: the same of whole rows, of all systems that were trained at several."
-N_GRAMS = " Dashed: n-gram models (Kneser-Ney) of the same text, over all of it."
+OVER_LENGTHS = (
+    " By length: means over whole rows, of all systems that were trained at several lengths."
+)
+N_GRAMS = " Dashed: n-gram models (Kneser-Ney) of the same text, whatever the position."
 
 
 def length(frame: pd.DataFrame, experiment: str, machine: str = "auto") -> Figure:

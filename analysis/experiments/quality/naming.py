@@ -43,12 +43,16 @@ def takes(of: Mapping) -> str | None:
 
 
 def kind(of: Mapping) -> str:
-    """Who builds its blocks; BRANCHES or, with gradients that leave out a part, DETACHED; dense."""
+    """Who builds its blocks; of LongNet's branches BRANCHES or, with gradients that leave out a
+    part, DETACHED; else its variant."""
     if takes(of) == "blocks":
         return of["pattern"]
     if takes(of) is None:
         return of["variant"]
-    return BRANCHES if VARIANTS[of["variant"]].has_exact_gradients else DETACHED
+    variant = VARIANTS[of["variant"]]
+    if variant.pattern_class != "DilatedBranches":
+        return variant.name
+    return BRANCHES if variant.has_exact_gradients else DETACHED
 
 
 def slug(of: Mapping) -> str:

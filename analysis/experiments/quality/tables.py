@@ -15,13 +15,13 @@ from analysis.standard import quantities
 from analysis.standard.cells import cell, time_cell
 
 OVER_SEEDS = (
-    "Intervals: 95 % each, however many there are, of a repetition with as many seeds as a round "
-    "has; differences are of means over seeds."
+    "Intervals: each 95 %, not corrected for their number, of a repetition with as many seeds as a "
+    "round has; differences are of means over seeds."
 )
 AT_FLOPS = (
-    "Equal FLOPs: after those that the cheaper of the two trainings took; of the other one read "
-    "between two evaluations, on the logarithm of steps. FLOPs count the pairs that are attended "
-    "to, whatever computes them."
+    "Equal FLOPs: after those that the cheaper of the two trainings took; the loss of the other "
+    "is read between two evaluations, on the logarithm of steps. FLOPs count the pairs that are "
+    "attended to, whatever computes them."
 )
 COSTS = ("Density", "GFLOPs a step")
 

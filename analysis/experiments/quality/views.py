@@ -5,7 +5,7 @@ A lesson is a task, its recipe and a shape. The systems of a lesson differ in th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -227,14 +227,6 @@ def over_length(view: views.View, task: str) -> dict[str, list[tuple[int, Lesson
                 at = found.setdefault(one.slug, {})
                 at.setdefault(lesson.seq_len, (lesson.seq_len, lesson, one))
     return {slug: [at[n] for n in sorted(at)] for slug, at in found.items() if len(at) > 1}
-
-
-def by_range(of: Learner, name: str, measure: str) -> Mapping[int, float]:
-    """First position or distance of each range -> the mean over seeds."""
-    return {
-        first: sum(values) / len(values)
-        for first, values in learnt.by_range(of.row, name, measure).items()
-    }
 
 
 def falls_off(of: Learner, dense: Learner | None) -> int | None:
