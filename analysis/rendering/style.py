@@ -13,9 +13,9 @@ import matplotlib
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.records import systems
@@ -61,7 +61,7 @@ LOOKS = {
     "dense": Look("Dense", "#000000", "o"),
     "dilated-gather": Look("DilatedAttention", "#E69F00", "s", "//////"),
     "dilated-sdpa": Look("ImprovedDilated", "#0072B2", "^"),
-    "dilated-masked": Look("Dilated, masked", "#117733", "<"),
+    "dilated-masked": Look("Dilated, masked", "#117733", "D"),
     "dilated-detached": Look("Detached mixing", "#AA4499", "h"),
     "dilated-cudnn": Look("Dilated, cuDNN", "#009E73", "D"),
     "dilated-triton": Look("FusedDilated", "#882255", "X"),
@@ -240,19 +240,17 @@ def label_lines(
     to_axes = ax.transData + ax.transAxes.inverted()
     found = [to_axes.transform((x, y)) for x, y, _, _ in ends]
     heights = spread([y for _, y in found], 1.25 * size / size_pt[1], 0.0, 1.0)
+    threads = []
     for (_, _, text, color), at, end in zip(ends, heights, found, strict=True):
         words = {"color": color, "fontsize": size, "va": "center", "parse_math": True}
         ax.text(_LABELS_AT, at, text, transform=ax.transAxes, **words)
-        # A thread to it, which an annotation would draw by bisection.
         start = np.array([_LABELS_AT, at]) * size_pt - (_GAP_PT, 0)
         way = end * size_pt - start
         stop = start + way * max(0.0, 1 - _GAP_PT / np.hypot(*way))
-        drawn = {"color": color, "linewidth": 0.4, "zorder": 3, "clip_on": False}
-        ax.add_artist(
-            Line2D(
-                *zip(start / size_pt, stop / size_pt, strict=True), transform=ax.transAxes, **drawn
-            )
-        )
+        threads.append((start / size_pt, stop / size_pt))
+    # An annotation would find by bisection where its arrow ends.
+    drawn = {"colors": [color for *_, color in ends], "linewidths": 0.4, "zorder": 3}
+    ax.add_artist(LineCollection(threads, transform=ax.transAxes, clip_on=False, **drawn))
 
 
 def _mean(values: Sequence[float]) -> float:
