@@ -69,13 +69,15 @@ def of_files(found: Iterable[File]) -> pd.DataFrame:
     of_cases = files.counting(found)
     occasions = _occasions(one for own in of_cases.values() for one in own)
     samples = {key: _samples(own, occasions) for key, own in of_cases.items()}
-    spreads = {
-        machine: _spread({case: samples[machine, case] for one, case in samples if one == machine})
-        for machine in {machine for machine, _ in samples}
-    }
+    # Steps of trainings are timed for a second and not again beside a gauge that is off: what they
+    # vary by says nothing of passes of attention.
+    kinds: dict[tuple, dict[Case, tuple[RoundSamples, ...]]] = {}
+    for (machine, case), own in samples.items():
+        kinds.setdefault((machine, type(case)), {})[case] = own
+    spreads = {kind: _spread(own) for kind, own in kinds.items()}
     rows = []
     for (machine, case), own in of_cases.items():
-        row = _row(case, own, samples[machine, case], spreads[machine])
+        row = _row(case, own, samples[machine, case], spreads[machine, type(case)])
         rows += [{"experiment": one} | row for one in grid.experiments_of(case)]
     if not rows:
         raise RecordsError("no record is of a case that a grid has")

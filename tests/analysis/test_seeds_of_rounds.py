@@ -10,8 +10,11 @@ from scipy import stats
 
 from analysis.experiments.quality import views as quality_views
 from analysis.records import files, learnt
+from analysis.records import frame as frames
 from analysis.selection import views
 from analysis.statistics import seeds
+from experiments.case import Case
+from experiments.training.case import TrainingCase
 from experiments.training.recipes import RECIPES
 from tests.analysis import synthetic
 from tests.analysis.quality_cases import MAIN, TEXT, branched, case, load
@@ -112,3 +115,18 @@ def test_published_rounds_of_a_case_differ_by_no_more_than_their_seeds():
     if not chances:
         pytest.skip("no case was trained in several published rounds")
     assert stats.combine_pvalues(chances).pvalue > 1e-3
+
+
+def test_times_of_trainings_say_nothing_of_passes(monkeypatch):
+    """What steps of trainings vary by would widen the interval of every attention."""
+    spread, kinds = frames._spread, []
+
+    def noted(cases):
+        kinds.append({type(case) for case in cases})
+        return spread(cases)
+
+    monkeypatch.setattr(frames, "_spread", noted)
+    monkeypatch.setattr(frames, "kept", None)
+    frames.of_files(files.read(PUBLISHED))
+    assert {Case} in kinds and {TrainingCase} in kinds
+    assert all(len(one) == 1 for one in kinds)
