@@ -13,8 +13,8 @@ from analysis.records import frame as records
 from analysis.rendering.style import GREY, PAGE, style
 from analysis.selection import views
 
-# As `experiments.gauge.BOUND` has it: a case beside a gauge further off is measured
-# again, if it is no training.
+# As `experiments.gauge.BOUND` has it: a case beside a gauge further off is measured again, if it is
+# no training.
 BOUND = 1.25
 JUDGED = {"dense_ms": "dense attention", "matmul_ms": "matrix product"}
 # Drawn as far as the judged ones leave room.

@@ -4,10 +4,9 @@ A training's result depends on its seed, and seeds are drawn anew in each round,
 independent value whichever round and host it is of: code, recipe and text are those of the
 machine's other rounds, and another processor rounds sums otherwise, which is as another seed. So no
 variance between rounds is assumed, where times have one; a test compares the rounds that are
-published, where there are several. As with
-times (`analysis.statistics.intervals`) an interval holds, in 95 % of cases, what a repetition
-finds: here the mean of as many seeds more as a round has. The interval of our own mean would be
-narrower, and hold less often than it says.
+published, where there are several. As with times (`analysis.statistics.intervals`) an interval
+holds, in 95 % of cases, what a repetition finds: here the mean of as many seeds more as a round
+has. The interval of our own mean would be narrower, and hold less often than it says.
 
 Student's t is that of normal values, on the scale of the values themselves. A share of right
 answers ends at 0 and 1, where t may not, so that an interval is cut to the range of what is

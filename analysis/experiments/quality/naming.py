@@ -47,12 +47,10 @@ def kind(of: Mapping) -> str:
     part, DETACHED; else its variant."""
     if takes(of) == "blocks":
         return of["pattern"]
-    if takes(of) is None:
-        return of["variant"]
     variant = VARIANTS[of["variant"]]
-    if variant.pattern_class != "DilatedBranches":
-        return variant.name
-    return BRANCHES if variant.has_exact_gradients else DETACHED
+    if variant.pattern_class == "DilatedBranches":
+        return BRANCHES if variant.has_exact_gradients else DETACHED
+    return variant.name
 
 
 def slug(of: Mapping) -> str:
